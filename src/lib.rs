@@ -1,1 +1,17 @@
 //! Client-side load balancing and service discovery for `tower`.
+
+pub mod backoff;
+pub mod catalog;
+#[cfg(feature = "_hyper")]
+mod connect;
+pub mod error;
+pub mod instance;
+pub mod registry;
+mod rng;
+
+pub use self::{
+    backoff::Backoff,
+    error::{BoxError, ConfigError, Error},
+    instance::Instance,
+    registry::Registry,
+};

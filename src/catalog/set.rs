@@ -1,0 +1,136 @@
+//! The immutable set of a service's instances.
+
+use std::{
+    cmp::Ordering,
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use crate::instance::{Instance, Key};
+
+/// The instances of a service that may get traffic, ordered by key. Cheap to clone.
+#[derive(Clone)]
+pub struct InstanceSet(Arc<[Arc<Instance>]>);
+
+static EMPTY: LazyLock<InstanceSet> = LazyLock::new(|| InstanceSet(Arc::new([])));
+
+impl InstanceSet {
+    /// The number of instances.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The instances in the order of their keys.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<Instance>> {
+        self.0.iter()
+    }
+
+    /// The instance with this key.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Instance>> {
+        let found = self.0.binary_search_by(|probe| probe.key.cmp(key));
+        found.ok().map(|index| &self.0[index])
+    }
+
+    /// Whether both are the very same set, which is cheaper than comparing them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Builds the set that follows `self` from instances in the order of their keys.
+    ///
+    /// What did not change keeps its `Arc`; when nothing did, the result is `self`.
+    pub(super) fn succeed(&self, sorted: Vec<Instance>, kept: &[Arc<Instance>]) -> Self {
+        let mut old = self.0.iter().peekable();
+        let mut kept = kept.iter().peekable();
+        let mut all = Vec::with_capacity(sorted.len() + kept.len());
+        let mut same = true;
+        for instance in sorted {
+            while let Some(keep) = kept.next_if(|keep| keep.key < instance.key) {
+                all.push(Arc::clone(keep));
+            }
+            while old.next_if(|known| known.key < instance.key).is_some() {}
+            match old.peek() {
+                Some(known) if ***known == instance => all.push(Arc::clone(known)),
+                _ => {
+                    same = false;
+                    all.push(Arc::new(instance));
+                }
+            }
+        }
+        all.extend(kept.cloned());
+        // With every element reused and as many as before, nothing was removed either.
+        if same && all.len() == self.len() {
+            return self.clone();
+        }
+        Self(all.into())
+    }
+
+    /// The set without the instances whose keys `leaves` tells.
+    pub(super) fn without(&self, leaves: impl Fn(&Key) -> bool) -> Self {
+        let stay = self.0.iter().filter(|instance| !leaves(&instance.key));
+        Self(stay.cloned().collect())
+    }
+
+    /// Pairs the elements of two sets by key: only old, only new, or both.
+    pub(super) fn merge<'a>(
+        old: &'a Self,
+        new: &'a Self,
+        mut pair: impl FnMut(Option<&'a Arc<Instance>>, Option<&'a Arc<Instance>>),
+    ) {
+        let (mut a, mut b) = (old.0.iter().peekable(), new.0.iter().peekable());
+        loop {
+            let order = match (a.peek(), b.peek()) {
+                (None, None) => return,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(x), Some(y)) if Arc::ptr_eq(x, y) => Ordering::Equal,
+                (Some(x), Some(y)) => x.key.cmp(&y.key),
+            };
+            match order {
+                Ordering::Less => pair(a.next(), None),
+                Ordering::Greater => pair(None, b.next()),
+                Ordering::Equal => pair(a.next(), b.next()),
+            }
+        }
+    }
+}
+
+impl Default for InstanceSet {
+    fn default() -> Self {
+        EMPTY.clone()
+    }
+}
+
+impl fmt::Debug for InstanceSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter()).finish()
+    }
+}
+
+impl PartialEq for InstanceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.0 == other.0
+    }
+}
+
+impl<'a> IntoIterator for &'a InstanceSet {
+    type Item = &'a Arc<Instance>;
+    type IntoIter = std::slice::Iter<'a, Arc<Instance>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl FromIterator<Instance> for InstanceSet {
+    /// Collects instances in any order; of equal keys the healthiest stays.
+    fn from_iter<I: IntoIterator<Item = Instance>>(instances: I) -> Self {
+        let (serving, _, _) = super::fold(instances.into_iter().collect(), false);
+        Self::default().succeed(serving, &[])
+    }
+}

@@ -1,0 +1,329 @@
+//! When a reply is applied: the empty guard and the removal grace.
+//!
+//! Two camps exist. One holds the last set when a registry suddenly lists nothing, because a
+//! registry that lost its state looks just like a service that was shut down; the other applies what
+//! the registry says, because holding dead instances is an outage too. So both are settings, and the
+//! default asks whether the registry gave a sign that its answer may be wrong: an empty list in doubt
+//! is held, one without doubt is applied at once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{InstanceSet, Listing, Rejected, fold};
+use crate::instance::{Instance, Key};
+
+/// What to do with a reply that would empty a set which was not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmptyGuard {
+    /// Apply every empty reply at once.
+    ApplyAtOnce,
+    /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong (an index
+    /// that went backwards, a list cut by access rules). One in doubt is applied when it still stands
+    /// after this time. The default, with 120 s: a Consul cluster that was wiped and bootstrapped again
+    /// listed nothing for 100 s before its agents had restored what they knew.
+    HoldDoubtful(Duration),
+    /// Hold every empty reply for this time.
+    Hold(Duration),
+}
+
+impl Default for EmptyGuard {
+    fn default() -> Self {
+        Self::HoldDoubtful(Duration::from_secs(120))
+    }
+}
+
+/// Turns replies into the set to use, with time as an argument.
+#[derive(Debug)]
+pub struct Settle {
+    guard: EmptyGuard,
+    removal_grace: Duration,
+    passing_only: bool,
+    set: InstanceSet,
+    withheld: Arc<[Arc<Instance>]>,
+    rejected: Arc<[Rejected]>,
+    /// Instances that the registry no longer lists and that are kept until their time.
+    leaving: HashMap<Key, Instant>,
+    /// An empty reply that is held back, and when it will be applied.
+    held: Option<(Instant, Listing)>,
+}
+
+impl Settle {
+    /// Creates an empty catalog of one service.
+    pub fn new(guard: EmptyGuard, removal_grace: Duration, passing_only: bool) -> Self {
+        Self {
+            guard,
+            removal_grace,
+            passing_only,
+            set: InstanceSet::default(),
+            withheld: Arc::new([]),
+            rejected: Arc::new([]),
+            leaving: HashMap::new(),
+            held: None,
+        }
+    }
+
+    /// The set to use.
+    pub fn set(&self) -> &InstanceSet {
+        &self.set
+    }
+
+    /// Instances that are listed and must not get traffic.
+    pub fn withheld(&self) -> &Arc<[Arc<Instance>]> {
+        &self.withheld
+    }
+
+    /// Records of the last applied reply that were left out.
+    pub fn rejected(&self) -> &Arc<[Rejected]> {
+        &self.rejected
+    }
+
+    /// Whether an empty reply is held back now.
+    pub fn is_holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Takes a reply. Returns whether it was applied; else it is held back.
+    pub fn offer(&mut self, listing: Listing, now: Instant) -> bool {
+        if listing.instances.is_empty() && !self.set.is_empty() {
+            let hold = match self.guard {
+                EmptyGuard::ApplyAtOnce => None,
+                EmptyGuard::HoldDoubtful(time) => listing.doubt.as_ref().map(|_| time),
+                EmptyGuard::Hold(time) => Some(time),
+            };
+            // Doubt does not go away by asking again: a reply held once is held until its time, or
+            // until instances are listed.
+            let until = match (&self.held, hold) {
+                (Some((until, _)), _) => Some(*until),
+                (None, Some(time)) => now.checked_add(time),
+                (None, None) => None,
+            };
+            if let Some(until) = until.filter(|until| *until > now) {
+                self.held = Some((until, listing));
+                return false;
+            }
+        }
+        self.apply(listing, now);
+        true
+    }
+
+    /// Does what has become due. Returns whether anything was applied.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        if let Some((_, listing)) = self.held.take_if(|(until, _)| *until <= now) {
+            self.apply(listing, now);
+            return true;
+        }
+        let leaving = self.leaving.len();
+        let mut due = HashSet::new();
+        self.leaving.retain(|key, until| {
+            let stays = *until > now;
+            if !stays {
+                due.insert(key.clone());
+            }
+            stays
+        });
+        if self.leaving.len() == leaving {
+            return false;
+        }
+        self.set = self.set.without(|key| due.contains(key));
+        true
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let held = self.held.as_ref().map(|(until, _)| *until);
+        held.into_iter().chain(self.leaving.values().copied()).min()
+    }
+
+    fn apply(&mut self, listing: Listing, now: Instant) {
+        self.held = None;
+        let Listing {
+            instances,
+            mut rejected,
+            ..
+        } = listing;
+        let (serving, withheld, mut folded) = fold(instances, self.passing_only);
+        rejected.append(&mut folded);
+
+        if !self.removal_grace.is_zero() {
+            self.note_leaving(&serving, &withheld, now);
+        }
+        let kept = self.kept();
+        self.set = self.set.succeed(serving, &kept);
+        if withheld.len() != self.withheld.len()
+            || !withheld.iter().zip(&*self.withheld).all(|(a, b)| *a == **b)
+        {
+            self.withheld = withheld.into_iter().map(Arc::new).collect();
+        }
+        if *rejected != *self.rejected {
+            self.rejected = rejected.into();
+        }
+    }
+
+    /// Starts the grace of instances that are no longer listed and ends that of those that are. One
+    /// that is listed as unhealthy leaves at once: that is a statement, not an absence.
+    fn note_leaving(&mut self, serving: &[Instance], withheld: &[Instance], now: Instant) {
+        let listed = |key: &Key| {
+            let find = |list: &[Instance]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
+            find(serving) || find(withheld)
+        };
+        self.leaving
+            .retain(|key, until| *until > now && !listed(key));
+        for instance in &self.set {
+            if !listed(&instance.key) && !self.leaving.contains_key(&instance.key) {
+                if let Some(until) = now.checked_add(self.removal_grace) {
+                    self.leaving.insert(instance.key.clone(), until);
+                }
+            }
+        }
+    }
+
+    fn kept(&self) -> Vec<Arc<Instance>> {
+        let kept = self
+            .set
+            .iter()
+            .filter(|i| self.leaving.contains_key(&i.key));
+        kept.cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::Status;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn instance(id: u8) -> Instance {
+        let address = format!("10.0.0.{id}:80").parse().unwrap();
+        Instance::new("web", format!("web-{id}"), address)
+    }
+
+    fn listing(ids: &[u8]) -> Listing {
+        Listing {
+            instances: ids.iter().map(|id| instance(*id)).collect(),
+            exists: true,
+            ..Listing::default()
+        }
+    }
+
+    fn in_doubt() -> Listing {
+        Listing {
+            doubt: Some("the index went backwards".to_owned()),
+            ..Listing::default()
+        }
+    }
+
+    fn ids(settle: &Settle) -> Vec<&str> {
+        settle.set().iter().map(|i| i.id()).collect()
+    }
+
+    #[test]
+    fn the_same_reply_keeps_the_same_set() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        settle.offer(listing(&[1, 2, 3]), now);
+        let first = settle.set().clone();
+        settle.offer(listing(&[3, 1, 2]), now);
+        assert!(settle.set().is_same(&first));
+        settle.offer(listing(&[1, 2]), now);
+        assert_eq!(ids(&settle), ["web-1", "web-2"]);
+        let kept = settle
+            .set()
+            .iter()
+            .zip(&first)
+            .all(|(a, b)| Arc::ptr_eq(a, b));
+        assert!(kept, "what did not change keeps its Arc");
+    }
+
+    #[test]
+    fn an_empty_reply_without_doubt_is_applied_at_once() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        settle.offer(listing(&[1]), now);
+        assert!(settle.offer(listing(&[]), now));
+        assert!(settle.set().is_empty());
+    }
+
+    #[test]
+    fn an_empty_reply_in_doubt_is_held_for_its_time_only() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::HoldDoubtful(SECOND), Duration::ZERO, false);
+        settle.offer(listing(&[1]), now);
+        assert!(!settle.offer(in_doubt(), now));
+        // Later empty replies look sound, because the index is the new one: still held.
+        assert!(!settle.offer(listing(&[]), now + SECOND / 2));
+        assert_eq!((ids(&settle), settle.is_holding()), (vec!["web-1"], true));
+        assert_eq!(settle.deadline(), Some(now + SECOND));
+        assert!(!settle.tick(now + SECOND / 2));
+        assert!(settle.tick(now + SECOND));
+        assert!(settle.set().is_empty() && !settle.is_holding());
+    }
+
+    #[test]
+    fn instances_that_come_back_end_the_hold() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::Hold(SECOND), Duration::ZERO, false);
+        settle.offer(listing(&[1]), now);
+        assert!(
+            !settle.offer(listing(&[]), now),
+            "this guard holds without doubt too"
+        );
+        assert!(settle.offer(listing(&[2]), now));
+        assert_eq!((ids(&settle), settle.deadline()), (vec!["web-2"], None));
+        assert!(!settle.tick(now + SECOND * 2));
+    }
+
+    #[test]
+    fn an_absent_instance_stays_for_the_grace_and_may_come_back() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), SECOND, false);
+        settle.offer(listing(&[1, 2, 3]), now);
+        settle.offer(listing(&[2]), now);
+        assert_eq!(ids(&settle), ["web-1", "web-2", "web-3"]);
+        settle.offer(listing(&[2, 3]), now + SECOND / 2);
+        assert!(settle.tick(now + SECOND));
+        assert_eq!(ids(&settle), ["web-2", "web-3"]);
+        assert_eq!(settle.deadline(), None);
+    }
+
+    #[test]
+    fn an_instance_listed_as_critical_leaves_without_grace() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), SECOND, false);
+        settle.offer(listing(&[1, 2]), now);
+        let mut sick = listing(&[1, 2]);
+        sick.instances[0].status = Status::Critical;
+        settle.offer(sick, now);
+        assert_eq!(ids(&settle), ["web-2"]);
+        assert_eq!(settle.withheld().len(), 1);
+    }
+
+    #[test]
+    fn records_of_one_key_are_folded_into_the_healthiest() {
+        let now = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        let mut twice = listing(&[1, 1]);
+        twice.instances[0].status = Status::Critical;
+        settle.offer(twice, now);
+        assert_eq!(ids(&settle), ["web-1"]);
+        assert!(settle.withheld().is_empty());
+        assert_eq!(settle.rejected().len(), 1, "the fold is told");
+    }
+
+    #[test]
+    fn passing_only_withholds_warning_instances() {
+        let now = Instant::now();
+        for (passing_only, serving) in [(false, 2), (true, 1)] {
+            let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, passing_only);
+            let mut some = listing(&[1, 2]);
+            some.instances[1].status = Status::Warning;
+            settle.offer(some, now);
+            assert_eq!(settle.set().len(), serving);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! One connector for one target: TCP with a bounded time, a Unix socket, TLS on top where asked.
+//!
+//! The URI of a request says which *service* is called and becomes the `Host` header (and the server
+//! name of TLS); where the bytes go is decided here, when the endpoint is made. So a client of one
+//! endpoint never shares a connection with another, and dropping it closes exactly its own.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection, HttpConnector},
+    rt::TokioIo,
+};
+use tower::Service;
+
+use crate::{error::BoxError, instance::Address};
+
+/// Where a connector connects to, whatever the URI of a request says.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// An address; a name is resolved each time.
+    Tcp(Address),
+    /// A socket in the file system.
+    #[cfg(all(unix, feature = "consul"))]
+    Unix(std::path::PathBuf),
+}
+
+/// Connects to one target.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    target: Target,
+    timeout: Duration,
+    tcp: HttpConnector,
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsConnector>,
+}
+
+impl Connector {
+    pub(crate) fn new(target: Target, timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(timeout));
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        Self {
+            target,
+            timeout,
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
+        self.tls = Some(config.into());
+        self
+    }
+
+    async fn connect(mut self, uri: Uri) -> Result<Io, BoxError> {
+        let plain = match &self.target {
+            Target::Tcp(address) => {
+                let to = Uri::builder()
+                    .scheme("http")
+                    .authority(address.to_string())
+                    .path_and_query("/")
+                    .build()?;
+                let stream = tokio::time::timeout(self.timeout, self.tcp.call(to)).await;
+                stream.map_err(|_| {
+                    let text = format!("no connection to {address} within {:?}", self.timeout);
+                    io::Error::new(io::ErrorKind::TimedOut, text)
+                })??
+            }
+            #[cfg(all(unix, feature = "consul"))]
+            Target::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                return Ok(Io::new(TokioIo::new(stream)));
+            }
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return secure(tls, plain, &uri, self.timeout).await;
+        }
+        let _ = uri;
+        Ok(Io::new(plain))
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn secure(
+    tls: &tokio_rustls::TlsConnector,
+    stream: TokioIo<tokio::net::TcpStream>,
+    uri: &Uri,
+    timeout: Duration,
+) -> Result<Io, BoxError> {
+    let host = uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = rustls::pki_types::ServerName::try_from(host.to_owned())
+        .map_err(|error| format!("{host:?} is no TLS server name: {error}"))?;
+    let handshake = tls.connect(name, stream.into_inner());
+    let stream = tokio::time::timeout(timeout, handshake)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"))??;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let mut io = Io::new(TokioIo::new(stream));
+    io.h2 = h2;
+    Ok(io)
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("target", &self.target)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Io;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Io, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// Any connection. Boxed, because it is made rarely and lives long.
+pub(crate) struct Io {
+    stream: Box<dyn Stream>,
+    h2: bool,
+}
+
+trait Stream: Read + Write + Send + Unpin {}
+impl<T: Read + Write + Send + Unpin> Stream for T {}
+
+impl Io {
+    fn new(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            h2: false,
+        }
+    }
+}
+
+impl fmt::Debug for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Io")
+            .field("h2", &self.h2)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection for Io {
+    fn connected(&self) -> Connected {
+        if self.h2 {
+            Connected::new().negotiated_h2()
+        } else {
+            Connected::new()
+        }
+    }
+}
+
+impl Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write_vectored(cx, bufs)
+    }
+}

@@ -1,0 +1,433 @@
+//! What a registry says of one process.
+//!
+//! An [`Instance`] is data: it holds no connection and does nothing. Its [`Key`] is what every
+//! later stage remembers it by. Load, weight and connections survive any update that keeps the key,
+//! so the key is the identity *in the registry* (an id, and the place within which that id is
+//! unique), never the address: addresses are reused, ids are not supposed to be.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
+
+/// The identity of an instance among all instances of a service.
+///
+/// Two records with equal keys are the same process; everything else about it may change. The
+/// `scope` is empty for registries whose ids are unique, and `datacenter/node` for Consul, whose
+/// service ids are unique on one agent only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    id: Arc<str>,
+    scope: Arc<str>,
+}
+
+impl Key {
+    /// Creates a key from an id and the scope within which that id is unique (may be empty).
+    pub fn new(id: impl Into<Arc<str>>, scope: impl Into<Arc<str>>) -> Self {
+        Self {
+            id: id.into(),
+            scope: scope.into(),
+        }
+    }
+
+    /// The id that the instance registered with.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where the id is unique; empty when it is unique everywhere.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scope.is_empty() {
+            f.write_str(&self.id)
+        } else {
+            write!(f, "{}@{}", self.id, self.scope)
+        }
+    }
+}
+
+/// The host part of an [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An IPv4 or IPv6 address.
+    Ip(IpAddr),
+    /// A name that the connector resolves each time it connects.
+    Name(Arc<str>),
+}
+
+impl FromStr for Host {
+    type Err = AddressError;
+
+    /// Parses an IP address (IPv6 with or without brackets) or a host name.
+    ///
+    /// # Errors
+    /// When the text is empty or is neither an address nor a name of letters, digits, `-`, `_`
+    /// and `.` of at most 253 bytes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(AddressError::new(text, "the host is empty"));
+        }
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Some(v6) = bare {
+            return v6
+                .parse::<Ipv6Addr>()
+                .map(|ip| Host::Ip(ip.into()))
+                .map_err(|_| {
+                    AddressError::new(text, "no IPv6 address stands between the brackets")
+                });
+        }
+        if let Ok(ip) = text.parse() {
+            return Ok(Host::Ip(ip));
+        }
+        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.len() > 253 || !text.bytes().all(name) || text.starts_with(['.', '-']) {
+            return Err(AddressError::new(
+                text,
+                "neither an IP address nor a host name",
+            ));
+        }
+        Ok(Host::Name(text.into()))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Ip(ip) => ip.fmt(f),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Where an instance listens: a host and a port from 1 to 65535.
+///
+/// Prints as `host:port`, IPv6 in brackets, and parses back from that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    host: Host,
+    port: u16,
+}
+
+impl Address {
+    /// Creates an address.
+    ///
+    /// # Errors
+    /// When the port is not in 1 to 65535. It is an `i64` because registries store any number.
+    pub fn new(host: Host, port: i64) -> Result<Self, AddressError> {
+        match u16::try_from(port) {
+            Ok(port) if port > 0 => Ok(Self { host, port }),
+            _ => Err(AddressError::new(
+                &host.to_string(),
+                &format!("port {port} is not in 1..=65535"),
+            )),
+        }
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port, never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl TryFrom<SocketAddr> for Address {
+    type Error = AddressError;
+
+    fn try_from(addr: SocketAddr) -> Result<Self, Self::Error> {
+        Self::new(Host::Ip(addr.ip()), addr.port().into())
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text
+            .trim()
+            .rsplit_once(':')
+            .ok_or_else(|| AddressError::new(text, "no port: write host:port"))?;
+        if host.contains(':') && !host.starts_with('[') {
+            return Err(AddressError::new(
+                text,
+                "write an IPv6 address as [address]:port",
+            ));
+        }
+        let port = port
+            .parse()
+            .map_err(|_| AddressError::new(text, "the port is not a number"))?;
+        Self::new(host.parse()?, port)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// An address that cannot be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError {
+    text: String,
+    reason: String,
+}
+
+impl AddressError {
+    fn new(text: &str, reason: &str) -> Self {
+        // Registries hold any text: keep messages short whatever stands there.
+        let text = text.chars().take(64).collect();
+        Self {
+            text,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "address {:?}: {}", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+/// The share of traffic an instance is configured for, relative to its peers; 0 drains it.
+///
+/// Capped at 65 535, Consul's own limit, so that the sum over any set fits easily.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// No new traffic.
+    pub const ZERO: Self = Self(0);
+    /// The weight of an instance for which the registry says nothing.
+    pub const ONE: Self = Self(1);
+    /// The largest weight.
+    pub const MAX: Self = Self(u16::MAX);
+
+    /// Takes any number a registry may hold: negative becomes 0, too large becomes [`Weight::MAX`].
+    pub fn clamped(weight: i64) -> Self {
+        Self(weight.clamp(0, u16::MAX.into()) as u16)
+    }
+
+    /// The weight as a number, from 0 to 65 535.
+    pub fn get(self) -> u32 {
+        self.0.into()
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+impl From<u16> for Weight {
+    fn from(weight: u16) -> Self {
+        Self(weight)
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the registry's health checks say of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Status {
+    /// Every check passes, or there is none.
+    #[default]
+    Passing,
+    /// At least one check warns; it serves, usually with a smaller weight.
+    Warning,
+    /// At least one check fails; it gets no traffic.
+    Critical,
+    /// An operator took it out; it gets no traffic.
+    Maintenance,
+}
+
+impl Status {
+    /// Whether an instance with this status may get traffic.
+    pub fn is_serving(self) -> bool {
+        matches!(self, Self::Passing | Self::Warning)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+        })
+    }
+}
+
+/// What a registry says of one process.
+///
+/// # Examples
+/// ```
+/// use tower_roster::Instance;
+///
+/// let instance = Instance::new("user-service", "user-1", "127.0.0.1:8080".parse()?)
+///     .weight(3)
+///     .zone("eu-1a")
+///     .tag("v2")
+///     .meta("model", "large");
+/// assert_eq!(instance.address.to_string(), "127.0.0.1:8080");
+/// # Ok::<_, tower_roster::instance::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Instance {
+    /// Its identity; see [`Key`].
+    pub key: Key,
+    /// The service it belongs to.
+    pub service: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// Its configured share of the traffic.
+    pub weight: Weight,
+    /// The failure domain it runs in (a rack, a zone, a datacenter), when known.
+    pub zone: Option<Arc<str>>,
+    /// What the registry's health checks say.
+    pub status: Status,
+    /// Labels, in the registry's order.
+    pub tags: Vec<String>,
+    /// Free pairs of text.
+    pub metadata: BTreeMap<String, String>,
+    /// Grows when the same id is registered anew, for registries that tell; else 0.
+    pub generation: u64,
+}
+
+impl Instance {
+    /// Creates a passing instance of weight 1 with neither zone, tags nor metadata.
+    pub fn new(service: impl Into<Arc<str>>, id: impl Into<Arc<str>>, address: Address) -> Self {
+        Self {
+            key: Key::new(id, ""),
+            service: service.into(),
+            address,
+            weight: Weight::ONE,
+            zone: None,
+            status: Status::Passing,
+            tags: Vec::new(),
+            metadata: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    /// The id that it registered with.
+    pub fn id(&self) -> &str {
+        self.key.id()
+    }
+
+    /// Sets the weight, from 0 (drain) to 65 535; 1 by default.
+    #[must_use]
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = weight.into();
+        self
+    }
+
+    /// Sets the zone; none by default.
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<Arc<str>>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// Adds a tag.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Adds a pair of metadata, replacing the value of an equal name.
+    #[must_use]
+    pub fn meta(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_print_what_they_parse() {
+        for text in [
+            "127.0.0.1:80",
+            "[::1]:65535",
+            "db-1.internal:5432",
+            "under_score:1",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn unusable_addresses_name_the_cause() {
+        for (text, cause) in [
+            ("", "no port"),
+            ("host", "no port"),
+            (":80", "host is empty"),
+            ("host:", "not a number"),
+            ("host:0", "port 0 is not in 1..=65535"),
+            ("host:70000", "port 70000"),
+            ("host:-1", "port -1"),
+            ("::1:80", "[address]:port"),
+            ("[::zz]:80", "no IPv6 address"),
+            ("not an ip!:80", "neither an IP address nor a host name"),
+            ("/etc:80", "neither"),
+        ] {
+            let error = text.parse::<Address>().expect_err(text).to_string();
+            assert!(
+                error.contains(cause),
+                "{text:?} gave {error:?}, without {cause:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn weights_are_clamped_to_their_range() {
+        for (raw, weight) in [
+            (i64::MIN, 0),
+            (-1, 0),
+            (0, 0),
+            (7, 7),
+            (70_000, 65_535),
+            (i64::MAX, 65_535),
+        ] {
+            assert_eq!(Weight::clamped(raw).get(), weight);
+        }
+    }
+
+    #[test]
+    fn keys_show_their_scope_only_when_they_have_one() {
+        assert_eq!(Key::new("web-1", "").to_string(), "web-1");
+        assert_eq!(Key::new("web-1", "dc1/n1").to_string(), "web-1@dc1/n1");
+    }
+}

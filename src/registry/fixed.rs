@@ -1,0 +1,119 @@
+//! A list of instances that is known in advance.
+//!
+//! For tests, for a handful of servers that never change, and as the last resort in an order of
+//! preference. Nothing is checked and nothing can be registered.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source};
+use crate::{
+    catalog::Listing,
+    error::{ConfigError, Error, ErrorKind},
+    instance::{Address, Instance, Weight},
+};
+
+/// A registry that holds the same instances for ever, whatever the service is called.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    addresses: Arc<[(Address, Weight)]>,
+}
+
+impl Fixed {
+    /// Lists these addresses, each with a weight.
+    pub fn new(addresses: impl IntoIterator<Item = (Address, Weight)>) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
+        }
+    }
+
+    /// Parses `host:port,host:port;weight=3,…`.
+    ///
+    /// # Errors
+    /// When an entry is no address, names something else than `weight`, or stands twice.
+    pub fn parse(list: &str) -> Result<Self, ConfigError> {
+        let invalid =
+            |entry: &str, why: String| ConfigError::new("fixed", format!("entry {entry:?}: {why}"));
+        let mut addresses = BTreeMap::new();
+        for entry in list.split(',') {
+            let mut parts = entry.split(';');
+            let address: Address = parts
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .map_err(|error| invalid(entry, format!("{error}")))?;
+            let mut weight = Weight::ONE;
+            for part in parts {
+                weight = match part.split_once('=') {
+                    Some(("weight", number)) => number
+                        .parse::<u16>()
+                        .map(Weight::from)
+                        .map_err(|_| invalid(entry, "a weight is a number up to 65535".into()))?,
+                    _ => return Err(invalid(entry, format!("{part:?} is not weight=N"))),
+                };
+            }
+            let name = address.to_string();
+            if addresses.insert(name, (address, weight)).is_some() {
+                return Err(invalid(entry, "the address stands twice".into()));
+            }
+        }
+        Ok(Self::new(addresses.into_values()))
+    }
+}
+
+impl Backend for Fixed {
+    fn name(&self) -> Arc<str> {
+        "fixed".into()
+    }
+
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+        let instances = self.addresses.iter().map(|(address, weight)| {
+            let mut instance = Instance::new(
+                Arc::clone(query.service()),
+                address.to_string(),
+                address.clone(),
+            );
+            instance.weight = *weight;
+            instance
+        });
+        let instances = instances.filter(|i| query.matches(&i.tags)).collect();
+        Ok(vec![Box::new(Once { instances })])
+    }
+
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+        Err(Error::new(
+            ErrorKind::Invalid,
+            self.name(),
+            Arc::clone(&announcement.instance().service),
+            "nothing can be registered in a fixed list",
+        ))
+    }
+}
+
+#[derive(Debug)]
+struct Once {
+    instances: Vec<Instance>,
+}
+
+impl Source for Once {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(async {
+            Ok(Answer::Listing(Listing {
+                instances: self.instances.clone(),
+                exists: true,
+                ..Listing::default()
+            }))
+        })
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        // Confirms now and then: a list that is known for ever is never stale.
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Ok(Answer::Unchanged)
+        })
+    }
+
+    fn limit(&self) -> Limit {
+        Limit::NONE
+    }
+}

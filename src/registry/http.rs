@@ -1,0 +1,287 @@
+//! Requests to a registry over HTTP: every one bounded in time and size, whatever the other side does.
+
+use std::{fmt, io::Read as _, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+
+use crate::{
+    connect::Connector,
+    error::{BoxError, Error, ErrorKind},
+};
+
+/// How long connecting to a registry may take.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the body of an answer may take once its head has arrived, so that one which trickles is
+/// not waited for as long as a change may take.
+const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// A request, relative to the root of the registry.
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// Path and query, percent-encoded.
+    pub(super) path: String,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) body: Bytes,
+    /// How long it may take in all.
+    pub(super) within: Duration,
+}
+
+impl Request {
+    pub(super) fn new(method: Method, path: impl Into<String>, within: Duration) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            within,
+        }
+    }
+}
+
+/// A complete answer.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Reply {
+    /// The text of a header, when it is there and is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The beginning of the body as one line of text, for messages.
+    pub(super) fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(400)]);
+        let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.chars().count() > 160 {
+            line = line.chars().take(160).chain(['…']).collect();
+        }
+        line
+    }
+
+    /// `Retry-After` in seconds; its other form, a date, is not used by any registry.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let seconds: u64 = self.header("retry-after")?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// Turns every status but success into an error; a redirect too, because a token must not be
+    /// carried to another host.
+    pub(super) fn success(self, backend: &Arc<str>, service: &Arc<str>) -> Result<Self, Error> {
+        let kind = match self.status.as_u16() {
+            200..=299 => return Ok(self),
+            401 | 403 => ErrorKind::Denied,
+            429 => ErrorKind::Limited,
+            300..=499 => ErrorKind::Refused,
+            _ => ErrorKind::Unavailable,
+        };
+        let mut message = format!("answered {}", self.status);
+        if self.status.is_redirection() {
+            message.push_str(", and redirects are not followed");
+        }
+        let excerpt = self.excerpt();
+        if !excerpt.is_empty() {
+            message = format!("{message}: {excerpt}");
+        }
+        let error = Error::new(kind, Arc::clone(backend), Arc::clone(service), message);
+        Err(match self.retry_after() {
+            Some(delay) => error.with_retry_after(delay),
+            None => error,
+        })
+    }
+}
+
+/// Clients of the addresses of one registry, each with connections of its own.
+#[derive(Clone)]
+pub(super) struct Http {
+    backend: Arc<str>,
+    agents: Arc<[Agent]>,
+    max_body: usize,
+}
+
+struct Agent {
+    /// Scheme and authority.
+    origin: String,
+    gzip: bool,
+    client: legacy::Client<Connector, Full<Bytes>>,
+}
+
+impl Http {
+    /// Creates clients for origins such as `http://127.0.0.1:8500`.
+    pub(super) fn new(
+        backend: Arc<str>,
+        agents: impl IntoIterator<Item = (String, bool, Connector)>,
+        max_body: usize,
+    ) -> Self {
+        let agents = agents.into_iter().map(|(origin, gzip, connector)| Agent {
+            origin,
+            gzip,
+            client: legacy::Client::builder(TokioExecutor::new())
+                // Idle connections count against a registry's limit per client.
+                .pool_max_idle_per_host(2)
+                .pool_idle_timeout(Duration::from_secs(20))
+                .pool_timer(hyper_util::rt::TokioTimer::new())
+                .build(connector),
+        });
+        Self {
+            backend,
+            agents: agents.collect(),
+            max_body,
+        }
+    }
+
+    pub(super) fn backend(&self) -> &Arc<str> {
+        &self.backend
+    }
+
+    /// Sends a request to the `agent`-th address, counted round and round.
+    ///
+    /// Dropping the future closes the connection of a request that is under way.
+    pub(super) async fn send(
+        &self,
+        agent: usize,
+        service: &Arc<str>,
+        request: Request,
+    ) -> Result<Reply, Error> {
+        let agent = &self.agents[agent % self.agents.len()];
+        let fail = |kind, message: String| {
+            Error::new(
+                kind,
+                Arc::clone(&self.backend),
+                Arc::clone(service),
+                message,
+            )
+        };
+        let within = request.within;
+        let built = self.build(agent, request);
+        let built = built.map_err(|error| {
+            fail(ErrorKind::Invalid, "the request cannot be built".into()).with_source(error)
+        })?;
+        let exchange = async {
+            let response = agent.client.request(built).await.map_err(|error| {
+                let message = if error.is_connect() {
+                    format!("cannot connect to {}", agent.origin)
+                } else {
+                    format!("the connection to {} broke", agent.origin)
+                };
+                fail(ErrorKind::Unreachable, message).with_source(error)
+            })?;
+            let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response));
+            body.await
+                .map_err(|_| {
+                    fail(
+                        ErrorKind::Timeout,
+                        format!("the body of an answer took longer than {BODY_WITHIN:?}"),
+                    )
+                })?
+                .map_err(|(kind, message, source)| {
+                    let error = fail(kind, message);
+                    match source {
+                        Some(source) => error.with_source(source),
+                        None => error,
+                    }
+                })
+        };
+        tokio::time::timeout(within, exchange).await.map_err(|_| {
+            fail(
+                ErrorKind::Timeout,
+                format!("no answer from {} within {within:?}", agent.origin),
+            )
+        })?
+    }
+
+    fn build(
+        &self,
+        agent: &Agent,
+        request: Request,
+    ) -> Result<http::Request<Full<Bytes>>, BoxError> {
+        let mut built = http::Request::builder()
+            .method(request.method)
+            .uri(format!("{}{}", agent.origin, request.path))
+            .body(Full::new(request.body))?;
+        let headers = built.headers_mut();
+        headers.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("tower-roster/", env!("CARGO_PKG_VERSION"))),
+        );
+        if agent.gzip {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        headers.extend(
+            request
+                .headers
+                .into_iter()
+                .map(|(name, value)| (Some(name), value)),
+        );
+        Ok(built)
+    }
+
+    async fn read(
+        &self,
+        agent: &Agent,
+        response: http::Response<hyper::body::Incoming>,
+    ) -> Result<Reply, (ErrorKind, String, Option<BoxError>)> {
+        let (head, body) = response.into_parts();
+        let too_long = || {
+            let text = format!("an answer is longer than {} bytes", self.max_body);
+            (ErrorKind::Malformed, text, None)
+        };
+        if body.size_hint().lower() > self.max_body as u64 {
+            return Err(too_long());
+        }
+        let collected = Limited::new(body, self.max_body).collect().await;
+        let mut body = collected
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    return too_long();
+                }
+                let text = format!("an answer of {} broke off", agent.origin);
+                (ErrorKind::Unreachable, text, Some(error))
+            })?
+            .to_bytes();
+        let coded = head.headers.get(header::CONTENT_ENCODING);
+        if coded.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip")) {
+            let mut plain = Vec::new();
+            let decoder = flate2::read::MultiGzDecoder::new(&*body);
+            // One more than the limit tells "exactly the limit" from "more".
+            let read = decoder
+                .take(self.max_body as u64 + 1)
+                .read_to_end(&mut plain);
+            read.map_err(|error| {
+                let text = "an answer is not valid gzip".to_owned();
+                (ErrorKind::Malformed, text, Some(error.into()))
+            })?;
+            if plain.len() > self.max_body {
+                return Err(too_long());
+            }
+            body = plain.into();
+        }
+        Ok(Reply {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origins = self.agents.iter().map(|agent| &agent.origin);
+        f.debug_list().entries(origins).finish()
+    }
+}
+
+/// Whether traffic to this host stays on this machine, where compression only costs time.
+pub(super) fn is_local(host: &crate::instance::Host) -> bool {
+    match host {
+        crate::instance::Host::Ip(ip) => ip.is_loopback(),
+        crate::instance::Host::Name(name) => &**name == "localhost",
+    }
+}
