@@ -1,9 +1,8 @@
-//! Client-side load balancing and service discovery for `tower`.
-
 pub mod backoff;
 pub mod catalog;
 #[cfg(feature = "_hyper")]
 mod connect;
+pub mod endpoint;
 pub mod error;
 pub mod instance;
 pub mod registry;
