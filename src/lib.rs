@@ -1,7 +1,10 @@
+//! Client-side load balancing and service discovery for `tower`.
+
 pub mod backoff;
 pub mod catalog;
 #[cfg(feature = "_hyper")]
 mod connect;
+pub mod discover;
 pub mod endpoint;
 pub mod error;
 pub mod instance;
