@@ -2,6 +2,8 @@
 
 pub mod backoff;
 pub mod catalog;
+#[cfg(feature = "http")]
+pub mod client;
 #[cfg(feature = "_hyper")]
 mod connect;
 pub mod discover;
