@@ -1,7 +1,7 @@
 //! One server process that ends with its handle, whatever happens to the test.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -52,6 +52,32 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.0.id()).expect("a process id");
         kill(Pid::from_raw(pid), signal).unwrap_or_else(|e| panic!("{signal} to {pid}: {e}"));
+    }
+
+    /// SIGSTOP; returns when no thread runs any more, where the system tells.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let start = Instant::now();
+        while self.runs() {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{} ignores SIGSTOP",
+                self.id()
+            );
+            thread::yield_now();
+        }
+    }
+
+    fn runs(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id()))
+            .into_iter()
+            .flatten();
+        threads.flatten().any(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which stands in parentheses. A thread may have ended.
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| !rest.starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// Whether it is over; never waits.
