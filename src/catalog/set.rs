@@ -44,7 +44,7 @@ impl InstanceSet {
     /// Builds the set that follows `self` from instances in the order of their keys.
     ///
     /// What did not change keeps its `Arc`; when nothing did, the result is `self`.
-    pub(super) fn succeed(&self, sorted: Vec<Instance>, kept: &[Arc<Instance>]) -> Self {
+    pub(super) fn succeed(&self, sorted: Vec<Arc<Instance>>, kept: &[Arc<Instance>]) -> Self {
         let mut old = self.0.iter().peekable();
         let mut kept = kept.iter().peekable();
         let mut all = Vec::with_capacity(sorted.len() + kept.len());
@@ -55,10 +55,12 @@ impl InstanceSet {
             }
             while old.next_if(|known| known.key < instance.key).is_some() {}
             match old.peek() {
-                Some(known) if ***known == instance => all.push(Arc::clone(known)),
+                Some(known) if Arc::ptr_eq(known, &instance) || **known == instance => {
+                    all.push(Arc::clone(known));
+                }
                 _ => {
                     same = false;
-                    all.push(Arc::new(instance));
+                    all.push(instance);
                 }
             }
         }
@@ -130,7 +132,7 @@ impl<'a> IntoIterator for &'a InstanceSet {
 impl FromIterator<Instance> for InstanceSet {
     /// Collects instances in any order; of equal keys the healthiest stays.
     fn from_iter<I: IntoIterator<Item = Instance>>(instances: I) -> Self {
-        let (serving, _, _) = super::fold(instances.into_iter().collect(), false);
+        let (serving, _, _) = super::fold(instances.into_iter().map(Arc::new).collect(), false);
         Self::default().succeed(serving, &[])
     }
 }

@@ -35,6 +35,7 @@ pub(super) struct HealthQuery {
     transport: Arc<dyn Transport>,
     options: Arc<Options>,
     service: Arc<str>,
+    decoder: wire::Decoder,
     tags: Vec<String>,
     datacenter: Option<String>,
     /// The agent that is asked, counted round and round; an index holds for one agent only.
@@ -59,10 +60,12 @@ impl HealthQuery {
         query: &Query,
         datacenter: Option<String>,
     ) -> Self {
+        let service = Arc::clone(query.service());
         Self {
+            decoder: wire::Decoder::new(Arc::clone(&service), options.address.clone()),
             transport,
             options,
-            service: Arc::clone(query.service()),
+            service,
             tags: query.tags().to_vec(),
             datacenter,
             agent: 0,
@@ -179,9 +182,8 @@ impl HealthQuery {
         millis.is_some_and(|millis| Duration::from_millis(millis) > most)
     }
 
-    async fn listing(&self, reply: &Reply, index: u64) -> Result<Listing, Error> {
-        let tagged = self.options.address.as_deref();
-        let decoded = wire::decode(&reply.body, &self.service, tagged).map_err(|error| {
+    async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, Error> {
+        let decoded = self.decoder.decode(&reply.body).map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
             self.error(ErrorKind::Malformed, what).with_source(error)
         })?;

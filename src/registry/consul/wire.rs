@@ -2,10 +2,19 @@
 //!
 //! Consul stores whatever a service registered: any port, any text as an address, null where a list
 //! is expected. So every field that is not needed may be absent or null, and a record that cannot be
-//! used costs itself only: when the whole reply does not decode, each of its elements is tried alone.
-//! Text is borrowed from the reply and copied once, for the records that are kept.
+//! used costs itself only.
+//!
+//! A change of one instance makes Consul send all of them. So the elements of a reply are told apart
+//! first, which costs less than half of reading them, and only those whose bytes were not in the reply
+//! before are read; the others are the same instances, by pointer.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -199,12 +208,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 #[derive(Debug, Default)]
 pub struct Decoded {
     /// The instances that can be used.
-    pub instances: Vec<Instance>,
+    pub instances: Vec<Arc<Instance>>,
     /// The records that cannot.
     pub rejected: Vec<Rejected>,
 }
 
-/// Reads only the structure of a reply: what decoding costs at least, for the benches.
+/// Reads replies about one service, and remembers the last.
+#[derive(Debug)]
+pub struct Decoder {
+    service: Arc<str>,
+    tagged_address: Option<String>,
+    /// The instances of the last reply by what their text was. Keyed at random, so that nobody can
+    /// prepare two texts that are taken for one.
+    known: HashMap<(u64, usize), Arc<Instance>>,
+    state: RandomState,
+}
+
+/// Reads a whole reply into its structure: what decoding costs at least, for the benches.
 ///
 /// # Errors
 /// When the reply is not a list of entries.
@@ -212,72 +232,73 @@ pub fn parse(body: &[u8]) -> Result<Vec<Entry<'_>>, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
-/// Reads a reply about `service`.
-///
-/// # Errors
-/// When it is not a JSON array. An element that cannot be used is rejected, and the others are not.
-pub fn decode(
-    body: &[u8],
-    service: &Arc<str>,
-    tagged_address: Option<&str>,
-) -> Result<Decoded, serde_json::Error> {
-    let mut decoded = Decoded::default();
-    match parse(body) {
-        Ok(entries) => {
-            decoded.instances.reserve(entries.len());
-            for entry in &entries {
-                decoded.add(entry, service, tagged_address);
-            }
+impl Decoder {
+    /// Creates a decoder of replies about `service`, which takes the tagged address of that name
+    /// where there is one.
+    pub fn new(service: Arc<str>, tagged_address: Option<String>) -> Self {
+        Self {
+            service,
+            tagged_address,
+            known: HashMap::new(),
+            state: RandomState::new(),
         }
-        Err(_) => {
-            let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
-            for (index, element) in elements.iter().enumerate() {
-                match serde_json::from_str::<Entry<'_>>(element.get()) {
-                    Ok(entry) => decoded.add(&entry, service, tagged_address),
-                    Err(error) => {
-                        let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
-                        let reason = short(&error.to_string());
-                        decoded.rejected.push(Rejected::new(short(&record), reason));
-                    }
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// When it is not a JSON array. An element that cannot be used is rejected, and the others are
+    /// not.
+    pub fn decode(&mut self, body: &[u8]) -> Result<Decoded, serde_json::Error> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+        let mut decoded = Decoded::default();
+        decoded.instances.reserve(elements.len());
+        let mut known = HashMap::with_capacity(elements.len());
+        for (index, element) in elements.iter().enumerate() {
+            let text = element.get();
+            let print = (self.state.hash_one(text), text.len());
+            let instance = match self.known.get(&print) {
+                Some(instance) => Ok(Arc::clone(instance)),
+                None => self.read(text).map(Arc::new),
+            };
+            match instance {
+                Ok(instance) => {
+                    known.insert(print, Arc::clone(&instance));
+                    decoded.instances.push(instance);
+                }
+                Err(reason) => {
+                    let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
+                    decoded
+                        .rejected
+                        .push(Rejected::new(short(&record), short(&reason)));
                 }
             }
         }
+        self.known = known;
+        Ok(decoded)
     }
-    Ok(decoded)
+
+    fn read(&self, text: &str) -> Result<Instance, String> {
+        let entry: Entry<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        entry.instance(&self.service, self.tagged_address.as_deref())
+    }
 }
 
-/// The id of an element that does not decode as a whole, when it has one.
+/// The name of an element that cannot be used, when it has one.
 fn id_of(element: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct OnlyId {
-        #[serde(rename = "Service")]
-        service: Id,
-    }
-    #[derive(Deserialize)]
-    struct Id {
-        #[serde(rename = "ID")]
-        id: String,
-    }
-    let only: OnlyId = serde_json::from_str(element.get()).ok()?;
-    Some(only.service.id)
+    let element: serde_json::Value = serde_json::from_str(element.get()).ok()?;
+    let id = element.get("Service")?.get("ID")?.as_str()?;
+    Some(
+        match element.get("Node").and_then(|node| node.get("Node")) {
+            Some(serde_json::Value::String(node)) => format!("{id} on node {node}"),
+            _ => id.to_owned(),
+        },
+    )
 }
 
 /// Keeps what a registry wrote from filling logs.
 fn short(text: &str) -> String {
     text.chars().take(200).collect()
-}
-
-impl Decoded {
-    fn add(&mut self, entry: &Entry<'_>, service: &Arc<str>, tagged_address: Option<&str>) {
-        match entry.instance(service, tagged_address) {
-            Ok(instance) => self.instances.push(instance),
-            Err(reason) => {
-                let record = format!("{} on node {}", &*entry.service.id, &*entry.node.node);
-                self.rejected
-                    .push(Rejected::new(short(&record), short(&reason)));
-            }
-        }
-    }
 }
 
 impl Entry<'_> {
@@ -410,11 +431,15 @@ mod tests {
         entry
     }
 
+    fn decode(body: &[u8], tag: Option<&str>) -> Result<Decoded, serde_json::Error> {
+        Decoder::new("web".into(), tag.map(str::to_owned)).decode(body)
+    }
+
     fn one(edit: impl FnOnce(&mut Value)) -> Result<Instance, Rejected> {
         let body = json!([entry(edit)]).to_string();
-        let mut decoded = decode(body.as_bytes(), &"web".into(), None).unwrap();
+        let mut decoded = decode(body.as_bytes(), None).unwrap();
         match decoded.instances.pop() {
-            Some(instance) => Ok(instance),
+            Some(instance) => Ok((*instance).clone()),
             None => Err(decoded.rejected.remove(0)),
         }
     }
@@ -503,16 +528,13 @@ mod tests {
         let good = entry(|_| {});
         let bad = entry(|e| e["Service"]["Tags"] = json!({"a": 1}));
         let body = json!([bad, good]).to_string();
-        let decoded = decode(body.as_bytes(), &"web".into(), None).unwrap();
+        let decoded = decode(body.as_bytes(), None).unwrap();
         assert_eq!((decoded.instances.len(), decoded.rejected.len()), (1, 1));
-        assert_eq!(&*decoded.rejected[0].record, "web-1");
+        assert_eq!(&*decoded.rejected[0].record, "web-1 on node n1");
         for garbage in ["", "{}", "null", "[", "[{]", "<html>", "\"a\""] {
-            assert!(
-                decode(garbage.as_bytes(), &"web".into(), None).is_err(),
-                "{garbage:?}"
-            );
+            assert!(decode(garbage.as_bytes(), None).is_err(), "{garbage:?}");
         }
-        assert!(decode(b"[\xff]", &"web".into(), None).is_err(), "not UTF-8");
+        assert!(decode(b"[\xff]", None).is_err(), "not UTF-8");
     }
 
     #[test]
@@ -568,7 +590,7 @@ mod tests {
             (Some("other"), "10.0.0.2:80"),
             (None, "10.0.0.2:80"),
         ] {
-            let decoded = decode(body.as_bytes(), &"web".into(), tag).unwrap();
+            let decoded = decode(body.as_bytes(), tag).unwrap();
             assert_eq!(decoded.instances[0].address.to_string(), address);
         }
         for (written, address) in [
@@ -595,6 +617,27 @@ mod tests {
         let none = json!([{"name": "b", "port": 2}, {"name": "a", "port": 1}]);
         assert_eq!(ports(none).unwrap().address.port(), 1);
         assert!(ports(json!([])).is_err());
+    }
+
+    #[test]
+    fn only_what_changed_is_read_again() {
+        let body = |port: u16| {
+            let other = entry(|e| {
+                e["Service"]["ID"] = json!("web-2");
+                e["Service"]["Port"] = json!(port);
+            });
+            json!([entry(|_| {}), other]).to_string()
+        };
+        let mut decoder = Decoder::new("web".into(), None);
+        let first = decoder.decode(body(1).as_bytes()).unwrap().instances;
+        let second = decoder.decode(body(2).as_bytes()).unwrap().instances;
+        assert!(Arc::ptr_eq(&first[0], &second[0]));
+        assert_eq!((first[1].address.port(), second[1].address.port()), (1, 2));
+        decoder.decode(b"[]").unwrap();
+        assert!(
+            decoder.known.is_empty(),
+            "only the last reply is remembered"
+        );
     }
 
     #[test]
