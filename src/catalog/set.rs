@@ -53,7 +53,10 @@ impl InstanceSet {
             while let Some(keep) = kept.next_if(|keep| keep.key < instance.key) {
                 all.push(Arc::clone(keep));
             }
-            while old.next_if(|known| known.key < instance.key).is_some() {}
+            let passed = |known: &&Arc<Instance>| {
+                !Arc::ptr_eq(known, &instance) && known.key < instance.key
+            };
+            while old.next_if(passed).is_some() {}
             match old.peek() {
                 Some(known) if Arc::ptr_eq(known, &instance) || **known == instance => {
                     all.push(Arc::clone(known));
