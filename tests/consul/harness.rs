@@ -266,6 +266,14 @@ async fn blocking_query_passes_through_the_proxy() {
     let agent = Agent::shared().await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let service = "through-the-proxy";
+    // Not a watch on a missing service: that one wakes when any service loses its last instance.
+    agent
+        .register_service("p-0", service, "127.0.0.1", 1, json!({}))
+        .await;
+    eventually(SOON, "p-0 is listed", || async {
+        agent.health(service).await.len() == 1
+    })
+    .await;
     let index = agent.index(service).await;
     let path = format!("/v1/health/service/{service}?index={index}&wait=60s");
     let poll = http1::send(proxy.addr(), "GET", &path, &[], b"", SOON);
@@ -280,7 +288,7 @@ async fn blocking_query_passes_through_the_proxy() {
     };
     let (answer, ()) = tokio::join!(poll, change);
     let answer = answer.unwrap();
-    assert_eq!(answer.json().as_array().map(Vec::len), Some(1));
+    assert_eq!(answer.json().as_array().map(Vec::len), Some(2));
     assert!(answer.index() > Some(index));
 
     let seen = proxy.requests();
@@ -300,6 +308,7 @@ async fn blocking_query_passes_through_the_proxy() {
     })
     .await;
     assert_eq!(proxy.accepted(), 2);
+    agent.deregister_service("p-0").await;
     agent.deregister_service("p-1").await;
 }
 
