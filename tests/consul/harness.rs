@@ -6,7 +6,10 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     Agent, Backend, Cluster, FaultProxy, Mode, RawServer, Rule, Script, eventually,
@@ -527,6 +530,43 @@ async fn backend_answers_fails_delays_stops_and_returns() {
         "a drain finishes what is in flight"
     );
     eventually(SOON, "all closed", || async { backend.open() == 0 }).await;
+}
+
+#[tokio::test]
+async fn proxy_resets_connections_over_its_limit() {
+    let backend = Backend::start("blue").await;
+    let proxy = FaultProxy::http(backend.addr()).await;
+    proxy.limit_connections(1);
+    let held = TcpStream::connect(proxy.addr()).await.unwrap();
+    eventually(SOON, "one is open", || async { proxy.open() == 1 }).await;
+    let ask = || http1::send(proxy.addr(), "GET", "/", &[], b"", SOON);
+    assert_eq!(
+        ask().await.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+    drop(held);
+    eventually(SOON, "none is open", || async { proxy.open() == 0 }).await;
+    assert_eq!(ask().await.unwrap().text(), "blue");
+}
+
+#[tokio::test]
+async fn tcp_proxy_and_backend_speak_http2() {
+    let backend = Backend::start("blue").await;
+    let proxy = FaultProxy::tcp(backend.addr()).await;
+    let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+    // The preface of a client, and settings without any.
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    client.write_all(&settings).await.unwrap();
+    let mut frame = [0; 9];
+    client.read_exact(&mut frame).await.unwrap();
+    assert_eq!(
+        frame[3], 4,
+        "the first frame of an HTTP/2 server is its settings"
+    );
 }
 
 #[tokio::test]

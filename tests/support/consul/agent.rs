@@ -238,7 +238,9 @@ impl Agent {
             serf_wan: Port::lease(),
             server: Port::lease(),
         };
-        let dir = TempDir::with_prefix("consul-").expect("a temporary directory");
+        // Under target, for a test binary that is killed leaves it behind.
+        let dir = TempDir::with_prefix_in("consul-", env!("CARGO_TARGET_TMPDIR"))
+            .expect("a temporary directory");
         let mut agent = Agent {
             spec: builder.0,
             ports,
