@@ -6,7 +6,10 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     Agent, Backend, Cluster, FaultProxy, Mode, RawServer, Rule, Script, eventually,
@@ -266,6 +269,14 @@ async fn blocking_query_passes_through_the_proxy() {
     let agent = Agent::shared().await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let service = "through-the-proxy";
+    // Not a watch on a missing service: that one wakes when any service loses its last instance.
+    agent
+        .register_service("p-0", service, "127.0.0.1", 1, json!({}))
+        .await;
+    eventually(SOON, "p-0 is listed", || async {
+        agent.health(service).await.len() == 1
+    })
+    .await;
     let index = agent.index(service).await;
     let path = format!("/v1/health/service/{service}?index={index}&wait=60s");
     let poll = http1::send(proxy.addr(), "GET", &path, &[], b"", SOON);
@@ -280,7 +291,7 @@ async fn blocking_query_passes_through_the_proxy() {
     };
     let (answer, ()) = tokio::join!(poll, change);
     let answer = answer.unwrap();
-    assert_eq!(answer.json().as_array().map(Vec::len), Some(1));
+    assert_eq!(answer.json().as_array().map(Vec::len), Some(2));
     assert!(answer.index() > Some(index));
 
     let seen = proxy.requests();
@@ -300,6 +311,7 @@ async fn blocking_query_passes_through_the_proxy() {
     })
     .await;
     assert_eq!(proxy.accepted(), 2);
+    agent.deregister_service("p-0").await;
     agent.deregister_service("p-1").await;
 }
 
@@ -518,6 +530,43 @@ async fn backend_answers_fails_delays_stops_and_returns() {
         "a drain finishes what is in flight"
     );
     eventually(SOON, "all closed", || async { backend.open() == 0 }).await;
+}
+
+#[tokio::test]
+async fn proxy_resets_connections_over_its_limit() {
+    let backend = Backend::start("blue").await;
+    let proxy = FaultProxy::http(backend.addr()).await;
+    proxy.limit_connections(1);
+    let held = TcpStream::connect(proxy.addr()).await.unwrap();
+    eventually(SOON, "one is open", || async { proxy.open() == 1 }).await;
+    let ask = || http1::send(proxy.addr(), "GET", "/", &[], b"", SOON);
+    assert_eq!(
+        ask().await.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+    drop(held);
+    eventually(SOON, "none is open", || async { proxy.open() == 0 }).await;
+    assert_eq!(ask().await.unwrap().text(), "blue");
+}
+
+#[tokio::test]
+async fn tcp_proxy_and_backend_speak_http2() {
+    let backend = Backend::start("blue").await;
+    let proxy = FaultProxy::tcp(backend.addr()).await;
+    let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+    // The preface of a client, and settings without any.
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    client.write_all(&settings).await.unwrap();
+    let mut frame = [0; 9];
+    client.read_exact(&mut frame).await.unwrap();
+    assert_eq!(
+        frame[3], 4,
+        "the first frame of an HTTP/2 server is its settings"
+    );
 }
 
 #[tokio::test]

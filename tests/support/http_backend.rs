@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{ports::Port, rt};
+use super::{ports::Port, process::settle, rt};
 
 /// A backend with settable faults. `GET /health` answers 200, or 503 after
 /// [`set_healthy(false)`](Backend::set_healthy); every other path answers 200 with the name.
@@ -153,6 +153,7 @@ impl Backend {
         if let Some(running) = self.running.take() {
             running.task.abort();
             let _ = running.task.await;
+            settle();
             // The connections end with the task, on threads of the runtime.
             super::eventually(Duration::from_secs(5), "connections closed", || async {
                 let open = self.open();
@@ -167,6 +168,7 @@ impl Backend {
         if let Some(running) = self.running.take() {
             running.drain.send_replace(true);
             running.task.await.expect("the backend runs");
+            settle();
         }
     }
 
@@ -174,9 +176,14 @@ impl Backend {
     pub async fn restart(&mut self) {
         self.stop().await;
         let addr = self.addr;
-        let bind = rt().spawn(TcpListener::bind(addr));
-        let listener = bind.await.expect("the harness runs");
-        let listener = listener.unwrap_or_else(|e| panic!("backend on {addr}: {e}"));
+        // Bound on the runtime that polls it. The port is leased, so it can be taken for a moment
+        // at most.
+        let listener = super::eventually(Duration::from_secs(5), "a listener", || async move {
+            rt().spawn(TcpListener::bind(addr))
+                .await
+                .expect("the harness runs")
+        })
+        .await;
         let (drain, drained) = watch::channel(false);
         let task = rt().spawn(serve(listener, self.shared.clone(), drained));
         self.running = Some(Running { drain, task });

@@ -23,6 +23,7 @@ pub mod http1;
 pub mod http_backend;
 pub mod not_run;
 pub mod ports;
+pub mod process;
 pub mod proxy;
 pub mod raw_server;
 

@@ -14,6 +14,8 @@ use std::{
     sync::Mutex,
 };
 
+use super::process::between_spawns;
+
 /// Arbitrary; large enough that one block mostly suffices, small enough for many processes.
 const BLOCK: u16 = 256;
 const FIRST: u16 = 10_000;
@@ -94,5 +96,5 @@ fn range() -> RangeInclusive<u16> {
 /// Consul's gossip takes UDP beside TCP.
 fn is_free(port: u16) -> bool {
     let addr = (Ipv4Addr::LOCALHOST, port);
-    TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok()
+    between_spawns(|| TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok())
 }

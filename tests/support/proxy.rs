@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     http1::{Conn, RequestHead, encode, without_header},
     ports::Port,
+    process::settle,
     rt,
 };
 
@@ -387,6 +388,7 @@ async fn accept(
         }
         drop(listener);
         connections.shutdown().await;
+        settle();
         applied.send_replace(Mode::Refuse);
         if mode.wait_for(|mode| *mode != Mode::Refuse).await.is_err() {
             return;

@@ -18,8 +18,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{binary, process::Process};
-use crate::support::ports::Port;
+use super::binary;
+use crate::support::{ports::Port, process::Process};
 
 /// An agent starts in about a second; a loaded machine may take many times that.
 const START: Duration = Duration::from_secs(60);
@@ -102,7 +102,8 @@ impl Agent {
     }
 
     /// A dev agent that the tests running now share; it ends with the last handle. Use service
-    /// names of your own on it, and do not break it.
+    /// names of your own on it, and do not break it. A watch on a missing service wakes whenever
+    /// any service loses its last instance, so one that must not wake needs an agent of its own.
     pub async fn shared() -> Arc<Agent> {
         static SHARED: tokio::sync::Mutex<Weak<Agent>> = tokio::sync::Mutex::const_new(Weak::new());
         let mut shared = SHARED.lock().await;
@@ -181,10 +182,7 @@ impl Agent {
 
     /// SIGSTOP: connections are still accepted by the kernel, and nothing answers.
     pub fn pause(&mut self) {
-        self.process
-            .as_ref()
-            .expect("a running agent")
-            .signal(Signal::SIGSTOP);
+        self.process.as_ref().expect("a running agent").stop();
         self.paused = true;
     }
 
@@ -240,7 +238,9 @@ impl Agent {
             serf_wan: Port::lease(),
             server: Port::lease(),
         };
-        let dir = TempDir::with_prefix("consul-").expect("a temporary directory");
+        // Under target, for a test binary that is killed leaves it behind.
+        let dir = TempDir::with_prefix_in("consul-", env!("CARGO_TARGET_TMPDIR"))
+            .expect("a temporary directory");
         let mut agent = Agent {
             spec: builder.0,
             ports,

@@ -3,7 +3,6 @@
 mod agent;
 mod api;
 mod cluster;
-mod process;
 
 pub use agent::{Agent, AgentBuilder};
 pub use cluster::{Cluster, ClusterBuilder};

@@ -5,7 +5,7 @@ use std::{
     io,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::{Mutex, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -15,8 +15,23 @@ use nix::{
     unistd::Pid,
 };
 
+/// Held while a child is between fork and exec.
+static SPAWNING: Mutex<()> = Mutex::new(());
+
+/// Runs `f` while no child is being spawned: until it runs its own program, a child shares every
+/// descriptor, so that a socket closed here stays open, and its port taken, for that moment.
+pub fn between_spawns<T>(f: impl FnOnce() -> T) -> T {
+    let _spawning = SPAWNING.lock();
+    f()
+}
+
+/// After this a socket that was closed before is closed for good.
+pub fn settle() {
+    between_spawns(|| ());
+}
+
 #[derive(Debug)]
-pub(super) struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
     /// Starts `bin` with its output appended to `log`.
@@ -117,12 +132,15 @@ impl Drop for Process {
 fn setpriv() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let probe = Command::new("setpriv")
+        let mut probe = Command::new("setpriv");
+        probe
             .args(["--pdeathsig", "KILL", "--", "true"])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        probe.is_ok_and(|status| status.success())
+            .stderr(Stdio::null());
+        let probe = between_spawns(|| probe.spawn());
+        probe
+            .and_then(|mut child| child.wait())
+            .is_ok_and(|status| status.success())
     })
 }
 
@@ -136,7 +154,7 @@ fn spawn_on_lasting_thread(command: Command) -> io::Result<Child> {
             .name("spawner".into())
             .spawn(move || {
                 for (mut command, answer) in inbox {
-                    let _ = answer.send(command.spawn());
+                    let _ = answer.send(between_spawns(|| command.spawn()));
                 }
             })
             .expect("a thread to spawn from");
