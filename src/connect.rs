@@ -15,10 +15,9 @@ use std::{
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector},
-    rt::TokioIo,
-};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+#[cfg(any(all(unix, feature = "consul"), feature = "tls"))]
+use hyper_util::rt::TokioIo;
 use tower::Service;
 
 use crate::{error::BoxError, instance::Address};
@@ -60,6 +59,13 @@ impl Connector {
             #[cfg(feature = "tls")]
             server_name: None,
         }
+    }
+
+    /// Sets the silence after which TCP probes a connection; 30 s unless set.
+    #[cfg(feature = "http")]
+    pub(crate) fn keep_alive(mut self, after: Option<Duration>) -> Self {
+        self.tcp.set_keepalive(after);
+        self
     }
 
     #[cfg(feature = "tls")]

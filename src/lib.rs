@@ -2,8 +2,12 @@
 
 pub mod backoff;
 pub mod catalog;
+#[cfg(feature = "http")]
+pub mod client;
 #[cfg(feature = "_hyper")]
 mod connect;
+pub mod discover;
+pub mod endpoint;
 pub mod error;
 pub mod instance;
 pub mod registry;

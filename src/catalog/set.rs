@@ -81,6 +81,12 @@ impl InstanceSet {
         Self(stay.cloned().collect())
     }
 
+    /// The set of instances that are in the order of their keys, without equals.
+    pub(crate) fn from_sorted(sorted: Vec<Arc<Instance>>) -> Self {
+        debug_assert!(sorted.is_sorted_by(|a, b| a.key < b.key));
+        Self(sorted.into())
+    }
+
     /// Pairs the elements of two sets by key: only old, only new, or both.
     pub(super) fn merge<'a>(
         old: &'a Self,

@@ -1,0 +1,216 @@
+//! Which instances have an endpoint, and what to do next. Pure, but for the maker it calls.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use super::MakeEndpoint;
+use crate::{
+    backoff::Backoff,
+    catalog::{Delta, InstanceSet, diff},
+    endpoint::Facts,
+    error::BoxError,
+    instance::{Instance, Key},
+    rng::small_rng,
+};
+
+/// When the service made for an instance must be replaced; see [`MakeEndpoint::needs_rebuild`].
+pub(super) type Rebuild = Box<dyn Fn(&Instance, &Instance) -> bool + Send>;
+
+/// Every listed instance, and what remains to be done about the difference.
+///
+/// ```text
+///            insert, made                      removed
+/// (unknown) ──────────────▶ Entry, made ──────────────────▶ Remove
+///     │                       ▲     │ needs rebuild: made ▶ Insert (new service)
+///     │ insert, not made      │     │ needs rebuild, not made: old service stays, retry
+///     └──────▶ Entry, retry ──┘ made ▶ Insert               removed before it was made ▶ nothing
+/// ```
+pub(super) struct Roll {
+    entries: BTreeMap<Key, Entry>,
+    /// The set that `plan` leads to.
+    target: InstanceSet,
+    plan: std::vec::IntoIter<Delta>,
+    /// Whom to try again and when, in the order of time.
+    retries: BTreeSet<(Instant, Key)>,
+    pub(super) rebuild: Option<Rebuild>,
+    pub(super) backoff: Backoff,
+    rng: SmallRng,
+}
+
+struct Entry {
+    facts: Arc<Facts>,
+    /// What the registry said last.
+    seen: Arc<Instance>,
+    /// What its service was made from; `None` when none was made yet.
+    made: Option<Arc<Instance>>,
+    /// The time of the next attempt, and the number of failed ones.
+    retry: Option<(Instant, u32)>,
+}
+
+/// What one step came to.
+pub(super) enum Step<S> {
+    /// A service was made for an instance.
+    Insert(Key, Arc<Facts>, S),
+    /// An instance with a service is gone.
+    Remove(Key),
+    /// Something was done that nobody needs to know.
+    Quiet,
+    /// There is nothing to do.
+    Idle,
+}
+
+impl Roll {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            target: InstanceSet::default(),
+            plan: Vec::new().into_iter(),
+            retries: BTreeSet::new(),
+            rebuild: None,
+            backoff: Backoff::known(100, 30_000),
+            rng: small_rng(None),
+        }
+    }
+
+    /// Heads for `set`. What is left of the way to an earlier set is forgotten.
+    pub(super) fn follow(&mut self, set: &InstanceSet) {
+        if set.is_same(&self.target) {
+            return;
+        }
+        if self.plan.len() > 0 {
+            let seen = self.entries.values().map(|entry| Arc::clone(&entry.seen));
+            self.target = InstanceSet::from_sorted(seen.collect());
+        }
+        self.plan = diff(&self.target, set).into_iter();
+        self.target = set.clone();
+    }
+
+    /// Does one thing: inserts first, then updates, then removes, then what failed before.
+    pub(super) fn step<M: MakeEndpoint>(
+        &mut self,
+        maker: &mut M,
+        now: Instant,
+    ) -> Step<M::Service> {
+        match self.plan.next() {
+            Some(Delta::Insert(new)) => {
+                let entry = Entry {
+                    facts: Arc::new(Facts::new(Arc::clone(&new))),
+                    seen: Arc::clone(&new),
+                    made: None,
+                    retry: None,
+                };
+                let key = new.key.clone();
+                self.entries.insert(key.clone(), entry);
+                self.make(key, maker, now)
+            }
+            Some(Delta::Update { new, .. }) => self.update(new, maker, now),
+            Some(Delta::Remove(old)) => {
+                let Some(entry) = self.entries.remove(&old.key) else {
+                    return Step::Quiet;
+                };
+                if let Some((at, _)) = entry.retry {
+                    self.retries.remove(&(at, old.key.clone()));
+                }
+                match entry.made {
+                    Some(_) => Step::Remove(old.key.clone()),
+                    None => Step::Quiet,
+                }
+            }
+            None => match self.retries.first() {
+                Some((at, key)) if *at <= now => {
+                    let key = key.clone();
+                    self.make(key, maker, now)
+                }
+                _ => Step::Idle,
+            },
+        }
+    }
+
+    /// When there is something to do again without a new set.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.retries.first().map(|(at, _)| *at)
+    }
+
+    fn update<M: MakeEndpoint>(
+        &mut self,
+        new: Arc<Instance>,
+        maker: &mut M,
+        now: Instant,
+    ) -> Step<M::Service> {
+        let Some(entry) = self.entries.get_mut(&new.key) else {
+            return Step::Quiet;
+        };
+        entry.facts.update(Arc::clone(&new));
+        entry.seen = Arc::clone(&new);
+        if let Some(made) = &entry.made {
+            let rebuild = || match &self.rebuild {
+                Some(rebuild) => rebuild(made, &new),
+                None => maker.needs_rebuild(made, &new),
+            };
+            // When in doubt, keep the connection.
+            if !catch_unwind(AssertUnwindSafe(rebuild)).unwrap_or(false) {
+                // Also when it was to be rebuilt and has gone back to what it was.
+                if let Some((at, _)) = entry.retry.take() {
+                    self.retries.remove(&(at, new.key.clone()));
+                }
+                return Step::Quiet;
+            }
+        }
+        self.make(new.key.clone(), maker, now)
+    }
+
+    fn make<M: MakeEndpoint>(&mut self, key: Key, maker: &mut M, now: Instant) -> Step<M::Service> {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return Step::Quiet;
+        };
+        let failures = match entry.retry.take() {
+            Some((at, failures)) => {
+                self.retries.remove(&(at, key.clone()));
+                failures
+            }
+            None => 0,
+        };
+        let instance = Arc::clone(&entry.seen);
+        // A defect in the maker costs this instance, not all of them.
+        let made = catch_unwind(AssertUnwindSafe(|| maker.make_endpoint(&instance)));
+        let error: BoxError = match made {
+            Ok(Ok(service)) => {
+                entry.made = Some(instance);
+                return Step::Insert(key, Arc::clone(&entry.facts), service);
+            }
+            Ok(Err(error)) => error.into(),
+            Err(_) => "the maker panicked".into(),
+        };
+        let failures = failures.saturating_add(1);
+        let delay = self.backoff.delay(failures, &mut self.rng);
+        tracing::warn!(
+            endpoint = %key,
+            service = %instance.service,
+            address = %instance.address,
+            failures,
+            retry_in = ?delay,
+            serving = entry.made.is_some(),
+            "cannot make an endpoint: {error}"
+        );
+        entry.retry = Some((now + delay, failures));
+        self.retries.insert((now + delay, key));
+        Step::Quiet
+    }
+}
+
+impl fmt::Debug for Roll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roll")
+            .field("entries", &self.entries.len())
+            .field("planned", &self.plan.len())
+            .field("retries", &self.retries.len())
+            .finish_non_exhaustive()
+    }
+}

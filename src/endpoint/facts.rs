@@ -1,0 +1,43 @@
+//! What the registry says of an endpoint now, shared with whoever keeps it up to date.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU16, Ordering::Relaxed},
+};
+
+use crate::instance::{Instance, Weight};
+
+/// The facts of one instance. Updates are seen by every clone of its endpoint.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// Apart from the instance, because each choice reads it. Relaxed: it is read for itself.
+    weight: AtomicU16,
+    /// Locked for as long as it takes to copy an `Arc`, and not on the path of a request.
+    instance: RwLock<Arc<Instance>>,
+}
+
+impl Facts {
+    pub(crate) fn new(instance: Arc<Instance>) -> Self {
+        Self {
+            weight: AtomicU16::new(instance.weight.into()),
+            instance: RwLock::new(instance),
+        }
+    }
+
+    pub(crate) fn update(&self, instance: Arc<Instance>) {
+        self.weight.store(instance.weight.into(), Relaxed);
+        *self
+            .instance
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = instance;
+    }
+
+    pub(crate) fn weight(&self) -> Weight {
+        self.weight.load(Relaxed).into()
+    }
+
+    pub(crate) fn instance(&self) -> Arc<Instance> {
+        let instance = self.instance.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&instance)
+    }
+}

@@ -1,0 +1,33 @@
+//! Load as the number of requests not yet complete.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LoadTracker, Outcome};
+
+/// Load as the number of requests in flight, plus one for the request to come.
+///
+/// The one more makes weights count while nothing is in flight. It measures nothing, so an endpoint
+/// that fails fast looks idle: put something that ejects failing endpoints above it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight(());
+
+impl InFlight {
+    /// Creates a tracker.
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl LoadTracker for InFlight {
+    fn fresh(&self, _: Instant) -> Self {
+        *self
+    }
+
+    fn record(&self, _: Outcome, _: Duration, _: Instant) {}
+
+    fn load(&self, in_flight: usize, _: Instant) -> f64 {
+        in_flight as f64 + 1.0
+    }
+}

@@ -1,0 +1,76 @@
+//! How busy an endpoint is, measured from the requests that pass through it.
+//!
+//! A [`LoadTracker`] is told when a request starts and what became of it, and turns that into one
+//! number, smaller is better. The count of requests in flight is kept by the [`Endpoint`] itself,
+//! so that it is right whatever the tracker does. Two come with the crate:
+//!
+//! | tracker | load | good for |
+//! |---|---|---|
+//! | [`PeakEwma`] | latency × (in flight + 1) | the default: notices slow and failing endpoints |
+//! | [`InFlight`] | in flight + 1 | requests of very different or unbounded length |
+//!
+//! A request passes through these states; leaving the last one gives back its place in flight:
+//!
+//! ```text
+//!          start                    answer, or error                body ends
+//! (call) ─────────▶ waiting ───────────────────────▶ recorded ──────────────────▶ (done)
+//!                      │                                 │ body breaks: penalize
+//!                      └── future dropped: cancelled ────┴───────────────────────▶ (done)
+//! ```
+//!
+//! Nothing here locks or allocates, and reading a load changes nothing.
+//!
+//! [`Endpoint`]: super::Endpoint
+
+mod handle;
+mod in_flight;
+mod peak_ewma;
+
+pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma};
+pub(super) use handle::State;
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was answered.
+    Success,
+    /// It was answered with an error, or not at all.
+    Failure,
+    /// Its caller stopped waiting for the answer.
+    Cancelled,
+}
+
+/// Measures the load of one endpoint.
+///
+/// Implement it to bring another measure. All methods are called on the path of a request, from
+/// many threads at a time: they should neither block nor allocate. Time is tokio's and comes in as
+/// an argument; calls from different threads may bring it slightly out of order.
+pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
+    /// Creates a tracker with the same settings that has measured nothing yet.
+    fn fresh(&self, now: Instant) -> Self
+    where
+        Self: Sized;
+
+    /// A request starts. Exactly one [`record`](Self::record) follows.
+    fn start(&self, now: Instant) {
+        let _ = now;
+    }
+
+    /// A request that started has an outcome, `rtt` after its start.
+    fn record(&self, outcome: Outcome, rtt: Duration, now: Instant);
+
+    /// An answer that was recorded as a success broke off later.
+    fn penalize(&self, now: Instant) {
+        let _ = now;
+    }
+
+    /// The load with `in_flight` requests not yet complete; smaller is better.
+    ///
+    /// `NaN` and negative numbers are taken as "as much as can be".
+    fn load(&self, in_flight: usize, now: Instant) -> f64;
+}
