@@ -53,9 +53,8 @@ impl InstanceSet {
             while let Some(keep) = kept.next_if(|keep| keep.key < instance.key) {
                 all.push(Arc::clone(keep));
             }
-            let passed = |known: &&Arc<Instance>| {
-                !Arc::ptr_eq(known, &instance) && known.key < instance.key
-            };
+            let passed =
+                |known: &&Arc<Instance>| !Arc::ptr_eq(known, &instance) && known.key < instance.key;
             while old.next_if(passed).is_some() {}
             match old.peek() {
                 Some(known) if Arc::ptr_eq(known, &instance) || **known == instance => {
