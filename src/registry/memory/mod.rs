@@ -83,7 +83,7 @@ pub(super) use self::{
 #[cfg(feature = "rest")]
 pub(super) use self::{
     session::renew_every,
-    store::{Entry, Position, Record},
+    store::{Entry, Look, Position, Unresolved},
 };
 
 use std::{fmt, path::Path, sync::Arc};

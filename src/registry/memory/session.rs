@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Defaults, Memory, Shared,
-    store::{Beat, Check, Entry, Position},
+    store::{Beat, Check, Entry, Look, Position},
     wire,
 };
 use crate::{
@@ -179,8 +179,8 @@ impl Shared {
         Error::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
     }
 
-    async fn admit(&self, service: &Arc<str>) -> Result<(), Error> {
-        let admitted = self.faults.admit().await;
+    async fn admit_for(&self, service: &Arc<str>) -> Result<(), Error> {
+        let admitted = self.admit().await;
         admitted.map_err(|_| self.error(ErrorKind::Unavailable, service, "told to fail"))
     }
 }
@@ -195,12 +195,15 @@ struct Watcher {
 
 impl Watcher {
     fn list(&mut self) -> Answer {
-        let (position, exists, records) = {
+        let Look {
+            position,
+            exists,
+            records,
+        } = {
+            // Under the lock, so that no change falls between the two.
             let store = self.shared.store();
             self.position.mark_unchanged();
-            let service = self.query.service();
-            let records = store.matching(&self.query);
-            (store.position_of(service), store.exists(service), records)
+            store.look(&self.query)
         };
         let forgot = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
         self.seen = Some(position);
@@ -220,7 +223,7 @@ impl Watcher {
 impl Source for Watcher {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
         Box::pin(async {
-            self.shared.admit(self.query.service()).await?;
+            self.shared.admit_for(self.query.service()).await?;
             self.drops.mark_unchanged();
             Ok(self.list())
         })
@@ -230,7 +233,7 @@ impl Source for Watcher {
         Box::pin(async {
             let service = self.query.service();
             let changed = async {
-                self.shared.admit(service).await?;
+                self.shared.admit_for(service).await?;
                 // Neither can fail: the senders are behind `self.shared`.
                 let changed = tokio::select! {
                     _ = self.position.changed() => true,
@@ -269,7 +272,7 @@ impl Registrar {
     async fn bounded<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
         let service = &self.entry.instance.service;
         let bounded = async {
-            self.shared.admit(service).await?;
+            self.shared.admit_for(service).await?;
             Ok(work.await)
         };
         timeout(ANSWER_WITHIN, bounded).await.unwrap_or_else(|_| {

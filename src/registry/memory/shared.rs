@@ -9,12 +9,20 @@ use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
 
 use super::{
     Defaults,
-    faults::Faults,
+    faults::{Faults, Injected},
     persist::Saver,
     store::{Entry, Now, Position, Record, Store},
     tend,
 };
 use crate::registry::Renewal;
+#[cfg(feature = "rest")]
+use crate::{
+    instance::Host,
+    registry::{
+        Query,
+        memory::store::{Look, Unresolved},
+    },
+};
 
 #[derive(Debug)]
 pub(in crate::registry) struct Shared {
@@ -140,6 +148,11 @@ impl Shared {
         self.after(true);
     }
 
+    /// Lets an operation in: waits while paused, then fails it when a test asked for that.
+    pub(in crate::registry) async fn admit(&self) -> Result<(), Injected> {
+        self.faults.admit().await
+    }
+
     fn after(&self, poke: bool) {
         self.persist_changes();
         self.tend();
@@ -160,6 +173,57 @@ impl Shared {
         if let Some(saver) = &self.saver {
             saver.tried(&self.this, position).await;
         }
+    }
+}
+
+/// What the REST front needs.
+#[cfg(feature = "rest")]
+impl Shared {
+    pub(in crate::registry) fn look(&self, query: &Query) -> Look {
+        self.tend();
+        self.store().look(query)
+    }
+
+    /// Waits until the service has left this position, or an open watch shall break.
+    pub(in crate::registry) async fn left(
+        &self,
+        service: &Arc<str>,
+        position: Position,
+    ) -> Result<(), Injected> {
+        let mut drops = self.faults.drops();
+        let mut cell = self.store().subscribe(service);
+        // Neither fails: the senders are behind `self`.
+        tokio::select! {
+            biased;
+            _ = drops.changed() => Err(Injected),
+            left = cell.wait_for(|now| *now != position) => {
+                drop(left);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits while paused.
+    pub(in crate::registry) async fn open(&self) {
+        self.faults.open().await;
+    }
+
+    pub(in crate::registry) fn resolve(
+        &self,
+        name: &str,
+        host: Option<&Host>,
+        port: Option<u16>,
+    ) -> Result<Arc<str>, Unresolved> {
+        self.store().resolve(name, host, port)
+    }
+
+    pub(in crate::registry) fn get(&self, id: &str) -> Option<Record> {
+        self.store().get(id).cloned()
+    }
+
+    pub(in crate::registry) fn services(&self) -> (Position, Vec<(Arc<str>, usize)>) {
+        let store = self.store();
+        (store.position(), store.counts())
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
 use rand::RngExt;
 use tokio::{sync::watch as cell, time::Instant};
 
+#[cfg(feature = "rest")]
+use crate::instance::Host;
 use crate::{
     instance::{Instance, Status},
     registry::{Query, Renewal},
@@ -89,6 +91,22 @@ pub(in crate::registry) struct Position {
     pub(in crate::registry) index: u64,
 }
 
+/// Why a name stands for no instance.
+#[cfg(feature = "rest")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) enum Unresolved {
+    Unknown,
+    Several,
+}
+
+/// What is held of a service.
+#[derive(Debug)]
+pub(in crate::registry) struct Look {
+    pub(in crate::registry) position: Position,
+    pub(in crate::registry) exists: bool,
+    pub(in crate::registry) records: Vec<Record>,
+}
+
 #[derive(Debug)]
 struct Service {
     /// The index of its last change.
@@ -153,10 +171,6 @@ impl Store {
         }
     }
 
-    pub(super) fn exists(&self, service: &str) -> bool {
-        self.services.contains_key(service)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -184,11 +198,37 @@ impl Store {
         ids.filter_map(|id| self.records.get(id))
     }
 
-    pub(super) fn matching(&self, query: &Query) -> Vec<Record> {
-        let all = self.of(query.service());
-        all.filter(|record| query.matches(&record.instance.tags))
-            .cloned()
-            .collect()
+    /// The id that a client means: an id, or a service of which one instance listens there.
+    #[cfg(feature = "rest")]
+    pub(super) fn resolve(
+        &self,
+        name: &str,
+        host: Option<&Host>,
+        port: Option<u16>,
+    ) -> Result<Arc<str>, Unresolved> {
+        if let Some((id, _)) = self.records.get_key_value(name) {
+            return Ok(Arc::clone(id));
+        }
+        let mut found = self.of(name).filter(|record| {
+            let address = &record.instance.address;
+            host.is_none_or(|host| address.host() == host)
+                && port.is_none_or(|port| address.port() == port)
+        });
+        match (found.next(), found.next()) {
+            (None, _) => Err(Unresolved::Unknown),
+            (Some(one), None) => Ok(one.instance.id().into()),
+            (Some(_), Some(_)) => Err(Unresolved::Several),
+        }
+    }
+
+    pub(super) fn look(&self, query: &Query) -> Look {
+        let records = self.of(query.service());
+        let records = records.filter(|record| query.matches(&record.instance.tags));
+        Look {
+            position: self.position_of(query.service()),
+            exists: self.services.contains_key(query.service()),
+            records: records.cloned().collect(),
+        }
     }
 
     /// Names and numbers of instances.
