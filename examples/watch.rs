@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::json;
 use tower_roster::{
     Instance,
-    catalog::{Delta, InstanceSet, diff},
+    catalog::{Delta, InstanceSet, Rejected, diff},
     registry::{Query, State, View},
 };
 
@@ -57,7 +57,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
 
     let mut known = InstanceSet::default();
     let mut told = None;
-    let mut rejected: Arc<[_]> = Arc::new([]);
+    let mut rejected: Arc<[Rejected]> = Arc::new([]);
     let stop = common::shutdown();
     tokio::pin!(stop);
     loop {
@@ -132,7 +132,7 @@ fn json_change(change: &str, instance: &Instance) -> String {
         "address": instance.address.to_string(),
         "weight": instance.weight.get(),
         "tags": instance.tags,
-        "zone": instance.zone,
+        "zone": instance.zone.as_deref(),
         "status": instance.status.to_string(),
         "key": instance.key.to_string(),
     })

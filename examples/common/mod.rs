@@ -1,6 +1,10 @@
 //! What the example programs share: arguments, signals, a server, a client and its figures.
 
-#![allow(dead_code, unreachable_pub, reason = "not every program uses all of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "not every program uses all of it"
+)]
 
 pub mod client;
 pub mod figures;

@@ -8,6 +8,8 @@
 //! they and the client use the embedded registry through its REST front; `--registry URL` runs the
 //! same on a real Consul.
 
+#![allow(unreachable_pub, reason = "a program has no public items")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

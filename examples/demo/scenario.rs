@@ -111,12 +111,10 @@ async fn embedded() -> Result<(String, tokio::task::JoinHandle<()>), Failure> {
         .map_err(Failure::work)?;
     let url = format!("rest://{}", listener.local_addr().map_err(Failure::work)?);
     let server = Server::new(Memory::new());
-    let serving = tokio::spawn(async move {
-        if let Err(error) = server.serve(listener, std::future::pending()).await {
-            eprintln!("error: the registry ended: {error}");
-        }
-    });
-    Ok((url, serving))
+    Ok((
+        url,
+        tokio::spawn(server.serve(listener, std::future::pending())),
+    ))
 }
 
 /// Sends requests at a steady rate until it is aborted.

@@ -115,7 +115,7 @@ impl Watcher {
         };
         for (place, record) in body.instances.iter().enumerate() {
             match self.instance(record.get()) {
-                Ok(instance) => listing.instances.push(instance),
+                Ok(instance) => listing.instances.push(Arc::new(instance)),
                 Err((id, reason)) => {
                     let id = id.unwrap_or_else(|| format!("#{place}"));
                     listing.rejected.push(Rejected::new(id, reason));
