@@ -16,7 +16,7 @@
 //! - **No connection is lost to an update.** Only what the [`MakeEndpoint`] reads (the address, by
 //!   default) makes a new service; everything else flows into the [`Endpoint`] in use.
 //! - **Never empty on the way.** Inserts come before removes. A changed address is an `Insert` of the
-//!   same key, so that the balancer keeps the old service until the new one is ready.
+//!   same key, without a remove, so that a balancer can keep the old service until the new one is ready.
 //! - **A failure costs one instance.** A maker that fails or panics is logged with the key and tried
 //!   again with backoff; where a service is to be replaced, the old one serves on meanwhile.
 //! - **It never errs and never ends.** tower's balancer takes an error for fatal and an end for an

@@ -1,0 +1,12 @@
+//! From a watched service to endpoints that requests go to: tower's own balancer over our
+//! `Discover`, with mocks under a paused clock and with real HTTP servers on loopback.
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod http;
+mod interop;
+mod load;
+mod scripted;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;

@@ -1,0 +1,99 @@
+//! Endpoints over TLS: the name that is verified is the service's, not the instance's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use rcgen::generate_simple_self_signed;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        crypto::ring,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
+};
+use tower::Service;
+use tower_roster::{
+    client::{HttpClient, HttpEndpoints},
+    discover::MakeEndpoint,
+};
+
+use crate::{
+    http::text,
+    scripted::at,
+    server::{Server, Wire},
+};
+
+/// A server for `user-service` that speaks one of `alpn`, and the configuration of its clients.
+async fn server(alpn: &[&[u8]]) -> (Server, ClientConfig) {
+    let made = generate_simple_self_signed(["user-service".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let wire = Wire::Tls(TlsAcceptor::from(Arc::new(config)));
+    (
+        Server::on("127.0.0.1:0".parse().unwrap(), wire).await,
+        client,
+    )
+}
+
+fn client(server: &Server, config: ClientConfig) -> HttpClient<Empty<Bytes>> {
+    let mut endpoints = HttpEndpoints::new().tls(Arc::new(config));
+    endpoints.make_endpoint(&at("a", server.addr)).unwrap()
+}
+
+#[tokio::test]
+async fn the_server_is_verified_as_the_service_of_the_uri() {
+    let (server, config) = server(&[]).await;
+    let mut client = client(&server, config);
+    let expected = format!("HTTP/1.1 user-service {}", server.addr);
+    assert_eq!(text(&mut client, "https://user-service/").await, expected);
+    // The configuration decides, not the scheme.
+    assert_eq!(text(&mut client, "http://user-service/").await, expected);
+    assert_eq!(server.opened(), 1, "both go over one connection");
+
+    let other = Request::get("https://other-service/")
+        .body(Empty::new())
+        .unwrap();
+    let error = client.call(other).await.unwrap_err();
+    assert!(error.is_connect(), "{error:?}");
+    assert!(
+        format!("{error:?}").contains("NotValidForName"),
+        "{error:?}"
+    );
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn the_protocol_that_the_server_chooses_is_spoken() {
+    for (alpn, spoken) in [(&b"h2"[..], "HTTP/2.0"), (b"http/1.1", "HTTP/1.1")] {
+        let (server, mut config) = server(&[alpn]).await;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let answer = text(&mut client(&server, config), "https://user-service/").await;
+        assert_eq!(answer, format!("{spoken} user-service {}", server.addr));
+    }
+}
+
+#[cfg(not(feature = "http2"))]
+#[tokio::test]
+async fn http2_is_not_offered_when_it_cannot_be_spoken() {
+    let (server, mut config) = server(&[b"h2", b"http/1.1"]).await;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let answer = text(&mut client(&server, config), "https://user-service/").await;
+    assert_eq!(answer, format!("HTTP/1.1 user-service {}", server.addr));
+}
