@@ -3,4 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc_health;
 mod harness;
+mod registration;
+mod scene;

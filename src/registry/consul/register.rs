@@ -91,7 +91,7 @@ impl AgentService {
         announcement: &Announcement,
     ) -> Result<Self, Error> {
         let instance = announcement.instance();
-        let check_id = format!("{}:health", instance.id());
+        let check_id = check_id(instance.id(), kind(announcement.health_check()));
         let definition = Definition {
             id: instance.id(),
             name: &instance.service,
@@ -158,14 +158,45 @@ impl AgentService {
     }
 
     async fn put(&self) -> Result<(), Error> {
-        // Without the parameter, checks of an earlier registration would stay.
-        let path = "/v1/agent/service/register?replace-existing-checks=true".to_owned();
+        // Without the parameter, checks of an earlier registration would stay. With it, an operator's
+        // maintenance would end, because that is a check too.
+        let maintained = self.is_maintained().await?;
+        let path = match maintained {
+            true => "/v1/agent/service/register",
+            false => "/v1/agent/service/register?replace-existing-checks=true",
+        };
         let reply = self
-            .send(Method::PUT, path, self.body.clone(), WRITE_WITHIN)
+            .send(
+                Method::PUT,
+                path.to_owned(),
+                self.body.clone(),
+                WRITE_WITHIN,
+            )
             .await?;
-        reply
-            .success(&self.transport.name(), &self.service)
-            .map(drop)
+        reply.success(&self.transport.name(), &self.service)?;
+        if maintained {
+            let ids = KINDS.map(|kind| check_id(&self.id, kind));
+            for former in ids.iter().filter(|id| **id != self.check_id) {
+                let path = format!("/v1/agent/check/deregister/{}", segment(former));
+                // Mostly there is none, which versions answer in different ways.
+                self.send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the instance, or its whole node, is in maintenance.
+    async fn is_maintained(&self) -> Result<bool, Error> {
+        let path = format!(
+            "/v1/agent/health/service/id/{}?format=text",
+            segment(&self.id)
+        );
+        let reply = self
+            .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
+            .await?;
+        // Whatever else it says, the registration says it better.
+        Ok(reply.body.trim_ascii() == b"maintenance")
     }
 
     async fn pass(&self, ttl: Duration) -> Result<Renewal, Error> {
@@ -176,7 +207,8 @@ impl AgentService {
         let lost = match reply.status.as_u16() {
             404 => true,
             500 => {
-                let text = reply.excerpt();
+                // The whole body: before the words that matter stands an id of any length.
+                let text = String::from_utf8_lossy(&reply.body);
                 text.contains("does not have associated TTL") || text.contains("Unknown check")
             }
             _ => false,
@@ -247,6 +279,24 @@ fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
         meta.insert("zone", zone);
     }
     meta
+}
+
+const KINDS: [&str; 4] = ["ttl", "http", "tcp", "grpc"];
+
+fn kind(health: &Health) -> &'static str {
+    match health {
+        Health::Ttl(_) => KINDS[0],
+        Health::Http { .. } => KINDS[1],
+        Health::Tcp { .. } => KINDS[2],
+        Health::Grpc { .. } => KINDS[3],
+        Health::Unchecked => "none",
+    }
+}
+
+/// The id of a check says its kind: an agent that gets a check of another kind under a known id goes
+/// on running the old one, whose timer then turns the new one critical.
+fn check_id(id: &str, kind: &str) -> String {
+    format!("{id}:{kind}")
 }
 
 fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
