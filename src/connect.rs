@@ -40,6 +40,8 @@ pub(crate) struct Connector {
     tcp: HttpConnector,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsConnector>,
+    #[cfg(feature = "tls")]
+    server_name: Option<String>,
 }
 
 impl Connector {
@@ -54,6 +56,8 @@ impl Connector {
             tcp,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "tls")]
+            server_name: None,
         }
     }
 
@@ -67,6 +71,13 @@ impl Connector {
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config.into());
+        self
+    }
+
+    /// Expects the certificate to name this server; the host of the URI by default.
+    #[cfg(all(feature = "tls", feature = "consul"))]
+    pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
+        self.server_name = name;
         self
     }
 
@@ -92,7 +103,12 @@ impl Connector {
         };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return secure(tls, plain, &uri, self.timeout).await;
+            let name = self
+                .server_name
+                .as_deref()
+                .or(uri.host())
+                .unwrap_or_default();
+            return secure(tls, plain, name, self.timeout).await;
         }
         let _ = uri;
         Ok(Io::new(plain))
@@ -103,10 +119,9 @@ impl Connector {
 async fn secure(
     tls: &tokio_rustls::TlsConnector,
     stream: TokioIo<tokio::net::TcpStream>,
-    uri: &Uri,
+    host: &str,
     timeout: Duration,
 ) -> Result<Io, BoxError> {
-    let host = uri.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = rustls::pki_types::ServerName::try_from(host.to_owned())
         .map_err(|error| format!("{host:?} is no TLS server name: {error}"))?;

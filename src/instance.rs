@@ -349,6 +349,27 @@ impl Instance {
         self.key.id()
     }
 
+    /// Whether everything but the key is equal, the cheapest comparisons first.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        let Self {
+            key: _,
+            service,
+            address,
+            weight,
+            zone,
+            status,
+            tags,
+            metadata,
+            generation,
+        } = self;
+        (*weight, *status, *generation) == (other.weight, other.status, other.generation)
+            && *address == other.address
+            && *zone == other.zone
+            && *tags == other.tags
+            && *metadata == other.metadata
+            && (Arc::ptr_eq(service, &other.service) || *service == other.service)
+    }
+
     /// Sets the weight, from 0 (drain) to 65 535; 1 by default.
     #[must_use]
     pub fn weight(mut self, weight: u16) -> Self {

@@ -32,7 +32,7 @@ pub fn diff(old: &InstanceSet, new: &InstanceSet) -> Vec<Delta> {
     }
     let (mut inserts, mut updates, mut removes) = (Vec::new(), Vec::new(), Vec::new());
     InstanceSet::merge(old, new, |old, new| match (old, new) {
-        (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
+        (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old.says_the_same(new) => {}
         (Some(old), Some(new)) => updates.push(Delta::Update {
             old: Arc::clone(old),
             new: Arc::clone(new),

@@ -27,8 +27,9 @@ use crate::instance::{Instance, Status};
 /// One complete reply of a registry about one service.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Every instance that could be understood, in any order; equal keys are folded.
-    pub instances: Vec<Instance>,
+    /// Every instance that could be understood, in any order; equal keys are folded. A backend that
+    /// hands out the same `Arc` for the same record again makes comparing cheap.
+    pub instances: Vec<Arc<Instance>>,
     /// Whether the service exists, apart from having instances. An empty list of an existing
     /// service is another state than a service that nobody knows.
     pub exists: bool,
@@ -68,9 +69,9 @@ impl fmt::Display for Rejected {
 ///
 /// Returns the instances that may serve, those that may not, and notes on folded records.
 fn fold(
-    mut instances: Vec<Instance>,
+    mut instances: Vec<Arc<Instance>>,
     passing_only: bool,
-) -> (Vec<Instance>, Vec<Instance>, Vec<Rejected>) {
+) -> (Vec<Arc<Instance>>, Vec<Arc<Instance>>, Vec<Rejected>) {
     let mut rejected = Vec::new();
     let rank = |status: Status| match status {
         Status::Passing => 0,
@@ -98,7 +99,7 @@ fn fold(
             same
         });
     }
-    let serves = |instance: &Instance| {
+    let serves = |instance: &Arc<Instance>| {
         instance.status.is_serving() && !(passing_only && instance.status == Status::Warning)
     };
     if instances.iter().all(serves) {

@@ -44,7 +44,7 @@ impl InstanceSet {
     /// Builds the set that follows `self` from instances in the order of their keys.
     ///
     /// What did not change keeps its `Arc`; when nothing did, the result is `self`.
-    pub(super) fn succeed(&self, sorted: Vec<Instance>, kept: &[Arc<Instance>]) -> Self {
+    pub(super) fn succeed(&self, sorted: Vec<Arc<Instance>>, kept: &[Arc<Instance>]) -> Self {
         let mut old = self.0.iter().peekable();
         let mut kept = kept.iter().peekable();
         let mut all = Vec::with_capacity(sorted.len() + kept.len());
@@ -53,12 +53,16 @@ impl InstanceSet {
             while let Some(keep) = kept.next_if(|keep| keep.key < instance.key) {
                 all.push(Arc::clone(keep));
             }
-            while old.next_if(|known| known.key < instance.key).is_some() {}
+            let passed =
+                |known: &&Arc<Instance>| !Arc::ptr_eq(known, &instance) && known.key < instance.key;
+            while old.next_if(passed).is_some() {}
             match old.peek() {
-                Some(known) if ***known == instance => all.push(Arc::clone(known)),
+                Some(known) if Arc::ptr_eq(known, &instance) || **known == instance => {
+                    all.push(Arc::clone(known));
+                }
                 _ => {
                     same = false;
-                    all.push(Arc::new(instance));
+                    all.push(instance);
                 }
             }
         }
@@ -136,7 +140,7 @@ impl<'a> IntoIterator for &'a InstanceSet {
 impl FromIterator<Instance> for InstanceSet {
     /// Collects instances in any order; of equal keys the healthiest stays.
     fn from_iter<I: IntoIterator<Item = Instance>>(instances: I) -> Self {
-        let (serving, _, _) = super::fold(instances.into_iter().collect(), false);
+        let (serving, _, _) = super::fold(instances.into_iter().map(Arc::new).collect(), false);
         Self::default().succeed(serving, &[])
     }
 }

@@ -155,9 +155,9 @@ impl Settle {
         let kept = self.kept();
         self.set = self.set.succeed(serving, &kept);
         if withheld.len() != self.withheld.len()
-            || !withheld.iter().zip(&*self.withheld).all(|(a, b)| *a == **b)
+            || !withheld.iter().zip(&*self.withheld).all(|(a, b)| a == b)
         {
-            self.withheld = withheld.into_iter().map(Arc::new).collect();
+            self.withheld = withheld.into();
         }
         if *rejected != *self.rejected {
             self.rejected = rejected.into();
@@ -166,9 +166,14 @@ impl Settle {
 
     /// Starts the grace of instances that are no longer listed and ends that of those that are. One
     /// that is listed as unhealthy leaves at once: that is a statement, not an absence.
-    fn note_leaving(&mut self, serving: &[Instance], withheld: &[Instance], now: Instant) {
+    fn note_leaving(
+        &mut self,
+        serving: &[Arc<Instance>],
+        withheld: &[Arc<Instance>],
+        now: Instant,
+    ) {
         let listed = |key: &Key| {
-            let find = |list: &[Instance]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
+            let find = |list: &[Arc<Instance>]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
             find(serving) || find(withheld)
         };
         self.leaving
@@ -205,7 +210,7 @@ mod tests {
 
     fn listing(ids: &[u8]) -> Listing {
         Listing {
-            instances: ids.iter().map(|id| instance(*id)).collect(),
+            instances: ids.iter().map(|id| Arc::new(instance(*id))).collect(),
             exists: true,
             ..Listing::default()
         }
@@ -297,7 +302,7 @@ mod tests {
         let mut settle = Settle::new(EmptyGuard::default(), SECOND, false);
         settle.offer(listing(&[1, 2]), now);
         let mut sick = listing(&[1, 2]);
-        sick.instances[0].status = Status::Critical;
+        Arc::make_mut(&mut sick.instances[0]).status = Status::Critical;
         settle.offer(sick, now);
         assert_eq!(ids(&settle), ["web-2"]);
         assert_eq!(settle.withheld().len(), 1);
@@ -308,7 +313,7 @@ mod tests {
         let now = Instant::now();
         let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
         let mut twice = listing(&[1, 1]);
-        twice.instances[0].status = Status::Critical;
+        Arc::make_mut(&mut twice.instances[0]).status = Status::Critical;
         settle.offer(twice, now);
         assert_eq!(ids(&settle), ["web-1"]);
         assert!(settle.withheld().is_empty());
@@ -321,7 +326,7 @@ mod tests {
         for (passing_only, serving) in [(false, 2), (true, 1)] {
             let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, passing_only);
             let mut some = listing(&[1, 2]);
-            some.instances[1].status = Status::Warning;
+            Arc::make_mut(&mut some.instances[1]).status = Status::Warning;
             settle.offer(some, now);
             assert_eq!(settle.set().len(), serving);
         }

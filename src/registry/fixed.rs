@@ -75,7 +75,8 @@ impl Backend for Fixed {
             instance.weight = *weight;
             instance
         });
-        let instances = instances.filter(|i| query.matches(&i.tags)).collect();
+        let instances = instances.filter(|i| query.matches(&i.tags));
+        let instances = instances.map(Arc::new).collect();
         Ok(vec![Box::new(Once { instances })])
     }
 
@@ -91,7 +92,7 @@ impl Backend for Fixed {
 
 #[derive(Debug)]
 struct Once {
-    instances: Vec<Instance>,
+    instances: Vec<Arc<Instance>>,
 }
 
 impl Source for Once {

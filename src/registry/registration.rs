@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot, watch as cell},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Backend, Lease, Renewal, Settings, supervise::fenced};
@@ -37,6 +37,11 @@ const DEREGISTER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request that is under way when the end comes may finish. A registration that arrived
 /// after the deregistration would bring the instance back.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// After how long a request is repeated that an older one may have overtaken: a registry that was
+/// paused carries out all that it had received at once, in any order. Arbitrary: many times what
+/// that takes, and short for somebody who waits.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// How a registry finds out whether an instance is healthy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +115,9 @@ impl Health {
             )),
             Self::Ttl(_) | Self::Unchecked => Ok(()),
             Self::Http { target, .. }
-                if !target.starts_with('/') && !target.starts_with("http") =>
+                if !["/", "http://", "https://"]
+                    .iter()
+                    .any(|start| target.starts_with(start)) =>
             {
                 Err(ConfigError::new(
                     "health",
@@ -279,8 +286,11 @@ impl Registration {
             stands,
             backoff: settings.backoff,
             rng: small_rng(settings.seed),
+            due: true,
             ever: false,
+            updated: false,
             updating: None,
+            unsettled: false,
         };
         runtime.spawn(keeper.run(received));
         Ok(Self {
@@ -331,8 +341,8 @@ impl Registration {
     /// Registers other data (weight, tags, address, check) under the same service and id.
     ///
     /// # Errors
-    /// When service or id differ, the data cannot be registered, or the registry failed; in the last
-    /// case it is tried again in the background.
+    /// When service or id differ or the registry refuses the data, and then what stood before stands;
+    /// or when the registry failed, and then it is tried again in the background.
     pub async fn update(&mut self, announcement: impl Into<Announcement>) -> Result<(), Error> {
         let announcement = announcement.into();
         let new = announcement.instance.clone();
@@ -388,25 +398,39 @@ struct Keeper {
     stands: cell::Sender<bool>,
     backoff: Backoff,
     rng: SmallRng,
+    /// Whether to register next, else to renew.
+    due: bool,
     /// Whether it was registered before, so that the next success is a repetition.
     ever: bool,
-    /// Who waits for the first result of an update.
-    updating: Option<oneshot::Sender<Result<(), Error>>>,
+    /// Whether what is registered next was given by an update.
+    updated: bool,
+    updating: Option<Updating>,
+    /// Whether a registration was given up before it was answered: it may still be carried out.
+    unsettled: bool,
+}
+
+/// An update without a result so far.
+struct Updating {
+    reply: oneshot::Sender<Result<(), Error>>,
+    /// What stood before, for when the registry refuses the new data.
+    former: Box<dyn Lease>,
 }
 
 /// How a wait ended.
 enum Woken<T> {
     Done(T),
-    Told(Option<Command>),
+    /// Since when there is a command, or no handle any more.
+    Told(Option<Command>, Instant),
 }
 
 impl Keeper {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut failures = 0;
+        let mut losses = 0;
         loop {
             let began = Instant::now();
-            let registering = !*self.stands.borrow();
-            let woken = {
+            let registering = self.due;
+            let (woken, finished) = {
                 let step = async {
                     if registering {
                         self.lease.register().await.map(|()| Renewal::Kept)
@@ -416,17 +440,19 @@ impl Keeper {
                 };
                 let mut step = pin!(fenced(step));
                 let woken = or_command(&mut step, &mut commands).await;
-                if let Woken::Told(_) = &woken {
-                    // Let what is under way arrive, whatever comes of it, before the next request.
-                    let _ = timeout(FINISH_WITHIN, step).await;
-                }
-                woken
+                // Let what is under way arrive, whatever comes of it, before the next request.
+                let finished = match &woken {
+                    Woken::Told(..) => timeout(FINISH_WITHIN, step).await.is_ok(),
+                    Woken::Done(_) => true,
+                };
+                (woken, finished)
             };
+            self.unsettled |= registering && !finished;
             let outcome = match woken {
                 Woken::Done(Some(outcome)) => outcome,
-                Woken::Done(None) => Err(self.error(ErrorKind::Internal, "the backend panicked")),
-                Woken::Told(command) => {
-                    if self.obey(command).await {
+                Woken::Done(None) => Err(self.panicked()),
+                Woken::Told(command, at) => {
+                    if self.obey(command, at).await {
                         continue;
                     }
                     return;
@@ -434,26 +460,29 @@ impl Keeper {
             };
             let next = match outcome {
                 Ok(Renewal::Kept) if registering => {
-                    self.registered();
                     failures = 0;
-                    // Only updates of a check are persisted by an agent: confirm at once.
-                    began
+                    match self.registered() {
+                        // Only updates of a check are persisted by an agent: confirm at once.
+                        true => began,
+                        false => Instant::now() + SETTLE,
+                    }
                 }
                 Ok(Renewal::Kept) => {
                     if failures > 0 {
                         self.tell(Event::Recovered);
                     }
-                    failures = 0;
+                    (failures, losses) = (0, 0);
                     began + self.lease.renew_every()
                 }
                 Ok(Renewal::Lost) => {
                     self.stands.send_replace(false);
+                    self.due = true;
                     // The first repetition is immediate; a registry that loses the instance each
                     // time is not asked in a loop.
-                    failures += 1;
-                    match failures {
+                    losses += 1;
+                    match losses {
                         1 => began,
-                        _ => Instant::now() + self.backoff.delay(failures, &mut self.rng),
+                        _ => Instant::now() + self.backoff.delay(losses, &mut self.rng),
                     }
                 }
                 Err(error) => {
@@ -462,31 +491,48 @@ impl Keeper {
                 }
             };
             let woken = or_command(&mut pin!(sleep_until(next)), &mut commands).await;
-            if let Woken::Told(command) = woken {
-                if !self.obey(command).await {
+            if let Woken::Told(command, at) = woken {
+                if !self.obey(command, at).await {
                     return;
                 }
             }
         }
     }
 
-    fn registered(&mut self) {
-        self.stands.send_replace(true);
-        let updated = self.updating.take().map(|reply| reply.send(Ok(())));
-        self.tell(match (self.ever, updated) {
-            (false, _) => Event::Registered,
-            (true, Some(_)) => Event::Updated,
-            (true, None) => Event::Reregistered,
-        });
+    /// Notes a success. Returns whether that settles it, else it is to be repeated.
+    fn registered(&mut self) -> bool {
+        let stood = self.stands.send_replace(true);
+        if let Some(Updating { reply, .. }) = self.updating.take() {
+            let _ = reply.send(Ok(()));
+        }
+        let updated = std::mem::take(&mut self.updated);
+        let repeated = self.unsettled && stood && !updated;
+        if !self.ever {
+            self.tell(Event::Registered);
+        } else if updated {
+            self.tell(Event::Updated);
+        } else if !stood {
+            self.tell(Event::Reregistered);
+        }
         self.ever = true;
+        self.unsettled &= !repeated;
+        self.due = self.unsettled;
+        !self.due
     }
 
     /// Reports a failure and returns the time until the next attempt.
     fn failed(&mut self, error: Error, registering: bool, failures: u32) -> Duration {
-        if let Some(reply) = self.updating.take() {
+        let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
+        self.unsettled |= registering && error.kind() == ErrorKind::Timeout;
+        if let Some(Updating { reply, former }) = self.updating.take() {
+            if refused {
+                // The beats of what stands must go on.
+                self.lease = former;
+                self.due = !*self.stands.borrow() || self.unsettled;
+                self.updated = false;
+            }
             let _ = reply.send(Err(error.clone()));
         }
-        let slow = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Denied);
         let delay = self.backoff.delay(failures, &mut self.rng);
         tracing::warn!(
             error = %error.to_chain(), failures, registering, "registration is not confirmed"
@@ -496,16 +542,17 @@ impl Keeper {
         } else {
             Event::HeartbeatFailed(error)
         });
-        match (registering, slow) {
-            (_, true) => delay * 2,
+        match (registering, refused) {
+            // Only people can mend it.
+            (true, true) => delay * 2,
             (true, false) => delay,
             // A heartbeat that failed must not make the next one late.
-            (false, false) => delay.min(self.lease.renew_every()),
+            (false, _) => delay.min(self.lease.renew_every()),
         }
     }
 
     /// Carries out a command, or the end of all handles. Returns whether the registration goes on.
-    async fn obey(&mut self, command: Option<Command>) -> bool {
+    async fn obey(&mut self, command: Option<Command>, at: Instant) -> bool {
         let reply = match command {
             Some(Command::Update(announcement, reply)) => {
                 let prepared = announcement
@@ -513,9 +560,14 @@ impl Keeper {
                     .and_then(|()| self.backend.register(&announcement));
                 match prepared {
                     Ok(lease) => {
-                        self.lease = lease;
-                        self.stands.send_replace(false);
-                        self.updating = Some(reply);
+                        let former = std::mem::replace(&mut self.lease, lease);
+                        // Of updates that nobody awaited, the first knows what stands.
+                        let former = match self.updating.take() {
+                            Some(unfinished) => unfinished.former,
+                            None => former,
+                        };
+                        self.updating = Some(Updating { reply, former });
+                        (self.due, self.updated) = (true, true);
                     }
                     Err(error) => {
                         let _ = reply.send(Err(error));
@@ -526,7 +578,7 @@ impl Keeper {
             Some(Command::Deregister(reply)) => Some(reply),
             None => None,
         };
-        let outcome = self.deregister().await;
+        let outcome = self.deregister(at + DEREGISTER_WITHIN).await;
         self.stands.send_replace(false);
         self.tell(match &outcome {
             Ok(()) => Event::Deregistered,
@@ -547,27 +599,35 @@ impl Keeper {
         )
     }
 
-    async fn deregister(&mut self) -> Result<(), Error> {
-        let until = Instant::now() + DEREGISTER_WITHIN;
+    fn panicked(&self) -> Error {
+        self.error(ErrorKind::Internal, "the backend panicked")
+    }
+
+    async fn deregister(&mut self, until: Instant) -> Result<(), Error> {
         let mut failures = 0;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match timeout(left, self.lease.deregister()).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => {
-                    failures += 1;
-                    let next = Instant::now() + self.backoff.delay(failures, &mut self.rng);
-                    if next >= until {
-                        return Err(error);
-                    }
-                    sleep_until(next).await;
-                }
-                Err(_) => {
-                    let late = format!("not deregistered within {DEREGISTER_WITHIN:?}");
-                    return Err(self.error(ErrorKind::Timeout, late));
-                }
+            let Ok(outcome) = timeout(left, fenced(self.lease.deregister())).await else {
+                let late = format!("not deregistered within {DEREGISTER_WITHIN:?}");
+                return Err(self.error(ErrorKind::Timeout, late));
+            };
+            let error = match outcome {
+                Some(Ok(())) => break,
+                Some(Err(error)) => error,
+                None => self.panicked(),
+            };
+            failures += 1;
+            let next = Instant::now() + self.backoff.delay(failures, &mut self.rng);
+            if next >= until {
+                return Err(error);
             }
+            sleep_until(next).await;
         }
+        if self.unsettled {
+            sleep(SETTLE).await;
+            let _ = timeout(FINISH_WITHIN, fenced(self.lease.deregister())).await;
+        }
+        Ok(())
     }
 
     fn tell(&self, event: Event) {
@@ -583,7 +643,7 @@ async fn or_command<F: Future + Unpin>(
 ) -> Woken<F::Output> {
     tokio::select! {
         biased;
-        command = commands.recv() => Woken::Told(command),
+        command = commands.recv() => Woken::Told(command, Instant::now()),
         output = future => Woken::Done(output),
     }
 }

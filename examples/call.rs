@@ -1,0 +1,122 @@
+//! Sends load to a service by its name and tells what came of it.
+//!
+//! `cargo run --release --example call -- consul: user-service --rate 500 --duration 10s`
+
+mod common;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use common::{client::Caller, figures::Figures};
+use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
+use tower_roster::registry::Query;
+
+/// Call a service at a steady rate through the whole stack: registry, discovery, balancer, HTTP.
+#[derive(Parser)]
+#[command(
+    name = "call",
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), \
+    rest://host:port, fixed:host:port,host:port"
+)]
+struct Args {
+    /// The registry, as a URL.
+    url: String,
+    /// The service.
+    service: String,
+    /// Requests a second; 0 for as many as the concurrency allows.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Requests in flight at most.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    concurrency: u32,
+    /// How long.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = common::duration)]
+    duration: Duration,
+    /// The path that is requested.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// How long one request may take.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = common::duration)]
+    timeout: Duration,
+    /// Only instances with this tag (repeat for several).
+    #[arg(long = "tag", value_name = "T")]
+    tags: Vec<String>,
+    /// Print only the summary, as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    common::log();
+    common::finish(run(Args::parse()).await)
+}
+
+async fn run(args: Args) -> Result<(), common::Failure> {
+    let registry = common::connect(&args.url)?;
+    let mut query = Query::new(args.service.as_str());
+    for tag in &args.tags {
+        query = query.tag(tag);
+    }
+    let watch = registry.watch(query);
+    let watch = watch.map_err(|error| common::Failure::usage(common::chain(&error)))?;
+    let figures = Arc::new(Figures::new());
+    let caller = Caller::new(watch, &args.path, args.timeout, Arc::clone(&figures));
+    let caller = caller.map_err(common::Failure::usage)?;
+
+    let slots = Arc::new(Semaphore::new(args.concurrency as usize));
+    let mut requests = JoinSet::new();
+    let load = async {
+        let mut ticks = match args.rate {
+            0 => None,
+            rate => {
+                let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+                // What could not be sent in time is sent as soon as it can be.
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+                Some(ticks)
+            }
+        };
+        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            if let Some(ticks) = &mut ticks {
+                ticks.tick().await;
+            }
+            let mut caller = caller.clone();
+            requests.spawn(async move {
+                let _ = caller.call().await;
+                drop(slot);
+            });
+            while requests.try_join_next().is_some() {}
+        }
+    };
+    tokio::select! {
+        () = load => {}
+        () = tokio::time::sleep(args.duration) => {}
+        () = common::shutdown() => {}
+    }
+    // Every request that was sent is counted; each ends within its timeout.
+    while requests.join_next().await.is_some() {}
+
+    let summary = figures.summary();
+    if args.json {
+        common::line(serde_json::to_string(&summary).map_err(common::Failure::work)?);
+        return Ok(());
+    }
+    common::line(format!(
+        "{} requests, {} ok, {} failed; p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        summary.requests,
+        summary.ok,
+        summary.failed,
+        summary.p50_ms,
+        summary.p99_ms,
+        summary.p999_ms
+    ));
+    for (kind, count) in &summary.errors {
+        common::line(format!("  {count:>8} failed: {kind}"));
+    }
+    let total: u64 = summary.per_instance.values().sum();
+    for (id, count) in &summary.per_instance {
+        let share = 100.0 * *count as f64 / total.max(1) as f64;
+        common::line(format!("  {count:>8} {share:5.1} %  {id}"));
+    }
+    Ok(())
+}

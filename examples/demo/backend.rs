@@ -1,0 +1,54 @@
+//! One server of the demo: a process of its own, told what to do through its standard input.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::watch,
+};
+use tower_roster::{
+    Instance,
+    instance::Address,
+    registry::{Announcement, Health},
+};
+
+use crate::common::{
+    self, Failure,
+    server::{Behaviour, bind, serve},
+};
+
+/// A server that is silent for this long counts as dead.
+pub const TTL: Duration = Duration::from_secs(3);
+
+/// How long a server that leaves goes on serving, for clients to notice.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Serves and stays registered until told `leave`, or until nobody is there to tell it anything.
+pub async fn run(url: &str, service: &str, id: &str) -> Result<(), Failure> {
+    let any = ([127, 0, 0, 1], 0).into();
+    let (listener, local) = bind(any).await.map_err(Failure::work)?;
+    let behaviour = Behaviour::new(Duration::from_millis(5), 0.0);
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(serve(listener, Arc::from(id), behaviour.clone(), stopped));
+
+    let address = Address::try_from(local).map_err(Failure::work)?;
+    let announcement = Announcement::new(Instance::new(service, id, address));
+    let registration = common::connect(url)?
+        .register(announcement.health(Health::Ttl(TTL)))
+        .map_err(|error| Failure::work(common::chain(&error)))?;
+
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(order)) = orders.next_line().await {
+        match order.split_once(' ') {
+            Some(("delay", time)) => {
+                behaviour.set_delay(common::duration(time).map_err(Failure::usage)?);
+            }
+            _ => break,
+        }
+    }
+    let deregistered = registration.deregister().await;
+    tokio::time::sleep(DRAIN).await;
+    stop.send_replace(true);
+    let _ = server.await;
+    deregistered.map_err(|error| Failure::work(common::chain(&error)))
+}

@@ -1,0 +1,59 @@
+//! The whole way, on one machine and with no server needed: five HTTP servers register in a registry
+//! and send heartbeats, a client calls `http://user-service/` at a steady rate, and then things go
+//! wrong: one server crashes without a word, one leaves politely, a new one joins, one turns slow.
+//!
+//! `cargo run --release --example demo`
+//!
+//! The servers are processes of their own, so that the crash is a real one (`SIGKILL`). By default
+//! they and the client use the embedded registry through its REST front; `--registry URL` runs the
+//! same on a real Consul.
+
+#![allow(unreachable_pub, reason = "a program has no public items")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod backend;
+mod scenario;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Watch a client call a service while its servers crash, leave, join and turn slow. Takes about 20 s;
+/// succeeds when no request failed but those sent to the crashed server before its crash was seen.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Args {
+    /// Use this registry, such as consul://127.0.0.1:8500, instead of an embedded one.
+    #[arg(long, value_name = "URL")]
+    registry: Option<String>,
+    /// Requests a second.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    rate: u32,
+    /// Print only the summary, as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Be one of the servers: REGISTRY SERVICE ID.
+    #[arg(long, hide = true, num_args = 3)]
+    backend: Option<Vec<String>>,
+}
+
+fn main() -> ExitCode {
+    common::log();
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime.map_err(common::Failure::work).and_then(|runtime| {
+        runtime.block_on(async {
+            match &args.backend {
+                Some(names) => backend::run(&names[0], &names[1], &names[2]).await,
+                None => scenario::run(args.registry, args.rate, args.json).await,
+            }
+        })
+    });
+    // Reading standard input keeps a thread of the runtime busy, which would keep a server alive.
+    common::finish(outcome)
+}

@@ -1,0 +1,125 @@
+//! The same requests through a `consulrs` client of the user's.
+//!
+//! `consulrs` has no endpoint for `/v1/health/service`, and its own request path encodes a name twice
+//! and unwraps headers. So requests are built here and handed to the HTTP client inside it, with
+//! the address and the token of its settings; deadlines come from here too.
+
+use std::{fmt, sync::Arc};
+
+use consulrs::client::{Client as _, ConsulClient};
+use http::{HeaderName, HeaderValue, StatusCode};
+use rustify::{client::Client as _, errors::ClientError};
+
+use super::transport::{TOKEN_HEADER, Transport};
+use crate::{
+    error::{Error, ErrorKind},
+    registry::{
+        BoxFuture,
+        http::{Reply, Request},
+    },
+};
+
+/// The longest answer that is taken, as with the default transport; it is judged after it was read.
+const MAX_BODY: usize = 64 << 20;
+
+pub(super) struct Consulrs {
+    client: Arc<ConsulClient>,
+    name: Arc<str>,
+}
+
+impl Consulrs {
+    pub(super) fn new(client: Arc<ConsulClient>) -> Self {
+        let name = format!("consul {} (consulrs)", origin(&client));
+        Self {
+            client,
+            name: name.into(),
+        }
+    }
+
+    async fn exchange(&self, service: &Arc<str>, request: Request) -> Result<Reply, Error> {
+        let fail = |kind, message: &str| {
+            Error::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
+        };
+        let unusable = |error: http02::Error| {
+            fail(ErrorKind::Invalid, "the request cannot be built").with_source(error)
+        };
+        let mut built = http02::Request::builder()
+            .method(request.method.as_str())
+            .uri(format!("{}{}", origin(&self.client), request.path));
+        for (name, value) in &request.headers {
+            built = built.header(name.as_str(), value.as_bytes());
+        }
+        if let Some(token) = self.client.settings().token.as_deref().map(str::trim) {
+            if !token.is_empty() {
+                let mut value = http02::HeaderValue::from_str(token)
+                    .map_err(|_| fail(ErrorKind::Invalid, "the token cannot stand in a header"))?;
+                value.set_sensitive(true);
+                built = built.header(TOKEN_HEADER.as_str(), value);
+            }
+        }
+        let built = built.body(request.body.to_vec()).map_err(unusable)?;
+        let sent = tokio::time::timeout(request.within, self.client.http().send(built)).await;
+        let response = sent
+            .map_err(|_| {
+                let message = format!("no answer within {:?}", request.within);
+                fail(ErrorKind::Timeout, &message)
+            })?
+            .map_err(|error| match error {
+                ClientError::ReqwestBuildError { source } => {
+                    fail(ErrorKind::Invalid, "the request cannot be built").with_source(source)
+                }
+                ClientError::RequestError { source, .. } => {
+                    fail(ErrorKind::Unreachable, "the request failed").with_source(source)
+                }
+                ClientError::ResponseError { source } => {
+                    fail(ErrorKind::Unreachable, "the answer broke off").with_source(source)
+                }
+                other => fail(ErrorKind::Unreachable, "the request failed").with_source(other),
+            })?;
+        let (head, body) = response.into_parts();
+        if body.len() > MAX_BODY {
+            let message = format!("an answer is longer than {MAX_BODY} bytes");
+            return Err(fail(ErrorKind::Malformed, &message));
+        }
+        let headers = head.headers.iter().filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        });
+        let status = StatusCode::from_u16(head.status.as_u16());
+        Ok(Reply {
+            status: status.map_err(|error| {
+                fail(ErrorKind::Malformed, "the status is no number").with_source(error)
+            })?,
+            headers: headers.collect(),
+            body: body.into(),
+        })
+    }
+}
+
+/// The address of the agent without a trailing slash.
+fn origin(client: &ConsulClient) -> &str {
+    client.http().base().trim_end_matches('/')
+}
+
+impl fmt::Debug for Consulrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consulrs")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transport for Consulrs {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn send<'a>(
+        &'a self,
+        _agent: usize,
+        service: &'a Arc<str>,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Reply, Error>> {
+        Box::pin(self.exchange(service, request))
+    }
+}

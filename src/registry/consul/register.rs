@@ -1,0 +1,356 @@
+//! A service on an agent, and its check.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use serde::Serialize;
+
+use super::{options::Options, transport::Transport, watch::segment};
+use crate::{
+    error::{Error, ErrorKind},
+    instance::Instance,
+    registry::{
+        Announcement, BoxFuture, Health, Lease, Renewal,
+        http::{Reply, Request},
+    },
+};
+
+/// The deadline of a registration; the agent answers from its own state.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a registration is confirmed at least: the loss of an agent's state is noticed by it. A
+/// repeated status changes nothing in the catalog, so this costs one local request.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+/// Carries one service registration on the first agent of the configuration.
+pub(super) struct AgentService {
+    transport: Arc<dyn Transport>,
+    service: Arc<str>,
+    id: String,
+    /// `?ns=…` and the like, or nothing.
+    tenancy: String,
+    check_id: String,
+    ttl: Option<Duration>,
+    body: Bytes,
+}
+
+/// Holds only what was set: an agent refuses fields that it does not know.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Definition<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+    address: String,
+    port: u16,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    meta: BTreeMap<&'a str, &'a str>,
+    weights: Weights,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Weights {
+    passing: u32,
+    warning: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(rename = "CheckID")]
+    check_id: String,
+    name: String,
+    #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
+    ttl: Option<String>,
+    #[serde(rename = "HTTP", skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+    #[serde(rename = "TCP", skip_serializing_if = "Option::is_none")]
+    tcp: Option<String>,
+    #[serde(rename = "GRPC", skip_serializing_if = "Option::is_none")]
+    grpc: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_critical_service_after: Option<String>,
+}
+
+impl AgentService {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        options: &Options,
+        announcement: &Announcement,
+    ) -> Result<Self, Error> {
+        let instance = announcement.instance();
+        let check_id = check_id(instance.id(), kind(announcement.health_check()));
+        let definition = Definition {
+            id: instance.id(),
+            name: &instance.service,
+            address: instance.address.host().to_string(),
+            port: instance.address.port(),
+            tags: &instance.tags,
+            meta: meta(instance),
+            weights: Weights {
+                passing: instance.weight.get(),
+                // Consul's default: an instance that warns keeps the least share.
+                warning: 1,
+            },
+            checks: check(announcement, &check_id).into_iter().collect(),
+        };
+        let invalid = |message: String| {
+            let service = Arc::clone(&instance.service);
+            Error::new(ErrorKind::Invalid, transport.name(), service, message)
+        };
+        if definition.weights.passing == 0 {
+            return Err(invalid(
+                "Consul takes weights from 1 to 65535; to drain an instance, use its maintenance \
+                 mode"
+                    .to_owned(),
+            ));
+        }
+        let body = serde_json::to_vec(&definition).map_err(|error| {
+            invalid("it cannot be written as JSON".to_owned()).with_source(error)
+        })?;
+        let mut tenancy = form_urlencoded::Serializer::new(String::new());
+        options.tenancy(&mut tenancy);
+        Ok(Self {
+            service: Arc::clone(&instance.service),
+            id: instance.id().to_owned(),
+            tenancy: tenancy.finish(),
+            check_id,
+            ttl: match announcement.health_check() {
+                Health::Ttl(ttl) => Some(*ttl),
+                _ => None,
+            },
+            body: body.into(),
+            transport,
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: String,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Reply, Error> {
+        let mut path = path;
+        if !self.tenancy.is_empty() {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&self.tenancy);
+        }
+        let mut request = Request::new(method, path, within);
+        if !body.is_empty() {
+            let json = HeaderValue::from_static("application/json");
+            request.headers.push((header::CONTENT_TYPE, json));
+        }
+        request.body = body;
+        self.transport.send(0, &self.service, request).await
+    }
+
+    async fn put(&self) -> Result<(), Error> {
+        // Without the parameter, checks of an earlier registration would stay. With it, an operator's
+        // maintenance would end, because that is a check too.
+        let maintained = self.is_maintained().await?;
+        let path = match maintained {
+            true => "/v1/agent/service/register",
+            false => "/v1/agent/service/register?replace-existing-checks=true",
+        };
+        let reply = self
+            .send(
+                Method::PUT,
+                path.to_owned(),
+                self.body.clone(),
+                WRITE_WITHIN,
+            )
+            .await?;
+        reply.success(&self.transport.name(), &self.service)?;
+        if maintained {
+            let ids = KINDS.map(|kind| check_id(&self.id, kind));
+            for former in ids.iter().filter(|id| **id != self.check_id) {
+                let path = format!("/v1/agent/check/deregister/{}", segment(former));
+                // Mostly there is none, which versions answer in different ways.
+                self.send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the instance, or its whole node, is in maintenance.
+    async fn is_maintained(&self) -> Result<bool, Error> {
+        let path = format!(
+            "/v1/agent/health/service/id/{}?format=text",
+            segment(&self.id)
+        );
+        let reply = self
+            .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
+            .await?;
+        // Whatever else it says, the registration says it better.
+        Ok(reply.body.trim_ascii() == b"maintenance")
+    }
+
+    async fn pass(&self, ttl: Duration) -> Result<Renewal, Error> {
+        let path = format!("/v1/agent/check/pass/{}", segment(&self.check_id));
+        let within = (ttl / 3).clamp(Duration::from_millis(100), WRITE_WITHIN);
+        let reply = self.send(Method::PUT, path, Bytes::new(), within).await?;
+        // An agent that lost the check says so with 404, before 1.11 with 500 and one of two texts.
+        let lost = match reply.status.as_u16() {
+            404 => true,
+            500 => {
+                // The whole body: before the words that matter stands an id of any length.
+                let text = String::from_utf8_lossy(&reply.body);
+                text.contains("does not have associated TTL") || text.contains("Unknown check")
+            }
+            _ => false,
+        };
+        if lost {
+            return Ok(Renewal::Lost);
+        }
+        let kept = reply.success(&self.transport.name(), &self.service);
+        kept.map(|_| Renewal::Kept)
+    }
+
+    async fn look(&self) -> Result<Renewal, Error> {
+        let path = format!("/v1/agent/service/{}", segment(&self.id));
+        let reply = self
+            .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
+            .await?;
+        if reply.status.as_u16() == 404 {
+            return Ok(Renewal::Lost);
+        }
+        let kept = reply.success(&self.transport.name(), &self.service);
+        kept.map(|_| Renewal::Kept)
+    }
+
+    async fn remove(&self) -> Result<(), Error> {
+        let path = format!("/v1/agent/service/deregister/{}", segment(&self.id));
+        let reply = self
+            .send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
+            .await?;
+        if reply.status.as_u16() == 404 {
+            return Ok(());
+        }
+        reply
+            .success(&self.transport.name(), &self.service)
+            .map(drop)
+    }
+}
+
+impl Lease for AgentService {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.put())
+    }
+
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+        Box::pin(async {
+            match self.ttl {
+                Some(ttl) => self.pass(ttl).await,
+                // Without a heartbeat nothing tells that the agent lost its state but a look.
+                None => self.look().await,
+            }
+        })
+    }
+
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.remove())
+    }
+
+    fn renew_every(&self) -> Duration {
+        self.ttl
+            .map_or(CONFIRM_EVERY, |ttl| (ttl / 3).min(CONFIRM_EVERY))
+    }
+}
+
+/// Metadata, and the zone among it: versions that know localities refuse them on this path.
+fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
+    let pairs = instance.metadata.iter();
+    let mut meta: BTreeMap<_, _> = pairs.map(|(name, value)| (&**name, &**value)).collect();
+    if let Some(zone) = &instance.zone {
+        meta.insert("zone", zone);
+    }
+    meta
+}
+
+const KINDS: [&str; 4] = ["ttl", "http", "tcp", "grpc"];
+
+fn kind(health: &Health) -> &'static str {
+    match health {
+        Health::Ttl(_) => KINDS[0],
+        Health::Http { .. } => KINDS[1],
+        Health::Tcp { .. } => KINDS[2],
+        Health::Grpc { .. } => KINDS[3],
+        Health::Unchecked => "none",
+    }
+}
+
+/// The id of a check says its kind: an agent that gets a check of another kind under a known id goes
+/// on running the old one, whose timer then turns the new one critical.
+fn check_id(id: &str, kind: &str) -> String {
+    format!("{id}:{kind}")
+}
+
+fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
+    let address = &announcement.instance().address;
+    let mut check = Check {
+        check_id: check_id.to_owned(),
+        name: format!("{} health", announcement.instance().id()),
+        ttl: None,
+        http: None,
+        tcp: None,
+        grpc: None,
+        interval: None,
+        timeout: None,
+        status: None,
+        deregister_critical_service_after: announcement.reaped_after().map(millis),
+    };
+    match announcement.health_check() {
+        Health::Ttl(ttl) => {
+            check.ttl = Some(millis(*ttl));
+            // This process is up and says so; a first heartbeat follows at once.
+            check.status = Some("passing");
+        }
+        Health::Http {
+            target,
+            interval,
+            timeout,
+        } => {
+            check.http = Some(match target.starts_with('/') {
+                true => format!("http://{address}{target}"),
+                false => target.clone(),
+            });
+            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+        }
+        Health::Tcp { interval, timeout } => {
+            check.tcp = Some(address.to_string());
+            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+        }
+        Health::Grpc {
+            service,
+            interval,
+            timeout,
+        } => {
+            check.grpc = Some(match service.is_empty() {
+                true => address.to_string(),
+                false => format!("{address}/{service}"),
+            });
+            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+        }
+        Health::Unchecked => return None,
+    }
+    Some(check)
+}
+
+/// A duration as Go parses it.
+fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}

@@ -1,0 +1,186 @@
+//! How a request reaches an agent: over hyper, or through the user's client.
+
+use std::{
+    fmt, fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{
+    config::{Config, Token},
+    options::Options,
+};
+use crate::{
+    connect::{Connector, Target},
+    error::{ConfigError, Error},
+    registry::{
+        BoxFuture,
+        http::{self as registry_http, Http, Reply, Request},
+    },
+};
+
+pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
+
+/// Carries requests to agents.
+pub(super) trait Transport: fmt::Debug + Send + Sync {
+    /// The backend's name in errors.
+    fn name(&self) -> Arc<str>;
+
+    /// Sends a request to the `agent`-th agent, counted round and round. Bounded in time by
+    /// `request.within`; a dropped future ends the request.
+    fn send<'a>(
+        &'a self,
+        agent: usize,
+        service: &'a Arc<str>,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Reply, Error>>;
+}
+
+/// The default transport.
+pub(super) struct Hyper {
+    http: Http,
+    token: Credentials,
+    basic_auth: Option<HeaderValue>,
+}
+
+/// The token that is sent now, and where it comes from.
+struct Credentials {
+    source: Token,
+    now: Mutex<Option<HeaderValue>>,
+}
+
+impl Hyper {
+    pub(super) fn new(config: Config) -> Result<(Self, Options), ConfigError> {
+        let origins: Vec<_> = config
+            .agents
+            .iter()
+            .map(|agent| agent.origin.clone())
+            .collect();
+        let backend: Arc<str> = format!("consul {}", origins.join(",")).into();
+        #[cfg(feature = "tls")]
+        let tls = if config.agents.iter().any(|agent| agent.secure) {
+            Some(super::tls::client_config(&config.tls)?)
+        } else {
+            None
+        };
+        let agents = config.agents.iter().map(|agent| {
+            let connector = Connector::new(agent.target.clone(), registry_http::CONNECT_WITHIN);
+            #[cfg(feature = "tls")]
+            let connector = match &tls {
+                Some(tls) if agent.secure => {
+                    let connector = connector.tls(Arc::clone(tls));
+                    connector.server_name(config.tls.server_name.clone())
+                }
+                _ => connector,
+            };
+            let local = match &agent.target {
+                Target::Tcp(address) => registry_http::is_local(address.host()),
+                #[cfg(unix)]
+                Target::Unix(_) => true,
+            };
+            // Twenty times smaller, which is worth its time on a network only.
+            (agent.origin.clone(), !local, connector)
+        });
+        let agents: Vec<_> = agents.collect();
+        let token = Credentials {
+            now: Mutex::new(read(&config.token)?),
+            source: config.token,
+        };
+        let basic_auth = config.basic_auth.map(|auth| basic(&auth)).transpose()?;
+        let transport = Self {
+            http: Http::new(backend, agents, config.max_body),
+            token,
+            basic_auth,
+        };
+        Ok((transport, config.options))
+    }
+}
+
+impl fmt::Debug for Hyper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hyper")
+            .field("agents", &self.http)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transport for Hyper {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(self.http.backend())
+    }
+
+    fn send<'a>(
+        &'a self,
+        agent: usize,
+        service: &'a Arc<str>,
+        mut request: Request,
+    ) -> BoxFuture<'a, Result<Reply, Error>> {
+        Box::pin(async move {
+            if let Some(auth) = &self.basic_auth {
+                request.headers.push((header::AUTHORIZATION, auth.clone()));
+            }
+            if let Some(token) = self.token.now() {
+                request.headers.push((TOKEN_HEADER, token));
+            }
+            let reply = self.http.send(agent, service, request).await?;
+            if matches!(reply.status.as_u16(), 401 | 403) {
+                self.token.refresh();
+            }
+            Ok(reply)
+        })
+    }
+}
+
+impl Credentials {
+    fn now(&self) -> Option<HeaderValue> {
+        self.now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the token's file again; one that cannot be read keeps the token that is known.
+    fn refresh(&self) {
+        if matches!(self.source, Token::File(_)) {
+            match read(&self.source) {
+                Ok(token) => *self.now.lock().unwrap_or_else(PoisonError::into_inner) = token,
+                Err(error) => tracing::warn!(%error, "keeping the token that was refused"),
+            }
+        }
+    }
+}
+
+/// Reads a token; small and local, so without a thread of its own.
+fn read(token: &Token) -> Result<Option<HeaderValue>, ConfigError> {
+    let (field, text) = match token {
+        Token::None => return Ok(None),
+        Token::Literal(text) => ("token", text.clone()),
+        Token::File(path) => ("token_file", read_file("token_file", path)?),
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    hidden(field, text).map(Some)
+}
+
+fn read_file(field: &str, path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path)
+        .map_err(|error| ConfigError::new(field, format!("cannot read {path:?}: {error}")))
+}
+
+fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
+    use base64::Engine as _;
+    let code = base64::engine::general_purpose::STANDARD.encode(auth);
+    hidden("CONSUL_HTTP_AUTH", &format!("Basic {code}"))
+}
+
+/// A header whose value no log shows.
+fn hidden(field: &str, text: &str) -> Result<HeaderValue, ConfigError> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| ConfigError::new(field, "holds characters that cannot stand in a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,380 @@
+//! The blocking query loop of one service in one datacenter.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::{
+    options::{Consistency, Options},
+    transport::Transport,
+    wire,
+};
+use crate::{
+    catalog::Listing,
+    error::{Error, ErrorKind},
+    registry::{
+        Answer, BoxFuture, Query, Source,
+        http::{Reply, Request},
+    },
+};
+
+/// The deadline of a request that does not block: above the 7 s that a server waits for a leader.
+const READ_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a blocking query may take beyond its wait and Consul's own jitter of a sixteenth; again
+/// above those 7 s.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Versions below this ignore `partition` and `peer`, and would answer with other instances.
+const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
+const KNOWS_PEERS: (u32, u32) = (1, 13);
+
+/// Asks for the instances of a service.
+pub(super) struct HealthQuery {
+    transport: Arc<dyn Transport>,
+    options: Arc<Options>,
+    service: Arc<str>,
+    decoder: wire::Decoder,
+    tags: Vec<String>,
+    datacenter: Option<String>,
+    /// The agent that is asked, counted round and round; an index holds for one agent only.
+    agent: usize,
+    /// The index of the last answer; `None` until an answer follows an error or a regression.
+    index: Option<u64>,
+    /// The last good answer: its index, and whether it listed anything. Kept through errors, to
+    /// judge an empty answer after them.
+    last: Option<(u64, bool)>,
+    /// Answers in a row that came early and with the index that was asked for.
+    early: u32,
+    /// Whether the next read must ask the leader, because a stale answer was too old.
+    leader_once: bool,
+    /// Whether the agent was found new enough for the options.
+    suitable: bool,
+}
+
+impl HealthQuery {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        options: Arc<Options>,
+        query: &Query,
+        datacenter: Option<String>,
+    ) -> Self {
+        let service = Arc::clone(query.service());
+        Self {
+            decoder: wire::Decoder::new(Arc::clone(&service), options.address.clone()),
+            transport,
+            options,
+            service,
+            tags: query.tags().to_vec(),
+            datacenter,
+            agent: 0,
+            index: None,
+            last: None,
+            early: 0,
+            leader_once: false,
+            suitable: false,
+        }
+    }
+
+    async fn ask(&mut self, index: Option<u64>) -> Result<Answer, Error> {
+        let answer = self.exchange(index).await;
+        if let Err(error) = &answer {
+            self.index = None;
+            if error.is_unreachable() || error.kind() == ErrorKind::Limited {
+                self.agent = self.agent.wrapping_add(1);
+            }
+        }
+        answer
+    }
+
+    async fn exchange(&mut self, index: Option<u64>) -> Result<Answer, Error> {
+        self.check_version().await?;
+        let wait = self.options.wait;
+        let within = match index {
+            Some(_) => wait + wait / 16 + MARGIN,
+            None => READ_WITHIN,
+        };
+        let began = Instant::now();
+        let reply = self.get(self.path(index), within).await?;
+        let new = self.index_of(&reply)?;
+        if let Some(asked) = index {
+            if new < asked {
+                tracing::debug!(asked, new, service = %self.service, "the index went backwards");
+                self.index = None;
+                return Ok(Answer::Resync);
+            }
+            if new == asked && began.elapsed() >= wait {
+                self.early = 0;
+                return Ok(Answer::Unchanged);
+            }
+            if new == asked {
+                // The sign of a restored snapshot or of an agent that is leaving: read anew. An agent
+                // that never holds a query gets slower and slower readers.
+                self.early = self.early.saturating_add(1);
+                let pause = Duration::from_millis(100) * (self.early - 1).min(10);
+                tokio::time::sleep(pause).await;
+                self.index = None;
+                return Ok(Answer::Resync);
+            }
+            self.early = 0;
+        }
+        if self.too_stale(&reply) && !self.leader_once {
+            self.leader_once = true;
+            self.index = None;
+            return Ok(Answer::Resync);
+        }
+        let listing = self.listing(&reply, new).await?;
+        self.last = Some((new, !listing.instances.is_empty()));
+        // Indexes of one mode mean nothing to another.
+        self.index = (!self.leader_once).then_some(new);
+        self.leader_once = false;
+        Ok(Answer::Listing(listing))
+    }
+
+    async fn get(&self, path: String, within: Duration) -> Result<Reply, Error> {
+        let request = Request::new(Method::GET, path, within);
+        let reply = self
+            .transport
+            .send(self.agent, &self.service, request)
+            .await?;
+        reply
+            .success(&self.transport.name(), &self.service)
+            .map_err(|error| {
+                // Bad expressions and datacenters come as 500, although asking again heals neither.
+                let text = error.to_string();
+                let asked_wrongly = text.contains("Failed to create boolean expression evaluator");
+                if asked_wrongly {
+                    let (backend, service) = (self.transport.name(), Arc::clone(&self.service));
+                    Error::new(
+                        ErrorKind::Refused,
+                        backend,
+                        service,
+                        "the filter is no valid expression",
+                    )
+                    .with_source(error)
+                } else {
+                    error
+                }
+            })
+    }
+
+    /// The index of a good answer. Error answers carry one too, which means nothing.
+    fn index_of(&self, reply: &Reply) -> Result<u64, Error> {
+        let malformed = |what: String| self.error(ErrorKind::Malformed, what);
+        let text = reply
+            .header("x-consul-index")
+            .ok_or_else(|| malformed("an answer has no X-Consul-Index".to_owned()))?;
+        let index: u64 = text.trim().parse().map_err(|_| {
+            let shown: String = text.chars().take(40).collect();
+            malformed(format!("X-Consul-Index is {shown:?}, not a number"))
+        })?;
+        // A query with index 0 never blocks.
+        Ok(index.max(1))
+    }
+
+    fn too_stale(&self, reply: &Reply) -> bool {
+        let Consistency::Stale(most) = self.options.consistency else {
+            return false;
+        };
+        let contact = reply.header("x-consul-lastcontact");
+        let millis = contact.and_then(|text| text.trim().parse().ok());
+        millis.is_some_and(|millis| Duration::from_millis(millis) > most)
+    }
+
+    async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, Error> {
+        let decoded = self.decoder.decode(&reply.body).map_err(|error| {
+            let what = format!("an answer is no list of instances: {}", reply.excerpt());
+            self.error(ErrorKind::Malformed, what).with_source(error)
+        })?;
+        let empty = decoded.instances.is_empty() && decoded.rejected.is_empty();
+        let exists = if empty && self.is_filtered() {
+            self.is_in_catalog().await
+        } else {
+            !empty
+        };
+        let doubt = empty.then(|| self.doubt(reply, index)).flatten();
+        Ok(Listing {
+            instances: decoded.instances,
+            exists,
+            doubt,
+            rejected: decoded.rejected,
+        })
+    }
+
+    /// Why an empty list may be wrong: nothing in it says what it means.
+    fn doubt(&self, reply: &Reply, index: u64) -> Option<String> {
+        if reply.header("x-consul-results-filtered-by-acls") == Some("true") {
+            return Some("access rules cut the list".to_owned());
+        }
+        if index <= 1 {
+            return Some("its index is 1".to_owned());
+        }
+        match self.last {
+            Some((last, _)) if index < last => {
+                Some(format!("its index went back from {last} to {index}"))
+            }
+            Some((last, true)) if index == last => {
+                Some(format!("there were instances at the same index, {last}"))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_filtered(&self) -> bool {
+        !self.tags.is_empty() || self.options.filter.is_some() || self.options.passing
+    }
+
+    /// Whether the service exists, when the list was empty for what was asked of its instances.
+    async fn is_in_catalog(&self) -> bool {
+        let Ok(reply) = self.get(self.catalog_path(), READ_WITHIN).await else {
+            return true;
+        };
+        type Services = std::collections::HashMap<String, serde::de::IgnoredAny>;
+        let Ok(services) = serde_json::from_slice::<Services>(&reply.body) else {
+            return true;
+        };
+        services
+            .keys()
+            .any(|name| name.eq_ignore_ascii_case(&self.service))
+    }
+
+    fn catalog_path(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        self.options.tenancy(&mut query);
+        if let Some(datacenter) = &self.datacenter {
+            query.append_pair("dc", datacenter);
+        }
+        format!("/v1/catalog/services?{}", query.finish())
+    }
+
+    fn path(&self, index: Option<u64>) -> String {
+        let Options {
+            near,
+            filter,
+            peer,
+            passing,
+            connect,
+            wait,
+            ..
+        } = &*self.options;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        self.options.tenancy(&mut query);
+        let pairs = [
+            ("dc", &self.datacenter),
+            ("near", near),
+            ("filter", filter),
+            ("peer", peer),
+        ];
+        for (name, value) in pairs {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        for tag in &self.tags {
+            query.append_pair("tag", tag);
+        }
+        if *passing {
+            query.append_key_only("passing");
+        }
+        match self.options.consistency {
+            Consistency::Stale(_) if self.leader_once => {}
+            Consistency::Stale(_) => {
+                query.append_key_only("stale");
+            }
+            Consistency::Consistent => {
+                query.append_key_only("consistent");
+            }
+            Consistency::Cached => {
+                query.append_key_only("cached");
+            }
+            Consistency::Default => {}
+        }
+        if let Some(index) = index {
+            query.append_pair("index", &index.to_string());
+            query.append_pair("wait", &format!("{}ms", wait.as_millis()));
+        }
+        let endpoint = if *connect { "connect" } else { "service" };
+        let query = query.finish();
+        format!("/v1/health/{endpoint}/{}?{query}", segment(&self.service))
+    }
+
+    /// Finds out whether the agent understands what is asked of it; one that is too old would answer
+    /// with the wrong instances instead of an error.
+    async fn check_version(&mut self) -> Result<(), Error> {
+        let needs = match (&self.options.peer, &self.options.partition) {
+            (Some(_), _) => ("peer", KNOWS_PEERS),
+            (None, Some(_)) => ("partition", KNOWS_PARTITIONS),
+            (None, None) => return Ok(()),
+        };
+        if self.suitable {
+            return Ok(());
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Agent {
+            config: Version,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Version {
+            version: String,
+        }
+        let reply = self.get("/v1/agent/self".to_owned(), READ_WITHIN).await?;
+        let agent: Agent = serde_json::from_slice(&reply.body).map_err(|error| {
+            let what = "the agent does not tell its version".to_owned();
+            self.error(ErrorKind::Malformed, what).with_source(error)
+        })?;
+        let mut numbers = agent.config.version.split(['.', '-', '+']);
+        let mut number = || {
+            numbers
+                .next()
+                .and_then(|n| n.parse::<u32>().ok())
+                .unwrap_or(0)
+        };
+        let (field, least) = needs;
+        if (number(), number()) < least {
+            return Err(self.error(
+                ErrorKind::Refused,
+                format!(
+                    "Consul {} ignores {field:?} and would answer with other instances; {}.{} \
+                     is needed",
+                    agent.config.version, least.0, least.1
+                ),
+            ));
+        }
+        self.suitable = true;
+        Ok(())
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(
+            kind,
+            self.transport.name(),
+            Arc::clone(&self.service),
+            message,
+        )
+    }
+}
+
+impl Source for HealthQuery {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        self.index = None;
+        Box::pin(self.ask(None))
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        let index = self.index;
+        Box::pin(self.ask(index))
+    }
+}
+
+/// A name as one segment of a path.
+pub(super) fn segment(name: &str) -> percent_encoding::PercentEncode<'_> {
+    const ALL_BUT_PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'~');
+    percent_encoding::utf8_percent_encode(name, ALL_BUT_PLAIN)
+}

@@ -1,0 +1,28 @@
+//! The registries of this process by name, so that a URL alone finds one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+};
+
+use super::{Defaults, Shared, store::Store};
+
+static NAMED: LazyLock<Mutex<HashMap<String, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+
+/// The registry of that name, made when no handle to it is left.
+pub(super) fn find(name: &str) -> Arc<Shared> {
+    // The map is whole at every point where its holder could panic.
+    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
+        return shared;
+    }
+    named.retain(|_, shared| shared.strong_count() > 0);
+    let label = if name.is_empty() {
+        "memory".to_owned()
+    } else {
+        format!("memory:{name}")
+    };
+    let shared = Shared::new(label.into(), Defaults::default(), Store::new(), None);
+    named.insert(name.to_owned(), Arc::downgrade(&shared));
+    shared
+}

@@ -1,0 +1,490 @@
+//! What the registry holds: records, services, positions. No task, no clock: time is an argument.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::RngExt;
+use tokio::{sync::watch as cell, time::Instant};
+
+#[cfg(feature = "rest")]
+use crate::instance::Host;
+use crate::{
+    instance::{Instance, Status},
+    registry::{Query, Renewal},
+};
+
+/// Heartbeats that an instance promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) struct Beat {
+    pub(in crate::registry) interval: Duration,
+    /// How long after the last one it expires.
+    pub(in crate::registry) ttl: Duration,
+}
+
+impl Beat {
+    pub(in crate::registry) fn every(interval: Duration, max_failures: NonZeroU32) -> Self {
+        let ttl = interval.saturating_mul(max_failures.get());
+        Self { interval, ttl }
+    }
+
+    pub(in crate::registry) fn within(ttl: Duration, max_failures: NonZeroU32) -> Self {
+        let interval = ttl / max_failures.get();
+        Self { interval, ttl }
+    }
+}
+
+/// A check that the registry makes itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::registry) struct Check {
+    /// The path to request; without one, connecting is the check.
+    pub(in crate::registry) path: Option<String>,
+    pub(in crate::registry) interval: Duration,
+    pub(in crate::registry) timeout: Duration,
+    pub(in crate::registry) max_failures: NonZeroU32,
+    /// How long a critical instance is kept; `None` is for ever.
+    pub(in crate::registry) reap_after: Option<Duration>,
+}
+
+/// A registration as it arrives.
+#[derive(Clone, Debug)]
+pub(in crate::registry) struct Entry {
+    pub(in crate::registry) instance: Instance,
+    pub(in crate::registry) beat: Option<Beat>,
+    pub(in crate::registry) check: Option<Arc<Check>>,
+    /// Who registers: an equal one makes a registration an update of the same incarnation.
+    pub(in crate::registry) session: Option<Arc<str>>,
+}
+
+/// A registration as it is held.
+#[derive(Clone, Debug)]
+pub(in crate::registry) struct Record {
+    /// With the status that the check left it.
+    pub(in crate::registry) instance: Arc<Instance>,
+    pub(in crate::registry) beat: Option<Beat>,
+    pub(in crate::registry) check: Option<Arc<Check>>,
+    pub(in crate::registry) session: Option<Arc<str>>,
+    /// The status that it registered with.
+    pub(in crate::registry) announced: Status,
+    /// Unix time in milliseconds.
+    pub(in crate::registry) last_heartbeat: u64,
+    /// Tells this registration from every other, for the task that checks it.
+    pub(super) serial: u64,
+    failures: u32,
+    expires: Option<Instant>,
+}
+
+/// Both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::registry) struct Now {
+    pub(in crate::registry) at: Instant,
+    pub(in crate::registry) unix_ms: u64,
+}
+
+/// A point in the history of one start of a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) struct Position {
+    pub(in crate::registry) epoch: u64,
+    pub(in crate::registry) index: u64,
+}
+
+/// Why a name stands for no instance.
+#[cfg(feature = "rest")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::registry) enum Unresolved {
+    Unknown,
+    Several,
+}
+
+/// What is held of a service.
+#[derive(Debug)]
+pub(in crate::registry) struct Look {
+    pub(in crate::registry) position: Position,
+    pub(in crate::registry) exists: bool,
+    pub(in crate::registry) records: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Service {
+    /// The index of its last change.
+    index: u64,
+    ids: BTreeSet<Arc<str>>,
+}
+
+/// The state behind a lock.
+#[derive(Debug)]
+pub(super) struct Store {
+    epoch: u64,
+    index: u64,
+    records: HashMap<Arc<str>, Record>,
+    /// Every service that was ever held since the start.
+    services: BTreeMap<Arc<str>, Service>,
+    /// One cell for each watched service.
+    cells: HashMap<Arc<str>, cell::Sender<Position>>,
+    /// Grows with each registration or removal of a checked instance.
+    pub(super) checks: u64,
+    serial: u64,
+    /// The deadline that the timer sleeps until.
+    pub(super) planned: Option<Instant>,
+}
+
+/// The index of what never changed; never 0, which means "no index" in a request.
+const FIRST: u64 = 1;
+
+/// The number of cells from which unused ones are swept.
+const SWEEP_CELLS: usize = 64;
+
+fn random_epoch() -> u64 {
+    // Zero would look like none; 53 bits survive readers that take JSON numbers for floats.
+    rand::rng().random_range(1..1 << 53)
+}
+
+impl Store {
+    pub(super) fn new() -> Self {
+        Self {
+            epoch: random_epoch(),
+            index: FIRST,
+            records: HashMap::new(),
+            services: BTreeMap::new(),
+            cells: HashMap::new(),
+            checks: 0,
+            serial: 0,
+            planned: None,
+        }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position {
+            epoch: self.epoch,
+            index: self.index,
+        }
+    }
+
+    /// The position of a service's last change.
+    pub(super) fn position_of(&self, service: &str) -> Position {
+        Position {
+            epoch: self.epoch,
+            index: self.services.get(service).map_or(FIRST, |s| s.index),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether the record is due before the timer would look.
+    pub(super) fn is_sooner(&self, record: &Record) -> bool {
+        match (record.expires, self.planned) {
+            (Some(due), Some(planned)) => due < planned,
+            (due, None) => due.is_some(),
+            (None, _) => false,
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Record> {
+        let ids = self.services.values().flat_map(|service| &service.ids);
+        ids.filter_map(|id| self.records.get(id))
+    }
+
+    pub(super) fn of<'a>(&'a self, service: &str) -> impl Iterator<Item = &'a Record> {
+        let ids = self.services.get(service).into_iter().flat_map(|s| &s.ids);
+        ids.filter_map(|id| self.records.get(id))
+    }
+
+    /// The id that a client means: an id, or a service of which one instance listens there.
+    #[cfg(feature = "rest")]
+    pub(super) fn resolve(
+        &self,
+        name: &str,
+        host: Option<&Host>,
+        port: Option<u16>,
+    ) -> Result<Arc<str>, Unresolved> {
+        if let Some((id, _)) = self.records.get_key_value(name) {
+            return Ok(Arc::clone(id));
+        }
+        let mut found = self.of(name).filter(|record| {
+            let address = &record.instance.address;
+            host.is_none_or(|host| address.host() == host)
+                && port.is_none_or(|port| address.port() == port)
+        });
+        match (found.next(), found.next()) {
+            (None, _) => Err(Unresolved::Unknown),
+            (Some(one), None) => Ok(one.instance.id().into()),
+            (Some(_), Some(_)) => Err(Unresolved::Several),
+        }
+    }
+
+    pub(super) fn look(&self, query: &Query) -> Look {
+        let records = self.of(query.service());
+        let records = records.filter(|record| query.matches(&record.instance.tags));
+        Look {
+            position: self.position_of(query.service()),
+            exists: self.services.contains_key(query.service()),
+            records: records.cloned().collect(),
+        }
+    }
+
+    /// Names and numbers of instances.
+    pub(super) fn counts(&self) -> Vec<(Arc<str>, usize)> {
+        let services = self.services.iter();
+        services
+            .map(|(name, service)| (Arc::clone(name), service.ids.len()))
+            .collect()
+    }
+
+    /// Takes a registration. Returns the record, and whether anything changed that shows.
+    pub(super) fn register(&mut self, mut entry: Entry, now: Now) -> (Record, bool) {
+        let id: Arc<str> = entry.instance.id().into();
+        // Ids are unique in the whole registry, so a scope would only hide equal ones.
+        entry.instance.key = crate::instance::Key::new(Arc::clone(&id), "");
+        let expires = entry.beat.and_then(|beat| now.at.checked_add(beat.ttl));
+        if let Some(known) = self.records.get_mut(&id) {
+            let same_session = known.session == entry.session;
+            entry.instance.generation = known.instance.generation;
+            if same_session && known.is_renewed_by(&entry) {
+                known.last_heartbeat = now.unix_ms;
+                if entry.beat.is_some() {
+                    known.expires = expires;
+                }
+                return (known.clone(), false);
+            }
+            if entry.session.is_none() || !same_session {
+                entry.instance.generation += 1;
+            }
+        } else {
+            entry.instance.generation = 1;
+        }
+        (self.insert(id, entry, expires, now.unix_ms), true)
+    }
+
+    /// Takes a record of a saved state as it stands.
+    pub(super) fn restore(&mut self, entry: Entry, last_heartbeat: u64, now: Now) {
+        let expires = entry.beat.and_then(|beat| now.at.checked_add(beat.ttl));
+        let id = entry.instance.id().into();
+        self.insert(id, entry, expires, last_heartbeat);
+    }
+
+    /// Goes on from the index of a saved state.
+    pub(super) fn resume_from(&mut self, index: u64) {
+        self.index = self.index.max(index);
+    }
+
+    fn insert(
+        &mut self,
+        id: Arc<str>,
+        entry: Entry,
+        expires: Option<Instant>,
+        last_heartbeat: u64,
+    ) -> Record {
+        let Entry {
+            instance,
+            beat,
+            check,
+            session,
+        } = entry;
+        self.serial += 1;
+        let service = Arc::clone(&instance.service);
+        let record = Record {
+            announced: instance.status,
+            instance: Arc::new(instance),
+            beat,
+            check,
+            session,
+            last_heartbeat,
+            serial: self.serial,
+            failures: 0,
+            expires,
+        };
+        self.checks += u64::from(record.check.is_some());
+        if let Some(old) = self.records.insert(Arc::clone(&id), record.clone()) {
+            self.checks += u64::from(old.check.is_some());
+            if old.instance.service != service {
+                // The id moved, as it does on a Consul agent.
+                if let Some(left) = self.services.get_mut(&old.instance.service) {
+                    left.ids.remove(&id);
+                }
+                self.changed(&old.instance.service);
+            }
+        }
+        let service = self.services.entry(service).or_insert_with(|| Service {
+            index: FIRST,
+            ids: BTreeSet::new(),
+        });
+        service.ids.insert(id);
+        self.changed(&record.instance.service);
+        record
+    }
+
+    pub(super) fn heartbeat(&mut self, id: &str, now: Now) -> Renewal {
+        let Some(record) = self.records.get_mut(id) else {
+            return Renewal::Lost;
+        };
+        record.last_heartbeat = now.unix_ms;
+        if let Some(beat) = record.beat {
+            record.expires = now.at.checked_add(beat.ttl);
+        }
+        Renewal::Kept
+    }
+
+    /// Takes an instance out; with a generation, only while that one is held.
+    pub(super) fn deregister(&mut self, id: &str, generation: Option<u64>) -> Option<Record> {
+        let held = self.records.get(id)?.instance.generation;
+        if generation.is_some_and(|generation| generation != held) {
+            return None;
+        }
+        self.remove(id)
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Record> {
+        let record = self.records.remove(id)?;
+        self.checks += u64::from(record.check.is_some());
+        if let Some(service) = self.services.get_mut(&record.instance.service) {
+            service.ids.remove(id);
+        }
+        self.changed(&record.instance.service);
+        Some(record)
+    }
+
+    /// Takes the outcome of a check. `None` when that registration is no longer held; else whether
+    /// anything changed.
+    pub(super) fn checked(
+        &mut self,
+        id: &str,
+        serial: u64,
+        passed: bool,
+        now: Instant,
+    ) -> Option<bool> {
+        let record = self.records.get_mut(id).filter(|r| r.serial == serial)?;
+        let check = Arc::clone(record.check.as_ref()?);
+        record.failures = if passed { 0 } else { record.failures + 1 };
+        let status = if passed {
+            record.announced
+        } else if record.failures >= check.max_failures.get() {
+            Status::Critical
+        } else {
+            return Some(false);
+        };
+        if record.instance.status == status {
+            return Some(false);
+        }
+        Arc::make_mut(&mut record.instance).status = status;
+        if record.beat.is_none() {
+            let reap = check.reap_after.and_then(|after| now.checked_add(after));
+            record.expires = reap.filter(|_| !passed);
+        }
+        let service = Arc::clone(&record.instance.service);
+        self.changed(&service);
+        Some(true)
+    }
+
+    /// Removes what is due. Returns the records.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Record> {
+        let due = |record: &&Record| record.expires.is_some_and(|at| at <= now);
+        let ids: Vec<Arc<str>> = self
+            .records
+            .values()
+            .filter(due)
+            .map(|r| r.instance.id().into())
+            .collect();
+        ids.iter().filter_map(|id| self.remove(id)).collect()
+    }
+
+    /// Grants every instance at least one more heartbeat interval from now.
+    pub(super) fn grant(&mut self, now: Instant) {
+        for record in self.records.values_mut() {
+            if let Some(beat) = record.beat {
+                record.expires = record.expires.max(now.checked_add(beat.interval));
+            }
+        }
+    }
+
+    /// The next time at which [`expire`](Self::expire) may have something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.records.values().filter_map(|r| r.expires).min()
+    }
+
+    pub(super) fn shortest_interval(&self) -> Option<Duration> {
+        let beats = self.records.values().filter_map(|record| record.beat);
+        beats.map(|beat| beat.interval).min()
+    }
+
+    /// Forgets everything, as a restart without a file does.
+    pub(super) fn wipe(&mut self) {
+        let cells = std::mem::take(&mut self.cells);
+        let serial = self.serial;
+        let checks = self.checks + 1;
+        *self = Self {
+            cells,
+            serial,
+            checks,
+            ..Self::new()
+        };
+        for cell in self.cells.values() {
+            cell.send_replace(Position {
+                epoch: self.epoch,
+                index: FIRST,
+            });
+        }
+    }
+
+    /// A receiver of the position of a service.
+    pub(super) fn subscribe(&mut self, service: &Arc<str>) -> cell::Receiver<Position> {
+        if let Some(cell) = self.cells.get(service) {
+            return cell.subscribe();
+        }
+        if self.cells.len() >= SWEEP_CELLS {
+            self.cells.retain(|_, cell| cell.receiver_count() > 0);
+        }
+        let (cell, receiver) = cell::channel(self.position_of(service));
+        self.cells.insert(Arc::clone(service), cell);
+        receiver
+    }
+
+    pub(super) fn subscribers(&self, service: &str) -> usize {
+        let cell = self.cells.get(service);
+        cell.map_or(0, cell::Sender::receiver_count)
+    }
+
+    fn changed(&mut self, service: &Arc<str>) {
+        self.index += 1;
+        if let Some(state) = self.services.get_mut(service) {
+            state.index = self.index;
+        }
+        if let Some(cell) = self.cells.get(service) {
+            cell.send_replace(Position {
+                epoch: self.epoch,
+                index: self.index,
+            });
+        }
+    }
+}
+
+impl Record {
+    /// Whether a registration says nothing new, apart from being a sign of life.
+    fn is_renewed_by(&self, entry: &Entry) -> bool {
+        let Instance {
+            key,
+            service,
+            address,
+            weight,
+            zone,
+            status,
+            tags,
+            metadata,
+            generation: _,
+        } = &entry.instance;
+        let known = &*self.instance;
+        // The status is compared with the announced one: that of a check is the registry's own.
+        (known.key == *key && known.service == *service && known.address == *address)
+            && (known.weight == *weight && known.zone == *zone && self.announced == *status)
+            && (known.tags == *tags && known.metadata == *metadata)
+            && (self.beat == entry.beat && self.check == entry.check)
+    }
+}

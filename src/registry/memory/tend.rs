@@ -1,0 +1,127 @@
+//! The one task of a registry: it expires what was silent and starts the checks.
+//!
+//! It sleeps until the earliest deadline, whatever the number of instances, and starts with the first
+//! of them. It holds the registry weakly and ends with its last handle, and so do the checks.
+//!
+//! A process that was suspended finds every deadline passed at once, though it was itself the one
+//! that was silent. So a timer that wakes late by more than half of the shortest heartbeat interval
+//! expires nothing and grants everybody one more interval.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch as cell,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use super::{Shared, probe, store::Store};
+
+/// Starts the task, when a runtime runs.
+pub(super) fn spawn(shared: &Arc<Shared>, poke: cell::Receiver<()>) -> Option<AbortHandle> {
+    let runtime = Handle::try_current().ok()?;
+    let task = runtime.spawn(tend(Arc::downgrade(shared), poke));
+    Some(task.abort_handle())
+}
+
+async fn tend(registry: Weak<Shared>, mut poke: cell::Receiver<()>) {
+    let mut probes = Probes::default();
+    loop {
+        poke.mark_unchanged();
+        let next = {
+            let Some(shared) = registry.upgrade() else {
+                return;
+            };
+            let mut store = shared.store();
+            probes.follow(&store, &registry);
+            if shared.faults.is_paused() {
+                store.planned = None;
+            } else {
+                turn(&mut store, Instant::now());
+            }
+            let next = store.planned;
+            drop(store);
+            shared.persist_changes();
+            next
+        };
+        let due = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            poked = poke.changed() => if poked.is_err() { return },
+            () = due => {}
+        }
+    }
+}
+
+/// Does what is due, and plans the next turn.
+fn turn(store: &mut Store, now: Instant) {
+    let late = store.planned.map(|at| now.saturating_duration_since(at));
+    let slack = store.shortest_interval().map(|interval| interval / 2);
+    match (late, slack) {
+        (Some(late), Some(slack)) if late > slack => {
+            tracing::warn!(?late, "woke late: every instance gets one more interval");
+            store.grant(now);
+        }
+        _ => {}
+    }
+    for record in store.expire(now) {
+        tracing::info!(
+            service = %record.instance.service, id = record.instance.id(),
+            "an instance expired"
+        );
+    }
+    store.planned = store.next_deadline();
+}
+
+/// The running checks, which end when this is dropped.
+#[derive(Default)]
+struct Probes {
+    tasks: JoinSet<()>,
+    running: HashMap<Arc<str>, (u64, AbortHandle)>,
+    /// [`Store::checks`] at the last look.
+    seen: u64,
+}
+
+impl Probes {
+    /// Starts and ends checks so that each checked registration has one.
+    fn follow(&mut self, store: &Store, registry: &Weak<Shared>) {
+        while self.tasks.try_join_next().is_some() {}
+        if self.seen == store.checks {
+            return;
+        }
+        self.seen = store.checks;
+        self.running.retain(|id, (serial, task)| {
+            let stays = store
+                .get(id)
+                .is_some_and(|r| r.serial == *serial && r.check.is_some());
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for record in store.all() {
+            let Some(check) = &record.check else { continue };
+            let id: Arc<str> = record.instance.id().into();
+            if self.running.contains_key(&id) {
+                continue;
+            }
+            let job = probe::Job {
+                registry: Weak::clone(registry),
+                id: Arc::clone(&id),
+                serial: record.serial,
+                address: record.instance.address.clone(),
+                check: Arc::clone(check),
+            };
+            let task = self.tasks.spawn(probe::run(job));
+            self.running.insert(id, (record.serial, task));
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The JSON of a registration: what the REST front speaks and what a saved state holds.
+//!
+//! Written by serde and read by hand, so that an error names the field, the value and what is accepted.
+
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Defaults,
+    store::{Beat, Check, Entry, Record},
+};
+use crate::instance::{Address, Host, Instance, Status, Weight};
+
+/// What a registration without heartbeat and check gets.
+pub(in crate::registry) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a critical instance is kept by default, as in an [`Announcement`](crate::registry::Announcement).
+pub(in crate::registry) const DEFAULT_REAP_AFTER: Duration = Duration::from_secs(600);
+
+/// A year: whatever is longer is meant as "never".
+pub(in crate::registry) const LONGEST: Duration = Duration::from_secs(31_536_000);
+/// Arbitrary: Consul's own limit for names is 253 bytes, and an id is often made of a name.
+pub(in crate::registry) const LONGEST_NAME: usize = 512;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    id: &'a str,
+    service_id: &'a str,
+    service_name: &'a str,
+    host: String,
+    port: u16,
+    weight: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
+    tags: &'a [String],
+    metadata: &'a BTreeMap<String, String>,
+    status: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_interval: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_check: Option<ShownCheck<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_heartbeat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownCheck<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    interval: u64,
+    timeout: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_failures: Option<u32>,
+    reap_after: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Milliseconds within what the reader accepts; what is set is never shown as 0, "never".
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.min(LONGEST).as_millis()).map_or(1, |ms| ms.max(1))
+}
+
+fn show<'a>(
+    instance: &'a Instance,
+    status: Status,
+    beat: Option<Beat>,
+    check: Option<&'a Check>,
+) -> Shown<'a> {
+    Shown {
+        id: instance.id(),
+        service_id: instance.id(),
+        service_name: &instance.service,
+        host: instance.address.host().to_string(),
+        port: instance.address.port(),
+        weight: instance.weight.get(),
+        zone: instance.zone.as_deref(),
+        tags: &instance.tags,
+        metadata: &instance.metadata,
+        status: status.to_string(),
+        generation: instance.generation,
+        heartbeat_interval: match (beat, check) {
+            (Some(beat), _) => Some(millis(beat.interval)),
+            // Without it, the default interval would hold.
+            (None, None) => Some(0),
+            (None, Some(_)) => None,
+        },
+        ttl: beat.map(|beat| millis(beat.ttl)),
+        health_check: check.map(|check| ShownCheck {
+            path: check.path.as_deref(),
+            interval: millis(check.interval),
+            timeout: millis(check.timeout),
+            max_failures: Some(check.max_failures.get()),
+            reap_after: check.reap_after.map_or(0, millis),
+        }),
+        last_heartbeat: None,
+        session: None,
+    }
+}
+
+/// A record as clients see it.
+#[cfg(feature = "rest")]
+pub(in crate::registry) fn shown(record: &Record) -> impl Serialize + '_ {
+    let instance = &record.instance;
+    let check = record.check.as_deref();
+    let mut shown = show(instance, instance.status, record.beat, check);
+    shown.last_heartbeat = Some(record.last_heartbeat);
+    shown
+}
+
+/// A record as it is saved: with the status it registered with and who registered it.
+pub(super) fn saved(record: &Record) -> impl Serialize + '_ {
+    let check = record.check.as_deref();
+    let mut shown = show(&record.instance, record.announced, record.beat, check);
+    shown.last_heartbeat = Some(record.last_heartbeat);
+    shown.session = record.session.as_deref();
+    shown
+}
+
+/// A registration as a client sends it.
+#[cfg(feature = "rest")]
+pub(in crate::registry) fn announced(entry: &Entry) -> impl Serialize + '_ {
+    let instance = &entry.instance;
+    let check = entry.check.as_deref();
+    let mut shown = show(instance, instance.status, entry.beat, check);
+    shown.session = entry.session.as_deref();
+    // How many failures count is for the registry to say.
+    if entry.beat.is_some() {
+        shown.heartbeat_interval = None;
+    }
+    if let Some(check) = &mut shown.health_check {
+        check.max_failures = None;
+    }
+    shown
+}
+
+/// A field that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::registry) struct FieldError(String);
+
+impl FieldError {
+    fn new(field: &str, value: &Value, accepted: &str) -> Self {
+        // Clients send any text: keep messages short whatever stands there.
+        let mut text = value.to_string();
+        if text.chars().count() > 64 {
+            text = text.chars().take(64).chain(['…']).collect();
+        }
+        Self(match value {
+            Value::Null => format!("{field} is missing; {accepted}"),
+            _ => format!("{field} is {text}; {accepted}"),
+        })
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+/// A registration as it was read.
+#[derive(Clone, Debug)]
+pub(in crate::registry) struct Parsed {
+    pub(in crate::registry) entry: Entry,
+    /// Of a saved record; 0 in a registration.
+    pub(in crate::registry) last_heartbeat: u64,
+}
+
+/// Reads a registration or a record.
+///
+/// With `serviceName`, `serviceId` is the id of the instance; without it, `serviceId` names the
+/// service and the id is made of it, the host and the port.
+pub(in crate::registry) fn parse(value: &Value, defaults: Defaults) -> Result<Parsed, FieldError> {
+    let fields = object(value, "the registration")?;
+    let field = |name: &str| fields.get(name).unwrap_or(&Value::Null);
+    let first = name(field("serviceId"), "serviceId")?;
+    let host = host(field("host"))?;
+    let port = port(field("port"))?;
+    let address = Address::new(host, port.into())
+        .map_err(|error| FieldError(format!("host and port: {error}")))?;
+    let (service, id) = match field("serviceName") {
+        Value::Null => (
+            first,
+            format!("{first}-{}-{}", address.host(), address.port()),
+        ),
+        given => (name(given, "serviceName")?, first.to_owned()),
+    };
+    let mut instance = Instance::new(service, id, address);
+    if let Some(weight) = whole(field("weight"), "weight", 0, 65_535)? {
+        instance.weight = Weight::clamped(i64::try_from(weight).unwrap_or(i64::MAX));
+    }
+    instance.zone = match text(field("zone"), "zone")? {
+        Some("") | None => None,
+        Some(zone) => Some(zone.into()),
+    };
+    instance.status = status(field("status"))?;
+    instance.tags = tags(field("tags"))?;
+    instance.metadata = metadata(field("metadata"))?;
+    instance.generation = whole(field("generation"), "generation", 0, u64::MAX)?.unwrap_or(0);
+    let check = check(field("healthCheck"), defaults)?.map(Arc::new);
+    let beat = beat(
+        field("heartbeatInterval"),
+        field("ttl"),
+        check.is_some(),
+        defaults.max_failures,
+    )?;
+    let session = text(field("session"), "session")?.map(Arc::from);
+    Ok(Parsed {
+        entry: Entry {
+            instance,
+            beat,
+            check,
+            session,
+        },
+        last_heartbeat: field("lastHeartbeat").as_u64().unwrap_or(0),
+    })
+}
+
+pub(in crate::registry) fn object<'a>(
+    value: &'a Value,
+    what: &str,
+) -> Result<&'a Map<String, Value>, FieldError> {
+    let object = value.as_object();
+    object.ok_or_else(|| FieldError::new(what, value, "it must be a JSON object"))
+}
+
+/// A name or an id.
+pub(in crate::registry) fn name<'a>(value: &'a Value, field: &str) -> Result<&'a str, FieldError> {
+    let name = value
+        .as_str()
+        .filter(|name| !name.trim().is_empty() && name.len() <= LONGEST_NAME);
+    name.ok_or_else(|| {
+        let accepted = format!("it must be text of 1 to {LONGEST_NAME} bytes that is not blank");
+        FieldError::new(field, value, &accepted)
+    })
+}
+
+pub(in crate::registry) fn host(value: &Value) -> Result<Host, FieldError> {
+    let accepted = "it must be an IP address or a host name of letters, digits, -, _ and . \
+                    that other processes can connect to";
+    let host = value.as_str().and_then(|host| host.parse::<Host>().ok());
+    host.filter(|host| !matches!(host, Host::Ip(ip) if ip.is_unspecified()))
+        .ok_or_else(|| FieldError::new("host", value, accepted))
+}
+
+pub(in crate::registry) fn port(value: &Value) -> Result<u16, FieldError> {
+    let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
+    port.filter(|port| *port > 0)
+        .ok_or_else(|| FieldError::new("port", value, "it must be a whole number in 1..=65535"))
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> Result<Option<&'a str>, FieldError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.len() <= LONGEST_NAME => Ok(Some(text)),
+        _ => {
+            let accepted = format!("it must be text of at most {LONGEST_NAME} bytes");
+            Err(FieldError::new(field, value, &accepted))
+        }
+    }
+}
+
+pub(in crate::registry) fn whole(
+    value: &Value,
+    field: &str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, FieldError> {
+    match value {
+        Value::Null => Ok(None),
+        value => match value.as_u64() {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => {
+                let accepted = format!("it must be a whole number in {least}..={most}");
+                Err(FieldError::new(field, value, &accepted))
+            }
+        },
+    }
+}
+
+/// A time in milliseconds, of at least one.
+fn time(value: &Value, field: &str) -> Result<Option<Duration>, FieldError> {
+    let time = whole(value, field, 1, millis(LONGEST))?;
+    Ok(time.map(Duration::from_millis))
+}
+
+fn status(value: &Value) -> Result<Status, FieldError> {
+    let known = [
+        Status::Passing,
+        Status::Warning,
+        Status::Critical,
+        Status::Maintenance,
+    ];
+    match value {
+        Value::Null => Ok(Status::Passing),
+        value => known
+            .into_iter()
+            .find(|status| value.as_str() == Some(&status.to_string()))
+            .ok_or_else(|| {
+                let accepted = "it must be passing, warning, critical or maintenance";
+                FieldError::new("status", value, accepted)
+            }),
+    }
+}
+
+fn tags(value: &Value) -> Result<Vec<String>, FieldError> {
+    let wrong = || FieldError::new("tags", value, "they must be a list of texts");
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(tags) => tags
+            .iter()
+            .map(|tag| tag.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect(),
+        _ => Err(wrong()),
+    }
+}
+
+fn metadata(value: &Value) -> Result<BTreeMap<String, String>, FieldError> {
+    let pairs = match value {
+        Value::Null => return Ok(BTreeMap::new()),
+        value => object(value, "metadata")?,
+    };
+    let pair = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => Ok((name.clone(), text.clone())),
+        Value::Number(_) | Value::Bool(_) => Ok((name.clone(), value.to_string())),
+        _ => Err(FieldError::new(
+            &format!("metadata.{name}"),
+            value,
+            "it must be text, a number or a boolean",
+        )),
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn beat(
+    interval: &Value,
+    ttl: &Value,
+    checked: bool,
+    max_failures: NonZeroU32,
+) -> Result<Option<Beat>, FieldError> {
+    let ttl_time = time(ttl, "ttl")?;
+    let most = millis(LONGEST);
+    match (
+        whole(interval, "heartbeatInterval", 0, most)?.map(Duration::from_millis),
+        ttl_time,
+    ) {
+        (Some(interval), Some(ttl)) if interval > ttl => Err(FieldError(format!(
+            "ttl is {ttl:?}; it must not be below heartbeatInterval, {interval:?}"
+        ))),
+        (Some(interval), Some(ttl)) if !interval.is_zero() => Ok(Some(Beat { interval, ttl })),
+        (_, Some(ttl)) => Ok(Some(Beat::within(ttl, max_failures))),
+        (Some(interval), None) if interval.is_zero() => Ok(None),
+        (Some(interval), None) => Ok(Some(Beat::every(interval, max_failures))),
+        (None, None) if checked => Ok(None),
+        (None, None) => Ok(Some(Beat::every(DEFAULT_INTERVAL, max_failures))),
+    }
+}
+
+fn check(value: &Value, defaults: Defaults) -> Result<Option<Check>, FieldError> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let fields = object(value, "healthCheck")?;
+    let field = |name: &str| fields.get(name).unwrap_or(&Value::Null);
+    let path = text(field("path"), "healthCheck.path")?;
+    if path.is_some_and(|path| !is_path(path)) {
+        let accepted = "it must begin with / and hold neither spaces nor control characters";
+        return Err(FieldError::new("healthCheck.path", field("path"), accepted));
+    }
+    let failures = field("maxFailures");
+    let failures = whole(failures, "healthCheck.maxFailures", 1, u32::MAX.into())?;
+    let failures = failures.and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?));
+    let reap = field("reapAfter");
+    let reap = whole(reap, "healthCheck.reapAfter", 0, millis(LONGEST))?;
+    Ok(Some(Check {
+        path: path.map(str::to_owned),
+        interval: time(field("interval"), "healthCheck.interval")?
+            .unwrap_or(defaults.check_interval),
+        timeout: time(field("timeout"), "healthCheck.timeout")?.unwrap_or(defaults.check_timeout),
+        max_failures: failures.unwrap_or(defaults.max_failures),
+        reap_after: match reap.map(Duration::from_millis) {
+            None => Some(DEFAULT_REAP_AFTER),
+            Some(Duration::ZERO) => None,
+            some => some,
+        },
+    }))
+}
+
+/// Whether it can be requested as it stands.
+pub(in crate::registry) fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic())
+}

@@ -1,0 +1,95 @@
+//! What the server answers: JSON, whether it went well or not.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::{EPOCH, INDEX};
+use crate::registry::memory::Position;
+
+/// A refused request.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    message: String,
+    allow: Option<&'static str>,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            allow: None,
+        }
+    }
+
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(super) fn method(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("this path takes {allow}"),
+            )
+        }
+    }
+
+    pub(super) fn injected() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the registry was told to fail",
+        )
+    }
+
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        #[derive(Serialize)]
+        struct Body {
+            error: String,
+        }
+        let mut response = json(
+            self.status,
+            &Body {
+                error: self.message,
+            },
+        );
+        if let Some(allow) = self.allow {
+            let allow = HeaderValue::from_static(allow);
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    let (status, body) = match serde_json::to_vec(body) {
+        Ok(body) => (status, body),
+        // Cannot happen: everything shown is text, numbers and maps with keys of text.
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, b"{}".to_vec()),
+    };
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    // What was true a moment ago is what a cache must not tell.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(super) fn positioned(
+    mut response: Response<Full<Bytes>>,
+    position: Position,
+) -> Response<Full<Bytes>> {
+    for (name, number) in [(INDEX, position.index), (EPOCH, position.epoch)] {
+        let name = HeaderName::from_static(name);
+        response.headers_mut().insert(name, number.into());
+    }
+    response
+}

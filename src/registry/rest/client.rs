@@ -1,0 +1,130 @@
+//! The backend that asks a [`Server`](super::Server).
+
+use std::{sync::Arc, time::Duration};
+
+use super::session::{Registrar, Watcher};
+use crate::{
+    connect::{Connector, Target},
+    error::{ConfigError, Error},
+    instance::Address,
+    registry::{
+        Announcement, Backend, Lease, Query, Source,
+        http::{CONNECT_WITHIN, Http, is_local},
+        memory::{Defaults, Sessions, entry_of},
+    },
+};
+
+/// How long the registry may hold a request open. Below two thirds of the 30 s after which an
+/// unconfirmed copy counts as stale.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// The largest answer: about 100 000 instances.
+const MAX_BODY: usize = 64 << 20;
+
+/// A registry that a [`Server`](super::Server) serves.
+///
+/// With several addresses, one that fails is followed by the next; they must lead to one registry, for
+/// two embedded registries know nothing of each other.
+///
+/// # Examples
+/// ```
+/// use tower_roster::{Registry, registry::rest::Client};
+///
+/// let registry = Registry::new(Client::new(["127.0.0.1:8500".parse()?])?);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    http: Http,
+    sessions: Sessions,
+    wait: Duration,
+}
+
+impl Client {
+    /// Creates a client of the registry behind these addresses.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn new(addresses: impl IntoIterator<Item = Address>) -> Result<Self, ConfigError> {
+        let addresses: Vec<Address> = addresses.into_iter().collect();
+        if addresses.is_empty() {
+            return Err(ConfigError::new(
+                "registry",
+                "a rest registry needs an address",
+            ));
+        }
+        let names: Vec<_> = addresses.iter().map(Address::to_string).collect();
+        let backend: Arc<str> = format!("rest http://{}", names.join(",")).into();
+        let agents = addresses.into_iter().map(|address| {
+            let origin = format!("http://{address}");
+            let gzip = !is_local(address.host());
+            (
+                origin,
+                gzip,
+                Connector::new(Target::Tcp(address), CONNECT_WITHIN),
+            )
+        });
+        Ok(Self {
+            http: Http::new(backend, agents, MAX_BODY),
+            sessions: Sessions::default(),
+            wait: WAIT,
+        })
+    }
+
+    /// Creates a client from `rest://host:port`, with several addresses from
+    /// `rest://host:port,host:port`.
+    ///
+    /// # Errors
+    /// When the URL is anything else; says which part.
+    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+        let invalid = |why: String| ConfigError::new("registry", format!("{url:?}: {why}"));
+        let rest = url
+            .strip_prefix("rest://")
+            .ok_or_else(|| invalid("write rest://host:port".to_owned()))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (list, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
+            return Err(invalid(format!(
+                "no parameter {name:?} is known; a rest registry takes none"
+            )));
+        }
+        if !path.is_empty() {
+            return Err(invalid(format!("a path, {path:?}, cannot be given")));
+        }
+        if list.contains('@') {
+            return Err(invalid("a user or password cannot be given".to_owned()));
+        }
+        let addresses = list.split(',').map(str::parse::<Address>);
+        let addresses = addresses.collect::<Result<Vec<_>, _>>();
+        Self::new(addresses.map_err(|error| invalid(error.to_string()))?)
+    }
+
+    /// Sets how long the registry may hold a request open before it confirms that nothing changed;
+    /// 20 s by default. A copy must be confirmed within
+    /// [`Settings::stale_after`](crate::registry::Settings::stale_after), so longer waits need more of
+    /// that; shorter ones cost requests. The registry cuts it at 10 min.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(600));
+        self
+    }
+}
+
+impl Backend for Client {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(self.http.backend())
+    }
+
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+        let watcher = Watcher::new(self.http.clone(), query.clone(), self.wait);
+        Ok(vec![Box::new(watcher)])
+    }
+
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+        let session = self.sessions.of(announcement.instance().id());
+        // What the registry's own defaults are, it decides itself.
+        let defaults = Defaults::default();
+        let entry = entry_of(announcement, self.http.backend(), defaults, Some(session))?;
+        Ok(Box::new(Registrar::new(self.http.clone(), entry)))
+    }
+}

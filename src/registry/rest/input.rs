@@ -1,0 +1,238 @@
+//! What clients send: every part bounded in size and time, and refused with the reason.
+
+use std::{borrow::Cow, pin::pin, time::Duration};
+
+use bytes::Buf;
+use http::StatusCode;
+use http_body::Body;
+use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::answer::Failure;
+use crate::{instance::Host, registry::memory::wire};
+
+/// The largest body: a registration with generous metadata is below 4 KiB.
+const MAX_BODY: usize = 64 << 10;
+
+/// How much of a body that is too large is read and dropped, so that the client comes to read the
+/// answer; arbitrary, well above honest mistakes.
+const MAX_DISCARDED: usize = 4 << 20;
+
+/// How long a body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a request waits that does not say, and at most; both as in Consul.
+const WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Reads a body of JSON.
+pub(super) async fn json<B: Body>(body: B) -> Result<Value, Failure> {
+    let bytes = timeout(BODY_WITHIN, read(body)).await.map_err(|_| {
+        let message = format!("the body took longer than {BODY_WITHIN:?}");
+        Failure::new(StatusCode::REQUEST_TIMEOUT, message)
+    })??;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::bad(format!("the body is not JSON: {error}")))
+}
+
+async fn read<B: Body>(body: B) -> Result<Vec<u8>, Failure> {
+    let too_large = || {
+        let message = format!("the body is larger than {MAX_BODY} bytes");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    if body.size_hint().lower() > MAX_DISCARDED as u64 {
+        return Err(too_large());
+    }
+    let mut body = pin!(body);
+    let (mut bytes, mut total) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Failure::bad("the body broke off"))?;
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
+        total = total.saturating_add(data.remaining());
+        if total > MAX_DISCARDED {
+            break;
+        }
+        if total <= MAX_BODY {
+            while data.has_remaining() {
+                let chunk = data.chunk();
+                bytes.extend_from_slice(chunk);
+                let read = chunk.len();
+                data.advance(read);
+            }
+        }
+    }
+    if total > MAX_BODY {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// A segment of a path, decoded.
+pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, Failure> {
+    let text = percent_decode_str(encoded)
+        .decode_utf8()
+        .map_err(|_| Failure::bad(format!("{what} is not UTF-8")))?;
+    if text.trim().is_empty() {
+        return Err(Failure::bad(format!("{what} is empty")));
+    }
+    Ok(text)
+}
+
+/// The parameters of any request; those that a request does not know are left out, as in Consul.
+#[derive(Debug, Default)]
+pub(super) struct Params {
+    pub(super) index: Option<u64>,
+    pub(super) epoch: Option<u64>,
+    pub(super) wait: Option<Duration>,
+    pub(super) tags: Vec<String>,
+    pub(super) host: Option<Host>,
+    pub(super) port: Option<u16>,
+    pub(super) generation: Option<u64>,
+}
+
+impl Params {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Failure> {
+        let mut params = Self::default();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "index" => params.index = Some(number("index", &value)?),
+                "epoch" => params.epoch = Some(number("epoch", &value)?),
+                "generation" => params.generation = Some(number("generation", &value)?),
+                "wait" => params.wait = Some(duration("wait", &value)?),
+                "tag" => params.tags.push(value.into_owned()),
+                "host" => params.host = Some(host(&Value::from(&*value))?),
+                "port" => {
+                    // Text that is no number is refused as such.
+                    let value = serde_json::from_str(&value).unwrap_or(Value::from(&*value));
+                    params.port = Some(port(&value)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(params)
+    }
+
+    /// How long to wait at most.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait.unwrap_or(WAIT).min(LONGEST_WAIT)
+    }
+}
+
+/// How a body names an instance.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// An id or a service.
+    pub(super) name: String,
+    pub(super) host: Option<Host>,
+    pub(super) port: Option<u16>,
+    pub(super) generation: Option<u64>,
+}
+
+pub(super) fn named(value: &Value) -> Result<Named, Failure> {
+    let fields = wire::object(value, "the body").map_err(field)?;
+    let given = |name| fields.get(name).filter(|value| !value.is_null());
+    let name = fields.get("serviceId").unwrap_or(&Value::Null);
+    let name = wire::name(name, "serviceId").map_err(field)?;
+    let generation = fields.get("generation").unwrap_or(&Value::Null);
+    let generation = wire::whole(generation, "generation", 0, u64::MAX).map_err(field)?;
+    Ok(Named {
+        name: name.to_owned(),
+        host: given("host").map(host).transpose()?,
+        port: given("port").map(port).transpose()?,
+        generation,
+    })
+}
+
+fn host(value: &Value) -> Result<Host, Failure> {
+    wire::host(value).map_err(field)
+}
+
+fn port(value: &Value) -> Result<u16, Failure> {
+    wire::port(value).map_err(field)
+}
+
+pub(super) fn field(error: wire::FieldError) -> Failure {
+    Failure::bad(error.to_string())
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn number(name: &str, text: &str) -> Result<u64, Failure> {
+    text.parse().map_err(|_| {
+        let text = shorten(text);
+        let most = u64::MAX;
+        Failure::bad(format!(
+            "{name} is {text:?}; it must be a whole number in 0..={most}"
+        ))
+    })
+}
+
+/// Parses a duration as Go writes it (`1m30s`, `1.5s`, `500ms`), because Consul does.
+fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
+    let wrong = || {
+        let text = shorten(text);
+        Failure::bad(format!(
+            "{name} is {text:?}; it must be a time with its unit: 500ms, 30s, 1.5s, 2m (at most 10m)"
+        ))
+    };
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let length = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(length);
+        let seconds = match unit {
+            "h" => 3_600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let time = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        total = total.saturating_add(time);
+        rest = tail;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_need_their_unit() {
+        for (text, ms) in [
+            ("30s", 30_000),
+            ("500ms", 500),
+            ("1.5s", 1_500),
+            ("2m", 120_000),
+            ("1m30s", 90_000),
+            ("1h", 3_600_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(duration("wait", text).unwrap().as_millis(), ms, "{text}");
+        }
+        for text in [
+            "", "30", "s", "-5s", "1.s.", "5 s", "1..5s", "5x", "1e3s", "NaNs", "infs", "30s5",
+            "９s",
+        ] {
+            assert!(duration("wait", text).is_err(), "{text:?} must be refused");
+        }
+        let huge = format!("{}h", "9".repeat(400));
+        assert!(duration("wait", &huge).is_err());
+    }
+}

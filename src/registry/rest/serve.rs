@@ -1,0 +1,85 @@
+//! Runs a [`Server`] on a socket.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch as cell,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::Server;
+
+/// How long the head of a request may take; longer than a client keeps an idle connection, so that
+/// it is the client who closes it.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long requests that are under way may take when the server shuts down.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause after a failure to accept, which is nearly always a lack of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+impl Server {
+    /// Serves HTTP/1 until `shutdown` completes, then finishes what is under way, within 5 s; clients
+    /// that wait for a change are answered at once.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket and every connection.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let (closing, closed) = cell::channel(false);
+        let mut server = self;
+        server.closing = Some(closed);
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(server.connection(stream, &graceful));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the registry cannot accept a connection");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+        drop(listener);
+        closing.send_replace(true);
+        if timeout(FINISH_WITHIN, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests were cut off after {FINISH_WITHIN:?}");
+        }
+    }
+
+    fn connection(
+        &self,
+        stream: TcpStream,
+        graceful: &GracefulShutdown,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        // Answers are small and awaited; a failure to set this costs only time.
+        let _ = stream.set_nodelay(true);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.clone()));
+        let connection = graceful.watch(connection);
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the registry broke");
+            }
+        }
+    }
+}

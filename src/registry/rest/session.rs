@@ -1,0 +1,291 @@
+//! Watches and registrations over HTTP.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{EPOCH, INDEX};
+use crate::{
+    catalog::{Listing, Rejected},
+    error::{Error, ErrorKind},
+    instance::Instance,
+    registry::{
+        Answer, BoxFuture, Lease, Query, Renewal, Source,
+        http::{Http, Reply, Request},
+        memory::{Defaults, Entry, Position, renew_every, wire},
+    },
+};
+
+/// How long an answer may take that need not wait for a change.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a registry may be late with an answer that waits, beyond the wait and its sixteenth.
+const WAIT_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a heartbeat, a registration or a deregistration may take; below the time that leaving may
+/// take in all.
+const REGISTER_WITHIN: Duration = Duration::from_secs(4);
+
+fn encode(text: &str) -> impl std::fmt::Display + '_ {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
+}
+
+/// One watch.
+pub(super) struct Watcher {
+    http: Http,
+    query: Query,
+    path: String,
+    wait: Duration,
+    agent: usize,
+    /// Where the last answer stood; kept through errors for its epoch.
+    seen: Option<Position>,
+}
+
+impl Watcher {
+    pub(super) fn new(http: Http, query: Query, wait: Duration) -> Self {
+        let mut path = format!("/registry/services/{}?", encode(query.service()));
+        for tag in query.tags() {
+            // Writing to a String cannot fail.
+            let _ = write!(path, "tag={}&", encode(tag));
+        }
+        Self {
+            http,
+            query,
+            path,
+            wait,
+            agent: 0,
+            seen: None,
+        }
+    }
+
+    async fn get(&mut self, path: String, within: Duration) -> Result<(Position, Reply), Error> {
+        let service = self.query.service();
+        let request = Request::new(Method::GET, path, within);
+        let outcome = async {
+            let reply = self.http.send(self.agent, service, request).await?;
+            let reply = reply.success(self.http.backend(), service)?;
+            let position = Position {
+                epoch: self.number(&reply, EPOCH)?,
+                index: self.number(&reply, INDEX)?,
+            };
+            Ok((position, reply))
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() {
+            self.agent = self.agent.wrapping_add(1);
+        }
+        outcome
+    }
+
+    fn number(&self, reply: &Reply, name: &str) -> Result<u64, Error> {
+        let number = reply.header(name).and_then(|text| text.trim().parse().ok());
+        number.filter(|number| *number > 0).ok_or_else(|| {
+            let what = match reply.header(name) {
+                Some(text) => format!("is {:?}", text.chars().take(64).collect::<String>()),
+                None => "is missing".to_owned(),
+            };
+            self.malformed(format!("header {name} {what}: this is not a registry"))
+        })
+    }
+
+    fn malformed(&self, message: impl Into<String>) -> Error {
+        let service = Arc::clone(self.query.service());
+        let backend = Arc::clone(self.http.backend());
+        Error::new(ErrorKind::Malformed, backend, service, message)
+    }
+
+    fn listing(&self, body: &[u8], doubt: bool) -> Result<Answer, Error> {
+        #[derive(Deserialize)]
+        struct Body<'a> {
+            exists: bool,
+            #[serde(borrow)]
+            instances: Vec<&'a RawValue>,
+        }
+        let body: Body<'_> = serde_json::from_slice(body).map_err(|error| {
+            self.malformed("the answer is not a list of instances")
+                .with_source(error)
+        })?;
+        let mut listing = Listing {
+            exists: body.exists,
+            ..Listing::default()
+        };
+        for (place, record) in body.instances.iter().enumerate() {
+            match self.instance(record.get()) {
+                Ok(instance) => listing.instances.push(Arc::new(instance)),
+                Err((id, reason)) => {
+                    let id = id.unwrap_or_else(|| format!("#{place}"));
+                    listing.rejected.push(Rejected::new(id, reason));
+                }
+            }
+        }
+        if doubt && listing.instances.is_empty() {
+            let doubt = "the registry started anew and lists nothing";
+            listing.doubt = Some(doubt.to_owned());
+        }
+        Ok(Answer::Listing(listing))
+    }
+
+    fn instance(&self, text: &str) -> Result<Instance, (Option<String>, String)> {
+        let value: Value = serde_json::from_str(text).map_err(|error| (None, error.to_string()))?;
+        let id = || {
+            let id = value.get("id").or_else(|| value.get("serviceId"))?;
+            Some(id.as_str()?.chars().take(64).collect())
+        };
+        let parsed = wire::parse(&value, Defaults::default());
+        let instance = parsed
+            .map_err(|error| (id(), error.to_string()))?
+            .entry
+            .instance;
+        if instance.service != *self.query.service() {
+            return Err((id(), format!("it belongs to {:?}", instance.service)));
+        }
+        Ok(instance)
+    }
+}
+
+impl Source for Watcher {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(async {
+            let path = self.path.trim_end_matches(['?', '&']).to_owned();
+            let (position, reply) = self.get(path, ANSWER_WITHIN).await?;
+            let anew = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
+            let answer = self.listing(&reply.body, anew)?;
+            self.seen = Some(position);
+            Ok(answer)
+        })
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(async {
+            let Some(seen) = self.seen else {
+                return Ok(Answer::Resync);
+            };
+            let Position { epoch, index } = seen;
+            let wait = self.wait.as_millis();
+            let path = format!("{}index={index}&epoch={epoch}&wait={wait}ms", self.path);
+            let within = self.wait + self.wait / 16 + WAIT_MARGIN;
+            let (position, reply) = self.get(path, within).await?;
+            if position.epoch != epoch || position.index < index {
+                return Ok(Answer::Resync);
+            }
+            if position == seen {
+                return Ok(Answer::Unchanged);
+            }
+            let answer = self.listing(&reply.body, false)?;
+            self.seen = Some(position);
+            Ok(answer)
+        })
+    }
+}
+
+/// One registration.
+pub(super) struct Registrar {
+    http: Http,
+    entry: Entry,
+    agent: usize,
+    generation: Option<u64>,
+}
+
+impl Registrar {
+    pub(super) fn new(http: Http, entry: Entry) -> Self {
+        Self {
+            http,
+            entry,
+            agent: 0,
+            generation: None,
+        }
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Option<Reply>, Error> {
+        let service = &self.entry.instance.service;
+        let mut request = Request::new(method, path, REGISTER_WITHIN);
+        if let Some(body) = body {
+            request.body = Bytes::from(body);
+            let json = HeaderValue::from_static("application/json");
+            request.headers.push((header::CONTENT_TYPE, json));
+        }
+        let outcome = async {
+            let reply = self.http.send(self.agent, service, request).await?;
+            if reply.status == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            reply.success(self.http.backend(), service).map(Some)
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() {
+            self.agent = self.agent.wrapping_add(1);
+        }
+        outcome
+    }
+
+    fn error(&self, kind: ErrorKind, message: &str) -> Error {
+        let service = Arc::clone(&self.entry.instance.service);
+        Error::new(kind, Arc::clone(self.http.backend()), service, message)
+    }
+
+    fn body(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(value).map_err(|error| {
+            self.error(ErrorKind::Internal, "the request cannot be written")
+                .with_source(error)
+        })
+    }
+}
+
+impl Lease for Registrar {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            let body = self.body(&wire::announced(&self.entry))?;
+            let reply = self.send(Method::PUT, "/registry/register", Some(body));
+            let reply = reply.await?.ok_or_else(|| {
+                self.error(
+                    ErrorKind::Refused,
+                    "answered 404 Not Found: this is not a registry",
+                )
+            })?;
+            let held: Option<Value> = serde_json::from_slice(&reply.body).ok();
+            let generation = held.as_ref().and_then(|held| held.get("generation"));
+            self.generation = generation.and_then(Value::as_u64);
+            if self.generation.is_none() {
+                let message = "the answer to a registration has no generation";
+                return Err(self.error(ErrorKind::Malformed, message));
+            }
+            Ok(())
+        })
+    }
+
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+        Box::pin(async {
+            let body = self.body(&json!({"serviceId": self.entry.instance.id()}))?;
+            let reply = self.send(Method::POST, "/registry/heartbeat", Some(body));
+            Ok(match reply.await? {
+                Some(_) => Renewal::Kept,
+                None => Renewal::Lost,
+            })
+        })
+    }
+
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            let mut path = format!("/registry/{}", encode(self.entry.instance.id()));
+            if let Some(generation) = self.generation {
+                // One that another process registered is not ours to take out.
+                let _ = write!(path, "?generation={generation}");
+            }
+            // 404: it is out already.
+            self.send(Method::DELETE, &path, None).await.map(drop)
+        })
+    }
+
+    fn renew_every(&self) -> Duration {
+        renew_every(&self.entry)
+    }
+}

@@ -1,0 +1,133 @@
+//! Expiry, and what keeps it away.
+
+use std::num::NonZeroU32;
+
+use tokio::time::{Instant, advance, sleep};
+use tower_roster::registry::{Event, Renewal, State};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_expires_after_exactly_its_ttl_and_watchers_see_it() {
+    let memory = Memory::new();
+    let mut watch = registry(&memory).watch("web").unwrap();
+    let start = Instant::now();
+    memory.register(ttl("a", SECOND * 9)).unwrap();
+    until(&mut watch, &["a"]).await;
+    let view = until(&mut watch, &[]).await;
+    let after = start.elapsed();
+    assert!(
+        (SECOND * 9..SECOND * 9 + SECOND / 50).contains(&after),
+        "expired after {after:?}"
+    );
+    assert_eq!(view.state, State::Empty, "the service has been known");
+    assert_eq!(
+        memory.heartbeat("a"),
+        Renewal::Lost,
+        "an expired id is unknown"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_keep_an_instance_and_silence_ends_it() {
+    let memory = Memory::new();
+    memory.register(ttl("a", SECOND * 3)).unwrap();
+    memory.register(ttl("b", SECOND * 3)).unwrap();
+    for _ in 0..10 {
+        sleep(SECOND * 2).await;
+        assert_eq!(memory.heartbeat("a"), Renewal::Kept);
+    }
+    let held: Vec<_> = memory.instances("web");
+    assert_eq!(held.len(), 1, "b sent none");
+    assert_eq!(held[0].id(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_outlives_its_ttl_many_times() {
+    let memory = Memory::builder()
+        .max_failures(NonZeroU32::MIN)
+        .build()
+        .unwrap();
+    let registry = registry(&memory);
+    let registration = registry.register(ttl("a", SECOND / 2)).unwrap();
+    registration.registered().await;
+    for _ in 0..60 {
+        sleep(SECOND).await;
+        assert_eq!(memory.instances("web").len(), 1);
+    }
+    registration.deregister().await.unwrap();
+    assert!(memory.instances("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_suspended_expires_nobody_at_once() {
+    let memory = Memory::new();
+    for id in ["a", "b", "c"] {
+        memory.register(ttl(id, SECOND * 3)).unwrap();
+    }
+    // Lets the timer plan its first deadline.
+    sleep(SECOND).await;
+    // As if this process had been stopped: the timer wakes 57 s late.
+    advance(SECOND * 59).await;
+    sleep(SECOND / 2).await;
+    assert_eq!(
+        memory.instances("web").len(),
+        3,
+        "everybody gets one more interval"
+    );
+    assert_eq!(memory.heartbeat("a"), Renewal::Kept);
+    sleep(SECOND * 2).await;
+    let held = memory.instances("web");
+    assert_eq!(held.len(), 1, "and no more than that");
+    assert_eq!(held[0].id(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unchecked_instance_stays_until_it_is_deregistered() {
+    let memory = Memory::new();
+    memory.register(unchecked("a")).unwrap();
+    sleep(SECOND * 86_400).await;
+    assert_eq!(memory.instances("web").len(), 1);
+    assert!(memory.deregister("a"));
+    assert!(!memory.deregister("a"), "it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_comes_back_after_the_registry_lost_its_state() {
+    let memory = Memory::new();
+    let registry = registry(&memory);
+    let mut watch = registry.watch("web").unwrap();
+    let mut registration = registry.register(ttl("a", SECOND * 10)).unwrap();
+    assert!(matches!(
+        registration.event().await,
+        Some(Event::Registered)
+    ));
+    until(&mut watch, &["a"]).await;
+    let epoch = memory.epoch();
+    memory.wipe();
+    assert_ne!(memory.epoch(), epoch);
+    let start = Instant::now();
+    assert!(matches!(
+        registration.event().await,
+        Some(Event::Reregistered)
+    ));
+    assert!(
+        start.elapsed() <= SECOND * 2,
+        "it looks about once a second"
+    );
+    let view = watch.wait_for(|v| v.state == State::Live).await.unwrap();
+    assert_eq!(ids(&view), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_registry_does_not_empty_the_set_of_its_watchers() {
+    let memory = Memory::new();
+    let mut watch = registry(&memory).watch("web").unwrap();
+    memory.register(unchecked("a")).unwrap();
+    until(&mut watch, &["a"]).await;
+    memory.wipe();
+    let view = watch.wait_for(|v| v.state == State::Stale).await.unwrap();
+    assert_eq!(ids(&view), ["a"], "the empty list is in doubt");
+    memory.register(unchecked("b")).unwrap();
+    until(&mut watch, &["b"]).await;
+}

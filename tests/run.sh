@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Runs every test, on real servers: gets them where the machine has none, without root and without
+# changing anything outside target/. Arguments go to `cargo test`.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+servers=$PWD/target/servers
+suite=bullseye
+
+die() {
+    printf 'tests/run.sh: %s\n' "$1" >&2
+    cat >&2 <<END
+The tests need Consul. Any of these will do:
+  - put a consul binary on PATH, or set CONSUL_BIN to one
+  - on Debian, with apt-get, dpkg and debian-archive-keyring installed, let this script get the
+    consul package of Debian 11 ($suite) from the mirrors the machine is set up with
+  - set ROSTER_SERVER_CACHE to a folder with that package in it, consul_VERSION_ARCHITECTURE.deb
+'cargo test' alone runs the tests that need no server.
+END
+    exit 1
+}
+
+# The first package of this name in the cache, for this machine; nothing when there is none.
+cached() {
+    local found
+    [[ -n ${ROSTER_SERVER_CACHE:-} ]] || return 0
+    for found in "$ROSTER_SERVER_CACHE/$1"_*_"$(dpkg --print-architecture)".deb; do
+        [[ -f $found ]] || continue
+        printf '%s\n' "$found"
+        return 0
+    done
+}
+
+# Fails when the cache has digests and the package's is not among them, or is another.
+verify() {
+    local dir name sum
+    dir=$(dirname "$1")
+    name=$(basename "$1")
+    if [[ ! -f $dir/SHA256SUMS ]]; then
+        echo "no SHA256SUMS beside $name: taken as it is"
+        return
+    fi
+    sum=$(awk -v name="$name" '$2 == name || $2 == "*" name { print $1; exit }' "$dir/SHA256SUMS")
+    [[ -n $sum ]] || die "$dir/SHA256SUMS does not list $name"
+    printf '%s  %s\n' "$sum" "$1" | sha256sum --check --quiet - \
+        || die "$name is not what $dir/SHA256SUMS says"
+}
+
+# The archives this machine installs from, each once, Debian's own first. apt reads its sources
+# itself, whatever their format; it prints '…/dists/SUITE/InRelease' without fetching anything.
+mirrors() {
+    apt-get update --print-uris 2>/dev/null \
+        | sed -n "s|^'\\(.*\\)/dists/[^/]*/InRelease'.*|\\1|p" \
+        | awk '!seen[$0]++ { if ($0 ~ /\/debian$/) print; else rest = rest $0 "\n" }
+               END { printf "%s", rest }'
+}
+
+# apt with sources, lists and cache of its own. Hooks of the system's configuration are cleared:
+# some of them clean up in the system's cache.
+private_apt() {
+    apt-get -c "$apt/apt.conf" "$@"
+}
+
+# Downloads the package $1 of the suite into the current folder.
+download() {
+    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    command -v apt-get >/dev/null || die "no apt-get"
+    [[ -f $keyring ]] || die "no $keyring: install debian-archive-keyring"
+    apt=$servers/apt
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    cat >"$apt/apt.conf" <<END
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Post-Invoke;
+Dir::Etc::sourcelist "$apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State::lists "$apt/lists";
+Dir::Cache "$apt/cache";
+Dir::Cache::archives "archives";
+APT::Sandbox::User "";
+APT::Get::List-Cleanup "true";
+Acquire::Languages "none";
+Acquire::Retries "3";
+// The suite's signature outlives the date in its Release file, once it is archived.
+Acquire::Check-Valid-Until "false";
+END
+    for mirror in $(mirrors); do
+        echo "looking for $1 in $suite at one of this machine's mirrors"
+        printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite" \
+            >"$apt/sources.list"
+        if private_apt update --error-on=any >"$apt/log" 2>&1 \
+            && private_apt download "$1" >>"$apt/log" 2>&1; then
+            return
+        fi
+        sed 's/^/    /' "$apt/log" >&2
+    done
+    die "none of this machine's apt sources has $1 of $suite"
+}
+
+# Unpacks the package $1 into target/servers/$1.
+fetch() {
+    local package partial=$servers/$1.partial
+    command -v dpkg >/dev/null || die "no dpkg"
+    rm -rf "$partial"
+    mkdir -p "$partial/deb"
+    package=$(cached "$1")
+    if [[ -n $package ]]; then
+        echo "$1: from the cache, $(basename "$package")"
+        verify "$package"
+    else
+        (cd "$partial/deb" && download "$1")
+        package=$(echo "$partial/deb/$1"_*.deb)
+    fi
+    dpkg -x "$package" "$partial/root"
+    # Whole or not at all: a run that was stopped half way leaves nothing that looks complete.
+    rm -rf "${servers:?}/$1"
+    mv "$partial/root" "$servers/$1"
+    rm -rf "$partial"
+}
+
+if [[ -n ${CONSUL_BIN:-} ]]; then
+    [[ -x $CONSUL_BIN ]] || die "CONSUL_BIN is no program: $CONSUL_BIN"
+elif command -v consul >/dev/null; then
+    CONSUL_BIN=$(command -v consul)
+else
+    CONSUL_BIN=$servers/consul/usr/bin/consul
+    [[ -x $CONSUL_BIN ]] || fetch consul
+fi
+# Tests run elsewhere than here.
+CONSUL_BIN=$(realpath "$CONSUL_BIN")
+export CONSUL_BIN
+# No pipe to head: it may close before consul has written all, which counts as a failure.
+version=$("$CONSUL_BIN" version) || die "$CONSUL_BIN does not run here"
+echo "${version%%$'\n'*}: $CONSUL_BIN"
+
+export ROSTER_REQUIRE_SERVERS=1
+cargo test --locked --all-features "$@"

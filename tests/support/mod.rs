@@ -1,0 +1,75 @@
+//! What the integration tests run against: real Consul agents and clusters, a proxy that breaks
+//! connections and rewrites answers, a scripted server for answers no registry gives, and real
+//! HTTP backends.
+//!
+//! Everything listens on loopback, on a port leased from [`ports`], and ends when its handle is
+//! dropped. Servers written here run on a runtime of their own ([`rt`]), so that a test which
+//! blocks or pauses its runtime does not block or pause them too.
+//!
+//! Not every test binary uses all of this, hence the `dead_code` below.
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    unused_imports,
+    unused_macros
+)]
+
+pub mod consul;
+pub mod eventually;
+pub mod http1;
+pub mod http_backend;
+pub mod not_run;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod raw_server;
+
+pub use consul::{Agent, Cluster};
+pub use eventually::eventually;
+pub use http_backend::Backend;
+pub use http1::{Reply, RequestHead};
+pub use proxy::{FaultProxy, Mode, Rule};
+pub use raw_server::{RawServer, Script};
+
+use std::sync::OnceLock;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// The runtime of the proxies and servers of this module.
+pub fn rt() -> &'static Runtime {
+    static RT: OnceLock<Runtime> = OnceLock::new();
+    RT.get_or_init(|| {
+        Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("harness")
+            .enable_all()
+            .build()
+            .expect("a runtime for the harness")
+    })
+}
+
+/// Returns from the test when there is no Consul, noting the test as not run; else is the path of
+/// the binary.
+///
+/// With `ROSTER_REQUIRE_SERVERS=1` a missing Consul fails the test instead.
+macro_rules! need_consul {
+    () => {{
+        // The thread is no help: with one test thread they all run on `main`.
+        fn here() {}
+        let test = std::any::type_name_of_val(&here);
+        let test = test
+            .trim_end_matches("::here")
+            .trim_end_matches("::{{closure}}");
+        match $crate::support::consul::binary() {
+            Some(bin) => bin,
+            None => {
+                $crate::support::not_run::note(test, "consul");
+                return;
+            }
+        }
+    }};
+}
+pub(crate) use need_consul;
