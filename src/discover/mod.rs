@@ -15,8 +15,10 @@
 //! - **State, not a queue.** Not polled for hours, it yields the net change at the next poll.
 //! - **No connection is lost to an update.** Only what the [`MakeEndpoint`] reads (the address, by
 //!   default) makes a new service; everything else flows into the [`Endpoint`] in use.
-//! - **Never empty on the way.** Inserts come before removes. A changed address is an `Insert` of the
-//!   same key, without a remove, so that a balancer can keep the old service until the new one is ready.
+//! - **Never empty on the way.** Inserts come before removes. A changed address is an `Insert` of
+//!   the same key, without a remove, so that a balancer can keep the old service until the new one
+//!   is ready. (tower's keeps it for one request only, so there a new service should be ready at
+//!   once, as ours over HTTP are.)
 //! - **A failure costs one instance.** A maker that fails or panics is logged with the key and tried
 //!   again with backoff; where a service is to be replaced, the old one serves on meanwhile.
 //! - **It never errs and never ends.** tower's balancer takes an error for fatal and an end for an
@@ -26,8 +28,9 @@
 //! the old address say nothing about the new one, and often are why the address changed. Weight and
 //! everything else from the registry carry over.
 //!
-//! It works when polled, on the task of its consumer; a poll costs time linear in the sets when they
-//! differ, and nothing otherwise. After 128 steps in a row it lets other tasks have their turn.
+//! It works when polled, on the task of its consumer, within a tokio runtime. A poll costs time linear
+//! in the sets when they differ, and nothing otherwise. After 128 steps in a row it lets other tasks
+//! have their turn.
 
 mod make;
 mod roll;

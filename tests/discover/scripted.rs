@@ -84,7 +84,13 @@ impl Backend for Scripted {
 impl Source for Scripted {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
         let listing = Listing {
-            instances: self.0.borrow_and_update().clone(),
+            instances: self
+                .0
+                .borrow_and_update()
+                .iter()
+                .cloned()
+                .map(Arc::new)
+                .collect(),
             exists: true,
             ..Listing::default()
         };
