@@ -56,6 +56,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// What no excerpt shows: there are gateways that answer with the request they got.
+    pub(super) secrets: Vec<HeaderValue>,
 }
 
 impl Reply {
@@ -68,6 +70,13 @@ impl Reply {
     pub(super) fn excerpt(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(400)]);
         let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for secret in self
+            .secrets
+            .iter()
+            .filter_map(|secret| secret.to_str().ok())
+        {
+            line = line.replace(secret, "[hidden]");
+        }
         if line.chars().count() > 160 {
             line = line.chars().take(160).chain(['…']).collect();
         }
@@ -285,6 +294,7 @@ impl Http {
             status: head.status,
             headers: head.headers,
             body,
+            secrets: Vec::new(),
         })
     }
 }

@@ -3,4 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod harness;
+mod index;
+mod kit;
+mod pace;

@@ -198,7 +198,16 @@ impl HealthQuery {
         } else {
             !empty
         };
-        let doubt = empty.then(|| self.doubt(reply, index)).flatten();
+        let doubt = match decoded.rejected.first() {
+            Some(first) if decoded.instances.is_empty() => {
+                let records = decoded.rejected.len();
+                Some(format!(
+                    "none of its {records} records can be used: {first}"
+                ))
+            }
+            Some(_) => None,
+            None => empty.then(|| self.doubt(reply, index)).flatten(),
+        };
         let mut rejected = decoded.rejected;
         if !empty && is_cut(reply) {
             rejected.push(Rejected::new("?", "the token may not see some instances"));
