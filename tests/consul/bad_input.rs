@@ -727,14 +727,14 @@ async fn compressed_answers_are_asked_for_and_read() {
             _ => Script::respond(&consul_reply(7, list)),
         }
     };
-    let server = RawServer::start(answer).await;
-    // Stands for this machine too, and does not look like it.
-    let far = format!("http://0.0.0.0:{}", server.addr().port());
-    for (url, coding) in [(far, Some("gzip")), (server.url(), None)] {
-        let seen = server.requests().len();
+    for (far, coding) in [(true, Some("gzip")), (false, None)] {
+        let server = RawServer::start(answer).await;
+        // Stands for this machine too, and does not look like it.
+        let host = if far { "0.0.0.0" } else { "127.0.0.1" };
+        let url = format!("http://{host}:{}", server.addr().port());
         let mut watch = registry(&url, short()).watch("web").unwrap();
         see(&mut watch, "it is listed", |view| view.state == State::Live).await;
-        assert_eq!(server.requests()[seen].header("accept-encoding"), coding);
+        assert_eq!(server.requests()[0].header("accept-encoding"), coding);
     }
 }
 
