@@ -63,7 +63,7 @@ pub mod backoff;
 pub mod catalog;
 #[cfg(feature = "http")]
 pub mod client;
-#[cfg(feature = "_hyper")]
+#[cfg(any(feature = "http", feature = "_transport"))]
 mod connect;
 pub mod discover;
 pub mod docs;

@@ -65,7 +65,7 @@ const BURST: u32 = 128;
 /// # Examples
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # async fn main() -> Result<(), tower_roster::BoxError> {
 /// use std::convert::Infallible;
 /// use tower::{balance::p2c::Balance, Service, ServiceExt};
 /// use tower_roster::{Instance, registry};

@@ -276,9 +276,9 @@ async fn a_rolling_replacement_fails_no_request() {
     let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
     reach(&mut balance, &blue).await;
     // One by one, then all at once.
-    for n in 0..3 {
+    for (n, server) in green.iter().enumerate() {
         let mut mixed = listed(&blue).split_off(n);
-        mixed.push(at(&format!("green-{n}"), green[n].addr));
+        mixed.push(at(&format!("green-{n}"), server.addr));
         script.apply(mixed).await;
         for _ in 0..20 {
             call(&mut balance, "http://user-service/").await.unwrap();
