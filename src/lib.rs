@@ -1,4 +1,63 @@
 //! Client-side load balancing and service discovery for `tower`.
+//!
+//! A registry knows which instances of a service live. This crate turns what it says into a
+//! [`tower::discover::Discover`], so that a client calls a *service name* and its requests go to
+//! instances that are there, over connections that survive every update that does not concern them.
+//! And it keeps your own process registered, through every failure of the registry.
+//!
+//! ```text
+//!  registry             catalog               discover              endpoint
+//!  Consul, memory, ──▶  last good set,   ──▶  Insert, Remove  ──▶   connection, load,  ──▶ tower's
+//!  REST, fixed          smallest diff         (tower Discover)      weight                 balancer
+//! ```
+//!
+//! # A client of a service
+//! ```no_run
+//! # #[cfg(feature = "http")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! use bytes::Bytes;
+//! use http_body_util::Empty;
+//! use tower::{Service, ServiceExt, balance::p2c::Balance};
+//! use tower_roster::{client::HttpEndpoints, registry};
+//!
+//! // `consul://127.0.0.1:8500`, `consul:` (as the `consul` command), `rest://…`, `memory:`.
+//! let registry = registry::connect("consul:")?;
+//! let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
+//! let mut client = Balance::new(discover);
+//!
+//! let request = http::Request::get("http://user-service/").body(Empty::<Bytes>::new())?;
+//! let response = client.ready().await?.call(request).await?;
+//! assert!(response.status().is_success());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "http"))]
+//! # fn main() {}
+//! ```
+//!
+//! # A process that registers itself
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use tower_roster::{Instance, registry};
+//!
+//! let registry = registry::connect("consul:")?;
+//! let me = Instance::new("user-service", "user-1", "10.0.0.7:8080".parse()?).tag("v2");
+//! let registration = registry.register(me)?; // heartbeats, and again after any loss
+//! # let stopped = std::future::ready(());
+//! stopped.await;
+//! registration.deregister().await?; // then go on serving for a moment, then drain
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to read on
+//! [`registry`] tells how registries are watched and what a [`View`](registry::View) promises when
+//! they fail; [`registry::consul`], [`registry::memory`] and [`registry::rest`] are the backends;
+//! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`docs`] holds the
+//! reasons of the defaults, what it costs, and the changelog.
+#![cfg_attr(not(feature = "memory"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;
 pub mod catalog;
@@ -7,6 +66,7 @@ pub mod client;
 #[cfg(any(feature = "http", feature = "_transport"))]
 mod connect;
 pub mod discover;
+pub mod docs;
 pub mod endpoint;
 pub mod error;
 pub mod instance;
@@ -19,3 +79,8 @@ pub use self::{
     instance::Instance,
     registry::Registry,
 };
+
+/// The examples of the README are compiled.
+#[cfg(all(doctest, feature = "consul", feature = "http"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -48,8 +48,8 @@ pub struct Settle {
     rejected: Arc<[Rejected]>,
     /// Instances that the registry no longer lists and that are kept until their time.
     leaving: HashMap<Key, Instant>,
-    /// An empty reply that is held back, and when it will be applied.
-    held: Option<(Instant, Listing)>,
+    /// While an empty reply is held back: from when on the next one is applied.
+    held: Option<Instant>,
 }
 
 impl Settle {
@@ -98,12 +98,12 @@ impl Settle {
             // Doubt does not go away by asking again: a reply held once is held until its time, or
             // until instances are listed.
             let until = match (&self.held, hold) {
-                (Some((until, _)), _) => Some(*until),
+                (Some(until), _) => Some(*until),
                 (None, Some(time)) => now.checked_add(time),
                 (None, None) => None,
             };
             if let Some(until) = until.filter(|until| *until > now) {
-                self.held = Some((until, listing));
+                self.held = Some(until);
                 return false;
             }
         }
@@ -112,11 +112,10 @@ impl Settle {
     }
 
     /// Does what has become due. Returns whether anything was applied.
+    ///
+    /// An empty reply that is held is not: it waits for the registry to say the same once more, which
+    /// one that cannot be reached does not.
     pub fn tick(&mut self, now: Instant) -> bool {
-        if let Some((_, listing)) = self.held.take_if(|(until, _)| *until <= now) {
-            self.apply(listing, now);
-            return true;
-        }
         let leaving = self.leaving.len();
         let mut due = HashSet::new();
         self.leaving.retain(|key, until| {
@@ -135,8 +134,7 @@ impl Settle {
 
     /// When [`tick`](Self::tick) has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let held = self.held.as_ref().map(|(until, _)| *until);
-        held.into_iter().chain(self.leaving.values().copied()).min()
+        self.leaving.values().copied().min()
     }
 
     fn apply(&mut self, listing: Listing, now: Instant) {
@@ -263,9 +261,11 @@ mod tests {
         // Later empty replies look sound, because the index is the new one: still held.
         assert!(!settle.offer(listing(&[]), now + SECOND / 2));
         assert_eq!((ids(&settle), settle.is_holding()), (vec!["web-1"], true));
-        assert_eq!(settle.deadline(), Some(now + SECOND));
-        assert!(!settle.tick(now + SECOND / 2));
-        assert!(settle.tick(now + SECOND));
+        assert!(
+            !settle.tick(now + SECOND * 2) && settle.is_holding(),
+            "time alone confirms nothing"
+        );
+        assert!(settle.offer(listing(&[]), now + SECOND));
         assert!(settle.set().is_empty() && !settle.is_holding());
     }
 

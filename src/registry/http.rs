@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_util::{client::legacy, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy,
+    rt::{TokioExecutor, TokioTimer},
+};
 
 use crate::{
     connect::Connector,
@@ -19,6 +22,11 @@ pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long the body of an answer may take once its head has arrived, so that one which trickles is
 /// not waited for as long as a change may take.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often a connection of HTTP/2 in use is probed, and how long it has to answer: found dead before
+/// a blocking query's deadline, and rarely enough to cost nothing.
+#[cfg(feature = "http2")]
+const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// A request, relative to the root of the registry.
 pub(super) struct Request {
@@ -48,6 +56,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// What no excerpt shows: there are gateways that answer with the request they got.
+    pub(super) secrets: Vec<HeaderValue>,
 }
 
 impl Reply {
@@ -60,6 +70,13 @@ impl Reply {
     pub(super) fn excerpt(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(400)]);
         let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for secret in self
+            .secrets
+            .iter()
+            .filter_map(|secret| secret.to_str().ok())
+        {
+            line = line.replace(secret, "[hidden]");
+        }
         if line.chars().count() > 160 {
             line = line.chars().take(160).chain(['…']).collect();
         }
@@ -120,15 +137,25 @@ impl Http {
         agents: impl IntoIterator<Item = (String, bool, Connector)>,
         max_body: usize,
     ) -> Self {
-        let agents = agents.into_iter().map(|(origin, gzip, connector)| Agent {
-            origin,
-            gzip,
-            client: legacy::Client::builder(TokioExecutor::new())
+        let agents = agents.into_iter().map(|(origin, gzip, connector)| {
+            let mut client = legacy::Client::builder(TokioExecutor::new());
+            client
                 // Idle connections count against a registry's limit per client.
                 .pool_max_idle_per_host(2)
                 .pool_idle_timeout(Duration::from_secs(20))
-                .pool_timer(hyper_util::rt::TokioTimer::new())
-                .build(connector),
+                .pool_timer(TokioTimer::new());
+            // A request that times out takes its connection with it in HTTP/1 only: a dead one of
+            // HTTP/2 would be used again and again.
+            #[cfg(feature = "http2")]
+            client
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(PING_EVERY)
+                .http2_keep_alive_timeout(PING_EVERY);
+            Agent {
+                origin,
+                gzip,
+                client: client.build(connector),
+            }
         });
         Self {
             backend,
@@ -267,6 +294,7 @@ impl Http {
             status: head.status,
             headers: head.headers,
             body,
+            secrets: Vec::new(),
         })
     }
 }

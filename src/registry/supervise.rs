@@ -120,7 +120,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
         );
         out.send_replace(chosen);
         // The set is dropped with this future, and its tasks with the set.
-        let mut changes: Vec<_> = views.iter_mut().map(|v| Box::pin(v.changed())).collect();
+        let mut changes: Vec<_> = views.iter_mut().map(|v| Box::pin(changed(v))).collect();
         poll_fn(|cx| {
             let ready = changes.iter_mut().any(|c| c.as_mut().poll(cx).is_ready());
             if ready {
@@ -130,6 +130,13 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
             }
         })
         .await;
+    }
+}
+
+/// Waits for a change; a source whose task is gone has none, and must not keep this loop busy.
+async fn changed(view: &mut cell::Receiver<View>) {
+    if view.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -163,6 +170,7 @@ async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<V
         job,
         settle: Settle::new(empty_guard, removal_grace, job.query.passing_only),
         listed: State::Pending,
+        without_instances: State::Missing,
         confirmed: None,
         error: None,
         stale_after,
@@ -199,7 +207,9 @@ async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<V
                 read = true;
                 failures = failures.saturating_add(1);
                 let delay = match (error.kind(), error.retry_after()) {
-                    (_, Some(after)) => jittered(after.min(LONGEST_RETRY_AFTER), 0.1, &mut rng),
+                    // Not sooner than without it: zero is no request for a storm.
+                    (_, Some(after)) => jittered(after.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
+                        .max(backoff.delay(failures, &mut rng)),
                     (ErrorKind::Refused | ErrorKind::Invalid, None) => {
                         backoff.slower(10).delay(failures, &mut rng)
                     }
@@ -248,6 +258,8 @@ struct Publisher<'a> {
     settle: Settle,
     /// What the last applied listing said, or `Pending`.
     listed: State,
+    /// What it says once no instance of it is left: empty or missing.
+    without_instances: State,
     confirmed: Option<Instant>,
     error: Option<Error>,
     stale_after: Duration,
@@ -269,10 +281,9 @@ impl Publisher<'_> {
                 biased;
                 value = &mut future => return value,
                 () = sleep => {
+                    // The last of the instances that had a grace may have left.
                     if self.settle.tick(Instant::now()) && self.settle.set().is_empty() {
-                        // A held empty reply was applied.
-                        self.error = None;
-                        self.listed = State::Missing;
+                        self.listed = self.without_instances;
                     }
                     self.publish();
                 }
@@ -310,12 +321,15 @@ impl Publisher<'_> {
                 );
             }
         }
-        self.listed = if !self.settle.set().is_empty() {
-            State::Live
-        } else if exists || !empty {
+        self.without_instances = if exists || !empty {
             State::Empty
         } else {
             State::Missing
+        };
+        self.listed = if self.settle.set().is_empty() {
+            self.without_instances
+        } else {
+            State::Live
         };
         self.confirm();
         true

@@ -49,7 +49,7 @@ pub fn connect_with(url: &str, settings: Settings) -> Result<Registry, ConfigErr
         "rest" => Registry::with_settings(super::rest::Client::from_url(url)?, settings),
         _ => Err(ConfigError::new(
             "registry",
-            format!("no backend for {scheme:?} is compiled in (of {url:?})"),
+            format!("no backend for {scheme:?} is compiled in"),
         )),
     }
 }

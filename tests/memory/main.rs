@@ -1,4 +1,5 @@
 //! The embedded registry, on a paused clock.
+#![allow(clippy::unwrap_used)]
 
 mod checks;
 mod faults;

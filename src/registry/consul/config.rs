@@ -167,7 +167,15 @@ impl Config {
         url: &str,
         var: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let invalid = |why: &str| ConfigError::new("registry", format!("{url:?}: {why}"));
+        // Without the parts where people put what no log may show.
+        let shown = url.split('?').next().unwrap_or_default();
+        let shown = match (shown.find("//"), shown.rfind('@')) {
+            (Some(start), Some(at)) if start < at => {
+                format!("{}…{}", &shown[..start + 2], &shown[at..])
+            }
+            _ => shown.to_owned(),
+        };
+        let invalid = |why: &str| ConfigError::new("registry", format!("{shown:?}: {why}"));
         let (scheme, rest) = url.split_once(':').ok_or_else(|| invalid("no scheme"))?;
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let authorities = place.strip_prefix("//").unwrap_or(place);
@@ -443,7 +451,8 @@ mod tests {
             ("consul://h:x", "not a number"),
             ("consul://", ""),
             ("consul:h:85", "consul://host:port"),
-            ("consul://u:p@h:1", "credentials"),
+            ("consul://u:secret@h:1", "credentials"),
+            ("consul://h:1/path?token=secret", "path"),
             ("consul://h:1/path", "path"),
             ("consul://h:1?tokn=x", "tokn"),
             ("consul://h:1?token=secret", "token"),

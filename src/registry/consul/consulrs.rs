@@ -49,11 +49,13 @@ impl Consulrs {
         for (name, value) in &request.headers {
             built = built.header(name.as_str(), value.as_bytes());
         }
+        let mut secrets = Vec::new();
         if let Some(token) = self.client.settings().token.as_deref().map(str::trim) {
             if !token.is_empty() {
                 let mut value = http02::HeaderValue::from_str(token)
                     .map_err(|_| fail(ErrorKind::Invalid, "the token cannot stand in a header"))?;
                 value.set_sensitive(true);
+                secrets.extend(HeaderValue::from_str(token));
                 built = built.header(TOKEN_HEADER.as_str(), value);
             }
         }
@@ -92,6 +94,7 @@ impl Consulrs {
             })?,
             headers: headers.collect(),
             body: body.into(),
+            secrets,
         })
     }
 }

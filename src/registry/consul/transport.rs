@@ -118,13 +118,17 @@ impl Transport for Hyper {
         mut request: Request,
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         Box::pin(async move {
+            let mut secrets = Vec::new();
             if let Some(auth) = &self.basic_auth {
+                secrets.push(auth.clone());
                 request.headers.push((header::AUTHORIZATION, auth.clone()));
             }
             if let Some(token) = self.token.now() {
+                secrets.push(token.clone());
                 request.headers.push((TOKEN_HEADER, token));
             }
-            let reply = self.http.send(agent, service, request).await?;
+            let mut reply = self.http.send(agent, service, request).await?;
+            reply.secrets = secrets;
             if matches!(reply.status.as_u16(), 401 | 403) {
                 self.token.refresh();
             }

@@ -11,7 +11,7 @@ use super::{
     wire,
 };
 use crate::{
-    catalog::Listing,
+    catalog::{Listing, Rejected},
     error::{Error, ErrorKind},
     registry::{
         Answer, BoxFuture, Query, Source,
@@ -47,9 +47,9 @@ pub(super) struct HealthQuery {
     last: Option<(u64, bool)>,
     /// Answers in a row that came early and with the index that was asked for.
     early: u32,
-    /// Whether the next read must ask the leader, because a stale answer was too old.
-    leader_once: bool,
-    /// Whether the agent was found new enough for the options.
+    /// Until when the leader is asked, because a stale answer was too old.
+    leader_until: Option<Instant>,
+    /// Whether this agent was found new enough for the options.
     suitable: bool,
 }
 
@@ -72,7 +72,7 @@ impl HealthQuery {
             index: None,
             last: None,
             early: 0,
-            leader_once: false,
+            leader_until: None,
             suitable: false,
         }
     }
@@ -81,15 +81,22 @@ impl HealthQuery {
         let answer = self.exchange(index).await;
         if let Err(error) = &answer {
             self.index = None;
-            if error.is_unreachable() || error.kind() == ErrorKind::Limited {
+            let kind = error.kind();
+            if error.is_unreachable() || matches!(kind, ErrorKind::Limited | ErrorKind::Malformed) {
                 self.agent = self.agent.wrapping_add(1);
+                self.suitable = false;
             }
         }
         answer
     }
 
-    async fn exchange(&mut self, index: Option<u64>) -> Result<Answer, Error> {
+    async fn exchange(&mut self, mut index: Option<u64>) -> Result<Answer, Error> {
         self.check_version().await?;
+        if self.leader_until.is_some_and(|at| at <= Instant::now()) {
+            self.leader_until = None;
+            // Indexes of one mode mean nothing to another.
+            index = None;
+        }
         let wait = self.options.wait;
         let within = match index {
             Some(_) => wait + wait / 16 + MARGIN,
@@ -98,17 +105,19 @@ impl HealthQuery {
         let began = Instant::now();
         let reply = self.get(self.path(index), within).await?;
         let new = self.index_of(&reply)?;
+        // Looked at first: without a quorum an idle query ends as if all were well.
+        if self.too_stale(&reply) {
+            self.leader_until = Some(Instant::now() + wait);
+            self.index = None;
+            return Ok(Answer::Resync);
+        }
         if let Some(asked) = index {
             if new < asked {
                 tracing::debug!(asked, new, service = %self.service, "the index went backwards");
                 self.index = None;
                 return Ok(Answer::Resync);
             }
-            if new == asked && began.elapsed() >= wait {
-                self.early = 0;
-                return Ok(Answer::Unchanged);
-            }
-            if new == asked {
+            if new == asked && began.elapsed() < wait {
                 // The sign of a restored snapshot or of an agent that is leaving: read anew. An agent
                 // that never holds a query gets slower and slower readers.
                 self.early = self.early.saturating_add(1);
@@ -119,16 +128,11 @@ impl HealthQuery {
             }
             self.early = 0;
         }
-        if self.too_stale(&reply) && !self.leader_once {
-            self.leader_once = true;
-            self.index = None;
-            return Ok(Answer::Resync);
-        }
+        // At the end of a wait nothing should have changed. The list is read all the same: behind
+        // an index that lies (one that never moves), this is how changes are seen at all.
         let listing = self.listing(&reply, new).await?;
         self.last = Some((new, !listing.instances.is_empty()));
-        // Indexes of one mode mean nothing to another.
-        self.index = (!self.leader_once).then_some(new);
-        self.leader_once = false;
+        self.index = Some(new);
         Ok(Answer::Listing(listing))
     }
 
@@ -141,7 +145,7 @@ impl HealthQuery {
         reply
             .success(&self.transport.name(), &self.service)
             .map_err(|error| {
-                // Bad expressions and datacenters come as 500, although asking again heals neither.
+                // A bad expression comes as 500 from old agents, although asking again never heals it.
                 let text = error.to_string();
                 let asked_wrongly = text.contains("Failed to create boolean expression evaluator");
                 if asked_wrongly {
@@ -177,6 +181,9 @@ impl HealthQuery {
         let Consistency::Stale(most) = self.options.consistency else {
             return false;
         };
+        if self.leader_until.is_some() {
+            return false;
+        }
         let contact = reply.header("x-consul-lastcontact");
         let millis = contact.and_then(|text| text.trim().parse().ok());
         millis.is_some_and(|millis| Duration::from_millis(millis) > most)
@@ -193,18 +200,31 @@ impl HealthQuery {
         } else {
             !empty
         };
-        let doubt = empty.then(|| self.doubt(reply, index)).flatten();
+        let doubt = match decoded.rejected.first() {
+            Some(first) if decoded.instances.is_empty() => {
+                let records = decoded.rejected.len();
+                Some(format!(
+                    "none of its {records} records can be used: {first}"
+                ))
+            }
+            Some(_) => None,
+            None => empty.then(|| self.doubt(reply, index)).flatten(),
+        };
+        let mut rejected = decoded.rejected;
+        if !empty && is_cut(reply) {
+            rejected.push(Rejected::new("?", "the token may not see some instances"));
+        }
         Ok(Listing {
             instances: decoded.instances,
             exists,
             doubt,
-            rejected: decoded.rejected,
+            rejected,
         })
     }
 
     /// Why an empty list may be wrong: nothing in it says what it means.
     fn doubt(&self, reply: &Reply, index: u64) -> Option<String> {
-        if reply.header("x-consul-results-filtered-by-acls") == Some("true") {
+        if is_cut(reply) {
             return Some("access rules cut the list".to_owned());
         }
         if index <= 1 {
@@ -221,8 +241,15 @@ impl HealthQuery {
         }
     }
 
+    /// Whether the list may be empty although the service has instances.
     fn is_filtered(&self) -> bool {
-        !self.tags.is_empty() || self.options.filter.is_some() || self.options.passing
+        let Options {
+            filter,
+            passing,
+            connect,
+            ..
+        } = &*self.options;
+        !self.tags.is_empty() || filter.is_some() || *passing || *connect
     }
 
     /// Whether the service exists, when the list was empty for what was asked of its instances.
@@ -242,9 +269,13 @@ impl HealthQuery {
     fn catalog_path(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         self.options.tenancy(&mut query);
-        if let Some(datacenter) = &self.datacenter {
-            query.append_pair("dc", datacenter);
+        let pairs = [("dc", &self.datacenter), ("peer", &self.options.peer)];
+        for (name, value) in pairs {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
         }
+        self.consistency(&mut query);
         format!("/v1/catalog/services?{}", query.finish())
     }
 
@@ -277,19 +308,7 @@ impl HealthQuery {
         if *passing {
             query.append_key_only("passing");
         }
-        match self.options.consistency {
-            Consistency::Stale(_) if self.leader_once => {}
-            Consistency::Stale(_) => {
-                query.append_key_only("stale");
-            }
-            Consistency::Consistent => {
-                query.append_key_only("consistent");
-            }
-            Consistency::Cached => {
-                query.append_key_only("cached");
-            }
-            Consistency::Default => {}
-        }
+        self.consistency(&mut query);
         if let Some(index) = index {
             query.append_pair("index", &index.to_string());
             query.append_pair("wait", &format!("{}ms", wait.as_millis()));
@@ -297,6 +316,18 @@ impl HealthQuery {
         let endpoint = if *connect { "connect" } else { "service" };
         let query = query.finish();
         format!("/v1/health/{endpoint}/{}?{query}", segment(&self.service))
+    }
+
+    fn consistency(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
+        let mode = match self.options.consistency {
+            Consistency::Default => return,
+            // Not the default mode, which an operator can make stale too.
+            Consistency::Stale(_) if self.leader_until.is_some() => "leader",
+            Consistency::Stale(_) => "stale",
+            Consistency::Consistent => "consistent",
+            Consistency::Cached => "cached",
+        };
+        query.append_key_only(mode);
     }
 
     /// Finds out whether the agent understands what is asked of it; one that is too old would answer
@@ -367,6 +398,11 @@ impl Source for HealthQuery {
         let index = self.index;
         Box::pin(self.ask(index))
     }
+}
+
+/// Whether access rules left instances out; only newer agents tell.
+fn is_cut(reply: &Reply) -> bool {
+    reply.header("x-consul-results-filtered-by-acls") == Some("true")
 }
 
 /// A name as one segment of a path.

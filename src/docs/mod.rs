@@ -1,0 +1,10 @@
+//! Longer chapters: reasons, costs, history.
+
+#[doc = include_str!("defaults.md")]
+pub mod defaults {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+
+#[doc = include_str!("../../CHANGELOG.md")]
+pub mod changelog {}
