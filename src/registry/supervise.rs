@@ -182,7 +182,14 @@ async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<V
         if start > Instant::now() {
             publisher.during(sleep_until(start)).await;
         }
-        let request = if read { source.read() } else { source.next() };
+        // Within the fence from its first line on: a panic need not wait for the first poll.
+        let request = async {
+            if read {
+                source.read().await
+            } else {
+                source.next().await
+            }
+        };
         let answer = publisher
             .during(fenced(request))
             .await

@@ -12,7 +12,7 @@ use super::{
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_is_told_and_asked_again() {
-    for panic in [Step::Panic] {
+    for panic in [Step::Panic, Step::PanicAtOnce] {
         let backend = Scripted::new([
             Step::List(&["a"]),
             panic.clone(),
@@ -70,4 +70,19 @@ async fn a_panic_while_leaving_is_told_to_who_waits() {
     let error = registration.deregister().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_at_which_the_backend_panics_leaves_what_stands() {
+    let backend = Scripted::new([Step::Hang]).lease([Step::Unchanged]);
+    let registry = Registry::new(backend.clone());
+    let mut registration = registry.register(unchecked("a")).unwrap();
+    registration.registered().await;
+    let update = unchecked("a").instance().clone().meta("panic", "please");
+    let error = registration.update(update).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    let before = backend.asked().len();
+    tokio::time::sleep(SECOND * 5).await;
+    assert!(backend.asked().len() > before, "heartbeats go on");
+    registration.deregister().await.unwrap();
 }

@@ -26,6 +26,8 @@ pub(super) enum Step {
     Unchanged,
     Hang,
     Panic,
+    /// Panics before there is a future.
+    PanicAtOnce,
     After(Duration, &'static Step),
 }
 
@@ -111,7 +113,7 @@ async fn perform(mut step: Step) -> Result<Answer, Error> {
         Step::Resync => Ok(Answer::Resync),
         Step::Unchanged => Ok(Answer::Unchanged),
         Step::Hang | Step::After(..) => std::future::pending().await,
-        Step::Panic => panic!("as the script says"),
+        Step::Panic | Step::PanicAtOnce => panic!("as the script says"),
     }
 }
 
@@ -127,7 +129,9 @@ impl Backend for Scripted {
             .collect())
     }
 
-    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+        let asked_to = announcement.instance().metadata.contains_key("panic");
+        assert!(!asked_to, "as the announcement says");
         Ok(Box::new(Player(self.clone(), 0)))
     }
 }
@@ -138,6 +142,7 @@ impl Player {
     fn step(&self, asked: Asked) -> BoxFuture<'static, Result<Answer, Error>> {
         self.0.note(asked);
         let step = play(&mut self.0.sources.lock().unwrap()[self.1]);
+        assert!(!matches!(step, Step::PanicAtOnce), "as the script says");
         Box::pin(perform(step))
     }
 
