@@ -91,7 +91,11 @@ async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
             _ = alive.changed() => {}
         }
         let Some(registry) = job.registry.upgrade() else {
-            return;
+            // One may have subscribed before the registry went.
+            if cell.receiver_count() == 0 {
+                return;
+            }
+            continue;
         };
         // A subscriber is added under the same lock.
         let mut watches = registry.watches();

@@ -60,6 +60,26 @@ async fn a_watch_lingers_for_its_time_while_the_registry_lives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_without_its_registry() {
+    let memory = Memory::new();
+    let settings = Settings::default().linger(SECOND * 10);
+    let registry = registry(&memory, settings);
+    let mut watch = registry.watch("web").unwrap();
+    until(&mut watch, "an answer", |v| v.state == State::Missing).await;
+    // Dropped and taken again within the linger time, just before the registry goes.
+    drop(watch);
+    tokio::time::sleep(SECOND).await;
+    let mut watch = registry.watch("web").unwrap();
+    drop(registry);
+    tokio::time::sleep(SECOND).await;
+    memory.register(unchecked("a")).unwrap();
+    until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
+    drop(watch);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(memory.watchers("web"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_several_sources_the_first_with_instances_is_used() {
     let backend = Scripted::several([
         vec![
