@@ -555,10 +555,12 @@ impl Keeper {
     async fn obey(&mut self, command: Option<Command>, at: Instant) -> bool {
         let reply = match command {
             Some(Command::Update(announcement, reply)) => {
-                let prepared = announcement
-                    .validate(&self.backend.name())
-                    .and_then(|()| self.backend.register(&announcement));
-                match prepared {
+                let prepare = async {
+                    announcement.validate(&self.backend.name())?;
+                    self.backend.register(&announcement)
+                };
+                let prepared = fenced(prepare).await;
+                match prepared.unwrap_or_else(|| Err(self.panicked())) {
                     Ok(lease) => {
                         let former = std::mem::replace(&mut self.lease, lease);
                         // Of updates that nobody awaited, the first knows what stands.
@@ -607,7 +609,8 @@ impl Keeper {
         let mut failures = 0;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Ok(outcome) = timeout(left, fenced(self.lease.deregister())).await else {
+            let Ok(outcome) = timeout(left, fenced(async { self.lease.deregister().await })).await
+            else {
                 let late = format!("not deregistered within {DEREGISTER_WITHIN:?}");
                 return Err(self.error(ErrorKind::Timeout, late));
             };
@@ -625,7 +628,8 @@ impl Keeper {
         }
         if self.unsettled {
             sleep(SETTLE).await;
-            let _ = timeout(FINISH_WITHIN, fenced(self.lease.deregister())).await;
+            let again = fenced(async { self.lease.deregister().await });
+            let _ = timeout(FINISH_WITHIN, again).await;
         }
         Ok(())
     }

@@ -91,7 +91,11 @@ async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
             _ = alive.changed() => {}
         }
         let Some(registry) = job.registry.upgrade() else {
-            return;
+            // One may have subscribed before the registry went.
+            if cell.receiver_count() == 0 {
+                return;
+            }
+            continue;
         };
         // A subscriber is added under the same lock.
         let mut watches = registry.watches();
@@ -182,7 +186,14 @@ async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<V
         if start > Instant::now() {
             publisher.during(sleep_until(start)).await;
         }
-        let request = if read { source.read() } else { source.next() };
+        // Within the fence from its first line on: a panic need not wait for the first poll.
+        let request = async {
+            if read {
+                source.read().await
+            } else {
+                source.next().await
+            }
+        };
         let answer = publisher
             .during(fenced(request))
             .await

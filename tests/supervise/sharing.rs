@@ -1,0 +1,119 @@
+//! Shared watches, lingering ones, several sources, and the end.
+
+use tower_roster::{
+    error::ErrorKind,
+    registry::{Query, State},
+};
+
+use super::{
+    scripted::{Asked, Scripted, Step},
+    *,
+};
+
+#[tokio::test(start_paused = true)]
+async fn equal_queries_share_one_watch_and_others_do_not() {
+    let memory = Memory::new();
+    let registry = registry(&memory, Settings::default());
+    let watches: Vec<_> = (0..10)
+        .map(|n| {
+            registry
+                .clone()
+                .watch(Query::new("web").tag(format!("{}", n % 2)))
+                .unwrap()
+        })
+        .collect();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(memory.watchers("web"), 2);
+    drop(watches);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(memory.watchers("web"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_lingers_for_its_time_while_the_registry_lives() {
+    let memory = Memory::new();
+    let settings = Settings::default().linger(SECOND * 10);
+    let registry = registry(&memory, settings);
+    memory.register(unchecked("a")).unwrap();
+    let mut watch = registry.watch("web").unwrap();
+    until(&mut watch, "live", |v| ids(v) == ["a"]).await;
+    drop(watch);
+    tokio::time::sleep(SECOND * 9).await;
+    let watch = registry.watch("web").unwrap();
+    assert_eq!(watch.view().state, State::Live, "it was kept warm");
+    tokio::time::sleep(SECOND * 60).await;
+    assert_eq!(memory.watchers("web"), 1, "it is in use again");
+    drop(watch);
+    tokio::time::sleep(SECOND * 11).await;
+    assert_eq!(memory.watchers("web"), 0);
+
+    drop(registry.watch("web").unwrap());
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(memory.watchers("web"), 1);
+    drop(registry);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(
+        memory.watchers("web"),
+        0,
+        "nothing lingers without a registry"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_without_its_registry() {
+    let memory = Memory::new();
+    let settings = Settings::default().linger(SECOND * 10);
+    let registry = registry(&memory, settings);
+    let mut watch = registry.watch("web").unwrap();
+    until(&mut watch, "an answer", |v| v.state == State::Missing).await;
+    // Dropped and taken again within the linger time, just before the registry goes.
+    drop(watch);
+    tokio::time::sleep(SECOND).await;
+    let mut watch = registry.watch("web").unwrap();
+    drop(registry);
+    tokio::time::sleep(SECOND).await;
+    memory.register(unchecked("a")).unwrap();
+    until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
+    drop(watch);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(memory.watchers("web"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_sources_the_first_with_instances_is_used() {
+    let backend = Scripted::several([
+        vec![
+            Step::After(SECOND, &Step::Nothing { exists: true }),
+            Step::After(Duration::from_secs(10), &Step::List(&["near"])),
+            Step::After(Duration::from_secs(10), &Step::Fail(ErrorKind::Unreachable)),
+            Step::Hang,
+        ],
+        vec![Step::List(&["far"]), Step::Hang],
+    ]);
+    let mut watch = Registry::new(backend).watch("web").unwrap();
+    let start = tokio::time::Instant::now();
+    until(&mut watch, "the second", |v| ids(v) == ["far"]).await;
+    assert!(
+        start.elapsed() >= SECOND,
+        "a first that is awaited bars the second"
+    );
+    until(&mut watch, "the first", |v| ids(v) == ["near"]).await;
+    let view = until(&mut watch, "its failure", |v| v.state == State::Stale).await;
+    assert_eq!(ids(&view), ["near"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_ends_before_it_began_leaves_nothing() {
+    let backend =
+        Scripted::new([Step::Hang]).lease([Step::After(SECOND, &Step::Unchanged), Step::Unchanged]);
+    let registry = Registry::new(backend.clone());
+    let registration = registry.register(unchecked("a")).unwrap();
+    tokio::time::sleep(SECOND / 2).await;
+    registration.deregister().await.unwrap();
+    let asked: Vec<_> = backend.asked().into_iter().map(|(what, _)| what).collect();
+    assert_eq!(
+        asked,
+        [Asked::Register, Asked::Deregister],
+        "what is under way arrives first"
+    );
+}
