@@ -21,6 +21,7 @@ pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const BODY_WITHIN: Duration = Duration::from_secs(15);
 
 /// A request, relative to the root of the registry.
+#[derive(Clone)]
 pub(super) struct Request {
     pub(super) method: Method,
     /// Path and query, percent-encoded.
