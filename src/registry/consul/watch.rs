@@ -191,7 +191,10 @@ impl HealthQuery {
         } else {
             !empty
         };
-        let doubt = empty.then(|| self.doubt(reply, index)).flatten();
+        let doubt = match empty {
+            true => self.doubt(reply, index),
+            false => self.regressed(index),
+        };
         Ok(Listing {
             instances: decoded.instances,
             exists,
@@ -209,14 +212,17 @@ impl HealthQuery {
             return Some("its index is 1".to_owned());
         }
         match self.last {
-            Some((last, _)) if index < last => {
-                Some(format!("its index went back from {last} to {index}"))
-            }
             Some((last, true)) if index == last => {
                 Some(format!("there were instances at the same index, {last}"))
             }
-            _ => None,
+            _ => self.regressed(index),
         }
+    }
+
+    /// Whether the registry lost what it knew: what it lists now need not be all.
+    fn regressed(&self, index: u64) -> Option<String> {
+        let (last, _) = self.last?;
+        (index < last).then(|| format!("its index went back from {last} to {index}"))
     }
 
     fn is_filtered(&self) -> bool {
