@@ -1,14 +1,14 @@
 //! Client-side load balancing and service discovery for `tower`.
 //!
 //! A registry knows which instances of a service live. This crate turns what it says into a
-//! [`tower::discover::Discover`], so that a client calls a *service name* and its requests go to
+//! `tower::discover::Discover`, so that a client calls a *service name* and its requests go to
 //! instances that are there, over connections that survive every update that does not concern them.
 //! And it keeps your own process registered, through every failure of the registry.
 //!
 //! ```text
-//!  registry             catalog               discover              endpoint
-//!  Consul, memory, ──▶  last good set,   ──▶  Insert, Remove  ──▶   connection, load,  ──▶ tower's
-//!  REST, fixed          smallest diff         (tower Discover)      weight                 balancer
+//!  registry            catalog              discover             endpoint
+//!  Consul, memory, ──▶ last good set,   ──▶ Insert, Remove   ──▶ connection, ──▶ tower's
+//!  REST, fixed         smallest diff        (tower Discover)     load, weight    balancer
 //! ```
 //!
 //! # A client of a service
@@ -56,7 +56,6 @@
 //! they fail; [`registry::consul`], [`registry::memory`] and [`registry::rest`] are the backends;
 //! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`docs`] holds the
 //! reasons of the defaults, what it costs, and the changelog.
-#![cfg_attr(not(feature = "memory"), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;

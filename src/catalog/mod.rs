@@ -34,7 +34,7 @@ pub struct Listing {
     /// service is another state than a service that nobody knows.
     pub exists: bool,
     /// Why the list may be wrong, when the registry gave a sign of that. An empty list in doubt is
-    /// held back; see [`EmptyGuard`].
+    /// held back, and what another one lacks is kept for a moment; see [`EmptyGuard`].
     pub doubt: Option<String>,
     /// Records that had to be left out.
     pub rejected: Vec<Rejected>,

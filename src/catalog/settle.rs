@@ -17,6 +17,12 @@ use tokio::time::Instant;
 use super::{InstanceSet, Listing, Rejected, fold};
 use crate::instance::{Instance, Key};
 
+/// How long an instance that is absent from a list in doubt is kept. A registry that lost its state
+/// lists one instance after the other as their processes notice: for Consul within a second, after a
+/// heartbeat. Together with the backoff of a watch it must stay below the 2 s within which a set is
+/// right again after a fault.
+const RETURN_WITHIN: Duration = Duration::from_millis(1_100);
+
 /// What to do with a reply that would empty a set which was not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyGuard {
@@ -25,7 +31,8 @@ pub enum EmptyGuard {
     /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong (an index
     /// that went backwards, a list cut by access rules). One in doubt is applied when it still stands
     /// after this time. The default, with 120 s: a Consul cluster that was wiped and bootstrapped again
-    /// listed nothing for 100 s before its agents had restored what they knew.
+    /// listed nothing for 100 s before its agents had restored what they knew. Single instances that
+    /// are absent from a list in doubt are kept for a second.
     HoldDoubtful(Duration),
     /// Hold every empty reply for this time.
     Hold(Duration),
@@ -50,6 +57,8 @@ pub struct Settle {
     leaving: HashMap<Key, Instant>,
     /// While an empty reply is held back: from when on the next one is applied.
     held: Option<Instant>,
+    /// Until when a list may lack instances that the registry has yet to learn of again.
+    doubted_until: Option<Instant>,
 }
 
 impl Settle {
@@ -64,6 +73,7 @@ impl Settle {
             rejected: Arc::new([]),
             leaving: HashMap::new(),
             held: None,
+            doubted_until: None,
         }
     }
 
@@ -89,6 +99,7 @@ impl Settle {
 
     /// Takes a reply. Returns whether it was applied; else it is held back.
     pub fn offer(&mut self, listing: Listing, now: Instant) -> bool {
+        self.note_doubt(&listing, now);
         if listing.instances.is_empty() && !self.set.is_empty() {
             let hold = match self.guard {
                 EmptyGuard::ApplyAtOnce => None,
@@ -105,6 +116,10 @@ impl Settle {
             if let Some(until) = until.filter(|until| *until > now) {
                 self.held = Some(until);
                 return false;
+            }
+            if self.held.is_some() {
+                // It was in doubt for long enough.
+                self.doubted_until = None;
             }
         }
         self.apply(listing, now);
@@ -147,8 +162,11 @@ impl Settle {
         let (serving, withheld, mut folded) = fold(instances, self.passing_only);
         rejected.append(&mut folded);
 
-        if !self.removal_grace.is_zero() {
-            self.note_leaving(&serving, &withheld, now);
+        let grace = now.checked_add(self.removal_grace);
+        self.doubted_until = self.doubted_until.filter(|until| *until > now);
+        let until = grace.max(self.doubted_until).filter(|until| *until > now);
+        if until.is_some() || !self.leaving.is_empty() {
+            self.note_leaving(&serving, &withheld, until, now);
         }
         let kept = self.kept();
         self.set = self.set.succeed(serving, &kept);
@@ -162,12 +180,30 @@ impl Settle {
         }
     }
 
+    /// Opens the time in which absences are doubted. A further sign does not prolong it; but the
+    /// instances that end an emptiness need not be all.
+    fn note_doubt(&mut self, listing: &Listing, now: Instant) {
+        let doubted = self.held.is_some() && self.doubted_until.is_some();
+        let ends = doubted && !listing.instances.is_empty();
+        if self.guard == EmptyGuard::ApplyAtOnce || !(ends || listing.doubt.is_some()) {
+            return;
+        }
+        let open = self.doubted_until.filter(|until| *until > now);
+        let least = match (open, ends) {
+            (None, _) => RETURN_WITHIN,
+            (Some(_), true) => RETURN_WITHIN / 2,
+            (Some(_), false) => Duration::ZERO,
+        };
+        self.doubted_until = open.max(now.checked_add(least));
+    }
+
     /// Starts the grace of instances that are no longer listed and ends that of those that are. One
     /// that is listed as unhealthy leaves at once: that is a statement, not an absence.
     fn note_leaving(
         &mut self,
         serving: &[Arc<Instance>],
         withheld: &[Arc<Instance>],
+        leaves: Option<Instant>,
         now: Instant,
     ) {
         let listed = |key: &Key| {
@@ -178,8 +214,8 @@ impl Settle {
             .retain(|key, until| *until > now && !listed(key));
         for instance in &self.set {
             if !listed(&instance.key) && !self.leaving.contains_key(&instance.key) {
-                if let Some(until) = now.checked_add(self.removal_grace) {
-                    self.leaving.insert(instance.key.clone(), until);
+                if let Some(leaves) = leaves {
+                    self.leaving.insert(instance.key.clone(), leaves);
                 }
             }
         }
@@ -212,6 +248,37 @@ mod tests {
             exists: true,
             ..Listing::default()
         }
+    }
+
+    #[test]
+    fn what_a_list_in_doubt_lacks_is_kept_for_a_moment() {
+        let start = Instant::now();
+        let partial = |ids: &[u8]| Listing {
+            doubt: Some("the index went backwards".to_owned()),
+            ..listing(ids)
+        };
+        for emptied in [false, true] {
+            let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+            settle.offer(listing(&[1, 2, 3]), start);
+            if emptied {
+                assert!(!settle.offer(in_doubt(), start), "held");
+                settle.offer(listing(&[1]), start);
+            } else {
+                settle.offer(partial(&[1]), start);
+            }
+            assert_eq!(ids(&settle), ["web-1", "web-2", "web-3"]);
+            settle.offer(listing(&[1, 2]), start + SECOND / 2);
+            assert_eq!(ids(&settle), ["web-1", "web-2", "web-3"]);
+            assert_eq!(settle.deadline(), Some(start + RETURN_WITHIN));
+            assert!(settle.tick(start + RETURN_WITHIN));
+            assert_eq!(ids(&settle), ["web-1", "web-2"], "it did not come back");
+            settle.offer(listing(&[1]), start + 2 * SECOND);
+            assert_eq!(ids(&settle), ["web-1"], "without doubt at once");
+        }
+        let mut settle = Settle::new(EmptyGuard::ApplyAtOnce, Duration::ZERO, false);
+        settle.offer(listing(&[1, 2]), start);
+        settle.offer(partial(&[1]), start);
+        assert_eq!(ids(&settle), ["web-1"], "no guard, no doubt");
     }
 
     fn in_doubt() -> Listing {

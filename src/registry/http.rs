@@ -29,6 +29,7 @@ const BODY_WITHIN: Duration = Duration::from_secs(15);
 const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// A request, relative to the root of the registry.
+#[derive(Clone)]
 pub(super) struct Request {
     pub(super) method: Method,
     /// Path and query, percent-encoded.
@@ -68,7 +69,7 @@ impl Reply {
 
     /// The beginning of the body as one line of text, for messages.
     pub(super) fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(400)]);
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(4_096)]);
         let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for secret in self
             .secrets
@@ -187,6 +188,11 @@ impl Http {
             )
         };
         let within = request.within;
+        let headers = request.headers.iter().map(|(_, value)| value);
+        let secrets = headers
+            .filter(|value| value.is_sensitive())
+            .cloned()
+            .collect();
         let built = self.build(agent, request);
         let built = built.map_err(|error| {
             fail(ErrorKind::Invalid, "the request cannot be built".into()).with_source(error)
@@ -216,12 +222,13 @@ impl Http {
                     }
                 })
         };
-        tokio::time::timeout(within, exchange).await.map_err(|_| {
+        let reply = tokio::time::timeout(within, exchange).await.map_err(|_| {
             fail(
                 ErrorKind::Timeout,
                 format!("no answer from {} within {within:?}", agent.origin),
             )
-        })?
+        })??;
+        Ok(Reply { secrets, ..reply })
     }
 
     fn build(

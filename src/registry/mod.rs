@@ -235,7 +235,7 @@ impl Default for Settings {
         Self {
             mode: Mode::Watch,
             stale_after: Duration::from_secs(30),
-            backoff: Backoff::known(50, 1_500),
+            backoff: Backoff::known(50, 750),
             empty_guard: EmptyGuard::default(),
             removal_grace: Duration::ZERO,
             linger: Duration::ZERO,
@@ -261,9 +261,9 @@ impl Settings {
         self
     }
 
-    /// The delay before a registry that failed is asked again; from 50 ms to 1.5 s by default, with
-    /// full jitter. The cap is this low because it bounds how long a healed registry goes unnoticed,
-    /// and asking a local agent once a second costs nothing; for many clients on remote servers raise it.
+    /// The delay before a registry that failed is asked again; from 50 ms to 750 ms by default,
+    /// with full jitter. The cap is this low because it bounds how long a healed registry goes unnoticed,
+    /// and asking a local agent twice a second costs nothing; for many clients on remote servers raise it.
     /// What only people can mend (a refused request) is retried ten times as slowly.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// While an empty reply is held back, the registry is asked this often whether it stands.
-const HELD_RECHECK: Duration = Duration::from_secs(1);
+const HELD_RECHECK: Duration = Duration::from_millis(500);
 
 /// No registry may silence a client for longer than this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);

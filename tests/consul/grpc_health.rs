@@ -1,4 +1,5 @@
 //! The gRPC health service, as little of it as an agent's check needs.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     convert::Infallible,

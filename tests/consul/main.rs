@@ -4,6 +4,9 @@
 mod support;
 
 mod bad_input;
+#[cfg(feature = "consulrs")]
+mod consulrs;
+mod faults;
 mod grpc_health;
 mod harness;
 mod index;
@@ -11,3 +14,4 @@ mod kit;
 mod pace;
 mod registration;
 mod scene;
+mod transports;

@@ -23,6 +23,7 @@
 //! | R18 | `a_denied_token_is_told_and_heals`, `a_token_file_is_read_again` |
 //! | R19 | `maintenance_survives_beats_and_repetitions` |
 //! | B30 | `one_failed_beat_does_not_stop_the_beats` |
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! What the tests of registrations and faults share: making a registry, waiting for an event, and
 //! an observer that keeps every view of a watch.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     sync::{Arc, Mutex},

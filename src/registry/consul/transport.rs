@@ -29,7 +29,8 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
     fn name(&self) -> Arc<str>;
 
     /// Sends a request to the `agent`-th agent, counted round and round. Bounded in time by
-    /// `request.within`; a dropped future ends the request.
+    /// `request.within` (by twice that when a token was replaced); a dropped future ends the
+    /// request.
     fn send<'a>(
         &'a self,
         agent: usize,
@@ -115,25 +116,28 @@ impl Transport for Hyper {
         &'a self,
         agent: usize,
         service: &'a Arc<str>,
-        mut request: Request,
+        request: Request,
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         Box::pin(async move {
-            let mut secrets = Vec::new();
-            if let Some(auth) = &self.basic_auth {
-                secrets.push(auth.clone());
-                request.headers.push((header::AUTHORIZATION, auth.clone()));
-            }
-            if let Some(token) = self.token.now() {
-                secrets.push(token.clone());
-                request.headers.push((TOKEN_HEADER, token));
-            }
-            let mut reply = self.http.send(agent, service, request).await?;
-            reply.secrets = secrets;
-            if matches!(reply.status.as_u16(), 401 | 403) {
-                self.token.refresh();
+            let signed = self.sign(request.clone());
+            let reply = self.http.send(agent, service, signed).await?;
+            if matches!(reply.status.as_u16(), 401 | 403) && self.token.refresh() {
+                return self.http.send(agent, service, self.sign(request)).await;
             }
             Ok(reply)
         })
+    }
+}
+
+impl Hyper {
+    fn sign(&self, mut request: Request) -> Request {
+        if let Some(auth) = &self.basic_auth {
+            request.headers.push((header::AUTHORIZATION, auth.clone()));
+        }
+        if let Some(token) = self.token.now() {
+            request.headers.push((TOKEN_HEADER, token));
+        }
+        request
     }
 }
 
@@ -145,12 +149,22 @@ impl Credentials {
             .clone()
     }
 
-    /// Reads the token's file again; one that cannot be read keeps the token that is known.
-    fn refresh(&self) {
-        if matches!(self.source, Token::File(_)) {
-            match read(&self.source) {
-                Ok(token) => *self.now.lock().unwrap_or_else(PoisonError::into_inner) = token,
-                Err(error) => tracing::warn!(%error, "keeping the token that was refused"),
+    /// Reads the token's file again; one that cannot be read keeps the token that is known. Returns
+    /// whether there is another token now.
+    fn refresh(&self) -> bool {
+        if !matches!(self.source, Token::File(_)) {
+            return false;
+        }
+        match read(&self.source) {
+            Ok(token) => {
+                let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+                let changed = *now != token;
+                *now = token;
+                changed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "keeping the token that was refused");
+                false
             }
         }
     }

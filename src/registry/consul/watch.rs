@@ -207,8 +207,8 @@ impl HealthQuery {
                     "none of its {records} records can be used: {first}"
                 ))
             }
-            Some(_) => None,
-            None => empty.then(|| self.doubt(reply, index)).flatten(),
+            None if empty => self.doubt(reply, index),
+            _ => self.regressed(index),
         };
         let mut rejected = decoded.rejected;
         if !empty && is_cut(reply) {
@@ -231,14 +231,17 @@ impl HealthQuery {
             return Some("its index is 1".to_owned());
         }
         match self.last {
-            Some((last, _)) if index < last => {
-                Some(format!("its index went back from {last} to {index}"))
-            }
             Some((last, true)) if index == last => {
                 Some(format!("there were instances at the same index, {last}"))
             }
-            _ => None,
+            _ => self.regressed(index),
         }
+    }
+
+    /// Whether the registry lost what it knew: what it lists now need not be all.
+    fn regressed(&self, index: u64) -> Option<String> {
+        let (last, _) = self.last?;
+        (index < last).then(|| format!("its index went back from {last} to {index}"))
     }
 
     /// Whether the list may be empty although the service has instances.
