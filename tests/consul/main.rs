@@ -7,4 +7,10 @@ mod bad_input;
 mod harness;
 mod index;
 mod kit;
+mod life;
+mod modes;
 mod pace;
+mod rules;
+mod set;
+#[cfg(feature = "tls")]
+mod tls;
