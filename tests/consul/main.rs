@@ -1,4 +1,6 @@
 //! Tests on real Consul agents.
+// To this lint a helper of a test is no test.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
 mod support;
