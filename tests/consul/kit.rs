@@ -1,5 +1,5 @@
 //! What the tests of the watcher share.
-#![allow(clippy::unwrap_used, unreachable_pub)]
+#![allow(unreachable_pub)]
 
 use std::{
     sync::{Arc, Mutex},

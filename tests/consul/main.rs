@@ -1,4 +1,6 @@
 //! Tests on real Consul agents.
+// To this lint a helper of a test is no test.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -11,7 +13,13 @@ mod grpc_health;
 mod harness;
 mod index;
 mod kit;
+mod life;
+mod modes;
 mod pace;
 mod registration;
 mod scene;
 mod transports;
+mod rules;
+mod set;
+#[cfg(feature = "tls")]
+mod tls;

@@ -546,6 +546,20 @@ mod tests {
             origins(&url("consul+https://h").unwrap()),
             ["https://h:8501"]
         );
+        let files = Config::from_vars(|name| match name {
+            "CONSUL_HTTP_SSL" => Some("1".to_owned()),
+            "CONSUL_HTTP_SSL_VERIFY" => Some("false".to_owned()),
+            "CONSUL_HTTP_ADDR" | "CONSUL_HTTP_TOKEN" | "CONSUL_HTTP_TOKEN_FILE" => None,
+            name => Some(name.to_lowercase()),
+        });
+        let tls = files.unwrap().tls;
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        assert_eq!(text(&tls.ca_file).as_deref(), Some("consul_cacert"));
+        assert_eq!(text(&tls.ca_path).as_deref(), Some("consul_capath"));
+        assert_eq!(text(&tls.cert).as_deref(), Some("consul_client_cert"));
+        assert_eq!(text(&tls.key).as_deref(), Some("consul_client_key"));
+        assert_eq!(tls.server_name.as_deref(), Some("consul_tls_server_name"));
+        assert!(tls.unverified);
         let config = Config::new("https://h/consul/").unwrap();
         assert_eq!(origins(&config), ["https://h:443/consul"]);
     }

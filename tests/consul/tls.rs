@@ -1,0 +1,305 @@
+//! Over TLS: authorities, client certificates, and HTTP/2.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType,
+};
+use serde_json::json;
+use tower_roster::{
+    error::ErrorKind,
+    registry::{
+        Settings, State,
+        consul::{Config, Consul},
+    },
+};
+
+use crate::{
+    kit::*,
+    support::{Agent, FaultProxy, Mode, RawServer, Script, eventually, need_consul, ports::Port},
+};
+
+/// Certificates of one authority, in files.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn new() -> Certificates {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = || {
+            let mut params = CertificateParams::new(vec![]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+        };
+        let (ca, other) = (authority(), authority());
+        let write = |name: &str, text: String| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        };
+        write("ca.pem", ca.pem());
+        write("other-ca.pem", other.pem());
+        for (name, usage) in [
+            ("server", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let names = vec!["server.dc1.consul".to_owned(), "localhost".to_owned()];
+            let mut params = CertificateParams::new(names).unwrap();
+            params
+                .subject_alt_names
+                .push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+            params.extended_key_usages = vec![usage];
+            let key = KeyPair::generate().unwrap();
+            let cert = params.signed_by(&key, &ca).unwrap();
+            write(&format!("{name}.pem"), cert.pem());
+            write(&format!("{name}-key.pem"), key.serialize_pem());
+        }
+        Certificates(directory)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// An agent that speaks HTTPS on `port`; `strict` wants a certificate of every client.
+    async fn agent(&self, port: &Port, strict: bool) -> Agent {
+        Agent::dev()
+            .config(json!({
+                "ports": { "https": port.get() },
+                "ca_file": self.path("ca.pem"),
+                "cert_file": self.path("server.pem"),
+                "key_file": self.path("server-key.pem"),
+                "verify_incoming_https": strict,
+                // Each of the many watches of one test counts until all speak HTTP/2.
+                "limits": { "http_max_conns_per_client": 100 },
+            }))
+            .await
+    }
+}
+
+fn https(addr: std::net::SocketAddr) -> Config {
+    Config::new(&format!("https://{addr}")).unwrap()
+}
+
+/// W33, W39; T39. Trusted authorities and client certificates; what is wrong with them is said.
+#[tokio::test]
+async fn certificates_are_checked_on_both_sides() {
+    need_consul!();
+    let certs = Certificates::new();
+    let port = Port::lease();
+    let agent = certs.agent(&port, true).await;
+    agent
+        .register_service("web-1", "web", "127.0.0.1", 80, json!({}))
+        .await;
+    let client =
+        |config: Config| config.client_cert(certs.path("client.pem"), certs.path("client-key.pem"));
+    let good = client(https(port.addr()).ca_file(certs.path("ca.pem"))).options(long());
+    let mut watch = configured(good, Settings::default()).watch("web").unwrap();
+    see(&mut watch, "listed", |view| ids(view) == ["web-1"]).await;
+
+    let wrong = [
+        (
+            "another authority",
+            client(https(port.addr()).ca_file(certs.path("other-ca.pem"))),
+            "invalid peer certificate",
+        ),
+        (
+            "no client certificate",
+            https(port.addr()).ca_file(certs.path("ca.pem")),
+            // Told after the handshake, and heard or not before the connection closes.
+            "",
+        ),
+        (
+            "another name",
+            client(Config::new(&format!("https://127.0.0.2:{}", port.get())).unwrap())
+                .ca_file(certs.path("ca.pem")),
+            "",
+        ),
+        (
+            "no TLS there",
+            https(agent.http_addr()).ca_file(certs.path("ca.pem")),
+            "",
+        ),
+        (
+            "TLS there",
+            Config::new(&format!("http://{}", port.addr())).unwrap(),
+            "https server",
+        ),
+    ];
+    for (case, config, says) in wrong {
+        let backend = format!("{config:?}");
+        let registry = configured(config.options(long()), Settings::default());
+        let mut watch = registry.watch("web").unwrap();
+        let view = see(&mut watch, case, |view| view.error.is_some()).await;
+        let text = trouble(&view);
+        assert_eq!(view.state, State::Pending, "{case}");
+        assert!(
+            text.to_lowercase().contains(says),
+            "{case}: {text:?} does not say {says:?}"
+        );
+        assert!(
+            text.contains("web") && text.contains("consul http"),
+            "{case}: {text}"
+        );
+        assert!(!backend.contains("PRIVATE"), "{backend}");
+    }
+}
+
+/// Files that cannot be used are named when the client is made, not when it first connects.
+#[test]
+fn unusable_files_are_named() {
+    let certs = Certificates::new();
+    std::fs::write(certs.path("empty.pem"), "").unwrap();
+    let addr = (Ipv4Addr::LOCALHOST, 1).into();
+    let cases = [
+        (
+            https(addr).ca_file(certs.path("none.pem")),
+            "CONSUL_CACERT",
+            "none.pem",
+        ),
+        (
+            https(addr).ca_file(certs.path("empty.pem")),
+            "CONSUL_CACERT",
+            "no certificate",
+        ),
+        (
+            https(addr)
+                .ca_file(certs.path("ca.pem"))
+                .client_cert(certs.path("client.pem"), certs.path("none.pem")),
+            "CONSUL_CLIENT_KEY",
+            "none.pem",
+        ),
+        (
+            https(addr)
+                .ca_file(certs.path("ca.pem"))
+                .client_cert(certs.path("client.pem"), certs.path("server-key.pem")),
+            "CONSUL_CLIENT_CERT",
+            "does not fit its key",
+        ),
+    ];
+    for (config, field, says) in cases {
+        let error = Consul::new(config).unwrap_err();
+        assert_eq!(error.field(), field, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+/// W33; T39, B15. Many blocking queries on few connections, chosen by ALPN; each is cancelled by itself.
+#[tokio::test]
+async fn many_watches_share_few_connections() {
+    need_consul!();
+    const MANY: usize = 50;
+    let certs = Certificates::new();
+    let port = Port::lease();
+    let agent = certs.agent(&port, false).await;
+    for n in 0..MANY {
+        let name = format!("many-{n}");
+        agent
+            .register_service(&name, &name, "127.0.0.1", 80, json!({}))
+            .await;
+    }
+    let proxy = FaultProxy::tcp(port.addr()).await;
+    let config = https(proxy.addr())
+        .ca_file(certs.path("ca.pem"))
+        .options(long());
+    let client = configured(config, Settings::default());
+    let mut watches: Vec<_> = (0..MANY)
+        .map(|n| client.watch(format!("many-{n}")).unwrap())
+        .collect();
+    for watch in &mut watches {
+        see(watch, "listed", |view| view.state == State::Live).await;
+    }
+    eventually(SOON, "few connections are left", || async {
+        if proxy.open() <= 3 {
+            Ok(())
+        } else {
+            Err(proxy.open())
+        }
+    })
+    .await;
+    for n in [0, MANY - 1] {
+        let name = format!("many-{n}");
+        agent
+            .register_service("more", &name, "127.0.0.1", 81, json!({}))
+            .await;
+        see(&mut watches[n], "a change", |view| {
+            view.instances.len() == 2
+        })
+        .await;
+    }
+    // What is dropped takes nothing with it that others use.
+    watches.drain(..MANY - 1);
+    agent.deregister_service("more").await;
+    see(&mut watches[0], "a change", |view| {
+        view.instances.len() == 1
+    })
+    .await;
+    drop((watches, client));
+    eventually(SOON, "no connection is left", || async {
+        proxy.open() == 0
+    })
+    .await;
+}
+
+/// W13. A connection of HTTP/2 that died without a word is not used again and again.
+#[tokio::test]
+async fn a_dead_connection_is_found_and_replaced() {
+    need_consul!();
+    let certs = Certificates::new();
+    let port = Port::lease();
+    let agent = certs.agent(&port, false).await;
+    agent
+        .register_service("web-1", "web", "127.0.0.1", 80, json!({}))
+        .await;
+    let mut proxy = FaultProxy::tcp(port.addr()).await;
+    let config = https(proxy.addr()).ca_file(certs.path("ca.pem"));
+    let mut watch = configured(config.options(long()), Settings::default())
+        .watch("web")
+        .unwrap();
+    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    let accepted = proxy.accepted();
+    proxy.set(Mode::Blackhole).await;
+
+    let at = tokio::time::Instant::now();
+    tokio::time::pause();
+    let view = watch.wait_for(|view| view.error.is_some()).await.unwrap();
+    tokio::time::resume();
+    // The wait alone is 120 s.
+    let took = at.elapsed();
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(
+        view.error.as_ref().unwrap().kind(),
+        ErrorKind::Unreachable,
+        "{}",
+        trouble(&view)
+    );
+    eventually(SOON, "a new connection", || async {
+        proxy.accepted() > accepted
+    })
+    .await;
+    proxy.set(Mode::Pass).await;
+    see(&mut watch, "fresh", |view| view.state == State::Live).await;
+}
+
+/// A server that accepts and does not shake hands.
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_given_up() {
+    let certs = Certificates::new();
+    let server = RawServer::play([Script::new().hang()]).await;
+    let config = https(server.addr())
+        .ca_file(certs.path("ca.pem"))
+        .options(long());
+    let mut watch = configured(config, Settings::default())
+        .watch("web")
+        .unwrap();
+    eventually(SOON, "it is accepted", || async { server.accepted() == 1 }).await;
+    let at = tokio::time::Instant::now();
+    tokio::time::pause();
+    let view = watch.wait_for(|view| view.error.is_some()).await.unwrap();
+    tokio::time::resume();
+    let took = at.elapsed().as_secs_f64();
+    assert!((4.0..6.0).contains(&took), "{took} s");
+    assert!(
+        trouble(&view).contains("no TLS handshake"),
+        "{}",
+        trouble(&view)
+    );
+}
