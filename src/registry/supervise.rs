@@ -66,7 +66,7 @@ pub(super) fn spawn(
         let work = async {
             if sources.len() == 1 {
                 if let Some(source) = sources.pop() {
-                    supervise(source, &job, &cell).await;
+                    supervise(source, &job, &cell, false).await;
                 }
             } else {
                 prefer(sources, &job, &cell).await;
@@ -114,7 +114,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
         let (cell, view) = cell::channel(View::default());
         let job = job.clone();
         views.push(view);
-        work.spawn(async move { supervise(source, &job, &cell).await });
+        work.spawn(async move { supervise(source, &job, &cell, true).await });
     }
     loop {
         let chosen = choose(
@@ -122,7 +122,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
                 .iter_mut()
                 .map(|view| view.borrow_and_update().clone()),
         );
-        out.send_replace(chosen);
+        show(out, chosen, false);
         // The set is dropped with this future, and its tasks with the set.
         let mut changes: Vec<_> = views.iter_mut().map(|v| Box::pin(changed(v))).collect();
         poll_fn(|cx| {
@@ -157,7 +157,14 @@ fn choose(views: impl Iterator<Item = View>) -> View {
     first.unwrap_or_default()
 }
 
-async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<View>) {
+/// Drives one source for ever. With `relayed`, `cell` leads to [`prefer`], which hears of mere
+/// confirmations too, because the age of the view it shows is theirs.
+async fn supervise(
+    mut source: Box<dyn Source>,
+    job: &Job,
+    cell: &cell::Sender<View>,
+    relayed: bool,
+) {
     let Settings {
         mode,
         backoff,
@@ -171,6 +178,7 @@ async fn supervise(mut source: Box<dyn Source>, job: &Job, cell: &cell::Sender<V
     let mut pace = Pace::new(source.limit(), Instant::now());
     let mut publisher = Publisher {
         cell,
+        relayed,
         job,
         settle: Settle::new(empty_guard, removal_grace, job.query.passing_only),
         listed: State::Pending,
@@ -265,6 +273,7 @@ pub(super) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
 /// Folds answers into the published view.
 struct Publisher<'a> {
     cell: &'a cell::Sender<View>,
+    relayed: bool,
     job: &'a Job,
     settle: Settle,
     /// What the last applied listing said, or `Pending`.
@@ -383,33 +392,39 @@ impl Publisher<'_> {
         }
     }
 
-    /// Shows the present state; wakes watchers only when it differs from what they saw.
+    /// Shows the present state.
     fn publish(&self) {
-        let state = self.state();
-        self.cell.send_if_modified(|view| {
-            let same_error = match (&view.error, &self.error) {
-                (None, None) => true,
-                (Some(a), Some(b)) => a.is_same(b),
-                _ => false,
-            };
-            let same = view.state == state
-                && same_error
-                && view.instances.is_same(self.settle.set())
-                && Arc::ptr_eq(&view.withheld, self.settle.withheld())
-                && Arc::ptr_eq(&view.rejected, self.settle.rejected());
-            if same {
-                view.confirmed = self.confirmed;
-            } else {
-                *view = View {
-                    instances: self.settle.set().clone(),
-                    withheld: Arc::clone(self.settle.withheld()),
-                    rejected: Arc::clone(self.settle.rejected()),
-                    state,
-                    error: self.error.clone(),
-                    confirmed: self.confirmed,
-                };
-            }
-            !same
-        });
+        let view = View {
+            instances: self.settle.set().clone(),
+            withheld: Arc::clone(self.settle.withheld()),
+            rejected: Arc::clone(self.settle.rejected()),
+            state: self.state(),
+            error: self.error.clone(),
+            confirmed: self.confirmed,
+        };
+        show(self.cell, view, self.relayed);
     }
+}
+
+/// Shows a view. Watchers are woken only when it differs from what they saw by more than its age,
+/// unless they are to hear of each confirmation.
+fn show(cell: &cell::Sender<View>, new: View, always: bool) {
+    cell.send_if_modified(|view| {
+        let same_error = match (&view.error, &new.error) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.is_same(b),
+            _ => false,
+        };
+        let same = view.state == new.state
+            && same_error
+            && view.instances.is_same(&new.instances)
+            && Arc::ptr_eq(&view.withheld, &new.withheld)
+            && Arc::ptr_eq(&view.rejected, &new.rejected);
+        if same {
+            view.confirmed = new.confirmed;
+        } else {
+            *view = new;
+        }
+        always || !same
+    });
 }

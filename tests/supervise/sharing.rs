@@ -103,6 +103,29 @@ async fn of_several_sources_the_first_with_instances_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_several_sources_the_used_one_tells_its_age_and_the_others_nothing() {
+    let backend = Scripted::several([
+        vec![
+            Step::List(&["near"]),
+            Step::After(Duration::from_secs(10), &Step::Unchanged),
+        ],
+        vec![
+            Step::List(&["far"]),
+            Step::After(Duration::from_secs(1), &Step::List(&["far", "more"])),
+            Step::After(Duration::from_secs(1), &Step::List(&["far"])),
+            Step::After(Duration::from_secs(1), &Step::List(&["far", "more"])),
+            Step::Hang,
+        ],
+    ]);
+    let mut watch = Registry::new(backend).watch("web").unwrap();
+    until(&mut watch, "the first", |v| ids(v) == ["near"]).await;
+    let news = tokio::time::timeout(SECOND * 95, watch.changed()).await;
+    assert!(news.is_err(), "what is not used is no news: {news:?}");
+    let age = watch.view().age().unwrap();
+    assert!(age <= SECOND * 10, "confirmed every 10 s, and {age:?} old");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_registration_that_ends_before_it_began_leaves_nothing() {
     let backend =
         Scripted::new([Step::Hang]).lease([Step::After(SECOND, &Step::Unchanged), Step::Unchanged]);
