@@ -17,9 +17,9 @@ mod life;
 mod modes;
 mod pace;
 mod registration;
-mod scene;
-mod transports;
 mod rules;
+mod scene;
 mod set;
 #[cfg(feature = "tls")]
 mod tls;
+mod transports;
