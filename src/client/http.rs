@@ -46,7 +46,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// connection: when the client closes first, no request is sent into a closing connection.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
-/// Finds a peer that is gone without a word in under a minute, at a packet each 30 s.
+/// Starts to look for a peer that is gone without a word after this; how often TCP asks then is the
+/// system's affair.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Makes endpoints over HTTP, for request bodies of type `B`.
