@@ -421,6 +421,11 @@ async fn changes_are_seen_whatever_the_index_says() {
         see(&mut watch, case, |view| view.instances.len() == 2).await;
         agent.deregister_service(&second).await;
         see(&mut watch, case, |view| view.instances.len() == 1).await;
+        assert_eq!(
+            proxy.count(|head| head.param("index") == Some("0")),
+            0,
+            "a query for what is newer than 0 never blocks"
+        );
         let most = 2.0 + PER_SECOND * began.elapsed().as_secs_f64();
         let requests = proxy.requests().len() as f64;
         assert!(
