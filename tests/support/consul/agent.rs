@@ -181,10 +181,7 @@ impl Agent {
 
     /// SIGSTOP: connections are still accepted by the kernel, and nothing answers.
     pub fn pause(&mut self) {
-        self.process
-            .as_ref()
-            .expect("a running agent")
-            .signal(Signal::SIGSTOP);
+        self.process.as_ref().expect("a running agent").stop();
         self.paused = true;
     }
 
