@@ -4,6 +4,8 @@
 mod checks;
 mod faults;
 mod heartbeats;
+#[cfg(feature = "_hyper")]
+mod http_checks;
 mod sharing;
 mod state;
 
