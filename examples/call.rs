@@ -24,7 +24,7 @@ struct Args {
     /// The service.
     service: String,
     /// Requests a second; 0 for as many as the concurrency allows.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     rate: u32,
     /// Requests in flight at most.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -53,6 +53,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), common::Failure> {
+    let mut signals = common::Signals::catch()?;
     let registry = common::connect(&args.url)?;
     let mut query = Query::new(args.service.as_str());
     for tag in &args.tags {
@@ -91,10 +92,13 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     tokio::select! {
         () = load => {}
         () = tokio::time::sleep(args.duration) => {}
-        () = common::shutdown() => {}
+        () = signals.next() => {}
     }
     // Every request that was sent is counted; each ends within its timeout.
-    while requests.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while requests.join_next().await.is_some() {} } => {}
+        () = signals.next() => {}
+    }
 
     let summary = figures.summary();
     if args.json {

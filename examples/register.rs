@@ -33,7 +33,13 @@ struct Args {
     #[arg(long)]
     id: Option<String>,
     /// Its share of the traffic relative to its peers.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     weight: u16,
     /// A label (repeat for several).
     #[arg(long = "tag", value_name = "T")]
@@ -45,10 +51,10 @@ struct Args {
     #[arg(long)]
     zone: Option<String>,
     /// Send heartbeats; without one for this long it is unhealthy [default: 10s].
-    #[arg(long, value_name = "TIME", value_parser = common::duration, conflicts_with = "http_check")]
+    #[arg(long, value_name = "TIME", value_parser = common::ttl, conflicts_with = "http_check")]
     ttl: Option<Duration>,
     /// Let the registry request this path of the instance.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path)]
     http_check: Option<String>,
     /// The time between such requests.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = common::duration)]
@@ -64,7 +70,19 @@ async fn main() -> ExitCode {
     common::finish(run(Args::parse()).await)
 }
 
+/// Parses what can be requested of an instance.
+fn path(text: &str) -> Result<String, String> {
+    match ["/", "http://", "https://"]
+        .iter()
+        .any(|start| text.starts_with(start))
+    {
+        true => Ok(text.to_owned()),
+        false => Err("write a path such as /health, or a whole http:// URL".to_owned()),
+    }
+}
+
 async fn run(args: Args) -> Result<(), common::Failure> {
+    let mut signals = common::Signals::catch()?;
     let registry = common::connect(&args.url)?;
     let id = args.id.unwrap_or_else(|| {
         format!(
@@ -103,7 +121,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             Event::DeregisterFailed(error) => ("deregister_failed", Some(error.to_chain())),
             _ => ("other", None),
         };
-        common::line(if args.json {
+        // Whether or not somebody reads it, the instance stays registered.
+        let _ = common::say(if args.json {
             json!({"event": name, "id": id, "error": error}).to_string()
         } else {
             let error = error.map(|error| format!(": {error}"));
@@ -114,18 +133,22 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             )
         });
     };
-    let stop = common::shutdown();
-    tokio::pin!(stop);
     loop {
         tokio::select! {
             event = registration.event() => match event {
                 Some(event) => tell(&event),
                 None => return Err(common::Failure::work("the registration has ended")),
             },
-            () = &mut stop => break,
+            () = signals.next() => break,
         }
     }
-    match registration.deregister().await {
+    let deregistered = tokio::select! {
+        outcome = registration.deregister() => outcome,
+        () = signals.next() => return Err(common::Failure::work(format!(
+            "stopped again before {id} was deregistered; its check will expire"
+        ))),
+    };
+    match deregistered {
         Ok(()) => tell(&Event::Deregistered),
         Err(error) => {
             tell(&Event::DeregisterFailed(error.clone()));

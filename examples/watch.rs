@@ -7,7 +7,7 @@ mod common;
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use serde_json::json;
+use serde::Serialize;
 use tower_roster::{
     Instance,
     catalog::{Delta, InstanceSet, Rejected, diff},
@@ -43,7 +43,32 @@ async fn main() -> ExitCode {
     common::finish(run(Args::parse()).await)
 }
 
+/// A change of an instance, as `--json` prints it.
+#[derive(Serialize)]
+struct Change<'a> {
+    change: &'static str,
+    id: &'a str,
+    address: String,
+    weight: u32,
+    tags: &'a [String],
+    zone: Option<&'a str>,
+    status: String,
+    /// Tells apart instances of one id, such as on two nodes.
+    key: String,
+}
+
+/// A change of the whole, as `--json` prints it.
+#[derive(Serialize)]
+struct StateChange<'a> {
+    change: &'static str,
+    state: &'static str,
+    /// Since the registry last confirmed the instances; null when it never did.
+    age_ms: Option<u128>,
+    reason: Option<&'a str>,
+}
+
 async fn run(args: Args) -> Result<(), common::Failure> {
+    let mut signals = common::Signals::catch()?;
     let registry = common::connect(&args.url)?;
     let mut query = Query::new(args.service);
     for tag in args.tags {
@@ -58,12 +83,10 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let mut known = InstanceSet::default();
     let mut told = None;
     let mut rejected: Arc<[Rejected]> = Arc::new([]);
-    let stop = common::shutdown();
-    tokio::pin!(stop);
     loop {
         let view = tokio::select! {
             view = watch.changed() => view.map_err(common::Failure::work)?,
-            () = &mut stop => return Ok(()),
+            () = signals.next() => return Ok(()),
         };
         for delta in diff(&known, &view.instances) {
             let (change, instance) = match &delta {
@@ -72,7 +95,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
                 Delta::Remove(old) => ("remove", old),
             };
             common::line(if args.json {
-                json_change(change, instance)
+                json_change(change, instance)?
             } else {
                 text_change(change, instance)
             });
@@ -82,9 +105,12 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         let now = (shown(&view), reason(&view));
         if told.as_ref() != Some(&now) && (view.state != State::Pending || view.error.is_some()) {
             common::line(if args.json {
-                let age = view.age().map(|age| age.as_millis());
-                json!({"change": "state", "state": now.0, "age_ms": age, "reason": now.1})
-                    .to_string()
+                json(&StateChange {
+                    change: "state",
+                    state: now.0,
+                    age_ms: view.age().map(|age| age.as_millis()),
+                    reason: now.1.as_deref(),
+                })?
             } else {
                 let reason = now.1.as_ref().map(|reason| format!("  {reason}"));
                 format!("state   {}{}", now.0, reason.unwrap_or_default())
@@ -125,18 +151,21 @@ fn reason(view: &View) -> Option<String> {
     }
 }
 
-fn json_change(change: &str, instance: &Instance) -> String {
-    json!({
-        "change": change,
-        "id": instance.id(),
-        "address": instance.address.to_string(),
-        "weight": instance.weight.get(),
-        "tags": instance.tags,
-        "zone": instance.zone.as_deref(),
-        "status": instance.status.to_string(),
-        "key": instance.key.to_string(),
+fn json(line: &impl Serialize) -> Result<String, common::Failure> {
+    serde_json::to_string(line).map_err(common::Failure::work)
+}
+
+fn json_change(change: &'static str, instance: &Instance) -> Result<String, common::Failure> {
+    json(&Change {
+        change,
+        id: instance.id(),
+        address: instance.address.to_string(),
+        weight: instance.weight.get(),
+        tags: &instance.tags,
+        zone: instance.zone.as_deref(),
+        status: instance.status.to_string(),
+        key: instance.key.to_string(),
     })
-    .to_string()
 }
 
 fn text_change(change: &str, instance: &Instance) -> String {

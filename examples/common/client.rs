@@ -149,13 +149,15 @@ impl Service<Request<Body>> for Counted {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let began = Instant::now();
+        let sent = Instant::now();
+        // Not with the answer: a request that is given up was sent to this instance, too.
+        self.figures.note_sent(self.key.id());
         let answer = self.inner.call(request);
         let (key, figures) = (self.key.clone(), Arc::clone(&self.figures));
         Box::pin(async move {
             let answer = answer.await;
             let ok = matches!(&answer, Ok(response) if !response.status().is_server_error());
-            figures.note_instance(key.id(), began.elapsed(), ok);
+            figures.note_answer(key.id(), sent, ok);
             answer
         })
     }

@@ -25,8 +25,8 @@ struct Inner {
 pub struct PerInstance {
     pub requests: u64,
     pub failed: u64,
-    /// When it failed.
-    pub failures: Vec<Instant>,
+    /// When the requests that failed were sent, and when they failed.
+    pub failures: Vec<(Instant, Instant)>,
     /// Since the last look.
     pub recent: Recent,
 }
@@ -46,7 +46,11 @@ impl Recent {
         }
     }
 
-    /// A quantile of the latency in ms; `None` without requests.
+    pub fn answers(&self) -> u64 {
+        self.latency.len()
+    }
+
+    /// A quantile of the latency in ms; `None` without answers.
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
         (!self.latency.is_empty()).then(|| ms(self.latency.value_at_quantile(quantile)))
     }
@@ -82,6 +86,18 @@ fn ms(micros: u64) -> f64 {
     micros as f64 / 1_000.0
 }
 
+impl Inner {
+    fn instance(&mut self, id: &str) -> &mut PerInstance {
+        let new = || PerInstance {
+            requests: 0,
+            failed: 0,
+            failures: Vec::new(),
+            recent: Recent::new(),
+        };
+        self.instances.entry(id.to_owned()).or_insert_with(new)
+    }
+}
+
 impl Figures {
     pub fn new() -> Self {
         Self(Mutex::new(Inner {
@@ -108,24 +124,23 @@ impl Figures {
         }
     }
 
-    /// Notes an answer, or its failure, of one instance.
-    pub fn note_instance(&self, id: &str, latency: Duration, ok: bool) {
+    /// Notes that a request was sent to an instance.
+    pub fn note_sent(&self, id: &str) {
         let mut inner = self.inner();
-        let instance = inner
-            .instances
-            .entry(id.to_owned())
-            .or_insert_with(|| PerInstance {
-                requests: 0,
-                failed: 0,
-                failures: Vec::new(),
-                recent: Recent::new(),
-            });
+        let instance = inner.instance(id);
         instance.requests += 1;
         instance.recent.requests += 1;
-        let _ = instance.recent.latency.record(micros(latency));
+    }
+
+    /// Notes the answer of an instance, or its failure.
+    pub fn note_answer(&self, id: &str, sent: Instant, ok: bool) {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        let instance = inner.instance(id);
+        let _ = instance.recent.latency.record(micros(now - sent));
         if !ok {
             instance.failed += 1;
-            instance.failures.push(Instant::now());
+            instance.failures.push((sent, now));
         }
     }
 

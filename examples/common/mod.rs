@@ -10,7 +10,7 @@ pub mod client;
 pub mod figures;
 pub mod server;
 
-use std::{error::Error, fmt, process::ExitCode, time::Duration};
+use std::{error::Error, fmt, io, process::ExitCode, time::Duration};
 
 use tower_roster::{Registry, registry};
 
@@ -37,6 +37,14 @@ impl Failure {
             code: 1,
         }
     }
+
+    /// Stopped by a signal before the end, which needs no words: the exit code of Ctrl-C in shells.
+    pub fn stopped() -> Self {
+        Self {
+            message: String::new(),
+            code: 130,
+        }
+    }
 }
 
 /// Turns the outcome of a program into its exit code, with the reason on standard error.
@@ -44,7 +52,9 @@ pub fn finish(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, code }) => {
-            eprintln!("error: {message}");
+            if !message.is_empty() {
+                eprintln!("error: {message}");
+            }
             ExitCode::from(code)
         }
     }
@@ -64,7 +74,10 @@ pub fn chain(error: &dyn Error) -> String {
 
 /// Connects to the registry of a command line.
 pub fn connect(url: &str) -> Result<Registry, Failure> {
-    registry::connect(url).map_err(|error| Failure::usage(chain(&error)))
+    registry::connect(url).map_err(|error| {
+        let why = chain(&error);
+        Failure::usage(format!("invalid registry URL {url:?}: {why}"))
+    })
 }
 
 /// Shows warnings of the crate on standard error; `RUST_LOG` chooses others.
@@ -93,13 +106,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| wrong())
 }
 
+/// Parses a time to live.
+pub fn ttl(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        ttl if ttl < Duration::from_millis(100) => Err("below 100ms".to_owned()),
+        ttl => Ok(ttl),
+    }
+}
+
 /// Parses a share from 0 to 1.
 pub fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     if (0.0..=1.0).contains(&share) {
         Ok(share)
     } else {
-        Err(format!("{text} is not in 0..=1"))
+        Err(format!(
+            "{text} is not in 0..=1, such as 0.1 for one in ten"
+        ))
     }
 }
 
@@ -111,27 +134,60 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Waits for SIGINT (Ctrl-C) or SIGTERM.
-pub async fn shutdown() {
+/// SIGINT (Ctrl-C) and SIGTERM. From the moment this is made they no longer end the process.
+pub struct Signals {
     #[cfg(unix)]
-    {
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    pub fn catch() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut term) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = term.recv() => {}
-            }
-            return;
-        }
+        let catch = |kind| signal(kind).map_err(Failure::work);
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+        })
     }
-    let _ = tokio::signal::ctrl_c().await;
+
+    #[cfg(not(unix))]
+    pub fn catch() -> Result<Self, Failure> {
+        Ok(Self {})
+    }
+
+    /// Waits for the next of them.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+
+    /// Waits for a SIGTERM, whatever comes from the keyboard.
+    pub async fn terminate(&mut self) {
+        #[cfg(unix)]
+        let _ = self.terminate.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending().await
+    }
 }
 
 /// Prints a line and ends the program when nobody reads any more, as other tools in a pipe do.
 pub fn line(text: impl fmt::Display) {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+    if say(text).is_err() {
         std::process::exit(0);
     }
+}
+
+/// Prints a line, for programs that have work to do whether or not somebody reads.
+pub fn say(text: impl fmt::Display) -> io::Result<()> {
+    use io::Write as _;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }

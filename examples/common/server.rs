@@ -36,7 +36,9 @@ impl Behaviour {
     pub fn new(delay: Duration, fail: f64) -> Self {
         let behaviour = Self::default();
         behaviour.set_delay(delay);
-        behaviour.0.fail_ppm.store((fail * 1e6) as u64, Relaxed);
+        // Rounded: 0.57 is a little less than that in binary.
+        let fail_ppm = (fail * 1e6).round() as u64;
+        behaviour.0.fail_ppm.store(fail_ppm, Relaxed);
         behaviour
     }
 

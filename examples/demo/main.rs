@@ -47,13 +47,15 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let outcome = runtime.map_err(common::Failure::work).and_then(|runtime| {
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             match &args.backend {
                 Some(names) => backend::run(&names[0], &names[1], &names[2]).await,
                 None => scenario::run(args.registry, args.rate, args.json).await,
             }
-        })
+        });
+        // A server's thread may still read standard input, and must not keep the process alive.
+        runtime.shutdown_background();
+        outcome
     });
-    // Reading standard input keeps a thread of the runtime busy, which would keep a server alive.
     common::finish(outcome)
 }

@@ -71,7 +71,12 @@ struct Report {
     events: Vec<Happening>,
 }
 
+/// How much later than the client's own watch the balancer may drop an endpoint: a request that
+/// was given to it before is on its way. Arbitrary: a busy machine's delay between two threads.
+const SEEN_SLACK: Duration = Duration::from_millis(50);
+
 pub async fn run(registry: Option<String>, rate: u32, json: bool) -> Result<(), Failure> {
+    let mut signals = common::Signals::catch()?;
     // Held to the end: a dropped registry forgets its instances.
     let (url, _embedded) = match registry {
         Some(url) if url.starts_with("memory:") => {
@@ -87,19 +92,16 @@ pub async fn run(registry: Option<String>, rate: u32, json: bool) -> Result<(), 
         }
     };
     let mut stage = Stage::new(&url, json)?;
-    for id in ["user-1", "user-2", "user-3", "user-4", "user-5"] {
-        stage.start(id)?;
-    }
-    let watch = stage.watch.clone();
-    let figures = Arc::clone(&stage.figures);
-    let caller = Caller::new(watch, "/", Duration::from_secs(2), figures).map_err(Failure::work)?;
-    stage.all_seen().await?;
-
-    let load = tokio::spawn(load(caller, rate));
-    let outcome = stage.play().await;
-    load.abort();
+    let outcome = tokio::select! {
+        outcome = stage.perform(rate) => outcome,
+        () = signals.next() => Err(Failure::stopped()),
+    };
     stage.table.close();
-    stage.end().await;
+    tokio::select! {
+        () = stage.end() => {}
+        // What is left of the servers is killed with the stage.
+        () = signals.next() => return Err(Failure::stopped()),
+    }
     outcome?;
     stage.report(json)
 }
@@ -117,7 +119,7 @@ async fn embedded() -> Result<(String, tokio::task::JoinHandle<()>), Failure> {
     ))
 }
 
-/// Sends requests at a steady rate until it is aborted.
+/// Sends requests at a steady rate until it is dropped.
 async fn load(caller: Caller, rate: u32) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -164,6 +166,21 @@ impl Stage {
         })
     }
 
+    /// From the first server to the end of the script.
+    async fn perform(&mut self, rate: u32) -> Result<(), Failure> {
+        for id in ["user-1", "user-2", "user-3", "user-4", "user-5"] {
+            self.start(id)?;
+        }
+        let figures = Arc::clone(&self.figures);
+        let caller = Caller::new(self.watch.clone(), "/", Duration::from_secs(2), figures);
+        let caller = caller.map_err(Failure::work)?;
+        self.all_seen().await?;
+        tokio::select! {
+            outcome = self.play() => outcome,
+            () = load(caller, rate) => Ok(()),
+        }
+    }
+
     fn start(&mut self, id: &str) -> Result<(), Failure> {
         let program = std::env::current_exe().map_err(Failure::work)?;
         let child = Command::new(program)
@@ -189,16 +206,22 @@ impl Stage {
 
     /// Waits until all servers are listed.
     async fn all_seen(&mut self) -> Result<(), Failure> {
-        let servers = self.servers.len();
-        let seen = self.watch.wait_for(|view| view.instances.len() >= servers);
+        let servers = &self.servers;
+        let listed = |view: &View| {
+            let ids = view.instances.iter().map(|instance| instance.id());
+            ids.filter(|id| servers.contains_key(*id)).count()
+        };
+        let seen = self.watch.wait_for(|view| listed(view) == servers.len());
         let view = match tokio::time::timeout(START_WITHIN, seen).await {
             Ok(view) => view.map_err(Failure::work)?,
             Err(_) => {
                 let view = self.watch.view();
-                let why = view.error.map(|error| format!(": {}", error.to_chain()));
+                let why = view.error.as_ref();
+                let why = why.map(|error| format!(": {}", error.to_chain()));
                 return Err(Failure::work(format!(
-                    "of {servers} servers, {} were registered within {START_WITHIN:?}{}",
-                    view.instances.len(),
+                    "of {} servers, {} were registered within {START_WITHIN:?}{}",
+                    servers.len(),
+                    listed(&view),
                     why.unwrap_or_default()
                 )));
             }
@@ -214,9 +237,10 @@ impl Stage {
         let mut script = SCRIPT.iter();
         let mut next = script.next();
         let mut watch = self.watch.clone();
-        let stop = common::shutdown();
-        tokio::pin!(stop);
         loop {
+            if self.table.is_closed() {
+                return Err(Failure::stopped());
+            }
             let due = next.map_or(END, |(at, ..)| *at);
             tokio::select! {
                 view = watch.changed() => self.see(&view.map_err(Failure::work)?),
@@ -231,7 +255,6 @@ impl Stage {
                     }
                     None => return Ok(()),
                 },
-                () = &mut stop => return Err(Failure::work("interrupted")),
             }
         }
     }
@@ -308,7 +331,8 @@ impl Stage {
         self.happened.push(happening);
     }
 
-    /// Lets every server that still runs leave, so that the registry is left as it was found.
+    /// Lets every server that still runs leave. The registry is left as it was found, but for the
+    /// one that crashed, which it forgets after a minute.
     async fn end(&mut self) {
         let running: Vec<_> = self.servers.keys().cloned().collect();
         for id in running {
@@ -334,7 +358,10 @@ impl Stage {
                     .get(id)
                     .map(|of| of.failures.clone())
                     .unwrap_or_default();
-                let before = failures.iter().filter(|f| *f >= at && *f <= seen).count();
+                let before = failures
+                    .iter()
+                    .filter(|(sent, failed)| failed >= at && *sent <= *seen + SEEN_SLACK)
+                    .count();
                 u64::try_from(before).unwrap_or(u64::MAX)
             }
             _ => 0,
@@ -346,7 +373,8 @@ impl Stage {
             events: self.happened.clone(),
         };
         if json {
-            common::line(serde_json::to_string(&report).map_err(Failure::work)?);
+            // What came of it is told by the exit code, too.
+            let _ = common::say(serde_json::to_string(&report).map_err(Failure::work)?);
         } else {
             crate::table::summary(&report.summary, explained, unexplained);
         }

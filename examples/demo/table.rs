@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{IsTerminal, Write as _, stdout},
     time::Duration,
 };
@@ -13,7 +14,8 @@ use crate::{
     scenario::Happening,
 };
 
-const BAR: usize = 20;
+/// With it a row is as wide as the narrowest common terminal, 80 columns.
+const BAR: usize = 12;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Show {
@@ -31,6 +33,8 @@ pub struct Table {
     /// Frames since the figures of the last second were taken.
     second: BTreeMap<String, Second>,
     started: bool,
+    /// Nobody reads any more.
+    closed: bool,
 }
 
 /// The last four frames of an instance.
@@ -49,16 +53,29 @@ impl Table {
             (false, true) => Show::Live,
             (false, false) => Show::Events,
         };
-        if show != Show::Nothing {
-            println!("registry  {url}");
-            println!("client    http://user-service/\n");
-        }
-        Self {
+        let mut table = Self {
             show,
             drawn: 0,
             second: BTreeMap::new(),
             started: false,
+            closed: false,
+        };
+        if show != Show::Nothing {
+            table.print(format_args!(
+                "registry  {url}\nclient    http://user-service/\n\n"
+            ));
         }
+        table
+    }
+
+    /// Whether nobody reads any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn print(&mut self, text: fmt::Arguments<'_>) {
+        let mut out = stdout().lock();
+        self.closed |= out.write_fmt(text).and_then(|()| out.flush()).is_err();
     }
 
     /// Prints an event, above the table.
@@ -80,12 +97,12 @@ impl Table {
             _ => "36",
         };
         let event = self.paint(colour, &format!("{event:<7}"));
-        println!(
-            "{:>5.1} s  {event} {:<8} {}",
+        self.print(format_args!(
+            "{:>5.1} s  {event} {:<8} {}\n",
             *at_ms as f64 / 1_000.0,
             instance.as_deref().unwrap_or_default(),
             detail.as_deref().unwrap_or_default()
-        );
+        ));
     }
 
     /// Draws the table anew.
@@ -100,7 +117,7 @@ impl Table {
             let second = self.second.entry(id.clone()).or_default();
             second.at = (second.at + 1) % 4;
             second.requests[second.at] = instance.recent.requests;
-            if instance.recent.requests > 0 {
+            if instance.recent.answers() > 0 {
                 second.p50 = instance.recent.quantile_ms(0.5);
                 second.p99 = instance.recent.quantile_ms(0.99);
             }
@@ -119,7 +136,7 @@ impl Table {
             self.paint(
                 "1",
                 &format!(
-                    "{:<10} {:<9} {:>7}  {:<BAR$} {:>9} {:>9} {:>9} {:>7}",
+                    "{:<10} {:<9} {:>7}  {:<BAR$} {:>9} {:>9} {:>8} {:>7}",
                     "instance", "state", "share", "", "p50", "p99", "requests", "failed"
                 ),
             ),
@@ -145,12 +162,11 @@ impl Table {
             summary.p50_ms,
             summary.p99_ms
         ));
-        for line in &lines {
-            println!("{line}");
-        }
+        // Cut, not wrapped, where the terminal is narrower: the lines are counted.
+        let frame = lines.join("\n");
+        self.print(format_args!("\x1b[?7l{frame}\n\x1b[?7h"));
         self.drawn = lines.len();
         self.started = true;
-        let _ = stdout().flush();
     }
 
     fn row(
@@ -168,8 +184,9 @@ impl Table {
         let recent: u64 = second.map_or(0, |second| second.requests.iter().sum());
         let share = recent as f64 / total.max(1) as f64;
         let filled = ((share * 2.0 * BAR as f64).round() as usize).min(BAR);
+        // Of an instance that gets no requests, such as a slow one, the last that is known.
         let ms = |ms: Option<f64>| match ms {
-            Some(ms) if recent > 0 => format!("{ms:.1} ms"),
+            Some(ms) if state != "gone" => format!("{ms:.1} ms"),
             _ => "-".to_owned(),
         };
         let (requests, failed) = instance.map_or((0, 0), |i| (i.requests, i.failed));
@@ -178,7 +195,7 @@ impl Table {
             failed => self.paint("31", &format!("{failed:>7}")),
         };
         format!(
-            "{id:<10} {} {:>5.1} %  {} {:>9} {:>9} {requests:>9} {failed}",
+            "{id:<10} {} {:>5.1} %  {} {:>9} {:>9} {requests:>8} {failed}",
             self.paint(colour, &format!("{state:<9}")),
             share * 100.0,
             self.paint("36", &format!("{:<BAR$}", "█".repeat(filled))),
@@ -191,15 +208,15 @@ impl Table {
     pub fn close(&mut self) {
         self.drawn = 0;
         if self.show == Show::Live && self.started {
-            println!();
+            self.print(format_args!("\n"));
         }
     }
 
     fn erase(&mut self) {
         if self.drawn > 0 {
             // Up to the first line of the table, and clear from there on.
-            print!("\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
+            let drawn = std::mem::take(&mut self.drawn);
+            self.print(format_args!("\x1b[{drawn}A\x1b[J"));
         }
     }
 
@@ -214,18 +231,25 @@ impl Table {
 
 /// Prints the end of it.
 pub fn summary(summary: &Summary, explained: u64, unexplained: u64) {
-    println!("\n{} requests, {} answered", summary.requests, summary.ok);
-    println!(
-        "{} failed: {explained} sent to the crashed server before its crash was seen, {unexplained} others",
-        summary.failed
+    let mut text = format!(
+        "{} requests: {} ok, {} failed",
+        summary.requests, summary.ok, summary.failed
     );
-    println!(
-        "latency p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+    if summary.failed > 0 {
+        text.push_str(&format!(
+            "\n  {explained:>6} sent to the crashed server before its crash was seen\n  {unexplained:>6} others"
+        ));
+    }
+    text.push_str(&format!(
+        "\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         summary.p50_ms, summary.p99_ms, summary.p999_ms
-    );
+    ));
     let total: u64 = summary.per_instance.values().sum();
     for (id, requests) in &summary.per_instance {
         let share = 100.0 * *requests as f64 / total.max(1) as f64;
-        println!("  {id:<8} {requests:>6} requests  {share:>5.1} %");
+        text.push_str(&format!(
+            "\n  {id:<8} {requests:>6} requests  {share:>5.1} %"
+        ));
     }
+    let _ = crate::common::say(text);
 }

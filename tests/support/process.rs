@@ -37,6 +37,17 @@ impl Process {
     /// Starts `bin` with its output appended to `log`.
     pub fn spawn(bin: &Path, args: &[&str], dir: &Path, log: &Path) -> io::Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(log)?;
+        Process::spawn_to(bin, args, dir, log.try_clone()?, log)
+    }
+
+    /// Starts `bin` with these as its output and its standard error.
+    pub fn spawn_to(
+        bin: &Path,
+        args: &[&str],
+        dir: &Path,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> io::Result<Process> {
         // A test binary that is itself killed runs no destructors: let the kernel end its servers.
         let mut command = match setpriv() {
             true => {
@@ -50,8 +61,8 @@ impl Process {
             .args(args)
             .current_dir(dir)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+            .stdout(stdout)
+            .stderr(stderr);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CONSUL_") {
                 command.env_remove(name);

@@ -1,0 +1,156 @@
+//! `call`: load through the whole stack, and what came of it.
+
+use serde_json::{Value, json};
+
+use super::{
+    kit::{End, Program, SOON, Serve, consul, fields, instances, rest, run, summary, unique},
+    support::{Agent, need_consul},
+};
+
+/// Sorted.
+const FIELDS: [&str; 8] = [
+    "errors",
+    "failed",
+    "ok",
+    "p50_ms",
+    "p999_ms",
+    "p99_ms",
+    "per_instance",
+    "requests",
+];
+
+/// 500 requests a second for 2 s, all answered, over all of these.
+fn assert_all_answered(end: &End, ids: &[&str]) {
+    let summary = summary(end);
+    assert_eq!(fields(&summary), FIELDS);
+    let count = |field: &str| summary[field].as_u64().expect("a count");
+    assert_eq!(count("failed"), 0, "{summary}");
+    assert_eq!(summary["errors"], json!({}));
+    assert_eq!(count("requests"), count("ok"));
+    // What a busy machine sends late, it sends at once: only the end may be cut off.
+    let requests = count("requests");
+    assert!(
+        (800..=1_005).contains(&requests),
+        "the rate is kept: {summary}"
+    );
+    let (sum, mut used) = instances(&summary);
+    assert_eq!(
+        sum, requests,
+        "each is counted with one instance: {summary}"
+    );
+    used.sort();
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    assert_eq!(used, ids, "every instance is used: {summary}");
+    let ms = ["p50_ms", "p99_ms", "p999_ms"].map(|field| summary[field].as_f64().expect("ms"));
+    assert!(0.0 < ms[0] && ms[0] <= ms[1] && ms[1] <= ms[2], "{summary}");
+}
+
+fn call(url: &str, service: &str) -> Program {
+    let args = [url, service, "--rate", "500", "--duration", "2s", "--json"];
+    Program::start("call", &args)
+}
+
+#[tokio::test]
+async fn keeps_its_rate_over_all_instances_in_consul() {
+    need_consul!();
+    let agent = Agent::shared().await;
+    let service = unique("called");
+    let url = consul(&agent);
+    let serves = Serve::three(&url, &service, &[]).await;
+    listed(&url, &service, 3).await;
+    let end = call(&url, &service).end_well(SOON).await;
+    assert_all_answered(&end, &serves.each_ref().map(|serve| &*serve.id));
+}
+
+#[tokio::test]
+async fn is_the_same_on_rest_and_on_a_fixed_set() {
+    let (_memory, url) = rest().await;
+    let serves = Serve::three(&url, "called", &[]).await;
+    listed(&url, "called", 3).await;
+    let end = call(&url, "called").end_well(SOON).await;
+    assert_all_answered(&end, &serves.each_ref().map(|serve| &*serve.id));
+
+    let addresses = serves.each_ref().map(|serve| serve.addr.to_string());
+    let url = format!("fixed:{}", addresses.join(","));
+    let end = call(&url, "called").end_well(SOON).await;
+    assert_all_answered(&end, &addresses.each_ref().map(|address| &**address));
+}
+
+/// Waits until a watch of its own lists this many instances.
+pub(super) async fn listed(url: &str, service: &str, instances: usize) {
+    let mut watch = Program::start("watch", &[url, service, "--json"]);
+    for _ in 0..instances {
+        watch.json("change", "insert").await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_instances_is_an_error_and_no_hang() {
+    let (_memory, url) = rest().await;
+    let args = "nobody --rate 20 --duration 1s --timeout 300ms --json";
+    let args = [&[&*url], &*args.split(' ').collect::<Vec<_>>()].concat();
+    let mut end = Program::start("call", &args);
+    let summary = summary(&end.end_well(SOON).await);
+    assert!(summary["requests"].as_u64() > Some(0), "{summary}");
+    assert_eq!(summary["ok"], 0, "{summary}");
+    assert_eq!(
+        summary["errors"],
+        json!({ "no_instance": summary["requests"] })
+    );
+    assert_eq!(summary["per_instance"], json!({}));
+}
+
+#[tokio::test]
+async fn errors_are_counted_by_kind() {
+    let serve = Serve::start(&["--fail", "0.25"]).await;
+    let url = format!("fixed:{}", serve.addr);
+    let end = run(
+        "call",
+        &[&url, "s", "--rate", "100", "--duration", "1s", "--json"],
+    )
+    .await;
+    let all = summary(&end);
+    let (requests, failed) = (all["requests"].as_u64(), all["failed"].as_u64());
+    assert_eq!(failed, requests.map(|n| n / 4), "{all}");
+    assert_eq!(all["errors"], json!({ "http_500": failed }));
+
+    // Nothing listens on port 1 of loopback.
+    let flags = "s --rate 20 --duration 1s --timeout 300ms --json";
+    let flags = [
+        &["fixed:127.0.0.1:1"],
+        &*flags.split(' ').collect::<Vec<_>>(),
+    ]
+    .concat();
+    let all = summary(&run("call", &flags).await);
+    assert_eq!(all["ok"], 0);
+    assert_eq!(all["errors"], json!({ "connect": all["failed"] }), "{all}");
+    let flags = "s --rate 20 --duration 1s --timeout 300ms --json";
+    let flags = [
+        &["consul://127.0.0.1:1"],
+        &*flags.split(' ').collect::<Vec<_>>(),
+    ]
+    .concat();
+    let all = summary(&run("call", &flags).await);
+    assert_eq!(
+        all["errors"],
+        json!({ "never_resolved": all["failed"] }),
+        "{all}"
+    );
+    assert_ne!(all["failed"], Value::from(0));
+}
+
+#[tokio::test]
+async fn tells_people_what_came_of_it() {
+    let serve = Serve::start(&["--fail", "0.5"]).await;
+    let url = format!("fixed:{}", serve.addr);
+    let end = run("call", &[&url, "s", "--rate", "100", "--duration", "500ms"]).await;
+    let lines: Vec<_> = end.stdout.lines().collect();
+    assert_eq!(end.code, Some(0), "{end:?}");
+    assert!(
+        lines[0].contains(" requests, ") && lines[0].contains(" failed"),
+        "{end:?}"
+    );
+    assert!(lines[1].contains("http_500"), "{end:?}");
+    assert!(lines[2].contains(&serve.addr.to_string()), "{end:?}");
+}
