@@ -33,7 +33,7 @@ use tokio::{
 
 use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace};
 use crate::{
-    backoff::jittered,
+    backoff::{after, jittered},
     catalog::{Listing, Settle},
     error::{Error, ErrorKind},
     rng::small_rng,
@@ -227,7 +227,7 @@ async fn supervise(
                 failures = failures.saturating_add(1);
                 let delay = match (error.kind(), error.retry_after()) {
                     // Not sooner than without it: zero is no request for a storm.
-                    (_, Some(after)) => jittered(after.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
+                    (_, Some(asked)) => jittered(asked.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
                         .max(backoff.delay(failures, &mut rng)),
                     (ErrorKind::Refused | ErrorKind::Invalid, None) => {
                         backoff.slower(10).delay(failures, &mut rng)
@@ -236,7 +236,8 @@ async fn supervise(
                     _ => backoff.delay(failures, &mut rng),
                 };
                 publisher.fail(error, failures);
-                publisher.during(sleep_until(Instant::now() + delay)).await;
+                let next = after(Instant::now(), delay);
+                publisher.during(sleep_until(next)).await;
                 continue;
             }
         };
@@ -246,7 +247,8 @@ async fn supervise(
             Mode::Watch => None,
         });
         if let Some(pause) = pause {
-            publisher.during(sleep_until(Instant::now() + pause)).await;
+            let next = after(Instant::now(), pause);
+            publisher.during(sleep_until(next)).await;
         }
     }
 }
