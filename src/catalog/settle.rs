@@ -14,7 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{InstanceSet, Listing, Rejected, fold};
+use super::{InstanceSet, Listing, MOST_REJECTED, Rejected, fold};
 use crate::{
     backoff::after,
     instance::{Instance, Key},
@@ -164,6 +164,7 @@ impl Settle {
         } = listing;
         let (serving, withheld, mut folded) = fold(instances, self.passing_only);
         rejected.append(&mut folded);
+        rejected.truncate(MOST_REJECTED);
 
         let grace = Some(after(now, self.removal_grace));
         self.doubted_until = self.doubted_until.filter(|until| *until > now);
@@ -270,6 +271,21 @@ mod tests {
         graced.offer(listing(&[1]), start + SECOND);
         graced.tick(start + day);
         assert_eq!(graced.set().len(), 2, "the grace must not end at once");
+    }
+
+    #[test]
+    fn notes_on_unusable_records_are_bounded() {
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        let twice = (0..2_000).map(|_| Arc::new(instance(1)));
+        let notes = (0..2_000).map(|n| Rejected::new(format!("#{n}"), "no address"));
+        let listing = Listing {
+            instances: twice.collect(),
+            rejected: notes.collect(),
+            ..listing(&[])
+        };
+        settle.offer(listing, Instant::now());
+        assert_eq!(settle.set().len(), 1);
+        assert_eq!(settle.rejected().len(), MOST_REJECTED);
     }
 
     #[test]

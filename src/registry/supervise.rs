@@ -16,6 +16,7 @@
 //! ```
 
 use std::{
+    collections::HashSet,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -336,8 +337,11 @@ impl Publisher<'_> {
             }
             return false;
         }
-        for rejected in self.settle.rejected().iter() {
-            if !self.cell.borrow().rejected.contains(rejected) {
+        let known = Arc::clone(&self.cell.borrow().rejected);
+        if !Arc::ptr_eq(&known, self.settle.rejected()) {
+            let known: HashSet<_> = known.iter().collect();
+            let new = self.settle.rejected().iter();
+            for rejected in new.filter(|rejected| !known.contains(rejected)) {
                 tracing::warn!(
                     backend = %self.job.backend, service = %self.job.query.service(), "{rejected}"
                 );
