@@ -24,7 +24,7 @@ struct Args {
     /// The service.
     service: String,
     /// Requests a second; 0 for as many as the concurrency allows.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     rate: u32,
     /// Requests in flight at most.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
