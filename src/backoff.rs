@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
@@ -72,9 +73,19 @@ impl Backoff {
     }
 }
 
+/// Thirty years: longer than any process runs, and below what every clock can add to itself.
+pub(crate) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// The time `delay` after `now`. A delay that means "never", such as `Duration::MAX`, lies in the far
+/// future, where plain addition would panic.
+pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
+    now + delay.min(NEVER)
+}
+
 /// Draws a duration within `spread` (a ratio, 0 to 1) around `mean`.
 pub(crate) fn jittered<R: Rng + ?Sized>(mean: Duration, spread: f64, rng: &mut R) -> Duration {
-    mean.mul_f64(1.0 - spread + 2.0 * spread * rng.random::<f64>())
+    mean.min(NEVER)
+        .mul_f64(1.0 - spread + 2.0 * spread * rng.random::<f64>())
 }
 
 #[cfg(test)]
@@ -112,6 +123,17 @@ mod tests {
         assert!(delays.iter().min() < Some(&Duration::from_millis(20)));
         assert!(delays.iter().max() > Some(&Duration::from_millis(980)));
         assert!(delays.iter().all(|d| *d <= Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn the_longest_delays_neither_overflow_nor_come_soon() {
+        let now = Instant::now();
+        let year = Duration::from_secs(365 * 86_400);
+        assert!(after(now, Duration::MAX) > now + year);
+        assert!(jittered(Duration::MAX, 0.1, &mut small_rng(Some(1))) > year);
+        let backoff = Backoff::new(Duration::MAX, Duration::MAX).unwrap();
+        let delay = backoff.slower(10).delay(40, &mut small_rng(Some(1)));
+        assert!(after(now, delay) > now + year);
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Caller {
         timeout: Duration,
         figures: Arc<Figures>,
     ) -> Result<Self, String> {
+        if !path.starts_with('/') {
+            // Else it would become a part of the host.
+            return Err(format!("path {path:?} does not begin with /"));
+        }
         let service = watch.query().service().clone();
         let uri = format!("http://{service}{path}")
             .parse()

@@ -36,12 +36,23 @@ pub struct Listing {
     /// Why the list may be wrong, when the registry gave a sign of that. An empty list in doubt is
     /// held back, and what another one lacks is kept for a moment; see [`EmptyGuard`].
     pub doubt: Option<String>,
-    /// Records that had to be left out.
+    /// Records that had to be left out; the first 1,000 are noted.
     pub rejected: Vec<Rejected>,
 }
 
+/// As many notes on unusable records are kept of one reply; arbitrary: more than anybody reads, and
+/// few enough that a reply of nothing else (three bytes make a record) does not fill memory and logs.
+const MOST_REJECTED: usize = 1_000;
+
+/// Adds a note, unless there are enough.
+pub(crate) fn reject(rejected: &mut Vec<Rejected>, note: impl FnOnce() -> Rejected) {
+    if rejected.len() < MOST_REJECTED {
+        rejected.push(note());
+    }
+}
+
 /// A record of a registry that cannot be used, and why. It costs itself only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejected {
     /// The record: an id, or its place in the reply.
     pub record: Arc<str>,
@@ -88,13 +99,11 @@ fn fold(
         instances.dedup_by(|later, kept| {
             let same = later.key == kept.key;
             if same {
-                rejected.push(Rejected::new(
-                    later.key.to_string(),
-                    format!(
-                        "listed more than once; kept {} ({})",
-                        kept.address, kept.status
-                    ),
-                ));
+                reject(&mut rejected, || {
+                    let (address, status) = (&kept.address, kept.status);
+                    let reason = format!("listed more than once; kept {address} ({status})");
+                    Rejected::new(later.key.to_string(), reason)
+                });
             }
             same
         });

@@ -14,8 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{InstanceSet, Listing, Rejected, fold};
-use crate::instance::{Instance, Key};
+use super::{InstanceSet, Listing, MOST_REJECTED, Rejected, fold};
+use crate::{
+    backoff::after,
+    instance::{Instance, Key},
+};
 
 /// How long an instance that is absent from a list in doubt is kept. A registry that lost its state
 /// lists one instance after the other as their processes notice: for Consul within a second, after a
@@ -110,7 +113,7 @@ impl Settle {
             // until instances are listed.
             let until = match (&self.held, hold) {
                 (Some(until), _) => Some(*until),
-                (None, Some(time)) => now.checked_add(time),
+                (None, Some(time)) => Some(after(now, time)),
                 (None, None) => None,
             };
             if let Some(until) = until.filter(|until| *until > now) {
@@ -161,8 +164,9 @@ impl Settle {
         } = listing;
         let (serving, withheld, mut folded) = fold(instances, self.passing_only);
         rejected.append(&mut folded);
+        rejected.truncate(MOST_REJECTED);
 
-        let grace = now.checked_add(self.removal_grace);
+        let grace = Some(after(now, self.removal_grace));
         self.doubted_until = self.doubted_until.filter(|until| *until > now);
         let until = grace.max(self.doubted_until).filter(|until| *until > now);
         if until.is_some() || !self.leaving.is_empty() {
@@ -210,10 +214,13 @@ impl Settle {
             let find = |list: &[Arc<Instance>]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
             find(serving) || find(withheld)
         };
+        // One whose time is up is not given another, when a reply comes before the tick that would
+        // have removed it.
+        let known: HashSet<Key> = self.leaving.keys().cloned().collect();
         self.leaving
             .retain(|key, until| *until > now && !listed(key));
         for instance in &self.set {
-            if !listed(&instance.key) && !self.leaving.contains_key(&instance.key) {
+            if !listed(&instance.key) && !known.contains(&instance.key) {
                 if let Some(leaves) = leaves {
                     self.leaving.insert(instance.key.clone(), leaves);
                 }
@@ -248,6 +255,49 @@ mod tests {
             exists: true,
             ..Listing::default()
         }
+    }
+
+    #[test]
+    fn the_longest_times_hold_instead_of_being_none() {
+        let (start, day) = (Instant::now(), SECOND * 86_400);
+        let mut guarded = Settle::new(EmptyGuard::Hold(Duration::MAX), Duration::ZERO, false);
+        guarded.offer(listing(&[1]), start);
+        assert!(!guarded.offer(listing(&[]), start + SECOND));
+        assert!(!guarded.offer(listing(&[]), start + day));
+        assert_eq!(guarded.set().len(), 1, "an empty reply must be held back");
+
+        let mut graced = Settle::new(EmptyGuard::ApplyAtOnce, Duration::MAX, false);
+        graced.offer(listing(&[1, 2]), start);
+        graced.offer(listing(&[1]), start + SECOND);
+        graced.tick(start + day);
+        assert_eq!(graced.set().len(), 2, "the grace must not end at once");
+    }
+
+    #[test]
+    fn notes_on_unusable_records_are_bounded() {
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        let twice = (0..2_000).map(|_| Arc::new(instance(1)));
+        let notes = (0..2_000).map(|n| Rejected::new(format!("#{n}"), "no address"));
+        let listing = Listing {
+            instances: twice.collect(),
+            rejected: notes.collect(),
+            ..listing(&[])
+        };
+        settle.offer(listing, Instant::now());
+        assert_eq!(settle.set().len(), 1);
+        assert_eq!(settle.rejected().len(), MOST_REJECTED);
+    }
+
+    #[test]
+    fn a_grace_that_ends_with_a_reply_is_not_given_again() {
+        let start = Instant::now();
+        let mut settle = Settle::new(EmptyGuard::default(), SECOND, false);
+        settle.offer(listing(&[1, 2]), start);
+        settle.offer(listing(&[1]), start);
+        // Without a tick in between.
+        settle.offer(listing(&[1]), start + SECOND);
+        assert_eq!(settle.set().len(), 1);
+        assert_eq!(settle.deadline(), None);
     }
 
     #[test]

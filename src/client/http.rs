@@ -32,6 +32,7 @@ use tower::Service;
 
 use super::{error::HttpError, uri::Place};
 use crate::{
+    backoff::NEVER,
     connect::{Connector, Target},
     discover::MakeEndpoint,
     error::BoxError,
@@ -140,7 +141,7 @@ impl<B> HttpEndpoints<B> {
     }
 
     /// Sets after how much silence a connection is probed (TCP keep-alive, and in HTTP/2 a ping
-    /// while requests wait); 30 s by default, `None` for never.
+    /// while requests wait); 30 s by default, at least 1 s, `None` for never.
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
@@ -178,10 +179,16 @@ impl<B> HttpEndpoints<B> {
         false
     }
 
+    /// Within what the system takes, and without overflow where it is added to the present.
+    fn probe_after(&self) -> Option<Duration> {
+        let after = self.keep_alive?;
+        Some(after.clamp(Duration::from_secs(1), NEVER))
+    }
+
     /// The connector to `instance`, and whether it speaks TLS.
     fn connector(&self, instance: &Instance) -> (Connector, bool) {
         let target = Target::Tcp(instance.address.clone());
-        let connector = Connector::new(target, self.connect_timeout).keep_alive(self.keep_alive);
+        let connector = Connector::new(target, self.connect_timeout).keep_alive(self.probe_after());
         #[cfg(feature = "tls")]
         if let Some(config) = &self.tls {
             return (connector.tls(self.offer(config)), true);
@@ -223,12 +230,12 @@ where
         builder
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .pool_idle_timeout(self.idle_timeout)
+            .pool_idle_timeout(self.idle_timeout.map(|time| time.min(NEVER)))
             .pool_max_idle_per_host(self.max_idle);
         #[cfg(feature = "http2")]
         builder
             .http2_only(self.http2)
-            .http2_keep_alive_interval(self.keep_alive);
+            .http2_keep_alive_interval(self.probe_after());
         Ok(HttpClient {
             client: builder.build(connector),
             place: Arc::new(Place::new(instance, tls)),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::MakeEndpoint;
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, after},
     catalog::{Delta, InstanceSet, diff},
     endpoint::Facts,
     error::BoxError,
@@ -199,8 +199,9 @@ impl Roll {
             serving = entry.made.is_some(),
             "cannot make an endpoint: {error}"
         );
-        entry.retry = Some((now + delay, failures));
-        self.retries.insert((now + delay, key));
+        let at = after(now, delay);
+        entry.retry = Some((at, failures));
+        self.retries.insert((at, key));
         Step::Quiet
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backoff::after;
+
 /// At most `burst` requests at once, and one more each `every`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -63,7 +65,7 @@ impl Pace {
         }
         let depth = every.saturating_mul(burst - 1);
         let start = self.full_at.max(now);
-        self.full_at = start + every;
+        self.full_at = after(start, every);
         start.checked_sub(depth).unwrap_or(now).max(now)
     }
 }
@@ -89,6 +91,15 @@ mod tests {
         assert_eq!(pace.take(later), later, "the bucket refills");
         assert_eq!(pace.take(later), later, "up to its burst");
         assert_eq!(pace.take(later), later + every, "and not above it");
+    }
+
+    #[test]
+    fn the_longest_interval_is_no_panic() {
+        let now = Instant::now();
+        let mut pace = Pace::new(Limit::new(1, Duration::MAX), now);
+        assert_eq!(pace.take(now), now);
+        assert!(pace.take(now) > now + Duration::from_secs(86_400));
+        assert!(pace.take(now) > now + Duration::from_secs(86_400));
     }
 
     #[test]

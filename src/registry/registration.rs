@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{Backend, Lease, Renewal, Settings, supervise::fenced};
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, after},
     error::{ConfigError, Error, ErrorKind},
     instance::{Host, Instance},
     rng::small_rng,
@@ -472,7 +472,7 @@ impl Keeper {
                         self.tell(Event::Recovered);
                     }
                     (failures, losses) = (0, 0);
-                    began + self.lease.renew_every()
+                    after(began, self.lease.renew_every())
                 }
                 Ok(Renewal::Lost) => {
                     self.stands.send_replace(false);
@@ -482,12 +482,13 @@ impl Keeper {
                     losses += 1;
                     match losses {
                         1 => began,
-                        _ => Instant::now() + self.backoff.delay(losses, &mut self.rng),
+                        _ => after(Instant::now(), self.backoff.delay(losses, &mut self.rng)),
                     }
                 }
                 Err(error) => {
                     failures += 1;
-                    Instant::now() + self.failed(error, registering, failures)
+                    let delay = self.failed(error, registering, failures);
+                    after(Instant::now(), delay)
                 }
             };
             let woken = or_command(&mut pin!(sleep_until(next)), &mut commands).await;
@@ -544,7 +545,7 @@ impl Keeper {
         });
         match (registering, refused) {
             // Only people can mend it.
-            (true, true) => delay * 2,
+            (true, true) => delay.saturating_mul(2),
             (true, false) => delay,
             // A heartbeat that failed must not make the next one late.
             (false, _) => delay.min(self.lease.renew_every()),
@@ -620,7 +621,7 @@ impl Keeper {
                 None => self.panicked(),
             };
             failures += 1;
-            let next = Instant::now() + self.backoff.delay(failures, &mut self.rng);
+            let next = after(Instant::now(), self.backoff.delay(failures, &mut self.rng));
             if next >= until {
                 return Err(error);
             }

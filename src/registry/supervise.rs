@@ -16,6 +16,7 @@
 //! ```
 
 use std::{
+    collections::HashSet,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -33,7 +34,7 @@ use tokio::{
 
 use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace};
 use crate::{
-    backoff::jittered,
+    backoff::{after, jittered},
     catalog::{Listing, Settle},
     error::{Error, ErrorKind},
     rng::small_rng,
@@ -227,7 +228,7 @@ async fn supervise(
                 failures = failures.saturating_add(1);
                 let delay = match (error.kind(), error.retry_after()) {
                     // Not sooner than without it: zero is no request for a storm.
-                    (_, Some(after)) => jittered(after.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
+                    (_, Some(asked)) => jittered(asked.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
                         .max(backoff.delay(failures, &mut rng)),
                     (ErrorKind::Refused | ErrorKind::Invalid, None) => {
                         backoff.slower(10).delay(failures, &mut rng)
@@ -236,7 +237,8 @@ async fn supervise(
                     _ => backoff.delay(failures, &mut rng),
                 };
                 publisher.fail(error, failures);
-                publisher.during(sleep_until(Instant::now() + delay)).await;
+                let next = after(Instant::now(), delay);
+                publisher.during(sleep_until(next)).await;
                 continue;
             }
         };
@@ -246,7 +248,8 @@ async fn supervise(
             Mode::Watch => None,
         });
         if let Some(pause) = pause {
-            publisher.during(sleep_until(Instant::now() + pause)).await;
+            let next = after(Instant::now(), pause);
+            publisher.during(sleep_until(next)).await;
         }
     }
 }
@@ -334,8 +337,11 @@ impl Publisher<'_> {
             }
             return false;
         }
-        for rejected in self.settle.rejected().iter() {
-            if !self.cell.borrow().rejected.contains(rejected) {
+        let known = Arc::clone(&self.cell.borrow().rejected);
+        if !Arc::ptr_eq(&known, self.settle.rejected()) {
+            let known: HashSet<_> = known.iter().collect();
+            let new = self.settle.rejected().iter();
+            for rejected in new.filter(|rejected| !known.contains(rejected)) {
                 tracing::warn!(
                     backend = %self.job.backend, service = %self.job.query.service(), "{rejected}"
                 );

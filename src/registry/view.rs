@@ -54,7 +54,7 @@ pub struct View {
     pub instances: InstanceSet,
     /// Instances that are listed and may not serve: critical, or in maintenance.
     pub withheld: Arc<[Arc<Instance>]>,
-    /// Records of the registry that could not be used, each with the reason.
+    /// Records of the registry that could not be used, each with the reason; the first 1,000.
     pub rejected: Arc<[Rejected]>,
     /// How far this can be trusted.
     pub state: State,

@@ -2,7 +2,7 @@
 //! client.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tower_roster::{

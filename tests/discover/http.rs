@@ -156,6 +156,23 @@ async fn idle_connections_are_kept_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn the_longest_times_mean_never() {
+    let server = Server::start().await;
+    let longest = || {
+        HttpEndpoints::<Body>::new()
+            .connect_timeout(Duration::MAX)
+            .idle_timeout(Duration::MAX)
+            .keep_alive(Duration::MAX)
+    };
+    for mut endpoints in [longest(), longest().http2()] {
+        let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+        for _ in 0..2 {
+            text(&mut client, "http://user-service/").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn dropping_a_request_anywhere_gives_back_its_place() {
     let server = Server::start().await;
     let script = Script::new([at("a", server.addr)]);

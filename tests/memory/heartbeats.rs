@@ -131,3 +131,17 @@ async fn a_wiped_registry_does_not_empty_the_set_of_its_watchers() {
     memory.register(unchecked("b")).unwrap();
     until(&mut watch, &["b"]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_instance_in_a_hurry_keeps_no_dead_one() {
+    let memory = Memory::new();
+    memory.register(ttl("dead", SECOND * 3)).unwrap();
+    let start = Instant::now();
+    while memory.instances("web").iter().any(|i| i.id() == "dead") {
+        assert!(start.elapsed() < SECOND * 4, "the dead one must expire");
+        memory.register(ttl("hurried", SECOND / 10)).unwrap();
+        // Lets the timer plan the deadline, and wakes it later than half of that interval.
+        sleep(SECOND / 1_000).await;
+        advance(SECOND * 12 / 100).await;
+    }
+}

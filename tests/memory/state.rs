@@ -110,6 +110,10 @@ fn a_file_that_is_no_state_is_named_and_left_as_it_is() {
         ("{}".to_owned(), "index is missing"),
         ("{\"index\": 1}".to_owned(), "instances"),
         (record("\"port\": 0"), "instances[0]: port is 0"),
+        (
+            record("\"port\": 80, \"generation\": 18446744073709551615"),
+            "instances[0]: generation is 18446744073709551615",
+        ),
         ("\u{0}\u{1}".repeat(1000), "expected value"),
     ] {
         std::fs::write(&path, &text).unwrap();

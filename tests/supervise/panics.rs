@@ -1,8 +1,10 @@
 //! A backend that panics costs one request.
 
 use tower_roster::{
+    Backoff,
+    catalog::EmptyGuard,
     error::ErrorKind,
-    registry::{Event, State},
+    registry::{Event, Mode, State},
 };
 
 use super::{
@@ -85,4 +87,42 @@ async fn an_update_at_which_the_backend_panics_leaves_what_stands() {
     tokio::time::sleep(SECOND * 5).await;
     assert!(backend.asked().len() > before, "heartbeats go on");
     registration.deregister().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_settings_end_no_task() {
+    let longest = Duration::MAX;
+    let settings = Settings::default()
+        .mode(Mode::Poll(longest))
+        .stale_after(longest)
+        .linger(longest)
+        .removal_grace(longest)
+        .empty_guard(EmptyGuard::Hold(longest))
+        .backoff(Backoff::new(longest, longest).unwrap())
+        .seed(7);
+    for steps in [
+        vec![Step::List(&["a"])],
+        vec![Step::List(&["a"]), Step::List(&[]), Step::Hang],
+        vec![Step::Fail(ErrorKind::Unreachable)],
+        vec![Step::Fail(ErrorKind::Refused)],
+    ] {
+        let backend = Scripted::new(steps.clone()).lease([Step::Fail(ErrorKind::Refused)]);
+        let registry = Registry::with_settings(backend, settings.clone()).unwrap();
+        let mut watch = registry.watch("web").unwrap();
+        until(&mut watch, "the first answer", |v| {
+            !v.instances.is_empty() || v.error.is_some()
+        })
+        .await;
+        let mut registration = registry.register(unchecked("a")).unwrap();
+        assert!(matches!(
+            registration.event().await,
+            Some(Event::RegisterFailed(_))
+        ));
+        tokio::time::sleep(SECOND * 3_600).await;
+        let ended = watch.wait_for(|_| false);
+        let ended = tokio::time::timeout(SECOND, ended).await;
+        assert!(ended.is_err(), "the watch must go on: {steps:?}");
+        let event = tokio::time::timeout(SECOND, registration.event()).await;
+        assert!(event.is_err(), "the registration must go on: {steps:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::options::{Consistency, Options};
-use crate::{connect::Target, error::ConfigError, instance::Address};
+use crate::{connect::Target, error::ConfigError, instance::Address, registry::url::shown};
 
 /// Where the ACL token comes from. Its `Debug` never shows a token.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -167,15 +167,7 @@ impl Config {
         url: &str,
         var: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        // Without the parts where people put what no log may show.
-        let shown = url.split('?').next().unwrap_or_default();
-        let shown = match (shown.find("//"), shown.rfind('@')) {
-            (Some(start), Some(at)) if start < at => {
-                format!("{}…{}", &shown[..start + 2], &shown[at..])
-            }
-            _ => shown.to_owned(),
-        };
-        let invalid = |why: &str| ConfigError::new("registry", format!("{shown:?}: {why}"));
+        let invalid = |why: &str| ConfigError::new("registry", format!("{:?}: {why}", shown(url)));
         let (scheme, rest) = url.split_once(':').ok_or_else(|| invalid("no scheme"))?;
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let authorities = place.strip_prefix("//").unwrap_or(place);
@@ -333,7 +325,7 @@ impl Config {
 
 /// Parses one address as the `consul` command does.
 fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigError> {
-    let invalid = |why: String| ConfigError::new("address", format!("{text:?}: {why}"));
+    let invalid = |why: String| ConfigError::new("address", format!("{:?}: {why}", shown(text)));
     if let Some(path) = text.strip_prefix("unix://") {
         #[cfg(unix)]
         if path.starts_with('/') {
@@ -356,6 +348,14 @@ fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigErr
         return Err(invalid(
             "TLS needs the feature `tls` of this crate".to_owned(),
         ));
+    }
+    // Neither may stand in the name of the backend, which is in every message.
+    if rest.contains('@') {
+        let why = "credentials do not belong in an address: use CONSUL_HTTP_AUTH";
+        return Err(invalid(why.to_owned()));
+    }
+    if rest.contains(['?', '#']) {
+        return Err(invalid("an address has no parameters".to_owned()));
     }
     let (authority, prefix) = match rest.find('/') {
         Some(at) => (&rest[..at], rest[at..].trim_end_matches('/')),
@@ -479,6 +479,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_address_with_a_secret_is_refused_without_telling_it() {
+        for address in [
+            "http://user:secret@h:8500",
+            "user:secret@h",
+            "http://h:8500/prefix?token=secret",
+            "http://h:8500/#secret",
+            "ftp://user:secret@h",
+        ] {
+            let error = Config::new(address).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{address}: {error}");
+        }
+        let error = url("consul:secret@h:1").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     registry::{
         BoxFuture,
         http::{Reply, Request},
+        url::shown,
     },
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Consulrs {
 
 impl Consulrs {
     pub(super) fn new(client: Arc<ConsulClient>) -> Self {
-        let name = format!("consul {} (consulrs)", origin(&client));
+        let name = format!("consul {} (consulrs)", shown(origin(&client)));
         Self {
             client,
             name: name.into(),
@@ -124,5 +125,22 @@ impl Transport for Consulrs {
         request: Request,
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         Box::pin(self.exchange(service, request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consulrs::client::ConsulClientSettingsBuilder;
+
+    use super::*;
+
+    #[test]
+    fn the_name_tells_no_password() {
+        let mut settings = ConsulClientSettingsBuilder::default();
+        settings.address("http://user:secret@h:8500");
+        let settings = settings.build().expect("settings");
+        let client = ConsulClient::new(settings).expect("a client");
+        let name = Consulrs::new(Arc::new(client)).name();
+        assert_eq!(&*name, "consul http://…@h:8500 (consulrs)");
     }
 }

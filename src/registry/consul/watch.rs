@@ -202,10 +202,7 @@ impl HealthQuery {
         };
         let doubt = match decoded.rejected.first() {
             Some(first) if decoded.instances.is_empty() => {
-                let records = decoded.rejected.len();
-                Some(format!(
-                    "none of its {records} records can be used: {first}"
-                ))
+                Some(format!("none of its records can be used: {first}"))
             }
             None if empty => self.doubt(reply, index),
             _ => self.regressed(index),

@@ -23,7 +23,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    catalog::Rejected,
+    catalog::{Rejected, reject},
     instance::{Address, Host, Instance, Key, Status, Weight},
 };
 
@@ -209,7 +209,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 pub struct Decoded {
     /// The instances that can be used.
     pub instances: Vec<Arc<Instance>>,
-    /// The records that cannot.
+    /// The records that cannot; the first 1,000.
     pub rejected: Vec<Rejected>,
 }
 
@@ -267,10 +267,10 @@ impl Decoder {
                     decoded.instances.push(instance);
                 }
                 Err(reason) => {
-                    let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
-                    decoded
-                        .rejected
-                        .push(Rejected::new(short(&record), short(&reason)));
+                    reject(&mut decoded.rejected, || {
+                        let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
+                        Rejected::new(short(&record), short(&reason))
+                    });
                 }
             }
         }
@@ -535,6 +535,16 @@ mod tests {
             assert!(decode(garbage.as_bytes(), None).is_err(), "{garbage:?}");
         }
         assert!(decode(b"[\xff]", None).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn a_reply_of_nothing_but_bad_records_stays_small() {
+        let body = format!("[{}0]", "0,".repeat(50_000));
+        let decoded = decode(body.as_bytes(), None).unwrap();
+        assert_eq!(
+            (decoded.instances.len(), decoded.rejected.len()),
+            (0, 1_000)
+        );
     }
 
     #[test]

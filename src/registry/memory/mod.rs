@@ -20,7 +20,7 @@
 //! **Heartbeats.** An instance with a heartbeat interval is removed after `interval × max_failures`
 //! without one, and that is published like any other change; a [`Health::Ttl`](super::Health::Ttl)
 //! removes it after exactly that time. When the process of the registry was itself suspended (its timer
-//! wakes late by more than half of the shortest interval) everybody gets one more interval instead.
+//! wakes late by more than half of an instance's interval) that instance gets one more interval instead.
 //!
 //! **Checks.** With [`Health::Http`](super::Health::Http) or [`Health::Tcp`](super::Health::Tcp) the
 //! registry asks the instance: a request of a path, which passes with any status from 200 to 299, or a

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
@@ -137,7 +137,7 @@ impl Shared {
         // Under the lock: the task must not expire anything between the two.
         let mut store = self.store();
         if self.faults.set_paused(paused) && !paused {
-            store.grant(Instant::now());
+            store.grant(Instant::now(), Duration::MAX);
         }
         drop(store);
         self.after(true);

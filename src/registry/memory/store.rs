@@ -396,23 +396,22 @@ impl Store {
         ids.iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Grants every instance at least one more heartbeat interval from now.
-    pub(super) fn grant(&mut self, now: Instant) {
+    /// Grants at least one more heartbeat interval from now to every instance half of whose interval
+    /// is shorter than `late`. Returns their number.
+    pub(super) fn grant(&mut self, now: Instant, late: Duration) -> usize {
+        let mut granted = 0;
         for record in self.records.values_mut() {
-            if let Some(beat) = record.beat {
+            if let Some(beat) = record.beat.filter(|beat| late > beat.interval / 2) {
                 record.expires = record.expires.max(now.checked_add(beat.interval));
+                granted += 1;
             }
         }
+        granted
     }
 
     /// The next time at which [`expire`](Self::expire) may have something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.records.values().filter_map(|r| r.expires).min()
-    }
-
-    pub(super) fn shortest_interval(&self) -> Option<Duration> {
-        let beats = self.records.values().filter_map(|record| record.beat);
-        beats.map(|beat| beat.interval).min()
     }
 
     /// Forgets everything, as a restart without a file does.

@@ -4,12 +4,14 @@
 //! of them. It holds the registry weakly and ends with its last handle, and so do the checks.
 //!
 //! A process that was suspended finds every deadline passed at once, though it was itself the one
-//! that was silent. So a timer that wakes late by more than half of the shortest heartbeat interval
-//! expires nothing and grants everybody one more interval.
+//! that was silent. So a timer that wakes late by more than half of an instance's heartbeat interval
+//! grants that instance one more. Its own interval: else one instance with an interval of a
+//! millisecond, by which every timer is late, would keep all the others for ever.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use tokio::{
@@ -20,6 +22,10 @@ use tokio::{
 };
 
 use super::{Shared, probe, store::Store};
+
+/// What timers of a busy machine are late by at any time; arbitrary, well above the millisecond of a
+/// timer and well below a suspension.
+const TIMELY: Duration = Duration::from_millis(20);
 
 /// Starts the task, when a runtime runs.
 pub(super) fn spawn(shared: &Arc<Shared>, poke: cell::Receiver<()>) -> Option<AbortHandle> {
@@ -63,14 +69,16 @@ async fn tend(registry: Weak<Shared>, mut poke: cell::Receiver<()>) {
 
 /// Does what is due, and plans the next turn.
 fn turn(store: &mut Store, now: Instant) {
-    let late = store.planned.map(|at| now.saturating_duration_since(at));
-    let slack = store.shortest_interval().map(|interval| interval / 2);
-    match (late, slack) {
-        (Some(late), Some(slack)) if late > slack => {
-            tracing::warn!(?late, "woke late: every instance gets one more interval");
-            store.grant(now);
+    if let Some(planned) = store.planned {
+        let late = now.saturating_duration_since(planned);
+        let granted = if late > TIMELY {
+            store.grant(now, late)
+        } else {
+            0
+        };
+        if granted > 0 {
+            tracing::warn!(?late, granted, "woke late: instances get one more interval");
         }
-        _ => {}
     }
     for record in store.expire(now) {
         tracing::info!(

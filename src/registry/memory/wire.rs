@@ -209,7 +209,9 @@ pub(in crate::registry) fn parse(value: &Value, defaults: Defaults) -> Result<Pa
     instance.status = status(field("status"))?;
     instance.tags = tags(field("tags"))?;
     instance.metadata = metadata(field("metadata"))?;
-    instance.generation = whole(field("generation"), "generation", 0, u64::MAX)?.unwrap_or(0);
+    // Below what could overflow, as the index of a saved state is.
+    let generation = whole(field("generation"), "generation", 0, u64::MAX / 2)?;
+    instance.generation = generation.unwrap_or(0);
     let check = check(field("healthCheck"), defaults)?.map(Arc::new);
     let beat = beat(
         field("heartbeatInterval"),

@@ -11,6 +11,7 @@ use crate::{
         Announcement, Backend, Lease, Query, Source,
         http::{CONNECT_WITHIN, Http, is_local},
         memory::{Defaults, Sessions, entry_of},
+        url::shown,
     },
 };
 
@@ -77,7 +78,8 @@ impl Client {
     /// # Errors
     /// When the URL is anything else; says which part.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        let invalid = |why: String| ConfigError::new("registry", format!("{url:?}: {why}"));
+        let invalid =
+            |why: String| ConfigError::new("registry", format!("{:?}: {why}", shown(url)));
         let rest = url
             .strip_prefix("rest://")
             .ok_or_else(|| invalid("write rest://host:port".to_owned()))?;

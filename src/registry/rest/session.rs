@@ -10,7 +10,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{EPOCH, INDEX};
 use crate::{
-    catalog::{Listing, Rejected},
+    catalog::{Listing, Rejected, reject},
     error::{Error, ErrorKind},
     instance::Instance,
     registry::{
@@ -117,8 +117,10 @@ impl Watcher {
             match self.instance(record.get()) {
                 Ok(instance) => listing.instances.push(Arc::new(instance)),
                 Err((id, reason)) => {
-                    let id = id.unwrap_or_else(|| format!("#{place}"));
-                    listing.rejected.push(Rejected::new(id, reason));
+                    reject(&mut listing.rejected, || {
+                        let id = id.unwrap_or_else(|| format!("#{place}"));
+                        Rejected::new(id, reason)
+                    });
                 }
             }
         }
