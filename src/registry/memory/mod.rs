@@ -68,6 +68,7 @@ mod faults;
 mod named;
 mod persist;
 mod probe;
+mod record;
 mod session;
 mod shared;
 mod store;
@@ -82,8 +83,8 @@ pub(super) use self::{
 };
 #[cfg(feature = "rest")]
 pub(super) use self::{
+    record::{Entry, Look, Position, Unresolved},
     session::renew_every,
-    store::{Entry, Look, Position, Unresolved},
 };
 
 use std::{fmt, path::Path, sync::Arc};

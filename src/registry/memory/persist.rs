@@ -20,7 +20,8 @@ use tokio::{runtime::Handle, sync::watch as cell, task::AbortHandle};
 
 use super::{
     Defaults, Shared,
-    store::{Now, Position, Record, Store},
+    record::{Now, Position, Record},
+    store::Store,
     wire,
 };
 use crate::error::{BoxError, Error, ErrorKind};

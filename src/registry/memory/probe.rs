@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Shared, store::Check};
+use super::{Shared, record::Check};
 use crate::{
     error::BoxError,
     instance::{Address, Host},

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Defaults, Memory, Shared,
-    store::{Beat, Check, Entry, Look, Position},
+    record::{Beat, Check, Entry, Look, Position},
     wire,
 };
 use crate::{

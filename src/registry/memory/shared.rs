@@ -11,7 +11,8 @@ use super::{
     Defaults,
     faults::{Faults, Injected},
     persist::Saver,
-    store::{Entry, Now, Position, Record, Store},
+    record::{Entry, Now, Position, Record},
+    store::Store,
     tend,
 };
 use crate::registry::Renewal;
@@ -20,7 +21,7 @@ use crate::{
     instance::Host,
     registry::{
         Query,
-        memory::store::{Look, Unresolved},
+        memory::record::{Look, Unresolved},
     },
 };
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Defaults,
-    store::{Beat, Check, Entry, Record},
+    record::{Beat, Check, Entry, Record},
 };
 use crate::instance::{Address, Host, Instance, Status, Weight};
 
