@@ -77,7 +77,16 @@ async fn run(args: Args) -> Result<(), common::Failure> {
                 Some(ticks)
             }
         };
+        // Counted, not only timed: else requests that were late would come on top at the end.
+        let mut left = match args.rate {
+            0 => u64::MAX,
+            rate => (f64::from(rate) * args.duration.as_secs_f64()).round() as u64,
+        };
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            if left == 0 {
+                return;
+            }
+            left -= 1;
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
             }
@@ -106,7 +115,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         return Ok(());
     }
     common::line(format!(
-        "{} requests, {} ok, {} failed; p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        "{} requests: {} ok, {} failed\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         summary.requests,
         summary.ok,
         summary.failed,
@@ -114,13 +123,19 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         summary.p99_ms,
         summary.p999_ms
     ));
+    if summary.failed > 0 {
+        common::line("failed by kind:");
+    }
     for (kind, count) in &summary.errors {
-        common::line(format!("  {count:>8} failed: {kind}"));
+        common::line(format!("  {count:>8}  {kind}"));
     }
     let total: u64 = summary.per_instance.values().sum();
+    if total > 0 {
+        common::line("sent to:");
+    }
     for (id, count) in &summary.per_instance {
         let share = 100.0 * *count as f64 / total.max(1) as f64;
-        common::line(format!("  {count:>8} {share:5.1} %  {id}"));
+        common::line(format!("  {count:>8}  {share:>5.1} %  {id}"));
     }
     Ok(())
 }

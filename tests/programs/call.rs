@@ -27,10 +27,10 @@ fn assert_all_answered(end: &End, ids: &[&str]) {
     assert_eq!(count("failed"), 0, "{summary}");
     assert_eq!(summary["errors"], json!({}));
     assert_eq!(count("requests"), count("ok"));
-    // What a busy machine sends late, it sends at once: only the end may be cut off.
+    // What a busy machine sends late, it sends at once: no more than the end may be missing.
     let requests = count("requests");
     assert!(
-        (800..=1_005).contains(&requests),
+        (800..=1_000).contains(&requests),
         "the rate is kept: {summary}"
     );
     let (sum, mut used) = instances(&summary);
@@ -145,12 +145,15 @@ async fn tells_people_what_came_of_it() {
     let serve = Serve::start(&["--fail", "0.5"]).await;
     let url = format!("fixed:{}", serve.addr);
     let end = run("call", &[&url, "s", "--rate", "100", "--duration", "500ms"]).await;
-    let lines: Vec<_> = end.stdout.lines().collect();
     assert_eq!(end.code, Some(0), "{end:?}");
-    assert!(
-        lines[0].contains(" requests, ") && lines[0].contains(" failed"),
-        "{end:?}"
-    );
-    assert!(lines[1].contains("http_500"), "{end:?}");
-    assert!(lines[2].contains(&serve.addr.to_string()), "{end:?}");
+    let lines = end
+        .stdout
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines[0], "50 requests: 25 ok, 25 failed");
+    assert!(lines[1].starts_with("latency: p50 "), "{end:?}");
+    assert_eq!(lines[2..4], ["failed by kind:", "25 http_500"]);
+    let share = format!("50 100.0 % {}", serve.addr);
+    assert_eq!(lines[4..], ["sent to:", &share]);
 }
