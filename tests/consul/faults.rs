@@ -274,8 +274,10 @@ async fn a_token_that_lost_its_policy_empties_nothing() {
 
     let fault = Instant::now();
     agent.acl_set_policies(&accessor, &[]).await;
-    // Until the first read from scratch there is only "nothing newer".
-    proxy.disconnect().await;
+    // Until the first read from scratch, which follows an error, there is only "nothing newer".
+    proxy.set(Mode::Refuse).await;
+    observed.goes_stale().await;
+    proxy.set(Mode::Pass).await;
     let mut watch = observed.watch();
     let doubted = watch.wait_for(|view| {
         view.error
