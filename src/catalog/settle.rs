@@ -20,10 +20,10 @@ use crate::{
     instance::{Instance, Key},
 };
 
-/// How long an instance that is absent from a list in doubt is kept. A registry that lost its state
-/// lists one instance after the other as their processes notice: for Consul within a second, after a
-/// heartbeat. Together with the backoff of a watch it must stay below the 2 s within which a set is
-/// right again after a fault.
+/// How long an instance that is absent from a list in doubt is kept. A registry that lost its
+/// state lists one instance after the other as their processes notice: for Consul within a second,
+/// after a heartbeat. Together with the backoff of a watch it must stay below the 2 s within which
+/// a set is right again after a fault.
 const RETURN_WITHIN: Duration = Duration::from_millis(1_100);
 
 /// What to do with a reply that would empty a set which was not empty.

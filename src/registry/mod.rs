@@ -262,8 +262,9 @@ impl Settings {
     }
 
     /// The delay before a registry that failed is asked again; from 50 ms to 750 ms by default,
-    /// with full jitter. The cap is this low because it bounds how long a healed registry goes unnoticed,
-    /// and asking a local agent twice a second costs nothing; for many clients on remote servers raise it.
+    /// with full jitter. The cap is this low because it bounds how long a healed registry goes
+    /// unnoticed, and asking a local agent twice a second costs nothing; for many clients on remote
+    /// servers raise it.
     /// What only people can mend (a refused request) is retried ten times as slowly.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

@@ -341,8 +341,8 @@ impl Registration {
     /// Registers other data (weight, tags, address, check) under the same service and id.
     ///
     /// # Errors
-    /// When service or id differ or the registry refuses the data, and then what stood before stands;
-    /// or when the registry failed, and then it is tried again in the background.
+    /// When service or id differ or the registry refuses the data, and then what stood before
+    /// stands; or when the registry failed, and then it is tried again in the background.
     pub async fn update(&mut self, announcement: impl Into<Announcement>) -> Result<(), Error> {
         let announcement = announcement.into();
         let new = announcement.instance.clone();

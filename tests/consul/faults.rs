@@ -45,6 +45,14 @@ fn register(registry: &Registry, service: &str, ids: &[&str]) -> Vec<Registratio
     ids.iter().map(|id| register(id).unwrap()).collect()
 }
 
+/// Gives an agent a past: the index of one that starts again is then below it, as with any agent
+/// that has been in use.
+async fn age(agent: &Agent) {
+    for n in 0..20 {
+        direct(agent, &format!("past-{n}"), &format!("past-{n}")).await;
+    }
+}
+
 async fn direct(agent: &Agent, service: &str, id: &str) {
     agent
         .register_service(id, service, "127.0.0.1", 80, json!({}))
@@ -96,6 +104,7 @@ async fn picks(watch: Watch, ended: tokio::sync::watch::Receiver<bool>) {
 async fn a_killed_agent_that_lost_its_state() {
     need_consul!();
     let mut agent = Agent::dev().await;
+    age(&agent).await;
     let registry = registry(&agent.url());
     let observed = Observed::new(&registry, "web");
     let own = ["a", "b", "c", "d", "e", "f"];
@@ -274,8 +283,10 @@ async fn a_token_that_lost_its_policy_empties_nothing() {
 
     let fault = Instant::now();
     agent.acl_set_policies(&accessor, &[]).await;
-    // Until the first read from scratch there is only "nothing newer".
-    proxy.disconnect().await;
+    // Until the first read from scratch, which follows an error, there is only "nothing newer".
+    proxy.set(Mode::Refuse).await;
+    observed.goes_stale().await;
+    proxy.set(Mode::Pass).await;
     let mut watch = observed.watch();
     let doubted = watch.wait_for(|view| {
         view.error
@@ -380,6 +391,7 @@ async fn the_connection_limit_reached() {
 async fn lost_data_is_held_for_as_long_as_the_guard_says() {
     need_consul!();
     let mut agent = Agent::server().await;
+    age(&agent).await;
     let hold = Duration::from_secs(4);
     let guard = Settings::default().empty_guard(EmptyGuard::HoldDoubtful(hold));
     let registry = with_settings(config(&agent.url()), guard);

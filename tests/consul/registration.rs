@@ -237,7 +237,7 @@ async fn beats_come_every_third_of_the_ttl_and_at_least_every_second() {
         let beats = beats();
         // The first follows the registration; the mean of the others bears no single delay.
         let mean = (beats[4].at - beats[1].at) / 3;
-        let bounds = millis(interval * 8 / 10)..millis(interval * 16 / 10);
+        let bounds = millis(interval * 8 / 10)..millis(interval * 2);
         assert!(bounds.contains(&mean), "{id}: a beat every {mean:?}");
     }
     assert_eq!(proxy.count(is_register), 2, "beats suffice");
@@ -477,13 +477,13 @@ async fn an_update_replaces_weight_tags_and_check() {
     let backend = Backend::start("updated").await;
     let registry = registry(&agent.url());
     let base = || instance("updated", "updated-1", backend.port());
-    let mut registration = registry.register(with_ttl(base(), millis(900))).unwrap();
+    let mut registration = registry.register(with_ttl(base(), millis(2_000))).unwrap();
     event(&mut registration, |e| matches!(e, Event::Registered)).await;
     passes(&agent, "updated", "updated-1").await;
 
     let heavier = base().weight(9).tag("new").meta("k", "v");
     registration
-        .update(with_ttl(heavier, millis(900)))
+        .update(with_ttl(heavier, millis(2_000)))
         .await
         .unwrap();
     event(&mut registration, |e| matches!(e, Event::Updated)).await;
@@ -513,18 +513,18 @@ async fn an_update_replaces_weight_tags_and_check() {
     .await;
     passes(&agent, "updated", "updated-1").await;
     assert_eq!(checks_of(&agent, "updated-1").await.len(), 1, "one check");
-    throughout(millis(1_800), "the TTL of before runs no more", || async {
+    throughout(millis(3_000), "the TTL of before runs no more", || async {
         agent.passing("updated").await == ["updated-1"]
     })
     .await;
 
     registration
-        .update(with_ttl(base(), millis(900)))
+        .update(with_ttl(base(), millis(2_000)))
         .await
         .unwrap();
     passes(&agent, "updated", "updated-1").await;
     let probes = backend.probes();
-    throughout(millis(2_500), "beats keep it passing", || async {
+    throughout(millis(3_000), "beats keep it passing", || async {
         agent.passing("updated").await == ["updated-1"]
     })
     .await;

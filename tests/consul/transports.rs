@@ -242,8 +242,8 @@ async fn a_dropped_watch_ends_its_request(make: Make, transport: &str) {
         proxy.count(|head| head.param("index").is_some()) == 1
     })
     .await;
-    // With the registry, because the query may just have ended (others deregister on this agent, which
-    // wakes every watch of a missing service), and then the connection is idle and may be kept.
+    // With the registry, because the query may just have ended (others deregister on this agent,
+    // which wakes every watch of a missing service), and then the connection is idle and kept.
     drop((observed, registry));
     eventually(
         Duration::from_secs(5),

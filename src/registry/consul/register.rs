@@ -158,8 +158,8 @@ impl AgentService {
     }
 
     async fn put(&self) -> Result<(), Error> {
-        // Without the parameter, checks of an earlier registration would stay. With it, an operator's
-        // maintenance would end, because that is a check too.
+        // Without the parameter, checks of an earlier registration would stay. With it, an
+        // operator's maintenance would end, because that is a check too.
         let maintained = self.is_maintained().await?;
         let path = match maintained {
             true => "/v1/agent/service/register",
@@ -293,8 +293,8 @@ fn kind(health: &Health) -> &'static str {
     }
 }
 
-/// The id of a check says its kind: an agent that gets a check of another kind under a known id goes
-/// on running the old one, whose timer then turns the new one critical.
+/// The id of a check says its kind: an agent that gets a check of another kind under a known id
+/// goes on running the old one, whose timer then turns the new one critical.
 fn check_id(id: &str, kind: &str) -> String {
     format!("{id}:{kind}")
 }
