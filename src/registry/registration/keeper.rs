@@ -1,0 +1,318 @@
+//! The task behind a registration.
+
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use rand::rngs::SmallRng;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch as cell},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{Command, Event};
+use crate::{
+    backoff::{Backoff, after},
+    error::{Error, ErrorKind},
+    instance::Instance,
+    registry::{Backend, Lease, Renewal, Settings, supervise::fenced},
+    rng::small_rng,
+};
+
+/// How long leaving may take in all; a registration with a check expires by itself after that.
+const DEREGISTER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a request that is under way when the end comes may finish. A registration that arrived
+/// after the deregistration would bring the instance back.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// After how long a request is repeated that an older one may have overtaken: a registry that was
+/// paused carries out all that it had received at once, in any order. Arbitrary: many times what
+/// that takes, and short for somebody who waits.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// The task behind a [`Registration`](super::Registration).
+pub(super) struct Keeper {
+    backend: Arc<dyn Backend>,
+    service: Arc<str>,
+    lease: Box<dyn Lease>,
+    events: broadcast::Sender<Event>,
+    stands: cell::Sender<bool>,
+    backoff: Backoff,
+    rng: SmallRng,
+    /// Whether to register next, else to renew.
+    due: bool,
+    /// Whether it was registered before, so that the next success is a repetition.
+    ever: bool,
+    /// Whether what is registered next was given by an update.
+    updated: bool,
+    updating: Option<Updating>,
+    /// Whether a registration was given up before it was answered: it may still be carried out.
+    unsettled: bool,
+}
+
+/// An update without a result so far.
+struct Updating {
+    reply: oneshot::Sender<Result<(), Error>>,
+    /// What stood before, for when the registry refuses the new data.
+    former: Box<dyn Lease>,
+}
+
+/// How a wait ended.
+enum Woken<T> {
+    Done(T),
+    /// Since when there is a command, or no handle any more.
+    Told(Option<Command>, Instant),
+}
+
+impl Keeper {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        instance: &Instance,
+        lease: Box<dyn Lease>,
+        settings: &Settings,
+        events: broadcast::Sender<Event>,
+        stands: cell::Sender<bool>,
+    ) -> Self {
+        Self {
+            backend,
+            service: Arc::clone(&instance.service),
+            lease,
+            events,
+            stands,
+            backoff: settings.backoff,
+            rng: small_rng(settings.seed),
+            due: true,
+            ever: false,
+            updated: false,
+            updating: None,
+            unsettled: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut failures = 0;
+        let mut losses = 0;
+        loop {
+            let began = Instant::now();
+            let registering = self.due;
+            let (woken, finished) = {
+                let step = async {
+                    if registering {
+                        self.lease.register().await.map(|()| Renewal::Kept)
+                    } else {
+                        self.lease.renew().await
+                    }
+                };
+                let mut step = pin!(fenced(step));
+                let woken = or_command(&mut step, &mut commands).await;
+                // Let what is under way arrive, whatever comes of it, before the next request.
+                let finished = match &woken {
+                    Woken::Told(..) => timeout(FINISH_WITHIN, step).await.is_ok(),
+                    Woken::Done(_) => true,
+                };
+                (woken, finished)
+            };
+            self.unsettled |= registering && !finished;
+            let outcome = match woken {
+                Woken::Done(Some(outcome)) => outcome,
+                Woken::Done(None) => Err(self.panicked()),
+                Woken::Told(command, at) => {
+                    if self.obey(command, at).await {
+                        continue;
+                    }
+                    return;
+                }
+            };
+            let next = match outcome {
+                Ok(Renewal::Kept) if registering => {
+                    failures = 0;
+                    match self.registered() {
+                        // Only updates of a check are persisted by an agent: confirm at once.
+                        true => began,
+                        false => Instant::now() + SETTLE,
+                    }
+                }
+                Ok(Renewal::Kept) => {
+                    if failures > 0 {
+                        self.tell(Event::Recovered);
+                    }
+                    (failures, losses) = (0, 0);
+                    after(began, self.lease.renew_every())
+                }
+                Ok(Renewal::Lost) => {
+                    self.stands.send_replace(false);
+                    self.due = true;
+                    // The first repetition is immediate; a registry that loses the instance each
+                    // time is not asked in a loop.
+                    losses += 1;
+                    match losses {
+                        1 => began,
+                        _ => after(Instant::now(), self.backoff.delay(losses, &mut self.rng)),
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    let delay = self.failed(error, registering, failures);
+                    after(Instant::now(), delay)
+                }
+            };
+            let woken = or_command(&mut pin!(sleep_until(next)), &mut commands).await;
+            if let Woken::Told(command, at) = woken {
+                if !self.obey(command, at).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Notes a success. Returns whether that settles it, else it is to be repeated.
+    fn registered(&mut self) -> bool {
+        let stood = self.stands.send_replace(true);
+        if let Some(Updating { reply, .. }) = self.updating.take() {
+            let _ = reply.send(Ok(()));
+        }
+        let updated = std::mem::take(&mut self.updated);
+        let repeated = self.unsettled && stood && !updated;
+        if !self.ever {
+            self.tell(Event::Registered);
+        } else if updated {
+            self.tell(Event::Updated);
+        } else if !stood {
+            self.tell(Event::Reregistered);
+        }
+        self.ever = true;
+        self.unsettled &= !repeated;
+        self.due = self.unsettled;
+        !self.due
+    }
+
+    /// Reports a failure and returns the time until the next attempt.
+    fn failed(&mut self, error: Error, registering: bool, failures: u32) -> Duration {
+        let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
+        self.unsettled |= registering && error.kind() == ErrorKind::Timeout;
+        if let Some(Updating { reply, former }) = self.updating.take() {
+            if refused {
+                // The beats of what stands must go on.
+                self.lease = former;
+                self.due = !*self.stands.borrow() || self.unsettled;
+                self.updated = false;
+            }
+            let _ = reply.send(Err(error.clone()));
+        }
+        let delay = self.backoff.delay(failures, &mut self.rng);
+        tracing::warn!(
+            error = %error.to_chain(), failures, registering, "registration is not confirmed"
+        );
+        self.tell(if registering {
+            Event::RegisterFailed(error)
+        } else {
+            Event::HeartbeatFailed(error)
+        });
+        match (registering, refused) {
+            // Only people can mend it.
+            (true, true) => delay.saturating_mul(2),
+            (true, false) => delay,
+            // A heartbeat that failed must not make the next one late.
+            (false, _) => delay.min(self.lease.renew_every()),
+        }
+    }
+
+    /// Carries out a command, or the end of all handles. Returns whether the registration goes on.
+    async fn obey(&mut self, command: Option<Command>, at: Instant) -> bool {
+        let reply = match command {
+            Some(Command::Update(announcement, reply)) => {
+                let prepare = async {
+                    announcement.validate(&self.backend.name())?;
+                    self.backend.register(&announcement)
+                };
+                let prepared = fenced(prepare).await;
+                match prepared.unwrap_or_else(|| Err(self.panicked())) {
+                    Ok(lease) => {
+                        let former = std::mem::replace(&mut self.lease, lease);
+                        // Of updates that nobody awaited, the first knows what stands.
+                        let former = match self.updating.take() {
+                            Some(unfinished) => unfinished.former,
+                            None => former,
+                        };
+                        self.updating = Some(Updating { reply, former });
+                        (self.due, self.updated) = (true, true);
+                    }
+                    Err(error) => {
+                        let _ = reply.send(Err(error));
+                    }
+                }
+                return true;
+            }
+            Some(Command::Deregister(reply)) => Some(reply),
+            None => None,
+        };
+        let outcome = self.deregister(at + DEREGISTER_WITHIN).await;
+        self.stands.send_replace(false);
+        self.tell(match &outcome {
+            Ok(()) => Event::Deregistered,
+            Err(error) => Event::DeregisterFailed(error.clone()),
+        });
+        if let Some(reply) = reply {
+            let _ = reply.send(outcome);
+        }
+        false
+    }
+
+    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error::new(
+            kind,
+            self.backend.name(),
+            Arc::clone(&self.service),
+            message,
+        )
+    }
+
+    fn panicked(&self) -> Error {
+        self.error(ErrorKind::Internal, "the backend panicked")
+    }
+
+    async fn deregister(&mut self, until: Instant) -> Result<(), Error> {
+        let mut failures = 0;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(outcome) = timeout(left, fenced(async { self.lease.deregister().await })).await
+            else {
+                let late = format!("not deregistered within {DEREGISTER_WITHIN:?}");
+                return Err(self.error(ErrorKind::Timeout, late));
+            };
+            let error = match outcome {
+                Some(Ok(())) => break,
+                Some(Err(error)) => error,
+                None => self.panicked(),
+            };
+            failures += 1;
+            let next = after(Instant::now(), self.backoff.delay(failures, &mut self.rng));
+            if next >= until {
+                return Err(error);
+            }
+            sleep_until(next).await;
+        }
+        if self.unsettled {
+            sleep(SETTLE).await;
+            let again = fenced(async { self.lease.deregister().await });
+            let _ = timeout(FINISH_WITHIN, again).await;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, event: Event) {
+        tracing::debug!(service = %self.service, ?event, "registration");
+        // Nobody need listen.
+        let _ = self.events.send(event);
+    }
+}
+
+async fn or_command<F: Future + Unpin>(
+    future: &mut F,
+    commands: &mut mpsc::Receiver<Command>,
+) -> Woken<F::Output> {
+    tokio::select! {
+        biased;
+        command = commands.recv() => Woken::Told(command, Instant::now()),
+        output = future => Woken::Done(output),
+    }
+}
