@@ -157,3 +157,18 @@ async fn tells_people_what_came_of_it() {
     let share = format!("50 100.0 % {}", serve.addr);
     assert_eq!(lines[4..], ["sent to:", &share]);
 }
+
+#[tokio::test]
+async fn sends_no_more_at_once_than_it_may() {
+    let serve = Serve::start(&["--delay", "100ms"]).await;
+    let url = format!("fixed:{}", serve.addr);
+    let args = "s --rate 0 --concurrency 2 --duration 1s --json";
+    let args = [&[&*url], &*args.split(' ').collect::<Vec<_>>()].concat();
+    let all = summary(&run("call", &args).await);
+    // Two at a time, each for a tenth of the second; the last two may begin at its end.
+    assert!(
+        (1..=22).contains(&all["requests"].as_u64().unwrap_or(0)),
+        "{all}"
+    );
+    assert_eq!(all["failed"], 0, "{all}");
+}
