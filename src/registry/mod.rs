@@ -417,6 +417,11 @@ impl Registry {
             return Ok(Watch::new(query, cell.subscribe()));
         }
         let sources = self.0.backend.watch(&query)?;
+        if sources.is_empty() {
+            let (backend, service) = (self.name(), Arc::clone(query.service()));
+            let what = "the backend has no source for this query";
+            return Err(Error::new(ErrorKind::Internal, backend, service, what));
+        }
         let (cell, receiver) = cell::channel(View::default());
         let cell = Arc::new(cell);
         watches.insert(query.clone(), Arc::downgrade(&cell));

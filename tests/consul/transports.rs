@@ -2,7 +2,7 @@
 //! client.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tower_roster::{
