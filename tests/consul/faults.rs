@@ -51,6 +51,14 @@ async fn age(agent: &Agent) {
     for n in 0..20 {
         direct(agent, &format!("past-{n}"), &format!("past-{n}")).await;
     }
+    // The agent writes them in an order of its own.
+    eventually(SOON, "all of it is written", || async {
+        let services = agent.get("/v1/catalog/services").await.ok().json();
+        services
+            .as_object()
+            .is_some_and(|services| services.len() > 20)
+    })
+    .await;
 }
 
 async fn direct(agent: &Agent, service: &str, id: &str) {
@@ -400,6 +408,8 @@ async fn lost_data_is_held_for_as_long_as_the_guard_says() {
     observed.settles(&["a"]).await;
 
     let fault = Instant::now();
+    agent.kill9();
+    observed.goes_stale().await;
     agent.restart_wiped().await;
     let mut watch = observed.watch();
     let doubtful = |view: &tower_roster::registry::View| {
@@ -408,7 +418,8 @@ async fn lost_data_is_held_for_as_long_as_the_guard_says() {
             .is_some_and(|error| error.kind() == ErrorKind::Doubtful)
     };
     let held = tokio::time::timeout(SOON, watch.wait_for(doubtful)).await;
-    let held = held.expect("the empty list is doubted").unwrap();
+    let held = held.unwrap_or_else(|_| panic!("not doubted: {:#?}", observed.view()));
+    let held = held.unwrap();
     assert_eq!((held.state, held.instances.len()), (State::Stale, 1));
     let since = Instant::now();
     observed.never_lost(fault, &["a"]);

@@ -212,6 +212,8 @@ async fn a_restarted_agent_is_heard_again(make: Make, _: &str) {
     let observed = Observed::new(&make(&agent.url(), None), "web");
     observed.settles(&["a"]).await;
     let before = agent.index("web").await;
+    agent.kill9();
+    observed.goes_stale().await;
     agent.restart().await;
     agent
         .register_service("b", "web", "127.0.0.1", 80, json!({}))
