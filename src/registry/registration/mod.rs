@@ -136,6 +136,10 @@ impl Registration {
     /// # Errors
     /// When service or id differ or the registry refuses the data, and then what stood before
     /// stands; or when the registry failed, and then it is tried again in the background.
+    ///
+    /// # Cancel safety
+    /// A dropped future may still take effect, and [`instance`](Self::instance) then tells the data
+    /// from before.
     pub async fn update(&mut self, announcement: impl Into<Announcement>) -> Result<(), Error> {
         let announcement = announcement.into();
         let new = announcement.instance().clone();
