@@ -473,6 +473,8 @@ async fn a_killed_client_agent_takes_its_instances_along() {
     let observed = Observed::new(&registry, "web");
     direct(&server, "web", "s").await;
     client.register_with_ttl("c", "web", 80, "passing").await;
+    // A check without a beat comes back critical.
+    client.pass_check("check:c").await;
     observed.settles(&["c", "s"]).await;
     let fault = Instant::now();
     client.kill9();
