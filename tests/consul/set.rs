@@ -137,6 +137,8 @@ async fn a_node_that_dies_takes_its_instances_out() {
         .register_with_ttl("stays", "web", 80, "passing")
         .await;
     client.register_with_ttl("dies", "web", 81, "passing").await;
+    // Only updates of a check are persisted: without one it comes back critical.
+    client.pass_check("check:dies").await;
     let mut watch = registry(&server.url(), long()).watch("web").unwrap();
     see(&mut watch, "both", |view| ids(view) == ["dies", "stays"]).await;
     let history = History::of(&watch);
