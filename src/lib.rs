@@ -58,8 +58,11 @@
 //! reasons of the defaults, what it costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod attempt;
 pub mod backoff;
+pub mod balance;
 pub mod catalog;
+pub mod classify;
 #[cfg(feature = "http")]
 pub mod client;
 #[cfg(any(feature = "http", feature = "_transport"))]
@@ -71,6 +74,7 @@ pub mod error;
 pub mod instance;
 pub mod registry;
 mod rng;
+pub mod service;
 
 pub use self::{
     backoff::Backoff,

@@ -21,6 +21,8 @@ impl InFlight {
 }
 
 impl LoadTracker for InFlight {
+    const TIMED: bool = false;
+
     fn fresh(&self, _: Instant) -> Self {
         *self
     }

@@ -27,23 +27,12 @@ mod in_flight;
 mod peak_ewma;
 
 pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma};
+pub use crate::classify::Outcome;
 pub(super) use handle::State;
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
-
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// It was answered.
-    Success,
-    /// It was answered with an error, or not at all.
-    Failure,
-    /// Its caller stopped waiting for the answer.
-    Cancelled,
-}
 
 /// Measures the load of one endpoint.
 ///
@@ -51,6 +40,10 @@ pub enum Outcome {
 /// many threads at a time: they should neither block nor allocate. Time is tokio's and comes in as
 /// an argument; calls from different threads may bring it slightly out of order.
 pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
+    /// Whether it looks at times. A balancer reads the clock twice for each request, half of what a
+    /// request costs there; it does not for trackers that need none, and then every time is the same.
+    const TIMED: bool = true;
+
     /// Creates a tracker with the same settings that has measured nothing yet.
     fn fresh(&self, now: Instant) -> Self
     where

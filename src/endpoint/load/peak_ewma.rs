@@ -180,7 +180,7 @@ impl LoadTracker for PeakEwma {
         let now = self.nanos(now);
         match outcome {
             Outcome::Success => self.sample(rtt, now),
-            Outcome::Failure => self.sample(rtt.max(self.penalty), now),
+            Outcome::Failure | Outcome::Overloaded => self.sample(rtt.max(self.penalty), now),
             Outcome::Cancelled => self.raise(rtt, now),
         }
         self.waiting.fetch_sub(1, Relaxed);

@@ -1,0 +1,4 @@
+//! The balancer.
+
+pub mod policy;
+mod state;

@@ -1,0 +1,293 @@
+//! Which endpoint gets a request: the rules, each in a file of its own.
+//!
+//! A [`Policy`] works in two places. When the set of endpoints changes, it *prepares* a [`Picker`] for
+//! the new set, off the path of any request: tables, rings, orders. For each request the picker then
+//! chooses an index from numbers that are there already. Both are pure: they neither wait, lock nor
+//! read a clock; randomness and time come in with the [`Draw`].
+//!
+//! ```text
+//! the set changes ──▶ Policy::prepare(&[Candidate]) ──▶ Picker       (driver's task, O(n))
+//! a request       ──▶ Picker::pick(&Set, &mut Draw) ──▶ index        (caller's task, O(1) mostly)
+//! ```
+//!
+//! # Weights
+//! A candidate's [`weight`](Candidate::weight) is what it should get relative to the others: the weight
+//! from the registry, times how far it is through slow start. It is never zero or infinite: an
+//! endpoint of weight 0 is no candidate, unless all are of weight 0, and then all count as 1.
+//!
+//! # What the balancer does about a bad pick
+//! An index out of range is replaced by a random one. An endpoint that was ejected a moment ago, or that
+//! an earlier attempt of the same request went to, is picked again a few times and else replaced by
+//! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
+
+mod round_robin;
+
+pub use self::round_robin::RoundRobin;
+
+use std::{fmt, sync::Arc};
+
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use super::state::EndpointState;
+use crate::{
+    attempt::{EndpointId, Tried},
+    endpoint::load::LoadTracker,
+    instance::Key,
+};
+
+/// Chooses endpoints; see the [module](self) for what it is asked and when.
+pub trait Policy: Send + Sync + 'static {
+    /// What is measured of each endpoint; [`InFlight`](crate::endpoint::load::InFlight) for nothing
+    /// but the requests in flight, which are always counted.
+    type Load: LoadTracker;
+
+    /// The rule, prepared for one set of endpoints.
+    type Picker: Picker<Self::Load>;
+
+    /// A tracker with the settings of each endpoint's.
+    fn tracker(&self) -> Self::Load;
+
+    /// Prepares for a set of at least one candidate. The picker's indexes are those of `candidates`.
+    ///
+    /// Called on the driver's task, for each change of the set or of its weights.
+    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Self::Picker;
+}
+
+/// Picks from one set of endpoints, from many threads at a time.
+pub trait Picker<L>: Send + Sync + 'static {
+    /// The index of the endpoint that gets the request, below [`Set::len`].
+    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize;
+}
+
+impl<L, P: Picker<L> + ?Sized> Picker<L> for Box<P> {
+    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+        (**self).pick(set, draw)
+    }
+}
+
+/// An endpoint, as a policy sees it while it prepares.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Its identity, the same across updates and restarts of this process.
+    pub key: Key,
+    /// Its share relative to the others': finite and above zero.
+    pub weight: f64,
+}
+
+impl Candidate {
+    /// A candidate. A weight that is no finite number above zero is taken for 1.
+    pub fn new(key: Key, weight: f64) -> Self {
+        let usable = weight.is_finite() && weight > 0.0;
+        Self {
+            key,
+            weight: if usable { weight } else { 1.0 },
+        }
+    }
+}
+
+/// The endpoints of one set, as a picker sees them; never empty.
+pub struct Set<'a, L> {
+    states: &'a [Arc<EndpointState<L>>],
+}
+
+impl<'a, L: LoadTracker> Set<'a, L> {
+    pub(super) fn new(states: &'a [Arc<EndpointState<L>>]) -> Self {
+        Self { states }
+    }
+
+    /// The number of endpoints.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The requests of an endpoint that are not complete.
+    ///
+    /// # Panics
+    /// When the index is out of range, as all methods here.
+    pub fn in_flight(&self, index: usize) -> usize {
+        self.states[index].in_flight()
+    }
+
+    /// The load of an endpoint, from 0 to infinity and never `NaN`: what a tracker says that is no
+    /// such number is taken as infinite. Not divided by its weight.
+    pub fn load(&self, index: usize, now: Instant) -> f64 {
+        let state = &self.states[index];
+        let load = state.tracker.load(state.in_flight(), now);
+        // Also false for NaN.
+        if load >= 0.0 { load } else { f64::INFINITY }
+    }
+
+    /// What is measured of an endpoint.
+    pub fn tracker(&self, index: usize) -> &L {
+        &self.states[index].tracker
+    }
+
+    /// Whether an endpoint has been neither ejected since the set was made nor tried before by an
+    /// attempt of the same request.
+    pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
+        let state = &self.states[index];
+        !state.is_ejected() && !draw.tried.is_some_and(|tried| tried.contains(state.id))
+    }
+
+    pub(super) fn id(&self, index: usize) -> EndpointId {
+        self.states[index].id
+    }
+}
+
+impl<L> fmt::Debug for Set<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Set")
+            .field("len", &self.states.len())
+            .finish()
+    }
+}
+
+/// What comes into one pick from outside: chance, time, and the request's wishes.
+#[derive(Debug)]
+pub struct Draw<'a> {
+    /// A generator of this thread's own.
+    pub rng: &'a mut SmallRng,
+    /// The hash of the request's key, where it has one.
+    pub hash: Option<u64>,
+    /// The endpoints that earlier attempts of the same request went to.
+    pub tried: Option<Tried>,
+    now: Option<Instant>,
+}
+
+impl<'a> Draw<'a> {
+    /// A draw for a request without a key and without earlier attempts. Reads the clock when it is
+    /// asked for the time, and then once.
+    pub fn new(rng: &'a mut SmallRng) -> Self {
+        Self {
+            rng,
+            hash: None,
+            tried: None,
+            now: None,
+        }
+    }
+
+    /// Sets the time instead of reading it.
+    #[must_use]
+    pub fn at(mut self, now: Instant) -> Self {
+        self.now = Some(now);
+        self
+    }
+
+    /// Sets the hash of the request's key.
+    #[must_use]
+    pub fn hash(mut self, hash: Option<u64>) -> Self {
+        self.hash = hash;
+        self
+    }
+
+    /// Sets the endpoints to avoid.
+    #[must_use]
+    pub fn tried(mut self, tried: Option<Tried>) -> Self {
+        self.tried = tried;
+        self
+    }
+
+    /// The time of the pick, the same for the whole of it.
+    pub fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// The time, when somebody has asked for it.
+    pub(super) fn known_now(&self) -> Option<Instant> {
+        self.now
+    }
+}
+
+/// A set of endpoints without services, to try a policy on.
+///
+/// # Examples
+/// ```
+/// use rand::{SeedableRng, rngs::SmallRng};
+/// use tower_roster::balance::policy::{Draw, RoundRobin, Trial};
+///
+/// let mut rng = SmallRng::seed_from_u64(7);
+/// let trial = Trial::new(&RoundRobin::new(), &[1.0, 1.0, 1.0], &mut rng);
+/// let picks: Vec<usize> = (0..3).map(|_| trial.pick(&mut Draw::new(&mut rng))).collect();
+/// assert_eq!(picks.iter().sum::<usize>(), 3, "each of 0, 1 and 2 once");
+/// ```
+pub struct Trial<P: Policy> {
+    states: Vec<Arc<EndpointState<P::Load>>>,
+    picker: P::Picker,
+}
+
+impl<P: Policy> Trial<P> {
+    /// Prepares `policy` for endpoints `0`, `1`, … of these weights.
+    ///
+    /// # Panics
+    /// When there are no weights.
+    pub fn new(policy: &P, weights: &[f64], rng: &mut SmallRng) -> Self {
+        let key = |index: usize| Key::new(index.to_string(), "");
+        let candidates = weights.iter().enumerate();
+        let candidates = candidates.map(|(i, weight)| Candidate::new(key(i), *weight));
+        Self::with_candidates(policy, &candidates.collect::<Vec<_>>(), rng)
+    }
+
+    /// Prepares `policy` for these endpoints.
+    ///
+    /// # Panics
+    /// When there are none.
+    pub fn with_candidates(policy: &P, candidates: &[Candidate], rng: &mut SmallRng) -> Self {
+        assert!(!candidates.is_empty(), "a policy prepares for candidates");
+        let now = Instant::now();
+        let tracker = policy.tracker();
+        let state = |candidate: &Candidate| {
+            Arc::new(EndpointState::new(
+                candidate.key.clone(),
+                tracker.fresh(now),
+            ))
+        };
+        Self {
+            states: candidates.iter().map(state).collect(),
+            picker: policy.prepare(candidates, rng),
+        }
+    }
+
+    /// Picks an endpoint.
+    pub fn pick(&self, draw: &mut Draw<'_>) -> usize {
+        self.picker.pick(&self.set(), draw)
+    }
+
+    /// The endpoints.
+    pub fn set(&self) -> Set<'_, P::Load> {
+        Set::new(&self.states)
+    }
+
+    /// Identifies an endpoint, as [`Tried`] does.
+    pub fn id(&self, index: usize) -> EndpointId {
+        self.set().id(index)
+    }
+
+    /// Starts a request on an endpoint.
+    pub fn start(&self, index: usize, now: Instant) {
+        self.states[index].begin(now);
+    }
+
+    /// Ends a request on an endpoint.
+    pub fn end(
+        &self,
+        index: usize,
+        outcome: crate::classify::Outcome,
+        rtt: std::time::Duration,
+        now: Instant,
+    ) {
+        let state = &self.states[index];
+        state.tracker.record(outcome, rtt, now);
+        state.leave();
+    }
+}
+
+impl<P: Policy> fmt::Debug for Trial<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trial")
+            .field("endpoints", &self.states.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! Middleware around a balancer, and around any other service.
