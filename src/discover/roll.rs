@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use rand::rngs::SmallRng;
@@ -42,6 +42,8 @@ pub(super) struct Roll {
     pub(super) rebuild: Option<Rebuild>,
     pub(super) backoff: Backoff,
     rng: SmallRng,
+    /// Shared with all facts; see [`Facts::revision`].
+    revision: Arc<AtomicU64>,
 }
 
 struct Entry {
@@ -76,6 +78,7 @@ impl Roll {
             rebuild: None,
             backoff: Backoff::known(100, 30_000),
             rng: small_rng(None),
+            revision: Arc::default(),
         }
     }
 
@@ -101,7 +104,7 @@ impl Roll {
         match self.plan.next() {
             Some(Delta::Insert(new)) => {
                 let entry = Entry {
-                    facts: Arc::new(Facts::new(Arc::clone(&new))),
+                    facts: Arc::new(Facts::new(Arc::clone(&new), Arc::clone(&self.revision))),
                     seen: Arc::clone(&new),
                     made: None,
                     retry: None,

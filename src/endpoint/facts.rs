@@ -2,7 +2,10 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicU16, Ordering::Relaxed},
+    atomic::{
+        AtomicU16, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use crate::instance::{Instance, Weight};
@@ -14,11 +17,15 @@ pub(crate) struct Facts {
     weight: AtomicU16,
     /// Locked for as long as it takes to copy an `Arc`, and not on the path of a request.
     instance: RwLock<Arc<Instance>>,
+    /// Counts the updates of all endpoints of one discovery, so that whoever follows many need not
+    /// look at each. Release when written and Acquire when read: who sees the count sees the facts.
+    revision: Arc<AtomicU64>,
 }
 
 impl Facts {
-    pub(crate) fn new(instance: Arc<Instance>) -> Self {
+    pub(crate) fn new(instance: Arc<Instance>, revision: Arc<AtomicU64>) -> Self {
         Self {
+            revision,
             weight: AtomicU16::new(instance.weight.into()),
             instance: RwLock::new(instance),
         }
@@ -30,6 +37,12 @@ impl Facts {
             .instance
             .write()
             .unwrap_or_else(PoisonError::into_inner) = instance;
+        self.revision.fetch_add(1, Release);
+    }
+
+    /// Differs from an earlier one when any facts of the same discovery have changed since.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Acquire)
     }
 
     pub(crate) fn weight(&self) -> Weight {

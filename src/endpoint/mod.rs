@@ -88,7 +88,7 @@ impl<S> Endpoint<S> {
     /// Wraps the service that reaches `instance`, with a default [`PeakEwma`].
     pub fn new(service: S, instance: Arc<Instance>) -> Self {
         let key = instance.key.clone();
-        let facts = Arc::new(Facts::new(instance));
+        let facts = Arc::new(Facts::new(instance, Arc::default()));
         Self::assemble(
             service,
             key,
@@ -170,6 +170,12 @@ impl<S, L: LoadTracker, C> Endpoint<S, L, C> {
     /// The service.
     pub fn service(&self) -> &S {
         &self.service
+    }
+}
+
+impl<S, L, C> Endpoint<S, L, C> {
+    pub(crate) fn into_parts(self) -> (S, Arc<Facts>) {
+        (self.service, self.facts)
     }
 }
 

@@ -24,12 +24,19 @@ mod round_robin;
 
 pub use self::round_robin::RoundRobin;
 
-use std::{fmt, sync::Arc};
+/// The policy of a balancer that is told nothing else.
+pub type DefaultPolicy = RoundRobin;
+
+use std::{
+    cell::RefCell,
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::EndpointState;
+use super::state::{EndpointState, Held};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::load::LoadTracker,
@@ -89,11 +96,11 @@ impl Candidate {
 
 /// The endpoints of one set, as a picker sees them; never empty.
 pub struct Set<'a, L> {
-    states: &'a [Arc<EndpointState<L>>],
+    states: &'a [Held<L>],
 }
 
 impl<'a, L: LoadTracker> Set<'a, L> {
-    pub(super) fn new(states: &'a [Arc<EndpointState<L>>]) -> Self {
+    pub(super) fn new(states: &'a [Held<L>]) -> Self {
         Self { states }
     }
 
@@ -194,11 +201,6 @@ impl<'a> Draw<'a> {
     pub fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
     }
-
-    /// The time, when somebody has asked for it.
-    pub(super) fn known_now(&self) -> Option<Instant> {
-        self.now
-    }
 }
 
 /// A set of endpoints without services, to try a policy on.
@@ -214,7 +216,9 @@ impl<'a> Draw<'a> {
 /// assert_eq!(picks.iter().sum::<usize>(), 3, "each of 0, 1 and 2 once");
 /// ```
 pub struct Trial<P: Policy> {
-    states: Vec<Arc<EndpointState<P::Load>>>,
+    states: Vec<Held<P::Load>>,
+    /// Requests in flight.
+    requests: RefCell<Vec<(usize, Arc<EndpointState<P::Load>>)>>,
     picker: P::Picker,
 }
 
@@ -239,13 +243,12 @@ impl<P: Policy> Trial<P> {
         let now = Instant::now();
         let tracker = policy.tracker();
         let state = |candidate: &Candidate| {
-            Arc::new(EndpointState::new(
-                candidate.key.clone(),
-                tracker.fresh(now),
-            ))
+            let core: Weak<()> = Weak::new();
+            EndpointState::new(candidate.key.clone(), tracker.fresh(now), core)
         };
         Self {
             states: candidates.iter().map(state).collect(),
+            requests: RefCell::default(),
             picker: policy.prepare(candidates, rng),
         }
     }
@@ -267,7 +270,9 @@ impl<P: Policy> Trial<P> {
 
     /// Starts a request on an endpoint.
     pub fn start(&self, index: usize, now: Instant) {
-        self.states[index].begin(now);
+        self.states[index].tracker.start(now);
+        let request = (index, self.states[index].begin());
+        self.requests.borrow_mut().push(request);
     }
 
     /// Ends a request on an endpoint.
@@ -280,7 +285,10 @@ impl<P: Policy> Trial<P> {
     ) {
         let state = &self.states[index];
         state.tracker.record(outcome, rtt, now);
-        state.leave();
+        let mut requests = self.requests.borrow_mut();
+        if let Some(at) = requests.iter().position(|(of, _)| *of == index) {
+            requests.swap_remove(at);
+        }
     }
 }
 

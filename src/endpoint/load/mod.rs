@@ -40,9 +40,18 @@ use tokio::time::Instant;
 /// many threads at a time: they should neither block nor allocate. Time is tokio's and comes in as
 /// an argument; calls from different threads may bring it slightly out of order.
 pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
-    /// Whether it looks at times. A balancer reads the clock twice for each request, half of what a
-    /// request costs there; it does not for trackers that need none, and then every time is the same.
+    /// Whether it looks at times at all.
     const TIMED: bool = true;
+
+    /// Whether the `nth` request is to be timed, from 1. One that is not is neither started nor
+    /// recorded here, and is only heard of when it fails ([`penalize`](Self::penalize)).
+    ///
+    /// To time a request costs as much as all else that a balancer does for it: nothing beside a
+    /// request over a network, but not nothing beside one that is answered within microseconds.
+    fn times(&self, nth: u32) -> bool {
+        let _ = nth;
+        Self::TIMED
+    }
 
     /// Creates a tracker with the same settings that has measured nothing yet.
     fn fresh(&self, now: Instant) -> Self

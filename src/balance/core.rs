@@ -1,0 +1,119 @@
+//! What all clones of a balancer share, and how one request gets its endpoint.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    error::NoEndpoint,
+    guard::RequestGuard,
+    handle::{Handle, Status},
+    policy::{Draw, Policy},
+    slots::{Hand, Slots},
+    snapshot::Snapshot,
+    topology::Wish,
+};
+use crate::{
+    attempt::Tried,
+    endpoint::load::LoadTracker,
+    registry::{State, Watch},
+};
+
+pub(crate) struct Core<S, P: Policy, C, R> {
+    pub(crate) slots: Slots<Snapshot<S, P>>,
+    /// Endpoints that may be picked. Relaxed: a hint for `poll_ready`, a pick looks for itself.
+    pub(crate) usable: AtomicUsize,
+    pub(crate) handle: Handle,
+    pub(crate) classify: C,
+    pub(crate) route: R,
+    pub(crate) wait: Duration,
+    /// Tells what is the matter with the registry.
+    pub(crate) watch: Option<Watch>,
+    /// The time of everything where nobody looks at it.
+    pub(crate) epoch: Instant,
+    /// The driver ends when this is dropped.
+    pub(crate) _alive: mpsc::Sender<Infallible>,
+}
+
+/// An endpoint for one request, which counts there from now on.
+pub(crate) struct Picked<S, L: LoadTracker> {
+    pub(crate) service: S,
+    pub(crate) guard: RequestGuard<L>,
+}
+
+impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
+    pub(crate) fn is_usable(&self) -> bool {
+        self.usable.load(Relaxed) > 0
+    }
+
+    /// Picks an endpoint that is not among those tried, if there is one, and notes it there.
+    pub(crate) fn pick(
+        &self,
+        wish: Wish,
+        tried: &mut Tried,
+    ) -> Result<Picked<S, P::Load>, NoEndpoint> {
+        let avoid = (!tried.is_empty()).then_some(*tried);
+        let picked = self.slots.read(|snapshot, hand| {
+            let Hand { rng, picks } = hand;
+            let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);
+            let leaf = snapshot.leaf(&wish, &mut draw)?;
+            let pick = leaf.pick(&mut draw);
+            let state = &leaf.states[pick];
+            let count = &mut picks[leaf.first + pick];
+            *count = count.wrapping_add(1);
+            let began = state.tracker.times(*count).then(|| draw.now());
+            Some(Picked {
+                guard: RequestGuard::new(state.begin(), began),
+                service: S::clone(&leaf.services[pick]),
+            })
+        });
+        let picked = picked.ok_or_else(|| self.reason(&wish))?;
+        let id = picked.guard.state().id;
+        tried.insert(id);
+        Tried::note(id);
+        Ok(picked)
+    }
+
+    /// Why there is no endpoint.
+    pub(crate) fn reason(&self, wish: &Wish) -> NoEndpoint {
+        let status = self.handle.status();
+        if let Some(view) = self.watch.as_ref().map(Watch::view) {
+            match (view.state, &view.error) {
+                (State::Missing, _) => return NoEndpoint::Missing,
+                (State::Pending | State::Stale, Some(error)) if status.endpoints == 0 => {
+                    return NoEndpoint::Unreachable {
+                        since: view.age().unwrap_or_else(|| self.epoch.elapsed()),
+                        error: error.to_chain(),
+                    };
+                }
+                _ => {}
+            }
+        }
+        match &status {
+            Status {
+                resolved: false,
+                discovery_error: Some(error),
+                ..
+            } => NoEndpoint::Unreachable {
+                since: self.epoch.elapsed(),
+                error: error.to_string(),
+            },
+            Status {
+                resolved: false, ..
+            } => NoEndpoint::NeverResolved,
+            Status { endpoints: 0, .. } => NoEndpoint::Empty,
+            Status {
+                usable: 0,
+                endpoints,
+                ..
+            } => NoEndpoint::AllEjected(*endpoints),
+            _ if wish.subset.is_some() => NoEndpoint::EmptySubset,
+            // It changed between the pick and now.
+            _ => NoEndpoint::Empty,
+        }
+    }
+}

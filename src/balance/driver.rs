@@ -1,0 +1,545 @@
+//! Follows discovery, and makes a snapshot of what holds now.
+//!
+//! One task for each balancer, which runs while no request flows: endpoints appear and leave whether or
+//! not anybody calls. It is the only writer. What requests tell it they leave in the endpoints' state.
+//!
+//! ```text
+//!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
+//! waits for ─┼── the handle: eject, restore, weigh
+//!            ├── time: slow start, grace, drain
+//!            └── the last balancer is dropped: ends
+//!      │
+//!      └──▶ takes in everything that is there ──▶ one snapshot ──▶ slots
+//! ```
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    future::poll_fn,
+    hash::Hash,
+    pin::Pin,
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
+
+use rand::rngs::SmallRng;
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
+use tower::discover::{Change, Discover};
+
+use super::{
+    core::Core,
+    handle::{Command, EndpointInfo, EndpointState as Standing, Event, Status},
+    policy::{Candidate, Policy},
+    snapshot::{Leaf, Snapshot, Tree},
+    state::{EndpointState, Held},
+};
+use crate::{
+    attempt::EndpointId,
+    backoff::{Backoff, after},
+    endpoint::{Facts, load::LoadTracker},
+    error::BoxError,
+    instance::{Key, Weight},
+};
+
+/// Changes that are taken in before a snapshot is made of a flood that does not end.
+const FLOOD: usize = 16_384;
+
+/// As an error that comes again and again says nothing new, it is asked for ever more slowly.
+const BACKOFF: Backoff = Backoff::known(100, 30_000);
+
+/// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
+pub(super) type Split<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
+
+/// What stays the same while a driver runs.
+pub(super) struct Settings<P> {
+    pub(super) policy: P,
+    pub(super) grace: Duration,
+    pub(super) drain: Duration,
+}
+
+pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
+    /// `None` when it has ended.
+    pub(super) discover: Option<Pin<Box<D>>>,
+    pub(super) split: Split<D::Service, S>,
+    pub(super) core: Weak<Core<S, P, C, R>>,
+    pub(super) alive: mpsc::Receiver<Infallible>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) settings: Settings<P>,
+    pub(super) rng: SmallRng,
+    pub(super) roll: Roll<D::Key, S, P::Load>,
+    /// Failures of discovery in a row, and when it is asked again.
+    pub(super) failures: u32,
+    pub(super) ask_at: Option<Instant>,
+}
+
+/// Who is listed, and who was.
+pub(super) struct Roll<K, S, L> {
+    index: HashMap<K, usize>,
+    members: Vec<Member<K, S, L>>,
+    /// The states of those that left, for when they come back, and until when.
+    gone: HashMap<K, (Held<L>, Instant)>,
+    /// Those that left with requests in flight. Their services are kept until the deadline.
+    draining: Vec<Draining<S, L>>,
+    /// The members in the snapshot, in its order, by the ids of their states.
+    numbered: Vec<EndpointId>,
+    /// Moves on when the facts of any member change.
+    revision: Option<u64>,
+}
+
+struct Member<K, S, L> {
+    name: K,
+    state: Held<L>,
+    service: Arc<S>,
+    facts: Option<Arc<Facts>>,
+    /// As of the last look at the facts.
+    weight: Weight,
+    by_hand: Option<Weight>,
+    since: Instant,
+    /// Requests that went to it, without those since the last snapshot.
+    requests: u64,
+}
+
+struct Draining<S, L> {
+    state: Held<L>,
+    _service: Arc<S>,
+    deadline: Instant,
+}
+
+impl<K, S, L> Member<K, S, L> {
+    fn weight(&self) -> Weight {
+        self.by_hand.unwrap_or(self.weight)
+    }
+}
+
+impl<K, S, L> Roll<K, S, L> {
+    pub(super) fn new() -> Self {
+        Self {
+            index: HashMap::new(),
+            members: Vec::new(),
+            gone: HashMap::new(),
+            draining: Vec::new(),
+            numbered: Vec::new(),
+            revision: None,
+        }
+    }
+
+    /// Adds the picks that a snapshot saw to its members.
+    fn count(&mut self, picked: &[u64]) {
+        // Mostly nobody came or went, and then the orders agree.
+        let mut ids: HashMap<_, _> = HashMap::new();
+        for (number, picks) in picked.iter().enumerate() {
+            let Some(id) = self.numbered.get(number) else {
+                break;
+            };
+            match self.members.get_mut(number) {
+                Some(member) if member.state.id == *id => member.requests += picks,
+                _ => {
+                    ids.insert(*id, *picks);
+                }
+            }
+        }
+        if !ids.is_empty() {
+            for member in &mut self.members {
+                if let Some(picks) = ids.get(&member.state.id) {
+                    member.requests += picks;
+                }
+            }
+        }
+    }
+}
+
+/// How often the requests of those that left are looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+
+impl<D, S, P, C, R> Driver<D, S, P, C, R>
+where
+    D: Discover,
+    S: Send + Sync + 'static,
+    C: Send + Sync + 'static,
+    R: Send + Sync + 'static,
+    D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+    D::Error: Into<BoxError>,
+    P: Policy,
+{
+    /// Runs until the last balancer is dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            let wake = self.next_wake();
+            let asks = self.ask_at.is_none();
+            let mut change = None;
+            tokio::select! {
+                biased;
+                _ = self.alive.recv() => return,
+                Some(command) = self.commands.recv() => {
+                    if self.obey(command) {
+                        self.publish();
+                    }
+                    continue;
+                }
+                next = next(&mut self.discover), if asks && self.discover.is_some() => {
+                    change = Some(next);
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            let now = Instant::now();
+            if self.ask_at.is_some_and(|at| at <= now) {
+                self.ask_at = None;
+            }
+            let mut dirty = false;
+            if let Some(change) = change {
+                dirty |= self.take(change, now);
+                dirty |= self.take_all(now).await;
+            }
+            dirty |= self.look_at_facts();
+            self.tidy(now);
+            if dirty {
+                self.publish();
+            }
+        }
+    }
+
+    /// Takes in what is there without waiting, so that a burst makes one snapshot.
+    async fn take_all(&mut self, now: Instant) -> bool {
+        let (mut dirty, mut taken, mut quiet) = (false, 0, false);
+        while taken < FLOOD && self.ask_at.is_none() {
+            let polled = poll_fn(|cx| {
+                Poll::Ready(match &mut self.discover {
+                    Some(discover) => discover.as_mut().poll_discover(cx),
+                    None => Poll::Pending,
+                })
+            });
+            match polled.await {
+                Poll::Ready(change) => {
+                    dirty |= self.take(change, now);
+                    (taken, quiet) = (taken + 1, false);
+                }
+                // Discovery may only have paused to let others have their turn.
+                Poll::Pending if !quiet && taken > 0 => {
+                    quiet = true;
+                    yield_now().await;
+                }
+                Poll::Pending => break,
+            }
+        }
+        dirty
+    }
+
+    /// Takes in one word of discovery. Returns whether a snapshot is due.
+    fn take(
+        &mut self,
+        change: Option<Result<Change<D::Key, D::Service>, D::Error>>,
+        now: Instant,
+    ) -> bool {
+        match change {
+            Some(Ok(Change::Insert(name, service))) => {
+                self.recovered();
+                self.insert(name, service, now);
+                true
+            }
+            Some(Ok(Change::Remove(name))) => {
+                self.recovered();
+                self.remove(&name, now)
+            }
+            Some(Err(error)) => {
+                let error: BoxError = error.into();
+                self.failures = self.failures.saturating_add(1);
+                let delay = BACKOFF.delay(self.failures, &mut self.rng);
+                tracing::warn!(
+                    failures = self.failures,
+                    retry_in = ?delay,
+                    "discovery failed, the last endpoints stay: {error}"
+                );
+                self.ask_at = Some(after(now, delay));
+                let error: Arc<str> = error.to_string().into();
+                self.status
+                    .send_modify(|status| status.discovery_error = Some(Arc::clone(&error)));
+                let _ = self.events.send(Event::DiscoveryFailed(error));
+                false
+            }
+            None => {
+                tracing::warn!("discovery has ended, the last endpoints stay");
+                self.discover = None;
+                self.status.send_modify(|status| {
+                    status.discovery_ended = true;
+                });
+                let _ = self.events.send(Event::DiscoveryEnded);
+                // So that `resolved` is known, also when it ended at once.
+                true
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.status
+                .send_modify(|status| status.discovery_error = None);
+        }
+    }
+
+    fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
+        let (service, facts) = (self.split)(service);
+        let service = Arc::new(service);
+        if let Some(&index) = self.roll.index.get(&name) {
+            let member = &mut self.roll.members[index];
+            member.service = service;
+            if facts.is_some() {
+                member.weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
+                member.facts = facts;
+            }
+            let _ = self.events.send(Event::Replaced(member.state.key.clone()));
+            return;
+        }
+        let state = match self.roll.gone.remove(&name) {
+            Some((state, _)) => state,
+            None => EndpointState::new(
+                key(&name),
+                self.settings.policy.tracker().fresh(now),
+                self.core.clone(),
+            ),
+        };
+        // It serves again: its requests are nobody's who left.
+        self.roll
+            .draining
+            .retain(|draining| draining.state.id != state.id);
+        let _ = self.events.send(Event::Added(state.key.clone()));
+        let weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
+        self.roll
+            .index
+            .insert(name.clone(), self.roll.members.len());
+        self.roll.members.push(Member {
+            name,
+            state,
+            service,
+            facts,
+            weight,
+            by_hand: None,
+            since: now,
+            requests: 0,
+        });
+    }
+
+    fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
+        let Some(index) = self.roll.index.remove(name) else {
+            return false;
+        };
+        let member = self.roll.members.swap_remove(index);
+        if let Some(moved) = self.roll.members.get(index) {
+            self.roll.index.insert(moved.name.clone(), index);
+        }
+        let in_flight = member.state.in_flight();
+        let key = member.state.key.clone();
+        let _ = self.events.send(Event::Removed(key, in_flight));
+        if in_flight > 0 {
+            self.roll.draining.push(Draining {
+                state: member.state.clone(),
+                _service: member.service,
+                deadline: after(now, self.settings.drain),
+            });
+        }
+        if !self.settings.grace.is_zero() {
+            let until = after(now, self.settings.grace);
+            self.roll.gone.insert(member.name, (member.state, until));
+        }
+        true
+    }
+
+    /// Reads the weights again, when any of them has changed.
+    fn look_at_facts(&mut self) -> bool {
+        let facts = self.roll.members.iter().find_map(|m| m.facts.as_ref());
+        let revision = facts.map(|facts| facts.revision());
+        if revision == self.roll.revision {
+            return false;
+        }
+        self.roll.revision = revision;
+        let mut dirty = false;
+        for member in &mut self.roll.members {
+            let Some(facts) = &member.facts else { continue };
+            let weight = facts.weight();
+            if weight != member.weight {
+                member.weight = weight;
+                let key = member.state.key.clone();
+                let _ = self.events.send(Event::Weighed(key, member.weight()));
+                dirty = true;
+            }
+        }
+        dirty
+    }
+
+    /// Forgets what is over.
+    fn tidy(&mut self, now: Instant) {
+        let events = &self.events;
+        self.roll.gone.retain(|_, (_, until)| *until > now);
+        self.roll.draining.retain(|draining| {
+            let in_flight = draining.state.in_flight();
+            let stays = in_flight > 0 && draining.deadline > now;
+            if !stays {
+                let _ = events.send(Event::Drained(draining.state.key.clone(), in_flight));
+            }
+            stays
+        });
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let drain = self.roll.draining.iter().map(|d| d.deadline).min();
+        let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
+        let grace = self.roll.gone.values().map(|(_, until)| *until).min();
+        [self.ask_at, drain, grace].into_iter().flatten().min()
+    }
+
+    /// Does what the handle says. Returns whether a snapshot is due.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::List(reply) => {
+                let _ = reply.send(self.list());
+                false
+            }
+            Command::Subscribe(reply) => {
+                let _ = reply.send(self.events.subscribe());
+                false
+            }
+            Command::Eject(key, reply) => {
+                let found = self.find(&key).map(|index| {
+                    if self.roll.members[index].state.eject() {
+                        let _ = self.events.send(Event::Ejected(key));
+                    }
+                });
+                self.publish();
+                let _ = reply.send(found.is_some());
+                false
+            }
+            Command::Restore(key, reply) => {
+                let found = self.find(&key).map(|index| {
+                    self.roll.members[index].state.restore();
+                    let _ = self.events.send(Event::Restored(key));
+                });
+                self.publish();
+                let _ = reply.send(found.is_some());
+                false
+            }
+            Command::Weigh(key, weight, reply) => {
+                let found = self.find(&key).map(|index| {
+                    let member = &mut self.roll.members[index];
+                    member.by_hand = weight;
+                    let _ = self.events.send(Event::Weighed(key, member.weight()));
+                });
+                self.publish();
+                let _ = reply.send(found.is_some());
+                false
+            }
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<usize> {
+        let mut members = self.roll.members.iter();
+        members.position(|member| member.state.key == *key)
+    }
+
+    fn list(&self) -> Vec<EndpointInfo> {
+        let now = Instant::now();
+        let members = &self.roll.members;
+        let since = self.core.upgrade().map(|core| core.slots.picked());
+        let since: HashMap<_, _> = match &since {
+            Some(since) => self.roll.numbered.iter().zip(since).collect(),
+            None => HashMap::new(),
+        };
+        let requests = |m: &Member<D::Key, S, P::Load>| {
+            m.requests + since.get(&m.state.id).map_or(0, |picks| **picks)
+        };
+        let total: u64 = members.iter().map(requests).sum();
+        let info = |member: &Member<D::Key, S, P::Load>| {
+            let state = &member.state;
+            let (weight, requests) = (member.weight(), requests(member));
+            EndpointInfo {
+                key: state.key.clone(),
+                instance: member.facts.as_ref().map(|facts| facts.instance()),
+                state: if state.is_ejected() {
+                    Standing::Ejected
+                } else if weight == Weight::ZERO {
+                    Standing::Drained
+                } else {
+                    Standing::Active
+                },
+                weight,
+                effective_weight: f64::from(weight.get()),
+                load: state.tracker.load(state.in_flight(), now),
+                in_flight: state.in_flight(),
+                requests,
+                failures: state.failed(),
+                share: requests as f64 / total.max(1) as f64,
+                age: now.saturating_duration_since(member.since),
+            }
+        };
+        let mut list: Vec<_> = members.iter().map(info).collect();
+        list.sort_by(|a, b| a.key.cmp(&b.key));
+        list
+    }
+
+    /// Makes a snapshot of what holds now, and has all requests use it.
+    fn publish(&mut self) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let members = &self.roll.members;
+        let listed = || members.iter().filter(|m| !m.state.is_ejected());
+        let weighed = listed().any(|m| m.weight() > Weight::ZERO);
+        let used: Vec<_> = listed()
+            .filter(|m| !weighed || m.weight() > Weight::ZERO)
+            .collect();
+        let tree = (!used.is_empty()).then(|| {
+            let candidates: Vec<_> = used
+                .iter()
+                .map(|m| Candidate::new(m.state.key.clone(), f64::from(m.weight().get())))
+                .collect();
+            Tree::Leaf(Leaf {
+                first: 0,
+                states: used.iter().map(|m| m.state.clone()).collect(),
+                services: used.iter().map(|m| Arc::clone(&m.service)).collect(),
+                picker: self.settings.policy.prepare(&candidates, &mut self.rng),
+            })
+        });
+        let (endpoints, usable) = (members.len(), used.len());
+        let numbered = used.iter().map(|m| m.state.id).collect();
+        let mut picked = Vec::new();
+        core.slots
+            .publish(&Arc::new(Snapshot { tree }), usable, &mut picked);
+        self.roll.count(&picked);
+        self.roll.numbered = numbered;
+        core.usable.store(usable, Relaxed);
+        self.status.send_modify(|status| {
+            status.resolved = true;
+            status.endpoints = endpoints;
+            status.usable = usable;
+        });
+    }
+}
+
+type Next<D> =
+    Option<Result<Change<<D as Discover>::Key, <D as Discover>::Service>, <D as Discover>::Error>>;
+
+/// Waits for discovery.
+async fn next<D: Discover>(discover: &mut Option<Pin<Box<D>>>) -> Next<D> {
+    poll_fn(|cx| match discover {
+        Some(discover) => discover.as_mut().poll_discover(cx),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// Our own keys as they are, anybody else's by what they print.
+fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
+    match (name as &dyn Any).downcast_ref::<Key>() {
+        Some(key) => key.clone(),
+        None => Key::new(format!("{name:?}"), ""),
+    }
+}

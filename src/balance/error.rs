@@ -1,0 +1,132 @@
+//! Why a request got no answer from the balancer.
+
+use std::{fmt, time::Duration};
+
+use crate::{error::BoxError, instance::Key};
+
+/// A request that got no answer.
+///
+/// | error | HTTP | gRPC |
+/// |---|---|---|
+/// | [`is_no_endpoint`](Self::is_no_endpoint) | 503 | `UNAVAILABLE` |
+/// | an endpoint's own error ([`key`](Self::key), `source()`) | 502, or 504 for a timeout | `UNAVAILABLE` |
+/// | [`is_panic`](Self::is_panic) | 500 | `INTERNAL` |
+pub struct Error(Box<Kind>);
+
+enum Kind {
+    NoEndpoint(NoEndpoint),
+    Endpoint { key: Key, source: BoxError },
+    Panicked { key: Key },
+}
+
+impl Error {
+    pub(super) fn no_endpoint(reason: NoEndpoint) -> Self {
+        Self(Box::new(Kind::NoEndpoint(reason)))
+    }
+
+    pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
+        let key = key.clone();
+        Self(Box::new(Kind::Endpoint { key, source }))
+    }
+
+    pub(super) fn panicked(key: &Key) -> Self {
+        Self(Box::new(Kind::Panicked { key: key.clone() }))
+    }
+
+    /// Whether there was no endpoint to send the request to. It was not sent.
+    pub fn is_no_endpoint(&self) -> bool {
+        matches!(*self.0, Kind::NoEndpoint(_))
+    }
+
+    /// Why there was no endpoint.
+    pub fn no_endpoint_reason(&self) -> Option<&NoEndpoint> {
+        match &*self.0 {
+            Kind::NoEndpoint(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the endpoint's service panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(*self.0, Kind::Panicked { .. })
+    }
+
+    /// The endpoint that failed, the last of them when the request was sent on.
+    pub fn key(&self) -> Option<&Key> {
+        match &*self.0 {
+            Kind::NoEndpoint(_) => None,
+            Kind::Endpoint { key, .. } | Kind::Panicked { key } => Some(key),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::NoEndpoint(reason) => write!(f, "no endpoint: {reason}"),
+            Kind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
+            Kind::Panicked { key } => write!(f, "the service of endpoint {key} panicked"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::NoEndpoint(reason) => f.debug_tuple("NoEndpoint").field(reason).finish(),
+            Kind::Endpoint { key, source } => f
+                .debug_struct("Endpoint")
+                .field("key", key)
+                .field("source", source)
+                .finish(),
+            Kind::Panicked { key } => f.debug_struct("Panicked").field("key", key).finish(),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            Kind::Endpoint { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+/// Why there is no endpoint to send a request to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoEndpoint {
+    /// Discovery has said nothing yet.
+    NeverResolved,
+    /// The registry could not be asked, for this long, and nothing was known before.
+    Unreachable {
+        /// How long the registry has not answered.
+        since: Duration,
+        /// What it fails with.
+        error: String,
+    },
+    /// The service exists and no instance of it may serve.
+    Empty,
+    /// The registry knows no such service.
+    Missing,
+    /// All endpoints are ejected; this many.
+    AllEjected(usize),
+    /// No endpoint belongs to the subset that the request asks for.
+    EmptySubset,
+}
+
+impl fmt::Display for NoEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverResolved => f.write_str("discovery has said nothing yet"),
+            Self::Unreachable { since, error } => {
+                write!(f, "the registry has not answered for {since:.1?}: {error}")
+            }
+            Self::Empty => f.write_str("no instance of the service may serve"),
+            Self::Missing => f.write_str("the registry knows no such service"),
+            Self::AllEjected(count) => write!(f, "all {count} endpoints are ejected"),
+            Self::EmptySubset => f.write_str("the subset that the request asks for is empty"),
+        }
+    }
+}

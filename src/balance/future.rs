@@ -1,0 +1,332 @@
+//! One request on its way through the balancer.
+
+use std::{
+    any::Any,
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use pin_project::pin_project;
+use tower::Service;
+
+use super::{
+    RequestGuard,
+    core::{Core, Picked},
+    error::Error,
+    policy::Policy,
+    topology::Route,
+};
+use crate::{
+    attempt::Tried,
+    classify::{Classify, Observer, Verdict},
+    endpoint::load::LoadTracker,
+    error::BoxError,
+};
+
+/// To how many endpoints a request goes in turn that could not be sent to the one before.
+const SENDS: u32 = 4;
+
+/// A request on its way. Dropping it cancels the request and gives back its place.
+///
+/// ```text
+/// call ──pick──▶ Ready ──────▶ Calling ──answer──▶ judged, handed over
+///                  ▲ │ the endpoint's poll_ready fails    │ not sent, and the request came back
+///                  └─┴────────── pick another ◀───────────┘
+/// ```
+#[pin_project]
+pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
+    route: PhantomData<fn() -> R>,
+    classify: C,
+    #[pin]
+    stage: Stage<S, Request, RequestGuard<P::Load>>,
+    tried: Tried,
+    /// Endpoints that it was given to.
+    sends: u32,
+}
+
+#[pin_project(project = StageProj, project_replace = StageOwned)]
+enum Stage<S: Service<Request>, Request, G> {
+    /// Waits for the endpoint's own readiness.
+    Ready {
+        service: S,
+        request: Request,
+        guard: G,
+    },
+    Calling {
+        #[pin]
+        future: S::Future,
+        guard: G,
+    },
+    Refused(Error),
+    Done,
+}
+
+impl<S, P, C, R, Request> ResponseFuture<S, P, C, R, Request>
+where
+    S: Service<Request> + Clone,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    C: Clone,
+    R: Route<Request>,
+    Request: 'static,
+{
+    pub(super) fn begin(
+        core: &Core<S, P, C, R>,
+        picked: Picked<S, P::Load>,
+        request: Request,
+        mut tried: Tried,
+    ) -> Self {
+        // Most services are ready at once, and then the request is on its way when `call` returns.
+        // One that is not registers the waker of the first poll later.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut sends = 1;
+        let stage = match advance::<S, P, Request>(picked, request, cx) {
+            Sent::Calling(future, guard) => Stage::Calling { future, guard },
+            Sent::Pending(picked, request) => Stage::ready(picked, request),
+            Sent::Failed(failed, _, request) => {
+                next(core, failed, request, &mut tried, &mut sends, cx)
+            }
+        };
+        Self {
+            route: PhantomData,
+            classify: core.classify.clone(),
+            stage,
+            tried,
+            sends,
+        }
+    }
+
+    pub(super) fn refuse(core: &Core<S, P, C, R>, error: Error) -> Self {
+        Self {
+            route: PhantomData,
+            classify: core.classify.clone(),
+            stage: Stage::Refused(error),
+            tried: Tried::new(),
+            sends: 0,
+        }
+    }
+}
+
+impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuard<L>> {
+    fn ready(picked: Picked<S, L>, request: Request) -> Self {
+        Self::Ready {
+            service: picked.service,
+            guard: picked.guard,
+            request,
+        }
+    }
+}
+
+enum Sent<S: Service<Request>, Request, P: Policy> {
+    Calling(S::Future, RequestGuard<P::Load>),
+    Pending(Picked<S, P::Load>, Request),
+    /// With the core, while there is one, and the request, when it can be sent elsewhere.
+    Failed(Error, Home, Option<Request>),
+}
+
+/// Where to look for another endpoint.
+type Home = Weak<dyn Any + Send + Sync>;
+
+/// What a service did with a request.
+enum Called<F, E, Request> {
+    Calling(F),
+    Pending(Request),
+    Failed(E, Request),
+}
+
+/// Hands the request to the endpoint, if that is ready.
+fn advance<S, P, Request>(
+    mut picked: Picked<S, P::Load>,
+    request: Request,
+    cx: &mut Context<'_>,
+) -> Sent<S, Request, P>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+    P: Policy,
+{
+    let service = &mut picked.service;
+    let called = catch(|| match service.poll_ready(cx) {
+        Poll::Ready(Ok(())) => Called::Calling(service.call(request)),
+        Poll::Ready(Err(error)) => Called::Failed(error, request),
+        Poll::Pending => Called::Pending(request),
+    });
+    match called {
+        Ok(Called::Calling(future)) => Sent::Calling(future, picked.guard),
+        Ok(Called::Pending(request)) => Sent::Pending(picked, request),
+        Ok(Called::Failed(error, request)) => {
+            picked.guard.conclude(Verdict::FAILURE);
+            let key = &picked.guard.state().key;
+            let home = picked.guard.state().core.clone();
+            Sent::Failed(Error::endpoint(key, error.into()), home, Some(request))
+        }
+        // It may have been sent.
+        Err(Panicked) => {
+            picked.guard.conclude(Verdict::FAILURE);
+            let home = picked.guard.state().core.clone();
+            Sent::Failed(Error::panicked(&picked.guard.state().key), home, None)
+        }
+    }
+}
+
+/// Picks other endpoints until one takes the request.
+#[cold]
+fn next<S, P, C, R, Request>(
+    core: &Core<S, P, C, R>,
+    mut failed: Error,
+    mut request: Option<Request>,
+    tried: &mut Tried,
+    sends: &mut u32,
+    cx: &mut Context<'_>,
+) -> Stage<S, Request, RequestGuard<P::Load>>
+where
+    S: Service<Request> + Clone,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    R: Route<Request>,
+{
+    while *sends < SENDS {
+        let Some(kept) = request.take() else { break };
+        let wish = core.route.route(&kept);
+        let Ok(picked) = core.pick(wish, tried) else {
+            break;
+        };
+        *sends += 1;
+        match advance::<S, P, Request>(picked, kept, cx) {
+            Sent::Calling(future, guard) => return Stage::Calling { future, guard },
+            Sent::Pending(picked, request) => {
+                return Stage::ready(picked, request);
+            }
+            Sent::Failed(error, _, kept) => (failed, request) = (error, kept),
+        }
+    }
+    Stage::Refused(failed)
+}
+
+impl<S, P, C, R, Request> Future for ResponseFuture<S, P, C, R, Request>
+where
+    S: Service<Request> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    C: Classify<S::Response, S::Error>,
+    R: Route<Request>,
+    Request: 'static,
+{
+    type Output = Result<C::Observed<RequestGuard<P::Load>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let (failed, home, request) = match this.stage.as_mut().project() {
+                StageProj::Calling { future, guard } => {
+                    let result = match catch(|| future.poll(cx)) {
+                        Ok(Poll::Pending) => return Poll::Pending,
+                        Ok(Poll::Ready(result)) => result,
+                        Err(Panicked) => {
+                            guard.conclude(Verdict::FAILURE);
+                            let error = Error::panicked(&guard.state().key);
+                            this.stage.set(Stage::Done);
+                            return Poll::Ready(Err(error));
+                        }
+                    };
+                    guard.answered();
+                    let verdict = this.classify.judge(result.as_ref());
+                    match result {
+                        Ok(response) => {
+                            if let Some(verdict) = verdict {
+                                guard.conclude(verdict);
+                            }
+                            let done = this.stage.project_replace(Stage::Done);
+                            let StageOwned::Calling { guard, .. } = done else {
+                                unreachable!("it was calling a line above");
+                            };
+                            let response = this.classify.observe(response, guard);
+                            return Poll::Ready(Ok(response));
+                        }
+                        Err(error) => {
+                            guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
+                            let mut error: BoxError = error.into();
+                            let request = reclaim(&mut error);
+                            let state = guard.state();
+                            let home = state.core.clone();
+                            (Error::endpoint(&state.key, error), home, request)
+                        }
+                    }
+                }
+                StageProj::Ready { .. } => {
+                    let ready = this.stage.as_mut().project_replace(Stage::Done);
+                    let StageOwned::Ready {
+                        service,
+                        request,
+                        guard,
+                    } = ready
+                    else {
+                        unreachable!("it was getting ready a line above");
+                    };
+                    match advance::<S, P, Request>(Picked { service, guard }, request, cx) {
+                        Sent::Calling(future, guard) => {
+                            this.stage.set(Stage::Calling { future, guard });
+                            continue;
+                        }
+                        Sent::Pending(picked, request) => {
+                            this.stage.set(Stage::ready(picked, request));
+                            return Poll::Pending;
+                        }
+                        Sent::Failed(failed, home, request) => (failed, home, request),
+                    }
+                }
+                StageProj::Refused(_) => {
+                    let refused = this.stage.project_replace(Stage::Done);
+                    let StageOwned::Refused(error) = refused else {
+                        unreachable!("it was refused a line above");
+                    };
+                    return Poll::Ready(Err(error));
+                }
+                StageProj::Done => panic!("polled after it was done"),
+            };
+            // The place at the endpoint that failed is given back before another is picked.
+            this.stage.set(Stage::Done);
+            let core = home.upgrade().map(Arc::downcast::<Core<S, P, C, R>>);
+            let stage = match core {
+                Some(Ok(core)) => next(&core, failed, request, this.tried, this.sends, cx),
+                // The last balancer is gone, and with it whom to ask.
+                _ => Stage::Refused(failed),
+            };
+            this.stage.set(stage);
+        }
+    }
+}
+
+/// The request, when the error says that it was not sent and brings it back.
+fn reclaim<Request: 'static>(error: &mut BoxError) -> Option<Request> {
+    let _ = error as &mut dyn Any;
+    None
+}
+
+/// A service panicked. What it said went to the panic hook.
+struct Panicked;
+
+/// A defect in one endpoint's service costs the request, not the caller's task.
+fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Panicked)
+}
+
+impl<S: Service<Request>, P: Policy, C, R, Request> fmt::Debug
+    for ResponseFuture<S, P, C, R, Request>
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Ready { guard, .. } | Stage::Calling { guard, .. } => Some(guard),
+            Stage::Refused(_) | Stage::Done => None,
+        };
+        f.debug_struct("ResponseFuture")
+            .field("request", &stage)
+            .field("sends", &self.sends)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,213 @@
+//! For operators and tests: what a balancer knows, and what it can be told.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::instance::{Instance, Key, Weight};
+
+/// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+/// What a driver is told to do.
+pub(super) enum Command {
+    List(oneshot::Sender<Vec<EndpointInfo>>),
+    Subscribe(oneshot::Sender<broadcast::Receiver<Event>>),
+    Eject(Key, oneshot::Sender<bool>),
+    Restore(Key, oneshot::Sender<bool>),
+    Weigh(Key, Option<Weight>, oneshot::Sender<bool>),
+}
+
+/// How a balancer stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether discovery has said anything yet.
+    pub resolved: bool,
+    /// Endpoints that discovery lists.
+    pub endpoints: usize,
+    /// Endpoints that may be picked: listed, not drained by weight 0, not ejected.
+    pub usable: usize,
+    /// What discovery failed with last, while it has not recovered.
+    pub discovery_error: Option<Arc<str>>,
+    /// Whether discovery has ended; the last good set serves on.
+    pub discovery_ended: bool,
+}
+
+/// What happened to a balancer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// An endpoint was listed.
+    Added(Key),
+    /// The service of an endpoint was replaced, as when its address changed.
+    Replaced(Key),
+    /// An endpoint is not listed any more; so many of its requests are still in flight.
+    Removed(Key, usize),
+    /// The last request of a removed endpoint ended, or its deadline passed with so many in flight.
+    Drained(Key, usize),
+    /// The weight of an endpoint is now this.
+    Weighed(Key, Weight),
+    /// An endpoint gets no requests for now.
+    Ejected(Key),
+    /// An ejected endpoint gets requests again.
+    Restored(Key),
+    /// Discovery failed; the last good set serves on.
+    DiscoveryFailed(Arc<str>),
+    /// Discovery ended; the last good set serves on.
+    DiscoveryEnded,
+}
+
+/// How an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndpointState {
+    /// It gets its share.
+    Active,
+    /// It gets less for a while, because it is new or was restored.
+    Warming,
+    /// It gets nothing, because its weight is 0.
+    Drained,
+    /// It gets nothing, because it fails or somebody said so.
+    Ejected,
+}
+
+/// One endpoint of a balancer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointInfo {
+    /// Its identity.
+    pub key: Key,
+    /// What the registry says of it, where discovery is one of ours.
+    pub instance: Option<Arc<Instance>>,
+    /// How it stands.
+    pub state: EndpointState,
+    /// Its weight, by hand or from the registry.
+    pub weight: Weight,
+    /// Its weight in picks now: the weight, times how far it is through slow start.
+    pub effective_weight: f64,
+    /// Its load as the policy measures it; smaller is better.
+    pub load: f64,
+    /// Its requests that are not complete.
+    pub in_flight: usize,
+    /// Requests that went to it.
+    pub requests: u64,
+    /// Requests that it failed.
+    pub failures: u64,
+    /// Its part of all requests of the endpoints that are listed now, from 0 to 1.
+    pub share: f64,
+    /// How long it has been listed.
+    pub age: Duration,
+}
+
+/// The balancer is gone: its last clone was dropped, or its runtime shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone(());
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the balancer is gone")
+    }
+}
+
+impl std::error::Error for Gone {}
+
+impl Handle {
+    pub(super) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        status: watch::Receiver<Status>,
+    ) -> Self {
+        Self { commands, status }
+    }
+
+    pub(super) fn follow(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// How the balancer stands now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the balancer stands as `condition` says, which may be so already.
+    ///
+    /// # Errors
+    /// When the balancer is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn wait_for(
+        &self,
+        mut condition: impl FnMut(&Status) -> bool,
+    ) -> Result<Status, Gone> {
+        let mut status = self.status.clone();
+        let status = status.wait_for(|status| condition(status)).await;
+        status.map(|status| status.clone()).map_err(|_| Gone(()))
+    }
+
+    /// The endpoints that are listed, in the order of their keys.
+    ///
+    /// # Errors
+    /// When the balancer is gone, as for all that ask it.
+    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>, Gone> {
+        self.ask(Command::List).await
+    }
+
+    /// The events from now on. A receiver that falls more than 1,024 events behind loses the oldest and
+    /// is told so; [`endpoints`](Self::endpoints) tells what holds then.
+    ///
+    /// # Errors
+    /// When the balancer is gone.
+    pub async fn subscribe(&self) -> Result<broadcast::Receiver<Event>, Gone> {
+        self.ask(Command::Subscribe).await
+    }
+
+    /// Withholds requests from an endpoint until it is restored by hand. `false` when none has the key.
+    ///
+    /// # Errors
+    /// When the balancer is gone.
+    pub async fn eject(&self, key: &Key) -> Result<bool, Gone> {
+        self.ask(|reply| Command::Eject(key.clone(), reply)).await
+    }
+
+    /// Lets requests go to an ejected endpoint again. `false` when none has the key.
+    ///
+    /// # Errors
+    /// When the balancer is gone.
+    pub async fn restore(&self, key: &Key) -> Result<bool, Gone> {
+        self.ask(|reply| Command::Restore(key.clone(), reply)).await
+    }
+
+    /// Sets a weight instead of the registry's; `None` goes back to that. `false` when no endpoint has
+    /// the key.
+    ///
+    /// # Errors
+    /// When the balancer is gone.
+    pub async fn set_weight(
+        &self,
+        key: &Key,
+        weight: impl Into<Option<Weight>>,
+    ) -> Result<bool, Gone> {
+        let weight = weight.into();
+        self.ask(|reply| Command::Weigh(key.clone(), weight, reply))
+            .await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).map_err(|_| Gone(()))?;
+        answer.await.map_err(|_| Gone(()))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("status", &*self.status.borrow())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,277 @@
+//! Building a balancer.
+
+use std::{
+    fmt,
+    hash::Hash,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::Instant,
+};
+use tower::{Layer, discover::Discover};
+
+use super::{
+    Balance,
+    core::Core,
+    driver::{Driver, Roll, Settings, Split},
+    handle::{Handle, Status},
+    policy::{DefaultPolicy, Policy},
+    slots::Slots,
+    snapshot::Snapshot,
+};
+use crate::{
+    classify::Answers, endpoint::Endpoint, error::BoxError, registry::Watch, rng::small_rng,
+};
+
+/// Longer than a redeployed registry client needs for its first answer, and short enough for a caller
+/// that waits; linkerd's failfast timeout.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// An instance that flaps, or is restarted under its id, comes back with what is known of it.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The time that orchestrators give a process to stop.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Events that a receiver may be behind.
+const EVENTS: usize = 1_024;
+
+/// Builds [`Balance`]s, and is a [`Layer`] over discovery: settings first, then
+/// [`balance`](Self::balance).
+#[derive(Clone)]
+pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
+    policy: P,
+    classify: C,
+    route: R,
+    wait: Duration,
+    grace: Duration,
+    drain: Duration,
+    watch: Option<Watch>,
+    seed: Option<u64>,
+}
+
+impl BalanceLayer {
+    /// The defaults: power of two choices by peak EWMA, any answer a success.
+    pub fn new() -> Self {
+        Self {
+            policy: DefaultPolicy::default(),
+            classify: Answers::default(),
+            route: (),
+            wait: WAIT,
+            grace: GRACE,
+            drain: DRAIN,
+            watch: None,
+            seed: None,
+        }
+    }
+}
+
+impl Default for BalanceLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P, C, R> BalanceLayer<P, C, R> {
+    /// Sets the rule by which endpoints are chosen; [`DefaultPolicy`] by default.
+    #[must_use]
+    pub fn policy<P2: Policy>(self, policy: P2) -> BalanceLayer<P2, C, R> {
+        let (_, classify, route) = (self.policy, self.classify, self.route);
+        BalanceLayer {
+            policy,
+            classify,
+            route,
+            wait: self.wait,
+            grace: self.grace,
+            drain: self.drain,
+            watch: self.watch,
+            seed: self.seed,
+        }
+    }
+
+    /// Sets who judges what became of requests; by default any answer is a success.
+    #[must_use]
+    pub fn classify<C2>(self, classify: C2) -> BalanceLayer<P, C2, R> {
+        BalanceLayer {
+            policy: self.policy,
+            classify,
+            route: self.route,
+            wait: self.wait,
+            grace: self.grace,
+            drain: self.drain,
+            watch: self.watch,
+            seed: self.seed,
+        }
+    }
+
+    /// Sets what a request wishes for: the key that it is hashed by, the subset that it goes to.
+    #[must_use]
+    pub fn route<R2>(self, route: R2) -> BalanceLayer<P, C, R2> {
+        BalanceLayer {
+            policy: self.policy,
+            classify: self.classify,
+            route,
+            wait: self.wait,
+            grace: self.grace,
+            drain: self.drain,
+            watch: self.watch,
+            seed: self.seed,
+        }
+    }
+
+    /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. Zero fails at once while
+    /// there is none.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Sets how long the state of an endpoint that left is kept for when it comes back; 60 s by
+    /// default. Zero forgets at once.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Sets how long the service of an endpoint that left is kept for its requests in flight; 30 s by
+    /// default.
+    #[must_use]
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Has errors tell what is the matter with the registry, when there is no endpoint.
+    #[must_use]
+    pub fn watch(mut self, watch: &Watch) -> Self {
+        self.watch = Some(watch.clone());
+        self
+    }
+
+    /// Makes picks repeatable: the same requests in the same order go to the same endpoints.
+    /// For tests and simulations; threads then share one slot.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+impl<P: Policy, C, R> BalanceLayer<P, C, R> {
+    /// Balances over the endpoints of one of our discoveries, with their weights.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime: it starts the task that follows discovery.
+    pub fn balance<D, S, L: 'static, E: 'static>(self, discover: D) -> Balance<S, P, C, R>
+    where
+        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send,
+        S: Send + Sync + 'static,
+        C: Send + Sync + 'static,
+        R: Send + Sync + 'static,
+    {
+        self.start(discover, |endpoint| {
+            let (service, facts) = endpoint.into_parts();
+            (service, Some(facts))
+        })
+    }
+
+    /// Balances over anybody's discovery, such as tower's `ServiceList`. Its services say nothing of
+    /// themselves: they have equal weights and belong to no zone.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, as [`balance`](Self::balance).
+    pub fn balance_plain<D>(self, discover: D) -> Balance<D::Service, P, C, R>
+    where
+        D: Discover + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send + Sync + 'static,
+        C: Send + Sync + 'static,
+        R: Send + Sync + 'static,
+    {
+        self.start(discover, |service| (service, None))
+    }
+
+    fn start<D, S>(self, discover: D, split: Split<D::Service, S>) -> Balance<S, P, C, R>
+    where
+        D: Discover + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send + 'static,
+        S: Send + Sync + 'static,
+        C: Send + Sync + 'static,
+        R: Send + Sync + 'static,
+    {
+        let (command, commands) = mpsc::unbounded_channel();
+        let (status, following) = watch::channel(Status::default());
+        let (alive, ended) = mpsc::channel(1);
+        let core = Arc::new(Core {
+            slots: Slots::new(Arc::new(Snapshot::empty()), self.seed),
+            usable: AtomicUsize::new(0),
+            handle: Handle::new(command, following),
+            classify: self.classify,
+            route: self.route,
+            wait: self.wait,
+            watch: self.watch,
+            epoch: Instant::now(),
+            _alive: alive,
+        });
+        let driver = Driver {
+            discover: Some(Box::pin(discover)),
+            split,
+            core: Arc::downgrade(&core),
+            alive: ended,
+            commands,
+            status,
+            events: broadcast::channel(EVENTS).0,
+            settings: Settings {
+                policy: self.policy,
+                grace: self.grace,
+                drain: self.drain,
+            },
+            rng: small_rng(self.seed),
+            roll: Roll::new(),
+            failures: 0,
+            ask_at: None,
+        };
+        tokio::spawn(driver.run());
+        Balance::new_with(core)
+    }
+}
+
+impl<D, S, L: 'static, E: 'static, P, C, R> Layer<D> for BalanceLayer<P, C, R>
+where
+    D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+    D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+    D::Error: Into<BoxError> + Send,
+    D::Service: Send,
+    S: Send + Sync + 'static,
+    P: Policy + Clone,
+    C: Clone + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    type Service = Balance<S, P, C, R>;
+
+    fn layer(&self, discover: D) -> Self::Service {
+        self.clone().balance(discover)
+    }
+}
+
+impl<P: fmt::Debug, C, R> fmt::Debug for BalanceLayer<P, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BalanceLayer")
+            .field("policy", &self.policy)
+            .field("wait", &self.wait)
+            .field("grace", &self.grace)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}

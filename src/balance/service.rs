@@ -1,0 +1,128 @@
+//! The service that a caller holds.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::timeout;
+use tower::Service;
+
+use super::{
+    core::Core,
+    error::Error,
+    future::ResponseFuture,
+    handle::Handle,
+    policy::{DefaultPolicy, Policy},
+    topology::{Route, Wish},
+};
+use crate::{
+    attempt::Tried,
+    classify::{Answers, Classify},
+    error::BoxError,
+};
+
+/// Spreads requests over the endpoints of a service. Cheap to clone, at best one for each request.
+///
+/// `S` is the service of one endpoint, `P` chooses among them, `C` judges what comes back and `R` reads
+/// what a request wishes for. All clones share everything; the last one (and the last request in
+/// flight) takes the driver with it.
+///
+/// # Readiness
+/// `poll_ready` waits while there is no endpoint, for at most
+/// [`BalanceLayer::wait`](super::BalanceLayer::wait), and then fails with the reason. It reserves
+/// nothing, and a later `poll_ready` waits anew: no failure is for ever.
+///
+/// # Cancel safety
+/// Dropping the future of a request at any point gives back its place.
+pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, R = ()> {
+    core: Arc<Core<S, P, C, R>>,
+    /// Only while it waits for a first endpoint.
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
+
+impl<S, P: Policy, C, R> Balance<S, P, C, R> {
+    pub(super) fn new_with(core: Arc<Core<S, P, C, R>>) -> Self {
+        Self {
+            core,
+            waiting: None,
+        }
+    }
+
+    /// A handle for operators and tests. It does not keep the balancer alive.
+    pub fn handle(&self) -> Handle {
+        self.core.handle.clone()
+    }
+
+    /// The number of endpoints that may be picked.
+    pub fn usable(&self) -> usize {
+        self.core.usable.load(Relaxed)
+    }
+}
+
+impl<S, P, C, R, Request> Service<Request> for Balance<S, P, C, R>
+where
+    S: Service<Request> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    C: Classify<S::Response, S::Error>,
+    R: Route<Request>,
+    Request: 'static,
+{
+    type Response = C::Observed<super::RequestGuard<P::Load>>;
+    type Error = Error;
+    type Future = ResponseFuture<S, P, C, R, Request>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.core.is_usable() {
+            self.waiting = None;
+            return Poll::Ready(Ok(()));
+        }
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let mut status = self.core.handle.follow();
+            let wait = self.core.wait;
+            Box::pin(async move {
+                let usable = timeout(wait, status.wait_for(|status| status.usable > 0)).await;
+                matches!(usable, Ok(Ok(_)))
+            })
+        });
+        let usable = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(if usable {
+            Ok(())
+        } else {
+            Err(Error::no_endpoint(self.core.reason(&Wish::default())))
+        })
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let wish = self.core.route.route(&request);
+        let mut tried = Tried::current().unwrap_or_default();
+        match self.core.pick(wish, &mut tried) {
+            Ok(picked) => ResponseFuture::begin(&self.core, picked, request, tried),
+            Err(reason) => ResponseFuture::refuse(&self.core, Error::no_endpoint(reason)),
+        }
+    }
+}
+
+impl<S, P: Policy, C, R> Clone for Balance<S, P, C, R> {
+    fn clone(&self) -> Self {
+        Self {
+            core: Arc::clone(&self.core),
+            waiting: None,
+        }
+    }
+}
+
+impl<S, P: Policy, C, R> fmt::Debug for Balance<S, P, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balance")
+            .field("status", &self.core.handle.status())
+            .finish_non_exhaustive()
+    }
+}

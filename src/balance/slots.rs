@@ -1,0 +1,215 @@
+//! The snapshot that requests read, one slot for each thread.
+//!
+//! A reader must get at the latest snapshot without waiting, without a counter that all threads write
+//! to, and without keeping an old snapshot alive: an old one holds removed endpoints, and so their
+//! connections, open. The usual ways fail one of these: an `Arc` behind a `RwLock` writes the same
+//! cache line from every thread, and an `Arc` cached in each clone of the balancer lives as long as
+//! the clone, which may never call again (the one that a server clones for each request never does).
+//!
+//! So there are more slots than threads that can run, each in a cache line of its own, and each thread
+//! begins at a slot of its own. A slot is a lock that no reader waits for:
+//!
+//! ```text
+//! reader:  try slot t ──free──▶ pick ──▶ leave         some 10 ns, in a cache line of this thread
+//!             └─taken──▶ try slot t + 1 ──▶ …
+//! driver:  slot 0 ← new, slot 1 ← new, …               waits for readers, they do not wait for it
+//! ```
+//!
+//! When [`publish`](Slots::publish) returns, no reader can get at the old snapshot any more. Only when
+//! more threads are in here at the same time than there are slots (which takes threads that were
+//! preempted within those nanoseconds, all of them) a reader takes its turn behind another.
+
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    thread,
+};
+
+use rand::rngs::SmallRng;
+
+use crate::rng::small_rng;
+
+pub(crate) struct Slots<T> {
+    /// A power of two, so that the next is found by masking.
+    slots: Box<[Slot<T>]>,
+}
+
+/// Alone in its cache line and in the one that is fetched along with it.
+#[repr(align(128))]
+struct Slot<T>(Mutex<Seat<T>>);
+
+struct Seat<T> {
+    snapshot: Arc<T>,
+    hand: Hand,
+}
+
+/// What a reader may change: belongs to its slot, so that threads share none of it.
+pub(crate) struct Hand {
+    /// Neither shared nor seeded for each request.
+    pub(crate) rng: SmallRng,
+    /// Picks of each endpoint, by its number in the snapshot, since that was published.
+    pub(crate) picks: Vec<u32>,
+}
+
+thread_local! {
+    static FIRST: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Where this thread begins. Threads are numbered as they come, so that they spread evenly.
+fn first() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    FIRST.with(|first| {
+        if first.get() == usize::MAX {
+            // Relaxed: the numbers only have to differ.
+            first.set(NEXT.fetch_add(1, Relaxed) & (usize::MAX >> 1));
+        }
+        first.get()
+    })
+}
+
+impl<T> Slots<T> {
+    /// With a seed there is one slot only, so that the same picks follow whatever thread makes them.
+    pub(crate) fn new(snapshot: Arc<T>, seed: Option<u64>) -> Self {
+        let slots = match seed {
+            Some(_) => 1,
+            None => {
+                let threads = thread::available_parallelism().map_or(4, |threads| threads.get());
+                (4 * threads).next_power_of_two().min(256)
+            }
+        };
+        let slot = |_| {
+            Slot(Mutex::new(Seat {
+                snapshot: Arc::clone(&snapshot),
+                hand: Hand {
+                    rng: small_rng(seed),
+                    picks: Vec::new(),
+                },
+            }))
+        };
+        Self {
+            slots: (0..slots).map(slot).collect(),
+        }
+    }
+
+    /// Lends the latest snapshot.
+    pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
+        let mut seat = self.seat();
+        let seat = &mut *seat;
+        reader(&seat.snapshot, &mut seat.hand)
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat<T>> {
+        let (first, mask) = (first(), self.slots.len() - 1);
+        for step in 0..self.slots.len() {
+            match self.slots[first.wrapping_add(step) & mask].0.try_lock() {
+                Ok(seat) => return seat,
+                // A policy or a `clone` of the user's panicked; what is in the slot is whole.
+                Err(TryLockError::Poisoned(seat)) => return seat.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        take(&self.slots[first & mask])
+    }
+
+    /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, the old one is out of
+    /// use. `picked` gets the number of picks of each endpoint of the old one, in their order.
+    pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, picked: &mut Vec<u64>) {
+        for slot in &self.slots {
+            let mut picks = vec![0; endpoints];
+            let mut seat = take(slot);
+            let old = std::mem::replace(&mut seat.snapshot, Arc::clone(snapshot));
+            std::mem::swap(&mut seat.hand.picks, &mut picks);
+            // The last of them closes connections: not while a reader may want the slot.
+            drop(seat);
+            drop(old);
+            add(picked, &picks);
+        }
+    }
+
+    /// The number of picks of each endpoint since the snapshot was published.
+    pub(crate) fn picked(&self) -> Vec<u64> {
+        let mut picked = Vec::new();
+        for slot in &self.slots {
+            add(&mut picked, &take(slot).hand.picks);
+        }
+        picked
+    }
+}
+
+fn add(sums: &mut Vec<u64>, picks: &[u32]) {
+    sums.resize(sums.len().max(picks.len()), 0);
+    for (sum, picks) in sums.iter_mut().zip(picks) {
+        *sum += u64::from(*picks);
+    }
+}
+
+fn take<T>(slot: &Slot<T>) -> MutexGuard<'_, Seat<T>> {
+    slot.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
+
+    use super::*;
+
+    #[test]
+    fn nothing_old_is_read_or_kept_after_a_publish() {
+        let old = Arc::new(0u64);
+        let slots = Slots::new(Arc::clone(&old), None);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while !stop.load(Relaxed) {
+                        let seen = slots.read(|seen, _| *seen);
+                        assert!(seen + 1 >= last, "a thread saw {seen} after {last}");
+                        last = seen;
+                    }
+                });
+            }
+            for next in 1..2_000 {
+                let next = Arc::new(next);
+                slots.publish(&next, 0, &mut Vec::new());
+                assert_eq!(slots.read(|seen, _| *seen), *next);
+            }
+            stop.store(true, Relaxed);
+        });
+        assert_eq!(Arc::strong_count(&old), 1, "nobody holds the first one");
+    }
+
+    #[test]
+    fn a_taken_slot_keeps_nobody_waiting() {
+        let slots = Slots::new(Arc::new(7), None);
+        let taken = Barrier::new(2);
+        let read = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                slots.read(|_, _| {
+                    taken.wait();
+                    read.wait();
+                });
+            });
+            taken.wait();
+            // Ends only if no read waits for the thread above.
+            for _ in 0..100 {
+                assert_eq!(slots.read(|seen, _| *seen), 7);
+            }
+            read.wait();
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_reader_costs_the_slot_nothing() {
+        let slots = Slots::new(Arc::new(7), Some(1));
+        let reader = || slots.read(|_, _| panic!("a policy that panics"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reader)).is_err());
+        slots.publish(&Arc::new(8), 0, &mut Vec::new());
+        assert_eq!(slots.read(|seen, _| *seen), 8);
+    }
+}
