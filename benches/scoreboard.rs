@@ -48,6 +48,18 @@ fn main() {
         .build()
         .unwrap();
     rt.block_on(async {
+        if std::env::args().any(|a| a == "--profile") {
+            let mut ours = BalanceLayer::new().balance_plain(ServiceList::new(vec![Noop; 10]));
+            ours.ready().await.unwrap();
+            let cx = &mut Context::from_waker(Waker::noop());
+            for _ in 0..60_000_000 {
+                let Poll::Ready(Ok(())) = Service::<u64>::poll_ready(&mut ours, cx) else {
+                    panic!()
+                };
+                ours.call(1).now_or_never().unwrap().unwrap();
+            }
+            return;
+        }
         for n in [2usize, 10, 100, 1000, 10_000] {
             let mut ours = BalanceLayer::new().balance_plain(ServiceList::new(vec![Noop; n]));
             ours.ready().await.unwrap();

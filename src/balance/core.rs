@@ -46,17 +46,19 @@ pub(crate) struct Picked<S, L: LoadTracker> {
 }
 
 impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
+    #[inline]
     pub(crate) fn is_usable(&self) -> bool {
         self.usable.load(Relaxed) > 0
     }
 
     /// Picks an endpoint that is not among those tried, if there is one, and notes it there.
+    #[inline]
     pub(crate) fn pick(
         &self,
         wish: Wish,
         tried: &mut Tried,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
-        let avoid = (!tried.is_empty()).then_some(*tried);
+        let avoid = *tried;
         let picked = self.slots.read(|snapshot, hand| {
             let Hand { rng, picks } = hand;
             let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);

@@ -75,6 +75,7 @@ where
     R: Route<Request>,
     Request: 'static,
 {
+    #[inline]
     pub(super) fn begin(
         core: &Core<S, P, C, R>,
         picked: Picked<S, P::Load>,
@@ -113,6 +114,7 @@ where
 }
 
 impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuard<L>> {
+    #[inline]
     fn ready(picked: Picked<S, L>, request: Request) -> Self {
         Self::Ready {
             service: picked.service,
@@ -133,15 +135,16 @@ enum Sent<S: Service<Request>, Request, P: Policy> {
 type Home = Weak<dyn Any + Send + Sync>;
 
 /// What a service did with a request.
-enum Called<F, E, Request> {
+enum Called<F, E, S, Request> {
     Calling(F),
-    Pending(Request),
+    Pending(S, Request),
     Failed(E, Request),
 }
 
 /// Hands the request to the endpoint, if that is ready.
+#[inline]
 fn advance<S, P, Request>(
-    mut picked: Picked<S, P::Load>,
+    picked: Picked<S, P::Load>,
     request: Request,
     cx: &mut Context<'_>,
 ) -> Sent<S, Request, P>
@@ -150,26 +153,30 @@ where
     S::Error: Into<BoxError>,
     P: Policy,
 {
-    let service = &mut picked.service;
-    let called = catch(|| match service.poll_ready(cx) {
+    // Apart, so that the guard need not be in memory for the call.
+    let Picked {
+        mut service,
+        mut guard,
+    } = picked;
+    let called = catch(move || match service.poll_ready(cx) {
         Poll::Ready(Ok(())) => Called::Calling(service.call(request)),
         Poll::Ready(Err(error)) => Called::Failed(error, request),
-        Poll::Pending => Called::Pending(request),
+        Poll::Pending => Called::Pending(service, request),
     });
     match called {
-        Ok(Called::Calling(future)) => Sent::Calling(future, picked.guard),
-        Ok(Called::Pending(request)) => Sent::Pending(picked, request),
+        Ok(Called::Calling(future)) => Sent::Calling(future, guard),
+        Ok(Called::Pending(service, request)) => Sent::Pending(Picked { service, guard }, request),
         Ok(Called::Failed(error, request)) => {
-            picked.guard.conclude(Verdict::FAILURE);
-            let key = &picked.guard.state().key;
-            let home = picked.guard.state().core.clone();
-            Sent::Failed(Error::endpoint(key, error.into()), home, Some(request))
+            guard.conclude(Verdict::FAILURE);
+            let state = guard.state();
+            let error = Error::endpoint(&state.key, error.into());
+            Sent::Failed(error, state.core.clone(), Some(request))
         }
         // It may have been sent.
         Err(Panicked) => {
-            picked.guard.conclude(Verdict::FAILURE);
-            let home = picked.guard.state().core.clone();
-            Sent::Failed(Error::panicked(&picked.guard.state().key), home, None)
+            guard.conclude(Verdict::FAILURE);
+            let state = guard.state();
+            Sent::Failed(Error::panicked(&state.key), state.core.clone(), None)
         }
     }
 }
@@ -219,6 +226,7 @@ where
 {
     type Output = Result<C::Observed<RequestGuard<P::Load>>, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
@@ -312,6 +320,7 @@ fn reclaim<Request: 'static>(error: &mut BoxError) -> Option<Request> {
 struct Panicked;
 
 /// A defect in one endpoint's service costs the request, not the caller's task.
+#[inline]
 fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| Panicked)
 }

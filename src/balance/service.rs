@@ -78,6 +78,7 @@ where
     type Error = Error;
     type Future = ResponseFuture<S, P, C, R, Request>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.core.is_usable() {
             self.waiting = None;
@@ -100,6 +101,7 @@ where
         })
     }
 
+    #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
         let wish = self.core.route.route(&request);
         let mut tried = Tried::current().unwrap_or_default();

@@ -56,6 +56,7 @@ thread_local! {
 }
 
 /// Where this thread begins. Threads are numbered as they come, so that they spread evenly.
+#[inline]
 fn first() -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -93,12 +94,14 @@ impl<T> Slots<T> {
     }
 
     /// Lends the latest snapshot.
+    #[inline]
     pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
         let mut seat = self.seat();
         let seat = &mut *seat;
         reader(&seat.snapshot, &mut seat.hand)
     }
 
+    #[inline]
     fn seat(&self) -> MutexGuard<'_, Seat<T>> {
         let (first, mask) = (first(), self.slots.len() - 1);
         for step in 0..self.slots.len() {

@@ -23,6 +23,7 @@ impl<S, P: Policy> Snapshot<S, P> {
     }
 
     /// The set that a request goes to.
+    #[inline]
     pub(crate) fn leaf(&self, _: &Wish, _: &mut Draw<'_>) -> Option<&Leaf<S, P>> {
         match self.tree.as_ref()? {
             Tree::Leaf(leaf) => Some(leaf),
@@ -49,6 +50,7 @@ pub(crate) struct Leaf<S, P: Policy> {
 const AGAIN: u32 = 3;
 
 impl<S, P: Policy> Leaf<S, P> {
+    #[inline]
     pub(crate) fn pick(&self, draw: &mut Draw<'_>) -> usize {
         let set = Set::new(&self.states);
         let mut pick = self.once(&set, draw);
@@ -69,6 +71,7 @@ impl<S, P: Policy> Leaf<S, P> {
             .unwrap_or(pick)
     }
 
+    #[inline]
     fn once(&self, set: &Set<'_, P::Load>, draw: &mut Draw<'_>) -> usize {
         let pick = self.picker.pick(set, draw);
         if pick < set.len() {

@@ -12,6 +12,8 @@ use std::{
     },
 };
 
+use tokio::time::Instant;
+
 use crate::{attempt::EndpointId, endpoint::load::LoadTracker, instance::Key};
 
 /// Withheld by the breaker or by hand.
@@ -29,6 +31,8 @@ pub(crate) struct EndpointState<L> {
     pub(crate) tracker: L,
     /// Relaxed: a statistic, as all numbers here; none publishes other memory.
     failed: AtomicU64,
+    /// What requests count their time from.
+    pub(crate) epoch: Instant,
     pub(crate) id: EndpointId,
     pub(crate) key: Key,
     /// The balancer's core, for a request that must go to another endpoint. Weak, as the core holds the
@@ -43,6 +47,7 @@ impl<L: LoadTracker> EndpointState<L> {
             flags: AtomicU32::new(0),
             tracker,
             failed: AtomicU64::new(0),
+            epoch: Instant::now(),
             id: EndpointId::next(),
             key,
             core,
@@ -59,6 +64,7 @@ impl<L> EndpointState<L> {
         self.failed.fetch_add(1, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn is_ejected(&self) -> bool {
         self.flags.load(Relaxed) & EJECTED != 0
     }
@@ -84,12 +90,14 @@ pub(crate) struct Held<L>(Arc<EndpointState<L>>);
 
 impl<L> Held<L> {
     /// The requests that are not complete.
+    #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         let others = self.0.held.load(Relaxed) as usize;
         Arc::strong_count(&self.0).saturating_sub(others)
     }
 
     /// A request goes here.
+    #[inline]
     pub(crate) fn begin(&self) -> Arc<EndpointState<L>> {
         Arc::clone(&self.0)
     }

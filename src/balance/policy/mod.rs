@@ -85,6 +85,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// A candidate. A weight that is no finite number above zero is taken for 1.
+    #[inline]
     pub fn new(key: Key, weight: f64) -> Self {
         let usable = weight.is_finite() && weight > 0.0;
         Self {
@@ -100,12 +101,14 @@ pub struct Set<'a, L> {
 }
 
 impl<'a, L: LoadTracker> Set<'a, L> {
+    #[inline]
     pub(super) fn new(states: &'a [Held<L>]) -> Self {
         Self { states }
     }
 
     /// The number of endpoints.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.states.len()
     }
@@ -114,12 +117,14 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     ///
     /// # Panics
     /// When the index is out of range, as all methods here.
+    #[inline]
     pub fn in_flight(&self, index: usize) -> usize {
         self.states[index].in_flight()
     }
 
     /// The load of an endpoint, from 0 to infinity and never `NaN`: what a tracker says that is no
     /// such number is taken as infinite. Not divided by its weight.
+    #[inline]
     pub fn load(&self, index: usize, now: Instant) -> f64 {
         let state = &self.states[index];
         let load = state.tracker.load(state.in_flight(), now);
@@ -134,9 +139,10 @@ impl<'a, L: LoadTracker> Set<'a, L> {
 
     /// Whether an endpoint has been neither ejected since the set was made nor tried before by an
     /// attempt of the same request.
+    #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];
-        !state.is_ejected() && !draw.tried.is_some_and(|tried| tried.contains(state.id))
+        !state.is_ejected() && !draw.tried.contains(state.id)
     }
 
     pub(super) fn id(&self, index: usize) -> EndpointId {
@@ -160,24 +166,26 @@ pub struct Draw<'a> {
     /// The hash of the request's key, where it has one.
     pub hash: Option<u64>,
     /// The endpoints that earlier attempts of the same request went to.
-    pub tried: Option<Tried>,
+    pub tried: Tried,
     now: Option<Instant>,
 }
 
 impl<'a> Draw<'a> {
     /// A draw for a request without a key and without earlier attempts. Reads the clock when it is
     /// asked for the time, and then once.
+    #[inline]
     pub fn new(rng: &'a mut SmallRng) -> Self {
         Self {
             rng,
             hash: None,
-            tried: None,
+            tried: Tried::new(),
             now: None,
         }
     }
 
     /// Sets the time instead of reading it.
     #[must_use]
+    #[inline]
     pub fn at(mut self, now: Instant) -> Self {
         self.now = Some(now);
         self
@@ -185,6 +193,7 @@ impl<'a> Draw<'a> {
 
     /// Sets the hash of the request's key.
     #[must_use]
+    #[inline]
     pub fn hash(mut self, hash: Option<u64>) -> Self {
         self.hash = hash;
         self
@@ -192,12 +201,14 @@ impl<'a> Draw<'a> {
 
     /// Sets the endpoints to avoid.
     #[must_use]
-    pub fn tried(mut self, tried: Option<Tried>) -> Self {
+    #[inline]
+    pub fn tried(mut self, tried: Tried) -> Self {
         self.tried = tried;
         self
     }
 
     /// The time of the pick, the same for the whole of it.
+    #[inline]
     pub fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
     }
@@ -227,6 +238,7 @@ impl<P: Policy> Trial<P> {
     ///
     /// # Panics
     /// When there are no weights.
+    #[inline]
     pub fn new(policy: &P, weights: &[f64], rng: &mut SmallRng) -> Self {
         let key = |index: usize| Key::new(index.to_string(), "");
         let candidates = weights.iter().enumerate();

@@ -40,6 +40,7 @@ impl Policy for RoundRobin {
 pub struct Turn(AtomicUsize);
 
 impl<L: crate::endpoint::load::LoadTracker> Picker<L> for Turn {
+    #[inline]
     fn pick(&self, set: &Set<'_, L>, _: &mut Draw<'_>) -> usize {
         self.0.fetch_add(1, Relaxed) % set.len()
     }

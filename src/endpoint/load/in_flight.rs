@@ -27,8 +27,10 @@ impl LoadTracker for InFlight {
         *self
     }
 
+    #[inline]
     fn record(&self, _: Outcome, _: Duration, _: Instant) {}
 
+    #[inline]
     fn load(&self, in_flight: usize, _: Instant) -> f64 {
         in_flight as f64 + 1.0
     }
