@@ -15,7 +15,7 @@ use super::{
     policy::{Draw, Policy},
     slots::{Hand, Slots},
     snapshot::Snapshot,
-    topology::Wish,
+    topology::{Nowhere, Wish},
 };
 use crate::{
     attempt::Tried,
@@ -62,18 +62,17 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         let picked = self.slots.read(|snapshot, hand| {
             let Hand { rng, picks } = hand;
             let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);
-            let leaf = snapshot.leaf(&wish, &mut draw)?;
-            let pick = leaf.pick(&mut draw);
+            let (leaf, pick) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
             let began = state.tracker.times(*count).then(|| draw.now());
-            Some(Picked {
+            Ok(Picked {
                 guard: RequestGuard::new(state.begin(), began),
                 service: S::clone(&leaf.services[pick]),
             })
         });
-        let picked = picked.ok_or_else(|| self.reason(&wish))?;
+        let picked = picked.map_err(|nowhere| self.reason(Some(nowhere)))?;
         let id = picked.guard.state().id;
         tried.insert(id);
         Tried::note(id);
@@ -81,7 +80,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
     }
 
     /// Why there is no endpoint.
-    pub(crate) fn reason(&self, wish: &Wish) -> NoEndpoint {
+    pub(crate) fn reason(&self, nowhere: Option<Nowhere>) -> NoEndpoint {
         let status = self.handle.status();
         if let Some(view) = self.watch.as_ref().map(Watch::view) {
             match (view.state, &view.error) {
@@ -113,9 +112,13 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
                 endpoints,
                 ..
             } => NoEndpoint::AllEjected(*endpoints),
-            _ if wish.subset.is_some() => NoEndpoint::EmptySubset,
-            // It changed between the pick and now.
-            _ => NoEndpoint::Empty,
+            _ => match nowhere {
+                Some(Nowhere::Subset) => NoEndpoint::EmptySubset,
+                Some(Nowhere::Version) => NoEndpoint::NoVersion,
+                Some(Nowhere::Zone) => NoEndpoint::EmptyZone,
+                // It changed between the pick and now.
+                _ => NoEndpoint::Empty,
+            },
         }
     }
 }

@@ -37,8 +37,9 @@ use super::{
     core::Core,
     handle::{Command, EndpointInfo, EndpointState as Standing, Event, Status},
     policy::{Candidate, Policy},
-    snapshot::{Leaf, Snapshot, Tree},
+    snapshot::{Leaf, Snapshot},
     state::{EndpointState, Held},
+    topology::{self, Notice, Nowhere, Plan, Planned, Topology},
 };
 use crate::{
     attempt::EndpointId,
@@ -62,6 +63,7 @@ pub(super) struct Settings<P> {
     pub(super) policy: P,
     pub(super) grace: Duration,
     pub(super) drain: Duration,
+    pub(super) topology: Topology,
 }
 
 pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
@@ -75,6 +77,10 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) events: broadcast::Sender<Event>,
     pub(super) settings: Settings<P>,
     pub(super) rng: SmallRng,
+    /// Settings of the topology that are shared with the user.
+    pub(super) changes: topology::Changes,
+    /// What was told about the topology last.
+    pub(super) notices: Vec<Notice>,
     pub(super) roll: Roll<D::Key, S, P::Load>,
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
@@ -135,23 +141,17 @@ impl<K, S, L> Roll<K, S, L> {
     /// Adds the picks that a snapshot saw to its members.
     fn count(&mut self, picked: &[u64]) {
         // Mostly nobody came or went, and then the orders agree.
-        let mut ids: HashMap<_, _> = HashMap::new();
-        for (number, picks) in picked.iter().enumerate() {
-            let Some(id) = self.numbered.get(number) else {
-                break;
-            };
+        let mut rest: HashMap<EndpointId, u64> = HashMap::new();
+        for (number, (id, picks)) in self.numbered.iter().zip(picked).enumerate() {
             match self.members.get_mut(number) {
                 Some(member) if member.state.id == *id => member.requests += picks,
-                _ => {
-                    ids.insert(*id, *picks);
-                }
+                _ => *rest.entry(*id).or_default() += picks,
             }
         }
-        if !ids.is_empty() {
+        if !rest.is_empty() {
             for member in &mut self.members {
-                if let Some(picks) = ids.get(&member.state.id) {
-                    member.requests += picks;
-                }
+                let picks = rest.get(&member.state.id);
+                member.requests += picks.copied().unwrap_or_default();
             }
         }
     }
@@ -175,7 +175,7 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let mut change = None;
+            let (mut change, mut replan) = (None, false);
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
@@ -188,13 +188,14 @@ where
                 next = next(&mut self.discover), if asks && self.discover.is_some() => {
                     change = Some(next);
                 }
+                () = self.changes.changed() => replan = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             let now = Instant::now();
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
-            let mut dirty = false;
+            let mut dirty = replan;
             if let Some(change) = change {
                 dirty |= self.take(change, now);
                 dirty |= self.take_all(now).await;
@@ -449,12 +450,12 @@ where
         let now = Instant::now();
         let members = &self.roll.members;
         let since = self.core.upgrade().map(|core| core.slots.picked());
-        let since: HashMap<_, _> = match &since {
-            Some(since) => self.roll.numbered.iter().zip(since).collect(),
-            None => HashMap::new(),
-        };
+        let mut picks: HashMap<EndpointId, u64> = HashMap::new();
+        for (id, since) in self.roll.numbered.iter().zip(since.iter().flatten()) {
+            *picks.entry(*id).or_default() += since;
+        }
         let requests = |m: &Member<D::Key, S, P::Load>| {
-            m.requests + since.get(&m.state.id).map_or(0, |picks| **picks)
+            m.requests + picks.get(&m.state.id).copied().unwrap_or_default()
         };
         let total: u64 = members.iter().map(requests).sum();
         let info = |member: &Member<D::Key, S, P::Load>| {
@@ -490,37 +491,78 @@ where
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        let members = &self.roll.members;
-        let listed = || members.iter().filter(|m| !m.state.is_ejected());
-        let weighed = listed().any(|m| m.weight() > Weight::ZERO);
-        let used: Vec<_> = listed()
-            .filter(|m| !weighed || m.weight() > Weight::ZERO)
-            .collect();
-        let tree = (!used.is_empty()).then(|| {
-            let candidates: Vec<_> = used
-                .iter()
-                .map(|m| Candidate::new(m.state.key.clone(), f64::from(m.weight().get())))
-                .collect();
-            Tree::Leaf(Leaf {
-                first: 0,
-                states: used.iter().map(|m| m.state.clone()).collect(),
-                services: used.iter().map(|m| Arc::clone(&m.service)).collect(),
-                picker: self.settings.policy.prepare(&candidates, &mut self.rng),
-            })
-        });
-        let (endpoints, usable) = (members.len(), used.len());
-        let numbered = used.iter().map(|m| m.state.id).collect();
+        let plan = self.plan();
+        let mut numbered = Vec::new();
+        let plan = plan.map(&mut |indexes| self.leaf(&indexes, &mut numbered));
         let mut picked = Vec::new();
-        core.slots
-            .publish(&Arc::new(Snapshot { tree }), usable, &mut picked);
+        let snapshot = Arc::new(Snapshot { plan });
+        core.slots.publish(&snapshot, numbered.len(), &mut picked);
+        let usable = numbered.len().min(self.roll.members.len());
+        core.usable.store(usable, Relaxed);
         self.roll.count(&picked);
         self.roll.numbered = numbered;
-        core.usable.store(usable, Relaxed);
+        let endpoints = self.roll.members.len();
         self.status.send_modify(|status| {
             status.resolved = true;
             status.endpoints = endpoints;
             status.usable = usable;
         });
+    }
+
+    /// Where requests go now, by the members' indexes.
+    fn plan(&mut self) -> Plan {
+        let members = &self.roll.members;
+        let listed = members.iter().enumerate();
+        let listed = listed.filter(|(_, member)| !member.state.is_ejected());
+        let topology = &self.settings.topology;
+        if topology.is_plain() {
+            let weighed = listed
+                .clone()
+                .any(|(_, member)| member.weight() > Weight::ZERO);
+            let used = listed.filter(|(_, m)| !weighed || m.weight() > Weight::ZERO);
+            let used: Vec<_> = used.map(|(index, _)| index).collect();
+            return if used.is_empty() {
+                Plan::Nowhere(Nowhere::Empty)
+            } else {
+                Plan::Leaf(used)
+            };
+        }
+        let members: Vec<_> = listed
+            .map(|(index, member)| topology::Member {
+                index,
+                key: member.state.key.clone(),
+                instance: member.facts.as_ref().map(|facts| facts.instance()),
+                weight: f64::from(member.weight().get()),
+                available: true,
+            })
+            .collect();
+        let Planned { plan, notices } = topology.plan(&members);
+        for notice in &notices {
+            if !self.notices.contains(notice) {
+                tracing::warn!("{notice}");
+                let _ = self.events.send(Event::Notice(notice.clone()));
+            }
+        }
+        self.notices = notices;
+        plan
+    }
+
+    /// A set of endpoints to pick from.
+    fn leaf(&mut self, indexes: &[usize], numbered: &mut Vec<EndpointId>) -> Leaf<S, P> {
+        let members: Vec<_> = indexes.iter().map(|i| &self.roll.members[*i]).collect();
+        let weight = |m: &Member<_, _, _>| f64::from(m.weight().get());
+        let candidates: Vec<_> = members
+            .iter()
+            .map(|m| Candidate::new(m.state.key.clone(), weight(m)))
+            .collect();
+        let first = numbered.len();
+        numbered.extend(members.iter().map(|m| m.state.id));
+        Leaf {
+            first,
+            states: members.iter().map(|m| m.state.clone()).collect(),
+            services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
+            picker: self.settings.policy.prepare(&candidates, &mut self.rng),
+        }
     }
 }
 

@@ -114,6 +114,10 @@ pub enum NoEndpoint {
     AllEjected(usize),
     /// No endpoint belongs to the subset that the request asks for.
     EmptySubset,
+    /// No version with a share of the traffic has an endpoint.
+    NoVersion,
+    /// The caller's zone has no endpoint, and no other may be used.
+    EmptyZone,
 }
 
 impl fmt::Display for NoEndpoint {
@@ -127,6 +131,8 @@ impl fmt::Display for NoEndpoint {
             Self::Missing => f.write_str("the registry knows no such service"),
             Self::AllEjected(count) => write!(f, "all {count} endpoints are ejected"),
             Self::EmptySubset => f.write_str("the subset that the request asks for is empty"),
+            Self::NoVersion => f.write_str("no version with a share has an endpoint"),
+            Self::EmptyZone => f.write_str("the zone has no endpoint, and no other may be used"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::topology::Notice;
 use crate::instance::{Instance, Key, Weight};
 
 /// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
@@ -56,6 +57,8 @@ pub enum Event {
     Ejected(Key),
     /// An ejected endpoint gets requests again.
     Restored(Key),
+    /// Something about where traffic goes.
+    Notice(Notice),
     /// Discovery failed; the last good set serves on.
     DiscoveryFailed(Arc<str>),
     /// Discovery ended; the last good set serves on.

@@ -21,9 +21,14 @@ use super::{
     policy::{DefaultPolicy, Policy},
     slots::Slots,
     snapshot::Snapshot,
+    topology::Topology,
 };
 use crate::{
-    classify::Answers, endpoint::Endpoint, error::BoxError, registry::Watch, rng::small_rng,
+    classify::Answers,
+    endpoint::Endpoint,
+    error::{BoxError, ConfigError},
+    registry::Watch,
+    rng::small_rng,
 };
 
 /// Longer than a redeployed registry client needs for its first answer, and short enough for a caller
@@ -49,6 +54,7 @@ pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
     wait: Duration,
     grace: Duration,
     drain: Duration,
+    topology: Topology,
     watch: Option<Watch>,
     seed: Option<u64>,
 }
@@ -63,6 +69,7 @@ impl BalanceLayer {
             wait: WAIT,
             grace: GRACE,
             drain: DRAIN,
+            topology: Topology::new(),
             watch: None,
             seed: None,
         }
@@ -87,6 +94,7 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             wait: self.wait,
             grace: self.grace,
             drain: self.drain,
+            topology: self.topology,
             watch: self.watch,
             seed: self.seed,
         }
@@ -102,6 +110,7 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             wait: self.wait,
             grace: self.grace,
             drain: self.drain,
+            topology: self.topology,
             watch: self.watch,
             seed: self.seed,
         }
@@ -117,6 +126,7 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             wait: self.wait,
             grace: self.grace,
             drain: self.drain,
+            topology: self.topology,
             watch: self.watch,
             seed: self.seed,
         }
@@ -144,6 +154,16 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
+    }
+
+    /// Sets where traffic may go: zones, groups, subsets, versions. Everywhere by default.
+    ///
+    /// # Errors
+    /// When a setting of it is out of its range.
+    pub fn topology(mut self, topology: Topology) -> Result<Self, ConfigError> {
+        topology.check()?;
+        self.topology = topology;
+        Ok(self)
     }
 
     /// Has errors tell what is the matter with the registry, when there is no endpoint.
@@ -224,6 +244,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             epoch: Instant::now(),
             _alive: alive,
         });
+        let changes = self.topology.changes();
         let driver = Driver {
             discover: Some(Box::pin(discover)),
             split,
@@ -236,7 +257,10 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
                 policy: self.policy,
                 grace: self.grace,
                 drain: self.drain,
+                topology: self.topology,
             },
+            changes,
+            notices: Vec::new(),
             rng: small_rng(self.seed),
             roll: Roll::new(),
             failures: 0,

@@ -17,7 +17,7 @@ use super::{
     future::ResponseFuture,
     handle::Handle,
     policy::{DefaultPolicy, Policy},
-    topology::{Route, Wish},
+    topology::Route,
 };
 use crate::{
     attempt::Tried,
@@ -97,7 +97,7 @@ where
         Poll::Ready(if usable {
             Ok(())
         } else {
-            Err(Error::no_endpoint(self.core.reason(&Wish::default())))
+            Err(Error::no_endpoint(self.core.reason(None)))
         })
     }
 

@@ -7,33 +7,46 @@ use rand::{RngExt, rngs::SmallRng};
 use super::{
     policy::{Draw, Picker, Policy, Set},
     state::Held,
-    topology::Wish,
+    topology::{Nowhere, Plan, Wish},
 };
 
 /// The endpoints at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot<S, P: Policy> {
-    /// `None` when there is nowhere to go.
-    pub(crate) tree: Option<Tree<S, P>>,
+    pub(crate) plan: Plan<Leaf<S, P>>,
 }
 
 impl<S, P: Policy> Snapshot<S, P> {
     pub(crate) fn empty() -> Self {
-        Self { tree: None }
-    }
-
-    /// The set that a request goes to.
-    #[inline]
-    pub(crate) fn leaf(&self, _: &Wish, _: &mut Draw<'_>) -> Option<&Leaf<S, P>> {
-        match self.tree.as_ref()? {
-            Tree::Leaf(leaf) => Some(leaf),
+        Self {
+            plan: Plan::Nowhere(Nowhere::Empty),
         }
     }
-}
 
-/// Where a request may go, as a tree of choices whose leaves are sets with a picker.
-pub(crate) enum Tree<S, P: Policy> {
-    Leaf(Leaf<S, P>),
+    /// Picks for one request: a set, and the number of an endpoint in it.
+    ///
+    /// # Errors
+    /// When the request can go nowhere.
+    #[inline]
+    pub(crate) fn pick(
+        &self,
+        wish: &Wish,
+        draw: &mut Draw<'_>,
+    ) -> Result<(&Leaf<S, P>, usize), Nowhere> {
+        let leaf = self.plan.leaf(wish, draw.rng)?;
+        let pick = leaf.pick(draw);
+        if draw.tried.is_empty() || leaf.will_do(pick, draw) {
+            return Ok((leaf, pick));
+        }
+        // It has been to all of this set; another may have one that it has not been to.
+        let mut found = None;
+        let other = self.plan.find(wish, &mut |other| {
+            let pick = other.pick(draw);
+            found = other.will_do(pick, draw).then_some(pick);
+            found.is_some()
+        });
+        Ok(other.zip(found).unwrap_or((leaf, pick)))
+    }
 }
 
 /// The endpoints of one set.
@@ -50,8 +63,13 @@ pub(crate) struct Leaf<S, P: Policy> {
 const AGAIN: u32 = 3;
 
 impl<S, P: Policy> Leaf<S, P> {
+    /// Whether an endpoint is neither ejected nor tried before.
+    fn will_do(&self, pick: usize, draw: &Draw<'_>) -> bool {
+        Set::new(&self.states).is_usable(pick, draw)
+    }
+
     #[inline]
-    pub(crate) fn pick(&self, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, draw: &mut Draw<'_>) -> usize {
         let set = Set::new(&self.states);
         let mut pick = self.once(&set, draw);
         if set.is_usable(pick, draw) {
@@ -87,13 +105,10 @@ fn any(len: usize, rng: &mut SmallRng) -> usize {
     rng.random_range(0..len)
 }
 
-impl<S, P: Policy> fmt::Debug for Tree<S, P> {
+impl<S, P: Policy> fmt::Debug for Leaf<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Leaf(leaf) => f
-                .debug_struct("Leaf")
-                .field("endpoints", &leaf.states.len())
-                .finish_non_exhaustive(),
-        }
+        f.debug_struct("Leaf")
+            .field("endpoints", &self.states.len())
+            .finish_non_exhaustive()
     }
 }
