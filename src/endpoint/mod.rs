@@ -21,6 +21,7 @@
 #[cfg(feature = "http")]
 mod body;
 mod cost;
+pub mod eject;
 mod facts;
 mod future;
 pub mod load;
