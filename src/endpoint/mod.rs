@@ -20,6 +20,8 @@
 
 #[cfg(feature = "http")]
 mod body;
+#[cfg(feature = "_hyper")]
+pub mod check;
 mod cost;
 pub mod eject;
 mod facts;
