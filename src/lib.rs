@@ -65,16 +65,20 @@ pub mod catalog;
 pub mod classify;
 #[cfg(feature = "http")]
 pub mod client;
-#[cfg(any(feature = "http", feature = "_transport"))]
+#[cfg(feature = "_hyper")]
 mod connect;
 pub mod discover;
 pub mod docs;
 pub mod endpoint;
 pub mod error;
 pub mod instance;
+#[cfg(any(feature = "memory", feature = "_hyper"))]
+mod probe;
 pub mod registry;
 mod rng;
 pub mod service;
+mod sync;
+mod window;
 
 pub use self::{
     backoff::Backoff,

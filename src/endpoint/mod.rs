@@ -20,15 +20,23 @@
 
 #[cfg(feature = "http")]
 mod body;
+#[cfg(feature = "_hyper")]
+pub mod check;
 mod cost;
+pub mod eject;
 mod facts;
 mod future;
 pub mod load;
+mod slow_start;
 
 #[cfg(feature = "http")]
 pub use self::body::{CompleteOnBody, TrackedBody};
 pub(crate) use self::facts::Facts;
-pub use self::{cost::Cost, future::ResponseFuture};
+pub use self::{
+    cost::Cost,
+    future::ResponseFuture,
+    slow_start::{Ramp, SlowStart},
+};
 pub use tower::load::CompleteOnResponse;
 
 use std::{

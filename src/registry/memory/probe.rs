@@ -6,16 +6,10 @@ use std::{
 };
 
 use rand::RngExt;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Shared, record::Check};
-use crate::{
-    error::BoxError,
-    instance::{Address, Host},
-};
+use crate::{error::BoxError, instance::Address};
 
 pub(super) struct Job {
     pub(super) registry: Weak<Shared>,
@@ -58,51 +52,24 @@ pub(super) async fn run(job: Job) {
 }
 
 async fn probe(address: &Address, check: &Check) -> Result<(), BoxError> {
-    let stream = match address.host() {
-        Host::Ip(ip) => TcpStream::connect((*ip, address.port())).await?,
-        Host::Name(name) => TcpStream::connect((&**name, address.port())).await?,
-    };
+    let stream = crate::probe::connect(address).await?;
     match &check.path {
         None => Ok(()),
         #[cfg(feature = "_hyper")]
-        Some(path) => request(stream, address, path).await,
+        Some(path) => {
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let status = crate::probe::get(io, &address.to_string(), path).await?;
+            if status.is_success() {
+                Ok(())
+            } else {
+                Err(format!("answered {status}").into())
+            }
+        }
         // Refused when it was registered.
         #[cfg(not(feature = "_hyper"))]
         Some(_) => {
             drop(stream);
             Err("checks over HTTP are not compiled in".into())
         }
-    }
-}
-
-/// Requests the path; every status from 200 to 299 passes.
-#[cfg(feature = "_hyper")]
-async fn request(stream: TcpStream, address: &Address, path: &str) -> Result<(), BoxError> {
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    let request = http::Request::get(path)
-        .header(http::header::HOST, address.to_string())
-        .header(
-            http::header::USER_AGENT,
-            concat!("tower-roster/", env!("CARGO_PKG_VERSION")),
-        )
-        .body(http_body_util::Empty::<bytes::Bytes>::new())?;
-    let answer = async {
-        sender.ready().await?;
-        sender.send_request(request).await
-    };
-    // Driven here and not by a task of its own, so that both end together. A connection may end with
-    // the answer already handed over.
-    let mut answer = std::pin::pin!(answer);
-    let response = tokio::select! {
-        biased;
-        response = &mut answer => response,
-        _ = connection => answer.await,
-    };
-    let status = response?.status();
-    if status.is_success() {
-        Ok(())
-    } else {
-        Err(format!("answered {status}").into())
     }
 }

@@ -1,0 +1,296 @@
+//! What to ask, how often, and what the answers mean.
+
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery};
+
+use crate::{backoff::NEVER, error::ConfigError};
+
+/// Envoy's, HAProxy's and Kubernetes' usual range is 2 s to 10 s. Failures that requests meet are found by
+/// requests; the rest can wait for three of these.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Above any answer that is well; connecting with one lost packet (1 s) included.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One check may be lost, and a second meet a pause: as many as there are in Kubernetes.
+const MAX_FAILURES: u32 = 3;
+
+/// So that clients which started together do not ask together.
+const JITTER: f64 = 0.1;
+
+/// Enough for 320 endpoints that all swallow their checks, with the times above, and far below the
+/// usual limit of 1,024 open files.
+const CONCURRENCY: usize = 64;
+
+/// What to ask an endpoint.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Tcp,
+    Http(PathAndQuery),
+    #[cfg(feature = "http2")]
+    Grpc(std::sync::Arc<str>),
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    Tcp,
+    Http(String),
+    Grpc(String),
+}
+
+/// An active health check: what to ask endpoints, how often, and what the answers mean.
+///
+/// # Examples
+/// ```
+/// use tower_roster::endpoint::check::HealthCheck;
+///
+/// let checks = HealthCheck::http("/health").build()?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+///
+/// Customised:
+/// ```
+/// use std::time::Duration;
+/// use tower_roster::endpoint::check::HealthCheck;
+///
+/// let checks = HealthCheck::tcp()
+///     .interval(Duration::from_secs(2))
+///     .timeout(Duration::from_millis(500))
+///     .max_failures(2)
+///     .passes(2)
+///     .build()?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct HealthCheck {
+    asked: Asked,
+    interval: Duration,
+    timeout: Duration,
+    max_failures: u32,
+    passes: u32,
+    jitter: f64,
+    concurrency: usize,
+    host: Option<String>,
+    #[cfg(feature = "tls")]
+    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+}
+
+impl HealthCheck {
+    /// Requests a path (with a query, if need be), which must be answered with a status from 200 to 299.
+    pub fn http(path: impl Into<String>) -> Self {
+        Self::new(Asked::Http(path.into()))
+    }
+
+    /// Makes a connection.
+    pub fn tcp() -> Self {
+        Self::new(Asked::Tcp)
+    }
+
+    /// Asks the gRPC health service about a service; the empty name stands for the whole server. Speaks
+    /// HTTP/2 and needs feature `http2`.
+    pub fn grpc(service: impl Into<String>) -> Self {
+        Self::new(Asked::Grpc(service.into()))
+    }
+
+    fn new(asked: Asked) -> Self {
+        Self {
+            asked,
+            interval: INTERVAL,
+            timeout: TIMEOUT,
+            max_failures: MAX_FAILURES,
+            passes: 1,
+            jitter: JITTER,
+            concurrency: CONCURRENCY,
+            host: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// Sets the time from the end of a check to the next; 10 s by default, at least 1 ms. The first check
+    /// of an endpoint comes at a random point of its first interval.
+    #[must_use]
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets how long a check may take, connecting included, above zero; 2 s by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many checks in a row must fail before an endpoint counts as failing, at least 1; 3 by
+    /// default. With 1, one lost packet may do.
+    #[must_use]
+    pub fn max_failures(mut self, n: u32) -> Self {
+        self.max_failures = n;
+        self
+    }
+
+    /// Sets how many checks in a row must pass before it counts as healthy again, at least 1; 1 by default:
+    /// it returns through slow start anyway.
+    #[must_use]
+    pub fn passes(mut self, n: u32) -> Self {
+        self.passes = n;
+        self
+    }
+
+    /// Sets by which part of itself the interval varies, from 0 to 1; 0.1 by default.
+    #[must_use]
+    pub fn jitter(mut self, ratio: f64) -> Self {
+        self.jitter = ratio;
+        self
+    }
+
+    /// Sets how many checks run at a time, at least 1; 64 by default. Others wait for their turn.
+    #[must_use]
+    pub fn concurrency(mut self, n: usize) -> Self {
+        self.concurrency = n;
+        self
+    }
+
+    /// Sets the host that checks over HTTP and gRPC name, which is also the server name of TLS; the
+    /// address of the endpoint by default.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// Speaks TLS in checks over HTTP and gRPC. Which protocols are offered follows from the check.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When one is out of its range, the path or the host cannot be asked for, or what the check needs
+    /// is not compiled in.
+    pub fn build(self) -> Result<Checks, ConfigError> {
+        let error = |field: &str, text: String| Err(ConfigError::new(field, text));
+        let kind = match self.asked {
+            Asked::Tcp => Kind::Tcp,
+            Asked::Http(path) if path.starts_with('/') => match path.parse() {
+                Ok(path) => Kind::Http(path),
+                Err(_) => return error("http", format!("{path:?} is no path and query")),
+            },
+            Asked::Http(path) => return error("http", format!("{path:?} must begin with /")),
+            #[cfg(feature = "http2")]
+            Asked::Grpc(service) => Kind::Grpc(service.into()),
+            #[cfg(not(feature = "http2"))]
+            Asked::Grpc(_) => return error("grpc", "needs feature http2".into()),
+        };
+        let host = match &self.host {
+            None => None,
+            Some(host) => match host.parse::<Authority>() {
+                Ok(host) if !host.as_str().contains('@') => Some(host),
+                _ => return error("host", format!("{host:?} is no host")),
+            },
+        };
+        if self.interval < Duration::from_millis(1) {
+            return error(
+                "interval",
+                format!("{:?} must be at least 1 ms", self.interval),
+            );
+        }
+        if self.timeout.is_zero() {
+            return error("timeout", "0 s must be above zero".into());
+        }
+        for (field, n) in [
+            ("max_failures", u64::from(self.max_failures)),
+            ("passes", self.passes.into()),
+            ("concurrency", self.concurrency as u64),
+        ] {
+            if n == 0 {
+                return error(field, "0 must be at least 1".into());
+            }
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return error("jitter", format!("{} must be from 0 to 1", self.jitter));
+        }
+        #[cfg(feature = "tls")]
+        let tls = self.tls.map(|config| offer(&config, &kind));
+        Ok(Checks {
+            kind,
+            interval: self.interval.min(NEVER),
+            timeout: self.timeout.min(NEVER),
+            max_failures: self.max_failures,
+            passes: self.passes,
+            jitter: self.jitter,
+            concurrency: self.concurrency,
+            host,
+            #[cfg(feature = "tls")]
+            tls,
+        })
+    }
+}
+
+/// The configuration, offering what the check speaks.
+#[cfg(feature = "tls")]
+fn offer(config: &rustls::ClientConfig, kind: &Kind) -> std::sync::Arc<rustls::ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = match kind {
+        #[cfg(feature = "http2")]
+        Kind::Grpc(_) => vec![b"h2".to_vec()],
+        _ => Vec::new(),
+    };
+    std::sync::Arc::new(config)
+}
+
+/// Settings of a health check that were checked; made by [`HealthCheck::build`].
+#[derive(Clone, Debug)]
+pub struct Checks {
+    pub(super) kind: Kind,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+    pub(super) max_failures: u32,
+    pub(super) passes: u32,
+    pub(super) jitter: f64,
+    pub(super) concurrency: usize,
+    pub(super) host: Option<Authority>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_name() {
+        let tcp = HealthCheck::tcp;
+        for (settings, field) in [
+            (HealthCheck::http("health"), "http"),
+            (HealthCheck::http(""), "http"),
+            (HealthCheck::http("/a b"), "http"),
+            (tcp().interval(Duration::ZERO), "interval"),
+            (tcp().timeout(Duration::ZERO), "timeout"),
+            (tcp().max_failures(0), "max_failures"),
+            (tcp().passes(0), "passes"),
+            (tcp().concurrency(0), "concurrency"),
+            (tcp().jitter(1.1), "jitter"),
+            (tcp().jitter(f64::NAN), "jitter"),
+            (tcp().host("a b"), "host"),
+            (tcp().host("me:secret@web"), "host"),
+        ] {
+            let error = settings.build().unwrap_err();
+            assert_eq!(error.field(), field, "{error}");
+        }
+        let for_ever = tcp().interval(Duration::MAX).timeout(Duration::MAX);
+        assert!(for_ever.host("web:80").build().is_ok());
+    }
+
+    #[test]
+    fn grpc_is_refused_where_it_is_not_compiled_in() {
+        let built = HealthCheck::grpc("").build();
+        assert_eq!(built.is_ok(), cfg!(feature = "http2"));
+    }
+}

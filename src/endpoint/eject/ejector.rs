@@ -1,0 +1,554 @@
+//! Decides who is out, for how long, and who is tried again. Pure: told of what happened, it hands out
+//! the steps that follow.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    hash::Hash,
+    time::Duration,
+};
+
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use super::{
+    cause::{Cause, Restored},
+    gate::Round,
+    health::{Health, Sums},
+    peers::Peers,
+    settings::{BUCKETS, EjectionSettings},
+};
+use crate::{
+    backoff::{after, jittered},
+    classify::Outcome,
+};
+
+/// So much health takes one doubling of the ejection time back: Envoy's interval for the same.
+const FORGIVE: Duration = Duration::from_secs(10);
+
+/// So that clients which ejected an endpoint together do not probe it together; gRPC's ratio.
+const JITTER: f64 = 0.2;
+
+/// What the driver is to do about one endpoint: see that its [`Health`] [follows](Health::follow),
+/// change the set that is picked from, and tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Step<K> {
+    /// Whom it is about.
+    pub key: K,
+    /// The round that begins with it.
+    pub round: Round,
+    /// What to do.
+    pub kind: StepKind,
+}
+
+/// What to do about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepKind {
+    /// No more requests.
+    Ejected {
+        /// Why.
+        cause: Cause,
+        /// How long until it is probed. `None`: until its checks pass or somebody restores it.
+        time: Option<Duration>,
+    },
+    /// One request, to see whether it is back.
+    Probe,
+    /// Requests again, through slow start.
+    Restored {
+        /// What brought it back.
+        by: Restored,
+    },
+    /// It should have been ejected and was not, because too many are out; only to tell.
+    Spared {
+        /// Why it should have been.
+        cause: Cause,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    In,
+    /// Until its time is up.
+    Ejected,
+    /// Until the probe is answered. The turn is that of a probe found under way at the last deadline.
+    Probing {
+        turn: Option<u64>,
+    },
+    /// Until its checks pass; then it is probed first if its requests had failed too.
+    Failing {
+        probe: bool,
+    },
+    /// Until somebody restores it.
+    Held,
+}
+
+#[derive(Debug)]
+struct Entry {
+    place: Place,
+    round: Round,
+    /// Why it is or was out.
+    cause: Cause,
+    /// Ejections that are not forgiven.
+    times: u32,
+    /// Since when it is in.
+    healthy: Instant,
+    /// When it was last told that it was spared.
+    spared: Option<Instant>,
+    due: Option<(Instant, u64)>,
+    /// Its number among those who are out and not held.
+    order: Option<u64>,
+    /// The sums when each bucket of the window began.
+    starts: VecDeque<Sums>,
+}
+
+/// Decides which endpoints are out.
+///
+/// ```text
+///               trip, room left           its time is up           probe passed
+///  In ─────────────────────────▶ Ejected ───────────────▶ Probing ──────────────▶ In, slow start
+///  │ ▲                              ▲                        │
+///  │ │ checks pass                  └── failed, unanswered ──┘
+///  │ └───────────── Failing             (for longer)
+///  └─ checks fail ─────▲
+/// ```
+///
+/// Events go in through the methods, and what follows comes out of [`next_step`](Self::next_step).
+/// Nothing it does depends on anything but those, the settings and the generator: equal runs with
+/// equal seeds are equal.
+///
+/// As long as it is asked for at its [deadlines](Self::next_deadline), these hold:
+/// - without endpoints ejected by hand, never more are out than
+///   [`EjectionSettings::allowed`] says; when the set shrinks, those who have been out longest return;
+/// - every endpoint that is out through its own requests is probed, again and again;
+/// - a word from an earlier [`Round`] changes nothing.
+pub struct Ejector<K> {
+    rules: EjectionSettings,
+    rng: SmallRng,
+    entries: HashMap<K, Entry>,
+    deadlines: BTreeMap<(Instant, u64), K>,
+    /// Those who are out and not held, in the order in which they went.
+    away: BTreeMap<u64, K>,
+    /// Those who are held.
+    held: usize,
+    peers: Option<Peers>,
+    next_tick: Instant,
+    steps: VecDeque<Step<K>>,
+    rounds: u32,
+    serial: u64,
+}
+
+impl<K: Clone + Eq + Hash> Ejector<K> {
+    /// An ejector without endpoints.
+    pub fn new(rules: EjectionSettings, rng: SmallRng, now: Instant) -> Self {
+        Self {
+            next_tick: now + rules.bucket(),
+            rules,
+            rng,
+            entries: HashMap::new(),
+            deadlines: BTreeMap::new(),
+            away: BTreeMap::new(),
+            held: 0,
+            peers: None,
+            steps: VecDeque::new(),
+            rounds: 0,
+            serial: 0,
+        }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &EjectionSettings {
+        &self.rules
+    }
+
+    /// Takes an endpoint on, with an open gate, and says in which round. One that is known stays as it
+    /// is.
+    pub fn insert(&mut self, key: K, now: Instant) -> Round {
+        if let Some(entry) = self.entries.get(&key) {
+            return entry.round;
+        }
+        let round = self.next_round();
+        let entry = Entry {
+            place: Place::In,
+            round,
+            cause: Cause::ByHand,
+            times: 0,
+            healthy: now,
+            spared: None,
+            due: None,
+            order: None,
+            starts: VecDeque::new(),
+        };
+        self.entries.insert(key, entry);
+        round
+    }
+
+    /// Forgets an endpoint. Others may return, as fewer may now be out.
+    pub fn remove(&mut self, key: &K, now: Instant) {
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
+        if let Some(due) = entry.due {
+            self.deadlines.remove(&due);
+        }
+        match entry.order {
+            Some(order) => _ = self.away.remove(&order),
+            None if entry.place == Place::Held => self.held -= 1,
+            None => {}
+        }
+        self.keep_share(now);
+    }
+
+    /// An endpoint should be ejected, as [`Health::record`] said.
+    pub fn trip(&mut self, key: &K, round: Round, cause: Cause, now: Instant) {
+        match self.entries.get(key) {
+            Some(entry) if entry.place == Place::In && entry.round == round => {
+                self.eject_if_room(key, cause, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A probe is over, as [`Health::record`] said.
+    pub fn probed(
+        &mut self,
+        key: &K,
+        round: Round,
+        outcome: Outcome,
+        latency: Option<Duration>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.entries.get(key) else {
+            return;
+        };
+        if entry.round != round || !matches!(entry.place, Place::Probing { .. }) {
+            return;
+        }
+        let limit = self.peers.map(|peers| peers.limit());
+        let still_slow = matches!(entry.cause, Cause::Slow { .. })
+            && limit.is_some_and(|limit| latency.is_some_and(|latency| latency > limit));
+        if outcome == Outcome::Success && !still_slow {
+            self.restore(key, Restored::Probe, now);
+        } else {
+            self.eject_for_a_time(key, None, now);
+        }
+    }
+
+    /// An endpoint's checks fail, so many times in a row; to be told at each failure, because one
+    /// that is spared now may not be later.
+    pub fn check_failed(&mut self, key: &K, failures: u32, now: Instant) {
+        let cause = Cause::HealthCheck { failures };
+        match self.entries.get(key).map(|entry| entry.place) {
+            Some(Place::In) => self.eject_if_room(key, cause, now),
+            Some(Place::Ejected | Place::Probing { .. }) => {
+                self.set_due(key, None);
+                self.turn_out(key, Place::Failing { probe: true }, cause, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// An endpoint's checks pass. That only brings back who was out because of them: that a check
+    /// passes does not prove that requests do.
+    pub fn check_passed(&mut self, key: &K, now: Instant) {
+        match self.entries.get(key).map(|entry| entry.place) {
+            Some(Place::Failing { probe: true }) => self.probe(key, now),
+            Some(Place::Failing { probe: false }) => self.restore(key, Restored::HealthCheck, now),
+            _ => {}
+        }
+    }
+
+    /// Ejects an endpoint until it is restored by hand, even the last. Returns whether it is known.
+    pub fn eject(&mut self, key: &K, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        if entry.place != Place::Held {
+            if let Some(order) = entry.order.take() {
+                self.away.remove(&order);
+            }
+            self.held += 1;
+            self.set_due(key, None);
+            self.turn_out(key, Place::Held, Cause::ByHand, None);
+            self.keep_share(now);
+        }
+        true
+    }
+
+    /// Restores an endpoint, whyever it is out, and forgets its past. Returns whether it was out.
+    pub fn restore_by_hand(&mut self, key: &K, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        entry.times = 0;
+        let out = entry.place != Place::In;
+        if out {
+            self.restore(key, Restored::ByHand, now);
+        }
+        out
+    }
+
+    /// When it wants to be asked again.
+    pub fn next_deadline(&self) -> Instant {
+        let first = self.deadlines.first_key_value().map(|((at, _), _)| *at);
+        first.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// Does what is due. `health` looks an endpoint up.
+    pub fn due<'h>(&mut self, now: Instant, mut health: impl FnMut(&K) -> Option<&'h Health>) {
+        while let Some(first) = self.deadlines.first_entry() {
+            if first.key().0 > now {
+                return;
+            }
+            let key = first.remove();
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            entry.due = None;
+            let Place::Probing { turn } = entry.place else {
+                self.probe(&key, now);
+                continue;
+            };
+            let taken = health(&key).and_then(Health::taken);
+            if taken.is_some() && taken == turn {
+                // Under way for the whole of the time: it is lost, or as good as.
+                self.eject_for_a_time(&key, None, now);
+            } else {
+                // Nobody came, or somebody came just now.
+                entry.place = Place::Probing { turn: taken };
+                let deadline = after(now, self.rules.probe_timeout);
+                self.set_due(&key, Some(deadline));
+            }
+        }
+    }
+
+    /// Whether it is time for [`tick`](Self::tick).
+    pub fn is_tick_due(&self, now: Instant) -> bool {
+        now >= self.next_tick
+    }
+
+    /// Moves the windows on, and ejects who is far slower than its peers. To be called with all
+    /// endpoints whenever it [is due](Self::is_tick_due), a tenth of the window at a time: late, the
+    /// windows are longer by that.
+    pub fn tick<'h>(&mut self, now: Instant, endpoints: impl Iterator<Item = (&'h K, &'h Health)>)
+    where
+        K: 'h,
+    {
+        if !self.is_tick_due(now) {
+            return;
+        }
+        let bucket = self.rules.bucket();
+        let late = now.saturating_duration_since(self.next_tick);
+        // A gap of many buckets is moved over at once.
+        let missed = (late.as_nanos() / bucket.as_nanos()).min(u128::from(BUCKETS));
+        self.next_tick = now + bucket;
+        let mut measured = Vec::new();
+        let mut healths = Vec::new();
+        for (key, health) in endpoints {
+            let Some(entry) = self.entries.get_mut(key) else {
+                continue;
+            };
+            if entry.place != Place::In {
+                continue;
+            }
+            health.rearm();
+            healths.push(health);
+            let sums = health.sums();
+            for _ in 0..=missed {
+                if entry.starts.len() == BUCKETS as usize {
+                    entry.starts.pop_front();
+                }
+                entry.starts.push_back(sums);
+            }
+            let start = entry.starts.front().copied().unwrap_or(sums);
+            if entry.starts.len() == BUCKETS as usize {
+                health.rebase(start);
+            }
+            let latency = sums.latency_since(start);
+            if latency.count() >= self.rules.min_requests {
+                measured.extend(latency.typical().map(|estimate| (key, estimate)));
+            }
+        }
+        let mut estimates: Vec<_> = measured.iter().map(|(_, estimate)| *estimate).collect();
+        self.peers = Peers::of(&mut estimates, &self.rules);
+        let Some(peers) = self.peers else {
+            return;
+        };
+        for health in healths {
+            health.set_slow_after(Some(peers.limit()));
+        }
+        // The slowest first, as there may not be room for all.
+        measured.retain(|(_, estimate)| *estimate > peers.limit());
+        measured.sort_by_key(|(_, estimate)| std::cmp::Reverse(*estimate));
+        for (key, estimate) in measured {
+            if let Some(cause) = peers.judge(estimate) {
+                self.eject_if_room(key, cause, now);
+            }
+        }
+    }
+
+    /// What follows from what happened, one step at a time, in order.
+    pub fn next_step(&mut self) -> Option<Step<K>> {
+        self.steps.pop_front()
+    }
+
+    /// The number of endpoints that take no requests, those on trial included.
+    pub fn out(&self) -> usize {
+        self.away.len() + self.held
+    }
+
+    /// The number of endpoints.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no endpoints.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Why an endpoint is out; `None` while it is in.
+    pub fn cause(&self, key: &K) -> Option<Cause> {
+        let entry = self.entries.get(key)?;
+        (entry.place != Place::In).then_some(entry.cause)
+    }
+
+    fn eject_if_room(&mut self, key: &K, cause: Cause, now: Instant) {
+        if self.out() >= self.rules.allowed(self.entries.len()) {
+            return self.spare(key, cause, now);
+        }
+        self.serial += 1;
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.order = Some(self.serial);
+            self.away.insert(self.serial, key.clone());
+        }
+        if let Cause::HealthCheck { .. } = cause {
+            self.turn_out(key, Place::Failing { probe: false }, cause, None);
+        } else {
+            self.eject_for_a_time(key, Some(cause), now);
+        }
+    }
+
+    /// Ejects for the next longer time, for the same cause as before unless given one.
+    fn eject_for_a_time(&mut self, key: &K, cause: Option<Cause>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.place == Place::In {
+            let health = now.saturating_duration_since(entry.healthy);
+            let forgiven = health.as_nanos() / FORGIVE.as_nanos();
+            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+            entry.times = entry.times.saturating_sub(forgiven);
+        }
+        entry.times = entry.times.saturating_add(1);
+        let cause = cause.unwrap_or(entry.cause);
+        let time = jittered(self.rules.time.bound(entry.times), JITTER, &mut self.rng);
+        self.set_due(key, Some(after(now, time)));
+        self.turn_out(key, Place::Ejected, cause, Some(time));
+    }
+
+    fn turn_out(&mut self, key: &K, place: Place, cause: Cause, time: Option<Duration>) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            (entry.place, entry.cause, entry.spared) = (place, cause, None);
+        }
+        self.step(key, StepKind::Ejected { cause, time });
+    }
+
+    fn probe(&mut self, key: &K, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.place = Place::Probing { turn: None };
+            let deadline = after(now, self.rules.probe_timeout);
+            self.set_due(key, Some(deadline));
+            self.step(key, StepKind::Probe);
+        }
+    }
+
+    fn restore(&mut self, key: &K, by: Restored, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        match entry.order.take() {
+            Some(order) => _ = self.away.remove(&order),
+            None => self.held -= 1,
+        }
+        (entry.place, entry.healthy) = (Place::In, now);
+        // Requests of before are not held against it.
+        entry.starts.clear();
+        self.set_due(key, None);
+        self.step(key, StepKind::Restored { by });
+    }
+
+    fn spare(&mut self, key: &K, cause: Cause, now: Instant) {
+        let window = self.rules.window;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        // Once a window is often enough to tell.
+        let told = entry
+            .spared
+            .is_some_and(|told| now.saturating_duration_since(told) < window);
+        if !told {
+            entry.spared = Some(now);
+            let round = entry.round;
+            self.steps.push_back(Step {
+                key: key.clone(),
+                round,
+                kind: StepKind::Spared { cause },
+            });
+        }
+    }
+
+    /// Lets those return that may no longer be out.
+    fn keep_share(&mut self, now: Instant) {
+        while self.out() > self.rules.allowed(self.entries.len()) {
+            // Those who are held stay.
+            let Some(key) = self.away.values().next().cloned() else {
+                return;
+            };
+            self.restore(&key, Restored::Guard, now);
+        }
+    }
+
+    fn set_due(&mut self, key: &K, at: Option<Instant>) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if let Some(due) = entry.due.take() {
+            self.deadlines.remove(&due);
+        }
+        if let Some(at) = at {
+            self.serial += 1;
+            entry.due = Some((at, self.serial));
+            self.deadlines.insert((at, self.serial), key.clone());
+        }
+    }
+
+    /// Begins a round.
+    fn step(&mut self, key: &K, kind: StepKind) {
+        let round = self.next_round();
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.round = round;
+        }
+        self.steps.push_back(Step {
+            key: key.clone(),
+            round,
+            kind,
+        });
+    }
+
+    fn next_round(&mut self) -> Round {
+        self.rounds = self.rounds.wrapping_add(1);
+        Round(self.rounds)
+    }
+}
+
+impl<K> fmt::Debug for Ejector<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ejector")
+            .field("endpoints", &self.entries.len())
+            .field("out", &(self.away.len() + self.held))
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! Ejection: withholding requests from an endpoint that fails, and finding out when it is back.
+//!
+//! A registry learns of a failure after tens of seconds, and of some never: a process whose disk is
+//! full answers its health check. The requests themselves tell within milliseconds. What they tell is
+//! kept by each endpoint ([`Health`]); one place decides ([`Ejector`]), because only it sees how
+//! many are out already.
+//!
+//! ```text
+//!  request ──▶ Health::admit ──▶ … ──▶ Health::record ──▶ Signal ──┐        (path of the request)
+//! ────────────────────────────────────────────────────────────────│─────────────────────────────
+//!  Health::follow, the set, events ◀── Step ◀── Ejector ◀──────────┘        (driver's task)
+//!                                               ▲ tick, due, checks, by hand
+//! ```
+//!
+//! An endpoint is ejected when five requests in a row fail, when half of at least twenty requests in
+//! ten seconds fail or are refused, when its answers take three times as long as those of the endpoint in
+//! the middle, when its active health checks fail, or by hand ([`Cause`]). The known
+//! implementations, and what is done otherwise here:
+//!
+//! - *Envoy and gRPC* eject for 30 s and more, then send full traffic at once, and need 100 requests in
+//!   10 s to each of five endpoints, which a proxy sees and one client does not. Here the first time
+//!   out is half a second, and ends with one probe and slow start.
+//! - *linkerd* has no limit: all endpoints may be out at once (linkerd2#11493). *Envoy* checked its
+//!   limit before an ejection and not with it, so that small sets were ejected whole (envoy#27066). Here
+//!   the limit holds with each ejection and when the set shrinks, and the last endpoint stays.
+//! - *A probe that never ends* leaves resilience4j half open for ever (#2028), and any late answer
+//!   satisfies linkerd's. Here a probe has a deadline, its permit comes back when it is cancelled, and
+//!   answers from before count for nothing ([`Round`]).
+//! - *A health check that passes* lets Envoy restore an endpoint whose requests fail. Here it does only
+//!   where a health check ejected it.
+//!
+//! The cost for a request is reading one word on the way in, and on the way out two words and one
+//! addition: no lock, no allocation, no clock, because the windows slide by the driver's hand.
+
+mod cause;
+mod ejector;
+mod gate;
+mod health;
+mod peers;
+mod settings;
+mod tally;
+
+pub use self::{
+    cause::{Cause, Restored},
+    ejector::{Ejector, Step, StepKind},
+    gate::{GateState, Pass, Round},
+    health::{Health, Signal},
+    peers::Peers,
+    settings::{Ejection, EjectionSettings},
+};

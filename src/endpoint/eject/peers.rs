@@ -1,0 +1,105 @@
+//! Who is far slower than the others. Pure.
+
+use std::time::Duration;
+
+use super::{cause::Cause, settings::EjectionSettings};
+
+/// What the endpoints of a set usually take, and from where on one of them is slow.
+///
+/// Compared with the one in the middle, not with a mean and its deviation, as Envoy compares success
+/// rates: in a set that is healthy throughout the deviation is tiny, and ejecting beyond two of
+/// them ejects good endpoints (envoy#18752), while in a small set one bad endpoint makes it so large
+/// that none is ejected. Of an even number, the slower one of the two in the middle counts: where half
+/// of the set is slow, nobody knows which half is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peers {
+    median: Duration,
+    limit: Duration,
+}
+
+impl Peers {
+    /// Looks at what the measured endpoints take; the order of `estimates` is changed. `None` when they
+    /// are too few, or when it is switched off.
+    pub fn of(estimates: &mut [Duration], rules: &EjectionSettings) -> Option<Self> {
+        let factor = rules.slow_factor?;
+        if estimates.len() < rules.min_peers {
+            return None;
+        }
+        let middle = estimates.len() / 2;
+        let (_, median, _) = estimates.select_nth_unstable(middle);
+        let median = *median;
+        let limit = median.as_secs_f64() * factor;
+        let limit = Duration::try_from_secs_f64(limit).unwrap_or(Duration::MAX);
+        Some(Self {
+            median,
+            limit: limit.max(rules.slow_floor),
+        })
+    }
+
+    /// What the endpoint in the middle takes.
+    pub fn median(&self) -> Duration {
+        self.median
+    }
+
+    /// What an endpoint must take longer than to be slow.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Why an endpoint with this estimate should be ejected, if it should.
+    pub fn judge(&self, estimate: Duration) -> Option<Cause> {
+        (estimate > self.limit).then_some(Cause::Slow {
+            estimate,
+            median: self.median,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::settings::Ejection, *};
+
+    fn slow(ms: &[u64], rules: &EjectionSettings) -> Vec<u64> {
+        let mut estimates: Vec<_> = ms.iter().map(|ms| Duration::from_millis(*ms)).collect();
+        let Some(peers) = Peers::of(&mut estimates, rules) else {
+            return Vec::new();
+        };
+        let judged = ms.iter().copied();
+        judged
+            .filter(|ms| peers.judge(Duration::from_millis(*ms)).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn one_of_many_that_is_far_slower_is_found() {
+        let rules = EjectionSettings::default();
+        assert_eq!(slow(&[167, 160, 150, 170, 2_000], &rules), [2_000]);
+        assert_eq!(slow(&[167, 2_000, 170], &rules), [2_000]);
+        assert_eq!(slow(&[100, 299, 100], &rules), [0; 0]);
+        assert_eq!(slow(&[100, 301, 100], &rules), [301]);
+    }
+
+    #[test]
+    fn without_a_majority_nobody_is_slow() {
+        let rules = EjectionSettings::default();
+        for set in [
+            &[][..],
+            &[2_000],
+            &[10, 2_000],
+            &[10, 10, 2_000, 2_000],
+            &[10, 2_000, 2_000],
+        ] {
+            assert_eq!(slow(set, &rules), [0; 0], "{set:?}");
+        }
+    }
+
+    #[test]
+    fn below_the_floor_nobody_is_slow_and_the_longest_do_not_overflow() {
+        let rules = EjectionSettings::default();
+        assert_eq!(slow(&[1, 1, 1, 49], &rules), [0; 0]);
+        assert_eq!(slow(&[0, 0, 0, 51], &rules), [51]);
+        assert_eq!(slow(&[u64::MAX; 3], &rules), [0; 0]);
+        let off = Ejection::new().slow_factor(None).build().unwrap();
+        assert_eq!(slow(&[1, 1, 1, 10_000], &off), [0; 0]);
+    }
+}

@@ -1,0 +1,166 @@
+//! A set of endpoints, with what the driver and the requests do to it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
+use tower_roster::{
+    classify::Outcome,
+    endpoint::eject::{EjectionSettings, Ejector, Health, Pass, Restored, Round, Signal, StepKind},
+};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+pub(crate) type Key = u32;
+
+/// Endpoints by number, an ejector, and a clock.
+pub(crate) struct Scene {
+    pub(crate) now: Instant,
+    pub(crate) ejector: Ejector<Key>,
+    pub(crate) healths: BTreeMap<Key, Arc<Health>>,
+    rounds: BTreeMap<Key, Round>,
+    /// What happened, with the milliseconds since the beginning.
+    pub(crate) log: Vec<(u128, Key, StepKind)>,
+    began: Instant,
+}
+
+impl Scene {
+    pub(crate) fn new(n: u32, rules: EjectionSettings, seed: u64) -> Scene {
+        let now = Instant::now();
+        let mut scene = Scene {
+            now,
+            ejector: Ejector::new(rules, SmallRng::seed_from_u64(seed), now),
+            healths: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            log: Vec::new(),
+            began: now,
+        };
+        (0..n).for_each(|key| scene.insert(key));
+        scene
+    }
+
+    pub(crate) fn insert(&mut self, key: Key) {
+        let round = self.ejector.insert(key, self.now);
+        self.rounds.insert(key, round);
+        let health = || Arc::new(Health::new(round));
+        self.healths.entry(key).or_insert_with(health);
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.ejector.remove(&key, self.now);
+        self.healths.remove(&key);
+        self.follow();
+    }
+
+    /// Does what a driver does when it wakes, at each deadline until `now` moved on by this much.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let deadline = self.ejector.next_deadline();
+            self.now = deadline.clamp(self.now, end);
+            let healths = &self.healths;
+            self.ejector
+                .due(self.now, |key| healths.get(key).map(|health| &**health));
+            let all = healths.iter().map(|(key, health)| (key, &**health));
+            self.ejector.tick(self.now, all);
+            self.follow();
+            if deadline > end {
+                return;
+            }
+        }
+    }
+
+    fn follow(&mut self) {
+        while let Some(step) = self.ejector.next_step() {
+            if let Some(health) = self.healths.get(&step.key) {
+                health.follow(&step);
+            }
+            self.rounds.insert(step.key, step.round);
+            let at = self.now - self.began;
+            self.log.push((at.as_millis(), step.key, step.kind));
+        }
+    }
+
+    pub(crate) fn admit(&self, key: Key) -> Option<Pass> {
+        self.healths.get(&key)?.admit()
+    }
+
+    pub(crate) fn record(&mut self, key: Key, pass: Pass, outcome: Outcome, latency: Duration) {
+        let Some(health) = self.healths.get(&key) else {
+            return;
+        };
+        let rules = self.ejector.settings();
+        match health.record(pass, outcome, Some(latency), rules) {
+            Some(Signal::Tripped { round, cause }) => {
+                self.ejector.trip(&key, round, cause, self.now)
+            }
+            Some(Signal::Probed {
+                round,
+                outcome,
+                latency,
+            }) => {
+                self.ejector.probed(&key, round, outcome, latency, self.now);
+            }
+            Some(signal) => panic!("{signal:?} is not handled"),
+            None => {}
+        }
+        self.follow();
+    }
+
+    /// Sends `n` requests that all end so.
+    pub(crate) fn send(&mut self, key: Key, n: usize, outcome: Outcome, latency: Duration) {
+        for _ in 0..n {
+            if let Some(pass) = self.admit(key) {
+                self.record(key, pass, outcome, latency);
+            }
+        }
+    }
+
+    pub(crate) fn fail(&mut self, key: Key) {
+        self.send(key, 5, Outcome::Failure, MS);
+    }
+
+    pub(crate) fn is_open(&self, key: Key) -> bool {
+        self.healths
+            .get(&key)
+            .is_some_and(|health| health.is_open())
+    }
+
+    /// Those who take requests.
+    pub(crate) fn open(&self) -> Vec<Key> {
+        let open = self.healths.keys().copied();
+        open.filter(|key| self.is_open(*key)).collect()
+    }
+
+    /// Lets time pass until a probe of `key` is admitted.
+    pub(crate) fn probe(&mut self, key: Key) -> Pass {
+        for _ in 0..100_000 {
+            if let Some(pass) = self.admit(key) {
+                assert!(pass.is_probe(), "an open gate needs no probe");
+                return pass;
+            }
+            self.pass(10 * MS);
+        }
+        panic!("{key} is never probed: {:?}", self.log);
+    }
+
+    /// When, in milliseconds, `key` was ejected, and for how long.
+    pub(crate) fn ejections(&self, key: Key) -> Vec<(u128, u128)> {
+        let of = |(at, whom, kind): &(u128, Key, StepKind)| match kind {
+            StepKind::Ejected {
+                time: Some(time), ..
+            } if *whom == key => Some((*at, time.as_millis())),
+            _ => None,
+        };
+        self.log.iter().filter_map(of).collect()
+    }
+
+    pub(crate) fn restored(&self, key: Key) -> Vec<Restored> {
+        let of = |(_, whom, kind): &(u128, Key, StepKind)| match kind {
+            StepKind::Restored { by } if *whom == key => Some(*by),
+            _ => None,
+        };
+        self.log.iter().filter_map(of).collect()
+    }
+}
