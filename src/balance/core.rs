@@ -62,13 +62,14 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         let picked = self.slots.read(|snapshot, hand| {
             let Hand { rng, picks } = hand;
             let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);
-            let (leaf, pick) = snapshot.pick(&wish, &mut draw)?;
+            let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
-            let began = state.tracker.times(*count).then(|| draw.now());
+            let timed = state.tracker.times(*count) || state.common.timed;
+            let began = timed.then(|| draw.now());
             Ok(Picked {
-                guard: RequestGuard::new(state.begin(), began),
+                guard: RequestGuard::new(state.begin(), began, pass),
                 service: S::clone(&leaf.services[pick]),
             })
         });
@@ -113,6 +114,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
                 ..
             } => NoEndpoint::AllEjected(*endpoints),
             _ => match nowhere {
+                Some(Nowhere::Ejected) => NoEndpoint::AllEjected(status.endpoints),
                 Some(Nowhere::Subset) => NoEndpoint::EmptySubset,
                 Some(Nowhere::Version) => NoEndpoint::NoVersion,
                 Some(Nowhere::Zone) => NoEndpoint::EmptyZone,

@@ -34,17 +34,22 @@ use tokio::{
 use tower::discover::{Change, Discover};
 
 use super::{
+    checks::{Checker, Found},
     core::Core,
     handle::{Command, EndpointInfo, EndpointState as Standing, Event, Status},
     policy::{Candidate, Policy},
     snapshot::{Leaf, Snapshot},
-    state::{EndpointState, Held},
+    state::{Common, EndpointState, Held},
     topology::{self, Notice, Nowhere, Plan, Planned, Topology},
 };
 use crate::{
     attempt::EndpointId,
     backoff::{Backoff, after},
-    endpoint::{Facts, load::LoadTracker},
+    endpoint::{
+        Facts, Ramp,
+        eject::{Cause, Ejector, GateState, Restored, Signal, Step, StepKind},
+        load::LoadTracker,
+    },
     error::BoxError,
     instance::{Key, Weight},
 };
@@ -56,7 +61,7 @@ const FLOOD: usize = 16_384;
 const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
 /// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
-pub(super) type Split<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
+pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
 /// What stays the same while a driver runs.
 pub(super) struct Settings<P> {
@@ -64,12 +69,17 @@ pub(super) struct Settings<P> {
     pub(super) grace: Duration,
     pub(super) drain: Duration,
     pub(super) topology: Topology,
+    /// `None` for no slow start.
+    pub(super) ramp: Option<Ramp>,
 }
+
+/// How often the guard of a split looks.
+const GUARD_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// `None` when it has ended.
     pub(super) discover: Option<Pin<Box<D>>>,
-    pub(super) split: Split<D::Service, S>,
+    pub(super) split: Apart<D::Service, S>,
     pub(super) core: Weak<Core<S, P, C, R>>,
     pub(super) alive: mpsc::Receiver<Infallible>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -77,6 +87,13 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) events: broadcast::Sender<Event>,
     pub(super) settings: Settings<P>,
     pub(super) rng: SmallRng,
+    pub(super) ejector: Ejector<D::Key>,
+    pub(super) checker: Checker<D::Key>,
+    pub(super) common: Arc<Common>,
+    /// What requests tell of endpoints.
+    pub(super) alarms: mpsc::UnboundedReceiver<(EndpointId, Signal)>,
+    /// When the guard of a split looks next.
+    pub(super) guard_at: Option<Instant>,
     /// Settings of the topology that are shared with the user.
     pub(super) changes: topology::Changes,
     /// What was told about the topology last.
@@ -85,6 +102,9 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
     pub(super) ask_at: Option<Instant>,
+    /// When the weights of slow start change next, and the least factor now.
+    pub(super) warm_at: Option<Instant>,
+    pub(super) least: f64,
 }
 
 /// Who is listed, and who was.
@@ -92,7 +112,7 @@ pub(super) struct Roll<K, S, L> {
     index: HashMap<K, usize>,
     members: Vec<Member<K, S, L>>,
     /// The states of those that left, for when they come back, and until when.
-    gone: HashMap<K, (Held<L>, Instant)>,
+    gone: HashMap<K, Gone<L>>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     draining: Vec<Draining<S, L>>,
     /// The members in the snapshot, in its order, by the ids of their states.
@@ -110,8 +130,18 @@ struct Member<K, S, L> {
     weight: Weight,
     by_hand: Option<Weight>,
     since: Instant,
+    /// Since when it is in slow start.
+    ramp: Option<Instant>,
     /// Requests that went to it, without those since the last snapshot.
     requests: u64,
+}
+
+struct Gone<L> {
+    state: Held<L>,
+    until: Instant,
+    /// Why it was out when it left.
+    cause: Option<Cause>,
+    by_hand: Option<Weight>,
 }
 
 struct Draining<S, L> {
@@ -123,6 +153,16 @@ struct Draining<S, L> {
 impl<K, S, L> Member<K, S, L> {
     fn weight(&self) -> Weight {
         self.by_hand.unwrap_or(self.weight)
+    }
+
+    /// Reads the facts.
+    fn look(&mut self, topology: &Topology) {
+        let Some(facts) = &self.facts else { return };
+        self.weight = facts.weight();
+        if let Some(split) = topology.as_split() {
+            let instance = facts.instance();
+            self.state.set_canary(split.is_canary(Some(&instance)));
+        }
     }
 }
 
@@ -175,7 +215,7 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let (mut change, mut replan) = (None, false);
+            let (mut change, mut alarm, mut replan) = (None, None, false);
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
@@ -188,6 +228,8 @@ where
                 next = next(&mut self.discover), if asks && self.discover.is_some() => {
                     change = Some(next);
                 }
+                Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
+                found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
@@ -196,11 +238,20 @@ where
                 self.ask_at = None;
             }
             let mut dirty = replan;
+            if let Some((id, signal)) = alarm {
+                self.hear(id, signal, now);
+                while let Ok((id, signal)) = self.alarms.try_recv() {
+                    self.hear(id, signal, now);
+                }
+            }
             if let Some(change) = change {
                 dirty |= self.take(change, now);
                 dirty |= self.take_all(now).await;
             }
-            dirty |= self.look_at_facts();
+            dirty |= self.look_at_facts(now);
+            dirty |= self.warm_up(now);
+            self.judge(now);
+            dirty |= self.follow(now);
             self.tidy(now);
             if dirty {
                 self.publish();
@@ -290,22 +341,43 @@ where
     fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
         let (service, facts) = (self.split)(service);
         let service = Arc::new(service);
+        self.checker.insert(&name, facts.as_deref(), now);
         if let Some(&index) = self.roll.index.get(&name) {
             let member = &mut self.roll.members[index];
             member.service = service;
             if facts.is_some() {
-                member.weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
                 member.facts = facts;
+                member.look(&self.settings.topology);
             }
             let _ = self.events.send(Event::Replaced(member.state.key.clone()));
             return;
         }
-        let state = match self.roll.gone.remove(&name) {
-            Some((state, _)) => state,
+        let round = self.ejector.insert(name.clone(), now);
+        let gone = self.roll.gone.remove(&name);
+        let mut by_hand = None;
+        let state = match gone {
+            Some(gone) => {
+                // Open in the new round, and out again if it was out.
+                gone.state.health.follow(&Step {
+                    key: (),
+                    round,
+                    kind: StepKind::Restored {
+                        by: Restored::Guard,
+                    },
+                });
+                match gone.cause {
+                    Some(Cause::ByHand) => _ = self.ejector.eject(&name, now),
+                    Some(cause) => self.ejector.trip(&name, round, cause, now),
+                    None => {}
+                }
+                by_hand = gone.by_hand;
+                gone.state
+            }
             None => EndpointState::new(
                 key(&name),
                 self.settings.policy.tracker().fresh(now),
-                self.core.clone(),
+                round,
+                Arc::clone(&self.common),
             ),
         };
         // It serves again: its requests are nobody's who left.
@@ -313,20 +385,34 @@ where
             .draining
             .retain(|draining| draining.state.id != state.id);
         let _ = self.events.send(Event::Added(state.key.clone()));
-        let weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
         self.roll
             .index
             .insert(name.clone(), self.roll.members.len());
-        self.roll.members.push(Member {
+        let mut member = Member {
             name,
             state,
             service,
             facts,
-            weight,
-            by_hand: None,
+            weight: Weight::ONE,
+            by_hand,
             since: now,
+            ramp: None,
             requests: 0,
-        });
+        };
+        member.look(&self.settings.topology);
+        // In the first set nobody is warmer than others.
+        if self.status.borrow().resolved {
+            member.ramp = self.begins_to_ramp(now);
+        }
+        self.roll.members.push(member);
+    }
+
+    /// Since when an endpoint that is new or back ramps, if it does.
+    fn begins_to_ramp(&self, now: Instant) -> Option<Instant> {
+        let ramp = self.settings.ramp?;
+        let warm = self.roll.members.iter();
+        let warm = warm.filter(|m| m.ramp.is_none() && m.state.health.is_open());
+        ramp.begins(warm.count()).then_some(now)
     }
 
     fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
@@ -337,6 +423,9 @@ where
         if let Some(moved) = self.roll.members.get(index) {
             self.roll.index.insert(moved.name.clone(), index);
         }
+        let cause = self.ejector.cause(name);
+        self.ejector.remove(name, now);
+        self.checker.remove(name);
         let in_flight = member.state.in_flight();
         let key = member.state.key.clone();
         let _ = self.events.send(Event::Removed(key, in_flight));
@@ -349,29 +438,146 @@ where
         }
         if !self.settings.grace.is_zero() {
             let until = after(now, self.settings.grace);
-            self.roll.gone.insert(member.name, (member.state, until));
+            let gone = Gone {
+                state: member.state,
+                until,
+                cause,
+                by_hand: member.by_hand,
+            };
+            self.roll.gone.insert(member.name, gone);
         }
         true
     }
 
-    /// Reads the weights again, when any of them has changed.
-    fn look_at_facts(&mut self) -> bool {
+    /// Reads the facts again, when any of them has changed.
+    fn look_at_facts(&mut self, now: Instant) -> bool {
         let facts = self.roll.members.iter().find_map(|m| m.facts.as_ref());
         let revision = facts.map(|facts| facts.revision());
         if revision == self.roll.revision {
             return false;
         }
         self.roll.revision = revision;
-        let mut dirty = false;
+        // Where traffic may go depends on more than weights.
+        let mut dirty = !self.settings.topology.is_plain();
         for member in &mut self.roll.members {
-            let Some(facts) = &member.facts else { continue };
-            let weight = facts.weight();
-            if weight != member.weight {
-                member.weight = weight;
+            let before = member.weight();
+            member.look(&self.settings.topology);
+            if member.weight() != before {
                 let key = member.state.key.clone();
                 let _ = self.events.send(Event::Weighed(key, member.weight()));
                 dirty = true;
             }
+            self.checker
+                .insert(&member.name, member.facts.as_deref(), now);
+        }
+        dirty
+    }
+
+    /// Whether the weights of endpoints in slow start have changed. Ends it for those that are warm.
+    fn warm_up(&mut self, now: Instant) -> bool {
+        if self.warm_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let Some(ramp) = self.settings.ramp else {
+            return false;
+        };
+        for member in &mut self.roll.members {
+            let age = member
+                .ramp
+                .map(|since| now.saturating_duration_since(since));
+            if age.is_some_and(|age| ramp.next_change(age).is_none()) {
+                member.ramp = None;
+            }
+        }
+        true
+    }
+
+    /// When the weights of endpoints in slow start change next.
+    fn next_warmth(&self, now: Instant) -> Option<Instant> {
+        let ramp = self.settings.ramp?;
+        let next = |member: &Member<D::Key, S, P::Load>| {
+            let since = member.ramp?;
+            let at = ramp.next_change(now.saturating_duration_since(since));
+            Some(since + at.unwrap_or_default())
+        };
+        self.roll.members.iter().filter_map(next).min()
+    }
+
+    /// Hears what requests tell of an endpoint.
+    fn hear(&mut self, id: EndpointId, signal: Signal, now: Instant) {
+        let mut members = self.roll.members.iter();
+        let Some(member) = members.find(|member| member.state.id == id) else {
+            return;
+        };
+        match signal {
+            Signal::Tripped { round, cause } => self.ejector.trip(&member.name, round, cause, now),
+            Signal::Probed {
+                round,
+                outcome,
+                latency,
+            } => self
+                .ejector
+                .probed(&member.name, round, outcome, latency, now),
+        }
+    }
+
+    fn checked(&mut self, found: &Found<D::Key>) {
+        let now = Instant::now();
+        if found.failures == 0 {
+            self.ejector.check_passed(&found.key, now);
+        } else {
+            self.ejector.check_failed(&found.key, found.failures, now);
+        }
+    }
+
+    /// Does what is due about endpoints and versions that fail.
+    fn judge(&mut self, now: Instant) {
+        let Roll { index, members, .. } = &self.roll;
+        self.ejector.due(now, |name| {
+            let index = index.get(name)?;
+            Some(&members[*index].state.health)
+        });
+        if self.common.rules.is_some() && self.ejector.is_tick_due(now) {
+            let endpoints = members.iter().map(|m| (&m.name, &m.state.health));
+            self.ejector.tick(now, endpoints);
+        }
+        if self.guard_at.is_some_and(|at| at <= now) {
+            self.guard_at = Some(after(now, GUARD_LOOK));
+            let split = self.settings.topology.as_split();
+            if let Some(trip) = split.and_then(|split| split.check(now)) {
+                tracing::warn!("{trip}");
+                let _ = self.events.send(Event::SplitTripped(trip));
+            }
+        }
+    }
+
+    /// Does what the ejector decided. Returns whether a snapshot is due.
+    fn follow(&mut self, now: Instant) -> bool {
+        let mut dirty = false;
+        while let Some(step) = self.ejector.next_step() {
+            let Some(&index) = self.roll.index.get(&step.key) else {
+                continue;
+            };
+            self.roll.members[index].state.health.follow(&step);
+            let key = self.roll.members[index].state.key.clone();
+            dirty = true;
+            let event = match step.kind {
+                StepKind::Ejected { cause, time } => {
+                    tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
+                    Event::Ejected(key, cause, time)
+                }
+                StepKind::Probe => Event::Probing(key),
+                StepKind::Restored { by } => {
+                    tracing::info!(endpoint = %key, "restored: {by}");
+                    self.roll.members[index].ramp = self.begins_to_ramp(now);
+                    Event::Restored(key, by)
+                }
+                StepKind::Spared { cause } => {
+                    tracing::warn!(endpoint = %key, "not ejected, too many are: {cause}");
+                    Event::Spared(key, cause)
+                }
+            };
+            let _ = self.events.send(event);
         }
         dirty
     }
@@ -379,7 +585,7 @@ where
     /// Forgets what is over.
     fn tidy(&mut self, now: Instant) {
         let events = &self.events;
-        self.roll.gone.retain(|_, (_, until)| *until > now);
+        self.roll.gone.retain(|_, gone| gone.until > now);
         self.roll.draining.retain(|draining| {
             let in_flight = draining.state.in_flight();
             let stays = in_flight > 0 && draining.deadline > now;
@@ -394,8 +600,21 @@ where
         let now = Instant::now();
         let drain = self.roll.draining.iter().map(|d| d.deadline).min();
         let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
-        let grace = self.roll.gone.values().map(|(_, until)| *until).min();
-        [self.ask_at, drain, grace].into_iter().flatten().min()
+        let grace = self.roll.gone.values().map(|gone| gone.until).min();
+        let ejector = self
+            .common
+            .rules
+            .is_some()
+            .then(|| self.ejector.next_deadline());
+        let wakes = [
+            self.ask_at,
+            drain,
+            grace,
+            self.warm_at,
+            self.guard_at,
+            ejector,
+        ];
+        wakes.into_iter().flatten().min()
     }
 
     /// Does what the handle says. Returns whether a snapshot is due.
@@ -410,22 +629,22 @@ where
                 false
             }
             Command::Eject(key, reply) => {
-                let found = self.find(&key).map(|index| {
-                    if self.roll.members[index].state.eject() {
-                        let _ = self.events.send(Event::Ejected(key));
-                    }
-                });
+                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
+                let found = name.is_some_and(|name| self.ejector.eject(&name, Instant::now()));
+                self.follow(Instant::now());
                 self.publish();
-                let _ = reply.send(found.is_some());
+                let _ = reply.send(found);
                 false
             }
             Command::Restore(key, reply) => {
-                let found = self.find(&key).map(|index| {
-                    self.roll.members[index].state.restore();
-                    let _ = self.events.send(Event::Restored(key));
-                });
+                let now = Instant::now();
+                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
+                if let Some(name) = &name {
+                    self.ejector.restore_by_hand(name, now);
+                }
+                self.follow(now);
                 self.publish();
-                let _ = reply.send(found.is_some());
+                let _ = reply.send(name.is_some());
                 false
             }
             Command::Weigh(key, weight, reply) => {
@@ -464,15 +683,18 @@ where
             EndpointInfo {
                 key: state.key.clone(),
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
-                state: if state.is_ejected() {
+                state: if !state.health.is_open() {
                     Standing::Ejected
                 } else if weight == Weight::ZERO {
                     Standing::Drained
+                } else if member.ramp.is_some() {
+                    Standing::Warming
                 } else {
                     Standing::Active
                 },
+                cause: self.ejector.cause(&member.name),
                 weight,
-                effective_weight: f64::from(weight.get()),
+                effective_weight: self.effective(member, now),
                 load: state.tracker.load(state.in_flight(), now),
                 in_flight: state.in_flight(),
                 requests,
@@ -491,9 +713,12 @@ where
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        let plan = self.plan();
+        let now = Instant::now();
+        self.warm_at = self.next_warmth(now);
+        self.least = self.least_factor();
+        let plan = self.plan(now);
         let mut numbered = Vec::new();
-        let plan = plan.map(&mut |indexes| self.leaf(&indexes, &mut numbered));
+        let plan = plan.map(&mut |indexes| self.leaf(&indexes, now, &mut numbered));
         let mut picked = Vec::new();
         let snapshot = Arc::new(Snapshot { plan });
         core.slots.publish(&snapshot, numbered.len(), &mut picked);
@@ -509,31 +734,69 @@ where
         });
     }
 
+    /// A member's weight in picks now.
+    fn effective(&self, member: &Member<D::Key, S, P::Load>, now: Instant) -> f64 {
+        let weight = f64::from(member.weight().get());
+        match (self.settings.ramp, member.ramp) {
+            (Some(ramp), Some(since)) => {
+                let factor = ramp.factor(now.saturating_duration_since(since));
+                weight * factor.max(self.least)
+            }
+            _ => weight,
+        }
+    }
+
+    /// The least factor of slow start, so that those who are warm are not flooded.
+    fn least_factor(&self) -> f64 {
+        let Some(ramp) = self.settings.ramp else {
+            return 1.0;
+        };
+        let (mut warm, mut ramping) = (0.0, 0.0);
+        for member in &self.roll.members {
+            let weight = f64::from(member.weight().get());
+            match member.ramp {
+                Some(_) => ramping += weight,
+                None if member.state.health.is_open() => warm += weight,
+                None => {}
+            }
+        }
+        ramp.least(warm, ramping)
+    }
+
     /// Where requests go now, by the members' indexes.
-    fn plan(&mut self) -> Plan {
+    fn plan(&mut self, now: Instant) -> Plan {
+        let takes = |member: &Member<D::Key, S, P::Load>| {
+            matches!(
+                member.state.health.gate(),
+                GateState::Open | GateState::ProbeReady | GateState::Probing
+            )
+        };
         let members = &self.roll.members;
-        let listed = members.iter().enumerate();
-        let listed = listed.filter(|(_, member)| !member.state.is_ejected());
         let topology = &self.settings.topology;
         if topology.is_plain() {
-            let weighed = listed
-                .clone()
-                .any(|(_, member)| member.weight() > Weight::ZERO);
-            let used = listed.filter(|(_, m)| !weighed || m.weight() > Weight::ZERO);
-            let used: Vec<_> = used.map(|(index, _)| index).collect();
-            return if used.is_empty() {
-                Plan::Nowhere(Nowhere::Empty)
-            } else {
-                Plan::Leaf(used)
+            let weighed = members.iter().any(|m| m.weight() > Weight::ZERO);
+            let weighs = |m: &Member<_, _, _>| !weighed || m.weight() > Weight::ZERO;
+            let used = members.iter().enumerate();
+            let used: Vec<_> = used
+                .filter(|(_, member)| weighs(member) && takes(member))
+                .map(|(index, _)| index)
+                .collect();
+            return match (used.is_empty(), members.is_empty()) {
+                (false, _) => Plan::Leaf(used),
+                (true, false) => Plan::Nowhere(Nowhere::Ejected),
+                (true, true) => Plan::Nowhere(Nowhere::Empty),
             };
         }
+        // Whom somebody ejected by hand is not used even when there is nobody else.
+        let listed = members.iter().enumerate();
+        let listed = listed.filter(|(_, m)| self.ejector.cause(&m.name) != Some(Cause::ByHand));
         let members: Vec<_> = listed
             .map(|(index, member)| topology::Member {
                 index,
                 key: member.state.key.clone(),
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
-                weight: f64::from(member.weight().get()),
-                available: true,
+                weight: self.effective(member, now),
+                available: takes(member),
             })
             .collect();
         let Planned { plan, notices } = topology.plan(&members);
@@ -547,13 +810,26 @@ where
         plan
     }
 
-    /// A set of endpoints to pick from.
-    fn leaf(&mut self, indexes: &[usize], numbered: &mut Vec<EndpointId>) -> Leaf<S, P> {
-        let members: Vec<_> = indexes.iter().map(|i| &self.roll.members[*i]).collect();
-        let weight = |m: &Member<_, _, _>| f64::from(m.weight().get());
+    /// A set of endpoints to pick from, and those in it that are on trial.
+    fn leaf(
+        &mut self,
+        indexes: &[usize],
+        now: Instant,
+        numbered: &mut Vec<EndpointId>,
+    ) -> Leaf<S, P> {
+        let members = || indexes.iter().map(|i| &self.roll.members[*i]);
+        let trial = |m: &&Member<D::Key, S, P::Load>| {
+            let gate = m.state.health.gate();
+            matches!(gate, GateState::ProbeReady | GateState::Probing)
+        };
+        let members: Vec<_> = members()
+            .filter(|m| !trial(m))
+            .chain(members().filter(trial))
+            .collect();
         let candidates: Vec<_> = members
             .iter()
-            .map(|m| Candidate::new(m.state.key.clone(), weight(m)))
+            .filter(|m| !trial(m))
+            .map(|m| Candidate::new(m.state.key.clone(), self.effective(m, now)))
             .collect();
         let first = numbered.len();
         numbered.extend(members.iter().map(|m| m.state.id));
@@ -561,7 +837,9 @@ where
             first,
             states: members.iter().map(|m| m.state.clone()).collect(),
             services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
-            picker: self.settings.policy.prepare(&candidates, &mut self.rng),
+            candidates: candidates.len(),
+            picker: (!candidates.is_empty())
+                .then(|| self.settings.policy.prepare(&candidates, &mut self.rng)),
         }
     }
 }

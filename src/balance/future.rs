@@ -170,13 +170,13 @@ where
             guard.conclude(Verdict::FAILURE);
             let state = guard.state();
             let error = Error::endpoint(&state.key, error.into());
-            Sent::Failed(error, state.core.clone(), Some(request))
+            Sent::Failed(error, state.common.core.clone(), Some(request))
         }
         // It may have been sent.
         Err(Panicked) => {
             guard.conclude(Verdict::FAILURE);
             let state = guard.state();
-            Sent::Failed(Error::panicked(&state.key), state.core.clone(), None)
+            Sent::Failed(Error::panicked(&state.key), state.common.core.clone(), None)
         }
     }
 }
@@ -242,12 +242,12 @@ where
                             return Poll::Ready(Err(error));
                         }
                     };
-                    guard.answered();
                     let verdict = this.classify.judge(result.as_ref());
                     match result {
                         Ok(response) => {
-                            if let Some(verdict) = verdict {
-                                guard.conclude(verdict);
+                            match verdict {
+                                Some(verdict) => guard.conclude(verdict),
+                                None => guard.answered(),
                             }
                             let done = this.stage.project_replace(Stage::Done);
                             let StageOwned::Calling { guard, .. } = done else {
@@ -261,7 +261,7 @@ where
                             let mut error: BoxError = error.into();
                             let request = reclaim(&mut error);
                             let state = guard.state();
-                            let home = state.core.clone();
+                            let home = state.common.core.clone();
                             (Error::endpoint(&state.key, error), home, request)
                         }
                     }

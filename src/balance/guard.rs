@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::state::EndpointState;
 use crate::{
     classify::{Observer, Outcome, Verdict},
-    endpoint::load::LoadTracker,
+    endpoint::{eject::Pass, load::LoadTracker},
 };
 
 /// The place of a request in flight. Dropping it completes the request: as cancelled when no verdict
@@ -26,59 +26,90 @@ pub struct RequestGuard<L: LoadTracker> {
 enum Phase {
     /// Waits for the head of the answer, and nobody looks at the time.
     Untimed,
-    /// Waits for the head of the answer since this long after the state's epoch.
-    Waiting(Duration),
+    /// Waits for the head of the answer since this long after the epoch.
+    Waiting(Ticks),
     /// The head came this long after the start; the end will tell what it is worth.
-    Answered(Duration),
-    /// It was a success.
-    Succeeded,
+    Answered(Ticks),
+    /// It was a success, after this long.
+    Succeeded(Ticks),
     /// It was not.
     Done,
 }
 
-/// A phase in one word: nanoseconds, up to 73 years, above three bits for what they mean.
+/// A time in units of 32 ns, modulo 4.9 hours: a request of more than that counts as a shorter one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticks(u64);
+
+impl Ticks {
+    const BITS: u32 = 64 - 3 - Pass::BITS;
+    const MASK: u64 = (1 << Self::BITS) - 1;
+
+    #[inline]
+    fn of(time: Duration) -> Self {
+        Self((time.as_nanos() as u64) >> 5 & Self::MASK)
+    }
+
+    #[inline]
+    fn since(self, earlier: Self) -> Self {
+        Self(self.0.wrapping_sub(earlier.0) & Self::MASK)
+    }
+
+    #[inline]
+    fn time(self) -> Duration {
+        Duration::from_nanos(self.0 << 5)
+    }
+}
+
+/// A phase and a packed [`Pass`] in one word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
 impl Packed {
     #[inline]
-    fn new(phase: Phase) -> Self {
-        let nanos = |time: Duration| (time.as_nanos() as u64) << 3;
-        Self(match phase {
-            Phase::Untimed => 0,
-            Phase::Waiting(since) => nanos(since) | 1,
-            Phase::Answered(rtt) => nanos(rtt) | 2,
-            Phase::Succeeded => 3,
-            Phase::Done => 4,
-        })
+    fn new(phase: Phase, pass: u32) -> Self {
+        let (tag, ticks) = match phase {
+            Phase::Untimed => (0, Ticks(0)),
+            Phase::Waiting(since) => (1, since),
+            Phase::Answered(rtt) => (2, rtt),
+            Phase::Succeeded(rtt) => (3, rtt),
+            Phase::Done => (4, Ticks(0)),
+        };
+        Self(ticks.0 << (3 + Pass::BITS) | u64::from(pass) << 3 | tag)
     }
 
     #[inline]
-    fn get(self) -> Phase {
-        let time = Duration::from_nanos(self.0 >> 3);
+    fn phase(self) -> Phase {
+        let ticks = Ticks(self.0 >> (3 + Pass::BITS));
         match self.0 & 7 {
             0 => Phase::Untimed,
-            1 => Phase::Waiting(time),
-            2 => Phase::Answered(time),
-            3 => Phase::Succeeded,
+            1 => Phase::Waiting(ticks),
+            2 => Phase::Answered(ticks),
+            3 => Phase::Succeeded(ticks),
             _ => Phase::Done,
         }
+    }
+
+    #[inline]
+    fn pass(self) -> u32 {
+        (self.0 >> 3) as u32 & Pass::NONE
     }
 }
 
 impl<L: LoadTracker> RequestGuard<L> {
+    /// A request that passed the endpoint's gate with `pass`.
     #[inline]
-    pub(super) fn new(state: Arc<EndpointState<L>>, began: Option<Instant>) -> Self {
+    pub(super) fn new(state: Arc<EndpointState<L>>, began: Option<Instant>, pass: u32) -> Self {
         let phase = match began {
             None => Phase::Untimed,
             Some(now) => {
                 state.tracker.start(now);
-                Phase::Waiting(now.saturating_duration_since(state.epoch))
+                let since = now.saturating_duration_since(state.common.epoch);
+                Phase::Waiting(Ticks::of(since))
             }
         };
         Self {
             state,
-            phase: Packed::new(phase),
+            phase: Packed::new(phase, pass),
         }
     }
 
@@ -87,53 +118,67 @@ impl<L: LoadTracker> RequestGuard<L> {
         &self.state
     }
 
-    /// The head of the answer is here: fixes the latency.
+    /// The head of the answer is here, and only its end will tell: fixes the latency.
     #[inline]
     pub(super) fn answered(&mut self) {
-        if let Phase::Waiting(since) = self.phase.get() {
-            let rtt = self.state.epoch.elapsed().saturating_sub(since);
-            self.phase = Packed::new(Phase::Answered(rtt));
+        if let Phase::Waiting(since) = self.phase.phase() {
+            let now = Ticks::of(self.state.common.epoch.elapsed());
+            self.set(Phase::Answered(now.since(since)));
         }
+    }
+
+    #[inline]
+    fn set(&mut self, phase: Phase) {
+        self.phase = Packed::new(phase, self.phase.pass());
     }
 
     #[inline]
     fn record(&mut self, outcome: Outcome) {
-        let before = self.phase.get();
-        self.phase = Packed::new(match outcome {
-            Outcome::Success => Phase::Succeeded,
-            _ => Phase::Done,
-        });
         let state = &*self.state;
-        let failed = matches!(outcome, Outcome::Failure | Outcome::Overloaded);
-        if failed {
-            state.note_failure();
-        }
-        match before {
+        let before = self.phase.phase();
+        let rtt = match before {
             Phase::Waiting(since) => {
                 let now = Instant::now();
-                let began = state.epoch + since;
-                let rtt = now.saturating_duration_since(began);
-                state.tracker.record(outcome, rtt, now);
+                let passed = Ticks::of(now.saturating_duration_since(state.common.epoch));
+                let rtt = passed.since(since);
+                state.tracker.record(outcome, rtt.time(), now);
+                rtt
             }
-            Phase::Answered(rtt) => state.tracker.record(outcome, rtt, Instant::now()),
+            Phase::Answered(rtt) => {
+                state.tracker.record(outcome, rtt.time(), Instant::now());
+                rtt
+            }
             // A failure that nobody took the time of, or an answer that began well and broke off.
-            Phase::Untimed | Phase::Succeeded if failed && L::TIMED => {
+            Phase::Untimed | Phase::Succeeded(_)
+                if L::TIMED && !matches!(outcome, Outcome::Success | Outcome::Cancelled) =>
+            {
                 state.tracker.penalize(Instant::now());
+                Ticks(0)
             }
-            Phase::Untimed | Phase::Succeeded | Phase::Done => {}
-        }
+            Phase::Succeeded(rtt) => rtt,
+            Phase::Untimed | Phase::Done => Ticks(0),
+        };
+        // One that is not timed is fast where others are; where none is, nobody is slow.
+        let latency = (L::TIMED || state.common.timed).then(|| rtt.time());
+        let revised = matches!(before, Phase::Succeeded(_));
+        state.conclude(self.phase.pass(), outcome, latency, revised);
+        self.set(match outcome {
+            Outcome::Success => Phase::Succeeded(rtt),
+            _ => Phase::Done,
+        });
     }
 
     #[inline]
     fn is_open(&self) -> bool {
-        !matches!(self.phase.get(), Phase::Succeeded | Phase::Done)
+        !matches!(self.phase.phase(), Phase::Succeeded(_) | Phase::Done)
     }
 }
 
 impl<L: LoadTracker> Observer for RequestGuard<L> {
     #[inline]
     fn conclude(&mut self, verdict: Verdict) {
-        let worse = self.phase.get() == Phase::Succeeded && verdict.outcome != Outcome::Success;
+        let succeeded = matches!(self.phase.phase(), Phase::Succeeded(_));
+        let worse = succeeded && matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded);
         if self.is_open() || worse {
             self.record(verdict.outcome);
         }
@@ -153,7 +198,7 @@ impl<L: LoadTracker> fmt::Debug for RequestGuard<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestGuard")
             .field("endpoint", &self.state.key)
-            .field("phase", &self.phase.get())
+            .field("phase", &self.phase.phase())
             .finish()
     }
 }
@@ -163,16 +208,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_survive_packing() {
+    fn phases_and_passes_survive_packing() {
         for phase in [
             Phase::Untimed,
-            Phase::Waiting(Duration::from_nanos(1)),
-            Phase::Answered(Duration::from_secs(2_000_000_000)),
-            Phase::Waiting(Duration::ZERO),
-            Phase::Succeeded,
+            Phase::Waiting(Ticks::of(Duration::from_nanos(64))),
+            Phase::Answered(Ticks(Ticks::MASK)),
+            Phase::Succeeded(Ticks(7)),
+            Phase::Waiting(Ticks(0)),
             Phase::Done,
         ] {
-            assert_eq!(Packed::new(phase).get(), phase);
+            for pass in [0, 1, 0x1_0001, Pass::NONE] {
+                let packed = Packed::new(phase, pass);
+                assert_eq!((packed.phase(), packed.pass()), (phase, pass));
+            }
         }
+    }
+
+    #[test]
+    fn times_are_differences_across_the_end_of_the_range() {
+        let began = Ticks(Ticks::MASK - 10);
+        let now = Ticks(20);
+        assert_eq!(now.since(began).time(), Duration::from_nanos(31 * 32));
     }
 }

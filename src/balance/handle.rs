@@ -4,8 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::topology::Notice;
-use crate::instance::{Instance, Key, Weight};
+use super::topology::{Notice, Trip};
+use crate::{
+    endpoint::eject::{Cause, Restored},
+    instance::{Instance, Key, Weight},
+};
 
 /// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
 #[derive(Clone)]
@@ -53,10 +56,17 @@ pub enum Event {
     Drained(Key, usize),
     /// The weight of an endpoint is now this.
     Weighed(Key, Weight),
-    /// An endpoint gets no requests for now.
-    Ejected(Key),
+    /// An endpoint gets no requests for now: why, and how long until it is probed (`None`: until its
+    /// checks pass or somebody restores it).
+    Ejected(Key, Cause, Option<Duration>),
+    /// An ejected endpoint gets one request, to see whether it is back.
+    Probing(Key),
     /// An ejected endpoint gets requests again.
-    Restored(Key),
+    Restored(Key, Restored),
+    /// An endpoint should be ejected and is not, because too many are.
+    Spared(Key, Cause),
+    /// The guard of a traffic split took a version's share back.
+    SplitTripped(Trip),
     /// Something about where traffic goes.
     Notice(Notice),
     /// Discovery failed; the last good set serves on.
@@ -89,6 +99,8 @@ pub struct EndpointInfo {
     pub instance: Option<Arc<Instance>>,
     /// How it stands.
     pub state: EndpointState,
+    /// Why it is ejected, when it is.
+    pub cause: Option<Cause>,
     /// Its weight, by hand or from the registry.
     pub weight: Weight,
     /// Its weight in picks now: the weight, times how far it is through slow start.

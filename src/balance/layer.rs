@@ -15,17 +15,25 @@ use tower::{Layer, discover::Discover};
 
 use super::{
     Balance,
+    checks::Checker,
     core::Core,
-    driver::{Driver, Roll, Settings, Split},
+    driver::{Apart, Driver, Roll, Settings},
     handle::{Handle, Status},
     policy::{DefaultPolicy, Policy},
     slots::Slots,
     snapshot::Snapshot,
-    topology::Topology,
+    state::Common,
+    topology::{Split, Topology},
 };
+#[cfg(feature = "_hyper")]
+use crate::endpoint::check::Prober;
 use crate::{
     classify::Answers,
-    endpoint::Endpoint,
+    endpoint::{
+        Endpoint, Ramp, SlowStart,
+        eject::{Ejection, EjectionSettings, Ejector},
+        load::LoadTracker,
+    },
     error::{BoxError, ConfigError},
     registry::Watch,
     rng::small_rng,
@@ -55,6 +63,10 @@ pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
     grace: Duration,
     drain: Duration,
     topology: Topology,
+    ejection: Option<EjectionSettings>,
+    ramp: Option<Ramp>,
+    #[cfg(feature = "_hyper")]
+    checks: Option<crate::endpoint::check::Checks>,
     watch: Option<Watch>,
     seed: Option<u64>,
 }
@@ -70,6 +82,10 @@ impl BalanceLayer {
             grace: GRACE,
             drain: DRAIN,
             topology: Topology::new(),
+            ejection: None,
+            ramp: Some(Ramp::default()),
+            #[cfg(feature = "_hyper")]
+            checks: None,
             watch: None,
             seed: None,
         }
@@ -95,6 +111,10 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             grace: self.grace,
             drain: self.drain,
             topology: self.topology,
+            ejection: self.ejection,
+            ramp: self.ramp,
+            #[cfg(feature = "_hyper")]
+            checks: self.checks,
             watch: self.watch,
             seed: self.seed,
         }
@@ -111,6 +131,10 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             grace: self.grace,
             drain: self.drain,
             topology: self.topology,
+            ejection: self.ejection,
+            ramp: self.ramp,
+            #[cfg(feature = "_hyper")]
+            checks: self.checks,
             watch: self.watch,
             seed: self.seed,
         }
@@ -127,6 +151,10 @@ impl<P, C, R> BalanceLayer<P, C, R> {
             grace: self.grace,
             drain: self.drain,
             topology: self.topology,
+            ejection: self.ejection,
+            ramp: self.ramp,
+            #[cfg(feature = "_hyper")]
+            checks: self.checks,
             watch: self.watch,
             seed: self.seed,
         }
@@ -163,6 +191,39 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     pub fn topology(mut self, topology: Topology) -> Result<Self, ConfigError> {
         topology.check()?;
         self.topology = topology;
+        Ok(self)
+    }
+
+    /// Ejects endpoints that fail or are far slower than their peers. Not by default, because what a
+    /// failure is depends on the protocol: set [`classify`](Self::classify) along with it.
+    ///
+    /// # Errors
+    /// When a setting of it is out of its range.
+    pub fn ejection(mut self, ejection: Ejection) -> Result<Self, ConfigError> {
+        self.ejection = Some(ejection.build()?);
+        Ok(self)
+    }
+
+    /// Sets how endpoints that are new or back come to their full share; within 5 s by default.
+    ///
+    /// # Errors
+    /// When a setting of it is out of its range.
+    pub fn slow_start(mut self, slow_start: SlowStart) -> Result<Self, ConfigError> {
+        self.ramp = Some(slow_start.build()?);
+        Ok(self)
+    }
+
+    /// Checks endpoints actively, and ejects those whose checks fail; not by default. Only endpoints of
+    /// our own discovery, as only their addresses are known.
+    ///
+    /// # Errors
+    /// When a setting of it is out of its range.
+    #[cfg(feature = "_hyper")]
+    pub fn health_check(
+        mut self,
+        check: crate::endpoint::check::HealthCheck,
+    ) -> Result<Self, ConfigError> {
+        self.checks = Some(check.build()?);
         Ok(self)
     }
 
@@ -220,7 +281,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         self.start(discover, |service| (service, None))
     }
 
-    fn start<D, S>(self, discover: D, split: Split<D::Service, S>) -> Balance<S, P, C, R>
+    fn start<D, S>(self, discover: D, split: Apart<D::Service, S>) -> Balance<S, P, C, R>
     where
         D: Discover + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -231,8 +292,10 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         R: Send + Sync + 'static,
     {
         let (command, commands) = mpsc::unbounded_channel();
+        let (alarm, alarms) = mpsc::unbounded_channel();
         let (status, following) = watch::channel(Status::default());
         let (alive, ended) = mpsc::channel(1);
+        let now = Instant::now();
         let core = Arc::new(Core {
             slots: Slots::new(Arc::new(Snapshot::empty()), self.seed),
             usable: AtomicUsize::new(0),
@@ -241,30 +304,57 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             route: self.route,
             wait: self.wait,
             watch: self.watch,
-            epoch: Instant::now(),
+            epoch: now,
             _alive: alive,
         });
-        let changes = self.topology.changes();
+        let tallies = self.topology.as_split().and_then(Split::tallies);
+        let slow = self
+            .ejection
+            .as_ref()
+            .is_some_and(EjectionSettings::is_timed);
+        let weak = Arc::downgrade(&core);
+        let common = Common {
+            epoch: now,
+            timed: !P::Load::TIMED && (tallies.is_some() || slow),
+            rules: self.ejection.clone(),
+            alarm,
+            tallies,
+            core: weak.clone(),
+        };
         let driver = Driver {
             discover: Some(Box::pin(discover)),
             split,
-            core: Arc::downgrade(&core),
+            core: weak,
             alive: ended,
             commands,
             status,
             events: broadcast::channel(EVENTS).0,
+            ejector: Ejector::new(self.ejection.unwrap_or_default(), small_rng(self.seed), now),
+            #[cfg(feature = "_hyper")]
+            checker: Checker(
+                self.checks
+                    .map(|checks| Prober::new(checks, small_rng(self.seed))),
+            ),
+            #[cfg(not(feature = "_hyper"))]
+            checker: Checker(std::marker::PhantomData),
+            guard_at: common.tallies.is_some().then_some(now),
+            common: Arc::new(common),
+            alarms,
+            changes: self.topology.changes(),
+            notices: Vec::new(),
             settings: Settings {
                 policy: self.policy,
                 grace: self.grace,
                 drain: self.drain,
                 topology: self.topology,
+                ramp: self.ramp,
             },
-            changes,
-            notices: Vec::new(),
             rng: small_rng(self.seed),
             roll: Roll::new(),
             failures: 0,
             ask_at: None,
+            warm_at: None,
+            least: 1.0,
         };
         tokio::spawn(driver.run());
         Balance::new_with(core)

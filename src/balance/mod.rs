@@ -1,5 +1,6 @@
 //! The balancer.
 
+mod checks;
 mod core;
 mod driver;
 mod error;

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng};
 
+use crate::endpoint::{eject::Pass, load::LoadTracker};
+
 use super::{
     policy::{Draw, Picker, Policy, Set},
     state::Held,
@@ -23,7 +25,7 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
-    /// Picks for one request: a set, and the number of an endpoint in it.
+    /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
     ///
     /// # Errors
     /// When the request can go nowhere.
@@ -32,20 +34,39 @@ impl<S, P: Policy> Snapshot<S, P> {
         &self,
         wish: &Wish,
         draw: &mut Draw<'_>,
-    ) -> Result<(&Leaf<S, P>, usize), Nowhere> {
+    ) -> Result<(&Leaf<S, P>, usize, u32), Nowhere> {
         let leaf = self.plan.leaf(wish, draw.rng)?;
         let pick = leaf.pick(draw);
-        if draw.tried.is_empty() || leaf.will_do(pick, draw) {
-            return Ok((leaf, pick));
+        match pick {
+            Some((pick, pass)) if draw.tried.is_empty() || leaf.will_do(pick, draw) => {
+                Ok((leaf, pick, pass))
+            }
+            _ => self.elsewhere(wish, draw, leaf, pick),
         }
-        // It has been to all of this set; another may have one that it has not been to.
+    }
+
+    /// It has been to all of its set; another may have one that it has not been to.
+    #[cold]
+    fn elsewhere<'a>(
+        &'a self,
+        wish: &Wish,
+        draw: &mut Draw<'_>,
+        leaf: &'a Leaf<S, P>,
+        pick: Option<(usize, u32)>,
+    ) -> Result<(&'a Leaf<S, P>, usize, u32), Nowhere> {
         let mut found = None;
         let other = self.plan.find(wish, &mut |other| {
-            let pick = other.pick(draw);
-            found = other.will_do(pick, draw).then_some(pick);
+            found = other
+                .pick(draw)
+                .filter(|(pick, _)| other.will_do(*pick, draw));
             found.is_some()
         });
-        Ok(other.zip(found).unwrap_or((leaf, pick)))
+        let (leaf, pick) = match (other, found, pick) {
+            (Some(other), Some(found), _) => (other, found),
+            (_, _, Some(pick)) => (leaf, pick),
+            _ => return Err(Nowhere::Ejected),
+        };
+        Ok((leaf, pick.0, pick.1))
     }
 }
 
@@ -53,51 +74,88 @@ impl<S, P: Policy> Snapshot<S, P> {
 pub(crate) struct Leaf<S, P: Policy> {
     /// The number of its first endpoint in the snapshot.
     pub(crate) first: usize,
+    /// Those that are picked from, and behind them those that are on trial.
     pub(crate) states: Box<[Held<P::Load>]>,
     /// Apart from the states, so that comparing endpoints does not fetch services.
     pub(crate) services: Box<[Arc<S>]>,
-    pub(crate) picker: P::Picker,
+    /// How many there are to pick from.
+    pub(crate) candidates: usize,
+    /// `None` when there are none.
+    pub(crate) picker: Option<P::Picker>,
 }
 
 /// How often a pick that will not do is made again before the next in line is taken.
 const AGAIN: u32 = 3;
 
 impl<S, P: Policy> Leaf<S, P> {
-    /// Whether an endpoint is neither ejected nor tried before.
+    /// Whether an endpoint is neither ejected nor tried before, or on trial with this very request.
     fn will_do(&self, pick: usize, draw: &Draw<'_>) -> bool {
-        Set::new(&self.states).is_usable(pick, draw)
+        pick >= self.candidates || Set::new(&self.states).is_usable(pick, draw)
+    }
+
+    /// Picks an endpoint, and the pass of its gate.
+    #[inline]
+    fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
+        // Not with a request that failed already: it needs an answer.
+        if self.candidates < self.states.len() && draw.tried.is_empty() {
+            if let Some(probe) = self.probe() {
+                return Some(probe);
+            }
+        }
+        let pick = self.choose(self.picker.as_ref()?, draw);
+        let pass = self.states[pick].health.admit();
+        Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
+    }
+
+    /// An endpoint on trial, if it wants a request.
+    #[cold]
+    fn probe(&self) -> Option<(usize, u32)> {
+        (self.candidates..self.states.len()).find_map(|trial| {
+            let pass = self.states[trial].health.admit()?;
+            Some((trial, pass.pack()))
+        })
     }
 
     #[inline]
-    fn pick(&self, draw: &mut Draw<'_>) -> usize {
-        let set = Set::new(&self.states);
-        let mut pick = self.once(&set, draw);
+    fn choose(&self, picker: &P::Picker, draw: &mut Draw<'_>) -> usize {
+        let set = Set::new(&self.states[..self.candidates]);
+        let pick = once(picker, &set, draw);
+        if set.is_usable(pick, draw) {
+            pick
+        } else {
+            again(picker, &set, pick, draw)
+        }
+    }
+}
+
+#[inline]
+fn once<L: LoadTracker>(picker: &impl Picker<L>, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    let pick = picker.pick(set, draw);
+    if pick < set.len() {
+        pick
+    } else {
+        any(set.len(), draw.rng)
+    }
+}
+
+#[cold]
+fn again<L: LoadTracker>(
+    picker: &impl Picker<L>,
+    set: &Set<'_, L>,
+    mut pick: usize,
+    draw: &mut Draw<'_>,
+) -> usize {
+    for _ in 0..AGAIN {
+        pick = once(picker, set, draw);
         if set.is_usable(pick, draw) {
             return pick;
         }
-        for _ in 0..AGAIN {
-            pick = self.once(&set, draw);
-            if set.is_usable(pick, draw) {
-                return pick;
-            }
-        }
-        // The next that will do; if there is none, rather this one than nowhere.
-        let others = (pick + 1..set.len()).chain(0..pick);
-        others
-            .into_iter()
-            .find(|other| set.is_usable(*other, draw))
-            .unwrap_or(pick)
     }
-
-    #[inline]
-    fn once(&self, set: &Set<'_, P::Load>, draw: &mut Draw<'_>) -> usize {
-        let pick = self.picker.pick(set, draw);
-        if pick < set.len() {
-            pick
-        } else {
-            any(set.len(), draw.rng)
-        }
-    }
+    // The next that will do; if there is none, rather this one than nowhere.
+    let mut others = (pick + 1..set.len()).chain(0..pick);
+    others
+        .find(|other| set.is_usable(*other, draw))
+        .unwrap_or(pick)
 }
 
 /// An index below `len`.

@@ -5,52 +5,86 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Weak,
-        atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{Relaxed, Release},
-        },
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
-use crate::{attempt::EndpointId, endpoint::load::LoadTracker, instance::Key};
-
-/// Withheld by the breaker or by hand.
-const EJECTED: u32 = 1;
+use crate::{
+    attempt::EndpointId,
+    balance::topology::Tally,
+    classify::Outcome,
+    endpoint::{
+        eject::{EjectionSettings, Health, Round, Signal},
+        load::LoadTracker,
+    },
+    instance::Key,
+};
 
 /// The state of one endpoint, kept by its key through every update.
 ///
-/// What each pick reads comes first, so that a pick touches one cache line of it, which is also where
-/// the `Arc` counts.
+/// What each pick reads comes first, so that a pick touches one cache line of it, or two with a large
+/// tracker. The first is also where the `Arc` counts.
 #[repr(C)]
 pub(crate) struct EndpointState<L> {
     /// References that are not requests; see [`Held`].
     held: AtomicU32,
-    flags: AtomicU32,
+    pub(crate) health: Health,
     pub(crate) tracker: L,
     /// Relaxed: a statistic, as all numbers here; none publishes other memory.
     failed: AtomicU64,
-    /// What requests count their time from.
-    pub(crate) epoch: Instant,
+    /// Whether it is of the version that is guarded. Relaxed, as it stands for itself.
+    canary: AtomicBool,
     pub(crate) id: EndpointId,
     pub(crate) key: Key,
+    pub(crate) common: Arc<Common>,
+}
+
+/// What the states of one balancer share.
+pub(crate) struct Common {
+    /// What requests count their time from.
+    pub(crate) epoch: Instant,
+    /// When to eject; `None` for never.
+    pub(crate) rules: Option<EjectionSettings>,
+    /// Where requests tell what the driver must decide.
+    pub(crate) alarm: mpsc::UnboundedSender<(EndpointId, Signal)>,
+    /// Counts for the guard of a traffic split: the canary's, and everybody else's.
+    pub(crate) tallies: Option<[Arc<Tally>; 2]>,
+    /// Whether every request is timed, whatever the tracker needs.
+    pub(crate) timed: bool,
     /// The balancer's core, for a request that must go to another endpoint. Weak, as the core holds the
-    /// state; and without its type, which is the service's affair.
+    /// states; and without its type, which is the service's affair.
     pub(crate) core: Weak<dyn Any + Send + Sync>,
 }
 
+impl Common {
+    /// Of no balancer.
+    pub(crate) fn lonely() -> Self {
+        let core: Weak<()> = Weak::new();
+        Self {
+            epoch: Instant::now(),
+            rules: None,
+            alarm: mpsc::unbounded_channel().0,
+            tallies: None,
+            timed: false,
+            core,
+        }
+    }
+}
+
 impl<L: LoadTracker> EndpointState<L> {
-    pub(crate) fn new(key: Key, tracker: L, core: Weak<dyn Any + Send + Sync>) -> Held<L> {
+    pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Held<L> {
         Held(Arc::new(Self {
             held: AtomicU32::new(1),
-            flags: AtomicU32::new(0),
+            health: Health::new(round),
             tracker,
             failed: AtomicU64::new(0),
-            epoch: Instant::now(),
+            canary: AtomicBool::new(false),
             id: EndpointId::next(),
             key,
-            core,
+            common,
         }))
     }
 }
@@ -60,22 +94,41 @@ impl<L> EndpointState<L> {
         self.failed.load(Relaxed)
     }
 
-    pub(crate) fn note_failure(&self) {
-        self.failed.fetch_add(1, Relaxed);
+    pub(crate) fn set_canary(&self, canary: bool) {
+        self.canary.store(canary, Relaxed);
     }
 
+    /// Notes what became of a request that passed with `pass`, for everyone but the tracker.
+    /// `latency` is `None` where nobody reads the clock, and `revised` when it was taken for a success.
     #[inline]
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.flags.load(Relaxed) & EJECTED != 0
-    }
-
-    /// Returns whether it was not.
-    pub(crate) fn eject(&self) -> bool {
-        self.flags.fetch_or(EJECTED, Release) & EJECTED == 0
-    }
-
-    pub(crate) fn restore(&self) {
-        self.flags.fetch_and(!EJECTED, Release);
+    pub(crate) fn conclude(
+        &self,
+        pass: u32,
+        outcome: Outcome,
+        latency: Option<Duration>,
+        revised: bool,
+    ) {
+        if matches!(outcome, Outcome::Failure | Outcome::Overloaded) {
+            self.failed.fetch_add(1, Relaxed);
+        }
+        let common = &*self.common;
+        if let Some(rules) = &common.rules {
+            let pass = self.health.unpack(pass);
+            let signal = if revised {
+                self.health.revise(pass, latency, rules)
+            } else {
+                self.health.record(pass, outcome, latency, rules)
+            };
+            if let Some(signal) = signal {
+                // The driver ends when nobody is left to be balanced.
+                let _ = common.alarm.send((self.id, signal));
+            }
+        }
+        if let Some([canary, baseline]) = &common.tallies {
+            let canaries = self.canary.load(Relaxed);
+            let tally = if canaries { canary } else { baseline };
+            tally.record(outcome, latency.unwrap_or_default());
+        }
     }
 }
 
@@ -130,7 +183,7 @@ impl<L: std::fmt::Debug> std::fmt::Debug for EndpointState<L> {
         f.debug_struct("EndpointState")
             .field("key", &self.key)
             .field("tracker", &self.tracker)
-            .field("ejected", &self.is_ejected())
+            .field("health", &self.health)
             .finish_non_exhaustive()
     }
 }
@@ -142,8 +195,9 @@ mod tests {
 
     #[test]
     fn only_requests_count_as_in_flight() {
-        let core: Weak<()> = Weak::new();
-        let state = EndpointState::new(Key::new("a", ""), InFlight::new(), core);
+        let common = Arc::new(Common::lonely());
+        let state =
+            EndpointState::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
         let others: Vec<_> = (0..5).map(|_| state.clone()).collect();
         assert_eq!(state.in_flight(), 0);
         let requests = [state.begin(), others[3].begin()];

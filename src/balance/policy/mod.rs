@@ -27,19 +27,15 @@ pub use self::round_robin::RoundRobin;
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = RoundRobin;
 
-use std::{
-    cell::RefCell,
-    fmt,
-    sync::{Arc, Weak},
-};
+use std::{cell::RefCell, fmt, sync::Arc};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{EndpointState, Held};
+use super::state::{Common, EndpointState, Held};
 use crate::{
     attempt::{EndpointId, Tried},
-    endpoint::load::LoadTracker,
+    endpoint::{eject::Round, load::LoadTracker},
     instance::Key,
 };
 
@@ -142,7 +138,7 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];
-        !state.is_ejected() && !draw.tried.contains(state.id)
+        state.health.is_open() && !draw.tried.contains(state.id)
     }
 
     pub(super) fn id(&self, index: usize) -> EndpointId {
@@ -253,10 +249,14 @@ impl<P: Policy> Trial<P> {
     pub fn with_candidates(policy: &P, candidates: &[Candidate], rng: &mut SmallRng) -> Self {
         assert!(!candidates.is_empty(), "a policy prepares for candidates");
         let now = Instant::now();
-        let tracker = policy.tracker();
+        let (tracker, common) = (policy.tracker(), Arc::new(Common::lonely()));
         let state = |candidate: &Candidate| {
-            let core: Weak<()> = Weak::new();
-            EndpointState::new(candidate.key.clone(), tracker.fresh(now), core)
+            EndpointState::new(
+                candidate.key.clone(),
+                tracker.fresh(now),
+                Round::default(),
+                Arc::clone(&common),
+            )
         };
         Self {
             states: candidates.iter().map(state).collect(),

@@ -214,11 +214,6 @@ impl Topology {
             && split.is_none()
     }
 
-    /// Whether ejected endpoints are used when there are no others.
-    pub(crate) fn panics(&self) -> bool {
-        self.panic
-    }
-
     /// Refuses what cannot be used.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         // A split and its guard were checked when they were made.

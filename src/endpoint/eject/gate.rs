@@ -106,6 +106,22 @@ impl Pass {
     }
 }
 
+impl Pass {
+    /// No pass: what was let through with the gate shut, because there was nobody else.
+    pub(crate) const NONE: u32 = (1 << Self::BITS) - 1;
+    /// What [`pack`](Self::pack) takes.
+    pub(crate) const BITS: u32 = 22;
+
+    /// Few bits that tell it from those of rounds close by.
+    pub(crate) fn pack(self) -> u32 {
+        let probe = match self.probe {
+            Some(turn) => 1 | (turn as u32 & 31) << 1,
+            None => 0,
+        };
+        self.round.0 & 0xffff | probe << 16
+    }
+}
+
 /// What a probe that was given up leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenUp {
@@ -159,6 +175,17 @@ impl Gate {
                 })
             }
             _ => None,
+        }
+    }
+
+    /// The pass that was packed; of a round up to the present one.
+    pub(super) fn unpack(&self, packed: u32) -> Pass {
+        let now = self.word().round().0;
+        let back = now.wrapping_sub(packed) & 0xffff;
+        let probe = packed >> 16;
+        Pass {
+            round: Round(now.wrapping_sub(back)),
+            probe: (probe & 1 == 1).then_some(u64::from(probe >> 1)),
         }
     }
 

@@ -119,6 +119,11 @@ impl Health {
         self.gate.admit()
     }
 
+    /// The pass that was packed when it was given.
+    pub(crate) fn unpack(&self, packed: u32) -> Pass {
+        self.gate.unpack(packed)
+    }
+
     /// Notes what became of a request and what it took, and says what the driver must be told.
     ///
     /// `latency` may be `None` where nobody reads the clock, and must then always be: no endpoint is

@@ -314,6 +314,11 @@ impl EjectionSettings {
         share.min(most)
     }
 
+    /// Whether it looks at latencies.
+    pub fn is_timed(&self) -> bool {
+        self.slow_factor.is_some()
+    }
+
     /// How often the window moves on.
     pub(super) fn bucket(&self) -> Duration {
         self.window / BUCKETS

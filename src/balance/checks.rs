@@ -1,0 +1,87 @@
+//! Active health checks of the endpoints, where there are any.
+
+#[cfg(feature = "_hyper")]
+pub(super) use with::Checker;
+#[cfg(not(feature = "_hyper"))]
+pub(super) use without::Checker;
+
+/// What a check found: whose it is, and how many have failed in a row (0 when it passes).
+pub(super) struct Found<K> {
+    pub(super) key: K,
+    pub(super) failures: u32,
+}
+
+#[cfg(feature = "_hyper")]
+mod with {
+    use std::{future::pending, hash::Hash};
+
+    use tokio::time::Instant;
+
+    use super::Found;
+    use crate::{
+        endpoint::{
+            Facts,
+            check::{Prober, Standing},
+        },
+        instance::Address,
+    };
+
+    /// Checks endpoints whose address is known.
+    pub(in crate::balance) struct Checker<K>(pub(in crate::balance) Option<Prober<K>>);
+
+    impl<K: Clone + Eq + Hash> Checker<K> {
+        pub(in crate::balance) fn insert(&mut self, key: &K, facts: Option<&Facts>, now: Instant) {
+            if let (Some(prober), Some(facts)) = (&mut self.0, facts) {
+                let address: Address = facts.instance().address.clone();
+                prober.insert(key.clone(), address, now);
+            }
+        }
+
+        pub(in crate::balance) fn remove(&mut self, key: &K) {
+            if let Some(prober) = &mut self.0 {
+                prober.remove(key);
+            }
+        }
+
+        /// Waits for the next result.
+        pub(in crate::balance) async fn next(&mut self) -> Found<K> {
+            let Some(prober) = &mut self.0 else {
+                return pending().await;
+            };
+            let report = prober.next().await;
+            if let Err(error) = &report.result {
+                tracing::debug!("a health check failed: {error}");
+            }
+            Found {
+                key: report.key,
+                failures: match report.standing {
+                    Standing::Passing => 0,
+                    Standing::Failing { failures } => failures,
+                },
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "_hyper"))]
+mod without {
+    use std::{future::pending, marker::PhantomData};
+
+    use tokio::time::Instant;
+
+    use super::Found;
+    use crate::endpoint::Facts;
+
+    /// Checks nobody.
+    pub(in crate::balance) struct Checker<K>(pub(in crate::balance) PhantomData<fn() -> K>);
+
+    impl<K> Checker<K> {
+        pub(in crate::balance) fn insert(&mut self, _: &K, _: Option<&Facts>, _: Instant) {}
+
+        pub(in crate::balance) fn remove(&mut self, _: &K) {}
+
+        pub(in crate::balance) async fn next(&mut self) -> Found<K> {
+            pending().await
+        }
+    }
+}
