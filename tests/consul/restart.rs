@@ -213,3 +213,25 @@ async fn a_real_agent_is_noticed() {
     let config = Config::new(&agent.url()).unwrap();
     is_noticed_after_a_stall(agent, config).await;
 }
+
+/// Where the client hides its connections, the first wait after a change is short instead.
+#[cfg(feature = "consulrs")]
+#[tokio::test]
+async fn a_hidden_connection_costs_a_second() {
+    let server = two_agents(20).await;
+    let registry = crate::consulrs::registry(&server.url(), None);
+    let mut watch = registry.watch("web").unwrap();
+    see(&mut watch, "the second list", |view| {
+        ids(view) == ["web-1", "web-2"]
+    })
+    .await;
+    let began = std::time::Instant::now();
+    see(&mut watch, "the other agent's list", |view| {
+        ids(view) == ["web-9"]
+    })
+    .await;
+    // The wait itself is 20 s.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(asked(&server)[..4], [None, Some(50), Some(51), None]);
+}

@@ -93,7 +93,9 @@ impl Consul {
     /// Uses a `consulrs` client for the same watch and the same registration.
     ///
     /// That client has neither timeouts nor bounds; each request through it gets the deadlines of this
-    /// crate, and a panic inside it costs that request only. What cannot be fenced in: it follows redirects
+    /// crate, and a panic inside it costs that request only. It hides its connections, so an agent
+    /// that was restarted between two requests is noticed only after a second: the first query after
+    /// each change waits no longer. What cannot be fenced in: it follows redirects
     /// with the token, and reads an answer whole before its size can be judged. Its dependencies
     /// have open advisories (h2 0.3, rustls-webpki 0.101).
     ///

@@ -38,6 +38,10 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// the runtime; arbitrary above that, and much less than a wait.
 const ENDS_WITHIN: Duration = Duration::from_millis(100);
 
+/// The first wait after a change where the transport hides its connections. An agent that was
+/// restarted during the pause of the pace shows its lower index at the end of it.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
 /// Versions below this ignore `partition` and `peer`, and would answer with other instances.
 const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
 const KNOWS_PEERS: (u32, u32) = (1, 13);
@@ -59,6 +63,8 @@ pub(super) struct HealthQuery {
     /// Whether the index was read anew because the connection of the one before was lost. If this one
     /// is lost too, the server is one that closes after each answer.
     anew: bool,
+    /// Whether the index was news, so that the next request may come after a pause.
+    news: bool,
     /// The last good answer: its index, and whether it listed anything. Kept through errors, to
     /// judge an empty answer after them.
     last: Option<(u64, bool)>,
@@ -89,6 +95,7 @@ impl HealthQuery {
             index: None,
             link: None,
             anew: false,
+            news: false,
             last: None,
             early: 0,
             leader_until: None,
@@ -123,13 +130,16 @@ impl HealthQuery {
             tracing::debug!(service = %self.service, "the connection that gave the index was lost");
             index = None;
         }
-        let wait = self.options.wait;
+        let mut wait = self.options.wait;
+        if link.is_none() && self.news {
+            wait = wait.min(FIRST_WAIT);
+        }
         let within = match index {
             Some(_) => wait + wait / 16 + MARGIN,
             None => READ_WITHIN,
         };
         let began = Instant::now();
-        let reply = self.get(self.path(index), within);
+        let reply = self.get(self.path(index, wait), within);
         let link = link.filter(|_| index.is_some() && !lost);
         let Some(reply) = while_linked(reply, link).await else {
             tracing::debug!(service = %self.service, "the index went to another connection");
@@ -140,7 +150,7 @@ impl HealthQuery {
         let new = self.index_of(&reply)?;
         // Looked at first: without a quorum an idle query ends as if all were well.
         if self.too_stale(&reply) {
-            self.leader_until = Some(Instant::now() + wait);
+            self.leader_until = Some(Instant::now() + self.options.wait);
             self.index = None;
             return Ok(Answer::Resync);
         }
@@ -167,6 +177,7 @@ impl HealthQuery {
         self.last = Some((new, !listing.instances.is_empty()));
         self.index = Some(new);
         self.link = reply.link;
+        self.news = index != Some(new);
         Ok(Answer::Listing(listing))
     }
 
@@ -313,14 +324,13 @@ impl HealthQuery {
         format!("/v1/catalog/services?{}", query.finish())
     }
 
-    fn path(&self, index: Option<u64>) -> String {
+    fn path(&self, index: Option<u64>, wait: Duration) -> String {
         let Options {
             near,
             filter,
             peer,
             passing,
             connect,
-            wait,
             ..
         } = &*self.options;
         let mut query = form_urlencoded::Serializer::new(String::new());
