@@ -4,11 +4,11 @@
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Response};
 use serde_json::json;
 use tower_roster::registry::consul::Config;
 
@@ -17,21 +17,28 @@ use crate::{
     support::{Agent, RawServer, RequestHead, Script, eventually, http1::encode, need_consul, rt},
 };
 
-/// How long the first agent lives after its last answer; well within the pause that the pace makes.
-const DIES_AFTER: Duration = Duration::from_millis(30);
-
-/// An agent that answers twice, in so short a time that the third request has to wait for its
-/// turn, dies meanwhile, and is another from then on, whose list has the index `next`.
+/// An agent that answers twice, dies with the end of its second answer, and is another from then on,
+/// whose list has the index `next`.
 async fn two_agents(next: u64) -> RawServer {
     let answers = AtomicUsize::new(0);
     RawServer::start(move |head| match answers.fetch_add(1, SeqCst) {
         0 => Script::respond(&listing(50, &[1])),
-        1 => Script::respond(&listing(51, &[1, 2]))
-            .wait(DIES_AFTER)
+        1 => Script::new()
+            .write(until_closed(&listing(51, &[1, 2])))
             .close(),
         _ => another(head, next),
     })
     .await
+}
+
+/// An answer whose end is the end of the connection.
+fn until_closed(response: &Response<Bytes>) -> Bytes {
+    let text = String::from_utf8(encode(response).to_vec()).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let lines = head.split("\r\n");
+    let lines = lines.filter(|line| !line.to_lowercase().starts_with("content-length"));
+    let head = lines.collect::<Vec<_>>().join("\r\n");
+    Bytes::from(format!("{head}\r\n\r\n{body}"))
 }
 
 /// The answer of an agent whose list has the index `at`.
@@ -85,14 +92,23 @@ async fn an_index_goes_to_no_other_agent() {
     }
 }
 
+/// Waits without ever being idle, so that a paused clock stands still.
+async fn busy_until(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < SOON, "not within {SOON:?}: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The same when the loss shows only after the query was sent, on another connection.
 #[tokio::test]
 async fn an_index_that_went_to_another_agent_is_taken_back() {
     let answers = AtomicUsize::new(0);
     let server = RawServer::start(move |head| {
         if head.path().ends_with("/other") {
-            // Takes the idle connection, and keeps it beyond the pause of the pace.
-            return Script::new().wait(Duration::from_millis(500)).close();
+            // Takes the idle connection, and keeps it for much longer than the pace pauses.
+            return Script::new().wait(Duration::from_secs(2)).close();
         }
         match answers.fetch_add(1, SeqCst) {
             0 => Script::respond(&listing(50, &[1])),
@@ -101,14 +117,15 @@ async fn an_index_that_went_to_another_agent_is_taken_back() {
         }
     })
     .await;
+    // The clock stands still, and with it the pause of the pace, until the connection is taken.
+    tokio::time::pause();
     let registry = registry(&server.url(), long());
     let mut watch = registry.watch("web").unwrap();
     let history = History::of(&watch);
-    see(&mut watch, "the second list", |view| {
-        ids(view) == ["web-1", "web-2"]
-    })
-    .await;
+    busy_until("the second list", || watch.view().instances.len() == 2).await;
     let _other = registry.watch("other").unwrap();
+    busy_until("the connection is taken", || server.requests().len() == 3).await;
+    tokio::time::resume();
     see(&mut watch, "the other agent's list", |view| {
         ids(view) == ["web-9"]
     })
@@ -128,20 +145,12 @@ async fn an_index_that_went_to_another_agent_is_taken_back() {
 /// W15: a connection that is closed after each answer costs one plain read for each, at most.
 #[tokio::test]
 async fn a_server_that_closes_after_each_answer_is_no_hot_loop() {
-    let list = encode(&listing(50, &[1]));
-    let text = String::from_utf8(list.to_vec()).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let lines = head.split("\r\n");
-    let lines = lines.filter(|line| !line.to_lowercase().starts_with("content-length"));
-    // The end of the connection is the end of the body.
-    let unsized_head = lines.collect::<Vec<_>>().join("\r\n");
-    let unsized_list = Bytes::from(format!("{unsized_head}\r\n\r\n{body}"));
     let mut polite = listing(50, &[1]);
     polite
         .headers_mut()
         .insert("connection", HeaderValue::from_static("close"));
     for (case, list, reads) in [
-        ("without a word", unsized_list, 2),
+        ("without a word", until_closed(&listing(50, &[1])), 2),
         ("as announced", encode(&polite), 1),
     ] {
         let server = RawServer::start(move |head| match index(head) {
@@ -225,7 +234,7 @@ async fn a_hidden_connection_costs_a_second() {
         ids(view) == ["web-1", "web-2"]
     })
     .await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     see(&mut watch, "the other agent's list", |view| {
         ids(view) == ["web-9"]
     })
