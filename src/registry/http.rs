@@ -11,6 +11,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+#[cfg(feature = "consul")]
+use crate::connect::Link;
 use crate::{
     connect::Connector,
     error::{BoxError, Error, ErrorKind},
@@ -59,6 +61,9 @@ pub(super) struct Reply {
     pub(super) body: Bytes,
     /// What no excerpt shows: there are gateways that answer with the request they got.
     pub(super) secrets: Vec<HeaderValue>,
+    /// The connection that it came on, where the connector links its answers.
+    #[cfg(feature = "consul")]
+    pub(super) link: Option<Link>,
 }
 
 impl Reply {
@@ -299,6 +304,8 @@ impl Http {
         }
         Ok(Reply {
             status: head.status,
+            #[cfg(feature = "consul")]
+            link: head.extensions.get().cloned(),
             headers: head.headers,
             body,
             secrets: Vec::new(),

@@ -17,6 +17,7 @@ mod life;
 mod modes;
 mod pace;
 mod registration;
+mod restart;
 mod rules;
 mod scene;
 mod set;

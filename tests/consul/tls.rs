@@ -279,6 +279,17 @@ async fn a_dead_connection_is_found_and_replaced() {
     see(&mut watch, "fresh", |view| view.state == State::Live).await;
 }
 
+/// W9, W10; B2. As `restart` has it for HTTP/1, where all requests share one connection.
+#[tokio::test]
+async fn a_restart_between_two_requests_is_noticed() {
+    need_consul!();
+    let certs = Certificates::new();
+    let port = Port::lease();
+    let agent = certs.agent(&port, false).await;
+    let config = https(port.addr()).ca_file(certs.path("ca.pem"));
+    crate::restart::is_noticed_after_a_stall(agent, config).await;
+}
+
 /// A server that accepts and does not shake hands.
 #[tokio::test]
 async fn a_handshake_that_never_ends_is_given_up() {

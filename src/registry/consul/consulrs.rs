@@ -96,6 +96,7 @@ impl Consulrs {
             headers: headers.collect(),
             body: body.into(),
             secrets,
+            link: None,
         })
     }
 }

@@ -8,6 +8,10 @@
 //! client that keeps the old one is deaf from then on; an early answer with the very index that was
 //! asked for is the only sign of a restored snapshot; and an empty list has at least five meanings.
 //!
+//! An agent that is restarted between two requests is known by its connection, which ends with it:
+//! the next request reads anew. What stands between and keeps its own connections, such as a proxy,
+//! hides that; a restart is then noticed at the end of the `wait`.
+//!
 //! `wait` is 20 s here, not the usual minute or five: the answer at its end is what confirms an idle
 //! copy, and a copy is called stale after 30 s ([`Settings::stale_after`]).
 //!
@@ -89,7 +93,9 @@ impl Consul {
     /// Uses a `consulrs` client for the same watch and the same registration.
     ///
     /// That client has neither timeouts nor bounds; each request through it gets the deadlines of this
-    /// crate, and a panic inside it costs that request only. What cannot be fenced in: it follows redirects
+    /// crate, and a panic inside it costs that request only. It hides its connections, so an agent
+    /// that was restarted between two requests is noticed only after a second: the first query after
+    /// each change waits no longer. What cannot be fenced in: it follows redirects
     /// with the token, and reads an answer whole before its size can be judged. Its dependencies
     /// have open advisories (h2 0.3, rustls-webpki 0.101).
     ///

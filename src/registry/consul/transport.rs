@@ -68,6 +68,7 @@ impl Hyper {
         };
         let agents = config.agents.iter().map(|agent| {
             let connector = Connector::new(agent.target.clone(), registry_http::CONNECT_WITHIN);
+            let connector = connector.linked();
             #[cfg(feature = "tls")]
             let connector = match &tls {
                 Some(tls) if agent.secure => {

@@ -1,6 +1,12 @@
 //! The blocking query loop of one service in one datacenter.
+//!
+//! An index is worth something to the agent that gave it only. One that was restarted between two
+//! requests may count from anywhere: asked with an index above its own it says nothing for a whole
+//! wait. So an index is dropped when the connection that it came on is found lost, before it is sent
+//! or while it is under way; a server that closes after each answer costs one plain read for each
+//! of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::Method;
 use tokio::time::Instant;
@@ -12,6 +18,7 @@ use super::{
 };
 use crate::{
     catalog::{Listing, Rejected},
+    connect::Link,
     error::{Error, ErrorKind},
     registry::{
         Answer, BoxFuture, Query, Source,
@@ -25,6 +32,15 @@ const READ_WITHIN: Duration = Duration::from_secs(15);
 /// What a blocking query may take beyond its wait and Consul's own jitter of a sixteenth; again
 /// above those 7 s.
 const MARGIN: Duration = Duration::from_secs(10);
+
+/// How long a query may still end by itself once the connection that gave its index is lost: it may
+/// be on that very connection, and tells better why it failed. Both are seen in the same turn of
+/// the runtime; arbitrary above that, and much less than a wait.
+const ENDS_WITHIN: Duration = Duration::from_millis(100);
+
+/// The first wait after a change where the transport hides its connections. An agent that was
+/// restarted during the pause of the pace shows its lower index at the end of it.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Versions below this ignore `partition` and `peer`, and would answer with other instances.
 const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
@@ -42,6 +58,13 @@ pub(super) struct HealthQuery {
     agent: usize,
     /// The index of the last answer; `None` until an answer follows an error or a regression.
     index: Option<u64>,
+    /// The connection that gave the index, where the transport shows it.
+    link: Option<Link>,
+    /// Whether the index was read anew because the connection of the one before was lost. If this one
+    /// is lost too, the server is one that closes after each answer.
+    anew: bool,
+    /// Whether the index was news, so that the next request may come after a pause.
+    news: bool,
     /// The last good answer: its index, and whether it listed anything. Kept through errors, to
     /// judge an empty answer after them.
     last: Option<(u64, bool)>,
@@ -70,6 +93,9 @@ impl HealthQuery {
             datacenter,
             agent: 0,
             index: None,
+            link: None,
+            anew: false,
+            news: false,
             last: None,
             early: 0,
             leader_until: None,
@@ -97,17 +123,34 @@ impl HealthQuery {
             // Indexes of one mode mean nothing to another.
             index = None;
         }
-        let wait = self.options.wait;
+        let link = self.link.take();
+        let lost = link.as_ref().is_some_and(Link::is_lost);
+        self.anew = index.is_some() && lost && !self.anew;
+        if self.anew {
+            tracing::debug!(service = %self.service, "the connection that gave the index was lost");
+            index = None;
+        }
+        let mut wait = self.options.wait;
+        if link.is_none() && self.news {
+            wait = wait.min(FIRST_WAIT);
+        }
         let within = match index {
             Some(_) => wait + wait / 16 + MARGIN,
             None => READ_WITHIN,
         };
         let began = Instant::now();
-        let reply = self.get(self.path(index), within).await?;
+        let reply = self.get(self.path(index, wait), within);
+        let link = link.filter(|_| index.is_some() && !lost);
+        let Some(reply) = while_linked(reply, link).await else {
+            tracing::debug!(service = %self.service, "the index went to another connection");
+            self.index = None;
+            return Ok(Answer::Resync);
+        };
+        let reply = reply?;
         let new = self.index_of(&reply)?;
         // Looked at first: without a quorum an idle query ends as if all were well.
         if self.too_stale(&reply) {
-            self.leader_until = Some(Instant::now() + wait);
+            self.leader_until = Some(Instant::now() + self.options.wait);
             self.index = None;
             return Ok(Answer::Resync);
         }
@@ -133,6 +176,8 @@ impl HealthQuery {
         let listing = self.listing(&reply, new).await?;
         self.last = Some((new, !listing.instances.is_empty()));
         self.index = Some(new);
+        self.link = reply.link;
+        self.news = index != Some(new);
         Ok(Answer::Listing(listing))
     }
 
@@ -279,14 +324,13 @@ impl HealthQuery {
         format!("/v1/catalog/services?{}", query.finish())
     }
 
-    fn path(&self, index: Option<u64>) -> String {
+    fn path(&self, index: Option<u64>, wait: Duration) -> String {
         let Options {
             near,
             filter,
             peer,
             passing,
             connect,
-            wait,
             ..
         } = &*self.options;
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -397,6 +441,19 @@ impl Source for HealthQuery {
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
         let index = self.index;
         Box::pin(self.ask(index))
+    }
+}
+
+/// Waits for a reply for as long as it can come from the agent that gave the index.
+async fn while_linked<T>(reply: impl Future<Output = T>, link: Option<Link>) -> Option<T> {
+    let Some(link) = link else {
+        return Some(reply.await);
+    };
+    let mut reply = pin!(reply);
+    tokio::select! {
+        biased;
+        reply = &mut reply => Some(reply),
+        () = link.lost() => tokio::time::timeout(ENDS_WITHIN, reply).await.ok(),
     }
 }
 

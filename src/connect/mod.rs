@@ -4,6 +4,12 @@
 //! name of TLS); where the bytes go is decided here, when the endpoint is made. So a client of one
 //! endpoint never shares a connection with another, and dropping it closes exactly its own.
 
+#[cfg(feature = "consul")]
+mod link;
+
+#[cfg(feature = "consul")]
+pub(crate) use self::link::Link;
+
 use std::{
     fmt,
     future::Future,
@@ -15,9 +21,11 @@ use std::{
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-#[cfg(any(all(unix, feature = "consul"), feature = "tls"))]
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection, HttpConnector},
+    rt::TokioIo,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
 use crate::{error::BoxError, instance::Address};
@@ -42,6 +50,8 @@ pub(crate) struct Connector {
     tls: Option<tokio_rustls::TlsConnector>,
     #[cfg(feature = "tls")]
     server_name: Option<String>,
+    #[cfg(feature = "consul")]
+    linked: bool,
 }
 
 impl Connector {
@@ -58,6 +68,8 @@ impl Connector {
             tls: None,
             #[cfg(feature = "tls")]
             server_name: None,
+            #[cfg(feature = "consul")]
+            linked: false,
         }
     }
 
@@ -81,6 +93,14 @@ impl Connector {
         self
     }
 
+    /// Puts a [`Link`] into the extensions of every answer. Not for what carries a user's requests,
+    /// where each answer would pay for it.
+    #[cfg(feature = "consul")]
+    pub(crate) fn linked(mut self) -> Self {
+        self.linked = true;
+        self
+    }
+
     async fn connect(mut self, uri: Uri) -> Result<Io, BoxError> {
         let plain = match &self.target {
             Target::Tcp(address) => {
@@ -90,15 +110,16 @@ impl Connector {
                     .path_and_query("/")
                     .build()?;
                 let stream = tokio::time::timeout(self.timeout, self.tcp.call(to)).await;
-                stream.map_err(|_| {
+                let stream = stream.map_err(|_| {
                     let text = format!("no connection to {address} within {:?}", self.timeout);
                     io::Error::new(io::ErrorKind::TimedOut, text)
-                })??
+                })??;
+                stream.into_inner()
             }
             #[cfg(all(unix, feature = "consul"))]
             Target::Unix(path) => {
                 let stream = tokio::net::UnixStream::connect(path).await?;
-                return Ok(Io::new(TokioIo::new(stream)));
+                return Ok(self.io(stream));
             }
         };
         #[cfg(feature = "tls")]
@@ -108,31 +129,43 @@ impl Connector {
                 .as_deref()
                 .or(uri.host())
                 .unwrap_or_default();
-            return secure(tls, plain, name, self.timeout).await;
+            let stream = secure(tls, plain, name, self.timeout).await?;
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let mut io = self.io(stream);
+            io.h2 = h2;
+            return Ok(io);
         }
         let _ = uri;
-        Ok(Io::new(plain))
+        Ok(self.io(plain))
+    }
+
+    fn io(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Io {
+        #[cfg(feature = "consul")]
+        if self.linked {
+            let (stream, link) = link::Linked::new(stream);
+            return Io {
+                link: Some(link),
+                ..Io::new(TokioIo::new(stream))
+            };
+        }
+        Io::new(TokioIo::new(stream))
     }
 }
 
 #[cfg(feature = "tls")]
 async fn secure(
     tls: &tokio_rustls::TlsConnector,
-    stream: TokioIo<tokio::net::TcpStream>,
+    stream: tokio::net::TcpStream,
     host: &str,
     timeout: Duration,
-) -> Result<Io, BoxError> {
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, BoxError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = rustls::pki_types::ServerName::try_from(host.to_owned())
         .map_err(|error| format!("{host:?} is no TLS server name: {error}"))?;
-    let handshake = tls.connect(name, stream.into_inner());
-    let stream = tokio::time::timeout(timeout, handshake)
-        .await
+    let handshake = tokio::time::timeout(timeout, tls.connect(name, stream)).await;
+    let stream = handshake
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"))??;
-    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let mut io = Io::new(TokioIo::new(stream));
-    io.h2 = h2;
-    Ok(io)
+    Ok(stream)
 }
 
 impl fmt::Debug for Connector {
@@ -162,6 +195,8 @@ impl Service<Uri> for Connector {
 pub(crate) struct Io {
     stream: Box<dyn Stream>,
     h2: bool,
+    #[cfg(feature = "consul")]
+    link: Option<Link>,
 }
 
 trait Stream: Read + Write + Send + Unpin {}
@@ -172,6 +207,8 @@ impl Io {
         Self {
             stream: Box::new(stream),
             h2: false,
+            #[cfg(feature = "consul")]
+            link: None,
         }
     }
 }
@@ -186,11 +223,15 @@ impl fmt::Debug for Io {
 
 impl Connection for Io {
     fn connected(&self) -> Connected {
-        if self.h2 {
-            Connected::new().negotiated_h2()
-        } else {
-            Connected::new()
+        let mut connected = Connected::new();
+        #[cfg(feature = "consul")]
+        if let Some(link) = &self.link {
+            connected = connected.extra(link.clone());
         }
+        if self.h2 {
+            connected = connected.negotiated_h2();
+        }
+        connected
     }
 }
 
