@@ -20,9 +20,31 @@
 //! an earlier attempt of the same request went to, is picked again a few times and else replaced by
 //! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
 
+mod alias;
+mod hash;
+mod hashed;
+mod least_requests;
+mod maglev;
+mod named;
+mod p2c;
+mod random;
+mod response_time;
+mod ring_hash;
 mod round_robin;
+mod weighted_round_robin;
 
-pub use self::round_robin::RoundRobin;
+pub use self::{
+    hash::hash_key,
+    least_requests::LeastRequests,
+    maglev::Maglev,
+    named::{AnyPolicy, NAMES, by_name},
+    p2c::P2c,
+    random::{Random, WeightedRandom},
+    response_time::ResponseTime,
+    ring_hash::RingHash,
+    round_robin::RoundRobin,
+    weighted_round_robin::WeightedRoundRobin,
+};
 
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = RoundRobin;

@@ -24,6 +24,7 @@
 
 mod handle;
 mod in_flight;
+mod log2;
 mod peak_ewma;
 
 pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma};

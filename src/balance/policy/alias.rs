@@ -1,0 +1,239 @@
+//! Drawing in proportion to weights, in constant time.
+//!
+//! Walker's alias method with Vose's construction ([*A linear algorithm for generating random numbers
+//! with a given distribution*]): each of `n` columns is as high as the mean weight and filled by at most
+//! two endpoints. One random number chooses the column (its high bits) and the height in it (the
+//! bits below), and so the endpoint.
+//!
+//! An entry holds whatever a draw may have to know, the weights of both endpoints included, and is
+//! aligned to its 16 bytes: a draw touches one cache line, whichever endpoint it is. When all weights
+//! are the same there is no table ([`Shares::Even`]).
+//!
+//! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most; however
+//! small its weight, it is drawn once in `n` × 2³² times.
+//!
+//! [*A linear algorithm for generating random numbers with a given distribution*]: https://doi.org/10.1109/32.92917
+
+use rand::Rng;
+
+use super::Candidate;
+
+/// What each endpoint should get of the requests.
+#[derive(Debug)]
+pub(super) enum Shares {
+    /// The same; the number of endpoints.
+    Even(usize),
+    Weighted(Alias),
+}
+
+/// An endpoint that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Drawn {
+    pub(super) index: usize,
+    /// Its weight divided by the largest; above zero.
+    pub(super) weight: f32,
+}
+
+impl Shares {
+    pub(super) fn new(candidates: &[Candidate]) -> Self {
+        let first = candidates.first().map_or(1.0, |one| one.weight);
+        if candidates.iter().all(|one| one.weight == first) {
+            Self::Even(candidates.len())
+        } else {
+            Self::Weighted(Alias::new(candidates))
+        }
+    }
+
+    /// Draws one endpoint.
+    #[inline]
+    pub(super) fn one<R: Rng>(&self, rng: &mut R) -> Drawn {
+        match self {
+            Self::Even(len) => Drawn {
+                index: below(*len, rng.next_u64()),
+                weight: 1.0,
+            },
+            Self::Weighted(alias) => alias.draw(rng.next_u64()),
+        }
+    }
+}
+
+/// A number below `len`, from 64 random bits. Multiplies where `%` would divide, and is less biased.
+#[inline]
+pub(super) fn below(len: usize, bits: u64) -> usize {
+    ((u128::from(bits) * len as u128) >> 64) as usize
+}
+
+/// Two different numbers below `len`, which is at least 2, from 64 random bits. Each pair is as likely
+/// as any other, up to `len` / 2³².
+#[inline]
+pub(super) fn pair(len: usize, bits: u64) -> (usize, usize) {
+    let len = len as u64;
+    let first = ((bits >> 32) * len) >> 32;
+    let second = ((bits & 0xFFFF_FFFF) * (len - 1)) >> 32;
+    // The second is one of the others, counted without the first.
+    (
+        first as usize,
+        (second + u64::from(second >= first)) as usize,
+    )
+}
+
+/// The table of the alias method.
+#[derive(Debug)]
+pub(super) struct Alias(Box<[Column]>);
+
+/// Two endpoints that share a column. The index of the lower one is the column's.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+struct Column {
+    /// How much of the column the lower one fills, of 2³².
+    height: u32,
+    upper: u32,
+    lower_weight: f32,
+    upper_weight: f32,
+}
+
+impl Alias {
+    fn new(candidates: &[Candidate]) -> Self {
+        // Relative to the largest, so that neither sums nor quotients overflow.
+        let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
+        let weight = |index: usize| {
+            let relative = candidates[index].weight / largest;
+            relative.max(f64::from(f32::MIN_POSITIVE))
+        };
+        let len = candidates.len();
+        let mean = (0..len).map(weight).sum::<f64>() / len as f64;
+        // What is still to be placed of each, in columns.
+        let mut rest: Vec<f64> = (0..len).map(|index| weight(index) / mean).collect();
+        let mut columns: Vec<Column> = (0..len)
+            .map(|index| Column {
+                height: u32::MAX,
+                upper: index as u32,
+                lower_weight: weight(index) as f32,
+                upper_weight: weight(index) as f32,
+            })
+            .collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+            (0..len).partition(|index| rest[*index] < 1.0);
+        while let (Some(lower), Some(upper)) = (small.pop(), large.last().copied()) {
+            let height = (rest[lower] * 4_294_967_296.0).round();
+            columns[lower].height = (height as u32).max(1);
+            columns[lower].upper = upper as u32;
+            columns[lower].upper_weight = weight(upper) as f32;
+            rest[upper] -= 1.0 - rest[lower];
+            if rest[upper] < 1.0 {
+                large.pop();
+                small.push(upper);
+            }
+        }
+        // Whoever is left fills a column but for rounding; its column has no other.
+        Self(columns.into())
+    }
+
+    /// Draws two, independently of each other.
+    #[inline]
+    pub(super) fn two<R: Rng>(&self, rng: &mut R) -> (Drawn, Drawn) {
+        (self.draw(rng.next_u64()), self.draw(rng.next_u64()))
+    }
+
+    #[inline]
+    fn draw(&self, bits: u64) -> Drawn {
+        let product = u128::from(bits) * self.0.len() as u128;
+        let index = (product >> 64) as usize;
+        let column = &self.0[index];
+        if ((product >> 32) as u32) < column.height {
+            Drawn {
+                index,
+                weight: column.lower_weight,
+            }
+        } else {
+            Drawn {
+                index: column.upper as usize,
+                weight: column.upper_weight,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::instance::Key;
+
+    fn candidates(weights: &[f64]) -> Vec<Candidate> {
+        let weights = weights.iter().enumerate();
+        weights
+            .map(|(i, w)| Candidate::new(Key::new(i.to_string(), ""), *w))
+            .collect()
+    }
+
+    /// The share of each endpoint, added up from the table.
+    fn shares(alias: &Alias) -> Vec<f64> {
+        let len = alias.0.len() as f64;
+        let mut shares = vec![0.0; alias.0.len()];
+        for (index, column) in alias.0.iter().enumerate() {
+            let lower = f64::from(column.height) / 4_294_967_296.0;
+            shares[index] += lower / len;
+            shares[column.upper as usize] += (1.0 - lower) / len;
+        }
+        shares
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_holds_the_shares(
+            exponents in prop::collection::vec(-12.0f64..6.0, 2..300),
+        ) {
+            let weights: Vec<f64> = exponents.iter().map(|e| 10f64.powf(*e)).collect();
+            let total: f64 = weights.iter().sum();
+            let exact = weights.iter().map(|weight| weight / total);
+            for (share, exact) in shares(&Alias::new(&candidates(&weights))).iter().zip(exact) {
+                prop_assert!((share - exact).abs() < 1e-9, "{share} for {exact}");
+                prop_assert!(*share > 0.0, "nobody starves");
+            }
+        }
+
+        #[test]
+        fn a_draw_is_in_range_and_knows_its_weight(
+            weights in prop::collection::vec(any::<f64>(), 1..50),
+            bits in prop::collection::vec(any::<u64>(), 100),
+        ) {
+            let candidates = candidates(&weights);
+            let alias = Alias::new(&candidates);
+            let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
+            for bits in bits.into_iter().chain([0, u64::MAX]) {
+                let drawn = alias.draw(bits);
+                let exact = candidates[drawn.index].weight / largest;
+                prop_assert!(drawn.weight > 0.0 && drawn.weight <= 1.0);
+                prop_assert!((f64::from(drawn.weight) - exact).abs() <= exact * 1e-7 + 1e-37);
+            }
+        }
+
+        #[test]
+        fn pairs_are_in_range_and_distinct(len in 2usize..5_000, bits: u64) {
+            for bits in [bits, 0, u64::MAX, bits | 0xFFFF_FFFF] {
+                let (first, second) = pair(len, bits);
+                prop_assert!(first < len && second < len && first != second);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_weights_need_no_table() {
+        assert!(matches!(
+            Shares::new(&candidates(&[0.3; 40])),
+            Shares::Even(40)
+        ));
+        assert!(matches!(
+            Shares::new(&candidates(&[0.3, 0.3, 0.31])),
+            Shares::Weighted(_)
+        ));
+    }
+
+    #[test]
+    fn a_column_is_a_quarter_of_a_cache_line() {
+        assert_eq!(size_of::<Column>(), 16);
+        assert_eq!(align_of::<Column>(), 16);
+    }
+}

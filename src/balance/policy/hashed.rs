@@ -1,0 +1,200 @@
+//! What ring and Maglev share: the way from a key's owner to one that can be used.
+//!
+//! ```text
+//! hash ─▶ owner ── usable and below its cap? ── yes ──▶ owner
+//!                        │ no: the next in the table, and so on
+//!                        └──▶ first that is both, else the least used of those that are usable
+//! ```
+//!
+//! The cap is that of [*Consistent hashing with bounded loads*]: `⌈factor × (m + 1) × share⌉` of the `m`
+//! requests in flight. So a hot key spreads over as many endpoints as it needs, always the same ones
+//! in the same order, and nobody is above its cap.
+//!
+//! `m` is not kept anywhere: a count that every request changes would be the one thing all threads
+//! contend for. An endpoint without requests is below any cap, which settles most picks; else the
+//! requests of up to 64 endpoints are added up, and in larger sets `m` is estimated from 64 of them.
+//!
+//! [*Consistent hashing with bounded loads*]: https://arxiv.org/abs/1608.01350
+
+use rand::Rng;
+
+use super::{
+    Candidate, Draw, Picker, Set,
+    alias::{Shares, below},
+    hash::{hash_key, mix},
+};
+use crate::{endpoint::load::LoadTracker, error::ConfigError, instance::Key};
+
+/// The paper's example, and what HAProxy and Google Pub/Sub recommend: tighter moves more keys, looser
+/// bounds less.
+const FACTOR: f64 = 1.25;
+
+/// Entries of the table, and endpoints, that are looked at for one pick.
+const LOOK: usize = 64;
+
+/// How far above its due an endpoint may be; `None` for any.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Bound(pub(super) Option<f64>);
+
+impl Default for Bound {
+    fn default() -> Self {
+        Self(Some(FACTOR))
+    }
+}
+
+impl Bound {
+    pub(super) fn new(field: &str, factor: f64) -> Result<Self, ConfigError> {
+        if (1.0..=1_000.0).contains(&factor) {
+            return Ok(Self(Some(factor)));
+        }
+        let message = format!("{factor} is not from 1 to 1000");
+        Err(ConfigError::new(field, message))
+    }
+}
+
+/// Whose keys are whose.
+pub trait Table: Send + Sync + 'static {
+    /// The owner of a hash, then those that follow. Endpoints may come again; goes on for ever.
+    fn owners(&self, hash: u64) -> impl Iterator<Item = usize>;
+}
+
+#[derive(Debug)]
+pub struct Hashed<T> {
+    table: T,
+    shares: Shares,
+    /// Each endpoint's weight divided by that of all.
+    dues: Box<[f64]>,
+    bound: Bound,
+}
+
+impl<T: Table> Hashed<T> {
+    pub(super) fn new(table: T, candidates: &[Candidate], bound: Bound) -> Self {
+        Self {
+            table,
+            shares: Shares::new(candidates),
+            dues: dues(candidates),
+            bound,
+        }
+    }
+}
+
+/// Each endpoint's weight divided by that of all.
+pub(super) fn dues(candidates: &[Candidate]) -> Box<[f64]> {
+    let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
+    let total: f64 = candidates.iter().map(|one| one.weight / largest).sum();
+    let due = |one: &Candidate| one.weight / largest / total;
+    candidates.iter().map(due).collect()
+}
+
+/// The candidates' indexes in the order of their keys, which is the same for all clients, each with
+/// the hash of its key.
+pub(super) fn in_order(candidates: &[Candidate]) -> Vec<(usize, u64)> {
+    let mut order: Vec<(usize, &Key)> = candidates.iter().map(|one| &one.key).enumerate().collect();
+    order.sort_unstable_by_key(|(_, key)| *key);
+    let hashed = |(index, key): (usize, &Key)| (index, hash_key(key.to_string().as_bytes()));
+    order.into_iter().map(hashed).collect()
+}
+
+impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
+    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+        let Some(hash) = draw.hash else {
+            return self.shares.one(draw.rng).index;
+        };
+        // Whatever the user's hash is worth.
+        let mut owners = self.table.owners(mix(hash));
+        let owner = owners.next().unwrap_or(0);
+        let mut caps = Caps::new(self);
+        if set.is_usable(owner, draw) && caps.allow(owner, set, draw) {
+            return owner;
+        }
+        let mut least: Option<(f64, usize)> = None;
+        for next in owners.take(LOOK) {
+            if !set.is_usable(next, draw) {
+                continue;
+            }
+            if caps.allow(next, set, draw) {
+                return next;
+            }
+            let used = self.used(set, next);
+            if least.is_none_or(|(other, _)| used < other) {
+                least = Some((used, next));
+            }
+        }
+        // The table has shown no more than a part of the set, and little of light endpoints.
+        let others = (1..set.len()).map(|step| (owner + step) % set.len());
+        let mut usable = others.filter(|index| set.is_usable(*index, draw));
+        let Some((_, least)) = least else {
+            return usable.next().unwrap_or(owner);
+        };
+        if set.len() > LOOK {
+            return least;
+        }
+        let usable: [Option<usize>; LOOK] = std::array::from_fn(|_| usable.next());
+        let mut usable = usable.into_iter().flatten();
+        usable
+            .find(|index| caps.allow(*index, set, draw))
+            .unwrap_or(least)
+    }
+}
+
+impl<T> Hashed<T> {
+    fn used<L: LoadTracker>(&self, set: &Set<'_, L>, index: usize) -> f64 {
+        set.in_flight(index) as f64 / self.dues[index]
+    }
+}
+
+/// The caps of one pick, worked out when they are first needed.
+struct Caps<'a, T> {
+    hashed: &'a Hashed<T>,
+    /// The factor times the requests in flight, the one to come included.
+    allowed: Option<f64>,
+}
+
+impl<'a, T> Caps<'a, T> {
+    fn new(hashed: &'a Hashed<T>) -> Self {
+        Self {
+            hashed,
+            allowed: None,
+        }
+    }
+
+    /// Whether one more is within an endpoint's cap.
+    fn allow<L: LoadTracker>(
+        &mut self,
+        index: usize,
+        set: &Set<'_, L>,
+        draw: &mut Draw<'_>,
+    ) -> bool {
+        let Bound(Some(factor)) = self.hashed.bound else {
+            return true;
+        };
+        let in_flight = set.in_flight(index);
+        if in_flight == 0 {
+            return true;
+        }
+        let allowed = *self
+            .allowed
+            .get_or_insert_with(|| factor * (in_flight_of_all(set, &self.hashed.dues, draw) + 1.0));
+        (in_flight as f64 + 1.0) <= (allowed * self.hashed.dues[index]).ceil()
+    }
+}
+
+/// Exact for up to 64 endpoints.
+fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut Draw<'_>) -> f64 {
+    let first = if set.len() <= LOOK {
+        0
+    } else {
+        below(set.len(), draw.rng.next_u64())
+    };
+    let (mut in_flight, mut due) = (0, 0.0);
+    for step in 0..set.len().min(LOOK) {
+        let index = (first + step) % set.len();
+        in_flight += set.in_flight(index);
+        due += dues[index];
+    }
+    if set.len() <= LOOK {
+        in_flight as f64
+    } else {
+        in_flight as f64 / due
+    }
+}

@@ -1,0 +1,139 @@
+//! Policies that are chosen while the program runs.
+
+use std::{fmt, sync::Arc};
+
+use rand::rngs::SmallRng;
+
+use super::{
+    Candidate, LeastRequests, Maglev, P2c, Picker, Policy, Random, ResponseTime, RingHash,
+    RoundRobin, WeightedRandom, WeightedRoundRobin,
+};
+use crate::{
+    endpoint::load::{LoadTracker, PeakEwma},
+    error::ConfigError,
+};
+
+/// What [`by_name`] knows.
+pub const NAMES: &[&str] = &[
+    "round-robin",
+    "weighted-round-robin",
+    "random",
+    "weighted-random",
+    "least-requests",
+    "p2c",
+    "peak-ewma",
+    "response-time",
+    "ring-hash",
+    "maglev",
+];
+
+/// A policy with default settings, by its name: one of [`NAMES`].
+///
+/// `p2c` is [`P2c::in_flight`] and `peak-ewma` is [`P2c::peak_ewma`]; the others are named as their types.
+///
+/// # Errors
+/// When there is no such policy; the message tells which there are.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::policy;
+///
+/// assert!(policy::by_name("maglev").is_ok());
+/// let error = policy::by_name("magic").unwrap_err();
+/// assert!(error.to_string().contains("weighted-random, least-requests, p2c"));
+/// ```
+pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
+    Ok(match name {
+        "round-robin" => AnyPolicy::new(RoundRobin::new()),
+        "weighted-round-robin" => AnyPolicy::new(WeightedRoundRobin::new()),
+        "random" => AnyPolicy::new(Random::new()),
+        "weighted-random" => AnyPolicy::new(WeightedRandom::new()),
+        "least-requests" => AnyPolicy::new(LeastRequests::new()),
+        // Peak EWMA is measured for all, but that is no reason to go by it.
+        "p2c" => AnyPolicy::new(LeastRequests::new().scan_up_to(0)),
+        "peak-ewma" => AnyPolicy::new(P2c::peak_ewma()),
+        "response-time" => AnyPolicy::new(ResponseTime::new()),
+        "ring-hash" => AnyPolicy::new(RingHash::new()),
+        "maglev" => AnyPolicy::new(Maglev::new()),
+        _ => {
+            let message = format!("{name:?} is none of {}", NAMES.join(", "));
+            return Err(ConfigError::new("policy", message));
+        }
+    })
+}
+
+/// Any policy that can do with [`PeakEwma`], as one type.
+///
+/// Costs an indirect call for each pick, and the time of the measurement, which is done for all.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::policy::{AnyPolicy, P2c, WeightedRoundRobin};
+///
+/// let steady = true;
+/// let policy = if steady {
+///     AnyPolicy::new(WeightedRoundRobin::new())
+/// } else {
+///     AnyPolicy::new(P2c::peak_ewma().margin(1.5)?)
+/// };
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct AnyPolicy {
+    /// The measurement's settings.
+    tracker: Arc<PeakEwma>,
+    policy: Arc<dyn Prepare>,
+}
+
+impl AnyPolicy {
+    /// Hides which policy it is. One that measures by itself must measure peak EWMA; the settings of that
+    /// are kept.
+    pub fn new<P>(policy: P) -> Self
+    where
+        P: Policy + fmt::Debug,
+        P::Picker: Picker<PeakEwma>,
+    {
+        let own: Box<dyn std::any::Any> = Box::new(policy.tracker());
+        let tracker = own
+            .downcast::<PeakEwma>()
+            .map_or_else(|_| PeakEwma::new(), |own| *own);
+        Self {
+            tracker: Arc::new(tracker),
+            policy: Arc::new(policy),
+        }
+    }
+}
+
+/// A policy, seen from the driver's side.
+trait Prepare: fmt::Debug + Send + Sync {
+    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Box<dyn Picker<PeakEwma>>;
+}
+
+impl<P> Prepare for P
+where
+    P: Policy + fmt::Debug,
+    P::Picker: Picker<PeakEwma>,
+{
+    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Box<dyn Picker<PeakEwma>> {
+        Box::new(Policy::prepare(self, candidates, rng))
+    }
+}
+
+impl Policy for AnyPolicy {
+    type Load = PeakEwma;
+    type Picker = Box<dyn Picker<PeakEwma>>;
+
+    fn tracker(&self) -> PeakEwma {
+        self.tracker.fresh(tokio::time::Instant::now())
+    }
+
+    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Self::Picker {
+        self.policy.prepare(candidates, rng)
+    }
+}
+
+impl fmt::Debug for AnyPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.policy.fmt(f)
+    }
+}

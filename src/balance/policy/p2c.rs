@@ -1,0 +1,258 @@
+//! The better of two drawn at random.
+//!
+//! Choosing the least loaded of all needs all of them, and clients that see the same numbers all choose
+//! the same endpoint. The better of two ([*The power of two choices in randomized load balancing*])
+//! has nearly the effect of the best of all for the price of two, and the two of each client differ.
+//!
+//! # Weights
+//! Multiplying a load by something is not a way to weigh it. With the usual `(in flight + 1) / weight` the
+//! heavier endpoint wins every comparison while nothing is in flight, so of weights `[0.99, 0.005,
+//! 0.005]` the first gets everything it is drawn for; when the draw is uniform that is 66 %
+//! ([tower#696]), when the draw is by weight it is 99.99 %. So, as in Finagle, both candidates are *drawn*
+//! in proportion to weight, and then, unlike in Finagle, the comparison is made to say nothing
+//! as long as it knows nothing: the **first drawn wins** unless the second is clearly better. An idle or
+//! evenly loaded set gets exactly its shares that way. What "clearly" means:
+//!
+//! - *Requests in flight* are counted in requests of the lighter of the two: what a heavy endpoint has in
+//!   flight, times `light / heavy`, is what the light one would have at the same degree of use. The
+//!   second must have fewer by at least three quarters of such a request; less is rounding, for there
+//!   are no half requests. Without that, an endpoint of 1 % would take over from a heavy one whenever
+//!   it is idle, and get 2 %. For equal weights the rule is the plain one, "fewer".
+//! - *Estimates* differ by noise, so the second must be cheaper by a [margin](P2c::margin), and what is
+//!   below a [grain](P2c::grain) is no difference at all.
+//! - *The estimate of a light endpoint is low for a reason of its own*: it gets few requests, so it has
+//!   seen few peaks, and its estimate has sunk since. When the second is lighter, its advantage counts only as
+//!   far as it exceeds the square of the ratio of weights. Nothing is lost: a light endpoint cannot
+//!   relieve a heavy one by more than that ratio, and whatever piles up in flight counts anyhow. One that
+//!   was never measured still gets its probe.
+//!
+//! All of that vanishes for equal weights, where the pair is drawn without a table, as two
+//! different endpoints.
+//!
+//! # What it costs
+//! One random number (two with weights), and per candidate the cache lines of its state, plus one of the
+//! table with weights; the same for any number of endpoints but for what the caches hold.
+//!
+//! [*The power of two choices in randomized load balancing*]: https://doi.org/10.1109/71.963420
+//! [tower#696]: https://github.com/tower-rs/tower/issues/696
+
+use rand::{Rng, rngs::SmallRng};
+use tokio::time::Instant;
+
+use super::{
+    Candidate, Draw, Picker, Policy, Set,
+    alias::{Drawn, Shares, pair},
+};
+use crate::{
+    endpoint::load::{InFlight, LoadTracker, PeakEwma},
+    error::ConfigError,
+};
+
+/// How much cheaper the second must be by default. Above the noise of two estimates of the same endpoint
+/// and below any difference that a user would notice.
+const MARGIN: f64 = 1.125;
+
+/// In seconds: what a packet takes within a data centre. Below it, estimates tell more of this process's
+/// own scheduling than of the endpoints.
+const GRAIN: f64 = 0.000_5;
+
+/// The power of two choices: the less loaded of two endpoints drawn by weight.
+///
+/// | | load | for |
+/// |---|---|---|
+/// | [`P2c::peak_ewma`] | latency × requests in flight | the default; avoids slow and failing endpoints |
+/// | [`P2c::in_flight`] | requests in flight | requests of very different length |
+/// | [`P2c::by`] | whatever a tracker of your own says | |
+///
+/// While loads are about equal, shares are exactly in proportion to weight; see the source's essay for
+/// how weight and load meet.
+///
+/// # Examples
+/// ```
+/// use rand::{SeedableRng, rngs::SmallRng};
+/// use tower_roster::balance::policy::{Draw, P2c, Trial};
+///
+/// let mut rng = SmallRng::seed_from_u64(7);
+/// let trial = Trial::new(&P2c::peak_ewma(), &[0.99, 0.005, 0.005], &mut rng);
+/// let first = (0..10_000).filter(|_| trial.pick(&mut Draw::new(&mut rng)) == 0).count();
+/// assert!((9_850..9_950).contains(&first), "99 % while idle: {first}");
+/// ```
+#[derive(Clone, Debug)]
+pub struct P2c<L> {
+    tracker: L,
+    rule: Rule,
+}
+
+impl P2c<InFlight> {
+    /// By requests in flight.
+    pub fn in_flight() -> Self {
+        Self::by(InFlight::new())
+    }
+}
+
+impl P2c<PeakEwma> {
+    /// By latency × requests in flight, with a margin of 1.125 and a grain of 0.5 ms.
+    pub fn peak_ewma() -> Self {
+        Self::by_peak_ewma(PeakEwma::new())
+    }
+
+    /// The same, with a decay and a penalty of your own.
+    pub fn by_peak_ewma(tracker: PeakEwma) -> Self {
+        let rule = Rule {
+            margin: MARGIN,
+            grain: GRAIN,
+        };
+        Self { tracker, rule }
+    }
+}
+
+impl<L: LoadTracker> P2c<L> {
+    /// By what a tracker says, with a margin of 1 and no grain. With weights, the load is taken to
+    /// grow as requests in flight plus one.
+    pub fn by(tracker: L) -> Self {
+        let rule = Rule {
+            margin: 1.0,
+            grain: 0.0,
+        };
+        Self { tracker, rule }
+    }
+
+    /// Sets how many times as high the load of the first drawn must be before the second takes over,
+    /// from 1 to 100; 1.125 for peak EWMA, else 1. At 1 any difference counts, and the noise of
+    /// estimates too; large, endpoints are taken as equal until one is that much worse.
+    ///
+    /// # Errors
+    /// When it is out of range or not a number.
+    pub fn margin(mut self, margin: f64) -> Result<Self, ConfigError> {
+        if !(1.0..=100.0).contains(&margin) {
+            let message = format!("{margin} is not from 1 to 100");
+            return Err(ConfigError::new("P2c::margin", message));
+        }
+        self.rule.margin = margin;
+        Ok(self)
+    }
+
+    /// Sets what is added to the load of every idle endpoint before loads are compared, in the unit of
+    /// the tracker: differences well below it do not count. 0.0005 for peak EWMA, that is 0.5 ms;
+    /// else 0.
+    ///
+    /// # Errors
+    /// When it is negative, infinite or not a number.
+    pub fn grain(mut self, grain: f64) -> Result<Self, ConfigError> {
+        if !(0.0..=f64::MAX).contains(&grain) {
+            let message = format!("{grain} is not a finite number from 0");
+            return Err(ConfigError::new("P2c::grain", message));
+        }
+        self.rule.grain = grain;
+        Ok(self)
+    }
+}
+
+impl<L: LoadTracker> Policy for P2c<L> {
+    type Load = L;
+    type Picker = LessLoaded;
+
+    fn tracker(&self) -> L {
+        self.tracker.fresh(Instant::now())
+    }
+
+    fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> LessLoaded {
+        LessLoaded {
+            shares: Shares::new(candidates),
+            rule: self.rule,
+        }
+    }
+}
+
+/// When the second is better.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    margin: f64,
+    grain: f64,
+}
+
+#[derive(Debug)]
+pub struct LessLoaded {
+    shares: Shares,
+    rule: Rule,
+}
+
+impl<L: LoadTracker> Picker<L> for LessLoaded {
+    #[inline]
+    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+        match &self.shares {
+            Shares::Even(1) => 0,
+            Shares::Even(len) => {
+                let (first, second) = pair(*len, draw.rng.next_u64());
+                let now = draw.now();
+                if self.rule.prefers_second(set, first, second, now) {
+                    second
+                } else {
+                    first
+                }
+            }
+            Shares::Weighted(alias) => {
+                let (first, second) = alias.two(draw.rng);
+                let now = draw.now();
+                let stays = first.index == second.index
+                    || !self.rule.prefers_second_by_weight(set, first, second, now);
+                if stays { first.index } else { second.index }
+            }
+        }
+    }
+}
+
+impl Rule {
+    #[inline]
+    fn prefers_second<L: LoadTracker>(
+        &self,
+        set: &Set<'_, L>,
+        first: usize,
+        second: usize,
+        now: Instant,
+    ) -> bool {
+        let cost = |index| {
+            let load = set.load(index, now);
+            if self.grain == 0.0 {
+                return load;
+            }
+            load + self.grain * (set.in_flight(index) as f64 + 1.0)
+        };
+        cost(second) * self.margin < cost(first)
+    }
+
+    fn prefers_second_by_weight<L: LoadTracker>(
+        &self,
+        set: &Set<'_, L>,
+        first: Drawn,
+        second: Drawn,
+        now: Instant,
+    ) -> bool {
+        let in_flight = [first.index, second.index].map(|index| set.in_flight(index));
+        let idle = |index, in_flight| set.load(index, now) / (in_flight as f64 + 1.0);
+        let better = idle(first.index, in_flight[0]);
+        let mut worse = idle(second.index, in_flight[1]);
+        let ratio = f64::from(first.weight / second.weight);
+        if ratio > 1.0 && worse < better {
+            worse = (worse * (ratio * ratio)).min(better);
+        }
+        let [one, other] = in_lighter(in_flight, ratio);
+        (worse + self.grain) * (other as f64 + 1.0) * self.margin
+            < (better + self.grain) * (one as f64 + 1.0)
+    }
+}
+
+/// The requests in flight of two endpoints, counted in requests of the lighter one, where `ratio` is
+/// the weight of the first by that of the second. Rounded in favour of the first, such that the second
+/// has fewer when it has fewer by three quarters of a request.
+#[inline]
+pub(super) fn in_lighter([first, second]: [usize; 2], ratio: f64) -> [u64; 2] {
+    let [first, second] = [first as f64, second as f64];
+    let [first, second] = if ratio > 1.0 {
+        [first / ratio, second]
+    } else {
+        [first, second * ratio]
+    };
+    // Whole numbers stay as they are.
+    [(first + 0.25) as u64, (second + 0.75) as u64]
+}

@@ -1,0 +1,205 @@
+//! In proportion to speed.
+//!
+//! Each endpoint gets requests in proportion to its weight divided by its estimated latency: one that
+//! answers in half the time gets twice as many. Unlike [`P2c`](super::P2c), which turns from a slow endpoint
+//! as far as another is better, this goes on using it, and it does not look at requests in flight. It
+//! fits endpoints of constant but different speed.
+//!
+//! Drawing by numbers that change with every answer wants a sum over all of them, or a table that is
+//! always out of date. Neither is needed:
+//!
+//! - A set of up to 16 is looked at as a whole, and drawn from exactly.
+//! - In a larger one an endpoint is drawn by weight, and accepted with probability `best / estimate`,
+//!   else the next is drawn. That is exact too (rejection sampling), if `best` is the least estimate of
+//!   all. It is kept by looking at four endpoints more at every fourth pick, in turn, so it is right
+//!   after as many picks as there are endpoints.
+//! - After 16 refusals one of these 16 is drawn in proportion to their speed. That is nearly
+//!   the same, and bounds what a pick costs when one endpoint is far faster than all others.
+//!
+//! One that was never measured is accepted at once, and not again before its answer: see
+//! [`PeakEwma`]. One that fails counts as slow, by its penalty.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use rand::{Rng, rngs::SmallRng};
+use tokio::time::Instant;
+
+use super::{
+    Candidate, Draw, Picker, Policy, Set,
+    alias::{Drawn, Shares},
+    hashed::dues,
+};
+use crate::endpoint::load::{LoadTracker, PeakEwma};
+
+/// Endpoints looked at for one pick.
+const LOOK: usize = 16;
+
+/// In proportion to weight divided by latency.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use tower_roster::{balance::policy::ResponseTime, endpoint::load::PeakEwma};
+///
+/// let policy = ResponseTime::new();
+/// let slower = ResponseTime::by(PeakEwma::new().decay(Duration::from_secs(60)));
+/// ```
+#[derive(Debug, Default)]
+pub struct ResponseTime {
+    tracker: PeakEwma,
+}
+
+impl ResponseTime {
+    /// The policy, with a default [`PeakEwma`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The policy, with a decay and a penalty of your own.
+    pub fn by(tracker: PeakEwma) -> Self {
+        Self { tracker }
+    }
+}
+
+impl Policy for ResponseTime {
+    type Load = PeakEwma;
+    type Picker = BySpeed;
+
+    fn tracker(&self) -> PeakEwma {
+        self.tracker.fresh(Instant::now())
+    }
+
+    fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> BySpeed {
+        let shares = Shares::new(candidates);
+        let small = candidates.len() <= LOOK;
+        let mut weights = [0.0; LOOK];
+        for (weight, due) in weights.iter_mut().zip(dues(candidates)) {
+            *weight = due;
+        }
+        BySpeed {
+            shares,
+            weights: small.then_some(weights),
+            next: AtomicUsize::new(0),
+            least: AtomicU64::new(f64::INFINITY.to_bits()),
+            best: AtomicU64::new(0),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct BySpeed {
+    shares: Shares,
+    /// Of a small set.
+    weights: Option<[f64; LOOK]>,
+    // All relaxed and without read-modify-write: when two threads look at the same endpoints, one of
+    // them looked in vain.
+    /// The endpoint to be looked at next.
+    next: AtomicUsize,
+    /// Bits of the least estimate since endpoint 0 was looked at.
+    least: AtomicU64,
+    /// Bits of the least estimate of all, as far as is known. 0 accepts nobody by itself.
+    best: AtomicU64,
+}
+
+impl<L: LoadTracker> Picker<L> for BySpeed {
+    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+        let now = draw.now();
+        match &self.weights {
+            Some(weights) => {
+                let looks = (0..set.len()).zip(weights);
+                let looks =
+                    looks.map(|(index, weight)| (index, estimate(set, index, now), *weight));
+                choose(looks, draw.rng)
+            }
+            None => self.pick_of_many(set, draw.rng, now),
+        }
+    }
+}
+
+impl BySpeed {
+    fn pick_of_many<L: LoadTracker>(
+        &self,
+        set: &Set<'_, L>,
+        rng: &mut SmallRng,
+        now: Instant,
+    ) -> usize {
+        if rng.next_u64() >> 62 == 0 {
+            self.look_around(set, now);
+        }
+        let best = f64::from_bits(self.best.load(Relaxed));
+        let mut refused = [(0, 0.0); LOOK];
+        for refusal in &mut refused {
+            let Drawn { index, .. } = self.shares.one(rng);
+            let estimate = estimate(set, index, now);
+            // Also when both are 0, and when nobody was ever measured.
+            if unit(rng) * estimate <= best {
+                return index;
+            }
+            *refusal = (index, estimate);
+        }
+        choose(
+            refused
+                .map(|(index, estimate)| (index, estimate, 1.0))
+                .into_iter(),
+            rng,
+        )
+    }
+
+    /// Looks at four endpoints on the way through all.
+    fn look_around<L: LoadTracker>(&self, set: &Set<'_, L>, now: Instant) {
+        let first = self.next.load(Relaxed);
+        let last = (first + 4).min(set.len());
+        let mut least = f64::from_bits(self.least.load(Relaxed));
+        for index in first..last {
+            let estimate = estimate(set, index, now);
+            // Those never measured are accepted anyhow, and must not make everybody else refused.
+            if estimate > 0.0 {
+                least = least.min(estimate);
+            }
+        }
+        let best = f64::from_bits(self.best.load(Relaxed));
+        if last == set.len() {
+            self.best.store(least.to_bits(), Relaxed);
+            least = f64::INFINITY;
+        } else if least < best {
+            self.best.store(least.to_bits(), Relaxed);
+        }
+        self.least.store(least.to_bits(), Relaxed);
+        self.next.store(last % set.len(), Relaxed);
+    }
+}
+
+/// The load without requests in flight.
+fn estimate<L: LoadTracker>(set: &Set<'_, L>, index: usize, now: Instant) -> f64 {
+    let load = set.tracker(index).load(0, now);
+    // Also false for NaN.
+    if load >= 0.0 { load } else { f64::INFINITY }
+}
+
+/// From 0 up to 1.
+fn unit<R: Rng>(rng: &mut R) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Draws from up to 16 in proportion to weight divided by estimate; by weight from those without an
+/// estimate, when there are such.
+fn choose(looks: impl Iterator<Item = (usize, f64, f64)>, rng: &mut SmallRng) -> usize {
+    let (mut indexes, mut sums, mut len) = ([0; LOOK], [0.0; LOOK], 0);
+    let (mut sum, mut unmeasured) = (0.0, false);
+    for (index, estimate, weight) in looks.take(LOOK) {
+        if estimate == 0.0 && !unmeasured {
+            (unmeasured, len, sum) = (true, 0, 0.0);
+        }
+        if unmeasured && estimate > 0.0 {
+            continue;
+        }
+        // Infinitely slow ones still get something when there are no others.
+        let slowness = if unmeasured { 1.0 } else { estimate.min(1e300) };
+        sum += weight / slowness;
+        (indexes[len], sums[len]) = (index, sum);
+        len += 1;
+    }
+    let point = unit(rng) * sum;
+    let chosen = sums[..len].iter().take_while(|sum| **sum <= point).count();
+    indexes[chosen.min(len.saturating_sub(1))]
+}
