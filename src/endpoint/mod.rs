@@ -26,7 +26,7 @@ mod future;
 pub mod load;
 
 #[cfg(feature = "http")]
-pub use self::body::{CompleteOnBody, TrackedBody};
+pub use self::body::CompleteOnBody;
 pub(crate) use self::facts::Facts;
 pub use self::{cost::Cost, future::ResponseFuture};
 pub use tower::load::CompleteOnResponse;
