@@ -3,3 +3,4 @@
 
 mod ends;
 mod scene;
+mod unsent;
