@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use http::Request;
 use hyper_util::client::legacy;
 
 use super::uri::Place;
 use crate::{
+    classify::{self, Unsent},
     error::BoxError,
     instance::{Address, Key},
 };
@@ -28,17 +30,26 @@ enum Kind {
 }
 
 impl HttpError {
-    pub(super) fn exchange(place: Arc<Place>, error: legacy::Error) -> Self {
-        // hyper gives a request back that it had not begun to write when the connection closed.
-        let kind = if error.is_connect() || error_is_unsent(&error) {
-            Kind::Connect
+    /// `request` gives back what was sent, if it was not.
+    pub(super) fn exchange<B: Send + 'static>(
+        place: Arc<Place>,
+        error: legacy::Error,
+        request: impl FnOnce() -> Option<Request<B>>,
+    ) -> Self {
+        let (kind, source) = if classify::is_unsent(&error) {
+            let unsent = Unsent::new(error);
+            let unsent = match request() {
+                Some(request) => unsent.with_request(request),
+                None => unsent,
+            };
+            (Kind::Connect, unsent.into())
         } else {
-            Kind::Broke
+            (Kind::Broke, error.into())
         };
         Self {
             place,
             kind,
-            source: Some(error.into()),
+            source: Some(source),
         }
     }
 
@@ -66,17 +77,19 @@ impl HttpError {
         matches!(self.kind, Kind::Connect)
     }
 
+    /// Takes back the request, if it [was not sent](Self::is_connect), has a body of this type, and
+    /// was not taken before: as [`HttpClient`](super::HttpClient) got it, its body unread.
+    /// [`reclaim`](crate::classify::reclaim) does the same for an error of any type.
+    pub fn take_request<B: 'static>(&mut self) -> Option<Request<B>> {
+        let unsent = self.source.as_deref()?.downcast_ref::<Unsent>()?;
+        unsent.take_request()
+    }
+
     /// Whether the request as it stands can be sent to no endpoint like this one; trying again or
     /// elsewhere does not help.
     pub fn is_invalid(&self) -> bool {
         matches!(self.kind, Kind::Invalid(_))
     }
-}
-
-fn error_is_unsent(error: &legacy::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let hyper = source.and_then(|source| source.downcast_ref::<hyper::Error>());
-    hyper.is_some_and(hyper::Error::is_canceled)
 }
 
 impl fmt::Display for HttpError {

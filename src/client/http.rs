@@ -6,6 +6,11 @@
 //! exactly those: idle ones at once, others when the answers they carry have ended. A shared pool
 //! keeps the connections to removed instances until they have been idle for long.
 //!
+//! A request that found no connection comes back in the error, so that it can go to another endpoint at
+//! once. hyper-util's client takes the request and drops it when it cannot connect. So its head is
+//! copied before (a microsecond is what a request takes twenty to forty of), and its body waits in a
+//! place that both see.
+//!
 //! A client connects when a request needs it and again when that connection is gone. So it is always
 //! ready, never fails in `poll_ready`, and an instance that was restarted gets traffic again
 //! without a word from the registry.
@@ -30,7 +35,11 @@ use hyper_util::{
 use pin_project::pin_project;
 use tower::Service;
 
-use super::{error::HttpError, uri::Place};
+use super::{
+    error::HttpError,
+    kept::{Kept, KeptBody},
+    uri::Place,
+};
 use crate::{
     backoff::NEVER,
     connect::{Connector, Target},
@@ -218,8 +227,9 @@ impl<B> HttpEndpoints<B> {
 
 impl<B> MakeEndpoint for HttpEndpoints<B>
 where
-    B: Body + Send,
+    B: Body + Send + Unpin + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
     type Service = HttpClient<B>;
     type Error = BoxError;
@@ -284,9 +294,10 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 /// name is no authority.
 ///
 /// # Errors
-/// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the request was not sent.
+/// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the request was not sent, and then
+/// [`take_request`](HttpError::take_request) gives it back.
 pub struct HttpClient<B> {
-    client: legacy::Client<Connector, B>,
+    client: legacy::Client<Connector, KeptBody<B>>,
     place: Arc<Place>,
 }
 
@@ -298,23 +309,27 @@ where
 {
     type Response = Response<Incoming>;
     type Error = HttpError;
-    type Future = HttpFuture;
+    type Future = HttpFuture<B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> HttpFuture {
+    fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
         let place = Arc::clone(&self.place);
-        match place.complete(std::mem::take(request.uri_mut())) {
-            Ok(uri) => *request.uri_mut() = uri,
+        let uri = match place.complete(request.uri().clone()) {
+            Ok(uri) => uri,
             Err(message) => return HttpFuture::refuse(place, message),
-        }
+        };
+        // Before it is completed for this endpoint: another may complete it otherwise.
+        let (mut request, kept) = Kept::keep(request);
+        *request.uri_mut() = uri;
         // The version is the connection's affair: a request that came in over HTTP/2 may go on over
         // HTTP/1, and the other way round.
         *request.version_mut() = Version::HTTP_11;
         HttpFuture {
             exchange: Exchange::Sent(self.client.request(request)),
+            kept: Some(kept),
             place,
         }
     }
@@ -339,10 +354,11 @@ impl<B> fmt::Debug for HttpClient<B> {
 
 /// A request over HTTP that waits for the head of its answer.
 #[pin_project]
-#[derive(Debug)]
-pub struct HttpFuture {
+pub struct HttpFuture<B> {
     #[pin]
     exchange: Exchange,
+    /// Taken when the exchange is over.
+    kept: Option<Kept<B>>,
     place: Arc<Place>,
 }
 
@@ -353,27 +369,41 @@ enum Exchange {
     Refused(String),
 }
 
-impl HttpFuture {
+impl<B> HttpFuture<B> {
     fn refuse(place: Arc<Place>, message: String) -> Self {
         Self {
             exchange: Exchange::Refused(message),
+            kept: None,
             place,
         }
     }
 }
 
-impl Future for HttpFuture {
+impl<B: Send + 'static> Future for HttpFuture<B> {
     type Output = Result<Response<Incoming>, HttpError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let place = || Arc::clone(this.place);
         Poll::Ready(match this.exchange.project() {
-            ExchangeProj::Sent(exchange) => ready!(exchange.poll(cx))
-                .map_err(|error| HttpError::exchange(Arc::clone(this.place), error)),
-            ExchangeProj::Refused(message) => Err(HttpError::invalid(
-                Arc::clone(this.place),
-                std::mem::take(message),
-            )),
+            ExchangeProj::Sent(exchange) => {
+                let result = ready!(exchange.poll(cx));
+                let kept = this.kept.take();
+                let request = || kept.and_then(Kept::give_back);
+                result.map_err(|error| HttpError::exchange(place(), error, request))
+            }
+            ExchangeProj::Refused(message) => {
+                Err(HttpError::invalid(place(), std::mem::take(message)))
+            }
         })
+    }
+}
+
+impl<B> fmt::Debug for HttpFuture<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpFuture")
+            .field("exchange", &self.exchange)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod http;
+mod kept;
 mod uri;
 
 pub use self::{

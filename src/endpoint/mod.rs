@@ -30,7 +30,7 @@ pub mod load;
 mod slow_start;
 
 #[cfg(feature = "http")]
-pub use self::body::{CompleteOnBody, TrackedBody};
+pub use self::body::CompleteOnBody;
 pub(crate) use self::facts::Facts;
 pub use self::{
     cost::Cost,

@@ -90,6 +90,12 @@ impl<L: LoadTracker> Handle<L> {
         }
     }
 
+    /// Records that the request says nothing of its endpoint.
+    #[cfg(feature = "http")]
+    pub(crate) fn forget(&mut self) {
+        self.record(Outcome::Cancelled, Instant::now());
+    }
+
     fn record(&mut self, outcome: Outcome, now: Instant) {
         let rtt = match self.phase {
             Phase::Recorded(_) => return,

@@ -17,9 +17,30 @@
 //! |---|---|---|---|
 //! | [`Answers`] | any answer | any error | |
 //! | [`from_fn`] | as the closure says | | |
+//! | `Http` | any other status | error, 5xx, a body that breaks off | 429, 503 with `Retry-After` |
+//! | `Grpc` | any other status | error, status 2, 4, 13, 14, 15 or none | status 8 |
 //!
-//! A caller that stops waiting proves nothing about the endpoint: whoever holds an [`Observer`] sees
-//! it dropped and takes that as neutral.
+//! The last two come with feature `http` or `tonic`. A caller that stops waiting proves nothing about
+//! the endpoint: whoever holds an [`Observer`] sees it dropped and takes that as neutral.
+//!
+//! One thing an error alone can tell, and it decides what may be done about it: [`is_unsent`] says
+//! that no endpoint has seen the request, and [`reclaim`] gets it back.
+
+#[cfg(feature = "_hyper")]
+mod body;
+#[cfg(feature = "_hyper")]
+mod grpc;
+#[cfg(feature = "_hyper")]
+mod http;
+mod unsent;
+
+pub use self::unsent::{Unsent, is_unsent, reclaim};
+#[cfg(feature = "_hyper")]
+pub use self::{
+    body::ObservedBody,
+    grpc::Grpc,
+    http::{Http, HttpWith},
+};
 
 use std::{fmt, time::Duration};
 

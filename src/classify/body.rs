@@ -1,0 +1,121 @@
+//! The rest of an answer: it may end well, break off, or bring the verdict.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+
+use super::{Grpc, Observer, Outcome, Pushback, Verdict};
+
+/// The body of an answer, which tells an [`Observer`] how it ends.
+///
+/// The observer is dropped when the body has ended, which may be before the last frame was asked
+/// for (a body of known length), or with the body.
+#[pin_project]
+pub struct ObservedBody<B, O> {
+    #[pin]
+    body: B,
+    /// Gone when the body has ended.
+    watch: Option<Watch<O>>,
+}
+
+struct Watch<O> {
+    observer: O,
+    awaited: Awaited,
+}
+
+/// What the rest of an answer can still tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Awaited {
+    /// Nothing: the head was bad enough.
+    Nothing,
+    /// Whether it is whole.
+    Whole,
+    /// The status of gRPC; and what the head said about trying again.
+    Status(Grpc, Option<Pushback>),
+}
+
+impl Awaited {
+    pub(super) fn after(verdict: Verdict) -> Self {
+        match verdict.outcome {
+            Outcome::Success => Self::Whole,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+impl<O: Observer> Watch<O> {
+    fn ended(mut self, trailers: Option<&HeaderMap>) {
+        if let Awaited::Status(grpc, pushback) = self.awaited {
+            self.observer.conclude(grpc.end(trailers, pushback));
+        }
+    }
+
+    fn broke_off(mut self) {
+        if !matches!(self.awaited, Awaited::Nothing) {
+            self.observer.conclude(Verdict::FAILURE);
+        }
+    }
+}
+
+impl<B: Body, O: Observer> ObservedBody<B, O> {
+    pub(super) fn new(body: B, observer: O, awaited: Awaited) -> Self {
+        let mut watch = Some(Watch { observer, awaited });
+        if body.is_end_stream() {
+            end(&mut watch, None);
+        }
+        Self { body, watch }
+    }
+}
+
+fn end<O: Observer>(watch: &mut Option<Watch<O>>, trailers: Option<&HeaderMap>) {
+    if let Some(watch) = watch.take() {
+        watch.ended(trailers);
+    }
+}
+
+impl<B: Body, O: Observer> Body for ObservedBody<B, O> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) if frame.is_trailers() => end(this.watch, frame.trailers_ref()),
+            Some(Ok(_)) if !this.body.is_end_stream() => {}
+            Some(Ok(_)) | None => end(this.watch, None),
+            Some(Err(_)) => {
+                if let Some(watch) = this.watch.take() {
+                    watch.broke_off();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: fmt::Debug, O> fmt::Debug for ObservedBody<B, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObservedBody")
+            .field("body", &self.body)
+            .field("awaited", &self.watch.as_ref().map(|watch| watch.awaited))
+            .finish_non_exhaustive()
+    }
+}

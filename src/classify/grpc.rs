@@ -1,0 +1,275 @@
+//! Verdicts on gRPC: the status is in the trailers, or in the head of an answer without a body.
+//!
+//! Every answer has HTTP status 200, also one that fails after a thousand messages; only its end
+//! tells. (linkerd's biaser looks at heads alone, and says itself that it misses these.)
+
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+
+use super::{
+    Classify, Observer, Outcome, Pushback, Verdict,
+    body::{Awaited, ObservedBody},
+    http::{LONGEST_PUSHBACK, head as http_head},
+};
+
+const UNKNOWN: usize = 2;
+
+/// Judges answers over gRPC by their status.
+///
+/// | status | outcome |
+/// |---|---|
+/// | `UNKNOWN` 2, `DEADLINE_EXCEEDED` 4, `INTERNAL` 13, `UNAVAILABLE` 14, `DATA_LOSS` 15 | failure |
+/// | `RESOURCE_EXHAUSTED` 8 | overloaded |
+/// | every other | success: it is the caller's affair, and says nothing of the endpoint |
+/// | none at the end of the answer, or the answer breaks off | failure |
+/// | error | failure |
+///
+/// A status in the head (the answer has no messages) is judged at once, any other with the trailers.
+/// A call that is dropped before them is neutral. An answer without a status whose HTTP status is not
+/// 200 is judged by [gRPC's mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md),
+/// but 429, and 503 with a `Retry-After`, as [`Http`](super::Http) does.
+///
+/// `grpc-retry-pushback-ms` becomes the pushback of what is not `OK`, 300 s at most; a negative or
+/// unreadable number means "not at all"
+/// ([gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback)).
+///
+/// # Examples
+/// ```
+/// use http::Response;
+/// use tower_roster::classify::{Classify, Grpc, Verdict};
+///
+/// let failed = Response::builder().header("grpc-status", "14").body(String::new())?;
+/// let verdict = Grpc::default().judge(Ok::<_, &std::io::Error>(&failed));
+/// assert_eq!(verdict, Some(Verdict::FAILURE));
+/// # Ok::<_, http::Error>(())
+/// ```
+///
+/// Customised, for services that answer `UNKNOWN` when they refuse a request for good:
+/// ```
+/// use tower_roster::classify::{Grpc, Outcome};
+///
+/// let classify = Grpc::default().outcome(2, Outcome::Success);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grpc {
+    outcomes: [Outcome; 17],
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        let mut outcomes = [Outcome::Success; 17];
+        for failure in [UNKNOWN, 4, 13, 14, 15] {
+            outcomes[failure] = Outcome::Failure;
+        }
+        outcomes[8] = Outcome::Overloaded;
+        Self { outcomes }
+    }
+}
+
+impl Grpc {
+    /// Sets what a status code counts as, for a number or for tonic's `Code`. A number that gRPC
+    /// does not define means `UNKNOWN`, as everywhere in gRPC.
+    #[must_use]
+    pub fn outcome(mut self, code: impl Into<i32>, outcome: Outcome) -> Self {
+        self.outcomes[self.index(code.into().try_into().ok())] = outcome;
+        self
+    }
+
+    fn index(&self, code: Option<usize>) -> usize {
+        let known = code.filter(|code| *code < self.outcomes.len());
+        known.unwrap_or(UNKNOWN)
+    }
+
+    /// The verdict that a head or trailers bring, if they bring one.
+    fn status(&self, fields: &HeaderMap, earlier: Option<Pushback>) -> Option<Verdict> {
+        let status = fields.get("grpc-status")?;
+        let code = self.index(status.to_str().ok().and_then(|text| text.parse().ok()));
+        Some(Verdict {
+            outcome: self.outcomes[code],
+            pushback: pushback(fields).or(earlier).filter(|_| code != 0),
+        })
+    }
+
+    fn head<B>(&self, response: &Response<B>) -> Option<Verdict> {
+        let headers = response.headers();
+        let verdict = self.status(headers, None);
+        if verdict.is_some() || response.status() == StatusCode::OK {
+            return verdict;
+        }
+        let http = http_head(response.status(), headers);
+        if http.outcome == Outcome::Overloaded {
+            return Some(http);
+        }
+        let code = match response.status().as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            502..=504 => 14,
+            _ => UNKNOWN,
+        };
+        Some(Verdict {
+            outcome: self.outcomes[code],
+            pushback: pushback(headers).or(http.pushback),
+        })
+    }
+
+    /// The verdict on an answer that has ended, where its head did not tell.
+    pub(super) fn end(&self, trailers: Option<&HeaderMap>, earlier: Option<Pushback>) -> Verdict {
+        let verdict = trailers.and_then(|trailers| self.status(trailers, earlier));
+        verdict.unwrap_or(Verdict::FAILURE)
+    }
+}
+
+fn pushback(fields: &HeaderMap) -> Option<Pushback> {
+    let value = fields.get("grpc-retry-pushback-ms")?;
+    // What does not fit is unreadable too, says the gRFC.
+    let ms: Option<i32> = value.to_str().ok().and_then(|text| text.parse().ok());
+    Some(match ms.and_then(|ms| u64::try_from(ms).ok()) {
+        Some(ms) => Pushback::After(std::time::Duration::from_millis(ms).min(LONGEST_PUSHBACK)),
+        None => Pushback::Never,
+    })
+}
+
+impl<B: Body, E> Classify<Response<B>, E> for Grpc {
+    type Observed<O: Observer> = Response<ObservedBody<B, O>>;
+
+    fn judge(&self, result: Result<&Response<B>, &E>) -> Option<Verdict> {
+        match result {
+            Ok(response) => self.head(response),
+            Err(_) => Some(Verdict::FAILURE),
+        }
+    }
+
+    fn observe<O: Observer>(&self, response: Response<B>, observer: O) -> Self::Observed<O> {
+        let awaited = match self.head(&response) {
+            Some(verdict) => Awaited::after(verdict),
+            None => Awaited::Status(*self, pushback(response.headers())),
+        };
+        response.map(|body| ObservedBody::new(body, observer, awaited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| {
+                let name = http::HeaderName::from_static(name);
+                (name, value.parse().expect("a header value"))
+            })
+            .collect()
+    }
+
+    fn head(status: u16, pairs: &[(&'static str, &str)]) -> Option<Verdict> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+        *response.headers_mut() = fields(pairs);
+        Grpc::default().head(&response)
+    }
+
+    #[test]
+    fn every_code_has_an_outcome_in_the_head_and_in_trailers() {
+        for code in 0..=16 {
+            let outcome = match code {
+                2 | 4 | 13..=15 => Outcome::Failure,
+                8 => Outcome::Overloaded,
+                _ => Outcome::Success,
+            };
+            let fields = fields(&[("grpc-status", &code.to_string())]);
+            let end = Grpc::default().end(Some(&fields), None);
+            assert_eq!(end, Verdict::new(outcome), "{code}");
+            let head = head(200, &[("grpc-status", &code.to_string())]);
+            assert_eq!(head, Some(Verdict::new(outcome)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_code_is_unknown_and_none_at_the_end_is_a_failure() {
+        for value in ["17", "-1", "", "ok", "99999999999999999999"] {
+            let head = head(200, &[("grpc-status", value)]);
+            assert_eq!(head, Some(Verdict::FAILURE), "{value:?}");
+        }
+        assert_eq!(head(200, &[]), None);
+        assert_eq!(Grpc::default().end(None, None), Verdict::FAILURE);
+        let empty = HeaderMap::new();
+        assert_eq!(Grpc::default().end(Some(&empty), None), Verdict::FAILURE);
+    }
+
+    #[test]
+    fn without_a_status_http_tells() {
+        for (status, retry_after, outcome) in [
+            (400, None, Outcome::Failure),
+            (401, None, Outcome::Success),
+            (403, None, Outcome::Success),
+            (404, None, Outcome::Success),
+            (418, None, Outcome::Failure),
+            (429, None, Outcome::Overloaded),
+            (500, None, Outcome::Failure),
+            (503, None, Outcome::Failure),
+            (503, Some("7"), Outcome::Overloaded),
+            (204, None, Outcome::Failure),
+        ] {
+            let pairs = retry_after.map(|value| ("retry-after", value));
+            let verdict = head(status, pairs.as_slice()).expect("a verdict at once");
+            assert_eq!(verdict.outcome, outcome, "{status}");
+            let pushback = retry_after.map(|_| Pushback::After(Duration::from_secs(7)));
+            assert_eq!(verdict.pushback, pushback, "{status}");
+        }
+        let both = head(503, &[("grpc-status", "5")]);
+        assert_eq!(both, Some(Verdict::SUCCESS), "a status of gRPC goes first");
+    }
+
+    #[test]
+    fn pushback_is_milliseconds_or_never() {
+        let after = |ms| Pushback::After(Duration::from_millis(ms));
+        for (value, expected) in [
+            ("0", after(0)),
+            ("1500", after(1500)),
+            ("300001", after(300_000)),
+            ("2147483647", after(300_000)),
+            ("2147483648", Pushback::Never),
+            ("-1", Pushback::Never),
+            ("", Pushback::Never),
+            ("1.5", Pushback::Never),
+            ("soon", Pushback::Never),
+        ] {
+            let pairs = [("grpc-status", "14"), ("grpc-retry-pushback-ms", value)];
+            let failed = Verdict::FAILURE.pushback(expected);
+            assert_eq!(head(200, &pairs), Some(failed), "{value:?}");
+            let end = Grpc::default().end(Some(&fields(&pairs)), None);
+            assert_eq!(end, failed, "{value:?}");
+        }
+        let ok = [("grpc-status", "0"), ("grpc-retry-pushback-ms", "1")];
+        assert_eq!(head(200, &ok), Some(Verdict::SUCCESS));
+    }
+
+    #[test]
+    fn trailers_override_the_pushback_of_the_head() {
+        let (early, late) = (Pushback::Never, Pushback::After(Duration::from_millis(9)));
+        let grpc = Grpc::default();
+        let silent = fields(&[("grpc-status", "14")]);
+        let end = grpc.end(Some(&silent), Some(early));
+        assert_eq!(end.pushback, Some(early));
+        let speaking = fields(&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "9")]);
+        let end = grpc.end(Some(&speaking), Some(early));
+        assert_eq!(end.pushback, Some(late));
+    }
+
+    #[test]
+    fn an_outcome_can_be_set_and_a_number_out_of_range_is_unknown() {
+        let grpc = Grpc::default().outcome(5, Outcome::Failure);
+        let end = |grpc: Grpc, code: &str| grpc.end(Some(&fields(&[("grpc-status", code)])), None);
+        assert_eq!(end(grpc, "5"), Verdict::FAILURE);
+        for code in [2, 17, -1, i32::MAX] {
+            let grpc = Grpc::default().outcome(code, Outcome::Success);
+            assert_eq!(end(grpc, "2"), Verdict::SUCCESS, "{code}");
+            assert_eq!(end(grpc, "13"), Verdict::FAILURE, "{code}");
+        }
+    }
+}

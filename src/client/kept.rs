@@ -1,0 +1,204 @@
+//! A request that was given away and can be had back as long as nobody has begun to send it.
+//!
+//! ```text
+//! Request ──keep──▶ Request<KeptBody>   given to the client; its first poll takes the body out
+//!                      │
+//!                    Slot: the body
+//!                      │
+//!            └────▶ Kept                a copy of the head; give_back takes the body out, if it is there
+//! ```
+//!
+//! A body is taken once, so that it never goes two ways. One that has no data needs no slot: nobody
+//! polls it.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::error::BoxError;
+
+/// Locked twice for each request, a moment each, by the request's own tasks and nobody else.
+type Slot<B> = Arc<Mutex<Option<B>>>;
+
+fn take<B>(slot: &Slot<B>) -> Option<B> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// What is needed to give a request back.
+pub(super) struct Kept<B> {
+    head: Parts,
+    body: Place<B>,
+}
+
+enum Place<B> {
+    Here(B),
+    Shared(Slot<B>),
+}
+
+impl<B: Body> Kept<B> {
+    pub(super) fn keep(request: Request<B>) -> (Request<KeptBody<B>>, Self) {
+        let (head, body) = request.into_parts();
+        let size = body.size_hint();
+        let (state, body) = if body.is_end_stream() {
+            (State::Ended, Place::Here(body))
+        } else {
+            let slot = Slot::new(Mutex::new(Some(body)));
+            (State::Waiting(Arc::clone(&slot)), Place::Shared(slot))
+        };
+        let request = Request::from_parts(head.clone(), KeptBody { state, size });
+        (request, Self { head, body })
+    }
+}
+
+impl<B> Kept<B> {
+    /// The request as it was; nothing when its body was begun. Only for one that was not sent: the
+    /// head may have gone out, and a body that has no data is always here.
+    pub(super) fn give_back(self) -> Option<Request<B>> {
+        let body = match self.body {
+            Place::Here(body) => body,
+            Place::Shared(slot) => take(&slot)?,
+        };
+        Some(Request::from_parts(self.head, body))
+    }
+}
+
+/// The body of a request that can be had back.
+pub(super) struct KeptBody<B> {
+    state: State<B>,
+    /// Of the whole body: asked for before it is begun, when the body cannot be asked.
+    size: SizeHint,
+}
+
+enum State<B> {
+    Waiting(Slot<B>),
+    Begun(B),
+    Ended,
+}
+
+impl<B> Body for KeptBody<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        if let State::Waiting(slot) = &self.state {
+            // Not its end: a server would take what it has for the whole.
+            let Some(body) = take(slot) else {
+                return Poll::Ready(Some(Err("the request was taken back".into())));
+            };
+            self.state = State::Begun(body);
+        }
+        let State::Begun(body) = &mut self.state else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Waiting(_) => false,
+            State::Begun(body) => body.is_end_stream(),
+            State::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Begun(body) => body.size_hint(),
+            State::Waiting(_) | State::Ended => self.size.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for KeptBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Waiting(_) => "waiting",
+            State::Begun(_) => "begun",
+            State::Ended => "ended",
+        };
+        f.debug_struct("KeptBody")
+            .field("state", &state)
+            .field("size", &self.size)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, task::Waker};
+
+    use bytes::Bytes;
+    use http_body_util::{Empty, Full};
+
+    use super::*;
+
+    fn poll<B>(body: &mut KeptBody<B>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>>
+    where
+        B: Body<Error = Infallible> + Unpin,
+    {
+        Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn request<B>(body: B) -> Request<B> {
+        let request = Request::put("http://web/users/1").header("x-trace", "7");
+        request.extension(42u8).body(body).expect("a valid request")
+    }
+
+    #[test]
+    fn a_request_comes_back_as_it_was() {
+        let (sent, kept) = Kept::keep(request(Full::new(Bytes::from_static(b"data"))));
+        assert!(!sent.body().is_end_stream());
+        assert_eq!(sent.body().size_hint().exact(), Some(4));
+        let back = kept.give_back().expect("nobody began it");
+        assert_eq!(
+            (back.method().as_str(), back.uri().path()),
+            ("PUT", "/users/1")
+        );
+        assert_eq!(back.headers()["x-trace"], "7");
+        assert_eq!(back.extensions().get(), Some(&42u8));
+        assert_eq!(back.body().size_hint().exact(), Some(4));
+    }
+
+    #[test]
+    fn a_body_that_was_begun_is_never_given_back() {
+        let (sent, kept) = Kept::keep(request(Full::new(Bytes::from_static(b"data"))));
+        let mut body = sent.into_body();
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+        assert!(body.is_end_stream());
+        assert!(kept.give_back().is_none());
+    }
+
+    #[test]
+    fn a_body_that_was_given_back_is_not_sent_as_if_it_had_ended() {
+        let (sent, kept) = Kept::keep(request(Full::new(Bytes::from_static(b"data"))));
+        assert!(kept.give_back().is_some());
+        assert!(matches!(
+            poll(&mut sent.into_body()),
+            Poll::Ready(Some(Err(_)))
+        ));
+    }
+
+    #[test]
+    fn a_body_without_data_needs_no_slot() {
+        let (sent, kept) = Kept::keep(request(Empty::<Bytes>::new()));
+        let mut body = sent.into_body();
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert!(matches!(poll(&mut body), Poll::Ready(None)));
+        assert!(kept.give_back().is_some());
+    }
+}
