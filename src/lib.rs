@@ -75,6 +75,7 @@ pub mod instance;
 pub mod registry;
 mod rng;
 pub mod service;
+mod sync;
 
 pub use self::{
     backoff::Backoff,

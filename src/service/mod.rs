@@ -1,1 +1,3 @@
 //! Middleware around a balancer, and around any other service.
+
+pub mod retry;

@@ -1,0 +1,9 @@
+//! The atomics of lock-free code: the standard ones, or loom's while a model runs.
+//!
+//! Models run with `RUSTFLAGS="--cfg roster_loom" cargo test --lib --release -- model`. The flag has a
+//! name of its own because `--cfg loom` would reach tokio too, and change what it does.
+
+#[cfg(all(test, roster_loom))]
+pub(crate) use loom::sync::atomic;
+#[cfg(not(all(test, roster_loom)))]
+pub(crate) use std::sync::atomic;
