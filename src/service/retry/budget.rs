@@ -24,7 +24,14 @@
 //!
 //! [tower#857]: https://github.com/tower-rs/tower/issues/857
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -65,6 +72,9 @@ struct Inner {
     ledger: Ledger,
     base: Instant,
     deposit: i64,
+    // Statistics, each read for itself: relaxed.
+    withdrawn: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl RetryBudget {
@@ -85,6 +95,8 @@ impl RetryBudget {
             ledger: Ledger::new(reserve, SLOTS, slot_ns),
             base: Instant::now(),
             deposit,
+            withdrawn: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }))
     }
 
@@ -97,7 +109,33 @@ impl RetryBudget {
     /// taken: call this when the attempt is about to be sent.
     #[must_use = "an attempt must not be sent without"]
     pub fn withdraw(&self, now: Instant) -> bool {
-        self.0.ledger.withdraw(self.0.since(now))
+        let granted = self.0.ledger.withdraw(self.0.since(now));
+        let counter = if granted {
+            &self.0.withdrawn
+        } else {
+            &self.0.refused
+        };
+        counter.fetch_add(1, Relaxed);
+        granted
+    }
+
+    /// Whether an attempt could be sent now, counted as refused if not.
+    pub(crate) fn allows(&self, now: Instant) -> bool {
+        let allowed = self.available(now) > 0;
+        if !allowed {
+            self.0.refused.fetch_add(1, Relaxed);
+        }
+        allowed
+    }
+
+    /// The attempts beyond the first that were sent since the budget was made.
+    pub fn withdrawn(&self) -> u64 {
+        self.0.withdrawn.load(Relaxed)
+    }
+
+    /// The attempts that were not sent because there was nothing left.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
     }
 
     /// The number of attempts that could be sent now.
@@ -124,6 +162,8 @@ impl fmt::Debug for RetryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryBudget")
             .field("available", &self.available(Instant::now()))
+            .field("withdrawn", &self.withdrawn())
+            .field("refused", &self.refused())
             .finish_non_exhaustive()
     }
 }
@@ -206,7 +246,7 @@ mod tests {
 
     fn without_reserve(ratio: f64) -> RetryBudget {
         let builder = RetryBudget::builder().ratio(ratio).reserve_per_sec(0);
-        builder.build().unwrap()
+        builder.build().expect("a usable ratio")
     }
 
     #[test]
@@ -256,9 +296,10 @@ mod tests {
 
     #[test]
     fn clones_share_it() {
-        let (budget, now) = (RetryBudget::new(), Instant::now());
-        assert!(budget.clone().withdraw(now));
-        assert_eq!(budget.available(now), 99);
+        let (one, now) = (RetryBudget::new(), Instant::now());
+        let other = one.clone();
+        assert!(one.withdraw(now) && other.withdraw(now));
+        assert_eq!((one.available(now), other.withdrawn()), (98, 2));
     }
 
     #[test]
