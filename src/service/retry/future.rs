@@ -12,7 +12,7 @@ use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{FailedAnswer, RetryError, Stop, TryTimeout, layer::Settings, reissue::Reissue};
+use super::{FailedAnswer, RetryError, Stop, TryTimeout, again, layer::Settings, reissue::Reissue};
 use crate::{
     attempt::Tried,
     backoff::{Delays, after},
@@ -303,7 +303,7 @@ where
         tracing::debug!(attempt = *this.tries, "request is sent again");
         *this.timeout = settings.try_timeout.map(|limit| after(now, limit));
         let (service, tried) = (this.service, this.tried);
-        let attempt = tried.enter(|| service.call(request));
+        let attempt = again::enter(|| tried.enter(|| service.call(request)));
         this.attempt.set(Some(attempt));
         *this.step = Step::Attempt;
         Ok(())

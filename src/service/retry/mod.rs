@@ -25,14 +25,19 @@
 //! was the last one.
 //!
 //! # Where it stands
-//! Above the balancer, so that another attempt is another pick. Timeouts and a limit on what is waiting
-//! belong above it, a breaker of one endpoint below the balancer.
+//! Above a hedge, and both above the balancer: `retry(hedge(balance))`. A hedge is for attempts that
+//! are slow, a retry for those that failed. So the hedge must see single attempts: above a retry it would
+//! take a backoff for slowness, and each of its two branches would retry on its own. The hedge
+//! below sends a second request only for a first attempt, so the attempts add up and never multiply,
+//! and both draw on one budget. Timeouts and a limit on what is waiting belong above the retry, a breaker
+//! of one endpoint below the balancer.
 //!
 //! # What it costs
 //! Without a retry: a copy of the request, a clone of the service, and one atomic addition for the
 //! budget. No allocation but what the copy needs, and a timer only for a per-try timeout of an attempt
 //! that has to wait.
 
+mod again;
 mod budget;
 mod error;
 mod future;
@@ -44,6 +49,7 @@ pub mod reissue;
 #[cfg(feature = "http")]
 mod replay;
 
+pub(crate) use self::again::is_retry;
 pub use self::{
     budget::{BudgetBuilder, RetryBudget},
     error::{FailedAnswer, RetryError, Stop, TryTimeout, is_unsent},
