@@ -359,7 +359,7 @@ fn nanos(duration: Duration) -> u64 {
         .min(u64::MAX >> 2)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use std::{collections::VecDeque, thread};
 
@@ -596,8 +596,8 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features window::`
-#[cfg(all(test, loom))]
+/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::`
+#[cfg(all(test, roster_loom))]
 mod models {
     use loom::{sync::Arc, thread};
 

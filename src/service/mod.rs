@@ -1,1 +1,4 @@
 //! Middleware around a balancer, and around any other service.
+
+pub mod hedge;
+pub mod retry;
