@@ -75,6 +75,8 @@ pub mod instance;
 pub mod registry;
 mod rng;
 pub mod service;
+mod sync;
+mod window;
 
 pub use self::{
     backoff::Backoff,

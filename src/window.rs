@@ -1,0 +1,678 @@
+//! What became of the last calls: counts over a sliding span of time, or of the last N calls.
+//!
+//! A decision to withhold traffic needs counts that are exact and recent. An average that decays
+//! (EWMA) means something else at every rate of requests, and hides a burst of failures behind a long
+//! good past; counts that are never taken back, or only all at once, do not slide. Both windows here
+//! do, take no lock, and allocate when they are made and never after.
+//!
+//! [`TimeWindow`] never clears a counter that others may be adding to, which is where such windows
+//! lose calls. It counts all calls since ever, and remembers what the sums were when each bucket
+//! began; the window is a difference of two sums:
+//!
+//! ```text
+//! sums at the beginning of each bucket       3    7    9   14 │ 20 now
+//!                                            └────────────────┴──▶ 17 calls in the window
+//! ```
+//!
+//! Reading is O(1), turning to another bucket O(buckets), however long nothing happened.
+//! [`CountWindow`] is a ring of outcomes with running sums: each call takes the place of the call N
+//! before it, and adds the difference of the two. Both cost two or three atomic operations a call.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::sync::{
+    AtomicU8, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+/// How many calls there were, and how many of them were bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) total: u64,
+    pub(crate) failed: u64,
+    pub(crate) slow: u64,
+}
+
+/// Sums since ever: calls times 2³² plus failures, and slow calls apart.
+///
+/// They wrap, and differences of them do not: a difference is exact as long as it spans fewer than
+/// 2³² calls. That one word holds both keeps the ratio of failures exact at every moment.
+#[derive(Clone, Copy, Debug)]
+struct Sums {
+    calls: u64,
+    slow: u64,
+}
+
+impl Sums {
+    fn since(self, start: Self) -> Counts {
+        let calls = self.calls.wrapping_sub(start.calls);
+        let total = calls >> 32;
+        Counts {
+            total,
+            failed: calls & u64::from(u32::MAX),
+            // A slow call that is recorded while a bucket begins may be on either side of it.
+            slow: self.slow.wrapping_sub(start.slow).min(total),
+        }
+    }
+}
+
+/// Counts of the calls within the last `span`, to the granularity of a bucket.
+///
+/// With `n` buckets it covers the current bucket and the `n - 1` before it: between `span - span / n`
+/// and `span`. Nothing is lost: a call counts in the bucket of its time, or in a later one when its
+/// thread was suspended, or its time lies before that of a call recorded earlier. Up to 2³² calls
+/// within one span are counted.
+pub(crate) struct TimeWindow {
+    base: Instant,
+    width_ns: u64,
+    /// The current bucket times two, plus one while a thread is writing down where it begins.
+    ///
+    /// Buckets are numbered from `base`, where the number is that of the buckets: so the first of a
+    /// window is always above 0. A thread that turns the window reads the sums *before* it moves
+    /// this on (release), and a call is added *after* this was seen at its time (acquire): so no call
+    /// is in the sums at the beginning of its own bucket, and none leaves the window early.
+    turn: AtomicU64,
+    calls: AtomicU64,
+    slow: AtomicU64,
+    starts: Box<[Start]>,
+    reset: Start,
+}
+
+/// The sums when a bucket began.
+struct Start {
+    /// Written last (release) and read first (acquire): who sees the bucket sees its sums.
+    bucket: AtomicU64,
+    calls: AtomicU64,
+    slow: AtomicU64,
+}
+
+impl TimeWindow {
+    /// Makes an empty window. `span` should be at least `buckets` nanoseconds; `buckets` of 0 are
+    /// taken as 1. Times before `base` count as `base`.
+    pub(crate) fn new(span: Duration, buckets: usize, base: Instant) -> Self {
+        let n = buckets.max(1) as u64;
+        let width = nanos(span) / n;
+        Self {
+            base,
+            width_ns: width.max(1),
+            turn: AtomicU64::new(n << 1),
+            calls: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            // Buckets 1 to n, each at its number modulo n.
+            starts: (0..n)
+                .map(|i| Start::new(if i == 0 { n } else { i }))
+                .collect(),
+            reset: Start::new(0),
+        }
+    }
+
+    /// Counts a call that ended at `now`.
+    pub(crate) fn record(&self, now: Instant, failed: bool, slow: bool) {
+        self.advance(now);
+        // After the beginning of its bucket, as told at `turn`. Release: who reads this call reads
+        // the `turn` that it was counted at.
+        self.calls.fetch_add(1 << 32 | u64::from(failed), Release);
+        if slow {
+            // Release: who sees a slow call sees it among the calls.
+            self.slow.fetch_add(1, Release);
+        }
+    }
+
+    /// The calls in the window that ends at `now`, or at the latest time seen, if that is later.
+    ///
+    /// While another thread turns the window after more than a whole span without calls, there may
+    /// seem to be none yet.
+    pub(crate) fn counts(&self, now: Instant) -> Counts {
+        self.advance(now);
+        loop {
+            let bucket = self.turn.load(Acquire) >> 1;
+            let first = bucket - (self.starts.len() as u64 - 1);
+            let start = self.start(first).read();
+            let reset = self.reset.read();
+            let sums = self.sums();
+            // Starts are written and calls of another bucket counted only after `turn` moved on
+            // (acquire, release), so if that did not move, all these belong together.
+            if self.turn.load(Acquire) >> 1 != bucket {
+                continue;
+            }
+            // Not written yet by the thread that turns the window.
+            let Some(counts) = start.filter(|(number, _)| *number == first) else {
+                return Counts::default();
+            };
+            let counts = sums.since(counts.1);
+            return match reset {
+                // The later of the two is the one with fewer calls since.
+                Some((number, reset)) if number >= first => {
+                    let since = sums.since(reset);
+                    if since.total < counts.total {
+                        since
+                    } else {
+                        counts
+                    }
+                }
+                _ => counts,
+            };
+        }
+    }
+
+    /// Forgets the calls up to now.
+    pub(crate) fn reset(&self, now: Instant) {
+        let bucket = self.advance(now);
+        self.reset.write(bucket, self.sums());
+    }
+
+    /// Moves on to the bucket of `now`, and returns the current one.
+    fn advance(&self, now: Instant) -> u64 {
+        let elapsed = nanos(now.saturating_duration_since(self.base));
+        let bucket = elapsed / self.width_ns + self.starts.len() as u64;
+        let mut turn = self.turn.load(Acquire);
+        while turn >> 1 < bucket {
+            // Before the exchange: no call that sees the new bucket may be in them.
+            let sums = self.sums();
+            match self
+                .turn
+                .compare_exchange_weak(turn, bucket << 1 | 1, AcqRel, Acquire)
+            {
+                Ok(_) if turn & 1 == 0 => {
+                    self.write_starts((turn >> 1) + 1, bucket, sums);
+                    return bucket;
+                }
+                // Another thread is at it, and goes on to this bucket before it ends.
+                Ok(_) => return bucket,
+                Err(current) => turn = current,
+            }
+        }
+        turn >> 1
+    }
+
+    /// Writes down where the buckets from `first` to `last` begin, and those that other threads ask
+    /// for meanwhile. Only one thread is here at a time; none waits for it.
+    fn write_starts(&self, mut first: u64, mut last: u64, sums: Sums) {
+        loop {
+            let kept = self.starts.len() as u64;
+            for bucket in first.max((last + 1).saturating_sub(kept))..=last {
+                self.start(bucket).write(bucket, sums);
+            }
+            // Release: who sees the bucket complete sees the starts. Acquire: of calls that asked
+            // for a later bucket.
+            match self
+                .turn
+                .compare_exchange(last << 1 | 1, last << 1, AcqRel, Acquire)
+            {
+                Ok(_) => return,
+                Err(asked) => (first, last) = (last + 1, asked >> 1),
+            }
+        }
+    }
+
+    fn start(&self, bucket: u64) -> &Start {
+        &self.starts[(bucket % self.starts.len() as u64) as usize]
+    }
+
+    fn sums(&self) -> Sums {
+        // Slow calls first: each of them is among the calls read after it.
+        let slow = self.slow.load(Acquire);
+        let calls = self.calls.load(Acquire);
+        Sums { calls, slow }
+    }
+}
+
+impl Start {
+    fn new(bucket: u64) -> Self {
+        Self {
+            bucket: AtomicU64::new(bucket),
+            calls: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+        }
+    }
+
+    fn read(&self) -> Option<(u64, Sums)> {
+        let bucket = self.bucket.load(Acquire);
+        let sums = Sums {
+            calls: self.calls.load(Acquire),
+            slow: self.slow.load(Acquire),
+        };
+        (bucket != 0).then_some((bucket, sums))
+    }
+
+    fn write(&self, bucket: u64, sums: Sums) {
+        self.calls.store(sums.calls, Release);
+        self.slow.store(sums.slow, Release);
+        self.bucket.store(bucket, Release);
+    }
+}
+
+impl fmt::Debug for TimeWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TimeWindow")
+            .field("buckets", &self.starts.len())
+            .field("width_ns", &self.width_ns)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts of the last `n` calls.
+///
+/// A call that is recorded while `n` others are may take the place of a later one; the counts are
+/// those of the calls in the ring all the same.
+pub(crate) struct CountWindow {
+    /// What became of the call at each place; 0 for none yet.
+    ring: Box<[AtomicU8]>,
+    /// Where the next call goes. Relaxed: it only hands out places.
+    next: AtomicU64,
+    /// The three sums, 20 bits each, [`BIAS`] above what they are.
+    ///
+    /// Each call adds the difference it made to the ring, as one number: what it replaced was put
+    /// there by another call, whose own difference may come later. So a sum may be below zero for a
+    /// moment, which the bias keeps from its neighbours. Relaxed: it publishes no other memory.
+    sums: AtomicU64,
+}
+
+const CALL: u8 = 1;
+const FAILED: u8 = 2;
+const SLOW: u8 = 4;
+
+const FIELD: u32 = 20;
+const MASK: u64 = (1 << FIELD) - 1;
+/// Far more than the number of threads that can be within `record` at once.
+const BIAS: u64 = 1 << 18;
+
+impl CountWindow {
+    /// The largest number of calls: with the bias the sums stay within their bits.
+    pub(crate) const MAX: usize = 500_000;
+
+    /// Makes an empty window over the last `n` calls, from 1 to [`MAX`](Self::MAX).
+    pub(crate) fn new(n: usize) -> Self {
+        let n = n.clamp(1, Self::MAX);
+        Self {
+            ring: (0..n).map(|_| AtomicU8::new(0)).collect(),
+            next: AtomicU64::new(0),
+            sums: AtomicU64::new(BIAS << (2 * FIELD) | BIAS << FIELD | BIAS),
+        }
+    }
+
+    /// Counts a call in the place of the oldest, and returns the counts with it.
+    pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
+        let place = self.next.fetch_add(1, Relaxed) % self.ring.len() as u64;
+        let call = CALL | if failed { FAILED } else { 0 } | if slow { SLOW } else { 0 };
+        let sums = self.replace(place as usize, call);
+        self.decode(sums)
+    }
+
+    /// The last calls.
+    pub(crate) fn counts(&self) -> Counts {
+        self.decode(self.sums.load(Relaxed))
+    }
+
+    /// Forgets all calls. O(n).
+    pub(crate) fn reset(&self) {
+        (0..self.ring.len()).for_each(|place| {
+            self.replace(place, 0);
+        });
+    }
+
+    fn replace(&self, place: usize, call: u8) -> u64 {
+        let old = self.ring[place].swap(call, Relaxed);
+        // The usual case, and one atomic operation less: a good call for a good call.
+        if old == call {
+            return self.sums.load(Relaxed);
+        }
+        let change = spread(call).wrapping_sub(spread(old));
+        self.sums.fetch_add(change, Relaxed).wrapping_add(change)
+    }
+
+    fn decode(&self, sums: u64) -> Counts {
+        let n = self.ring.len() as u64;
+        let field = |at: u32| (sums >> (at * FIELD) & MASK).saturating_sub(BIAS).min(n);
+        let total = field(2);
+        Counts {
+            total,
+            failed: field(1).min(total),
+            slow: field(0).min(total),
+        }
+    }
+}
+
+/// One call as a summand of the three sums.
+fn spread(call: u8) -> u64 {
+    let bit = |mask: u8| u64::from(call & mask != 0);
+    bit(CALL) << (2 * FIELD) | bit(FAILED) << FIELD | bit(SLOW)
+}
+
+impl fmt::Debug for CountWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountWindow")
+            .field("calls", &self.ring.len())
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nanoseconds, at most those of 146 years.
+fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()))
+        .min(u64::MAX >> 2)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{collections::VecDeque, thread};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn counts(total: u64, failed: u64, slow: u64) -> Counts {
+        Counts {
+            total,
+            failed,
+            slow,
+        }
+    }
+
+    #[test]
+    fn a_call_leaves_after_the_span() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        window.record(base, true, false);
+        window.record(base + 5 * SECOND, false, true);
+        let at = |seconds: f64| window.counts(base + SECOND.mul_f64(seconds));
+        assert_eq!(at(9.9), counts(2, 1, 1));
+        assert_eq!(at(10.0), counts(1, 0, 1));
+        assert_eq!(at(14.9), counts(1, 0, 1));
+        assert_eq!(at(15.0), counts(0, 0, 0));
+    }
+
+    #[test]
+    fn a_week_or_a_century_without_calls_is_one_step() {
+        let base = Instant::now();
+        let window = TimeWindow::new(Duration::from_millis(10), 10, base);
+        let mut now = base;
+        for idle in [7 * 86_400, 1, 100 * 365 * 86_400_u64] {
+            window.record(now, true, true);
+            now += Duration::from_secs(idle);
+            assert_eq!(window.counts(now), Counts::default());
+            window.record(now, false, false);
+            assert_eq!(window.counts(now), counts(1, 0, 0));
+        }
+    }
+
+    #[test]
+    fn a_late_time_counts_as_the_latest() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        window.record(base + 100 * SECOND, false, false);
+        window.record(base + 98 * SECOND, true, false);
+        window.record(base - SECOND, true, false);
+        assert_eq!(window.counts(base + 109 * SECOND), counts(3, 2, 0));
+    }
+
+    #[test]
+    fn sums_may_wrap() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        window
+            .calls
+            .store((1 << 32) * 0xFFFF_FFFE + 0xFFFF_FFFE, Relaxed);
+        let now = base + 60 * SECOND;
+        (0..5).for_each(|_| window.record(now, true, false));
+        assert_eq!(window.counts(now), counts(5, 5, 0));
+    }
+
+    #[test]
+    fn bad_sizes_do_no_harm() {
+        let base = Instant::now();
+        for (span, buckets) in [
+            (Duration::ZERO, 0),
+            (Duration::MAX, 1),
+            (SECOND, usize::MAX >> 54),
+        ] {
+            let window = TimeWindow::new(span, buckets, base);
+            window.record(base, true, false);
+            assert_eq!(window.counts(base), counts(1, 1, 0));
+        }
+        assert_eq!(CountWindow::new(0).record(true, true), counts(1, 1, 1));
+    }
+
+    #[test]
+    fn threads_lose_no_call() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        // 8 threads, 10 000 calls each, times within the first 5 s: all stay in the window.
+        thread::scope(|scope| {
+            for thread in 0..8_u64 {
+                let window = &window;
+                scope.spawn(move || {
+                    for i in 0..10_000 {
+                        let now = base + Duration::from_micros(i * 500 + thread);
+                        window.record(now, i % 4 == 0, i % 10 == 0);
+                        if i % 100 == 0 {
+                            let seen = window.counts(now);
+                            assert!(seen.failed <= seen.total && seen.slow <= seen.total);
+                        }
+                    }
+                });
+            }
+        });
+        let end = base + 5 * SECOND;
+        assert_eq!(window.counts(end), counts(80_000, 20_000, 8_000));
+        assert_eq!(window.counts(end + 10 * SECOND), Counts::default());
+    }
+
+    #[test]
+    fn the_last_calls_slide() {
+        let window = CountWindow::new(100);
+        (0..10_000).for_each(|_| {
+            window.record(false, false);
+        });
+        for failures in 1..=150 {
+            let seen = window.record(true, false);
+            assert_eq!(seen, counts(100, failures.min(100), 0));
+        }
+    }
+
+    #[test]
+    fn threads_keep_the_sums_of_the_ring() {
+        for n in [1, 3, 1_000] {
+            let window = CountWindow::new(n);
+            thread::scope(|scope| {
+                for thread in 0..8 {
+                    let window = &window;
+                    scope.spawn(move || {
+                        for i in 0..20_000 {
+                            let seen = window.record((i + thread) % 3 == 0, i % 7 == 0);
+                            assert!(seen.failed <= seen.total && seen.total <= n as u64);
+                        }
+                    });
+                }
+            });
+            let in_ring = |mask: u8| {
+                let calls = window.ring.iter();
+                calls.filter(|call| call.load(Relaxed) & mask != 0).count() as u64
+            };
+            let expected = counts(in_ring(CALL), in_ring(FAILED), in_ring(SLOW));
+            assert_eq!(window.counts(), expected);
+            assert_eq!(expected.total, n as u64);
+            window.reset();
+            assert_eq!(window.counts(), Counts::default());
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Record { wait: i64, failed: bool, slow: bool },
+        Counts { wait: i64 },
+        Reset,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Mostly small steps, some back, some over several spans.
+        let wait = || prop_oneof![8 => 0..300_i64, 2 => -200..0_i64, 1 => 0..20_000_i64];
+        prop_oneof![
+            8 => (wait(), any::<bool>(), any::<bool>())
+                .prop_map(|(wait, failed, slow)| Step::Record { wait, failed, slow }),
+            4 => wait().prop_map(|wait| Step::Counts { wait }),
+            1 => Just(Step::Reset),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn time_window_counts_as_a_list_does(
+            buckets in 1..12_usize,
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            const WIDTH: i64 = 100;
+            let base = Instant::now();
+            let span = Duration::from_millis(WIDTH as u64) * buckets as u32;
+            let window = TimeWindow::new(span, buckets, base);
+            let at = |ms: i64| base + Duration::from_millis(ms as u64);
+            let mut calls: Vec<(i64, bool, bool)> = Vec::new();
+            let (mut now, mut latest) = (0_i64, 0_i64);
+            for step in steps {
+                let mut move_by = |wait: i64| {
+                    now = (now + wait).max(0);
+                    latest = latest.max(now);
+                };
+                match step {
+                    Step::Record { wait, failed, slow } => {
+                        move_by(wait);
+                        window.record(at(now), failed, slow);
+                        calls.push((latest / WIDTH, failed, slow));
+                    }
+                    Step::Counts { wait } => move_by(wait),
+                    Step::Reset => {
+                        window.reset(at(now));
+                        calls.clear();
+                    }
+                }
+                let first = latest / WIDTH - (buckets as i64 - 1);
+                let kept = calls.iter().filter(|(bucket, ..)| *bucket >= first);
+                let expected = kept.fold(Counts::default(), |sum, (_, failed, slow)| counts(
+                    sum.total + 1,
+                    sum.failed + u64::from(*failed),
+                    sum.slow + u64::from(*slow),
+                ));
+                prop_assert_eq!(window.counts(at(now)), expected);
+            }
+        }
+
+        #[test]
+        fn count_window_counts_as_a_list_does(
+            n in 1..40_usize,
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            let window = CountWindow::new(n);
+            let mut calls: VecDeque<(bool, bool)> = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::Record { failed, slow, .. } => {
+                        window.record(failed, slow);
+                        calls.push_back((failed, slow));
+                        if calls.len() > n {
+                            calls.pop_front();
+                        }
+                    }
+                    Step::Counts { .. } => {}
+                    Step::Reset => {
+                        window.reset();
+                        calls.clear();
+                    }
+                }
+                let with = |is: fn(&(bool, bool)) -> bool| {
+                    calls.iter().filter(|call| is(call)).count() as u64
+                };
+                let expected = counts(calls.len() as u64, with(|c| c.0), with(|c| c.1));
+                prop_assert_eq!(window.counts(), expected);
+            }
+        }
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features window::`
+#[cfg(all(test, loom))]
+mod models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    const WIDTH: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn calls_that_turn_the_window_together_are_not_lost() {
+        let base = Instant::now();
+        loom::model(move || {
+            let window = Arc::new(TimeWindow::new(2 * WIDTH, 2, base));
+            window.record(base, true, false);
+            // After an idle time: both turn the window, to different buckets.
+            let other = {
+                let window = Arc::clone(&window);
+                thread::spawn(move || window.record(base + 9 * WIDTH, false, false))
+            };
+            window.record(base + 10 * WIDTH, true, false);
+            let seen = window.counts(base + 10 * WIDTH);
+            assert!(
+                seen.total <= 2 && seen.failed <= 1,
+                "the old call is back: {seen:?}"
+            );
+            other.join().expect("no panic");
+            let seen = window.counts(base + 10 * WIDTH);
+            assert_eq!((seen.total, seen.failed), (2, 1));
+            assert!(window.counts(base + 11 * WIDTH).failed == 1, "left early");
+            assert_eq!(window.counts(base + 12 * WIDTH), Counts::default());
+        });
+    }
+
+    #[test]
+    fn a_reader_sees_whole_buckets_while_the_window_turns() {
+        let base = Instant::now();
+        loom::model(move || {
+            let window = Arc::new(TimeWindow::new(2 * WIDTH, 2, base));
+            window.record(base, true, false);
+            window.record(base + WIDTH, false, false);
+            let other = {
+                let window = Arc::clone(&window);
+                thread::spawn(move || window.record(base + 2 * WIDTH, false, false))
+            };
+            let seen = window.counts(base + WIDTH);
+            let allowed = [(2, 1), (1, 0), (2, 0)];
+            assert!(allowed.contains(&(seen.total, seen.failed)), "{seen:?}");
+            other.join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn running_sums_are_those_of_the_ring() {
+        loom::model(|| {
+            let window = Arc::new(CountWindow::new(2));
+            window.record(true, false);
+            let other = {
+                let window = Arc::clone(&window);
+                thread::spawn(move || {
+                    window.record(true, true);
+                    window.record(false, false);
+                })
+            };
+            let seen = window.record(false, true);
+            assert!(seen.total <= 2 && seen.failed <= seen.total);
+            other.join().expect("no panic");
+            let in_ring = |mask: u8| {
+                let calls = window.ring.iter();
+                calls.filter(|call| call.load(Relaxed) & mask != 0).count() as u64
+            };
+            let expected = Counts {
+                total: 2,
+                failed: in_ring(FAILED),
+                slow: in_ring(SLOW),
+            };
+            assert_eq!(window.counts(), expected);
+        });
+    }
+}
