@@ -1,1 +1,11 @@
 //! Middleware around a balancer, and around any other service.
+
+use std::{error::Error, iter};
+
+pub mod breaker;
+
+/// Finds an error of ours in an error or among its causes, however deep others have wrapped it.
+fn find_in_chain<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut causes = iter::successors(Some(error), |error| (*error).source());
+    causes.find_map(|error| error.downcast_ref())
+}

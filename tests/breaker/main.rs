@@ -1,0 +1,7 @@
+//! Circuit breaker through `Service`, under a paused clock.
+#![allow(clippy::unwrap_used)]
+
+mod breaker;
+mod kit;
+mod probes;
+mod verdicts;
