@@ -3,6 +3,7 @@
 use std::{error::Error, iter};
 
 pub mod breaker;
+pub mod throttle;
 
 /// Finds an error of ours in an error or among its causes, however deep others have wrapped it.
 fn find_in_chain<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
