@@ -1,0 +1,4 @@
+//! Failfast through `Service`, under a paused clock.
+#![allow(clippy::unwrap_used)]
+
+mod failfast;
