@@ -4,6 +4,7 @@ use std::{error::Error, iter};
 
 pub mod breaker;
 pub mod failfast;
+pub mod limit;
 pub mod throttle;
 
 /// Finds an error of ours in an error or among its causes, however deep others have wrapped it.

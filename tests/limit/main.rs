@@ -1,4 +1,5 @@
-//! Failfast through `Service`, under a paused clock.
+//! Adaptive limit and failfast through `Service`, under a paused clock.
 #![allow(clippy::unwrap_used)]
 
+mod adaptive;
 mod failfast;
