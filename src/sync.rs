@@ -9,4 +9,4 @@ pub(crate) use loom::sync::atomic;
 #[cfg(not(all(test, roster_loom)))]
 pub(crate) use std::sync::atomic;
 
-pub(crate) use atomic::{AtomicU8, AtomicU64, Ordering};
+pub(crate) use atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
