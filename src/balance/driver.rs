@@ -20,7 +20,13 @@ use std::{
     future::poll_fn,
     hash::Hash,
     pin::Pin,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Weak,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
     task::Poll,
     time::Duration,
 };
@@ -117,8 +123,8 @@ pub(super) struct Roll<K, S, L> {
     draining: Vec<Draining<S, L>>,
     /// The members in the snapshot, in its order, by the ids of their states.
     numbered: Vec<EndpointId>,
-    /// Moves on when the facts of any member change.
-    revision: Option<u64>,
+    /// What moves on when the facts of any member change.
+    revisions: Revisions,
 }
 
 struct Member<K, S, L> {
@@ -174,7 +180,7 @@ impl<K, S, L> Roll<K, S, L> {
             gone: HashMap::new(),
             draining: Vec::new(),
             numbered: Vec::new(),
-            revision: None,
+            revisions: Revisions::default(),
         }
     }
 
@@ -194,6 +200,42 @@ impl<K, S, L> Roll<K, S, L> {
                 member.requests += picks.copied().unwrap_or_default();
             }
         }
+    }
+}
+
+/// Tells whether any facts have changed: one count for each discovery that members come from, which
+/// are several where somebody has merged them.
+#[derive(Default)]
+struct Revisions {
+    counts: Vec<Arc<AtomicU64>>,
+    /// Their sum when the facts were read last.
+    seen: u64,
+}
+
+impl Revisions {
+    fn add(&mut self, facts: &Facts) {
+        let count = facts.count();
+        // One that nobody else holds never moves.
+        if Arc::strong_count(count) > 1 && !self.counts.iter().any(|c| Arc::ptr_eq(c, count)) {
+            self.seen = self.seen.wrapping_add(count.load(Acquire));
+            self.counts.push(Arc::clone(count));
+        }
+    }
+
+    /// As counts only grow, their sum stays when all of them do.
+    fn sum(&self) -> u64 {
+        let counts = self.counts.iter().map(|count| count.load(Acquire));
+        counts.fold(0, u64::wrapping_add)
+    }
+
+    fn have_moved(&self) -> bool {
+        self.sum() != self.seen
+    }
+
+    fn catch_up(&mut self) {
+        // Of a discovery that is gone nothing is to be expected.
+        self.counts.retain(|count| Arc::strong_count(count) > 1);
+        self.seen = self.sum();
     }
 }
 
@@ -225,9 +267,8 @@ where
                     }
                     continue;
                 }
-                next = next(&mut self.discover), if asks && self.discover.is_some() => {
-                    change = Some(next);
-                }
+                next = next(&mut self.discover, &self.roll.revisions),
+                    if asks && self.discover.is_some() => change = next,
                 Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
                 found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
@@ -341,6 +382,9 @@ where
     fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
         let (service, facts) = (self.split)(service);
         let service = Arc::new(service);
+        if let Some(facts) = &facts {
+            self.roll.revisions.add(facts);
+        }
         self.checker.insert(&name, facts.as_deref(), now);
         if let Some(&index) = self.roll.index.get(&name) {
             let member = &mut self.roll.members[index];
@@ -451,12 +495,10 @@ where
 
     /// Reads the facts again, when any of them has changed.
     fn look_at_facts(&mut self, now: Instant) -> bool {
-        let facts = self.roll.members.iter().find_map(|m| m.facts.as_ref());
-        let revision = facts.map(|facts| facts.revision());
-        if revision == self.roll.revision {
+        if !self.roll.revisions.have_moved() {
             return false;
         }
-        self.roll.revision = revision;
+        self.roll.revisions.catch_up();
         // Where traffic may go depends on more than weights.
         let mut dirty = !self.settings.topology.is_plain();
         for member in &mut self.roll.members {
@@ -847,11 +889,21 @@ where
 type Next<D> =
     Option<Result<Change<<D as Discover>::Key, <D as Discover>::Service>, <D as Discover>::Error>>;
 
-/// Waits for discovery.
-async fn next<D: Discover>(discover: &mut Option<Pin<Box<D>>>) -> Next<D> {
-    poll_fn(|cx| match discover {
-        Some(discover) => discover.as_mut().poll_discover(cx),
-        None => Poll::Pending,
+/// Waits for discovery; `None` when it has nothing to say and yet some facts have changed.
+async fn next<D: Discover>(
+    discover: &mut Option<Pin<Box<D>>>,
+    revisions: &Revisions,
+) -> Option<Next<D>> {
+    poll_fn(|cx| {
+        let Some(discover) = discover else {
+            return Poll::Pending;
+        };
+        match discover.as_mut().poll_discover(cx) {
+            Poll::Ready(next) => Poll::Ready(Some(next)),
+            // Our own discovery writes down a new weight while it is polled, and says nothing.
+            Poll::Pending if revisions.have_moved() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }
