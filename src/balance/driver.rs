@@ -104,6 +104,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) changes: topology::Changes,
     /// What was told about the topology last.
     pub(super) notices: Vec<Notice>,
+    /// What is to be told as soon as it holds.
+    pub(super) news: Vec<News<P::Load>>,
     pub(super) roll: Roll<D::Key, S, P::Load>,
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
@@ -113,6 +115,13 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) least: f64,
 }
 
+/// An event that is still to be told.
+pub(super) enum News<L> {
+    Event(Event),
+    /// This endpoint is not listed any more.
+    Left(Held<L>),
+}
+
 /// Who is listed, and who was.
 pub(super) struct Roll<K, S, L> {
     index: HashMap<K, usize>,
@@ -120,7 +129,7 @@ pub(super) struct Roll<K, S, L> {
     /// The states of those that left, for when they come back, and until when.
     gone: HashMap<K, Gone<L>>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
-    draining: Vec<Draining<S, L>>,
+    draining: HashMap<EndpointId, Draining<S, L>>,
     /// The members in the snapshot, in its order, by the ids of their states.
     numbered: Vec<EndpointId>,
     /// What moves on when the facts of any member change.
@@ -178,7 +187,7 @@ impl<K, S, L> Roll<K, S, L> {
             index: HashMap::new(),
             members: Vec::new(),
             gone: HashMap::new(),
-            draining: Vec::new(),
+            draining: HashMap::new(),
             numbered: Vec::new(),
             revisions: Revisions::default(),
         }
@@ -293,10 +302,11 @@ where
             dirty |= self.warm_up(now);
             self.judge(now);
             dirty |= self.follow(now);
-            self.tidy(now);
             if dirty {
                 self.publish();
             }
+            self.tell_all();
+            self.tidy(now);
         }
     }
 
@@ -355,16 +365,13 @@ where
                 let error: Arc<str> = error.to_string().into();
                 self.status
                     .send_modify(|status| status.discovery_error = Some(Arc::clone(&error)));
-                let _ = self.events.send(Event::DiscoveryFailed(error));
+                self.tell(Event::DiscoveryFailed(error));
                 false
             }
             None => {
                 tracing::warn!("discovery has ended, the last endpoints stay");
                 self.discover = None;
-                self.status.send_modify(|status| {
-                    status.discovery_ended = true;
-                });
-                let _ = self.events.send(Event::DiscoveryEnded);
+                self.tell(Event::DiscoveryEnded);
                 // So that `resolved` is known, also when it ended at once.
                 true
             }
@@ -393,7 +400,8 @@ where
                 member.facts = facts;
                 member.look(&self.settings.topology);
             }
-            let _ = self.events.send(Event::Replaced(member.state.key.clone()));
+            let key = member.state.key.clone();
+            self.tell(Event::Replaced(key));
             return;
         }
         let round = self.ejector.insert(name.clone(), now);
@@ -425,10 +433,8 @@ where
             ),
         };
         // It serves again: its requests are nobody's who left.
-        self.roll
-            .draining
-            .retain(|draining| draining.state.id != state.id);
-        let _ = self.events.send(Event::Added(state.key.clone()));
+        self.roll.draining.remove(&state.id);
+        self.tell(Event::Added(state.key.clone()));
         self.roll
             .index
             .insert(name.clone(), self.roll.members.len());
@@ -470,16 +476,14 @@ where
         let cause = self.ejector.cause(name);
         self.ejector.remove(name, now);
         self.checker.remove(name);
-        let in_flight = member.state.in_flight();
-        let key = member.state.key.clone();
-        let _ = self.events.send(Event::Removed(key, in_flight));
-        if in_flight > 0 {
-            self.roll.draining.push(Draining {
-                state: member.state.clone(),
-                _service: member.service,
-                deadline: after(now, self.settings.drain),
-            });
-        }
+        self.news.push(News::Left(member.state.clone()));
+        // Whether it has requests in flight shows when no more can come.
+        let draining = Draining {
+            state: member.state.clone(),
+            _service: member.service,
+            deadline: after(now, self.settings.drain),
+        };
+        self.roll.draining.insert(member.state.id, draining);
         if !self.settings.grace.is_zero() {
             let until = after(now, self.settings.grace);
             let gone = Gone {
@@ -505,8 +509,8 @@ where
             let before = member.weight();
             member.look(&self.settings.topology);
             if member.weight() != before {
-                let key = member.state.key.clone();
-                let _ = self.events.send(Event::Weighed(key, member.weight()));
+                let event = Event::Weighed(member.state.key.clone(), member.weight());
+                self.news.push(News::Event(event));
                 dirty = true;
             }
             self.checker
@@ -588,7 +592,7 @@ where
             let split = self.settings.topology.as_split();
             if let Some(trip) = split.and_then(|split| split.check(now)) {
                 tracing::warn!("{trip}");
-                let _ = self.events.send(Event::SplitTripped(trip));
+                self.tell(Event::SplitTripped(trip));
             }
         }
     }
@@ -619,16 +623,41 @@ where
                     Event::Spared(key, cause)
                 }
             };
-            let _ = self.events.send(event);
+            self.tell(event);
         }
         dirty
+    }
+
+    /// Has an event told with the next snapshot, which makes it true.
+    fn tell(&mut self, event: Event) {
+        self.news.push(News::Event(event));
+    }
+
+    /// Tells what holds now: whoever hears that an endpoint was removed sees no request go there.
+    fn tell_all(&mut self) {
+        for news in self.news.drain(..) {
+            let event = match news {
+                News::Event(event) => event,
+                News::Left(state) => {
+                    let draining = &mut self.roll.draining;
+                    // Not there when it came back with the same snapshot.
+                    let drains = draining.contains_key(&state.id);
+                    let in_flight = if drains { state.in_flight() } else { 0 };
+                    if in_flight == 0 {
+                        draining.remove(&state.id);
+                    }
+                    Event::Removed(state.key.clone(), in_flight)
+                }
+            };
+            let _ = self.events.send(event);
+        }
     }
 
     /// Forgets what is over.
     fn tidy(&mut self, now: Instant) {
         let events = &self.events;
         self.roll.gone.retain(|_, gone| gone.until > now);
-        self.roll.draining.retain(|draining| {
+        self.roll.draining.retain(|_, draining| {
             let in_flight = draining.state.in_flight();
             let stays = in_flight > 0 && draining.deadline > now;
             if !stays {
@@ -640,7 +669,7 @@ where
 
     fn next_wake(&self) -> Option<Instant> {
         let now = Instant::now();
-        let drain = self.roll.draining.iter().map(|d| d.deadline).min();
+        let drain = self.roll.draining.values().map(|d| d.deadline).min();
         let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
         let grace = self.roll.gone.values().map(|gone| gone.until).min();
         let ejector = self
@@ -690,11 +719,16 @@ where
                 false
             }
             Command::Weigh(key, weight, reply) => {
-                let found = self.find(&key).map(|index| {
+                let found = self.find(&key);
+                if let Some(index) = found {
                     let member = &mut self.roll.members[index];
+                    let before = member.weight();
                     member.by_hand = weight;
-                    let _ = self.events.send(Event::Weighed(key, member.weight()));
-                });
+                    let after = member.weight();
+                    if after != before {
+                        self.tell(Event::Weighed(key, after));
+                    }
+                }
                 self.publish();
                 let _ = reply.send(found.is_some());
                 false
@@ -769,11 +803,14 @@ where
         self.roll.count(&picked);
         self.roll.numbered = numbered;
         let endpoints = self.roll.members.len();
+        let ended = self.discover.is_none();
         self.status.send_modify(|status| {
             status.resolved = true;
             status.endpoints = endpoints;
             status.usable = usable;
+            status.discovery_ended = ended;
         });
+        self.tell_all();
     }
 
     /// A member's weight in picks now.
@@ -845,7 +882,7 @@ where
         for notice in &notices {
             if !self.notices.contains(notice) {
                 tracing::warn!("{notice}");
-                let _ = self.events.send(Event::Notice(notice.clone()));
+                self.news.push(News::Event(Event::Notice(notice.clone())));
             }
         }
         self.notices = notices;
