@@ -63,6 +63,9 @@ use crate::{
 /// Changes that are taken in before a snapshot is made of a flood that does not end.
 const FLOOD: usize = 16_384;
 
+/// Changes between which other tasks get their turn: some 50 µs' worth.
+const TURN: usize = 128;
+
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
 const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
@@ -266,28 +269,28 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let (mut change, mut alarm, mut replan) = (None, None, false);
+            let (mut order, mut change, mut alarm, mut replan) = (None, None, None, false);
+            // Discovery last, as it alone may always have something to say. That the others do not
+            // starve it is ensured below.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
-                Some(command) = self.commands.recv() => {
-                    if self.obey(command) {
-                        self.publish();
-                    }
-                    continue;
-                }
-                next = next(&mut self.discover, &self.roll.revisions),
-                    if asks && self.discover.is_some() => change = next,
+                Some(command) = self.commands.recv() => order = Some(command),
                 Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
                 found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                next = next(&mut self.discover, &self.roll.revisions),
+                    if asks && self.discover.is_some() => change = next,
             }
             let now = Instant::now();
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
             let mut dirty = replan;
+            if let Some(order) = order {
+                self.obey(order, now);
+            }
             if let Some((id, signal)) = alarm {
                 self.hear(id, signal, now);
                 while let Ok((id, signal)) = self.alarms.try_recv() {
@@ -296,8 +299,8 @@ where
             }
             if let Some(change) = change {
                 dirty |= self.take(change, now);
-                dirty |= self.take_all(now).await;
             }
+            dirty |= self.take_all(now).await;
             dirty |= self.look_at_facts(now);
             dirty |= self.warm_up(now);
             self.judge(now);
@@ -324,6 +327,10 @@ where
                 Poll::Ready(change) => {
                     dirty |= self.take(change, now);
                     (taken, quiet) = (taken + 1, false);
+                    // Discovery need not be one that yields by itself.
+                    if taken % TURN == 0 {
+                        yield_now().await;
+                    }
                 }
                 // Discovery may only have paused to let others have their turn.
                 Poll::Pending if !quiet && taken > 0 => {
@@ -688,27 +695,23 @@ where
         wakes.into_iter().flatten().min()
     }
 
-    /// Does what the handle says. Returns whether a snapshot is due.
-    fn obey(&mut self, command: Command) -> bool {
+    /// Does what the handle says. It holds when the answer comes.
+    fn obey(&mut self, command: Command, now: Instant) {
         match command {
             Command::List(reply) => {
                 let _ = reply.send(self.list());
-                false
             }
             Command::Subscribe(reply) => {
                 let _ = reply.send(self.events.subscribe());
-                false
             }
             Command::Eject(key, reply) => {
                 let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
-                let found = name.is_some_and(|name| self.ejector.eject(&name, Instant::now()));
-                self.follow(Instant::now());
+                let found = name.is_some_and(|name| self.ejector.eject(&name, now));
+                self.follow(now);
                 self.publish();
                 let _ = reply.send(found);
-                false
             }
             Command::Restore(key, reply) => {
-                let now = Instant::now();
                 let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
                 if let Some(name) = &name {
                     self.ejector.restore_by_hand(name, now);
@@ -716,7 +719,6 @@ where
                 self.follow(now);
                 self.publish();
                 let _ = reply.send(name.is_some());
-                false
             }
             Command::Weigh(key, weight, reply) => {
                 let found = self.find(&key);
@@ -731,7 +733,6 @@ where
                 }
                 self.publish();
                 let _ = reply.send(found.is_some());
-                false
             }
         }
     }
