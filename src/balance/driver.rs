@@ -160,6 +160,7 @@ struct Gone<L> {
     /// Why it was out when it left.
     cause: Option<Cause>,
     by_hand: Option<Weight>,
+    requests: u64,
 }
 
 struct Draining<S, L> {
@@ -196,7 +197,7 @@ impl<K, S, L> Roll<K, S, L> {
         }
     }
 
-    /// Adds the picks that a snapshot saw to its members.
+    /// Adds the picks that a snapshot saw to its members, also to those that have left.
     fn count(&mut self, picked: &[u64]) {
         // Mostly nobody came or went, and then the orders agree.
         let mut rest: HashMap<EndpointId, u64> = HashMap::new();
@@ -207,9 +208,12 @@ impl<K, S, L> Roll<K, S, L> {
             }
         }
         if !rest.is_empty() {
-            for member in &mut self.members {
-                let picks = rest.get(&member.state.id);
-                member.requests += picks.copied().unwrap_or_default();
+            let listed = self.members.iter_mut();
+            let listed = listed.map(|m| (m.state.id, &mut m.requests));
+            let gone = self.gone.values_mut();
+            let gone = gone.map(|gone| (gone.state.id, &mut gone.requests));
+            for (id, requests) in listed.chain(gone) {
+                *requests += rest.get(&id).copied().unwrap_or_default();
             }
         }
     }
@@ -413,7 +417,7 @@ where
         }
         let round = self.ejector.insert(name.clone(), now);
         let gone = self.roll.gone.remove(&name);
-        let mut by_hand = None;
+        let (mut by_hand, mut requests) = (None, 0);
         let state = match gone {
             Some(gone) => {
                 // Open in the new round, and out again if it was out.
@@ -429,7 +433,7 @@ where
                     Some(cause) => self.ejector.trip(&name, round, cause, now),
                     None => {}
                 }
-                by_hand = gone.by_hand;
+                (by_hand, requests) = (gone.by_hand, gone.requests);
                 gone.state
             }
             None => EndpointState::new(
@@ -454,7 +458,7 @@ where
             by_hand,
             since: now,
             ramp: None,
-            requests: 0,
+            requests,
         };
         member.look(&self.settings.topology);
         // In the first set nobody is warmer than others.
@@ -498,6 +502,7 @@ where
                 until,
                 cause,
                 by_hand: member.by_hand,
+                requests: member.requests,
             };
             self.roll.gone.insert(member.name, gone);
         }
