@@ -69,6 +69,10 @@ const TURN: usize = 128;
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
 const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
+/// Endpoints that are remembered at a time after they left, which takes some 20 MiB. Arbitrary: more
+/// than leave within the grace where names are not made up without end.
+const REMEMBERED: usize = 65_536;
+
 /// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
 pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
@@ -495,7 +499,7 @@ where
             deadline: after(now, self.settings.drain),
         };
         self.roll.draining.insert(member.state.id, draining);
-        if !self.settings.grace.is_zero() {
+        if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
             let until = after(now, self.settings.grace);
             let gone = Gone {
                 state: member.state,
