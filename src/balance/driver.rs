@@ -19,6 +19,7 @@ use std::{
     fmt,
     future::poll_fn,
     hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -27,7 +28,7 @@ use std::{
             Ordering::{Acquire, Relaxed},
         },
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -325,12 +326,7 @@ where
     async fn take_all(&mut self, now: Instant) -> bool {
         let (mut dirty, mut taken, mut quiet) = (false, 0, false);
         while taken < FLOOD && self.ask_at.is_none() {
-            let polled = poll_fn(|cx| {
-                Poll::Ready(match &mut self.discover {
-                    Some(discover) => discover.as_mut().poll_discover(cx),
-                    None => Poll::Pending,
-                })
-            });
+            let polled = poll_fn(|cx| Poll::Ready(ask(&mut self.discover, cx)));
             match polled.await {
                 Poll::Ready(change) => {
                     dirty |= self.take(change, now);
@@ -407,8 +403,8 @@ where
         if let Some(facts) = &facts {
             self.roll.revisions.add(facts);
         }
-        self.checker.insert(&name, facts.as_deref(), now);
         if let Some(&index) = self.roll.index.get(&name) {
+            self.checker.insert(&name, facts.as_deref(), now);
             let member = &mut self.roll.members[index];
             member.service = service;
             if facts.is_some() {
@@ -419,11 +415,22 @@ where
             self.tell(Event::Replaced(key));
             return;
         }
+        let known = match self.roll.gone.remove(&name) {
+            Some(gone) => Ok(gone),
+            None => {
+                let fresh = || self.settings.policy.tracker().fresh(now);
+                let Ok(tracker) = catch_unwind(AssertUnwindSafe(fresh)) else {
+                    tracing::error!(endpoint = ?name, "left out, as the policy panicked");
+                    return;
+                };
+                Err(tracker)
+            }
+        };
+        self.checker.insert(&name, facts.as_deref(), now);
         let round = self.ejector.insert(name.clone(), now);
-        let gone = self.roll.gone.remove(&name);
         let (mut by_hand, mut requests) = (None, 0);
-        let state = match gone {
-            Some(gone) => {
+        let state = match known {
+            Ok(gone) => {
                 // Open in the new round, and out again if it was out.
                 gone.state.health.follow(&Step {
                     key: (),
@@ -440,12 +447,9 @@ where
                 (by_hand, requests) = (gone.by_hand, gone.requests);
                 gone.state
             }
-            None => EndpointState::new(
-                key(&name),
-                self.settings.policy.tracker().fresh(now),
-                round,
-                Arc::clone(&self.common),
-            ),
+            Err(tracker) => {
+                EndpointState::new(key(&name), tracker, round, Arc::clone(&self.common))
+            }
         };
         // It serves again: its requests are nobody's who left.
         self.roll.draining.remove(&state.id);
@@ -906,20 +910,18 @@ where
         now: Instant,
         numbered: &mut Vec<EndpointId>,
     ) -> Leaf<S, P> {
-        let members = || indexes.iter().map(|i| &self.roll.members[*i]);
+        // Read once for each, as requests change it all the while.
         let trial = |m: &&Member<D::Key, S, P::Load>| {
             let gate = m.state.health.gate();
             matches!(gate, GateState::ProbeReady | GateState::Probing)
         };
-        let members: Vec<_> = members()
-            .filter(|m| !trial(m))
-            .chain(members().filter(trial))
-            .collect();
+        let members = indexes.iter().map(|i| &self.roll.members[*i]);
+        let (trials, mut members): (Vec<_>, Vec<_>) = members.partition(trial);
         let candidates: Vec<_> = members
             .iter()
-            .filter(|m| !trial(m))
             .map(|m| Candidate::new(m.state.key.clone(), self.effective(m, now)))
             .collect();
+        members.extend(trials);
         let first = numbered.len();
         numbered.extend(members.iter().map(|m| m.state.id));
         Leaf {
@@ -927,10 +929,26 @@ where
             states: members.iter().map(|m| m.state.clone()).collect(),
             services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
             candidates: candidates.len(),
-            picker: (!candidates.is_empty())
-                .then(|| self.settings.policy.prepare(&candidates, &mut self.rng)),
+            picker: prepare(&self.settings.policy, &candidates, &mut self.rng),
         }
     }
+}
+
+/// `None` when there is nobody to pick from, or when the policy panics: then chance picks, as the old
+/// picker would send requests to those that have left.
+fn prepare<P: Policy>(
+    policy: &P,
+    candidates: &[Candidate],
+    rng: &mut SmallRng,
+) -> Option<P::Picker> {
+    if candidates.is_empty() {
+        return None;
+    }
+    let prepared = catch_unwind(AssertUnwindSafe(|| policy.prepare(candidates, rng)));
+    if prepared.is_err() {
+        tracing::error!("the policy panicked, picks are random until the next change");
+    }
+    prepared.ok()
 }
 
 type Next<D> =
@@ -941,18 +959,25 @@ async fn next<D: Discover>(
     discover: &mut Option<Pin<Box<D>>>,
     revisions: &Revisions,
 ) -> Option<Next<D>> {
-    poll_fn(|cx| {
-        let Some(discover) = discover else {
-            return Poll::Pending;
-        };
-        match discover.as_mut().poll_discover(cx) {
-            Poll::Ready(next) => Poll::Ready(Some(next)),
-            // Our own discovery writes down a new weight while it is polled, and says nothing.
-            Poll::Pending if revisions.have_moved() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
+    poll_fn(|cx| match ask(discover, cx) {
+        Poll::Ready(next) => Poll::Ready(Some(next)),
+        // Our own discovery writes down a new weight while it is polled, and says nothing.
+        Poll::Pending if revisions.have_moved() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
     })
     .await
+}
+
+/// Asks discovery. One that panics has ended: who knows what it would do next.
+fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) -> Poll<Next<D>> {
+    let Some(discover) = discover else {
+        return Poll::Pending;
+    };
+    let asked = catch_unwind(AssertUnwindSafe(|| discover.as_mut().poll_discover(cx)));
+    asked.unwrap_or_else(|_| {
+        tracing::error!("discovery panicked");
+        Poll::Ready(None)
+    })
 }
 
 /// Our own keys as they are, anybody else's by what they print.
