@@ -107,7 +107,9 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         let status = self.handle.status();
         if let Some(view) = self.watch.as_ref().map(Watch::view) {
             match (view.state, &view.error) {
-                (State::Missing, _) => return NoEndpoint::Missing,
+                (State::Missing, _) if status.endpoints == 0 => return NoEndpoint::Missing,
+                // Which our own discovery has no word for.
+                (State::Empty, _) if status.endpoints == 0 => return NoEndpoint::Empty,
                 (State::Pending | State::Stale, Some(error)) if status.endpoints == 0 => {
                     return NoEndpoint::Unreachable {
                         since: view.age().unwrap_or_else(|| self.epoch.elapsed()),
