@@ -18,7 +18,7 @@ use super::{
     topology::{Nowhere, Wish},
 };
 use crate::{
-    attempt::Tried,
+    attempt::{EndpointId, Tried},
     endpoint::load::LoadTracker,
     registry::{State, Watch},
 };
@@ -58,12 +58,34 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         wish: Wish,
         tried: &mut Tried,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
+        self.pick_where(wish, tried, |_, _| true)
+    }
+
+    /// The same, and nowhere when all have been tried.
+    pub(crate) fn pick_other(
+        &self,
+        wish: Wish,
+        tried: &mut Tried,
+    ) -> Result<Picked<S, P::Load>, NoEndpoint> {
+        self.pick_where(wish, tried, |id, tried| !tried.contains(id))
+    }
+
+    #[inline]
+    fn pick_where(
+        &self,
+        wish: Wish,
+        tried: &mut Tried,
+        may: impl FnOnce(EndpointId, Tried) -> bool,
+    ) -> Result<Picked<S, P::Load>, NoEndpoint> {
         let avoid = *tried;
         let picked = self.slots.read(|snapshot, hand| {
             let Hand { rng, picks } = hand;
             let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);
             let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
+            if !may(state.id, avoid) {
+                return Err(Nowhere::Ejected);
+            }
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
             let timed = state.tracker.times(*count) || state.common.timed;
@@ -85,7 +107,9 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         let status = self.handle.status();
         if let Some(view) = self.watch.as_ref().map(Watch::view) {
             match (view.state, &view.error) {
-                (State::Missing, _) => return NoEndpoint::Missing,
+                (State::Missing, _) if status.endpoints == 0 => return NoEndpoint::Missing,
+                // Which our own discovery has no word for.
+                (State::Empty, _) if status.endpoints == 0 => return NoEndpoint::Empty,
                 (State::Pending | State::Stale, Some(error)) if status.endpoints == 0 => {
                     return NoEndpoint::Unreachable {
                         since: view.age().unwrap_or_else(|| self.epoch.elapsed()),

@@ -19,9 +19,16 @@ use std::{
     fmt,
     future::poll_fn,
     hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
-    task::Poll,
+    sync::{
+        Arc, Weak,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -57,8 +64,15 @@ use crate::{
 /// Changes that are taken in before a snapshot is made of a flood that does not end.
 const FLOOD: usize = 16_384;
 
+/// Changes between which other tasks get their turn: some 50 µs' worth.
+const TURN: usize = 128;
+
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
 const BACKOFF: Backoff = Backoff::known(100, 30_000);
+
+/// Endpoints that are remembered at a time after they left, which takes some 20 MiB. Arbitrary: more
+/// than leave within the grace where names are not made up without end.
+const REMEMBERED: usize = 65_536;
 
 /// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
 pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
@@ -98,6 +112,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) changes: topology::Changes,
     /// What was told about the topology last.
     pub(super) notices: Vec<Notice>,
+    /// What is to be told as soon as it holds.
+    pub(super) news: Vec<News<P::Load>>,
     pub(super) roll: Roll<D::Key, S, P::Load>,
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
@@ -107,6 +123,13 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) least: f64,
 }
 
+/// An event that is still to be told.
+pub(super) enum News<L> {
+    Event(Event),
+    /// This endpoint is not listed any more.
+    Left(Held<L>),
+}
+
 /// Who is listed, and who was.
 pub(super) struct Roll<K, S, L> {
     index: HashMap<K, usize>,
@@ -114,11 +137,11 @@ pub(super) struct Roll<K, S, L> {
     /// The states of those that left, for when they come back, and until when.
     gone: HashMap<K, Gone<L>>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
-    draining: Vec<Draining<S, L>>,
+    draining: HashMap<EndpointId, Draining<S, L>>,
     /// The members in the snapshot, in its order, by the ids of their states.
     numbered: Vec<EndpointId>,
-    /// Moves on when the facts of any member change.
-    revision: Option<u64>,
+    /// What moves on when the facts of any member change.
+    revisions: Revisions,
 }
 
 struct Member<K, S, L> {
@@ -142,6 +165,7 @@ struct Gone<L> {
     /// Why it was out when it left.
     cause: Option<Cause>,
     by_hand: Option<Weight>,
+    requests: u64,
 }
 
 struct Draining<S, L> {
@@ -172,13 +196,13 @@ impl<K, S, L> Roll<K, S, L> {
             index: HashMap::new(),
             members: Vec::new(),
             gone: HashMap::new(),
-            draining: Vec::new(),
+            draining: HashMap::new(),
             numbered: Vec::new(),
-            revision: None,
+            revisions: Revisions::default(),
         }
     }
 
-    /// Adds the picks that a snapshot saw to its members.
+    /// Adds the picks that a snapshot saw to its members, also to those that have left.
     fn count(&mut self, picked: &[u64]) {
         // Mostly nobody came or went, and then the orders agree.
         let mut rest: HashMap<EndpointId, u64> = HashMap::new();
@@ -189,11 +213,50 @@ impl<K, S, L> Roll<K, S, L> {
             }
         }
         if !rest.is_empty() {
-            for member in &mut self.members {
-                let picks = rest.get(&member.state.id);
-                member.requests += picks.copied().unwrap_or_default();
+            let listed = self.members.iter_mut();
+            let listed = listed.map(|m| (m.state.id, &mut m.requests));
+            let gone = self.gone.values_mut();
+            let gone = gone.map(|gone| (gone.state.id, &mut gone.requests));
+            for (id, requests) in listed.chain(gone) {
+                *requests += rest.get(&id).copied().unwrap_or_default();
             }
         }
+    }
+}
+
+/// Tells whether any facts have changed: one count for each discovery that members come from, which
+/// are several where somebody has merged them.
+#[derive(Default)]
+struct Revisions {
+    counts: Vec<Arc<AtomicU64>>,
+    /// Their sum when the facts were read last.
+    seen: u64,
+}
+
+impl Revisions {
+    fn add(&mut self, facts: &Facts) {
+        let count = facts.count();
+        // One that nobody else holds never moves.
+        if Arc::strong_count(count) > 1 && !self.counts.iter().any(|c| Arc::ptr_eq(c, count)) {
+            self.seen = self.seen.wrapping_add(count.load(Acquire));
+            self.counts.push(Arc::clone(count));
+        }
+    }
+
+    /// As counts only grow, their sum stays when all of them do.
+    fn sum(&self) -> u64 {
+        let counts = self.counts.iter().map(|count| count.load(Acquire));
+        counts.fold(0, u64::wrapping_add)
+    }
+
+    fn have_moved(&self) -> bool {
+        self.sum() != self.seen
+    }
+
+    fn catch_up(&mut self) {
+        // Of a discovery that is gone nothing is to be expected.
+        self.counts.retain(|count| Arc::strong_count(count) > 1);
+        self.seen = self.sum();
     }
 }
 
@@ -215,29 +278,28 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let (mut change, mut alarm, mut replan) = (None, None, false);
+            let (mut order, mut change, mut alarm, mut replan) = (None, None, None, false);
+            // Discovery last, as it alone may always have something to say. That the others do not
+            // starve it is ensured below.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
-                Some(command) = self.commands.recv() => {
-                    if self.obey(command) {
-                        self.publish();
-                    }
-                    continue;
-                }
-                next = next(&mut self.discover), if asks && self.discover.is_some() => {
-                    change = Some(next);
-                }
+                Some(command) = self.commands.recv() => order = Some(command),
                 Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
                 found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                next = next(&mut self.discover, &self.roll.revisions),
+                    if asks && self.discover.is_some() => change = next,
             }
             let now = Instant::now();
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
             let mut dirty = replan;
+            if let Some(order) = order {
+                self.obey(order, now);
+            }
             if let Some((id, signal)) = alarm {
                 self.hear(id, signal, now);
                 while let Ok((id, signal)) = self.alarms.try_recv() {
@@ -246,16 +308,17 @@ where
             }
             if let Some(change) = change {
                 dirty |= self.take(change, now);
-                dirty |= self.take_all(now).await;
             }
+            dirty |= self.take_all(now).await;
             dirty |= self.look_at_facts(now);
             dirty |= self.warm_up(now);
             self.judge(now);
             dirty |= self.follow(now);
-            self.tidy(now);
             if dirty {
                 self.publish();
             }
+            self.tell_all();
+            self.tidy(now);
         }
     }
 
@@ -263,16 +326,15 @@ where
     async fn take_all(&mut self, now: Instant) -> bool {
         let (mut dirty, mut taken, mut quiet) = (false, 0, false);
         while taken < FLOOD && self.ask_at.is_none() {
-            let polled = poll_fn(|cx| {
-                Poll::Ready(match &mut self.discover {
-                    Some(discover) => discover.as_mut().poll_discover(cx),
-                    None => Poll::Pending,
-                })
-            });
+            let polled = poll_fn(|cx| Poll::Ready(ask(&mut self.discover, cx)));
             match polled.await {
                 Poll::Ready(change) => {
                     dirty |= self.take(change, now);
                     (taken, quiet) = (taken + 1, false);
+                    // Discovery need not be one that yields by itself.
+                    if taken % TURN == 0 {
+                        yield_now().await;
+                    }
                 }
                 // Discovery may only have paused to let others have their turn.
                 Poll::Pending if !quiet && taken > 0 => {
@@ -314,16 +376,13 @@ where
                 let error: Arc<str> = error.to_string().into();
                 self.status
                     .send_modify(|status| status.discovery_error = Some(Arc::clone(&error)));
-                let _ = self.events.send(Event::DiscoveryFailed(error));
+                self.tell(Event::DiscoveryFailed(error));
                 false
             }
             None => {
                 tracing::warn!("discovery has ended, the last endpoints stay");
                 self.discover = None;
-                self.status.send_modify(|status| {
-                    status.discovery_ended = true;
-                });
-                let _ = self.events.send(Event::DiscoveryEnded);
+                self.tell(Event::DiscoveryEnded);
                 // So that `resolved` is known, also when it ended at once.
                 true
             }
@@ -341,22 +400,37 @@ where
     fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
         let (service, facts) = (self.split)(service);
         let service = Arc::new(service);
-        self.checker.insert(&name, facts.as_deref(), now);
+        if let Some(facts) = &facts {
+            self.roll.revisions.add(facts);
+        }
         if let Some(&index) = self.roll.index.get(&name) {
+            self.checker.insert(&name, facts.as_deref(), now);
             let member = &mut self.roll.members[index];
             member.service = service;
             if facts.is_some() {
                 member.facts = facts;
                 member.look(&self.settings.topology);
             }
-            let _ = self.events.send(Event::Replaced(member.state.key.clone()));
+            let key = member.state.key.clone();
+            self.tell(Event::Replaced(key));
             return;
         }
+        let known = match self.roll.gone.remove(&name) {
+            Some(gone) => Ok(gone),
+            None => {
+                let fresh = || self.settings.policy.tracker().fresh(now);
+                let Ok(tracker) = catch_unwind(AssertUnwindSafe(fresh)) else {
+                    tracing::error!(endpoint = ?name, "left out, as the policy panicked");
+                    return;
+                };
+                Err(tracker)
+            }
+        };
+        self.checker.insert(&name, facts.as_deref(), now);
         let round = self.ejector.insert(name.clone(), now);
-        let gone = self.roll.gone.remove(&name);
-        let mut by_hand = None;
-        let state = match gone {
-            Some(gone) => {
+        let (mut by_hand, mut requests) = (None, 0);
+        let state = match known {
+            Ok(gone) => {
                 // Open in the new round, and out again if it was out.
                 gone.state.health.follow(&Step {
                     key: (),
@@ -370,21 +444,16 @@ where
                     Some(cause) => self.ejector.trip(&name, round, cause, now),
                     None => {}
                 }
-                by_hand = gone.by_hand;
+                (by_hand, requests) = (gone.by_hand, gone.requests);
                 gone.state
             }
-            None => EndpointState::new(
-                key(&name),
-                self.settings.policy.tracker().fresh(now),
-                round,
-                Arc::clone(&self.common),
-            ),
+            Err(tracker) => {
+                EndpointState::new(key(&name), tracker, round, Arc::clone(&self.common))
+            }
         };
         // It serves again: its requests are nobody's who left.
-        self.roll
-            .draining
-            .retain(|draining| draining.state.id != state.id);
-        let _ = self.events.send(Event::Added(state.key.clone()));
+        self.roll.draining.remove(&state.id);
+        self.tell(Event::Added(state.key.clone()));
         self.roll
             .index
             .insert(name.clone(), self.roll.members.len());
@@ -397,7 +466,7 @@ where
             by_hand,
             since: now,
             ramp: None,
-            requests: 0,
+            requests,
         };
         member.look(&self.settings.topology);
         // In the first set nobody is warmer than others.
@@ -426,23 +495,22 @@ where
         let cause = self.ejector.cause(name);
         self.ejector.remove(name, now);
         self.checker.remove(name);
-        let in_flight = member.state.in_flight();
-        let key = member.state.key.clone();
-        let _ = self.events.send(Event::Removed(key, in_flight));
-        if in_flight > 0 {
-            self.roll.draining.push(Draining {
-                state: member.state.clone(),
-                _service: member.service,
-                deadline: after(now, self.settings.drain),
-            });
-        }
-        if !self.settings.grace.is_zero() {
+        self.news.push(News::Left(member.state.clone()));
+        // Whether it has requests in flight shows when no more can come.
+        let draining = Draining {
+            state: member.state.clone(),
+            _service: member.service,
+            deadline: after(now, self.settings.drain),
+        };
+        self.roll.draining.insert(member.state.id, draining);
+        if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
             let until = after(now, self.settings.grace);
             let gone = Gone {
                 state: member.state,
                 until,
                 cause,
                 by_hand: member.by_hand,
+                requests: member.requests,
             };
             self.roll.gone.insert(member.name, gone);
         }
@@ -451,20 +519,18 @@ where
 
     /// Reads the facts again, when any of them has changed.
     fn look_at_facts(&mut self, now: Instant) -> bool {
-        let facts = self.roll.members.iter().find_map(|m| m.facts.as_ref());
-        let revision = facts.map(|facts| facts.revision());
-        if revision == self.roll.revision {
+        if !self.roll.revisions.have_moved() {
             return false;
         }
-        self.roll.revision = revision;
+        self.roll.revisions.catch_up();
         // Where traffic may go depends on more than weights.
         let mut dirty = !self.settings.topology.is_plain();
         for member in &mut self.roll.members {
             let before = member.weight();
             member.look(&self.settings.topology);
             if member.weight() != before {
-                let key = member.state.key.clone();
-                let _ = self.events.send(Event::Weighed(key, member.weight()));
+                let event = Event::Weighed(member.state.key.clone(), member.weight());
+                self.news.push(News::Event(event));
                 dirty = true;
             }
             self.checker
@@ -546,7 +612,7 @@ where
             let split = self.settings.topology.as_split();
             if let Some(trip) = split.and_then(|split| split.check(now)) {
                 tracing::warn!("{trip}");
-                let _ = self.events.send(Event::SplitTripped(trip));
+                self.tell(Event::SplitTripped(trip));
             }
         }
     }
@@ -577,16 +643,41 @@ where
                     Event::Spared(key, cause)
                 }
             };
-            let _ = self.events.send(event);
+            self.tell(event);
         }
         dirty
+    }
+
+    /// Has an event told with the next snapshot, which makes it true.
+    fn tell(&mut self, event: Event) {
+        self.news.push(News::Event(event));
+    }
+
+    /// Tells what holds now: whoever hears that an endpoint was removed sees no request go there.
+    fn tell_all(&mut self) {
+        for news in self.news.drain(..) {
+            let event = match news {
+                News::Event(event) => event,
+                News::Left(state) => {
+                    let draining = &mut self.roll.draining;
+                    // Not there when it came back with the same snapshot.
+                    let drains = draining.contains_key(&state.id);
+                    let in_flight = if drains { state.in_flight() } else { 0 };
+                    if in_flight == 0 {
+                        draining.remove(&state.id);
+                    }
+                    Event::Removed(state.key.clone(), in_flight)
+                }
+            };
+            let _ = self.events.send(event);
+        }
     }
 
     /// Forgets what is over.
     fn tidy(&mut self, now: Instant) {
         let events = &self.events;
         self.roll.gone.retain(|_, gone| gone.until > now);
-        self.roll.draining.retain(|draining| {
+        self.roll.draining.retain(|_, draining| {
             let in_flight = draining.state.in_flight();
             let stays = in_flight > 0 && draining.deadline > now;
             if !stays {
@@ -598,7 +689,7 @@ where
 
     fn next_wake(&self) -> Option<Instant> {
         let now = Instant::now();
-        let drain = self.roll.draining.iter().map(|d| d.deadline).min();
+        let drain = self.roll.draining.values().map(|d| d.deadline).min();
         let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
         let grace = self.roll.gone.values().map(|gone| gone.until).min();
         let ejector = self
@@ -617,27 +708,23 @@ where
         wakes.into_iter().flatten().min()
     }
 
-    /// Does what the handle says. Returns whether a snapshot is due.
-    fn obey(&mut self, command: Command) -> bool {
+    /// Does what the handle says. It holds when the answer comes.
+    fn obey(&mut self, command: Command, now: Instant) {
         match command {
             Command::List(reply) => {
                 let _ = reply.send(self.list());
-                false
             }
             Command::Subscribe(reply) => {
                 let _ = reply.send(self.events.subscribe());
-                false
             }
             Command::Eject(key, reply) => {
                 let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
-                let found = name.is_some_and(|name| self.ejector.eject(&name, Instant::now()));
-                self.follow(Instant::now());
+                let found = name.is_some_and(|name| self.ejector.eject(&name, now));
+                self.follow(now);
                 self.publish();
                 let _ = reply.send(found);
-                false
             }
             Command::Restore(key, reply) => {
-                let now = Instant::now();
                 let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
                 if let Some(name) = &name {
                     self.ejector.restore_by_hand(name, now);
@@ -645,17 +732,20 @@ where
                 self.follow(now);
                 self.publish();
                 let _ = reply.send(name.is_some());
-                false
             }
             Command::Weigh(key, weight, reply) => {
-                let found = self.find(&key).map(|index| {
+                let found = self.find(&key);
+                if let Some(index) = found {
                     let member = &mut self.roll.members[index];
+                    let before = member.weight();
                     member.by_hand = weight;
-                    let _ = self.events.send(Event::Weighed(key, member.weight()));
-                });
+                    let after = member.weight();
+                    if after != before {
+                        self.tell(Event::Weighed(key, after));
+                    }
+                }
                 self.publish();
                 let _ = reply.send(found.is_some());
-                false
             }
         }
     }
@@ -727,11 +817,14 @@ where
         self.roll.count(&picked);
         self.roll.numbered = numbered;
         let endpoints = self.roll.members.len();
+        let ended = self.discover.is_none();
         self.status.send_modify(|status| {
             status.resolved = true;
             status.endpoints = endpoints;
             status.usable = usable;
+            status.discovery_ended = ended;
         });
+        self.tell_all();
     }
 
     /// A member's weight in picks now.
@@ -803,7 +896,7 @@ where
         for notice in &notices {
             if !self.notices.contains(notice) {
                 tracing::warn!("{notice}");
-                let _ = self.events.send(Event::Notice(notice.clone()));
+                self.news.push(News::Event(Event::Notice(notice.clone())));
             }
         }
         self.notices = notices;
@@ -817,20 +910,18 @@ where
         now: Instant,
         numbered: &mut Vec<EndpointId>,
     ) -> Leaf<S, P> {
-        let members = || indexes.iter().map(|i| &self.roll.members[*i]);
+        // Read once for each, as requests change it all the while.
         let trial = |m: &&Member<D::Key, S, P::Load>| {
             let gate = m.state.health.gate();
             matches!(gate, GateState::ProbeReady | GateState::Probing)
         };
-        let members: Vec<_> = members()
-            .filter(|m| !trial(m))
-            .chain(members().filter(trial))
-            .collect();
+        let members = indexes.iter().map(|i| &self.roll.members[*i]);
+        let (trials, mut members): (Vec<_>, Vec<_>) = members.partition(trial);
         let candidates: Vec<_> = members
             .iter()
-            .filter(|m| !trial(m))
             .map(|m| Candidate::new(m.state.key.clone(), self.effective(m, now)))
             .collect();
+        members.extend(trials);
         let first = numbered.len();
         numbered.extend(members.iter().map(|m| m.state.id));
         Leaf {
@@ -838,22 +929,55 @@ where
             states: members.iter().map(|m| m.state.clone()).collect(),
             services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
             candidates: candidates.len(),
-            picker: (!candidates.is_empty())
-                .then(|| self.settings.policy.prepare(&candidates, &mut self.rng)),
+            picker: prepare(&self.settings.policy, &candidates, &mut self.rng),
         }
     }
+}
+
+/// `None` when there is nobody to pick from, or when the policy panics: then chance picks, as the old
+/// picker would send requests to those that have left.
+fn prepare<P: Policy>(
+    policy: &P,
+    candidates: &[Candidate],
+    rng: &mut SmallRng,
+) -> Option<P::Picker> {
+    if candidates.is_empty() {
+        return None;
+    }
+    let prepared = catch_unwind(AssertUnwindSafe(|| policy.prepare(candidates, rng)));
+    if prepared.is_err() {
+        tracing::error!("the policy panicked, picks are random until the next change");
+    }
+    prepared.ok()
 }
 
 type Next<D> =
     Option<Result<Change<<D as Discover>::Key, <D as Discover>::Service>, <D as Discover>::Error>>;
 
-/// Waits for discovery.
-async fn next<D: Discover>(discover: &mut Option<Pin<Box<D>>>) -> Next<D> {
-    poll_fn(|cx| match discover {
-        Some(discover) => discover.as_mut().poll_discover(cx),
-        None => Poll::Pending,
+/// Waits for discovery; `None` when it has nothing to say and yet some facts have changed.
+async fn next<D: Discover>(
+    discover: &mut Option<Pin<Box<D>>>,
+    revisions: &Revisions,
+) -> Option<Next<D>> {
+    poll_fn(|cx| match ask(discover, cx) {
+        Poll::Ready(next) => Poll::Ready(Some(next)),
+        // Our own discovery writes down a new weight while it is polled, and says nothing.
+        Poll::Pending if revisions.have_moved() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
     })
     .await
+}
+
+/// Asks discovery. One that panics has ended: who knows what it would do next.
+fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) -> Poll<Next<D>> {
+    let Some(discover) = discover else {
+        return Poll::Pending;
+    };
+    let asked = catch_unwind(AssertUnwindSafe(|| discover.as_mut().poll_discover(cx)));
+    asked.unwrap_or_else(|_| {
+        tracing::error!("discovery panicked");
+        Poll::Ready(None)
+    })
 }
 
 /// Our own keys as they are, anybody else's by what they print.

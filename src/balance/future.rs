@@ -200,7 +200,8 @@ where
     while *sends < SENDS {
         let Some(kept) = request.take() else { break };
         let wish = core.route.route(&kept);
-        let Ok(picked) = core.pick(wish, tried) else {
+        // Not the same again: it has just failed, and in an outage each request would do so.
+        let Ok(picked) = core.pick_other(wish, tried) else {
             break;
         };
         *sends += 1;

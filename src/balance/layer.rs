@@ -342,6 +342,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             alarms,
             changes: self.topology.changes(),
             notices: Vec::new(),
+            news: Vec::new(),
             settings: Settings {
                 policy: self.policy,
                 grace: self.grace,

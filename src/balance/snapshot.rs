@@ -1,6 +1,10 @@
 //! The endpoints at one moment, ready to be picked from: immutable.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use rand::{RngExt, rngs::SmallRng};
 
@@ -80,7 +84,7 @@ pub(crate) struct Leaf<S, P: Policy> {
     pub(crate) services: Box<[Arc<S>]>,
     /// How many there are to pick from.
     pub(crate) candidates: usize,
-    /// `None` when there are none.
+    /// `None` when there are none, and when the policy panicked while it prepared.
     pub(crate) picker: Option<P::Picker>,
 }
 
@@ -102,7 +106,10 @@ impl<S, P: Policy> Leaf<S, P> {
                 return Some(probe);
             }
         }
-        let pick = self.choose(self.picker.as_ref()?, draw);
+        if self.candidates == 0 {
+            return None;
+        }
+        let pick = self.choose(draw);
         let pass = self.states[pick].health.admit();
         Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
     }
@@ -117,8 +124,9 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 
     #[inline]
-    fn choose(&self, picker: &P::Picker, draw: &mut Draw<'_>) -> usize {
+    fn choose(&self, draw: &mut Draw<'_>) -> usize {
         let set = Set::new(&self.states[..self.candidates]);
+        let picker = self.picker.as_ref();
         let pick = once(picker, &set, draw);
         if set.is_usable(pick, draw) {
             pick
@@ -128,19 +136,24 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 }
 
+/// What a policy picks; any endpoint when that is out of range, or when the policy panics: a defect
+/// in it costs its order, not the caller's task.
 #[inline]
-fn once<L: LoadTracker>(picker: &impl Picker<L>, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
-    let pick = picker.pick(set, draw);
-    if pick < set.len() {
-        pick
-    } else {
-        any(set.len(), draw.rng)
+fn once<L: LoadTracker>(
+    picker: Option<&impl Picker<L>>,
+    set: &Set<'_, L>,
+    draw: &mut Draw<'_>,
+) -> usize {
+    let pick = picker.map(|picker| catch_unwind(AssertUnwindSafe(|| picker.pick(set, draw))));
+    match pick {
+        Some(Ok(pick)) if pick < set.len() => pick,
+        _ => any(set.len(), draw.rng),
     }
 }
 
 #[cold]
 fn again<L: LoadTracker>(
-    picker: &impl Picker<L>,
+    picker: Option<&impl Picker<L>>,
     set: &Set<'_, L>,
     mut pick: usize,
     draw: &mut Draw<'_>,
@@ -159,6 +172,7 @@ fn again<L: LoadTracker>(
 }
 
 /// An index below `len`.
+#[cold]
 fn any(len: usize, rng: &mut SmallRng) -> usize {
     rng.random_range(0..len)
 }

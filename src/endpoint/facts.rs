@@ -4,7 +4,7 @@ use std::sync::{
     Arc, PoisonError, RwLock,
     atomic::{
         AtomicU16, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
+        Ordering::{Relaxed, Release},
     },
 };
 
@@ -40,9 +40,9 @@ impl Facts {
         self.revision.fetch_add(1, Release);
     }
 
-    /// Differs from an earlier one when any facts of the same discovery have changed since.
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision.load(Acquire)
+    /// Counts the updates of all facts of the same discovery. To be read with Acquire.
+    pub(crate) fn count(&self) -> &Arc<AtomicU64> {
+        &self.revision
     }
 
     pub(crate) fn weight(&self) -> Weight {

@@ -16,7 +16,8 @@
 //! endpoint of weight 0 is no candidate, unless all are of weight 0, and then all count as 1.
 //!
 //! # What the balancer does about a bad pick
-//! An index out of range is replaced by a random one. An endpoint that was ejected a moment ago, or that
+//! An index out of range is replaced by a random one, and so is that of a picker that panics. When
+//! [`prepare`](Policy::prepare) panics, picks are random until the next change. An endpoint that was ejected a moment ago, or that
 //! an earlier attempt of the same request went to, is picked again a few times and else replaced by
 //! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
 
