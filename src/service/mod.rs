@@ -7,6 +7,7 @@ pub mod failfast;
 pub mod hedge;
 pub mod limit;
 pub mod retry;
+pub mod stack;
 pub mod throttle;
 
 /// Finds an error of ours in an error or among its causes, however deep others have wrapped it.
