@@ -2,3 +2,4 @@
 
 pub mod policy;
 mod state;
+pub mod topology;

@@ -1,0 +1,565 @@
+//! The canary's guard: takes its share back when it is worse than the rest.
+//!
+//! A new version that fails more often or answers later than the old one should lose its traffic before
+//! people notice. The guard compares the two over a sliding window and must not be fooled by noise: a canary
+//! at 1 % gets few requests, and 3 failures of 100 prove nothing against 1 %.
+//!
+//! # The test
+//! *Failures.* `p` is the failure ratio of the canary, `q` that of everything else. It trips when
+//! `p − q` is above the margin by more than `sigmas` standard errors:
+//!
+//! ```text
+//!      p − q − margin
+//! z = ───────────────────────────────────  > sigmas,     p = (failures + 1) / (requests + 2)
+//!     √( p(1−p)/(n+2) + q(1−q)/(m+2) )
+//! ```
+//!
+//! the one-sided test for two proportions after [Agresti and Caffo], whose added success and failure keep
+//! it honest where counts are small or a ratio is 0.
+//!
+//! *Latency.* Means are ruled by a few slow answers, so the guard compares the 90th percentiles: it takes
+//! that of the baseline, times the ratio that is tolerated, and counts the canary's answers that took
+//! longer. If its percentile were no worse, those would be at most a tenth; the same test as above
+//! tells whether they are more. Only answers count here: a version that fails fast is not fast.
+//!
+//! *Looking again and again.* The guard looks ten times per window for as long as the split lasts, and each
+//! look is a chance to err. Hence 4 standard errors by default, where a single test of this kind is content
+//! with 2: for versions that really differ by the whole margin, an error once in 30,000 independent looks;
+//! for equal ones far less. The tests measure it.
+//!
+//! # What it costs
+//! Two relaxed atomic additions per request, and 2 KiB per side for the counters (40 KiB for the window). It sees the requests of this process
+//! alone: a fleet of clients with little traffic each needs a judge that sees them all.
+//!
+//! [Agresti and Caffo]: https://doi.org/10.1080/00031305.2000.10474560
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::tally::{Counts, PERCENTILE, Tally};
+use crate::error::ConfigError;
+
+/// Looks per window.
+const LOOKS: u32 = 10;
+
+/// When a version's share is taken back.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use tower_roster::balance::topology::{Guard, Shares, Split};
+///
+/// let guard = Guard::new("v2")
+///     .window(Duration::from_secs(300)) // little traffic
+///     .failure_margin(0.005)
+///     .latency_ratio(2.0);
+/// let split = Split::new(Shares::canary("v2", 0.01))?.guard(guard)?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    version: Arc<str>,
+    window: Duration,
+    min_requests: u64,
+    sigmas: f64,
+    failure_margin: Option<f64>,
+    latency_ratio: Option<f64>,
+}
+
+impl Guard {
+    /// Compares `version` with all others together.
+    pub fn new(version: impl Into<Arc<str>>) -> Self {
+        Self {
+            version: version.into(),
+            window: Duration::from_secs(60),
+            min_requests: 100,
+            sigmas: 4.0,
+            failure_margin: Some(0.01),
+            latency_ratio: Some(1.5),
+        }
+    }
+
+    /// The version that it guards against.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How far back requests count, from 1 s to 1 day; 60 s by default. It is looked at ten times per
+    /// window. Short windows react fast and need much traffic.
+    #[must_use]
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// The number of requests within the window that both sides must have, from 1; 100 by default.
+    #[must_use]
+    pub fn min_requests(mut self, requests: u64) -> Self {
+        self.min_requests = requests;
+        self
+    }
+
+    /// How sure it must be, in standard errors, above 0; 4 by default. At 2, one look in 44 errs when
+    /// the versions differ by just the margin; the requests needed to be sure grow with the square.
+    #[must_use]
+    pub fn sigmas(mut self, sigmas: f64) -> Self {
+        self.sigmas = sigmas;
+        self
+    }
+
+    /// By how much the failure ratio may be higher, from 0 to 1; 0.01 by default: 3 % against 2 % is
+    /// tolerated.
+    #[must_use]
+    pub fn failure_margin(mut self, margin: f64) -> Self {
+        self.failure_margin = Some(margin);
+        self
+    }
+
+    /// How many times as high the 90th percentile of the latency may be, from 1 to 1000; 1.5 by default.
+    /// Latencies are known to 1/8.
+    #[must_use]
+    pub fn latency_ratio(mut self, ratio: f64) -> Self {
+        self.latency_ratio = Some(ratio);
+        self
+    }
+
+    /// Does not look at failures.
+    #[must_use]
+    pub fn ignore_failures(mut self) -> Self {
+        self.failure_margin = None;
+        self
+    }
+
+    /// Does not look at latency.
+    #[must_use]
+    pub fn ignore_latency(mut self) -> Self {
+        self.latency_ratio = None;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |field: &str, message: String| Err(ConfigError::new(field, message));
+        if self.version.is_empty() {
+            return refuse("guard", "the version's name is empty".into());
+        }
+        let day = Duration::from_secs(86_400);
+        if self.window < Duration::from_secs(1) || self.window > day {
+            let window = self.window;
+            return refuse("guard window", format!("{window:?} is not in 1 s to 1 day"));
+        }
+        if self.min_requests == 0 {
+            return refuse("guard min_requests", "0 is not above 0".into());
+        }
+        if !(self.sigmas > 0.0 && self.sigmas.is_finite()) {
+            let sigmas = self.sigmas;
+            return refuse(
+                "guard sigmas",
+                format!("{sigmas} is no finite number above 0"),
+            );
+        }
+        match self.failure_margin {
+            Some(margin) if !(0.0..=1.0).contains(&margin) => {
+                return refuse("guard failure_margin", format!("{margin} is not in 0..=1"));
+            }
+            _ => {}
+        }
+        match self.latency_ratio {
+            Some(ratio) if !(1.0..=1_000.0).contains(&ratio) => {
+                return refuse("guard latency_ratio", format!("{ratio} is not in 1..=1000"));
+            }
+            _ => {}
+        }
+        if self.failure_margin.is_none() && self.latency_ratio.is_none() {
+            return refuse(
+                "guard",
+                "it looks neither at failures nor at latency".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the canary, if anything is for certain.
+    fn judge(&self, canary: &Counts, baseline: &Counts) -> Option<Finding> {
+        if canary.requests.min(baseline.requests) < self.min_requests {
+            return None;
+        }
+        let cause = self
+            .failures(canary, baseline)
+            .or_else(|| self.latency(canary, baseline))?;
+        Some(Finding {
+            cause,
+            canary: canary.requests,
+            baseline: baseline.requests,
+        })
+    }
+
+    fn failures(&self, canary: &Counts, baseline: &Counts) -> Option<Cause> {
+        let of = |counts: &Counts| (counts.failures as f64, counts.requests as f64);
+        let z = excess(of(canary), of(baseline), self.failure_margin?);
+        (z > self.sigmas).then(|| Cause::Failures {
+            canary: canary.failures as f64 / canary.requests as f64,
+            baseline: baseline.failures as f64 / baseline.requests as f64,
+        })
+    }
+
+    fn latency(&self, canary: &Counts, baseline: &Counts) -> Option<Cause> {
+        let ratio = self.latency_ratio?;
+        let (answers, others) = (canary.answers(), baseline.answers());
+        if answers.min(others) < self.min_requests {
+            return None;
+        }
+        let usual = baseline.percentile(others)?;
+        let slow = canary.slower_than(usual.mul_f64(ratio)) as f64;
+        // By what a percentile is, the baseline has this many beyond its own.
+        let expected = (others as f64 * (1.0 - PERCENTILE), others as f64);
+        let z = excess((slow, answers as f64), expected, 0.0);
+        let percentile = canary.percentile(answers)?;
+        (z > self.sigmas).then_some(Cause::Latency {
+            canary: percentile,
+            baseline: usual,
+        })
+    }
+}
+
+/// By how many standard errors the first proportion exceeds the second and the margin.
+fn excess(first: (f64, f64), second: (f64, f64), margin: f64) -> f64 {
+    let of = |(count, total): (f64, f64)| {
+        let total = total + 2.0;
+        let ratio = (count + 1.0) / total;
+        (ratio, ratio * (1.0 - ratio) / total)
+    };
+    let ((p, p_variance), (q, q_variance)) = (of(first), of(second));
+    (p - q - margin) / (p_variance + q_variance).sqrt()
+}
+
+/// What a guard found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The failure ratios, from 0 to 1.
+    Failures {
+        /// Of the version that lost its share.
+        canary: f64,
+        /// Of all others.
+        baseline: f64,
+    },
+    /// The 90th percentiles of the latency of answers, to 1/8.
+    Latency {
+        /// Of the version that lost its share.
+        canary: Duration,
+        /// Of all others.
+        baseline: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Finding {
+    cause: Cause,
+    canary: u64,
+    baseline: u64,
+}
+
+/// A guard took a version's share back.
+///
+/// Prints as one line with the figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trip {
+    version: Arc<str>,
+    share: f64,
+    finding: Finding,
+}
+
+impl Trip {
+    pub(super) fn new(version: &str, share: f64, finding: Finding) -> Self {
+        Self {
+            version: version.into(),
+            share,
+            finding,
+        }
+    }
+
+    /// The version that lost its share.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The share that it had, from 0 to 1.
+    pub fn share(&self) -> f64 {
+        self.share
+    }
+
+    /// What was found.
+    pub fn cause(&self) -> Cause {
+        self.finding.cause
+    }
+
+    /// The version's requests within the window.
+    pub fn requests(&self) -> u64 {
+        self.finding.canary
+    }
+
+    /// The requests of all others within the window.
+    pub fn baseline_requests(&self) -> u64 {
+        self.finding.baseline
+    }
+}
+
+impl fmt::Display for Trip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding {
+            cause,
+            canary: requests,
+            baseline: others,
+        } = self.finding;
+        write!(
+            f,
+            "version {:?} lost its share of {:.2} %: ",
+            self.version,
+            self.share * 100.0
+        )?;
+        match cause {
+            Cause::Failures { canary, baseline } => write!(
+                f,
+                "{:.2} % of {requests} requests failed, against {:.2} % of {others}",
+                canary * 100.0,
+                baseline * 100.0
+            ),
+            Cause::Latency { canary, baseline } => write!(
+                f,
+                "a tenth of {requests} requests took {canary:.1?} or more, against {baseline:.1?} of {others}"
+            ),
+        }
+    }
+}
+
+/// What was counted at each look of the last window.
+#[derive(Debug, Default)]
+pub(super) struct Watchman {
+    epoch: u64,
+    looks: VecDeque<(Instant, Counts, Counts)>,
+}
+
+impl Watchman {
+    /// Looks, unless it has looked just now; returns what it finds.
+    pub(super) fn look(
+        &mut self,
+        guard: &Guard,
+        epoch: u64,
+        canary: &Tally,
+        baseline: &Tally,
+        now: Instant,
+    ) -> Option<Finding> {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.looks.clear();
+        }
+        if let Some((last, ..)) = self.looks.back() {
+            if now.saturating_duration_since(*last) < guard.window / LOOKS {
+                return None;
+            }
+        }
+        let age = |at: &Instant| now.saturating_duration_since(*at);
+        while self
+            .looks
+            .front()
+            .is_some_and(|(at, ..)| age(at) > guard.window)
+        {
+            self.looks.pop_front();
+        }
+        let (canary, baseline) = (canary.counts(), baseline.counts());
+        let finding = self
+            .looks
+            .front()
+            .and_then(|(_, canary_then, baseline_then)| {
+                guard.judge(&canary.since(canary_then), &baseline.since(baseline_then))
+            });
+        self.looks.push_back((now, canary, baseline));
+        finding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, rngs::SmallRng};
+
+    use super::*;
+    use crate::{classify::Outcome, rng::small_rng};
+
+    const SEED: u64 = 20_261;
+
+    /// A log-normal latency.
+    fn latency(rng: &mut SmallRng, median_ms: f64, sigma: f64) -> Duration {
+        let normal = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt()
+            * (std::f64::consts::TAU * rng.random::<f64>()).cos();
+        Duration::from_secs_f64(median_ms / 1e3 * (sigma * normal).exp())
+    }
+
+    struct Side {
+        per_look: u32,
+        failures: f64,
+        median_ms: f64,
+    }
+
+    /// The first look at which the guard trips.
+    fn trips(guard: &Guard, canary: &Side, baseline: &Side, looks: u32, seed: u64) -> Option<u32> {
+        let mut rng = small_rng(Some(seed));
+        let (mut watchman, tallies) = (Watchman::default(), [Tally::default(), Tally::default()]);
+        let start = Instant::now();
+        (0..looks).find(|look| {
+            for (side, tally) in [canary, baseline].into_iter().zip(&tallies) {
+                for _ in 0..side.per_look {
+                    let failed = rng.random::<f64>() < side.failures;
+                    let outcome = if failed {
+                        Outcome::Failure
+                    } else {
+                        Outcome::Success
+                    };
+                    tally.record(outcome, latency(&mut rng, side.median_ms, 0.5));
+                }
+            }
+            let now = start + guard.window / LOOKS * *look;
+            let [canary, baseline] = &tallies;
+            watchman.look(guard, 0, canary, baseline, now).is_some()
+        })
+    }
+
+    fn side(per_look: u32, failures: f64, median_ms: f64) -> Side {
+        Side {
+            per_look,
+            failures,
+            median_ms,
+        }
+    }
+
+    #[test]
+    fn equal_versions_do_not_trip_it_in_a_million_requests() {
+        // 40 runs of 500 looks, which is 50 minutes each at the default window: one run in all may
+        // err by the bound for a single test of 4 sigmas; none does, margins being above 0.
+        for run in 0..40 {
+            let (canary, baseline) = (side(12, 0.02, 20.0), side(40, 0.02, 20.0));
+            let tripped = trips(&Guard::new("v2"), &canary, &baseline, 500, SEED + run);
+            assert_eq!(tripped, None, "run {run} of seed {SEED}");
+        }
+    }
+
+    #[test]
+    fn without_margins_it_errs_in_few_looks_at_equal_versions() {
+        let strict = Guard::new("v2").failure_margin(0.0).latency_ratio(1.0);
+        let errors = (0..40_u64).filter(|run| {
+            let (canary, baseline) = (side(12, 0.02, 20.0), side(40, 0.02, 20.0));
+            trips(&strict, &canary, &baseline, 250, SEED + run).is_some()
+        });
+        // 10,000 looks, of which about 1,000 are independent, at one error in 30,000 each.
+        assert!(errors.count() <= 1, "seed {SEED}");
+    }
+
+    #[test]
+    fn a_version_that_fails_more_often_trips_it_within_a_window() {
+        for run in 0..20 {
+            let (canary, baseline) = (side(40, 0.2, 20.0), side(400, 0.02, 20.0));
+            let tripped = trips(&Guard::new("v2"), &canary, &baseline, 20, SEED + run);
+            assert!(
+                tripped.is_some_and(|look| look <= 10),
+                "{tripped:?} in run {run}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_slower_version_trips_it_and_one_within_the_ratio_does_not() {
+        for run in 0..20 {
+            let baseline = side(400, 0.0, 20.0);
+            let trips = |median_ms, failures| {
+                let canary = side(100, failures, median_ms);
+                trips(&Guard::new("v2"), &canary, &baseline, 20, SEED + run)
+            };
+            assert!(trips(44.0, 0.0).is_some(), "2.2 times as slow, run {run}");
+            assert_eq!(trips(24.0, 0.0), None, "1.2 times as slow, run {run}");
+        }
+    }
+
+    #[test]
+    fn few_requests_prove_nothing() {
+        let (canary, baseline) = (side(9, 1.0, 20.0), side(400, 0.0, 20.0));
+        assert_eq!(
+            trips(&Guard::new("v2"), &canary, &baseline, 50, SEED),
+            None,
+            "90 within a window"
+        );
+        let enough = Guard::new("v2").min_requests(90);
+        assert!(trips(&enough, &canary, &baseline, 50, SEED).is_some());
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_does_not_count() {
+        let guard = Guard::new("v2");
+        let (canary, baseline) = (Tally::default(), Tally::default());
+        let mut watchman = Watchman::default();
+        let start = Instant::now();
+        let mut look = |seconds| {
+            watchman.look(
+                &guard,
+                0,
+                &canary,
+                &baseline,
+                start + Duration::from_secs(seconds),
+            )
+        };
+        assert_eq!(look(0), None);
+        for _ in 0..500 {
+            canary.record(Outcome::Failure, Duration::ZERO);
+            baseline.record(Outcome::Success, Duration::ZERO);
+        }
+        assert_eq!(look(1), None, "it has looked just now");
+        assert!(look(6).is_some());
+        assert!(look(60).is_some());
+        assert_eq!(look(67), None, "a minute after they ended");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_name() {
+        let guard = || Guard::new("v2");
+        for (guard, field) in [
+            (Guard::new(""), "guard"),
+            (guard().ignore_failures().ignore_latency(), "guard"),
+            (guard().window(Duration::ZERO), "guard window"),
+            (guard().window(Duration::MAX), "guard window"),
+            (guard().min_requests(0), "guard min_requests"),
+            (guard().sigmas(f64::NAN), "guard sigmas"),
+            (guard().failure_margin(1.1), "guard failure_margin"),
+            (guard().failure_margin(f64::NAN), "guard failure_margin"),
+            (guard().latency_ratio(0.5), "guard latency_ratio"),
+            (guard().latency_ratio(f64::NAN), "guard latency_ratio"),
+        ] {
+            assert_eq!(guard.check().unwrap_err().field(), field);
+        }
+        assert!(guard().check().is_ok());
+    }
+
+    #[test]
+    fn a_trip_tells_its_figures_in_a_line() {
+        let trip = |cause| {
+            let finding = Finding {
+                cause,
+                canary: 200,
+                baseline: 900,
+            };
+            Trip::new("v2", 0.1, finding).to_string()
+        };
+        assert_eq!(
+            trip(Cause::Failures {
+                canary: 0.5,
+                baseline: 0.01
+            }),
+            "version \"v2\" lost its share of 10.00 %: 50.00 % of 200 requests failed, against 1.00 % of 900"
+        );
+        assert_eq!(
+            trip(Cause::Latency {
+                canary: Duration::from_millis(40),
+                baseline: Duration::from_millis(20)
+            }),
+            "version \"v2\" lost its share of 10.00 %: a tenth of 200 requests took 40.0ms or more, against 20.0ms of 900"
+        );
+    }
+}

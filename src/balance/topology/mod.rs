@@ -1,0 +1,301 @@
+//! Where traffic may go: zones, priorities, subsets, versions.
+//!
+//! A policy picks the best endpoint; a [`Topology`] says among which it may pick. Both matter, and in this
+//! order: which version a user sees, or in which zone the traffic stays, is decided before anybody looks
+//! at load.
+//!
+//! ```text
+//!           rule             decided by               what is left of the endpoints
+//! request ─ Subsets          its wish                 those with the metadata it asks for
+//!         ─ Split            shares, or its key       those of one version
+//!         ─ Priority         health of the groups     the near datacenter, mostly
+//!         ─ ZonePreference   shares of the zones      the same zone, mostly
+//!         ─ Subsetting       the client's name        some of many
+//!         ─ policy           load, weight, key        one
+//! ```
+//!
+//! Each rule is optional; without any, everybody is a candidate. All are worked out when something changes,
+//! not for each request, which costs what it takes to draw a number for each rule with shares. What a request
+//! itself can say is its [`Wish`], which a [`Route`] makes of it.
+//!
+//! [`Topology::shares`] shows what the rules come to for a list of instances, without a balancer.
+
+mod deterministic;
+mod guard;
+mod hash;
+mod peers;
+mod plan;
+mod planner;
+mod priority;
+mod route;
+mod split;
+mod subset;
+mod tally;
+mod zone;
+
+use std::{future::pending, sync::Arc};
+
+use tokio::sync::watch;
+
+#[cfg(feature = "_hyper")]
+pub use self::route::ByHeaders;
+pub use self::{
+    deterministic::Subsetting,
+    guard::{Cause, Guard, Trip},
+    peers::Peers,
+    plan::Nowhere,
+    planner::Notice,
+    priority::Priority,
+    route::{Route, Wish},
+    split::{Shares, Split, Version},
+    subset::{Otherwise, Subset, Subsets},
+    zone::{Locality, ZonePreference},
+};
+pub(crate) use self::{
+    plan::Plan,
+    planner::{Member, Planned, Traits},
+    tally::Tally,
+};
+use crate::{error::ConfigError, instance::Instance};
+
+/// The rules of where traffic may go; see the [module](self). Everywhere, by default.
+///
+/// # Examples
+/// Stay in the zone as far as that is fair:
+/// ```
+/// use tower_roster::balance::topology::{Topology, ZonePreference};
+///
+/// let topology = Topology::new().zone(ZonePreference::new("eu-1a"));
+/// # topology.shares(&[], &Default::default())?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+/// A canary at 1 %, and the near datacenter first:
+/// ```
+/// use std::sync::Arc;
+/// use tower_roster::{
+///     Instance,
+///     balance::topology::{Priority, Shares, Split, Topology, Wish},
+/// };
+///
+/// let split = Split::new(Shares::canary("v2", 0.01))?;
+/// let topology = Topology::new()
+///     .split(split.clone())
+///     .priority(Priority::by_datacenter(["fra", "ams"]));
+///
+/// let web = |id, version| {
+///     let address = "10.0.0.1:80".parse().unwrap();
+///     Arc::new(Instance::new("web", id, address).meta("version", version))
+/// };
+/// let instances = [web("a", "v1"), web("b", "v1"), web("c", "v2")];
+/// assert_eq!(topology.shares(&instances, &Wish::new())?, [0.495, 0.495, 0.01]);
+///
+/// split.set(Shares::canary("v2", 0.5))?;
+/// assert_eq!(topology.shares(&instances, &Wish::new())?, [0.25, 0.25, 0.5]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Topology {
+    zone: Option<ZonePreference>,
+    priority: Option<Priority>,
+    subsets: Option<Subsets>,
+    subsetting: Option<Subsetting>,
+    split: Option<Split>,
+    peers: Option<Peers>,
+    panic: bool,
+}
+
+impl Topology {
+    /// No rules: requests may go to every endpoint.
+    pub fn new() -> Self {
+        Self {
+            zone: None,
+            priority: None,
+            subsets: None,
+            subsetting: None,
+            split: None,
+            peers: None,
+            panic: true,
+        }
+    }
+
+    /// Prefers the caller's zone; none by default.
+    #[must_use]
+    pub fn zone(mut self, zone: ZonePreference) -> Self {
+        self.zone = Some(zone);
+        self
+    }
+
+    /// Prefers groups in an order; none by default.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Lets requests ask for a part of the endpoints; none by default, and then wishes for a subset have
+    /// no effect.
+    #[must_use]
+    pub fn subsets(mut self, subsets: Subsets) -> Self {
+        self.subsets = Some(subsets);
+        self
+    }
+
+    /// Uses a part of a large set only; everybody by default.
+    #[must_use]
+    pub fn subsetting(mut self, subsetting: Subsetting) -> Self {
+        self.subsetting = Some(subsetting);
+        self
+    }
+
+    /// Splits traffic between versions; versions do not matter by default.
+    #[must_use]
+    pub fn split(mut self, split: Split) -> Self {
+        self.split = Some(split);
+        self
+    }
+
+    /// What is known of the other callers, for zones and for subsetting by rank; nothing by default.
+    #[must_use]
+    pub fn peers(mut self, peers: Peers) -> Self {
+        self.peers = Some(peers);
+        self
+    }
+
+    /// Whether requests go to ejected endpoints, and to versions without a share, when there is nobody
+    /// else; they do by default, because a request that is sent may succeed. When off they fail.
+    #[must_use]
+    pub fn panic(mut self, panic: bool) -> Self {
+        self.panic = panic;
+        self
+    }
+
+    /// The share of requests with this wish that each instance would get, from 0 to 1, under a policy
+    /// that heeds weights. All shares are 0 when such requests would fail. Instances that are critical or in
+    /// maintenance count as ejected.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn shares(
+        &self,
+        instances: &[Arc<Instance>],
+        wish: &Wish,
+    ) -> Result<Vec<f64>, ConfigError> {
+        self.check()?;
+        let traits = instances.iter();
+        let traits: Vec<_> = traits
+            .map(|instance| self.traits(&instance.key, Some(instance)))
+            .collect();
+        let members = instances.iter().zip(&traits).enumerate();
+        let members = members.map(|(index, (instance, traits))| Member {
+            index,
+            traits,
+            weight: instance.weight.get().into(),
+            available: instance.status.is_serving(),
+        });
+        let members: Vec<_> = members.collect();
+        let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
+        Ok(self.plan(&members).plan.shares(wish, &weights))
+    }
+
+    /// Refuses what cannot be used.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        // A split and its guard were checked when they were made.
+        self.zone.as_ref().map_or(Ok(()), ZonePreference::check)?;
+        self.priority.as_ref().map_or(Ok(()), Priority::check)?;
+        self.subsets.as_ref().map_or(Ok(()), Subsets::check)
+    }
+
+    /// Tells when to plan anew although no endpoint changed. To be made before the first plan.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes {
+            split: self.split.as_ref().map(Split::subscribe),
+            peers: self.peers.as_ref().map(Peers::subscribe),
+        }
+    }
+
+    /// The split, for its tallies and its guard.
+    pub(crate) fn as_split(&self) -> Option<&Split> {
+        self.split.as_ref()
+    }
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Changes of settings that are shared with the user.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    split: Option<watch::Receiver<split::State>>,
+    peers: Option<watch::Receiver<peers::Census>>,
+}
+
+impl Changes {
+    /// Waits for a change. For ever, when nothing can change.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn changed(&mut self) {
+        async fn next<T>(changes: &mut Option<watch::Receiver<T>>) {
+            let Some(changes) = changes else {
+                return pending().await;
+            };
+            if changes.changed().await.is_err() {
+                // Nobody holds the handle any more.
+                pending().await
+            }
+        }
+        tokio::select! {
+            () = next(&mut self.split) => {}
+            () = next(&mut self.peers) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    #[test]
+    fn a_change_of_shares_or_peers_wakes_the_driver_once() {
+        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        let peers = Peers::new();
+        let topology = Topology::new().split(split.clone()).peers(peers.clone());
+        let mut changes = topology.changes();
+        let mut wait = || task::spawn(async { changes.changed().await }).poll();
+        assert_pending!(wait());
+        split.set(Shares::canary("v2", 0.2)).unwrap();
+        split.set(Shares::canary("v2", 0.3)).unwrap();
+        assert_ready!(wait());
+        assert_pending!(wait());
+        peers.set_zones([("a", 1.0)]).unwrap();
+        assert_ready!(wait());
+        assert_pending!(wait());
+        peers.set_zones([("a", 1.0)]).unwrap();
+        assert_pending!(wait());
+    }
+
+    #[test]
+    fn without_shared_settings_nothing_ever_changes() {
+        let mut changes = Topology::default().changes();
+        assert_pending!(task::spawn(async { changes.changed().await }).poll());
+        let gone = Topology::new().peers(Peers::new());
+        let mut changes = gone.changes();
+        drop(gone);
+        assert_pending!(task::spawn(async { changes.changed().await }).poll());
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let zone = Topology::new().zone(ZonePreference::new(""));
+        assert_eq!(zone.check().unwrap_err().field(), "zone");
+        let priority = Topology::new().priority(Priority::by_zone(["a"]).overprovision(0.0));
+        assert!(priority.shares(&[], &Wish::new()).is_err());
+        assert!(Topology::new().subsets(Subsets::by([""])).check().is_err());
+        assert!(Topology::new().check().is_ok());
+    }
+}

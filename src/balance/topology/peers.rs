@@ -1,0 +1,287 @@
+//! Who else calls the same service: the other instances of the caller's own.
+//!
+//! Two rules need it: zone preference wants the share of callers in each zone, and subsetting by rank
+//! the caller's place among them. A process that is registered can watch its own service and learn
+//! both; one that is not can be told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use tokio::sync::watch as cell;
+
+use super::hash;
+use crate::{
+    error::ConfigError,
+    instance::{Instance, Key},
+    registry::{Closed, State, Watch},
+};
+
+/// What is known of the callers. A handle: clones share it, and a balancer follows every change.
+///
+/// # Examples
+/// A process that follows its own service:
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_roster::{balance::topology::Peers, instance::Key, registry};
+///
+/// let registry = registry::connect("consul:")?;
+/// let me = Key::new("web-7", "dc1/node-3");
+/// let peers = Peers::new();
+/// tokio::spawn(peers.clone().follow(me, registry.watch("web")?));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Peers(Arc<cell::Sender<Census>>);
+
+impl Peers {
+    /// Nothing is known yet: callers count as spread evenly over zones, and nobody has a rank.
+    pub fn new() -> Self {
+        Self(Arc::new(cell::Sender::new(Census::default())))
+    }
+
+    /// Sets the number of callers in each zone (or any numbers in proportion), and forgets the rank. Those
+    /// in a zone of no name do not count. All zeros, or none, means that nothing is known.
+    ///
+    /// # Errors
+    /// When a number is negative or not finite.
+    pub fn set_zones<'a>(
+        &self,
+        zones: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Result<(), ConfigError> {
+        self.set(Census::of_zones(zones)?);
+        Ok(())
+    }
+
+    /// Sets the caller's place: `rank`, from 0, among `of` callers. Keeps the zones.
+    ///
+    /// # Errors
+    /// When `rank` is not below `of`.
+    pub fn set_rank(&self, rank: usize, of: usize) -> Result<(), ConfigError> {
+        if rank >= of {
+            return Err(ConfigError::new(
+                "peers",
+                format!("rank {rank} is not in 0..{of}, the number of callers"),
+            ));
+        }
+        let mut census = self.0.borrow().clone();
+        census.place = Some(Place { rank, of });
+        self.set(census);
+        Ok(())
+    }
+
+    /// Takes zones and rank from the instances of the caller's own service, `me` among them. When there
+    /// are none, nothing is known.
+    pub fn observe<'a>(&self, me: &Key, peers: impl IntoIterator<Item = &'a Arc<Instance>>) {
+        let mut keys = BTreeSet::new();
+        let mut census = Census::default();
+        for peer in peers {
+            // An instance that is listed twice calls once.
+            if keys.insert(&peer.key) {
+                census.add(peer.zone.as_deref().unwrap_or_default(), 1.0);
+            }
+        }
+        census.place = keys
+            .contains(me)
+            .then(|| keys.range::<&Key, _>(..me).count())
+            .map(|rank| Place {
+                rank,
+                of: keys.len(),
+            });
+        self.set(census);
+    }
+
+    /// Keeps up with `watch`, a watch of the caller's own service, until the runtime ends or the future
+    /// is dropped. The last good set counts while the registry does not answer.
+    ///
+    /// # Cancel safety
+    /// What was learnt stays when the future is dropped.
+    pub async fn follow(self, me: Key, mut watch: Watch) -> Closed {
+        loop {
+            match watch.changed().await {
+                Ok(view) if view.state == State::Pending => {}
+                Ok(view) => self.observe(&me, &view.instances),
+                Err(closed) => return closed,
+            }
+        }
+    }
+
+    pub(super) fn census(&self) -> Census {
+        self.0.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> cell::Receiver<Census> {
+        self.0.subscribe()
+    }
+
+    fn set(&self, census: Census) {
+        self.0.send_if_modified(|known| {
+            let news = *known != census;
+            *known = census;
+            news
+        });
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Peers").field(&*self.0.borrow()).finish()
+    }
+}
+
+/// The callers, counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Census {
+    zones: BTreeMap<u64, (Arc<str>, f64)>,
+    /// The sum over all zones.
+    total: f64,
+    pub(super) place: Option<Place>,
+}
+
+/// A caller's place among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Below `of`.
+    pub(super) rank: usize,
+    pub(super) of: usize,
+}
+
+impl Census {
+    pub(super) fn of_zones<'a>(
+        zones: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Result<Self, ConfigError> {
+        let mut census = Self::default();
+        for (zone, callers) in zones {
+            if !(callers >= 0.0 && callers.is_finite()) {
+                return Err(ConfigError::new(
+                    "peers",
+                    format!("{callers} callers in zone {zone:?} is no finite number from 0"),
+                ));
+            }
+            census.add(zone, callers);
+        }
+        if !census.total.is_finite() {
+            return Err(ConfigError::new("peers", "the sum of callers overflows"));
+        }
+        Ok(census)
+    }
+
+    fn add(&mut self, zone: &str, callers: f64) {
+        // Those who have no zone prefer none and use all alike, which takes the same part of each.
+        if zone.is_empty() || callers == 0.0 {
+            return;
+        }
+        self.total += callers;
+        let listed = self.zones.entry(hash::bytes(zone.as_bytes()));
+        listed.or_insert_with(|| (zone.into(), 0.0)).1 += callers;
+    }
+
+    /// The share of callers in each zone. `mine` is the caller's own, where there is at least one;
+    /// `upstream` are the zones of the endpoints, over which unknown callers are spread evenly.
+    pub(super) fn shares(&self, mine: u64, upstream: impl Iterator<Item = u64>) -> Callers<'_> {
+        if self.total <= 0.0 {
+            let (zones, home) = upstream.fold((0, 0), |(zones, home), zone| {
+                (zones + 1, home | u32::from(zone == mine))
+            });
+            return Callers::Even(1.0 / f64::from(zones + 1 - home));
+        }
+        let more = f64::from(!self.zones.contains_key(&mine));
+        Callers::Counted {
+            census: self,
+            mine,
+            more,
+        }
+    }
+}
+
+/// The share of callers in each zone.
+pub(super) enum Callers<'a> {
+    Even(f64),
+    Counted {
+        census: &'a Census,
+        mine: u64,
+        /// The caller itself, when its peers do not list it.
+        more: f64,
+    },
+}
+
+impl Callers<'_> {
+    pub(super) fn of(&self, zone: u64) -> f64 {
+        match self {
+            Self::Even(share) => *share,
+            Self::Counted { census, mine, more } => {
+                let listed = census.zones.get(&zone).map_or(0.0, |(_, callers)| *callers);
+                let own = if zone == *mine { *more } else { 0.0 };
+                (listed + own) / (census.total + more)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: &str, zone: &str) -> Arc<Instance> {
+        let address = "127.0.0.1:80".parse().unwrap();
+        Arc::new(Instance::new("web", id, address).zone(zone))
+    }
+
+    #[test]
+    fn instances_tell_zones_and_rank() {
+        let peers = Peers::new();
+        let me = Key::new("b", "");
+        let all = [
+            peer("c", "z1"),
+            peer("a", ""),
+            peer("b", "z1"),
+            peer("b", "z1"),
+        ];
+        peers.observe(&me, &all);
+        let census = peers.census();
+        assert_eq!(census.place, Some(Place { rank: 1, of: 3 }));
+        assert_eq!(census.total, 2.0, "twice listed, once there");
+        let share = |zone: &str| {
+            let zone = hash::bytes(zone.as_bytes());
+            census.shares(zone, std::iter::empty()).of(zone)
+        };
+        assert_eq!(share("z1"), 1.0);
+        assert_eq!(share("z2"), 1.0 / 3.0);
+        peers.observe(&Key::new("x", ""), &all);
+        assert_eq!(peers.census().place, None);
+        peers.observe(&me, []);
+        assert_eq!(peers.census(), Census::default());
+    }
+
+    #[test]
+    fn what_says_nothing_new_wakes_nobody() {
+        let peers = Peers::new();
+        let seen = peers.subscribe();
+        peers.set_zones([("a", 0.0)]).unwrap();
+        assert!(!seen.has_changed().unwrap());
+        peers.set_zones([("a", 1.0)]).unwrap();
+        assert!(seen.has_changed().unwrap());
+    }
+
+    #[test]
+    fn numbers_that_count_nothing_are_refused() {
+        let peers = Peers::new();
+        for bad in [f64::NAN, f64::INFINITY, -1.0] {
+            assert_eq!(peers.set_zones([("a", bad)]).unwrap_err().field(), "peers");
+        }
+        assert!(peers.set_zones([("a", f64::MAX), ("b", f64::MAX)]).is_err());
+        assert!(peers.set_rank(3, 3).is_err());
+        assert!(peers.set_rank(0, 0).is_err());
+        assert!(peers.set_rank(2, 3).is_ok());
+    }
+}

@@ -1,0 +1,429 @@
+//! Where requests go, as a tree of choices.
+//!
+//! A request walks the tree: a look-up for its subset, a draw for each choice on its way, and it
+//! stands at a leaf, a set of endpoints among which the policy picks.
+//!
+//! ```text
+//! Subsets ─┬─ stage=beta ─▶ …
+//!          └─ any ─▶ versions ─┬─ 99 % ─▶ groups ─┬─ 100 % ─▶ zones ─┬─ 80 % ─▶ leaf [0, 3, 4]
+//!                              │                  └─   0 % ─▶ …      └─ 20 % ─▶ leaf [1, 7]
+//!                              └─  1 % ─▶ …
+//! ```
+//!
+//! A share is exact because it is a draw of its own: how many endpoints a branch has, how loaded they
+//! are and what they weigh matters below it only. Branches with a share of 0 are in reserve, for requests
+//! that wish for a version and for retries that have seen all of the others.
+
+use std::fmt;
+
+use rand::{Rng, RngExt};
+
+use super::{hash, route::Wish, subset::Subset};
+
+/// Where requests go.
+///
+/// `L` is what stands at the leaves: the endpoints first, and pickers for them when the driver is done.
+#[derive(Debug)]
+pub(crate) enum Plan<L = Vec<usize>> {
+    /// To one of these, as the policy says. Never empty as it comes from the planner.
+    Leaf(L),
+    /// To one of several branches.
+    Choose(Choose<L>),
+    /// Where the request's subset is.
+    Subsets(SubsetPlan<L>),
+    /// Nowhere.
+    Nowhere(Nowhere),
+}
+
+/// Why a request can go nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Nowhere {
+    /// There are no endpoints.
+    Empty,
+    /// All endpoints that it might go to are ejected.
+    Ejected,
+    /// The subset that it asks for has no endpoint.
+    Subset,
+    /// No version with a share has an available endpoint.
+    Version,
+    /// The caller's zone has no endpoint, and no other may be used.
+    Zone,
+}
+
+impl fmt::Display for Nowhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "there are no endpoints",
+            Self::Ejected => "all endpoints are ejected",
+            Self::Subset => "the subset that the request asks for has no endpoint",
+            Self::Version => "no version with a share has an available endpoint",
+            Self::Zone => "the zone has no endpoint, and no other may be used",
+        })
+    }
+}
+
+/// How a branch is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Chance,
+    /// The version that the request wishes for; else by its key, when that is to stick; else by chance.
+    Version {
+        sticky: bool,
+    },
+}
+
+/// A choice between branches by exact shares, largest first.
+#[derive(Debug)]
+pub(crate) struct Choose<L> {
+    by: By,
+    branches: Vec<Branch<L>>,
+}
+
+#[derive(Debug)]
+struct Branch<L> {
+    /// From 0 to 1.
+    share: f64,
+    /// The sum of shares up to this one; 1 for the last with a share and those behind it.
+    end: f64,
+    version: u64,
+    plan: Plan<L>,
+}
+
+impl<L> Choose<L> {
+    /// A choice between branches of these relative shares; the only branch when there is but one.
+    pub(super) fn between(by: By, branches: Vec<(f64, u64, Plan<L>)>) -> Plan<L> {
+        let total: f64 = branches.iter().map(|(share, ..)| share).sum();
+        debug_assert!(total > 0.0, "a choice needs a share");
+        let mut branches: Vec<_> = branches
+            .into_iter()
+            .map(|(share, version, plan)| Branch {
+                share: share / total,
+                end: 1.0,
+                version,
+                plan,
+            })
+            .collect();
+        if branches.len() < 2 {
+            let only = branches.pop().map(|branch| branch.plan);
+            return only.unwrap_or(Plan::Nowhere(Nowhere::Empty));
+        }
+        branches.sort_by(|a, b| b.share.total_cmp(&a.share));
+        let chosen = branches.iter().filter(|branch| branch.share > 0.0).count();
+        let mut end = 0.0;
+        // What rounding leaves below 1 is the last one's.
+        for branch in branches.iter_mut().take(chosen.saturating_sub(1)) {
+            end += branch.share;
+            branch.end = end;
+        }
+        Plan::Choose(Self { by, branches })
+    }
+
+    fn draw<R: Rng + ?Sized>(&self, wish: &Wish, rng: &mut R) -> &Plan<L> {
+        let branch = match (self.certain(wish), &*self.branches) {
+            (Some(branch), _) => branch,
+            (None, branches) => {
+                let x = rng.random::<f64>();
+                // Two branches are the usual case, and the largest comes first.
+                let i = branches.iter().position(|branch| x < branch.end);
+                &branches[i.unwrap_or(0)]
+            }
+        };
+        &branch.plan
+    }
+
+    /// The branch that a request gets without a draw.
+    fn certain(&self, wish: &Wish) -> Option<&Branch<L>> {
+        let By::Version { sticky } = self.by else {
+            return None;
+        };
+        if let Some(branch) = self.pinned(wish) {
+            return Some(branch);
+        }
+        let hash = wish.hash.filter(|_| sticky)?;
+        let score = |branch: &Branch<L>| {
+            // Not the hash alone, which consistent hashing will use for what follows.
+            let unit = hash::unit(hash::mix(hash ^ branch.version));
+            -unit.ln() / branch.share
+        };
+        let shared = self.branches.iter().filter(|branch| branch.share > 0.0);
+        shared.min_by(|a, b| score(a).total_cmp(&score(b)))
+    }
+
+    fn pinned(&self, wish: &Wish) -> Option<&Branch<L>> {
+        let version = wish.version?.id();
+        self.branches
+            .iter()
+            .find(|branch| branch.version == version)
+    }
+}
+
+/// Where each subset is. The first plan is for requests without a wish.
+#[derive(Debug)]
+pub(crate) struct SubsetPlan<L> {
+    pub(super) plans: Vec<Plan<L>>,
+    /// In the order of subsets, for binary search.
+    pub(super) table: Vec<(Subset, usize)>,
+    /// The plan for those that are not in the table.
+    pub(super) missing: usize,
+}
+
+impl<L> SubsetPlan<L> {
+    fn find(&self, wish: &Wish) -> &Plan<L> {
+        let plan = match wish.subset {
+            None => 0,
+            Some(subset) => {
+                let found = self.table.binary_search_by_key(&subset, |(name, _)| *name);
+                found.map_or(self.missing, |i| self.table[i].1)
+            }
+        };
+        &self.plans[plan]
+    }
+}
+
+impl<L> Plan<L> {
+    /// Replaces what stands at the leaves.
+    pub(crate) fn map<M>(self, f: &mut impl FnMut(L) -> M) -> Plan<M> {
+        match self {
+            Self::Leaf(leaf) => Plan::Leaf(f(leaf)),
+            Self::Nowhere(reason) => Plan::Nowhere(reason),
+            Self::Choose(Choose { by, branches }) => {
+                let branches = branches.into_iter().map(|branch| Branch {
+                    share: branch.share,
+                    end: branch.end,
+                    version: branch.version,
+                    plan: branch.plan.map(f),
+                });
+                let branches = branches.collect();
+                Plan::Choose(Choose { by, branches })
+            }
+            Self::Subsets(SubsetPlan {
+                plans,
+                table,
+                missing,
+            }) => Plan::Subsets(SubsetPlan {
+                plans: plans.into_iter().map(|plan| plan.map(f)).collect(),
+                table,
+                missing,
+            }),
+        }
+    }
+
+    /// Draws the leaf for one request. On the path of every request.
+    ///
+    /// # Errors
+    /// When the request can go nowhere.
+    #[inline]
+    pub(crate) fn leaf<R: Rng + ?Sized>(&self, wish: &Wish, rng: &mut R) -> Result<&L, Nowhere> {
+        let mut plan = self;
+        loop {
+            plan = match plan {
+                Self::Leaf(leaf) => return Ok(leaf),
+                Self::Nowhere(reason) => return Err(*reason),
+                Self::Choose(choose) => choose.draw(wish, rng),
+                Self::Subsets(subsets) => subsets.find(wish),
+            };
+        }
+    }
+
+    /// Finds one among all leaves that a request may go to, those with the larger shares first, those in
+    /// reserve last. For a request that has been to every endpoint of the leaf that it drew.
+    pub(crate) fn find<'a>(
+        &'a self,
+        wish: &Wish,
+        will_do: &mut impl FnMut(&L) -> bool,
+    ) -> Option<&'a L> {
+        match self {
+            Self::Leaf(leaf) => will_do(leaf).then_some(leaf),
+            Self::Nowhere(_) => None,
+            Self::Subsets(subsets) => subsets.find(wish).find(wish, will_do),
+            Self::Choose(choose) => {
+                if let Some(branch) = choose.pinned(wish).filter(|_| choose.by != By::Chance) {
+                    return branch.plan.find(wish, will_do);
+                }
+                let mut branches = choose.branches.iter();
+                branches.find_map(|branch| branch.plan.find(wish, will_do))
+            }
+        }
+    }
+
+    /// Calls `f` with each leaf that a request may go to and the probability of its doing so.
+    fn each<'a>(&'a self, wish: &Wish, share: f64, f: &mut impl FnMut(&'a L, f64)) {
+        match self {
+            Self::Leaf(leaf) => f(leaf, share),
+            Self::Nowhere(_) => {}
+            Self::Subsets(subsets) => subsets.find(wish).each(wish, share, f),
+            Self::Choose(choose) => {
+                if let Some(branch) = choose.certain(wish) {
+                    return branch.plan.each(wish, share, f);
+                }
+                for branch in &choose.branches {
+                    branch.plan.each(wish, share * branch.share, f);
+                }
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The share of such requests that each endpoint gets under a policy that heeds weights, by index,
+    /// from 0 to 1.
+    pub(crate) fn shares(&self, wish: &Wish, weights: &[f64]) -> Vec<f64> {
+        let mut shares = vec![0.0; weights.len()];
+        self.each(wish, 1.0, &mut |leaf, share| {
+            let total: f64 = leaf.iter().map(|i| usable(weights[*i])).sum();
+            for i in leaf {
+                shares[*i] += share
+                    * if total > 0.0 {
+                        usable(weights[*i]) / total
+                    } else {
+                        1.0 / leaf.len() as f64
+                    };
+            }
+        });
+        shares
+    }
+}
+
+/// A weight that can be summed: what is no number is taken for 1.
+pub(super) fn usable(weight: f64) -> f64 {
+    if weight.is_finite() {
+        weight.clamp(0.0, 1e100)
+    } else {
+        1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{balance::topology::split::Version, rng::small_rng};
+
+    const SEED: u64 = 99;
+
+    /// A split between leaves that are named by their version.
+    fn split(sticky: bool, shares: &[(&'static str, f64)]) -> Plan<&'static str> {
+        let branches = shares
+            .iter()
+            .map(|(name, share)| (*share, Version::new(name).id(), Plan::Leaf(*name)));
+        Choose::between(By::Version { sticky }, branches.collect())
+    }
+
+    fn count(plan: &Plan<&str>, name: &str, wishes: impl Iterator<Item = Wish>) -> f64 {
+        let mut rng = small_rng(Some(SEED));
+        let hits = wishes.filter(|wish| plan.leaf(wish, &mut rng) == Ok(&name));
+        hits.count() as f64
+    }
+
+    fn keys(n: u32) -> impl Iterator<Item = Wish> {
+        (0..n).map(|user| Wish::new().key(user.to_string()))
+    }
+
+    #[test]
+    fn one_percent_is_one_percent_by_chance_and_by_key() {
+        let n = 1_000_000;
+        for sticky in [false, true] {
+            let plan = split(sticky, &[("v1", 0.99), ("v2", 0.01)]);
+            let hits = count(&plan, "v2", keys(n));
+            // 10,000 expected, standard deviation 99.5; 4 of them.
+            assert!((hits - 10_000.0).abs() < 398.0, "{hits}, sticky: {sticky}");
+        }
+        let three = split(true, &[("a", 0.99), ("b", 0.005), ("c", 0.005)]);
+        let hits = count(&three, "c", keys(n));
+        assert!((hits - 5_000.0).abs() < 4.0 * 70.6, "{hits}");
+    }
+
+    #[test]
+    fn a_user_stays_with_a_version_when_its_share_grows() {
+        let mut rng = small_rng(Some(SEED));
+        let plans = [0.0, 0.1, 0.5, 1.0].map(|share| {
+            let rest = [("v1", 0.6 * (1.0 - share)), ("v3", 0.4 * (1.0 - share))];
+            split(true, &[rest[0], rest[1], ("v2", share)])
+        });
+        for wish in keys(20_000) {
+            let seen = plans
+                .each_ref()
+                .map(|plan| *plan.leaf(&wish, &mut rng).unwrap());
+            for step in seen.windows(2) {
+                assert!(
+                    step[0] == step[1] || step[1] == "v2",
+                    "users move to the growing version only: {seen:?}"
+                );
+            }
+            assert_eq!(plans[1].leaf(&wish, &mut rng), Ok(&seen[1]));
+            assert_eq!(seen[3], "v2");
+        }
+        let nobody = plans[1].leaf(&Wish::new(), &mut rng);
+        assert!(nobody.is_ok(), "requests without a key go by chance");
+    }
+
+    #[test]
+    fn a_version_without_a_share_serves_those_who_wish_for_it_alone() {
+        for sticky in [false, true] {
+            let plan = split(sticky, &[("v1", 1.0), ("dark", 0.0)]);
+            assert_eq!(count(&plan, "dark", keys(10_000)), 0.0);
+            let wish = Wish::new().version(Version::new("dark"));
+            assert_eq!(count(&plan, "dark", std::iter::repeat_n(wish, 100)), 100.0);
+            let unknown = Wish::new().version(Version::new("v9"));
+            assert_eq!(count(&plan, "v1", std::iter::repeat_n(unknown, 100)), 100.0);
+        }
+    }
+
+    #[test]
+    fn looks_into_reserves_last_and_never_beyond_a_wish() {
+        let plan = split(false, &[("reserve", 0.0), ("small", 0.1), ("large", 0.9)]);
+        let find = |wish: Wish| {
+            let mut seen = Vec::new();
+            let found = plan.find(&wish, &mut |leaf| {
+                seen.push(*leaf);
+                *leaf == "reserve"
+            });
+            (seen, found.copied())
+        };
+        assert_eq!(
+            find(Wish::new()),
+            (vec!["large", "small", "reserve"], Some("reserve"))
+        );
+        let pinned = Wish::new().version(Version::new("small"));
+        assert_eq!(find(pinned), (vec!["small"], None));
+    }
+
+    #[test]
+    fn pickers_take_the_place_of_endpoints() {
+        let plan = split(false, &[("v1", 0.5), ("v2", 0.5)]);
+        let mut made = 0;
+        let plan = plan.map(&mut |name| {
+            made += 1;
+            name.len()
+        });
+        assert_eq!(made, 2);
+        let mut rng = small_rng(Some(SEED));
+        assert_eq!(plan.leaf(&Wish::new(), &mut rng), Ok(&2));
+    }
+
+    proptest! {
+        #[test]
+        fn every_draw_finds_a_branch_with_a_share(
+            shares in proptest::collection::vec(prop_oneof![Just(0.0), 1e-12..1e12_f64], 1..9),
+            hash in any::<u64>(),
+            sticky in any::<bool>(),
+        ) {
+            prop_assume!(shares.iter().sum::<f64>() > 0.0);
+            let branches = shares
+                .iter()
+                .enumerate()
+                .map(|(i, share)| (*share, i as u64, Plan::Leaf(i)));
+            let plan = Choose::between(By::Version { sticky }, branches.collect());
+            let mut sum = 0.0;
+            plan.each(&Wish::new(), 1.0, &mut |_, share| sum += share);
+            prop_assert!((sum - 1.0).abs() < 1e-9);
+            let mut rng = small_rng(Some(hash));
+            for _ in 0..50 {
+                let leaf = plan.leaf(&Wish::new().hash(hash), &mut rng);
+                prop_assert!(shares.len() == 1 || leaf.is_ok_and(|i| shares[*i] > 0.0));
+            }
+        }
+    }
+}

@@ -1,0 +1,861 @@
+//! From endpoints and rules to a [`Plan`].
+//!
+//! Planning happens on the driver's task, whenever an endpoint comes, goes, changes or is ejected, or a
+//! setting is changed. What the rules say of each instance is known by then ([`Traits`]), so a plan is
+//! arithmetic on numbers. Endpoints of weight 0 take no part, unless all have weight 0, and then all count
+//! as 1; those that are not available are left out. Where that leaves nobody, the rules of the stage
+//! apply (another version, group, zone or subset), and at the very end all are planned with as if
+//! they were available, unless [`Topology::panic`] is off. That undoes ejections only; it never crosses
+//! [`Locality::Strict`] or [`Otherwise::Fail`].
+//!
+//! Costs O(n log n) at most, and O(n) without subsets or ranks; 100,000 endpoints take some
+//! milliseconds.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use super::{
+    Peers, Split, Topology,
+    deterministic::hash_key,
+    hash,
+    peers::Census,
+    plan::{By, Choose, Nowhere, Plan, SubsetPlan, usable},
+    priority::Group,
+    split::{Shares, Version},
+    subset::{Otherwise, Subset, Subsets},
+    zone::{Locality, Zone},
+};
+use crate::instance::{Instance, Key};
+
+/// What a plan needs to know of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'a> {
+    /// Its place in the driver's list: what stands in the leaves.
+    pub(crate) index: usize,
+    pub(crate) traits: &'a Traits,
+    /// What it should get relative to others; 0 drains it.
+    pub(crate) weight: f64,
+    /// Whether it is not ejected.
+    pub(crate) available: bool,
+}
+
+/// What the rules of one topology know of an instance, in numbers. Found out when the instance
+/// changes, not for each plan: most of the time would be spent on fetching its texts from memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Traits {
+    key: u64,
+    zone: Option<u64>,
+    version: Version,
+    /// Priority.
+    group: u32,
+    subsets: Box<[Subset]>,
+}
+
+impl Topology {
+    /// What the rules know of an endpoint. `None` stands for one of a foreign discovery, which belongs
+    /// to no zone, version or subset.
+    pub(crate) fn traits(&self, key: &Key, instance: Option<&Instance>) -> Traits {
+        let zone = instance.and_then(|instance| instance.zone.as_deref());
+        let zone = zone.filter(|name| !name.is_empty());
+        let split = self.split.as_ref();
+        let version = split.and_then(|split| split.version(instance?));
+        let priority = self.priority.as_ref();
+        let names = self.subsets.as_ref().zip(instance);
+        let names = names.map(|(subsets, instance)| subsets.of(instance).collect());
+        Traits {
+            key: hash_key(key),
+            zone: zone.map(|name| hash::bytes(name.as_bytes())),
+            version: version.map_or(Version::REST, |name| Version::new(&name)),
+            group: priority.map_or(0, |priority| priority.of(key, instance)),
+            subsets: names.unwrap_or_default(),
+        }
+    }
+}
+
+/// Something an operator should know about where traffic goes now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A version has a share and no available endpoint; the others have its share.
+    NoVersion {
+        /// The version; `None` for whatever is not named in the shares.
+        version: Option<Arc<str>>,
+    },
+    /// The subset for requests whose own is missing is missing, too: they fail.
+    NoSubset,
+    /// The caller's own zone has no available endpoint.
+    NoLocal {
+        /// The caller's zone.
+        zone: Arc<str>,
+    },
+    /// Every endpoint is ejected, and they are used all the same.
+    Panic,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoVersion {
+                version: Some(version),
+            } => {
+                write!(
+                    f,
+                    "version {version:?} has a share and no available endpoint"
+                )
+            }
+            Self::NoVersion { version: None } => {
+                f.write_str("the rest has a share and no available endpoint")
+            }
+            Self::NoSubset => f.write_str("the default subset has no endpoint"),
+            Self::NoLocal { zone } => write!(f, "zone {zone:?} has no available endpoint"),
+            Self::Panic => f.write_str("every endpoint is ejected, so all are used"),
+        }
+    }
+}
+
+/// A plan and what to tell about it.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    /// Of the whole set, not of each subset. The same for as long as the matter stays the same, so the
+    /// driver tells of those that were not there before.
+    pub(crate) notices: Vec<Notice>,
+}
+
+impl Topology {
+    /// Says where traffic may go. Pure: the same for the same members and settings.
+    pub(crate) fn plan(&self, members: &[Member<'_>]) -> Planned {
+        let shares = self.split.as_ref().map(Split::shares);
+        let mut planner = Planner {
+            topology: self,
+            members,
+            weights: weigh(members),
+            shares: shares.as_ref(),
+            census: self.peers.as_ref().map(Peers::census).unwrap_or_default(),
+            crisis: false,
+            whole: true,
+            notices: Vec::new(),
+        };
+        let plan = planner.all();
+        Planned {
+            plan,
+            notices: planner.notices,
+        }
+    }
+}
+
+fn weigh(members: &[Member<'_>]) -> Vec<f64> {
+    let mut weights: Vec<f64> = members.iter().map(|member| usable(member.weight)).collect();
+    if weights.iter().all(|weight| *weight == 0.0) {
+        weights.fill(1.0);
+    }
+    weights
+}
+
+/// A plan in the making. Sets are positions in `members` of those with a weight.
+struct Planner<'a> {
+    topology: &'a Topology,
+    members: &'a [Member<'a>],
+    weights: Vec<f64>,
+    shares: Option<&'a Shares>,
+    census: Census,
+    /// Whether everybody counts as available, because nobody is.
+    crisis: bool,
+    /// Whether it is about all endpoints, not about a subset.
+    whole: bool,
+    notices: Vec<Notice>,
+}
+
+impl<'a> Planner<'a> {
+    fn all(&mut self) -> Plan {
+        if self.members.is_empty() {
+            return Plan::Nowhere(Nowhere::Empty);
+        }
+        let serving = (0..self.members.len()).filter(|i| self.weights[*i] > 0.0);
+        let mut serving: Vec<usize> = serving.collect();
+        if let Some(zone) = self.topology.zone.as_ref() {
+            let mine = Some(zone.id());
+            let local = serving.iter().copied();
+            let local: Vec<usize> = local
+                .filter(|i| self.members[*i].traits.zone == mine)
+                .collect();
+            if self.live(&local).next().is_none() {
+                let zone = Arc::clone(&zone.zone);
+                self.notice(Notice::NoLocal { zone });
+            }
+            if zone.locality == Locality::Strict {
+                serving = local;
+                if serving.is_empty() {
+                    return Plan::Nowhere(Nowhere::Zone);
+                }
+            }
+        }
+        match &self.topology.subsets {
+            Some(subsets) => self.subsets(&serving, subsets),
+            None => self.group(&serving),
+        }
+    }
+
+    fn subsets(&mut self, serving: &[usize], subsets: &Subsets) -> Plan {
+        let mut plans = vec![self.group(serving)];
+        self.whole = false;
+        let named = serving.iter().flat_map(|i| {
+            let names = self.members[*i].traits.subsets.iter();
+            names.map(|name| (*name, *i))
+        });
+        let mut named: Vec<(Subset, usize)> = named.collect();
+        named.sort_unstable();
+        // Two selectors may be the same names in another order.
+        named.dedup();
+        let mut table = Vec::new();
+        for subset in named.chunk_by(|a, b| a.0 == b.0) {
+            let name = subset[0].0;
+            let set: Vec<usize> = subset.iter().map(|(_, i)| *i).collect();
+            let last_resort = match subsets.otherwise {
+                Otherwise::Any => false,
+                Otherwise::Subset(default) => name == default,
+                Otherwise::Fail => true,
+            };
+            // One without an available endpoint is as good as none where there is somewhere else to go.
+            if set.iter().any(|i| self.is_live(*i)) || last_resort && self.topology.panic {
+                table.push((name, plans.len()));
+                plans.push(self.group(&set));
+            }
+        }
+        let default = match subsets.otherwise {
+            Otherwise::Any => Some(0),
+            Otherwise::Fail => None,
+            Otherwise::Subset(name) => {
+                let found = table.binary_search_by_key(&name, |(name, _)| *name);
+                if found.is_err() {
+                    self.notices.push(Notice::NoSubset);
+                }
+                found.ok().map(|i| table[i].1)
+            }
+        };
+        let missing = default.unwrap_or_else(|| {
+            plans.push(Plan::Nowhere(Nowhere::Subset));
+            plans.len() - 1
+        });
+        Plan::Subsets(SubsetPlan {
+            plans,
+            table,
+            missing,
+        })
+    }
+
+    /// Plans for a set that requests cannot leave.
+    fn group(&mut self, set: &[usize]) -> Plan {
+        if set.iter().any(|i| self.is_live(*i)) {
+            return self.versions(set);
+        }
+        if !self.topology.panic {
+            return Plan::Nowhere(Nowhere::Ejected);
+        }
+        self.notice(Notice::Panic);
+        self.crisis = true;
+        let plan = self.versions(set);
+        self.crisis = false;
+        plan
+    }
+
+    fn versions(&mut self, set: &[usize]) -> Plan {
+        let (Some(split), Some(shares)) = (&self.topology.split, self.shares) else {
+            return self.priorities(set);
+        };
+        let names = shares.iter().map(|(name, _)| Version::new(name));
+        let places: hash::Map<Version, usize> = names.zip(0..).collect();
+        let mut groups = vec![Vec::new(); places.len() + 1];
+        for i in set {
+            let place = places.get(&self.members[*i].traits.version);
+            groups[place.copied().unwrap_or(places.len())].push(*i);
+        }
+        let named = shares.iter().map(|(name, share)| (Some(name), share));
+        let rest = (None, shares.share_of_rest());
+        let mut branches = Vec::new();
+        for ((name, share), group) in named.chain([rest]).zip(&groups) {
+            let live: f64 = self.live(group).map(|i| self.weights[i]).sum();
+            if live > 0.0 {
+                let version = name.map_or(Version::REST, Version::new);
+                branches.push((share, live, version.id(), self.priorities(group)));
+            } else if share > 0.0 {
+                let version = name.map(Into::into);
+                self.notice(Notice::NoVersion { version });
+            }
+        }
+        if branches.iter().all(|(share, ..)| *share == 0.0) {
+            if !self.topology.panic {
+                return Plan::Nowhere(Nowhere::Version);
+            }
+            // Those that should get nothing serve by weight, rather than nobody.
+            for (share, live, ..) in &mut branches {
+                *share = *live;
+            }
+        }
+        let by = By::Version {
+            sticky: split.is_sticky(),
+        };
+        let branches = branches.into_iter();
+        let branches = branches.map(|(share, _, version, plan)| (share, version, plan));
+        Choose::between(by, branches.collect())
+    }
+
+    fn priorities(&mut self, set: &[usize]) -> Plan {
+        let Some(priority) = &self.topology.priority else {
+            let live = self.live(set).collect();
+            return self.zones(live);
+        };
+        let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for i in set {
+            let group = self.members[*i].traits.group;
+            groups.entry(group).or_default().push(*i);
+        }
+        let sizes = groups.values().map(|set| Group {
+            weight: set.iter().map(|i| self.weights[*i]).sum(),
+            available: self.live(set).map(|i| self.weights[i]).sum(),
+            endpoints: set.len(),
+        });
+        let shares = priority.shares(&sizes.collect::<Vec<_>>());
+        let mut branches = Vec::new();
+        for (set, share) in groups.values().zip(shares) {
+            let live: Vec<usize> = self.live(set).collect();
+            if !live.is_empty() {
+                branches.push((share, 0, self.zones(live)));
+            }
+        }
+        Choose::between(By::Chance, branches)
+    }
+
+    fn zones(&mut self, live: Vec<usize>) -> Plan {
+        let Some(zone) = self.topology.zone.as_ref() else {
+            return self.end(live);
+        };
+        let mut places = hash::Map::default();
+        let mut sets: Vec<(Zone, Vec<usize>)> = Vec::new();
+        for i in live.iter().copied() {
+            let id = self.members[i].traits.zone;
+            let place = *places.entry(id).or_insert_with(|| {
+                let empty = Zone {
+                    id,
+                    weight: 0.0,
+                    endpoints: 0,
+                };
+                sets.push((empty, Vec::new()));
+                sets.len() - 1
+            });
+            let (zone, set) = &mut sets[place];
+            zone.weight += self.weights[i];
+            zone.endpoints += 1;
+            set.push(i);
+        }
+        let zones: Vec<_> = sets.iter().map(|(zone, _)| *zone).collect();
+        let Some(shares) = zone.shares(&zones, &self.census) else {
+            return self.end(live);
+        };
+        let branches = sets.into_iter().zip(shares);
+        let branches = branches.map(|((_, set), share)| (share, 0, self.end(set)));
+        Choose::between(By::Chance, branches.collect())
+    }
+
+    fn end(&self, set: Vec<usize>) -> Plan {
+        let set = match &self.topology.subsetting {
+            Some(part) => part.choose(set, |i| self.members[i].traits.key, &self.census),
+            None => set,
+        };
+        let indexes = set.into_iter().map(|i| self.members[i].index);
+        Plan::Leaf(indexes.collect())
+    }
+
+    fn is_live(&self, i: usize) -> bool {
+        self.crisis || self.members[i].available
+    }
+
+    fn live<'b>(&'b self, set: &'b [usize]) -> impl Iterator<Item = usize> + 'b {
+        set.iter().copied().filter(|i| self.is_live(*i))
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        if self.whole {
+            self.notices.push(notice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::balance::topology::{Priority, Subsetting, Wish, ZonePreference};
+
+    /// An endpoint, as the driver knows it.
+    #[derive(Clone, Debug)]
+    struct Known {
+        index: usize,
+        key: Key,
+        instance: Option<Arc<Instance>>,
+        weight: f64,
+        available: bool,
+    }
+
+    fn traits(topology: &Topology, known: &[Known]) -> Vec<Traits> {
+        let known = known.iter();
+        known
+            .map(|known| topology.traits(&known.key, known.instance.as_deref()))
+            .collect()
+    }
+
+    fn plan_with(topology: &Topology, known: &[Known], traits: &[Traits]) -> Planned {
+        let members = known.iter().zip(traits);
+        let members = members.map(|(known, traits)| Member {
+            index: known.index,
+            traits,
+            weight: known.weight,
+            available: known.available,
+        });
+        topology.plan(&members.collect::<Vec<_>>())
+    }
+
+    fn plan(topology: &Topology, known: &[Known]) -> Planned {
+        plan_with(topology, known, &traits(topology, known))
+    }
+
+    fn member(index: usize, edit: impl FnOnce(Instance) -> Instance) -> Known {
+        let address = "127.0.0.1:80".parse().unwrap();
+        let instance = edit(Instance::new("web", index.to_string(), address));
+        Known {
+            index,
+            key: instance.key.clone(),
+            weight: instance.weight.get().into(),
+            available: true,
+            instance: Some(Arc::new(instance)),
+        }
+    }
+
+    fn plain(n: usize) -> Vec<Known> {
+        (0..n).map(|i| member(i, |instance| instance)).collect()
+    }
+
+    fn of_versions(versions: &[&str]) -> Vec<Known> {
+        let members = versions.iter().enumerate();
+        let members =
+            members.map(|(i, name)| member(i, |instance| instance.meta("version", *name)));
+        members.collect()
+    }
+
+    fn leaf(planned: &Planned) -> &[usize] {
+        match &planned.plan {
+            Plan::Leaf(leaf) => leaf,
+            other => panic!("no leaf: {other:?}"),
+        }
+    }
+
+    fn shares(topology: &Topology, members: &[Known], wish: Wish) -> Vec<f64> {
+        let weights: Vec<f64> = members.iter().map(|member| member.weight).collect();
+        let shares = plan(topology, members).plan.shares(&wish, &weights);
+        // To a millionth, so that tests can write the numbers down.
+        shares
+            .iter()
+            .map(|share| (share * 1e6).round() / 1e6)
+            .collect()
+    }
+
+    fn split(shares: Shares) -> Topology {
+        Topology::new().split(Split::new(shares).unwrap())
+    }
+
+    #[test]
+    fn everybody_with_a_weight_who_is_available_is_one_leaf() {
+        let mut members = plain(6);
+        members[1].weight = 0.0;
+        members[2].available = false;
+        members[3].weight = f64::NAN;
+        members[4].weight = -1.0;
+        let planned = plan(&Topology::new(), &members);
+        assert_eq!(leaf(&planned), [0, 3, 5]);
+        assert!(planned.notices.is_empty());
+        for member in &mut members {
+            member.weight = 0.0;
+        }
+        assert_eq!(
+            leaf(&plan(&Topology::new(), &members)),
+            [0, 1, 3, 4, 5],
+            "all of weight 0 count as 1"
+        );
+        // Indexes are the driver's, whatever the order.
+        members.reverse();
+        members.truncate(2);
+        assert_eq!(leaf(&plan(&Topology::new(), &members)), [5, 4]);
+    }
+
+    #[test]
+    fn nobody_available_is_a_panic_or_an_error() {
+        let mut members = plain(3);
+        for member in &mut members {
+            member.available = false;
+        }
+        members[2].weight = 0.0;
+        let panic = plan(&Topology::new(), &members);
+        assert_eq!(leaf(&panic), [0, 1], "drained stays drained");
+        assert_eq!(panic.notices, [Notice::Panic]);
+        let refuse = plan(&Topology::new().panic(false), &members);
+        assert!(matches!(refuse.plan, Plan::Nowhere(Nowhere::Ejected)));
+        let empty = plan(&Topology::new(), &[]);
+        assert!(matches!(empty.plan, Plan::Nowhere(Nowhere::Empty)));
+    }
+
+    #[test]
+    fn versions_get_their_shares_whatever_they_weigh() {
+        let members = of_versions(&["v1", "v1", "v1", "v2"]);
+        let topology = split(Shares::new().version("v1", 75.0).version("v2", 25.0));
+        assert_eq!(
+            shares(&topology, &members, Wish::new()),
+            [0.25, 0.25, 0.25, 0.25]
+        );
+        let canary = split(Shares::canary("v2", 0.01));
+        assert_eq!(
+            shares(&canary, &members, Wish::new()),
+            [0.33, 0.33, 0.33, 0.01]
+        );
+        let wish = Wish::new().version(Version::new("v2"));
+        assert_eq!(shares(&canary, &members, wish), [0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn the_share_of_a_version_without_endpoints_goes_to_the_others() {
+        let mut members = of_versions(&["v1", "v1", "v2", "v3", ""]);
+        members[2].available = false;
+        let topology = split(
+            Shares::new()
+                .version("v1", 0.6)
+                .version("v2", 0.2)
+                .version("v3", 0.2),
+        );
+        assert_eq!(
+            shares(&topology, &members, Wish::new()),
+            [0.375, 0.375, 0.0, 0.25, 0.0],
+            "in proportion, and nothing to those without a share"
+        );
+        let notices = plan(&topology, &members).notices;
+        let v2 = Notice::NoVersion {
+            version: Some("v2".into()),
+        };
+        assert_eq!(notices, [v2]);
+    }
+
+    #[test]
+    fn unlisted_versions_share_the_rest_and_serve_alone_in_need() {
+        let mut members = of_versions(&["v1", "v7", ""]);
+        let topology = split(Shares::new().version("v1", 0.8).rest(0.2));
+        assert_eq!(shares(&topology, &members, Wish::new()), [0.8, 0.1, 0.1]);
+        let only_v1 = split(Shares::new().version("v1", 1.0));
+        assert_eq!(shares(&only_v1, &members, Wish::new()), [1.0, 0.0, 0.0]);
+        members[0].available = false;
+        assert_eq!(shares(&only_v1, &members, Wish::new()), [0.0, 0.5, 0.5]);
+        let strict = plan(&only_v1.panic(false), &members).plan;
+        assert!(matches!(strict, Plan::Nowhere(Nowhere::Version)));
+    }
+
+    fn of_stages() -> Vec<Known> {
+        ["prod", "prod", "beta", "gone", ""]
+            .into_iter()
+            .enumerate()
+            .map(|(i, stage)| {
+                let mut member = member(i, |instance| instance.meta("stage", stage));
+                member.available = stage != "gone";
+                member
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_missing_subset_follows_its_rule() {
+        let members = of_stages();
+        let ask = |otherwise, stage| {
+            let subsets = Subsets::by(["stage"]).otherwise(otherwise);
+            let topology = Topology::new().subsets(subsets);
+            let wish = Wish::new().subset(Subset::new("stage", stage));
+            shares(&topology, &members, wish)
+        };
+        let beta = Otherwise::Subset(Subset::new("stage", "beta"));
+        for otherwise in [Otherwise::Any, Otherwise::Fail, beta] {
+            assert_eq!(ask(otherwise, "prod"), [0.5, 0.5, 0.0, 0.0, 0.0]);
+        }
+        for stage in ["gone", "unknown", ""] {
+            assert_eq!(ask(Otherwise::Any, stage), [0.25, 0.25, 0.25, 0.0, 0.25]);
+            assert_eq!(ask(beta, stage), [0.0, 0.0, 1.0, 0.0, 0.0]);
+        }
+        assert_eq!(ask(Otherwise::Fail, "unknown"), [0.0; 5]);
+        assert_eq!(
+            ask(Otherwise::Fail, "gone"),
+            [0.0, 0.0, 0.0, 1.0, 0.0],
+            "ejected, and the last resort of those who may go nowhere else"
+        );
+    }
+
+    #[test]
+    fn subsets_that_may_not_be_left_fail_without_panic() {
+        let members = of_stages();
+        let reason = |otherwise, stage| {
+            let subsets = Subsets::by(["stage"]).otherwise(otherwise);
+            let planned = plan(&Topology::new().subsets(subsets).panic(false), &members);
+            let wish = Wish::new().subset(Subset::new("stage", stage));
+            let mut rng = crate::rng::small_rng(Some(1));
+            (
+                planned.plan.leaf(&wish, &mut rng).err(),
+                planned.notices.clone(),
+            )
+        };
+        assert_eq!(
+            reason(Otherwise::Fail, "gone"),
+            (Some(Nowhere::Subset), vec![])
+        );
+        let gone = Otherwise::Subset(Subset::new("stage", "gone"));
+        assert_eq!(
+            reason(gone, "unknown"),
+            (Some(Nowhere::Subset), vec![Notice::NoSubset])
+        );
+        assert_eq!(reason(gone, "prod").0, None);
+    }
+
+    #[test]
+    fn selectors_in_any_order_name_the_same_subset_once() {
+        let members = vec![
+            member(0, |i| i.meta("stage", "prod").meta("model", "large")),
+            member(1, |i| i.meta("stage", "prod")),
+        ];
+        let topology = Topology::new().subsets(
+            Subsets::by(["stage", "model"])
+                .and_by(["model", "stage"])
+                .and_by(["stage"]),
+        );
+        let wish = Wish::new().subset(Subset::new("model", "large").and("stage", "prod"));
+        assert_eq!(shares(&topology, &members, wish), [1.0, 0.0]);
+        let stage = Wish::new().subset(Subset::new("stage", "prod"));
+        assert_eq!(shares(&topology, &members, stage), [0.5, 0.5]);
+    }
+
+    fn of_zones(zones: &[&str]) -> Vec<Known> {
+        let members = zones.iter().enumerate();
+        let members = members.map(|(i, zone)| member(i, |instance| instance.zone(*zone)));
+        members.collect()
+    }
+
+    #[test]
+    fn zones_are_weighed_and_one_without_a_name_is_none() {
+        let mut members = of_zones(&["a", "a", "b", "b", "b", ""]);
+        let topology = Topology::new().zone(ZonePreference::new("a"));
+        // Two zones, half of the callers each; zone a has a third, b half and nobody a sixth.
+        assert_eq!(
+            shares(&topology, &members, Wish::new()),
+            [0.333333, 0.333333, 0.0, 0.0, 0.0, 0.333333]
+        );
+        members[0].weight = 2.0;
+        assert_eq!(
+            shares(&topology, &members, Wish::new())[..2],
+            [0.571429, 0.285714],
+            "3 of 7 is 6/7 of a half"
+        );
+        members[0].available = false;
+        assert_eq!(
+            shares(&topology, &members, Wish::new()),
+            [0.0, 0.2, 0.2, 0.2, 0.2, 0.2],
+            "five are too few to prefer any"
+        );
+        let without = plan(&Topology::new().zone(ZonePreference::new("x")), &members);
+        assert_eq!(without.notices, [Notice::NoLocal { zone: "x".into() }]);
+    }
+
+    #[test]
+    fn strict_never_leaves_the_zone() {
+        let mut members = of_zones(&["a", "b", "b"]);
+        let strict =
+            |zone| Topology::new().zone(ZonePreference::new(zone).locality(Locality::Strict));
+        assert_eq!(shares(&strict("a"), &members, Wish::new()), [1.0, 0.0, 0.0]);
+        members[0].available = false;
+        assert_eq!(
+            shares(&strict("a"), &members, Wish::new()),
+            [1.0, 0.0, 0.0],
+            "ejected, but the only one"
+        );
+        let ejected = plan(&strict("a").panic(false), &members).plan;
+        assert!(matches!(ejected, Plan::Nowhere(Nowhere::Ejected)));
+        let nobody = plan(&strict("c"), &members).plan;
+        assert!(matches!(nobody, Plan::Nowhere(Nowhere::Zone)));
+    }
+
+    #[test]
+    fn other_zones_are_in_reserve() {
+        let members = of_zones(&["a", "a", "a", "b", "b", "b"]);
+        let plan = plan(&Topology::new().zone(ZonePreference::new("a")), &members).plan;
+        let other = plan.find(&Wish::new(), &mut |leaf| leaf.contains(&4));
+        assert_eq!(other, Some(&vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn a_failing_group_spills_into_the_next() {
+        let mut members: Vec<_> = (0..20)
+            .map(|i| {
+                member(i, |instance| {
+                    instance.meta("priority", (i / 10).to_string())
+                })
+            })
+            .collect();
+        let topology = Topology::new().priority(Priority::by_metadata("priority"));
+        assert_eq!(shares(&topology, &members, Wish::new())[10..], [0.0; 10]);
+        for member in &mut members[..5] {
+            member.available = false;
+        }
+        let spilt = shares(&topology, &members, Wish::new());
+        assert_eq!(spilt[5], 0.14, "70 % on five");
+        assert_eq!(spilt[10], 0.03, "30 % on ten");
+        for member in &mut members[..10] {
+            member.available = false;
+        }
+        assert_eq!(shares(&topology, &members, Wish::new())[10], 0.1);
+        for member in &mut members {
+            member.available = false;
+        }
+        assert_eq!(
+            shares(&topology, &members, Wish::new())[0],
+            0.1,
+            "in panic as if all were well: the first group"
+        );
+    }
+
+    #[test]
+    fn endpoints_of_a_foreign_discovery_take_part_where_nothing_is_asked() {
+        let mut members = plain(2);
+        for member in &mut members {
+            member.instance = None;
+        }
+        let topology = split(Shares::canary("v2", 0.1))
+            .zone(ZonePreference::new("a"))
+            .priority(Priority::by_zone(["a"]))
+            .subsets(Subsets::by(["stage"]));
+        assert_eq!(shares(&topology, &members, Wish::new()), [0.5, 0.5]);
+    }
+
+    fn any_member() -> impl Strategy<Value = Known> {
+        let weight = prop_oneof![Just(0.0), Just(1.0), Just(5.0), Just(f64::NAN)];
+        (0..4_usize, 0..4_usize, 0..4_usize, weight, any::<bool>()).prop_map(
+            |(zone, version, stage, weight, available)| {
+                let name = |i: usize| ["", "a", "b", "c"][i];
+                let mut member = member(0, |instance| {
+                    instance
+                        .zone(name(zone))
+                        .meta("version", name(version))
+                        .meta("stage", name(stage))
+                });
+                (member.weight, member.available) = (weight, available);
+                member
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn shares_sum_to_one_and_spare_the_drained_and_the_ejected(
+            mut members in proptest::collection::vec(any_member(), 1..30),
+            rules in proptest::bits::u8::ANY,
+            stage in 0..4_usize,
+        ) {
+            for (i, member) in members.iter_mut().enumerate() {
+                member.index = i;
+                member.key = Key::new(i.to_string(), "");
+            }
+            let rule = |i: u8| rules & (1 << i) != 0;
+            let mut topology = Topology::new().panic(rule(0));
+            if rule(1) {
+                topology = topology.zone(ZonePreference::new("a").min_endpoints(0));
+            }
+            if rule(2) {
+                topology = topology.priority(Priority::by_zone(["b", "a"]));
+            }
+            if rule(3) {
+                let shares = Shares::new().version("a", 1.0).version("b", 2.0).rest(0.5);
+                topology = topology.split(Split::new(shares).unwrap().sticky(true));
+            }
+            if rule(4) {
+                topology = topology.subsets(Subsets::by(["stage"]));
+            }
+            if rule(5) {
+                topology = topology.subsetting(Subsetting::new(NonZeroUsize::new(2).unwrap()));
+            }
+            let mut wish = Wish::new().subset(Subset::new("stage", ["", "a", "b", "c"][stage]));
+            if rule(6) {
+                wish = wish.key("user");
+            }
+            let weights: Vec<f64> = members.iter().map(|member| member.weight).collect();
+            let planned = plan(&topology, &members);
+            let shares = planned.plan.shares(&wish, &weights);
+            let sum: f64 = shares.iter().sum();
+            let drained = members.iter().any(|member| member.weight != 0.0);
+            let live = |member: &Known| member.available && (member.weight != 0.0 || !drained);
+            let someone = members.iter().any(live);
+            if someone || rule(0) {
+                prop_assert!((sum - 1.0).abs() < 1e-9, "{} of {:?}", sum, planned);
+            } else {
+                prop_assert_eq!(sum, 0.0);
+            }
+            for (member, share) in members.iter().zip(&shares) {
+                let may = if someone { live(member) } else { member.weight != 0.0 || !drained };
+                prop_assert!(may || *share == 0.0, "{:?} gets {}", member, share);
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "measures; run with --release"]
+    fn plans_a_hundred_thousand_in_milliseconds() {
+        let members: Vec<_> = (0..100_000)
+            .map(|i| {
+                member(i, |instance| {
+                    instance
+                        .zone(format!("z{}", i % 3))
+                        .meta("version", if i % 100 == 0 { "v2" } else { "v1" })
+                        .meta("stage", format!("s{}", i % 50))
+                        .meta("priority", (i % 2).to_string())
+                })
+            })
+            .collect();
+        let zone = || ZonePreference::new("z1");
+        let priority = || Priority::by_metadata("priority");
+        let part = || Subsetting::new(NonZeroUsize::new(20).unwrap()).client("me");
+        let peers = Peers::new();
+        peers.set_rank(3, 10_000).unwrap();
+        for (name, topology) in [
+            ("nothing", Topology::new()),
+            ("zone", Topology::new().zone(zone())),
+            ("priority", Topology::new().priority(priority())),
+            ("split", split(Shares::canary("v2", 0.1))),
+            ("subsets", Topology::new().subsets(Subsets::by(["stage"]))),
+            ("part by hash", Topology::new().subsetting(part())),
+            (
+                "part by rank",
+                Topology::new().peers(peers).subsetting(part().by_rank()),
+            ),
+            (
+                "all",
+                split(Shares::canary("v2", 0.1))
+                    .zone(zone())
+                    .priority(priority())
+                    .subsets(Subsets::by(["stage"]))
+                    .subsetting(part()),
+            ),
+        ] {
+            let traits = traits(&topology, &members);
+            let mut times = (0..30).map(|_| {
+                let start = std::time::Instant::now();
+                let planned = plan_with(&topology, &members, &traits);
+                let took = start.elapsed();
+                drop(planned);
+                took
+            });
+            let best = times.by_ref().min().unwrap_or_default();
+            println!("{name}: {best:.1?}");
+            assert!(best.as_millis() <= 100, "{name} took {best:?}");
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Traffic split: which version gets which share, changeable while requests flow.
+//!
+//! A canary starts with 1 % of the traffic, then gets 10, 50 and 100 %. The share must not depend on how
+//! many instances the canary has, nor on load or weights, and it must hold when one request comes per
+//! minute. So each request first draws its version, by chance or by the hash of its key, and only then an
+//! endpoint among those of that version.
+//!
+//! ```text
+//! Split::set ──▶ state ──▶ the driver plans anew ──▶ requests draw with the new shares
+//!                  ▲
+//! Split::check ────┘ the guard takes a share back
+//! ```
+//!
+//! A *sticky* split draws by weighted rendezvous hashing: each version scores
+//! `−ln(hash(key, version)) / share` and the lowest wins. That hits the shares exactly, and when one share
+//! changes, keys only move to or from that version: who had the canary at 10 % has it at 50 %, too.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{sync::watch as cell, time::Instant};
+
+use super::{
+    guard::{Guard, Trip, Watchman},
+    hash,
+    tally::Tally,
+};
+use crate::{error::ConfigError, instance::Instance};
+
+/// Names a version: a hash of its name, the same in every process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of this name.
+    pub const fn new(name: &str) -> Self {
+        Self(hash::bytes(name.as_bytes()))
+    }
+
+    #[cfg(feature = "_hyper")]
+    pub(super) fn from_bytes(name: &[u8]) -> Self {
+        Self(hash::bytes(name))
+    }
+
+    /// What is not named in the shares. No version has an empty name.
+    pub(super) const REST: Self = Self::new("");
+
+    pub(super) const fn id(self) -> u64 {
+        self.0
+    }
+}
+
+/// Shares of versions, relative to each other: `9` and `1` say the same as `0.9` and `0.1`.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::topology::Shares;
+///
+/// let by_name = Shares::new().version("v1", 90.0).version("v2", 10.0);
+/// let rest = Shares::canary("v2", 0.1); // whatever is not v2 gets 90 %
+/// assert_eq!(rest.share("v2"), 0.1);
+/// assert_eq!(by_name.share("v2"), 0.1);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shares {
+    versions: BTreeMap<Arc<str>, f64>,
+    rest: f64,
+}
+
+impl Shares {
+    /// No shares, which are of no use until some are added.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One version gets `share`, from 0 to 1, and everything else the remainder.
+    pub fn canary(version: impl Into<Arc<str>>, share: f64) -> Self {
+        Self::new().version(version, share).rest(1.0 - share)
+    }
+
+    /// Sets the share of a version, from 0. A version with 0 gets nothing but the requests that
+    /// [wish](super::Wish::version) for it.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<Arc<str>>, share: f64) -> Self {
+        self.versions.insert(version.into(), share);
+        self
+    }
+
+    /// Sets the share of all versions that are not named, and of endpoints without a version, together;
+    /// 0 by default.
+    #[must_use]
+    pub fn rest(mut self, share: f64) -> Self {
+        self.rest = share;
+        self
+    }
+
+    /// The share of a version, from 0 to 1; 0 when it is not named.
+    pub fn share(&self, version: &str) -> f64 {
+        let share = self.versions.get(version).copied().unwrap_or(0.0);
+        if share > 0.0 { share / self.sum() } else { 0.0 }
+    }
+
+    /// The share of what is not named, from 0 to 1.
+    pub fn share_of_rest(&self) -> f64 {
+        if self.rest > 0.0 {
+            self.rest / self.sum()
+        } else {
+            0.0
+        }
+    }
+
+    /// The versions that are named, with their shares from 0 to 1.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        let sum = self.sum();
+        let versions = self.versions.iter();
+        versions.map(move |(name, share)| (&**name, if sum > 0.0 { share / sum } else { 0.0 }))
+    }
+
+    fn sum(&self) -> f64 {
+        self.versions.values().sum::<f64>() + self.rest
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let check = |name: &str, share: f64| {
+            if share >= 0.0 && share.is_finite() {
+                return Ok(());
+            }
+            Err(ConfigError::new(
+                format!("share of {name}"),
+                format!("{share} is no finite number from 0"),
+            ))
+        };
+        for (name, share) in &self.versions {
+            if name.is_empty() {
+                return Err(ConfigError::new("shares", "a version's name is empty"));
+            }
+            check(&format!("version {name:?}"), *share)?;
+        }
+        check("the rest", self.rest)?;
+        let sum = self.sum();
+        if !(sum > 0.0 && sum.is_finite()) {
+            return Err(ConfigError::new(
+                "shares",
+                format!("their sum, {sum}, must be finite and above 0"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Splits traffic between versions. A handle: clones share the state, and a balancer follows each
+/// change.
+///
+/// What happens to a share whose version has no available endpoint: the other versions with a share get
+/// it, in proportion, and a [`Notice`](super::Notice) tells. When no version with a share has one, those
+/// without a share serve, unless [`Topology::panic`](super::Topology::panic) is off.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::topology::{Guard, Shares, Split, Topology};
+///
+/// let split = Split::new(Shares::canary("v2", 0.01))?
+///     .sticky(true) // a user stays with a version
+///     .guard(Guard::new("v2"))?;
+/// let topology = Topology::new().split(split.clone());
+///
+/// // Later, while requests flow:
+/// split.set(Shares::canary("v2", 0.1))?;
+/// assert!(split.trip().is_none(), "the guard has nothing against it");
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct Split {
+    by: By,
+    sticky: bool,
+    state: Arc<cell::Sender<State>>,
+    guarded: Option<Arc<Guarded>>,
+}
+
+/// Tells an instance's version.
+type VersionOf = dyn Fn(&Instance) -> Option<String> + Send + Sync;
+
+#[derive(Clone)]
+enum By {
+    Metadata(Arc<str>),
+    Fn(Arc<VersionOf>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    shares: Shares,
+    /// Grows with each change, so that what the guard saw before does not count after it.
+    epoch: u64,
+    trip: Option<Trip>,
+}
+
+/// The guard and what it looks at.
+struct Guarded {
+    guard: Guard,
+    canary: Arc<Tally>,
+    baseline: Arc<Tally>,
+    /// Off the path of requests: locked by drivers, once in a while.
+    watchman: Mutex<Watchman>,
+}
+
+impl Split {
+    /// Splits by the metadata `version`, by chance, without a guard.
+    ///
+    /// # Errors
+    /// When a share is negative or not finite, a name is empty, or all shares are 0.
+    pub fn new(shares: Shares) -> Result<Self, ConfigError> {
+        shares.check()?;
+        Ok(Self {
+            by: By::Metadata("version".into()),
+            sticky: false,
+            state: Arc::new(cell::Sender::new(State {
+                shares,
+                epoch: 0,
+                trip: None,
+            })),
+            guarded: None,
+        })
+    }
+
+    /// The metadata that holds an endpoint's version; `version` by default. Absent and empty are the
+    /// same.
+    #[must_use]
+    pub fn by_metadata(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.by = By::Metadata(name.into());
+        self
+    }
+
+    /// Takes an endpoint's version from a closure instead, from a tag for example. When it panics the
+    /// endpoint has none.
+    #[must_use]
+    pub fn by_fn(
+        mut self,
+        version: impl Fn(&Instance) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.by = By::Fn(Arc::new(version));
+        self
+    }
+
+    /// Whether requests with equal [keys](super::Wish::key) get the same version; off by default.
+    /// Requests without a key go by chance. A few heavy keys make the shares of *requests* differ from
+    /// the shares of keys.
+    #[must_use]
+    pub fn sticky(mut self, sticky: bool) -> Self {
+        self.sticky = sticky;
+        self
+    }
+
+    /// Lets a guard take a version's share back; none by default. Clones made before are not guarded.
+    ///
+    /// # Errors
+    /// When a setting of the guard is out of range.
+    pub fn guard(mut self, guard: Guard) -> Result<Self, ConfigError> {
+        guard.check()?;
+        self.guarded = Some(Arc::new(Guarded {
+            guard,
+            canary: Arc::default(),
+            baseline: Arc::default(),
+            watchman: Mutex::default(),
+        }));
+        Ok(self)
+    }
+
+    /// Sets the shares, and forgets what the guard had against the old ones.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and then nothing changes.
+    pub fn set(&self, shares: Shares) -> Result<(), ConfigError> {
+        shares.check()?;
+        self.state.send_modify(|state| {
+            *state = State {
+                shares,
+                epoch: state.epoch + 1,
+                trip: None,
+            };
+        });
+        Ok(())
+    }
+
+    /// The shares as they are now; 0 for a version whose share the guard took.
+    pub fn shares(&self) -> Shares {
+        self.state.borrow().shares.clone()
+    }
+
+    /// Why the guard took a share back; `None` when it did not since the shares were set.
+    pub fn trip(&self) -> Option<Trip> {
+        self.state.borrow().trip.clone()
+    }
+
+    pub(super) fn is_sticky(&self) -> bool {
+        self.sticky
+    }
+
+    pub(super) fn subscribe(&self) -> cell::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// An instance's version.
+    pub(super) fn version<'a>(&self, instance: &'a Instance) -> Option<Cow<'a, str>> {
+        let version = match &self.by {
+            By::Metadata(name) => instance
+                .metadata
+                .get(&**name)
+                .map(|name| Cow::Borrowed(name.as_str())),
+            By::Fn(version) => catch_unwind(AssertUnwindSafe(|| version(instance)))
+                .inspect_err(|_| {
+                    tracing::warn!(endpoint = %instance.key, "the closure for versions panicked");
+                })
+                .ok()
+                .flatten()
+                .map(Cow::Owned),
+        };
+        version.filter(|name| !name.is_empty())
+    }
+
+    /// Where to count what becomes of an endpoint's requests; `None` without a guard. To be asked anew
+    /// when the instance changes.
+    pub(crate) fn tally(&self, instance: Option<&Instance>) -> Option<&Arc<Tally>> {
+        let guarded = self.guarded.as_deref()?;
+        let version = instance.and_then(|instance| self.version(instance));
+        Some(if version.as_deref() == Some(guarded.guard.version()) {
+            &guarded.canary
+        } else {
+            &guarded.baseline
+        })
+    }
+
+    /// Lets the guard look at what was counted; to be called by the driver every second or so. When the
+    /// guard finds the canary worse, its share is 0 when this returns.
+    pub(crate) fn check(&self, now: Instant) -> Option<Trip> {
+        let guarded = self.guarded.as_deref()?;
+        let version = guarded.guard.version();
+        let (epoch, share) = {
+            let state = self.state.borrow();
+            (state.epoch, state.shares.share(version))
+        };
+        let cause = {
+            let mut watchman = guarded
+                .watchman
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            watchman.look(
+                &guarded.guard,
+                epoch,
+                &guarded.canary,
+                &guarded.baseline,
+                now,
+            )?
+        };
+        // Nothing to take, or nobody to give it to.
+        if share <= 0.0 || share >= 1.0 {
+            return None;
+        }
+        let trip = Trip::new(version, share, cause);
+        let tripped = self.state.send_if_modified(|state| {
+            // The shares were set while the guard was judging the old ones.
+            if state.epoch != epoch {
+                return false;
+            }
+            state.shares.versions.insert(version.into(), 0.0);
+            state.epoch += 1;
+            state.trip = Some(trip.clone());
+            true
+        });
+        tripped.then_some(trip)
+    }
+}
+
+impl fmt::Debug for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Split");
+        match &self.by {
+            By::Metadata(name) => debug.field("metadata", name),
+            By::Fn(_) => debug.field("by", &"closure"),
+        };
+        debug
+            .field("sticky", &self.sticky)
+            .field("state", &*self.state.borrow())
+            .field(
+                "guard",
+                &self.guarded.as_deref().map(|guarded| &guarded.guard),
+            )
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::classify::Outcome;
+
+    fn instance() -> Instance {
+        Instance::new("web", "1", "127.0.0.1:80".parse().unwrap())
+    }
+
+    #[test]
+    fn shares_that_cannot_be_used_are_refused_by_name() {
+        for (shares, field) in [
+            (Shares::new(), "shares"),
+            (Shares::new().version("v1", 0.0), "shares"),
+            (Shares::new().version("", 1.0), "shares"),
+            (
+                Shares::new().version("v1", f64::MAX).rest(f64::MAX),
+                "shares",
+            ),
+            (
+                Shares::new().version("v1", f64::NAN),
+                "share of version \"v1\"",
+            ),
+            (Shares::new().version("v1", -0.1), "share of version \"v1\""),
+            (Shares::canary("v2", 1.5), "share of the rest"),
+            (
+                Shares::new().version("v1", 1.0).rest(f64::INFINITY),
+                "share of the rest",
+            ),
+        ] {
+            assert_eq!(Split::new(shares.clone()).unwrap_err().field(), field);
+            let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+            assert!(split.set(shares).is_err());
+            assert_eq!(split.shares(), Shares::canary("v2", 0.1), "nothing changed");
+        }
+    }
+
+    #[test]
+    fn versions_come_from_metadata_or_a_closure() {
+        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        let v2 = instance().meta("version", "v2").tag("release:v3");
+        assert_eq!(split.version(&v2).as_deref(), Some("v2"));
+        assert_eq!(split.version(&instance()), None);
+        assert_eq!(split.version(&instance().meta("version", "")), None);
+        let by_tag = split.clone().by_fn(|instance| {
+            let mut tags = instance.tags.iter();
+            tags.find_map(|tag| Some(tag.strip_prefix("release:")?.to_owned()))
+        });
+        assert_eq!(by_tag.version(&v2).as_deref(), Some("v3"));
+        let broken = split.by_fn(|_| panic!("a user's mistake"));
+        assert_eq!(broken.version(&v2), None);
+    }
+
+    fn record(split: &Split, version: &str, requests: u32, failures: u32) {
+        let instance = instance().meta("version", version);
+        let tally = split.tally(Some(&instance)).unwrap();
+        for i in 0..requests {
+            let outcome = if i < failures {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            };
+            tally.record(outcome, Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_trip_takes_the_share_until_it_is_set_again() {
+        let split = Split::new(Shares::canary("v2", 0.1))
+            .unwrap()
+            .guard(Guard::new("v2"))
+            .unwrap();
+        let shared = split.clone();
+        let mut changes = shared.subscribe();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(split.check(at(0)), None);
+        record(&split, "v1", 900, 9);
+        record(&split, "v2", 200, 100);
+        let trip = split.check(at(10)).unwrap();
+        assert_eq!(trip.version(), "v2");
+        assert!((trip.share() - 0.1).abs() < 1e-12);
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        assert_eq!(shared.shares().share("v2"), 0.0, "every clone sees it");
+        assert_eq!(shared.shares().share_of_rest(), 1.0);
+        assert_eq!(shared.trip(), Some(trip));
+
+        record(&split, "v1", 900, 900);
+        record(&split, "v2", 200, 0);
+        assert_eq!(
+            split.check(at(20)),
+            None,
+            "it stays away, however good it is now"
+        );
+        assert_eq!(split.shares().share("v2"), 0.0);
+
+        split.set(Shares::canary("v2", 0.5)).unwrap();
+        assert_eq!(split.trip(), None);
+        assert_eq!(split.shares().share("v2"), 0.5);
+        assert_eq!(split.check(at(21)), None, "the past is forgotten");
+        assert_eq!(split.check(at(40)), None);
+    }
+
+    #[test]
+    fn a_canary_with_everything_keeps_it() {
+        let split = Split::new(Shares::canary("v2", 1.0))
+            .unwrap()
+            .guard(Guard::new("v2"))
+            .unwrap();
+        let now = Instant::now();
+        split.check(now);
+        record(&split, "v1", 900, 0);
+        record(&split, "v2", 900, 900);
+        assert_eq!(split.check(now + Duration::from_secs(10)), None);
+        assert_eq!(
+            split.shares().share("v2"),
+            1.0,
+            "there is nobody to give it to"
+        );
+    }
+
+    #[test]
+    fn without_a_guard_nothing_is_counted() {
+        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        assert!(split.tally(Some(&instance())).is_none());
+        assert_eq!(split.check(Instant::now()), None);
+    }
+}

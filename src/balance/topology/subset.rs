@@ -1,0 +1,188 @@
+//! Subsets by metadata: the part of the endpoints that a request asks for.
+//!
+//! Which subsets there are follows from *selectors*, lists of metadata names: with the selector
+//! `["stage", "model"]` every pair of values that occurs makes one subset. A request names its subset by
+//! a hash of names and values, made without allocation, and is looked up in a sorted list; so a
+//! request costs the same whether there are two subsets or a thousand. The idea and the three rules
+//! for a subset that is not there are those of Envoy's [subset load balancer].
+//!
+//! [subset load balancer]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/subsets
+
+use super::hash;
+use crate::{error::ConfigError, instance::Instance};
+
+/// Names a subset: the endpoints whose metadata holds each of these pairs.
+///
+/// The order of the pairs does not matter, and the value is the same in every process.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::topology::Subset;
+///
+/// const BETA: Subset = Subset::new("stage", "beta");
+/// assert_eq!(
+///     BETA.and("model", "large"),
+///     Subset::new("model", "large").and("stage", "beta"),
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subset(u64);
+
+impl Subset {
+    /// The endpoints whose metadata `name` is `value`.
+    pub const fn new(name: &str, value: &str) -> Self {
+        Self::from_bytes(name, value.as_bytes())
+    }
+
+    /// The same for a value that need not be text, such as that of a header.
+    pub const fn from_bytes(name: &str, value: &[u8]) -> Self {
+        Self(hash::pair(name.as_bytes(), value))
+    }
+
+    /// Those of them whose metadata `name` is `value`, too.
+    #[must_use]
+    pub const fn and(self, name: &str, value: &str) -> Self {
+        self.with(Self::new(name, value))
+    }
+
+    /// Those that belong to `other`, too.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        // A sum of mixed hashes does not depend on the order.
+        Self(self.0.wrapping_add(other.0))
+    }
+}
+
+/// Where a request goes whose subset is unknown or has no endpoint that may serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Otherwise {
+    /// To any endpoint, as if it had not asked. The default.
+    #[default]
+    Any,
+    /// To this subset, and when that is missing too, nowhere.
+    Subset(Subset),
+    /// Nowhere: the request fails.
+    Fail,
+}
+
+/// Which subsets there are.
+///
+/// # Examples
+/// ```
+/// use tower_roster::balance::topology::{Otherwise, Subset, Subsets, Topology};
+///
+/// let subsets = Subsets::by(["stage"]) // requests may ask for a stage,
+///     .and_by(["stage", "model"]) // or for a stage and a model
+///     .otherwise(Otherwise::Subset(Subset::new("stage", "prod")));
+/// let topology = Topology::new().subsets(subsets);
+/// # topology.shares(&[], &Default::default())?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subsets {
+    selectors: Vec<Vec<String>>,
+    pub(super) otherwise: Otherwise,
+}
+
+impl Subsets {
+    /// One subset for each combination of values that these metadata names have. An endpoint that lacks
+    /// one of the names, or has it empty, is in none of them.
+    pub fn by<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self {
+            selectors: vec![names.into_iter().map(Into::into).collect()],
+            otherwise: Otherwise::default(),
+        }
+    }
+
+    /// More subsets, by other names.
+    #[must_use]
+    pub fn and_by<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.selectors
+            .push(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What becomes of a request whose subset is not there; [`Otherwise::Any`] by default.
+    #[must_use]
+    pub fn otherwise(mut self, otherwise: Otherwise) -> Self {
+        self.otherwise = otherwise;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        for selector in &self.selectors {
+            let mut names: Vec<_> = selector.iter().collect();
+            names.sort_unstable();
+            names.dedup();
+            if names.is_empty() || names.len() < selector.len() || names[0].is_empty() {
+                return Err(ConfigError::new(
+                    "subsets",
+                    format!("{selector:?} must be one or more different names, none of them empty"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The subsets that an instance belongs to.
+    pub(super) fn of<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = Subset> + 'a {
+        self.selectors.iter().filter_map(|selector| {
+            let pairs = selector.iter().map(|name| {
+                let value = instance.metadata.get(name)?;
+                (!value.is_empty()).then(|| Subset::new(name, value))
+            });
+            // `None` as soon as one is missing, and for a selector without names.
+            pairs.reduce(|a, b| Some(a?.with(b?))).flatten()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance() -> Instance {
+        Instance::new("web", "1", "127.0.0.1:80".parse().unwrap())
+    }
+
+    #[test]
+    fn an_instance_belongs_to_the_subsets_whose_names_it_has() {
+        let subsets = Subsets::by(["stage"]).and_by(["stage", "model"]);
+        let of = |instance: Instance| subsets.of(&instance).collect::<Vec<_>>();
+        assert!(of(instance()).is_empty());
+        assert!(of(instance().meta("model", "large")).is_empty());
+        assert!(of(instance().meta("stage", "")).is_empty());
+        let beta = Subset::new("stage", "beta");
+        assert_eq!(of(instance().meta("stage", "beta")), [beta]);
+        assert_eq!(
+            of(instance().meta("stage", "beta").meta("model", "large")),
+            [beta, beta.and("model", "large")]
+        );
+    }
+
+    #[test]
+    fn selectors_without_usable_names_are_refused() {
+        let none: [&str; 0] = [];
+        for subsets in [
+            Subsets::by(none),
+            Subsets::by([""]),
+            Subsets::by(["a", "a"]),
+        ] {
+            let error = subsets.check().unwrap_err();
+            assert_eq!(error.field(), "subsets");
+        }
+        assert!(Subsets::by(["a", "b"]).check().is_ok());
+    }
+
+    #[test]
+    fn a_hundred_thousand_subsets_have_different_names() {
+        let names = (0..100_000).map(|i| {
+            Subset::new("stage", &(i / 100).to_string()).and("model", &(i % 100).to_string())
+        });
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 100_000);
+    }
+}

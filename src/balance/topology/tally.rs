@@ -1,0 +1,168 @@
+//! What became of the requests to a version: counters that many threads add to.
+//!
+//! Latencies go into buckets that are an eighth of a doubling wide, as in an HDR histogram, so that a
+//! percentile is known to 1/8 from a fixed 2 KiB. Two states of the counters subtract to what happened
+//! between them.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::classify::Outcome;
+
+/// The latency that is compared: high enough to show a slow path, low enough that 100 requests have ten
+/// beyond it.
+pub(super) const PERCENTILE: f64 = 0.9;
+
+/// Eight buckets per doubling, from 1 µs to an hour.
+const BUCKETS: usize = 240;
+
+/// The bucket of a latency. Below 8 µs each microsecond has its own.
+fn bucket(latency: Duration) -> usize {
+    let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+    if us < 8 {
+        return us as usize;
+    }
+    let doublings = us.ilog2() as usize;
+    let eighth = (us >> (doublings - 3)) as usize & 7;
+    (doublings - 2) * 8 + eighth
+}
+
+/// The first latency beyond a bucket.
+fn upper(bucket: usize) -> Duration {
+    let us = if bucket < 8 {
+        bucket as u64 + 1
+    } else {
+        (bucket as u64 % 8 + 9) << (bucket / 8 - 1)
+    };
+    Duration::from_micros(us)
+}
+
+/// Counts what became of the requests to one side, from many threads.
+///
+/// Relaxed throughout: statistics that publish no other memory, and a look that sees a request's failure
+/// without the request is off by one.
+pub(crate) struct Tally {
+    requests: AtomicU64,
+    failures: AtomicU64,
+    /// Of answers alone.
+    latencies: [AtomicU64; BUCKETS],
+}
+
+impl Tally {
+    /// Counts a request whose outcome is known.
+    pub(crate) fn record(&self, outcome: Outcome, latency: Duration) {
+        match outcome {
+            Outcome::Success => {
+                self.latencies[bucket(latency)].fetch_add(1, Relaxed);
+            }
+            Outcome::Failure | Outcome::Overloaded => {
+                self.failures.fetch_add(1, Relaxed);
+            }
+            Outcome::Cancelled => return,
+        }
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let load = |count: &AtomicU64| count.load(Relaxed);
+        Counts {
+            requests: load(&self.requests),
+            failures: load(&self.failures),
+            latencies: self.latencies.iter().map(load).collect(),
+        }
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            latencies: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally")
+            .field("requests", &self.requests)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A tally at one moment, or the difference of two.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) requests: u64,
+    pub(super) failures: u64,
+    latencies: Vec<u64>,
+}
+
+impl Counts {
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let pairs = self.latencies.iter().zip(&earlier.latencies);
+        Self {
+            requests: self.requests.wrapping_sub(earlier.requests),
+            failures: self.failures.wrapping_sub(earlier.failures),
+            latencies: pairs.map(|(now, then)| now.wrapping_sub(*then)).collect(),
+        }
+    }
+
+    pub(super) fn answers(&self) -> u64 {
+        self.latencies.iter().sum()
+    }
+
+    /// The latency that nine tenths of the answers stayed below, rounded up to a bucket.
+    pub(super) fn percentile(&self, answers: u64) -> Option<Duration> {
+        let rank = (answers as f64 * PERCENTILE).ceil() as u64;
+        let mut seen = 0;
+        let reached = self.latencies.iter().position(|count| {
+            seen += count;
+            seen >= rank.max(1)
+        });
+        reached.map(upper)
+    }
+
+    /// The answers in buckets wholly beyond `latency`.
+    pub(super) fn slower_than(&self, latency: Duration) -> u64 {
+        self.latencies.iter().skip(bucket(latency) + 1).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelled_requests_are_neutral_and_fast_failures_are_not_fast() {
+        let tally = Tally::default();
+        tally.record(Outcome::Cancelled, Duration::ZERO);
+        tally.record(Outcome::Failure, Duration::ZERO);
+        tally.record(Outcome::Overloaded, Duration::ZERO);
+        let counts = tally.counts();
+        assert_eq!(
+            (counts.requests, counts.failures, counts.answers()),
+            (2, 2, 0)
+        );
+    }
+
+    #[test]
+    fn buckets_hold_every_latency_to_an_eighth() {
+        let latencies = (0..200).map(|i| Duration::from_secs_f64(1e-6 * 1.13_f64.powi(i)));
+        let extremes = [Duration::ZERO, Duration::from_micros(7), Duration::MAX];
+        for latency in latencies.chain(extremes) {
+            let bucket = bucket(latency);
+            assert!(bucket < BUCKETS, "{latency:?}");
+            let known = latency.min(Duration::from_micros(u32::MAX.into()));
+            assert!(known < upper(bucket), "{latency:?} in {bucket}");
+            let one = Duration::from_micros(1);
+            assert!(upper(bucket) <= known.mul_f64(1.126) + one, "{latency:?}");
+        }
+        assert!((1..BUCKETS).all(|i| upper(i) > upper(i - 1)));
+    }
+}
