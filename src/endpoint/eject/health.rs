@@ -295,7 +295,8 @@ impl fmt::Debug for Health {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::{super::settings::Ejection, *};
 
