@@ -980,10 +980,16 @@ fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) ->
     })
 }
 
-/// Our own keys as they are, anybody else's by what they print.
+/// Our own keys and strings as they are, anything else by what it prints.
 fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
-    match (name as &dyn Any).downcast_ref::<Key>() {
-        Some(key) => key.clone(),
-        None => Key::new(format!("{name:?}"), ""),
+    let any: &dyn Any = name;
+    if let Some(key) = any.downcast_ref::<Key>() {
+        key.clone()
+    } else if let Some(name) = any.downcast_ref::<String>() {
+        Key::new(name.as_str(), "")
+    } else if let Some(name) = any.downcast_ref::<&'static str>() {
+        Key::new(*name, "")
+    } else {
+        Key::new(format!("{name:?}"), "")
     }
 }
