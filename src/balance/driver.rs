@@ -785,7 +785,7 @@ where
                 cause: self.ejector.cause(&member.name),
                 weight,
                 effective_weight: self.effective(member, now),
-                load: state.tracker.load(state.in_flight(), now),
+                load: state.load(now),
                 in_flight: state.in_flight(),
                 requests,
                 failures: state.failed(),
