@@ -1,8 +1,19 @@
-//! How long to wait before trying again: exponential, capped, with full jitter.
+//! How long to wait before trying again: a fixed interval, or exponential growth with jitter.
 //!
-//! Full jitter draws uniformly from zero to the exponential bound, so that clients which failed
-//! together do not come back together; of the usual variants it needs the fewest calls in all
-//! ([AWS, *Exponential Backoff And Jitter*]). The clock and the generator are the caller's.
+//! Clients that failed together must not come back together, so a part of each delay is random. The
+//! variants, for a bound `b = min(cap, base * 2^n)` and a previous delay `p`:
+//!
+//! | [`Jitter`] | delay | |
+//! |---|---|---|
+//! | `Full` | uniform in `0..b` | the fewest calls in all; the default |
+//! | `Equal` | uniform in `b/2..b` | never at once |
+//! | `Decorrelated` | uniform in `base..3p`, at most `cap` | no steps; the mean grows by 1.5 |
+//! | `None` | `b` | for a single client only |
+//!
+//! They are those of [AWS, *Exponential Backoff And Jitter*], where full jitter did best. Delays are
+//! exact to the nanosecond (tower's are whole seconds from 1 s on), never above the cap, and drawn from
+//! the caller's generator, so two users of the same settings do not wait in step. Pure: the clock and the
+//! generator are the caller's.
 //!
 //! [AWS, *Exponential Backoff And Jitter*]: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
@@ -13,25 +24,46 @@ use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
-/// An exponential backoff with full jitter.
+/// Where retries end up that go on failing: seldom enough to cost nothing, soon enough to notice that
+/// it works again.
+const CAP: Duration = Duration::from_secs(60);
+
+/// What part of a delay is random; see the [module](self) for the formulas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Jitter {
+    /// All of it.
+    #[default]
+    Full,
+    /// The upper half.
+    Equal,
+    /// All of it, between the base and three times the previous delay.
+    Decorrelated,
+    /// Nothing.
+    None,
+}
+
+/// The delays between attempts.
 ///
 /// # Examples
 /// ```
 /// use std::time::Duration;
-/// use tower_roster::Backoff;
+/// use tower_roster::{Backoff, backoff::Jitter};
 ///
 /// let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30))?;
+/// let steady = backoff.jitter(Jitter::Equal);
+/// let fixed = Backoff::fixed(Duration::from_millis(20));
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     base: Duration,
     cap: Duration,
+    jitter: Jitter,
 }
 
 impl Backoff {
-    /// Creates a backoff whose `n`-th delay (from 0) is drawn from zero to
-    /// `min(cap, base * 2^n)`.
+    /// Creates a backoff that grows from `base`, doubling each time, to `cap`, with full jitter.
     ///
     /// # Errors
     /// When `base` is zero or larger than `cap`.
@@ -42,7 +74,36 @@ impl Backoff {
                 format!("base {base:?} must be above zero and at most the cap, {cap:?}"),
             ));
         }
-        Ok(Self { base, cap })
+        Ok(Self {
+            base,
+            cap,
+            jitter: Jitter::Full,
+        })
+    }
+
+    /// Creates a backoff that grows from `base` to 60 s, with full jitter.
+    ///
+    /// # Errors
+    /// When `base` is zero or above 60 s.
+    pub fn exponential(base: Duration) -> Result<Self, ConfigError> {
+        Self::new(base, CAP)
+    }
+
+    /// Creates a backoff that waits the same time before each attempt, without jitter. Zero tries
+    /// again at once.
+    pub const fn fixed(interval: Duration) -> Self {
+        Self {
+            base: interval,
+            cap: interval,
+            jitter: Jitter::None,
+        }
+    }
+
+    /// Sets what part of a delay is random.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
     }
 
     /// A backoff known to be valid, for defaults.
@@ -50,18 +111,52 @@ impl Backoff {
         Self {
             base: Duration::from_millis(base_ms),
             cap: Duration::from_millis(cap_ms),
+            jitter: Jitter::Full,
         }
     }
 
-    /// The largest delay before jitter after `failures` failures in a row (0 counts as 1).
+    /// The longest delay there is.
+    pub fn cap(&self) -> Duration {
+        self.cap
+    }
+
+    /// The delay before jitter after `failures` failures in a row (0 counts as 1). Full and equal
+    /// jitter stay below it; decorrelated jitter knows only the cap.
     pub fn bound(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.base.saturating_mul(1 << doublings).min(self.cap)
     }
 
     /// Draws the delay to wait after `failures` failures in a row.
+    ///
+    /// For whoever keeps a count anyway. With decorrelated jitter it is drawn by way of those that
+    /// would have come before; [`delays`](Self::delays) remembers the one that did.
     pub fn delay<R: Rng + ?Sized>(&self, failures: u32, rng: &mut R) -> Duration {
-        self.bound(failures).mul_f64(rng.random::<f64>())
+        let bound = self.bound(failures);
+        match self.jitter {
+            Jitter::Full => fraction(bound, rng),
+            Jitter::Equal => bound / 2 + fraction(bound - bound / 2, rng),
+            Jitter::None => bound,
+            Jitter::Decorrelated => {
+                let steps = failures.clamp(1, 32);
+                (0..steps).fold(self.base, |previous, _| self.after(previous, rng))
+            }
+        }
+    }
+
+    /// The delays of one series of attempts.
+    pub fn delays(&self) -> Delays {
+        Delays {
+            backoff: *self,
+            failures: 0,
+            previous: self.base,
+        }
+    }
+
+    /// The decorrelated delay after another.
+    fn after<R: Rng + ?Sized>(&self, previous: Duration, rng: &mut R) -> Duration {
+        let span = previous.saturating_mul(3).saturating_sub(self.base);
+        self.base.saturating_add(fraction(span, rng)).min(self.cap)
     }
 
     /// The same growth with a cap `factor` times as high, for failures that only people mend.
@@ -69,7 +164,33 @@ impl Backoff {
         Self {
             base: self.base.saturating_mul(factor),
             cap: self.cap.saturating_mul(factor),
+            jitter: self.jitter,
         }
+    }
+}
+
+/// A duration uniform in `0..bound`.
+fn fraction<R: Rng + ?Sized>(bound: Duration, rng: &mut R) -> Duration {
+    bound.mul_f64(rng.random::<f64>())
+}
+
+/// The delays of one series of attempts, each after the one before; made by [`Backoff::delays`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    backoff: Backoff,
+    failures: u32,
+    previous: Duration,
+}
+
+impl Delays {
+    /// Draws the delay before the next attempt.
+    pub fn next<R: Rng + ?Sized>(&mut self, rng: &mut R) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        self.previous = match self.backoff.jitter {
+            Jitter::Decorrelated => self.backoff.after(self.previous, rng),
+            _ => self.backoff.delay(self.failures, rng),
+        };
+        self.previous
     }
 }
 
@@ -134,6 +255,81 @@ mod tests {
         let backoff = Backoff::new(Duration::MAX, Duration::MAX).unwrap();
         let delay = backoff.slower(10).delay(40, &mut small_rng(Some(1)));
         assert!(after(now, delay) > now + year);
+    }
+
+    #[test]
+    fn each_jitter_keeps_its_bounds_and_uses_them() {
+        let backoff = Backoff::known(100, 1_000);
+        let mut rng = small_rng(Some(7));
+        for failures in 1..8 {
+            let bound = backoff.bound(failures);
+            let mut extremes = |jitter: Jitter| {
+                let backoff = backoff.jitter(jitter);
+                let drawn = (0..2_000).map(|_| backoff.delay(failures, &mut rng));
+                let (low, high) = drawn.fold((Duration::MAX, Duration::ZERO), |(low, high), d| {
+                    (low.min(d), high.max(d))
+                });
+                (low.as_secs_f64(), high.as_secs_f64())
+            };
+            let b = bound.as_secs_f64();
+            let (low, high) = extremes(Jitter::Full);
+            assert!(low < 0.01 * b && 0.99 * b < high && high <= b);
+            let (low, high) = extremes(Jitter::Equal);
+            assert!(0.5 * b <= low && low < 0.51 * b && 0.99 * b < high && high <= b);
+            let (low, high) = extremes(Jitter::Decorrelated);
+            assert!((0.1..0.2).contains(&low), "from the base on: {low}");
+            let most = (0.1 * 3f64.powi(failures as i32)).min(1.0);
+            assert!(high <= most && high > 0.7 * most, "{high} of {most}");
+            assert_eq!(extremes(Jitter::None), (b, b));
+        }
+    }
+
+    #[test]
+    fn decorrelated_delays_stay_between_the_base_and_three_times_the_one_before() {
+        let backoff = Backoff::known(100, 60_000).jitter(Jitter::Decorrelated);
+        let mut rng = small_rng(Some(3));
+        for _ in 0..1_000 {
+            let (mut delays, mut previous) = (backoff.delays(), Duration::from_millis(100));
+            for _ in 0..12 {
+                let delay = delays.next(&mut rng);
+                assert!(delay >= Duration::from_millis(100));
+                assert!(delay <= previous * 3 && delay <= Duration::from_secs(60));
+                previous = delay;
+            }
+        }
+    }
+
+    #[test]
+    fn a_fixed_interval_never_changes() {
+        for interval in [Duration::ZERO, Duration::from_millis(20), Duration::MAX] {
+            let mut delays = Backoff::fixed(interval).delays();
+            let mut rng = small_rng(Some(1));
+            assert!((0..40).all(|_| delays.next(&mut rng) == interval));
+        }
+    }
+
+    #[test]
+    fn the_cap_is_a_minute_unless_told() {
+        let backoff = Backoff::exponential(Duration::from_millis(25)).unwrap();
+        assert_eq!(backoff.bound(u32::MAX), Duration::from_secs(60));
+        assert!(Backoff::exponential(Duration::from_secs(61)).is_err());
+    }
+
+    #[test]
+    fn the_longest_settings_draw_without_overflow() {
+        let longest = Backoff::new(Duration::from_nanos(1), Duration::MAX).unwrap();
+        let mut rng = small_rng(Some(1));
+        for jitter in [
+            Jitter::Full,
+            Jitter::Equal,
+            Jitter::Decorrelated,
+            Jitter::None,
+        ] {
+            for backoff in [longest, Backoff::known(1, 1).slower(u32::MAX)] {
+                let mut delays = backoff.jitter(jitter).delays();
+                assert!((0..100).all(|_| delays.next(&mut rng) <= backoff.cap()));
+            }
+        }
     }
 
     #[test]

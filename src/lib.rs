@@ -6,10 +6,16 @@
 //! And it keeps your own process registered, through every failure of the registry.
 //!
 //! ```text
-//!  registry            catalog              discover             endpoint
-//!  Consul, memory, ──▶ last good set,   ──▶ Insert, Remove   ──▶ connection, ──▶ tower's
-//!  REST, fixed         smallest diff        (tower Discover)     load, weight    balancer
+//!  registry            catalog              discover             balance              service
+//!  Consul, memory, ──▶ last good set,   ──▶ Insert, Remove   ──▶ who gets it:     ◀── retry, hedge,
+//!  REST, fixed         smallest diff        (tower Discover)     policy, topology,    breaker, limit
+//!                                               │                ejection                 ▲
+//!                                               ▼                    │                    │
+//!                                           endpoint ◀───────────────┘                 request
 //! ```
+//!
+//! Each stage is of use without those to its right: [`discover`] feeds tower's own balancer too,
+//! [`balance`] takes anybody's `Discover`, and the layers of [`service`] wrap any service.
 //!
 //! # A client of a service
 //! ```no_run
@@ -18,13 +24,13 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! use bytes::Bytes;
 //! use http_body_util::Empty;
-//! use tower::{Service, ServiceExt, balance::p2c::Balance};
-//! use tower_roster::{client::HttpEndpoints, registry};
+//! use tower::{Service, ServiceExt};
+//! use tower_roster::{client::HttpEndpoints, registry, service::stack::Stack};
 //!
 //! // `consul://127.0.0.1:8500`, `consul:` (as the `consul` command), `rest://…`, `memory:`.
 //! let registry = registry::connect("consul:")?;
 //! let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
-//! let mut client = Balance::new(discover);
+//! let mut client = Stack::http().build(discover)?.service;
 //!
 //! let request = http::Request::get("http://user-service/").body(Empty::<Bytes>::new())?;
 //! let response = client.ready().await?.call(request).await?;
@@ -54,8 +60,10 @@
 //! # Where to read on
 //! [`registry`] tells how registries are watched and what a [`View`](registry::View) promises when
 //! they fail; [`registry::consul`], [`registry::memory`] and [`registry::rest`] are the backends;
-//! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`docs`] holds the
-//! reasons of the defaults, what it costs, and the changelog.
+//! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`balance`] is the balancer, with
+//! its [policies](balance::policy) and its [topology](balance::topology); [`service::stack`] puts
+//! everything together and tells why in that order. [`docs`] holds the reasons of the defaults, what it
+//! costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod attempt;

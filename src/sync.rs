@@ -1,8 +1,12 @@
-//! The atomics of lock-free code: std's, or loom's under `--cfg loom`, which tries every interleaving.
+//! The atomics of lock-free code: the standard ones, or loom's while a model runs, which tries every
+//! interleaving.
+//!
+//! Models run with `RUSTFLAGS="--cfg roster_loom" cargo test --lib --release -- model`. The flag has a
+//! name of its own because `--cfg loom` would reach tokio too, and change what it does.
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64};
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64};
+#[cfg(all(test, roster_loom))]
+pub(crate) use loom::sync::atomic;
+#[cfg(not(all(test, roster_loom)))]
+pub(crate) use std::sync::atomic;
 
-pub(crate) use std::sync::atomic::Ordering;
+pub(crate) use atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -51,7 +51,8 @@ impl Sums {
         let total = calls >> 32;
         Counts {
             total,
-            failed: calls & u64::from(u32::MAX),
+            // More, where calls that were amended have left the window.
+            failed: (calls & u64::from(u32::MAX)).min(total),
             // A slow call that is recorded while a bucket begins may be on either side of it.
             slow: self.slow.wrapping_sub(start.slow).min(total),
         }
@@ -110,14 +111,25 @@ impl TimeWindow {
 
     /// Counts a call that ended at `now`.
     pub(crate) fn record(&self, now: Instant, failed: bool, slow: bool) {
-        self.advance(now);
-        // After the beginning of its bucket, as told at `turn`. Release: who reads this call reads
-        // the `turn` that it was counted at.
-        self.calls.fetch_add(1 << 32 | u64::from(failed), Release);
+        self.add(now, 1, i32::from(failed));
         if slow {
             // Release: who sees a slow call sees it among the calls.
             self.slow.fetch_add(1, Release);
         }
+    }
+
+    /// Counts a call that was recorded as good as failed after all, from `now` on.
+    pub(crate) fn amend(&self, now: Instant) {
+        self.add(now, 0, 1);
+    }
+
+    /// Adds to the calls and to the failures, whatever those stand for; see [`net`](Self::net).
+    pub(crate) fn add(&self, now: Instant, calls: i32, failures: i32) {
+        self.advance(now);
+        let change = (i64::from(calls) << 32).wrapping_add(i64::from(failures));
+        // After the beginning of its bucket, as told at `turn`. Release: who reads this call reads
+        // the `turn` that it was counted at.
+        self.calls.fetch_add(change as u64, Release);
     }
 
     /// The calls in the window that ends at `now`, or at the latest time seen, if that is later.
@@ -125,12 +137,26 @@ impl TimeWindow {
     /// While another thread turns the window after more than a whole span without calls, there may
     /// seem to be none yet.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
+        let (sums, start) = self.span(now);
+        sums.since(start)
+    }
+
+    /// What was [added](Self::add) within the window, where some of it was below zero.
+    pub(crate) fn net(&self, now: Instant) -> (i64, i64) {
+        let (sums, start) = self.span(now);
+        let change = sums.calls.wrapping_sub(start.calls) as i64;
+        let low = i64::from(change as i32);
+        (change.wrapping_sub(low) >> 32, low)
+    }
+
+    /// The sums now, and those at the beginning of the window.
+    fn span(&self, now: Instant) -> (Sums, Sums) {
         self.advance(now);
         loop {
             let bucket = self.turn.load(Acquire) >> 1;
             let first = bucket - (self.starts.len() as u64 - 1);
-            let start = self.start(first).read();
-            let reset = self.reset.read();
+            let (number, start) = self.start(first).read();
+            let (reset_in, reset) = self.reset.read();
             let sums = self.sums();
             // Starts are written and calls of another bucket counted only after `turn` moved on
             // (acquire, release), so if that did not move, all these belong together.
@@ -138,22 +164,13 @@ impl TimeWindow {
                 continue;
             }
             // Not written yet by the thread that turns the window.
-            let Some(counts) = start.filter(|(number, _)| *number == first) else {
-                return Counts::default();
-            };
-            let counts = sums.since(counts.1);
-            return match reset {
-                // The later of the two is the one with fewer calls since.
-                Some((number, reset)) if number >= first => {
-                    let since = sums.since(reset);
-                    if since.total < counts.total {
-                        since
-                    } else {
-                        counts
-                    }
-                }
-                _ => counts,
-            };
+            if number != first {
+                return (sums, sums);
+            }
+            // The later of the two is the one with fewer calls since.
+            let later = reset_in >= first
+                && sums.calls.wrapping_sub(reset.calls) < sums.calls.wrapping_sub(start.calls);
+            return (sums, if later { reset } else { start });
         }
     }
 
@@ -228,13 +245,13 @@ impl Start {
         }
     }
 
-    fn read(&self) -> Option<(u64, Sums)> {
+    fn read(&self) -> (u64, Sums) {
         let bucket = self.bucket.load(Acquire);
         let sums = Sums {
             calls: self.calls.load(Acquire),
             slow: self.slow.load(Acquire),
         };
-        (bucket != 0).then_some((bucket, sums))
+        (bucket, sums)
     }
 
     fn write(&self, bucket: u64, sums: Sums) {
@@ -295,10 +312,38 @@ impl CountWindow {
 
     /// Counts a call in the place of the oldest, and returns the counts with it.
     pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
-        let place = self.next.fetch_add(1, Relaxed) % self.ring.len() as u64;
+        self.put(failed, slow).1
+    }
+
+    /// As [`record`](Self::record), and returns the number of the call too.
+    pub(crate) fn put(&self, failed: bool, slow: bool) -> (u64, Counts) {
+        let number = self.next.fetch_add(1, Relaxed);
+        let place = number % self.ring.len() as u64;
         let call = CALL | if failed { FAILED } else { 0 } | if slow { SLOW } else { 0 };
         let sums = self.replace(place as usize, call);
-        self.decode(sums)
+        (number, self.decode(sums))
+    }
+
+    /// Counts a call that was [put](Self::put) as good as failed after all, unless it has left the
+    /// window. (One that leaves in this very moment leaves its failure to the call in its place.)
+    pub(crate) fn amend(&self, number: u64) -> Counts {
+        let n = self.ring.len() as u64;
+        if self.next.load(Relaxed).wrapping_sub(number) <= n {
+            let place = (number % n) as usize;
+            let old = self.ring[place].fetch_or(FAILED, Relaxed);
+            if old & FAILED == 0 {
+                self.sums.fetch_add(spread(FAILED), Relaxed);
+            }
+            // A reset had emptied it. If a call is in it by now, that has taken the failure away.
+            let emptied = old == 0
+                && self.ring[place]
+                    .compare_exchange(FAILED, 0, Relaxed, Relaxed)
+                    .is_ok();
+            if emptied {
+                self.sums.fetch_sub(spread(FAILED), Relaxed);
+            }
+        }
+        self.counts()
     }
 
     /// The last calls.
@@ -359,7 +404,7 @@ fn nanos(duration: Duration) -> u64 {
         .min(u64::MAX >> 2)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use std::{collections::VecDeque, thread};
 
@@ -424,6 +469,20 @@ mod tests {
         let now = base + 60 * SECOND;
         (0..5).for_each(|_| window.record(now, true, false));
         assert_eq!(window.counts(now), counts(5, 5, 0));
+    }
+
+    #[test]
+    fn a_net_sum_may_be_below_zero() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        window.add(base, 1, 1);
+        let later = base + 60 * SECOND;
+        window.add(later, 0, -1);
+        assert_eq!(window.net(later), (0, -1));
+        window.add(later, -1, -1);
+        assert_eq!(window.net(later), (-1, -2));
+        window.add(later, 3, 4);
+        assert_eq!(window.net(later), (2, 2));
     }
 
     #[test]
@@ -507,6 +566,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
+        Amend,
         Record { wait: i64, failed: bool, slow: bool },
         Counts { wait: i64 },
         Reset,
@@ -518,6 +578,7 @@ mod tests {
         prop_oneof![
             8 => (wait(), any::<bool>(), any::<bool>())
                 .prop_map(|(wait, failed, slow)| Step::Record { wait, failed, slow }),
+            2 => Just(Step::Amend),
             4 => wait().prop_map(|wait| Step::Counts { wait }),
             1 => Just(Step::Reset),
         ]
@@ -535,6 +596,7 @@ mod tests {
             let window = TimeWindow::new(span, buckets, base);
             let at = |ms: i64| base + Duration::from_millis(ms as u64);
             let mut calls: Vec<(i64, bool, bool)> = Vec::new();
+            let mut amended: Vec<i64> = Vec::new();
             let (mut now, mut latest) = (0_i64, 0_i64);
             for step in steps {
                 let mut move_by = |wait: i64| {
@@ -548,9 +610,14 @@ mod tests {
                         calls.push((latest / WIDTH, failed, slow));
                     }
                     Step::Counts { wait } => move_by(wait),
+                    Step::Amend => {
+                        window.amend(at(now));
+                        amended.push(latest / WIDTH);
+                    }
                     Step::Reset => {
                         window.reset(at(now));
                         calls.clear();
+                        amended.clear();
                     }
                 }
                 let first = latest / WIDTH - (buckets as i64 - 1);
@@ -560,6 +627,11 @@ mod tests {
                     sum.failed + u64::from(*failed),
                     sum.slow + u64::from(*slow),
                 ));
+                let late = amended.iter().filter(|bucket| **bucket >= first).count() as u64;
+                let expected = Counts {
+                    failed: (expected.failed + late).min(expected.total),
+                    ..expected
+                };
                 prop_assert_eq!(window.counts(at(now)), expected);
             }
         }
@@ -571,16 +643,25 @@ mod tests {
         ) {
             let window = CountWindow::new(n);
             let mut calls: VecDeque<(bool, bool)> = VecDeque::new();
+            let mut put = None;
             for step in steps {
                 match step {
                     Step::Record { failed, slow, .. } => {
-                        window.record(failed, slow);
+                        put = Some(window.put(failed, slow).0);
                         calls.push_back((failed, slow));
                         if calls.len() > n {
                             calls.pop_front();
                         }
                     }
                     Step::Counts { .. } => {}
+                    Step::Amend => {
+                        if let Some(number) = put {
+                            window.amend(number);
+                        }
+                        if let Some(last) = calls.back_mut() {
+                            last.0 = true;
+                        }
+                    }
                     Step::Reset => {
                         window.reset();
                         calls.clear();
@@ -596,8 +677,8 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features window::`
-#[cfg(all(test, loom))]
+/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::`
+#[cfg(all(test, roster_loom))]
 mod models {
     use loom::{sync::Arc, thread};
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     attempt::Tried,
-    classify::{Classify, Observer, Verdict},
+    classify::{Classify, Observer, Verdict, reclaim},
     endpoint::load::LoadTracker,
     error::BoxError,
 };
@@ -259,8 +259,8 @@ where
                         }
                         Err(error) => {
                             guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
-                            let mut error: BoxError = error.into();
-                            let request = reclaim(&mut error);
+                            let error: BoxError = error.into();
+                            let request = reclaim(&*error);
                             let state = guard.state();
                             let home = state.common.core.clone();
                             (Error::endpoint(&state.key, error), home, request)
@@ -309,12 +309,6 @@ where
             this.stage.set(stage);
         }
     }
-}
-
-/// The request, when the error says that it was not sent and brings it back.
-fn reclaim<Request: 'static>(error: &mut BoxError) -> Option<Request> {
-    let _ = error as &mut dyn Any;
-    None
 }
 
 /// A service panicked. What it said went to the panic hook.

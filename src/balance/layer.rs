@@ -204,6 +204,12 @@ impl<P, C, R> BalanceLayer<P, C, R> {
         Ok(self)
     }
 
+    /// The default ejection.
+    pub(crate) fn ejecting(mut self) -> Self {
+        self.ejection = Some(EjectionSettings::default());
+        self
+    }
+
     /// Sets how endpoints that are new or back come to their full share; within 5 s by default.
     ///
     /// # Errors

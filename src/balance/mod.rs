@@ -1,4 +1,37 @@
-//! The balancer.
+//! The balancer: which endpoint gets a request.
+//!
+//! A [`Balance`] is a [`tower::Service`] over the endpoints of a [`Discover`](tower::discover::Discover).
+//! tower's own needs `&mut self` and so a `Buffer` for more than one caller, picks before it sees the
+//! request, knows no weights, drops for good an endpoint that failed once, waits for ever on an empty
+//! set, and stands still while no request flows. Here:
+//!
+//! - **Clones share everything** and need no task between them and the endpoints.
+//! - **The pick happens in `call`**, where the request is known: its hash key, its subset, the
+//!   endpoints that an earlier attempt of it went to.
+//! - **Discovery is followed while no request flows**, by a task that ends with the last balancer. Its
+//!   errors and its end are told, and the last good set serves on.
+//! - **State is kept by key** through every update: load, ejection, slow start, counts. One that comes
+//!   back within the grace finds it again.
+//! - **What could not be sent goes on**: an endpoint that is not ready, or a connection that fails before
+//!   the request was sent, costs a pick and not the request.
+//!
+//! ```text
+//!                    driver (one task)                          callers (any thread)
+//!  Discover ──▶ members, by key ──┐
+//!  Handle   ──▶ eject, weigh      ├─▶ Topology ─▶ Policy ─▶ Snapshot ─▶ slots ─▶ pick ─▶ endpoint
+//!  requests ──▶ health, load      ┘   where to    prepare   immutable                     │
+//!      ▲                                                                                  │
+//!      └────────────────── in flight, latency, outcome: EndpointState ◀───────────────────┘
+//! ```
+//!
+//! # What it costs
+//! A request takes a slot of its thread, two atomic operations to count itself, and what the policy needs:
+//! some tens of nanoseconds, no allocation, and no lock that it ever waits for. A change costs time
+//! linear in the endpoints, on the driver's task.
+//!
+//! # Panics of others
+//! An endpoint's service that panics costs the one request that it was called for; a policy that panics
+//! while it prepares leaves the snapshot before it in use.
 
 mod checks;
 mod core;

@@ -1,1 +1,17 @@
 //! Middleware around a balancer, and around any other service.
+
+use std::{error::Error, iter};
+
+pub mod breaker;
+pub mod failfast;
+pub mod hedge;
+pub mod limit;
+pub mod retry;
+pub mod stack;
+pub mod throttle;
+
+/// Finds an error of ours in an error or among its causes, however deep others have wrapped it.
+fn find_in_chain<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut causes = iter::successors(Some(error), |error| (*error).source());
+    causes.find_map(|error| error.downcast_ref())
+}

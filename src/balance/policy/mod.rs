@@ -48,7 +48,7 @@ pub use self::{
 };
 
 /// The policy of a balancer that is told nothing else.
-pub type DefaultPolicy = RoundRobin;
+pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
 
 use std::{cell::RefCell, fmt, sync::Arc};
 

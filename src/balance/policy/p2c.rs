@@ -83,6 +83,12 @@ pub struct P2c<L> {
     rule: Rule,
 }
 
+impl Default for P2c<PeakEwma> {
+    fn default() -> Self {
+        Self::peak_ewma()
+    }
+}
+
 impl P2c<InFlight> {
     /// By requests in flight.
     pub fn in_flight() -> Self {

@@ -253,7 +253,7 @@ impl fmt::Debug for Gate {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use super::*;
 
@@ -324,7 +324,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, roster_loom))]
 mod model {
     use std::sync::Arc;
 

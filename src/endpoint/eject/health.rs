@@ -300,7 +300,7 @@ impl fmt::Debug for Health {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use super::{super::settings::Ejection, *};
 
@@ -447,7 +447,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, roster_loom))]
 mod model {
     use std::sync::Arc;
 

@@ -1,0 +1,82 @@
+//! What a caller gets instead of an answer.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use crate::service::find_in_chain;
+
+/// A call that the breaker refused; the inner service never saw it.
+///
+/// Inside a stack it comes as a [`BoxError`](crate::BoxError); [`find`](Self::find) looks for it.
+/// Answered to a client of one's own, it is HTTP 503, with `Retry-After` of
+/// [`retry_after`](Self::retry_after) where there is one, or gRPC `UNAVAILABLE`. The request was not
+/// sent, so sending it elsewhere is safe whatever its method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerError {
+    name: Arc<str>,
+    refused: Refused,
+}
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The breaker is open.
+    Open {
+        /// For how long from now; zero when it was just over, and this call came a little early.
+        remaining: Duration,
+    },
+    /// It is half-open, and as many probes as may be are under way.
+    Probing,
+    /// It was [forced open](super::BreakerHandle::force_open).
+    Forced,
+}
+
+impl BreakerError {
+    pub(super) fn new(name: Arc<str>, refused: Refused) -> Self {
+        Self { name, refused }
+    }
+
+    /// Finds it in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        find_in_chain(error)
+    }
+
+    /// Why the call was refused.
+    pub fn refused(&self) -> Refused {
+        self.refused
+    }
+
+    /// Whether the breaker was open, by itself or by force.
+    pub fn is_open(&self) -> bool {
+        matches!(self.refused, Refused::Open { .. } | Refused::Forced)
+    }
+
+    /// Whether the breaker was half-open, and found enough calls under way to judge by.
+    pub fn is_probing(&self) -> bool {
+        self.refused == Refused::Probing
+    }
+
+    /// How long it makes no sense to try again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.refused {
+            Refused::Open { remaining } => Some(remaining),
+            Refused::Probing | Refused::Forced => None,
+        }
+    }
+}
+
+impl fmt::Display for BreakerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("circuit breaker")?;
+        if !self.name.is_empty() {
+            write!(f, " {:?}", self.name)?;
+        }
+        match self.refused {
+            Refused::Open { remaining } => write!(f, " is open for {remaining:?} more"),
+            Refused::Probing => f.write_str(" waits for its probes"),
+            Refused::Forced => f.write_str(" was forced open"),
+        }
+    }
+}
+
+impl Error for BreakerError {}

@@ -1,0 +1,120 @@
+//! Circuit breaker: leaves a service alone that mostly fails, and finds out when it is well again.
+//!
+//! A service that is down does not get better from being asked, and callers that wait for its errors
+//! hold resources of their own. A [`Breaker`] watches what becomes of calls; when too large a share
+//! of them fails, or is slow, it refuses further calls at once for a while, then lets a few through
+//! to see:
+//!
+//! ```text
+//!               share of bad calls too high
+//!   ┌──────────┐                           ┌──────────┐
+//!   │  Closed  │──────────────────────────▶│   Open   │◀─┐ calls are refused
+//!   └──────────┘                           └──────────┘  │
+//!        ▲                         open time over │      │ a probe failed,
+//!        │                                        ▼      │ or had no answer in time
+//!        │       as many probes succeeded   ┌──────────┐ │
+//!        └──────────────────────────────────│ HalfOpen │─┘ a few calls at a time
+//!                                           └──────────┘
+//! ```
+//!
+//! It stands above the balancer, around a whole service: within one, a failing endpoint is withheld
+//! by ejection, which leaves its share to the others instead of refusing it.
+//!
+//! # What counts
+//! A [`Classify`](crate::classify::Classify) judges; [`Answers`](crate::classify::Answers) unless
+//! told otherwise. Failures and overload are bad, successes good, and a call whose caller stops
+//! waiting counts for nothing: it proves nothing. So a timeout belongs *below* the breaker, where it
+//! is a failure. So does an error of the inner `poll_ready`: no call was made. A call counts once,
+//! with its verdict; when an answer that was judged by its head breaks off later, its good mark is
+//! taken back. An answer to a call from before the last change of state counts for nothing either.
+//!
+//! Counts are exact and slide, over the last ten seconds (or other [time](Builder::time_window)), or
+//! the last [so many calls](Builder::count_window).
+//!
+//! # Probes
+//! While half-open, only so many calls are let through at a time, and as many successes close the
+//! breaker; one failure opens it again, for twice as long. A probe that is cancelled gives its permit
+//! back. A probe whose answer does not begin by its [deadline](Builder::probe_deadline) has failed;
+//! one whose answer has begun (a stream that only its end can judge) counts as a success then, so
+//! that a service of long streams can recover at all. There is no timer: the next call, or look at
+//! the state, finds the deadline over, and the open time counts from the deadline, not from then.
+//!
+//! # Where calls are refused
+//! In `call`, because only that is a call: a permit reserved in `poll_ready` could stay with a clone
+//! that never uses it. While calls are refused, `poll_ready` is ready without asking the inner
+//! service, which may have no reason to ever be: so callers get the error at once. Therefore do not
+//! put a breaker below something that takes readiness for health, such as a balancer. Readiness that
+//! was taken from the inner service before is kept for the next call that is admitted, as tower
+//! demands, and given back when the breaker is dropped.
+//!
+//! # What it costs
+//! Closed, a call takes no lock and allocates nothing: one look at the state, a count, and a clock
+//! read for a window of time, none for one of calls, one more where slow calls count.
+//!
+//! A classifier that panics costs its own call: the panic goes on to the caller, the call counts as
+//! cancelled, and nothing is poisoned.
+//!
+//! # Examples
+//! ```
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower_roster::service::breaker::BreakerLayer;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower::BoxError> {
+//! let service = ServiceBuilder::new()
+//!     .layer(BreakerLayer::default())
+//!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
+//! assert_eq!(service.oneshot(1).await?, 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Customised, and with a hand on it:
+//! ```
+//! use std::time::Duration;
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//! use tower_roster::service::breaker::{BreakerError, BreakerLayer, State};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower::BoxError> {
+//! let layer = BreakerLayer::builder()
+//!     .name("users")
+//!     .count_window(100)
+//!     .failure_ratio(0.25)
+//!     .slow_calls(Duration::from_secs(2), 0.8)
+//!     .open_time(Duration::from_millis(500), Duration::from_secs(20))
+//!     .build()?;
+//! let breaker = layer.handle();
+//! let mut service = ServiceBuilder::new()
+//!     .layer(layer)
+//!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
+//!
+//! breaker.force_open();
+//! let refused = service.ready().await?.call(1).await.unwrap_err();
+//! assert!(BreakerError::find(&*refused).is_some_and(|error| error.is_open()));
+//! breaker.reset();
+//! assert_eq!(breaker.state(), State::Closed);
+//! assert_eq!(service.ready().await?.call(1).await?, 2);
+//! # Ok(())
+//! # }
+//! ```
+
+mod call;
+mod error;
+mod future;
+mod handle;
+mod layer;
+mod machine;
+#[cfg(test)]
+mod model;
+mod service;
+mod shared;
+
+pub use self::{
+    call::Call,
+    error::{BreakerError, Refused},
+    future::ResponseFuture,
+    handle::{BreakerHandle, Cause, Counts, State, Transition},
+    layer::{BreakerLayer, Builder},
+    service::Breaker,
+};

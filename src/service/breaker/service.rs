@@ -1,0 +1,98 @@
+//! The breaker as a service.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tower::Service;
+
+use super::{BreakerHandle, Call, future::ResponseFuture, shared::Shared};
+use crate::{
+    classify::{Answers, Classify},
+    error::BoxError,
+};
+
+/// Refuses calls while the inner service mostly fails; made by a
+/// [`BreakerLayer`](super::BreakerLayer).
+///
+/// Clones, and other services made by the same layer, are one breaker.
+pub struct Breaker<S, C = Answers> {
+    inner: S,
+    classify: C,
+    shared: Arc<Shared>,
+    /// The last `poll_ready` was answered without asking the inner service.
+    skipped: bool,
+}
+
+impl<S, C> Breaker<S, C> {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            classify,
+            shared,
+            skipped: false,
+        }
+    }
+
+    /// A hand on the breaker.
+    pub fn handle(&self) -> BreakerHandle {
+        BreakerHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// The service within.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, C, Request> Service<Request> for Breaker<S, C>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response, S::Error>,
+{
+    type Response = C::Observed<Call>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.skipped = self.shared.refuses();
+        if !self.skipped {
+            ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The inner service may not be called then, even if it might be by now.
+        if self.skipped {
+            return ResponseFuture::refused(self.shared.refuse_early());
+        }
+        match self.shared.admit() {
+            Ok(call) => {
+                ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
+            }
+            Err(error) => ResponseFuture::refused(error),
+        }
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for Breaker<S, C> {
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.classify.clone(),
+            Arc::clone(&self.shared),
+        )
+    }
+}
+
+impl<S, C> fmt::Debug for Breaker<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,70 @@
+//! One call, which holds a permit until its answer is complete.
+
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{gradient::Sample, permits::Permit, shared::Shared};
+use crate::classify::{Observer, Outcome, Verdict};
+
+/// A call with its permit, which comes back when this is dropped.
+///
+/// It goes with the response of an [`AdaptiveLimit`](super::AdaptiveLimit) where the classifier
+/// judges by the end of it.
+pub struct Call {
+    shared: Arc<Shared>,
+    began: Instant,
+    in_flight: u32,
+    /// Whether its latency is known, or no longer asked for.
+    sampled: bool,
+    _permit: Permit,
+}
+
+impl Call {
+    pub(super) fn new(shared: Arc<Shared>, permit: Permit) -> Self {
+        let in_flight = shared.begin();
+        Self {
+            shared,
+            began: Instant::now(),
+            in_flight,
+            sampled: false,
+            _permit: permit,
+        }
+    }
+
+    /// The head of the answer is here, or an error. What its end tells comes too late for latency.
+    pub(super) fn answered(&mut self, verdict: Option<Verdict>) {
+        self.conclude(verdict.unwrap_or(Verdict::SUCCESS));
+    }
+}
+
+impl Observer for Call {
+    fn conclude(&mut self, verdict: Verdict) {
+        let sampled = std::mem::replace(&mut self.sampled, true);
+        if verdict.outcome == Outcome::Overloaded {
+            self.shared.overloaded(Instant::now());
+        } else if !sampled && verdict.outcome != Outcome::Cancelled {
+            let now = Instant::now();
+            let sample = Sample {
+                latency: now.saturating_duration_since(self.began),
+                in_flight: self.in_flight,
+                failed: verdict.outcome == Outcome::Failure,
+            };
+            self.shared.sample(sample, now);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("began", &self.began)
+            .finish_non_exhaustive()
+    }
+}

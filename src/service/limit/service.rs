@@ -1,0 +1,113 @@
+//! The limit as a service.
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tower::Service;
+
+use super::{Call, LimitHandle, future::ResponseFuture, permits::Permit, shared::Shared};
+use crate::classify::{Answers, Classify};
+
+/// Lets only so many calls through at a time, as many as go well; made by an
+/// [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
+///
+/// Clones, and other services made by the same layer, share one limit. Errors are those of the inner
+/// service: this waits, and refuses nothing.
+pub struct AdaptiveLimit<S, C = Answers> {
+    inner: S,
+    classify: C,
+    shared: Arc<Shared>,
+    turn: Turn,
+}
+
+/// Where this service is in line.
+enum Turn {
+    None,
+    Waiting(Pin<Box<dyn Future<Output = Permit> + Send + Sync>>),
+    Taken(Permit),
+}
+
+impl<S, C> AdaptiveLimit<S, C> {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            classify,
+            shared,
+            turn: Turn::None,
+        }
+    }
+
+    /// Shows the limit.
+    pub fn handle(&self) -> LimitHandle {
+        LimitHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// The service within.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    fn poll_permit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.turn, Turn::None) {
+            self.turn = match self.shared.permits.try_acquire() {
+                Some(permit) => Turn::Taken(permit),
+                None => Turn::Waiting(Box::pin(Arc::clone(&self.shared.permits).acquire())),
+            };
+        }
+        if let Turn::Waiting(waiting) = &mut self.turn {
+            let permit = ready!(waiting.as_mut().poll(cx));
+            self.turn = Turn::Taken(permit);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S, C, Request> Service<Request> for AdaptiveLimit<S, C>
+where
+    S: Service<Request>,
+    C: Classify<S::Response, S::Error>,
+{
+    type Response = C::Observed<Call>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        ready!(self.poll_permit(cx));
+        self.inner.poll_ready(cx)
+    }
+
+    /// # Panics
+    /// When called before it was ready.
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Turn::Taken(permit) = mem::replace(&mut self.turn, Turn::None) else {
+            panic!("called before it was ready");
+        };
+        let call = Call::new(Arc::clone(&self.shared), permit);
+        ResponseFuture::new(self.inner.call(request), self.classify.clone(), call)
+    }
+}
+
+/// The clone has no permit: it gets its own.
+impl<S: Clone, C: Clone> Clone for AdaptiveLimit<S, C> {
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.classify.clone(),
+            Arc::clone(&self.shared),
+        )
+    }
+}
+
+impl<S, C> fmt::Debug for AdaptiveLimit<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdaptiveLimit")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,317 @@
+//! How much may be sent again in all: a share of the traffic, and a small reserve.
+//!
+//! A limit per request does not protect a service that is down: three attempts for each request are
+//! three times the load just when it can bear the least. A budget ties attempts beyond the first to
+//! the traffic: each request deposits a fraction, each further attempt withdraws one. By default that
+//! is a fifth of the requests of the last 10 s, plus 10 a second so that a client with little traffic
+//! can retry at all: a total failure costs 1.2 times the load, plus 10 a second, whatever the number
+//! of attempts ([Finagle's rule](https://twitter.github.io/finagle/guide/Clients.html#retries),
+//! with its numbers). Hedges draw on the same budget.
+//!
+//! # What is counted
+//! In any window of the time to live, at most `reserve + ratio × requests` withdrawals. Deposits and
+//! withdrawals both count for the whole of it, and for a tenth more at most, which is the length of a
+//! slot. So the reserve is no credit that grows back: whoever takes all of it at once has the next
+//! after a time to live.
+//!
+//! # What goes wrong elsewhere
+//! tower's `TpsBudget` follows the same rule and misses it: a ratio of 0.6 becomes 1, because
+//! `1 / ratio` is cut to a whole number ([tower#857]); its slots pass twice as fast as time, so a
+//! deposit is forgotten after half the time to live; two threads can withdraw what is there for one; and
+//! the first deposit after a quiet week steps through each slot of that week under a lock. Finagle
+//! itself cuts the price of a retry to a thousandth. Here a share is exact to a millionth, the balance
+//! is one atomic, and a move of the window is a bounded number of steps that nobody waits for.
+//!
+//! [tower#857]: https://github.com/tower-rs/tower/issues/857
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, WITHDRAWAL};
+use crate::error::ConfigError;
+
+/// As Finagle and tower: fine enough that a slot more or less does not matter.
+const SLOTS: u32 = 10;
+
+/// A budget for retries and hedges, shared by its clones.
+///
+/// # Examples
+/// The default: 20 % of the requests, and 10 a second, over 10 s.
+/// ```
+/// use tokio::time::Instant;
+/// use tower_roster::service::retry::RetryBudget;
+///
+/// let budget = RetryBudget::new();
+/// let now = Instant::now();
+/// for _ in 0..100 {
+///     budget.deposit(now);
+/// }
+/// assert_eq!(budget.available(now), 120); // 20 for the requests, 100 in reserve
+/// assert!(budget.withdraw(now));
+/// ```
+///
+/// No reserve, and one retry for twenty requests:
+/// ```
+/// use tower_roster::service::retry::RetryBudget;
+///
+/// let budget = RetryBudget::builder().ratio(0.05).reserve_per_sec(0).build()?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct RetryBudget(Arc<Inner>);
+
+struct Inner {
+    ledger: Ledger,
+    base: Instant,
+    deposit: i64,
+    // Statistics, each read for itself: relaxed.
+    withdrawn: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl RetryBudget {
+    /// A budget of a fifth of the requests and 10 a second, over 10 s.
+    pub fn new() -> Self {
+        let BudgetBuilder { ttl, .. } = BudgetBuilder::DEFAULT;
+        Self::with(200_000, 100 * WITHDRAWAL, ttl)
+    }
+
+    /// Settings other than the defaults.
+    pub fn builder() -> BudgetBuilder {
+        BudgetBuilder::DEFAULT
+    }
+
+    fn with(deposit: i64, reserve: i64, ttl: Duration) -> Self {
+        let slot_ns = ttl.as_nanos() as u64 / u64::from(SLOTS);
+        Self(Arc::new(Inner {
+            ledger: Ledger::new(reserve, SLOTS, slot_ns),
+            base: Instant::now(),
+            deposit,
+            withdrawn: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// Accounts for a request; to be called once for each, however often it is sent.
+    pub fn deposit(&self, now: Instant) {
+        self.0.ledger.deposit(self.0.deposit, self.0.since(now));
+    }
+
+    /// Takes the price of one more attempt, and says whether there was enough. What is taken stays
+    /// taken: call this when the attempt is about to be sent.
+    #[must_use = "an attempt must not be sent without"]
+    pub fn withdraw(&self, now: Instant) -> bool {
+        let granted = self.0.ledger.withdraw(self.0.since(now));
+        let counter = if granted {
+            &self.0.withdrawn
+        } else {
+            &self.0.refused
+        };
+        counter.fetch_add(1, Relaxed);
+        granted
+    }
+
+    /// Whether an attempt could be sent now, counted as refused if not.
+    pub(crate) fn allows(&self, now: Instant) -> bool {
+        let allowed = self.available(now) > 0;
+        if !allowed {
+            self.0.refused.fetch_add(1, Relaxed);
+        }
+        allowed
+    }
+
+    /// The attempts beyond the first that were sent since the budget was made.
+    pub fn withdrawn(&self) -> u64 {
+        self.0.withdrawn.load(Relaxed)
+    }
+
+    /// The attempts that were not sent because there was nothing left.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    /// The number of attempts that could be sent now.
+    pub fn available(&self, now: Instant) -> u64 {
+        let balance = self.0.ledger.balance(self.0.since(now));
+        u64::try_from(balance / WITHDRAWAL).unwrap_or(0)
+    }
+}
+
+impl Inner {
+    fn since(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.base);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryBudget")
+            .field("available", &self.available(Instant::now()))
+            .field("withdrawn", &self.withdrawn())
+            .field("refused", &self.refused())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of a [`RetryBudget`].
+#[derive(Clone, Copy, Debug)]
+pub struct BudgetBuilder {
+    ratio: f64,
+    reserve_per_sec: u32,
+    ttl: Duration,
+}
+
+impl BudgetBuilder {
+    const DEFAULT: Self = Self {
+        ratio: 0.2,
+        reserve_per_sec: 10,
+        ttl: Duration::from_secs(10),
+    };
+
+    /// Sets the attempts beyond the first per request, 0.0 to 10.0, exact to a millionth; 0.2 by
+    /// default. Zero leaves the reserve; 10 lets every request be sent eleven times.
+    #[must_use]
+    pub fn ratio(mut self, ratio: f64) -> Self {
+        self.ratio = ratio;
+        self
+    }
+
+    /// Sets the attempts per second that need no traffic; 10 by default. Zero leaves a client that
+    /// sends less than a request in [`ttl`](Self::ttl) without any retry; a number near the rate of
+    /// the requests makes the ratio meaningless.
+    #[must_use]
+    pub fn reserve_per_sec(mut self, reserve_per_sec: u32) -> Self {
+        self.reserve_per_sec = reserve_per_sec;
+        self
+    }
+
+    /// Sets how long a request and a retry count, 1 s to 60 s; 10 s by default. Short follows the
+    /// traffic closely; long lets the traffic of quiet times pay for a burst of retries.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Makes the budget, full from the start.
+    ///
+    /// # Errors
+    /// When the ratio is not within 0.0 to 10.0, or the time to live not within 1 s to 60 s.
+    pub fn build(self) -> Result<RetryBudget, ConfigError> {
+        let Self {
+            ratio,
+            reserve_per_sec,
+            ttl,
+        } = self;
+        // Also refuses NaN.
+        if !(0.0..=10.0).contains(&ratio) {
+            return Err(ConfigError::new(
+                "retry budget: ratio",
+                format!("{ratio} is not within 0.0 to 10.0"),
+            ));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&ttl) {
+            return Err(ConfigError::new(
+                "retry budget: ttl",
+                format!("{ttl:?} is not within 1 s to 60 s"),
+            ));
+        }
+        let deposit = (ratio * WITHDRAWAL as f64).round() as i64;
+        // Below 2^32 × 60 × 10^6, far within an `i64`.
+        let reserve = i64::from(reserve_per_sec) * (ttl.as_micros() as i64);
+        Ok(RetryBudget::with(deposit, reserve, ttl))
+    }
+}
+
+#[cfg(all(test, not(roster_loom)))]
+mod tests {
+    use super::*;
+
+    const SEC: Duration = Duration::from_secs(1);
+
+    fn without_reserve(ratio: f64) -> RetryBudget {
+        let builder = RetryBudget::builder().ratio(ratio).reserve_per_sec(0);
+        builder.build().expect("a usable ratio")
+    }
+
+    #[test]
+    fn a_share_is_what_was_asked_for() {
+        for (ratio, retries) in [
+            (0.0, 0),
+            (0.000_1, 1),
+            (0.05, 500),
+            (0.3, 3_000),
+            (0.6, 6_000),
+            (0.75, 7_500),
+            (1.0, 10_000),
+            (1.5, 15_000),
+            (10.0, 100_000),
+        ] {
+            let (budget, now) = (without_reserve(ratio), Instant::now());
+            (0..10_000).for_each(|_| budget.deposit(now));
+            assert_eq!(budget.available(now), retries, "for a ratio of {ratio}");
+            let granted = (0..=retries).filter(|_| budget.withdraw(now)).count();
+            assert_eq!(granted as u64, retries, "for a ratio of {ratio}");
+        }
+    }
+
+    #[test]
+    fn the_default_is_a_fifth_and_ten_a_second() {
+        let made = RetryBudget::builder().build().unwrap();
+        for budget in [RetryBudget::new(), RetryBudget::default(), made] {
+            let now = Instant::now();
+            assert_eq!(budget.available(now), 100);
+            (0..50).for_each(|_| budget.deposit(now));
+            assert_eq!(budget.available(now), 110);
+            assert_eq!(budget.available(now + 11 * SEC), 100);
+        }
+    }
+
+    #[test]
+    fn the_reserve_follows_the_time_to_live() {
+        let ttl = Duration::from_millis(1_500);
+        let budget = RetryBudget::builder().reserve_per_sec(3).ttl(ttl).build();
+        assert_eq!(budget.unwrap().available(Instant::now()), 4);
+        let most = RetryBudget::builder()
+            .reserve_per_sec(u32::MAX)
+            .ttl(60 * SEC);
+        let available = most.build().unwrap().available(Instant::now());
+        assert_eq!(available, u64::from(u32::MAX) * 60);
+    }
+
+    #[test]
+    fn clones_share_it() {
+        let (one, now) = (RetryBudget::new(), Instant::now());
+        let other = one.clone();
+        assert!(one.withdraw(now) && other.withdraw(now));
+        assert_eq!((one.available(now), other.withdrawn()), (98, 2));
+    }
+
+    #[test]
+    fn refuses_what_is_out_of_range_and_names_the_field() {
+        let builder = RetryBudget::builder;
+        for ratio in [-0.1, 10.1, f64::NAN, f64::INFINITY] {
+            let error = builder().ratio(ratio).build().unwrap_err();
+            assert_eq!(error.field(), "retry budget: ratio");
+        }
+        for ttl in [Duration::ZERO, SEC / 2, 61 * SEC, Duration::MAX] {
+            let error = builder().ttl(ttl).build().unwrap_err();
+            assert_eq!(error.field(), "retry budget: ttl");
+        }
+    }
+}

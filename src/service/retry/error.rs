@@ -1,0 +1,168 @@
+//! Why a request was not, or not again, sent once more.
+
+use std::{fmt, time::Duration};
+
+use crate::error::BoxError;
+
+/// A request that failed, and was not sent again. [`source`](std::error::Error::source) is the error of
+/// the last attempt.
+///
+/// | predicate | HTTP | gRPC |
+/// |---|---|---|
+/// | [`is_try_timeout`](Self::is_try_timeout) | 504 | `DEADLINE_EXCEEDED` |
+/// | any other | 502 or 503 | `UNAVAILABLE` |
+#[derive(Debug)]
+pub struct RetryError {
+    source: BoxError,
+    tries: u32,
+    stop: Stop,
+}
+
+/// Why a failed request was not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stop {
+    /// It was sent as often as allowed.
+    Exhausted,
+    /// The retry budget was empty.
+    BudgetEmpty,
+    /// The next attempt could not have started before the deadline.
+    Deadline,
+    /// It may have been carried out, and doing it twice may do harm.
+    NotIdempotent,
+    /// There is no second copy of it: its body is too long, or broke off.
+    NotReplayable,
+    /// The server asked not to be asked again, or not for longer than anyone waits.
+    Pushback,
+    /// The service failed to become ready for the next attempt.
+    NotReady,
+}
+
+impl RetryError {
+    pub(super) fn new(source: BoxError, tries: u32, stop: Stop) -> Self {
+        Self {
+            source,
+            tries,
+            stop,
+        }
+    }
+
+    /// How often the request was sent, at least 1.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Why it was not sent again.
+    pub fn stop(&self) -> Stop {
+        self.stop
+    }
+
+    /// The error of the last attempt.
+    pub fn into_source(self) -> BoxError {
+        self.source
+    }
+
+    /// Whether it was sent as often as allowed.
+    pub fn is_exhausted(&self) -> bool {
+        self.stop == Stop::Exhausted
+    }
+
+    /// Whether the retry budget was empty.
+    pub fn is_budget_empty(&self) -> bool {
+        self.stop == Stop::BudgetEmpty
+    }
+
+    /// Whether there was no time left for another attempt.
+    pub fn is_deadline(&self) -> bool {
+        self.stop == Stop::Deadline
+    }
+
+    /// Whether the request is one that must not, or cannot, be sent twice.
+    pub fn is_not_repeatable(&self) -> bool {
+        matches!(self.stop, Stop::NotIdempotent | Stop::NotReplayable)
+    }
+
+    /// Whether the last attempt had no answer within its time.
+    pub fn is_try_timeout(&self) -> bool {
+        self.source.is::<TryTimeout>()
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exhausted => "no attempts left",
+            Self::BudgetEmpty => "the retry budget is empty",
+            Self::Deadline => "the next attempt would start after the deadline",
+            Self::NotIdempotent => "it may not be repeated",
+            Self::NotReplayable => "it cannot be repeated",
+            Self::Pushback => "the server asked not to try again",
+            Self::NotReady => "the service failed before the next attempt",
+        })
+    }
+}
+
+impl fmt::Display for RetryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tries, stop, .. } = self;
+        let times = if *tries == 1 { "attempt" } else { "attempts" };
+        write!(f, "request failed after {tries} {times}: {stop}")
+    }
+}
+
+impl std::error::Error for RetryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// An attempt that was given up because its answer took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TryTimeout {
+    pub(super) limit: Duration,
+}
+
+impl TryTimeout {
+    /// How long the attempt was given.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+}
+
+impl fmt::Display for TryTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer within {:?}", self.limit)
+    }
+}
+
+impl std::error::Error for TryTimeout {}
+
+/// The error of an attempt that was answered with a failure, where the answer itself is gone: it was let
+/// go while the service was not ready for the next attempt, in case it held what that waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedAnswer;
+
+impl fmt::Display for FailedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the service answered with a failure")
+    }
+}
+
+impl std::error::Error for FailedAnswer {}
+
+/// Whether an error proves that the request was not sent: the default of
+/// [`RetryBuilder::unsent`](super::RetryBuilder::unsent). Looks for an
+/// [`HttpError`](crate::client::HttpError) among its causes.
+#[cfg_attr(not(feature = "http"), doc(hidden))]
+pub fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        #[cfg(feature = "http")]
+        if let Some(http) = error.downcast_ref::<crate::client::HttpError>() {
+            return http.is_connect();
+        }
+        cause = error.source();
+    }
+    false
+}

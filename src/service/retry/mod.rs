@@ -1,0 +1,142 @@
+//! Sends a request again that failed, where that is safe, useful, and paid for.
+//!
+//! ```text
+//!               failed?      may it?        when?           with what?
+//! answer ──▶ classifier ──▶ reissue ──▶ backoff, or ──▶ budget ──▶ ready? ──▶ next attempt,
+//!    │ no        │          attempts     pushback         │          │       another endpoint
+//!    ▼           │          deadline                      │          │
+//! handed on ◀────┴──────────── as it is, or a RetryError ─┴──────────┘
+//! ```
+//!
+//! - **What failed** is for a [`Classify`] to say, at the head of the answer. Where it says nothing,
+//!   because the end of the stream will tell, the answer is handed on: it cannot be taken back.
+//! - **What may be sent twice**: idempotent requests, and any that was certainly not sent, such as
+//!   after a connection that was refused. A [`Reissue`] knows, and keeps the copy.
+//! - **When**: after a [`Backoff`], by default up to 25 ms, then up to 50 ms and so on. A server that
+//!   says when to come back is obeyed to the millisecond; one that says not at all too. An attempt that
+//!   was not sent at all costs nobody anything: the first one after it follows at once.
+//! - **Elsewhere**: the attempts of a request share one [`Tried`], so a balancer below picks another
+//!   endpoint for each.
+//! - **How much in all**: a [`RetryBudget`], by default 20 % of the requests and 10 a second.
+//!
+//! A failing *answer* that is not retried is handed on untouched, and kept for that until its retry is
+//! sent, or finds the service not ready: then it may hold the very place in a limit that everyone waits
+//! for, and is let go. A failing attempt without an answer becomes a [`RetryError`] that says why it
+//! was the last one.
+//!
+//! # Where it stands
+//! Above a hedge, and both above the balancer: `retry(hedge(balance))`. A hedge is for attempts that
+//! are slow, a retry for those that failed. So the hedge must see single attempts: above a retry it would
+//! take a backoff for slowness, and each of its two branches would retry on its own. The hedge
+//! below sends a second request only for a first attempt, so the attempts add up and never multiply,
+//! and both draw on one budget. Timeouts and a limit on what is waiting belong above the retry, a breaker
+//! of one endpoint below the balancer.
+//!
+//! # What it costs
+//! Without a retry: a copy of the request, a clone of the service, and one atomic addition for the
+//! budget. No allocation but what the copy needs, and a timer only for a per-try timeout of an attempt
+//! that has to wait.
+
+mod again;
+mod budget;
+mod error;
+mod future;
+#[cfg(feature = "http")]
+mod http;
+mod layer;
+mod ledger;
+pub mod reissue;
+#[cfg(feature = "http")]
+mod replay;
+
+pub(crate) use self::again::is_retry;
+pub use self::{
+    budget::{BudgetBuilder, RetryBudget},
+    error::{FailedAnswer, RetryError, Stop, TryTimeout, is_unsent},
+    future::ResponseFuture,
+    layer::{RetryBuilder, RetryLayer},
+    reissue::{Cloned, Reissue},
+};
+#[cfg(feature = "http")]
+pub use self::{
+    http::{HttpSpare, Replay, ShareReplay},
+    replay::{ReplayBody, ReplayError},
+};
+
+use std::{
+    fmt, mem,
+    task::{Context, Poll},
+};
+
+use tower::Service;
+
+use self::layer::Settings;
+#[cfg(doc)]
+use crate::{attempt::Tried, backoff::Backoff};
+use crate::{
+    classify::{Answers, Classify},
+    error::BoxError,
+};
+
+/// Sends requests again that failed; made by [`RetryLayer`].
+#[derive(Clone)]
+pub struct Retry<S, R = Cloned, C = Answers> {
+    service: S,
+    reissue: R,
+    classify: C,
+    settings: Settings,
+}
+
+impl<S, R, C> Retry<S, R, C> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.service
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    /// The inner service, without the retries.
+    pub fn into_inner(self) -> S {
+        self.service
+    }
+}
+
+impl<S, Req, R, C> Service<Req> for Retry<S, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, Req, R, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.service.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let clone = self.service.clone();
+        let ready = mem::replace(&mut self.service, clone);
+        ResponseFuture::new(
+            ready,
+            self.reissue.clone(),
+            self.classify.clone(),
+            self.settings.clone(),
+            request,
+        )
+    }
+}
+
+impl<S: fmt::Debug, R, C> fmt::Debug for Retry<S, R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("service", &self.service)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

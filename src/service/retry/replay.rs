@@ -1,0 +1,386 @@
+//! A request body that several attempts can send.
+//!
+//! A body is a stream that exists once. [`ReplayBody`] keeps the frames that pass, trailers too, so
+//! that a later attempt can start over: it gets what was kept, then goes on where the first stopped.
+//!
+//! ```text
+//!                 kept              not read yet
+//!         [data][data][data] ◀──── the body
+//! first    ─────────────────▶ reads on, and what it reads is kept
+//! second   ───▶ catches up, then either reads on
+//! ```
+//!
+//! - A body that is empty from the start is not wrapped at all: nothing is allocated, nothing kept.
+//! - When keeping a frame would take more than the limit, all is let go and only the attempt that read
+//!   it goes on. From then on the request cannot be sent again. A body that announces more than the
+//!   limit is not kept from the start; it can be sent again as long as nothing of it was read.
+//! - A retry takes the body away from the attempt before it, which may still be held by a connection
+//!   task that has not noticed: what that reads next is an error, so the server never takes half a body
+//!   for a whole one. Hedged attempts read side by side.
+//!
+//! As in linkerd's `ReplayBody` the data is shared and not copied, where it is `Bytes`. There, a copy
+//! that is read before the one before it was dropped panics; here the body belongs to all copies.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::error::BoxError;
+
+/// What a frame takes at least, so that a million tiny ones do not take many times the limit.
+const LEAST: usize = 64;
+
+/// A request body of which later attempts get copies.
+pub struct ReplayBody<B> {
+    /// `None` for a body that was empty from the start.
+    copy: Option<ReplayCopy<B>>,
+}
+
+/// Makes further copies of a body.
+pub(super) struct Replayer<B> {
+    shared: Option<Arc<Mutex<State<B>>>>,
+}
+
+struct ReplayCopy<B> {
+    shared: Arc<Mutex<State<B>>>,
+    id: u32,
+    /// Of those that make up the state's generation, or of one that was superseded.
+    generation: u32,
+    /// How many of the kept frames it has sent.
+    next: usize,
+}
+
+struct State<B> {
+    kept: Vec<Kept>,
+    /// What the frames that are kept take.
+    size: usize,
+    limit: usize,
+    rest: Rest<B>,
+    /// The one copy that can go on, once a frame passed that was not kept.
+    sole: Option<u32>,
+    generation: u32,
+    copies: u32,
+    /// Copies that wait for the next frame. The body knows only the one that asked last.
+    waiting: Vec<(u32, Waker)>,
+}
+
+enum Rest<B> {
+    Open(B),
+    Ended,
+    Broke,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// Why a copy of a request body cannot be sent to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// Another attempt sends the body.
+    Superseded,
+    /// The body was too long to be kept.
+    TooLong,
+    /// The body broke off while another attempt read it.
+    Broke,
+}
+
+impl<B: Body> ReplayBody<B> {
+    /// Wraps a body, of which at most `limit` bytes are kept.
+    pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
+        if body.is_end_stream() {
+            return (Self { copy: None }, Replayer { shared: None });
+        }
+        let too_long = body.size_hint().lower() > limit as u64;
+        let shared = Arc::new(Mutex::new(State {
+            kept: Vec::new(),
+            size: 0,
+            limit: if too_long { 0 } else { limit },
+            rest: Rest::Open(body),
+            sole: None,
+            generation: 0,
+            copies: 0,
+            waiting: Vec::new(),
+        }));
+        let replayer = Replayer {
+            shared: Some(shared),
+        };
+        (replayer.copy(), replayer)
+    }
+}
+
+impl<B> Replayer<B> {
+    /// Another copy, from the beginning.
+    pub(super) fn copy(&self) -> ReplayBody<B> {
+        ReplayBody {
+            copy: self
+                .shared
+                .as_ref()
+                .map(|shared| ReplayCopy::new(shared.clone())),
+        }
+    }
+
+    /// Whether a copy can be sent to its end, as far as is known.
+    pub(super) fn is_whole(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| {
+            let state = lock(shared);
+            state.sole.is_none() && !matches!(state.rest, Rest::Broke)
+        })
+    }
+
+    /// Takes the body away from all copies.
+    pub(super) fn supersede(&self) {
+        if let Some(shared) = &self.shared {
+            let mut state = lock(shared);
+            state.generation = state.generation.wrapping_add(1);
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            wake(waiting);
+        }
+    }
+}
+
+impl<B> ReplayBody<B> {
+    /// Makes copies of the same body, to be read beside this one.
+    pub(super) fn replayer(&self) -> Replayer<B> {
+        Replayer {
+            shared: self.copy.as_ref().map(|copy| copy.shared.clone()),
+        }
+    }
+}
+
+impl<B> ReplayCopy<B> {
+    fn new(shared: Arc<Mutex<State<B>>>) -> Self {
+        let (id, generation) = {
+            let mut state = lock(&shared);
+            state.copies = state.copies.wrapping_add(1);
+            (state.copies, state.generation)
+        };
+        Self {
+            shared,
+            id,
+            generation,
+            next: 0,
+        }
+    }
+
+    /// Why this copy cannot go on.
+    fn refused(&self, state: &State<B>) -> Option<ReplayError> {
+        if self.generation != state.generation {
+            return Some(ReplayError::Superseded);
+        }
+        let lost = state.sole.is_some_and(|sole| sole != self.id);
+        lost.then_some(ReplayError::TooLong)
+    }
+}
+
+impl<B> ReplayCopy<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = lock(&self.shared);
+        if let Some(error) = self.refused(&state) {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        if let Some(kept) = state.kept.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(kept.clone().into_frame())));
+        }
+        let body = match &mut state.rest {
+            Rest::Open(body) => body,
+            Rest::Ended => return Poll::Ready(None),
+            Rest::Broke => return Poll::Ready(Some(Err(ReplayError::Broke.into()))),
+        };
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            state.wait(self.id, cx.waker());
+            return Poll::Pending;
+        };
+        let frame = frame.map(|frame| match frame {
+            Ok(frame) => {
+                let frame = Kept::from_frame(frame);
+                if state.keep(self.id, &frame) {
+                    self.next += 1;
+                }
+                Ok(frame.into_frame())
+            }
+            Err(error) => {
+                state.rest = Rest::Broke;
+                Err(error.into())
+            }
+        });
+        if frame.is_none() {
+            state.rest = Rest::Ended;
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        wake(waiting);
+        Poll::Ready(frame)
+    }
+}
+
+impl<B> State<B> {
+    fn wait(&mut self, id: u32, waker: &Waker) {
+        match self.waiting.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, known)) => known.clone_from(waker),
+            None => self.waiting.push((id, waker.clone())),
+        }
+    }
+
+    /// Keeps a frame that copy `id` has read. Returns whether there was room for it.
+    fn keep(&mut self, id: u32, frame: &Kept) -> bool {
+        let size = self.size.saturating_add(frame.size());
+        if self.sole.is_some() || size > self.limit {
+            self.sole = Some(id);
+            self.kept = Vec::new();
+            return false;
+        }
+        self.size = size;
+        self.kept.push(frame.clone());
+        true
+    }
+}
+
+impl Kept {
+    fn from_frame<D: Buf>(frame: Frame<D>) -> Self {
+        match frame.into_data() {
+            Ok(mut data) => Self::Data(data.copy_to_bytes(data.remaining())),
+            // There is no third kind; one would pass as nothing.
+            Err(frame) => frame
+                .into_trailers()
+                .map_or(Self::Data(Bytes::new()), Self::Trailers),
+        }
+    }
+
+    fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len().max(LEAST),
+            Self::Trailers(trailers) => trailers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + LEAST)
+                .sum::<usize>()
+                .max(LEAST),
+        }
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().copy {
+            Some(copy) => copy.poll(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let Some(copy) = &self.copy else { return true };
+        let state = lock(&copy.shared);
+        // One that cannot go on has an error to tell.
+        copy.refused(&state).is_none()
+            && copy.next >= state.kept.len()
+            && match &state.rest {
+                Rest::Open(body) => body.is_end_stream(),
+                Rest::Ended => true,
+                Rest::Broke => false,
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(copy) = &self.copy else {
+            return SizeHint::with_exact(0);
+        };
+        let state = lock(&copy.shared);
+        if copy.refused(&state).is_some() {
+            return SizeHint::default();
+        }
+        let ahead = state.kept.iter().skip(copy.next);
+        let ahead = ahead.map(Kept::len).sum::<usize>() as u64;
+        let rest = match &state.rest {
+            Rest::Open(body) => body.size_hint(),
+            Rest::Ended => SizeHint::with_exact(0),
+            Rest::Broke => SizeHint::default(),
+        };
+        let mut hint = SizeHint::new();
+        // The upper bound first: a body may announce nonsense, and the lower must not exceed it.
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(ahead)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        hint
+    }
+}
+
+impl<B> Drop for ReplayCopy<B> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared);
+        state.waiting.retain(|(id, _)| *id != self.id);
+        // It may be the one that the body would wake.
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        wake(waiting);
+    }
+}
+
+/// A body that panicked has nothing of ours half done.
+fn lock<B>(shared: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wake(waiting: Vec<(u32, Waker)>) {
+    waiting.into_iter().for_each(|(_, waker)| waker.wake());
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody")
+            .field("is_empty", &self.copy.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Superseded => "the request body is sent by a later attempt",
+            Self::TooLong => "the request body is too long to be sent twice",
+            Self::Broke => "the request body broke off in another attempt",
+        })
+    }
+}
+
+impl std::error::Error for ReplayError {}

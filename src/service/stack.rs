@@ -1,0 +1,371 @@
+//! All of it, in the right order.
+//!
+//! ```text
+//! request ─▶ breaker ─▶ timeout ─▶ retry ─▶ hedge ─▶ balance ─▶ endpoint
+//!              │           │         │        │         │
+//!              │           │         │        │         └─ which one: policy, ejection, slow start;
+//!              │           │         │        │            what could not be sent goes on to another
+//!              │           │         │        └─ a second attempt where the first is slow
+//!              │           │         └─ another attempt where one failed, within a budget
+//!              │           └─ how long the caller waits for all of that
+//!              └─ nothing at all while nearly everything fails
+//! ```
+//!
+//! [`Stack::build`] is the place to look: each layer stands there with the reason for its place. All of
+//! them judge by the same [classifier](crate::classify) and draw on the same budget. Each also works
+//! alone in a `tower::ServiceBuilder`; take them one by one where this order is not yours.
+
+use std::{fmt, hash::Hash, num::NonZeroU32, time::Duration};
+
+use tower::{
+    Layer,
+    discover::Discover,
+    timeout::{Timeout, TimeoutLayer},
+    util::{Either, option_layer},
+};
+
+#[cfg(feature = "http")]
+use super::retry::{Replay, ShareReplay};
+use super::{
+    breaker::{Breaker, BreakerHandle, BreakerLayer},
+    hedge::{Hedge, HedgeLayer},
+    retry::{Cloned, Retry, RetryBudget, RetryLayer},
+};
+use crate::{
+    balance::{
+        Balance, BalanceLayer, Handle,
+        policy::{DefaultPolicy, Policy},
+    },
+    classify::Answers,
+    endpoint::Endpoint,
+    error::{BoxError, ConfigError},
+};
+
+/// Longer than callers usually wait, and shorter than for ever.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Builds the whole client of a service: balancer, hedging, retries, timeout, circuit breaker.
+///
+/// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt after the
+/// 95th percentile, retries, both on one budget and only for what may be repeated; 30 s for all of it;
+/// no circuit breaker, as ejection does its work endpoint by endpoint.
+pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = ()> {
+    balance: BalanceLayer<P, C, W>,
+    above: Above<C, R, H>,
+}
+
+/// The settings of the layers above the balancer.
+#[derive(Clone)]
+struct Above<C, R, H> {
+    classify: C,
+    retry: R,
+    hedge: H,
+    attempts: NonZeroU32,
+    try_timeout: Option<Duration>,
+    hedges: bool,
+    hedge_delay: Option<Duration>,
+    timeout: Option<Duration>,
+    breaker: Option<BreakerLayer<C>>,
+    budget: RetryBudget,
+    seed: Option<u64>,
+}
+
+/// What [`Stack::build`] makes, from the outside in.
+pub type Stacked<S, P, C, R, H, W = ()> =
+    Breaker<Either<Timeout<Retried<S, P, C, R, H, W>>, Retried<S, P, C, R, H, W>>, C>;
+
+/// The part of a [`Stacked`] below its timeout.
+pub type Retried<S, P, C, R, H, W = ()> =
+    Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
+
+/// Handles to what was built. None keeps the client alive.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Handles {
+    /// The balancer: endpoints, events, ejection and weights by hand.
+    pub balance: Handle,
+    /// The circuit breaker; always closed when there is none.
+    pub breaker: BreakerHandle,
+    /// The budget of retries and hedges, and what was drawn on it.
+    pub budget: RetryBudget,
+}
+
+/// A client that was built, and handles to its parts.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Built<S> {
+    /// The client: a tower service, cheap to clone, at best once for each request.
+    pub service: S,
+    /// Handles to its parts.
+    pub handles: Handles,
+}
+
+#[cfg(feature = "http")]
+impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
+    /// For HTTP: 5xx and broken answers are failures, idempotent methods may be repeated. The endpoints
+    /// get `http::Request<ReplayBody<B>>`.
+    pub fn http() -> Self {
+        let classify = crate::classify::Http::default();
+        Self::of(classify, Replay::new(), ShareReplay::new())
+    }
+}
+
+#[cfg(feature = "tonic")]
+impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
+    /// For gRPC: the status decides, also where it comes in trailers. Nothing is known to be idempotent,
+    /// so only what was certainly not sent is repeated; [`retry`](Self::reissue) says more.
+    pub fn grpc() -> Self {
+        let classify = crate::classify::Grpc::default();
+        Self::of(classify, Replay::new(), ShareReplay::new())
+    }
+}
+
+impl<C: Clone> Stack<DefaultPolicy, C> {
+    /// For requests that are `Clone` and may all be repeated, judged by `classify`.
+    pub fn cloned(classify: C) -> Self {
+        Self::of(classify, Cloned, Cloned)
+    }
+}
+
+impl<C: Clone, R, H> Stack<DefaultPolicy, C, R, H> {
+    fn of(classify: C, retry: R, hedge: H) -> Self {
+        Self {
+            balance: BalanceLayer::new().classify(classify.clone()).ejecting(),
+            above: Above {
+                classify,
+                retry,
+                hedge,
+                attempts: NonZeroU32::MIN.saturating_add(2),
+                try_timeout: None,
+                hedges: true,
+                hedge_delay: None,
+                timeout: Some(TIMEOUT),
+                breaker: None,
+                budget: RetryBudget::new(),
+                seed: None,
+            },
+        }
+    }
+}
+
+impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
+    /// Changes the balancer: its policy, topology, ejection, slow start.
+    pub fn balance<P2, W2>(
+        self,
+        change: impl FnOnce(BalanceLayer<P, C, W>) -> BalanceLayer<P2, C, W2>,
+    ) -> Stack<P2, C, R, H, W2> {
+        Stack {
+            balance: change(self.balance),
+            above: self.above,
+        }
+    }
+
+    /// Sets which requests may be repeated, and how: for retries, and for hedges below them.
+    pub fn reissue<R2, H2>(self, retry: R2, hedge: H2) -> Stack<P, C, R2, H2, W> {
+        let above = self.above;
+        Stack {
+            balance: self.balance,
+            above: Above {
+                classify: above.classify,
+                retry,
+                hedge,
+                attempts: above.attempts,
+                try_timeout: above.try_timeout,
+                hedges: above.hedges,
+                hedge_delay: above.hedge_delay,
+                timeout: above.timeout,
+                breaker: above.breaker,
+                budget: above.budget,
+                seed: above.seed,
+            },
+        }
+    }
+
+    /// Sets how often a request is sent at most, the first time included, hedges not; 3 by default. One
+    /// switches retries off.
+    #[must_use]
+    pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
+        self.above.attempts = attempts;
+        self
+    }
+
+    /// Sets how long one attempt may take to the head of its answer, above zero; no limit by default.
+    #[must_use]
+    pub fn try_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.above.try_timeout = timeout.into();
+        self
+    }
+
+    /// Whether slow attempts get a second one beside them; they do by default.
+    #[must_use]
+    pub fn hedge(mut self, hedges: bool) -> Self {
+        self.above.hedges = hedges;
+        self
+    }
+
+    /// Sets after how long an attempt is slow; by default after the measured 95th percentile.
+    #[must_use]
+    pub fn hedge_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
+        self.above.hedge_delay = delay.into();
+        self
+    }
+
+    /// Sets how long a request may take to the head of its answer, with all its attempts; 30 s by
+    /// default, `None` for ever.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.above.timeout = timeout.into();
+        self
+    }
+
+    /// Puts a circuit breaker around all; none by default. Give it the stack's classifier.
+    #[must_use]
+    pub fn breaker(mut self, breaker: BreakerLayer<C>) -> Self {
+        self.above.breaker = Some(breaker);
+        self
+    }
+
+    /// Sets the budget of retries and hedges; by default 20 % of the requests and 10 a second.
+    #[must_use]
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.above.budget = budget;
+        self
+    }
+
+    /// Makes chance repeat itself, for tests and simulations.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.balance = self.balance.seed(seed);
+        self.above.seed = Some(seed);
+        self
+    }
+
+    /// Builds the client over the endpoints of one of our discoveries.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn build<D, S, L: 'static, E: 'static>(
+        self,
+        discover: D,
+    ) -> Result<Built<Stacked<S, P, C, R, H, W>>, ConfigError>
+    where
+        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send,
+        S: Send + Sync + 'static,
+        P: Policy,
+        C: Send + Sync + 'static,
+        R: Clone,
+        H: Clone,
+        W: Send + Sync + 'static,
+    {
+        self.above.build(self.balance.balance(discover))
+    }
+
+    /// The same over anybody's discovery; see [`BalanceLayer::balance_plain`].
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn build_plain<D>(
+        self,
+        discover: D,
+    ) -> Result<Built<Stacked<D::Service, P, C, R, H, W>>, ConfigError>
+    where
+        D: Discover + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send + Sync + 'static,
+        P: Policy,
+        C: Send + Sync + 'static,
+        R: Clone,
+        H: Clone,
+        W: Send + Sync + 'static,
+    {
+        self.above.build(self.balance.balance_plain(discover))
+    }
+}
+
+impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
+    /// The order of the layers, from the inside out, and why.
+    fn build<S, P: Policy, W>(
+        self,
+        balance: Balance<S, P, C, W>,
+    ) -> Result<Built<Stacked<S, P, C, R, H, W>>, ConfigError> {
+        let budget = self.budget;
+        // The balancer is innermost, because only there it is known which endpoint a request goes to:
+        // what a single one does wrong is dealt with there.
+        let handle = balance.handle();
+
+        // Next to it, so that it times single attempts: above a retry it would take a backoff for
+        // slowness. It sends a second attempt for first attempts only, so that hedges and retries
+        // add up and do not multiply, and draws on the budget of the retries.
+        let mut hedge = HedgeLayer::reissue(self.hedge)
+            .classify(self.classify.clone())
+            .shared_budget(budget.clone());
+        if let Some(delay) = self.hedge_delay {
+            hedge = hedge.delay(delay);
+        }
+        let hedge = self.hedges.then(|| hedge.build()).transpose()?;
+        let service = option_layer(hedge).layer(balance);
+
+        // A retry is for what failed although the balancer and the hedge did what they could. Each
+        // attempt comes through both of them again, and goes to another endpoint.
+        let mut retry = RetryLayer::reissue(self.retry)
+            .classify(self.classify.clone())
+            .max_attempts(self.attempts)
+            .budget(budget.clone());
+        if let Some(timeout) = self.try_timeout {
+            retry = retry.try_timeout(timeout);
+        }
+        if let Some(timeout) = self.timeout {
+            retry = retry.deadline(timeout);
+        }
+        if let Some(seed) = self.seed {
+            retry = retry.seed(seed);
+        }
+        let service = retry.build()?.layer(service);
+
+        // Around all attempts: it is the caller's patience, and what is under way ends with it.
+        let service = option_layer(self.timeout.map(TimeoutLayer::new)).layer(service);
+
+        // Outermost: it sees what callers see, so it opens when not even retries help, and then
+        // spares the service those, too. Without one, a breaker that never opens keeps the types.
+        let breaker = match self.breaker {
+            Some(breaker) => breaker,
+            None => {
+                let never = BreakerLayer::builder().classify(self.classify).build()?;
+                never.handle().force_closed();
+                never
+            }
+        };
+        let handles = Handles {
+            balance: handle,
+            breaker: breaker.handle(),
+            budget,
+        };
+        Ok(Built {
+            service: breaker.layer(service),
+            handles,
+        })
+    }
+}
+
+impl<P: fmt::Debug, C, R, H, W> fmt::Debug for Stack<P, C, R, H, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack")
+            .field("balance", &self.balance)
+            .field("attempts", &self.above.attempts)
+            .field("try_timeout", &self.above.try_timeout)
+            .field("hedges", &self.above.hedges)
+            .field("timeout", &self.above.timeout)
+            .field("breaker", &self.above.breaker.is_some())
+            .finish_non_exhaustive()
+    }
+}

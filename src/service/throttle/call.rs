@@ -1,0 +1,67 @@
+//! One call that was let through, until its verdict.
+
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::shared::Shared;
+use crate::classify::{Observer, Outcome, Verdict};
+
+/// A call that was let through, waiting for its verdict; dropped before, it was cancelled.
+///
+/// It goes with the response of a [`Throttle`](super::Throttle) where the classifier judges by the
+/// end of it.
+pub struct Call {
+    shared: Arc<Shared>,
+    made: Instant,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Waiting,
+    Accepted,
+    Over,
+}
+
+impl Call {
+    pub(super) fn new(shared: Arc<Shared>, made: Instant) -> Self {
+        Self {
+            shared,
+            made,
+            step: Step::Waiting,
+        }
+    }
+}
+
+impl Observer for Call {
+    fn conclude(&mut self, verdict: Verdict) {
+        match (self.step, verdict.outcome) {
+            (Step::Over, _) | (Step::Accepted, Outcome::Success | Outcome::Cancelled) => {}
+            (Step::Waiting, Outcome::Success) => self.step = Step::Accepted,
+            (Step::Waiting, Outcome::Cancelled) => {
+                self.step = Step::Over;
+                self.shared.withdraw(self.made);
+            }
+            (_, Outcome::Failure | Outcome::Overloaded) => {
+                self.step = Step::Over;
+                self.shared.reject();
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.conclude(Verdict::new(Outcome::Cancelled));
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("made", &self.made)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}

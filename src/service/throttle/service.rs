@@ -1,0 +1,88 @@
+//! The throttle as a service.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tower::Service;
+
+use super::{Call, ThrottleHandle, future::ResponseFuture, shared::Shared};
+use crate::{
+    classify::{Answers, Classify},
+    error::BoxError,
+};
+
+/// Refuses the calls that are above a multiple of those accepted; made by a
+/// [`ThrottleLayer`](super::ThrottleLayer).
+///
+/// Clones, and other services made by the same layer, are one throttle. Calls are refused in `call`:
+/// the inner service stays ready then, for the next one.
+pub struct Throttle<S, C = Answers> {
+    inner: S,
+    classify: C,
+    shared: Arc<Shared>,
+}
+
+impl<S, C> Throttle<S, C> {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            classify,
+            shared,
+        }
+    }
+
+    /// Shows what the throttle does.
+    pub fn handle(&self) -> ThrottleHandle {
+        ThrottleHandle::new(Arc::clone(&self.shared))
+    }
+
+    /// The service within.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, C, Request> Service<Request> for Throttle<S, C>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response, S::Error>,
+{
+    type Response = C::Observed<Call>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match self.shared.admit() {
+            Ok(call) => {
+                ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
+            }
+            Err(error) => ResponseFuture::refused(error),
+        }
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for Throttle<S, C> {
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.classify.clone(),
+            Arc::clone(&self.shared),
+        )
+    }
+}
+
+impl<S, C> fmt::Debug for Throttle<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,112 @@
+//! What all clones of a throttle share, and the decision.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rand::RngExt;
+use tokio::time::Instant;
+
+use super::{Call, ThrottleError};
+use crate::{rng::small_rng, window::TimeWindow};
+
+/// At least one call in this time is let through.
+const PASS_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) k: f64,
+    pub(super) span: Duration,
+    pub(super) min_calls: u32,
+    pub(super) base: Instant,
+    /// Calls made, and those accepted as far as is known.
+    pub(super) window: TimeWindow,
+    pub(super) seed: u64,
+    /// Numbers the draws, so that no generator has to be shared. Relaxed: they only have to differ.
+    pub(super) draws: AtomicU64,
+    /// When a call was let through last while others were refused: milliseconds. Relaxed: who wins
+    /// the exchange goes, and it publishes nothing.
+    pub(super) passed: AtomicU64,
+    /// Relaxed: a statistic.
+    pub(super) refused: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Call, ThrottleError> {
+        let now = Instant::now();
+        let probability = self.probability(now);
+        if probability > 0.0 && self.draw() < probability && !self.is_due(now) {
+            self.window.add(now, 1, 0);
+            self.refused.fetch_add(1, Relaxed);
+            return Err(ThrottleError::new(Arc::clone(&self.name), probability));
+        }
+        self.window.add(now, 1, 1);
+        Ok(Call::new(Arc::clone(self), now))
+    }
+
+    pub(super) fn probability(&self, now: Instant) -> f64 {
+        let (calls, accepted) = self.window.net(now);
+        if calls < i64::from(self.min_calls) {
+            return 0.0;
+        }
+        probability(calls, accepted, self.k)
+    }
+
+    /// A call was not accepted after all.
+    pub(super) fn reject(&self) {
+        self.window.add(Instant::now(), 0, -1);
+    }
+
+    /// A call is as if it had never been made, unless that is no longer counted anyway.
+    pub(super) fn withdraw(&self, made: Instant) {
+        let now = Instant::now();
+        if now.saturating_duration_since(made) < self.span {
+            self.window.add(now, -1, -1);
+        }
+    }
+
+    /// From 0 to 1, by a generator of its own for each draw.
+    fn draw(&self) -> f64 {
+        let number = self.draws.fetch_add(1, Relaxed);
+        small_rng(Some(self.seed.wrapping_add(number))).random()
+    }
+
+    /// Whether none was let through for too long; then this one is.
+    fn is_due(&self, now: Instant) -> bool {
+        let now = now.saturating_duration_since(self.base).as_millis() as u64;
+        let passed = self.passed.load(Relaxed);
+        now.saturating_sub(passed) >= PASS_EVERY.as_millis() as u64
+            && self
+                .passed
+                .compare_exchange(passed, now, Relaxed, Relaxed)
+                .is_ok()
+    }
+}
+
+/// The share of calls to refuse.
+fn probability(calls: i64, accepted: i64, k: f64) -> f64 {
+    let calls = calls.max(0) as f64;
+    let accepted = accepted.max(0) as f64;
+    ((calls - k * accepted) / (calls + 1.0)).max(0.0)
+}
+
+#[cfg(all(test, not(roster_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_above_k_times_the_accepted() {
+        assert_eq!(probability(100, 100, 2.0), 0.0);
+        assert_eq!(probability(100, 50, 2.0), 0.0);
+        assert_eq!(probability(99, 0, 2.0), 0.99);
+        assert_eq!(probability(199, 50, 2.0), 99.0 / 200.0);
+        assert_eq!(probability(0, 0, 2.0), 0.0);
+        assert_eq!(probability(-3, -8, 2.0), 0.0);
+        assert!(probability(i64::MAX, 0, f64::MAX) <= 1.0);
+    }
+}

@@ -1,0 +1,226 @@
+//! Which attempt wins, and what becomes of the others.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+use tokio_test::{assert_pending, task};
+use tower::{Layer, Service, ServiceExt};
+use tower_roster::{
+    classify::Classify,
+    service::{
+        hedge::{HedgeBuilder, HedgeLayer},
+        retry::{Cloned, RetryBudget, reissue},
+    },
+};
+
+use crate::kit::*;
+
+/// A second attempt after 50 ms.
+fn plain() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
+    HedgeLayer::cloned().classify(by_status()).delay(50 * MS)
+}
+
+/// The result, and after how many milliseconds it came.
+async fn ask<C: Classify<Answer, Failure>>(
+    hedge: HedgeBuilder<Cloned, C>,
+    server: &Server,
+) -> (Result<u16, Failure>, u128) {
+    let start = Instant::now();
+    let hedge = hedge.build().unwrap().layer(server.clone());
+    let result = hedge.oneshot(7).await.map(|answer| answer.status);
+    assert_eq!(
+        server.in_flight(),
+        0,
+        "the loser is dropped with the answer"
+    );
+    (result, start.elapsed().as_millis())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_usual_answer_is_not_asked_for_twice() {
+    let server = Server::new([says(200).after(49 * MS)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(200), 49));
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_attempt_wins_over_a_slow_first() {
+    let server = Server::new([says(200).after(SEC), says(204).after(10 * MS)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(204), 60));
+    assert_eq!(server.times(), [0, 50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_attempt_may_still_win() {
+    let server = Server::new([says(200).after(70 * MS), says(204).after(SEC)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(200), 70));
+    assert_eq!(server.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_waits_for_the_other_attempt() {
+    let script = [
+        fails(Failure::Broke).after(60 * MS),
+        says(204).after(40 * MS),
+    ];
+    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(204), 90));
+    let script = [says(200).after(90 * MS), says(503).after(10 * MS)];
+    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(200), 90));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_failures_an_answer_is_better_than_an_error_and_else_the_first() {
+    let broke = fails(Failure::Broke).after(60 * MS);
+    let script = [broke, says(503).after(40 * MS)];
+    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(503), 90));
+    let script = [
+        says(503).after(60 * MS),
+        fails(Failure::Broke).after(40 * MS),
+    ];
+    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(503), 90));
+    let script = [broke, fails(Failure::Refused).after(40 * MS)];
+    let result = ask(plain(), &Server::new(script)).await;
+    assert_eq!(result, (Err(Failure::Broke), 90));
+    let script = [says(500).after(100 * MS), says(501).after(10 * MS)];
+    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(501), 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_before_the_second_attempt_is_handed_on() {
+    let server = Server::new([fails(Failure::Broke).after(20 * MS)]);
+    assert_eq!(ask(plain(), &server).await, (Err(Failure::Broke), 20));
+    let server = Server::new([says(503)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(503), 0));
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_no_further_attempt_starts() {
+    let server = Server::new([
+        says(200).after(SEC),
+        fails(Failure::Broke).after(10 * MS),
+        says(204),
+    ]);
+    let hedge = plain().max_extra(NonZeroU32::new(2).unwrap());
+    assert_eq!(ask(hedge, &server).await, (Ok(200), 1_000));
+    assert_eq!(server.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_one_more_attempt_unless_told_and_each_waits_a_delay() {
+    let slow = || Server::new([says(200).after(SEC); 9]);
+    let server = slow();
+    assert_eq!(ask(plain(), &server).await, (Ok(200), 1_000));
+    assert_eq!(server.times(), [0, 50]);
+    let server = slow();
+    let hedge = plain().max_extra(NonZeroU32::new(3).unwrap());
+    ask(hedge, &server).await.0.unwrap();
+    assert_eq!(server.times(), [0, 50, 100, 150]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_delay_sends_both_at_once() {
+    let server = Server::new([says(200).after(SEC), says(204).after(10 * MS)]);
+    let hedge = plain().delay(Duration::ZERO);
+    assert_eq!(ask(hedge, &server).await, (Ok(204), 10));
+    assert_eq!(server.times(), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_budget_sends_nothing_more() {
+    let empty = RetryBudget::builder().ratio(0.0).reserve_per_sec(0);
+    let empty = empty.build().unwrap();
+    let server = Server::new([says(200).after(SEC)]);
+    let result = ask(plain().budget(empty.clone()), &server).await;
+    assert_eq!((result, server.calls()), ((Ok(200), 1_000), 1));
+    assert_eq!(empty.refused(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_everything_is_slow_a_tenth_is_sent_twice() {
+    let server = Server::new([says(200).after(SEC); 2_000]);
+    let hedge = plain().build().unwrap().layer(server.clone());
+    let calls = (0..1_000).map(|n| tokio::spawn(hedge.clone().oneshot(n)));
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(server.calls(), 1_000 + 100 + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_repeated_is_sent_once() {
+    let even = reissue::clone_if(|request: &u32| request % 2 == 0);
+    let layer = HedgeLayer::reissue(even).delay(MS).build().unwrap();
+    for (request, calls) in [(7, 1), (8, 2)] {
+        let server = Server::new([says(200).after(SEC)]);
+        let answer = layer.layer(server.clone()).oneshot(request).await;
+        assert_eq!((answer.unwrap().status, server.calls()), (200, calls));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_not_ready_delays_only_the_second_attempt() {
+    for (ready_in, expected) in [(None, (Ok(200), 500)), (Some(80 * MS), (Ok(204), 80))] {
+        let server = Server::new([says(200).after(500 * MS), says(204)]);
+        let start = Instant::now();
+        let mut hedge = plain().build().unwrap().layer(server.clone());
+        let call = hedge.ready().await.unwrap().call(7);
+        server.ready_in(ready_in);
+        let result = call.await.map(|answer| answer.status);
+        assert_eq!((result, start.elapsed().as_millis()), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_in_poll_ready_does_not_disturb_the_first_attempt() {
+    let server = Server::new([says(200).after(SEC)]);
+    let mut hedge = plain().build().unwrap().layer(server.clone());
+    let call = hedge.ready().await.unwrap().call(7);
+    server.close();
+    assert_eq!(call.await, Ok(answer(200)));
+    let error = hedge.ready().await.err().unwrap();
+    assert_eq!(error, Failure::Closed, "later calls are told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_call_drops_all_its_attempts() {
+    for (ms, calls) in [(0, 1), (30, 1), (60, 2)] {
+        let budget = RetryBudget::new();
+        let server = Server::new([says(200).after(SEC); 2]);
+        let hedge = plain().budget(budget.clone()).build().unwrap();
+        let mut hedge = hedge.layer(server.clone());
+        let mut call = task::spawn(hedge.ready().await.unwrap().call(7));
+        assert_pending!(call.poll());
+        tokio::time::advance(ms * MS).await;
+        assert_pending!(call.poll());
+        assert_eq!(server.in_flight(), calls, "after {ms} ms");
+        drop(call);
+        assert_eq!(server.in_flight(), 0, "after {ms} ms");
+        assert_eq!(budget.withdrawn(), calls as u64 - 1, "after {ms} ms");
+        assert_eq!(server.clones(), 2, "after {ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_works_on_its_own() {
+    let server = Server::new([says(200).after(SEC); 2]);
+    let mut one = plain().build().unwrap().layer(server.clone());
+    one.ready().await.unwrap();
+    let mut two = one.clone();
+    let (a, b) = tokio::join!(one.call(1), two.ready().await.unwrap().call(2));
+    assert_eq!((a, b), (Ok(answer(200)), Ok(answer(200))));
+    drop((one, two));
+    assert_eq!(server.clones(), 1);
+}
+
+#[test]
+fn refuses_what_is_out_of_range_and_names_the_field() {
+    for percentile in [0.0, 1.0, -0.5, 95.0, f64::NAN] {
+        let error = HedgeLayer::cloned().percentile(percentile).build();
+        assert_eq!(error.unwrap_err().field(), "hedge: percentile");
+    }
+    for window in [Duration::ZERO, 999 * MS, 601 * SEC, Duration::MAX] {
+        let error = HedgeLayer::cloned().window(window).build();
+        assert_eq!(error.unwrap_err().field(), "hedge: window");
+    }
+}

@@ -1,0 +1,133 @@
+//! Hedging below a retry, and above something that picks endpoints.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower_roster::{
+    Backoff,
+    attempt::{EndpointId, Tried},
+    service::{
+        hedge::HedgeLayer,
+        retry::{RetryBudget, RetryLayer},
+    },
+};
+
+use crate::kit::{Failure, MS, SEC, Server, by_status, fails, says};
+
+/// Picks the first endpoint that the request has not been to. Each answers after its own time.
+#[derive(Clone)]
+struct Toy {
+    endpoints: Arc<Vec<(EndpointId, Duration, bool)>>,
+    picked: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Toy {
+    fn new(endpoints: &[(Duration, bool)]) -> Self {
+        let endpoints = endpoints
+            .iter()
+            .map(|(time, ok)| (EndpointId::next(), *time, *ok));
+        Self {
+            endpoints: Arc::new(endpoints.collect()),
+            picked: Arc::default(),
+        }
+    }
+
+    fn picked(&self) -> Vec<usize> {
+        self.picked.lock().unwrap().clone()
+    }
+}
+
+impl Service<u32> for Toy {
+    type Response = usize;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<usize, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: u32) -> Self::Future {
+        let tried = Tried::current().unwrap();
+        let mut endpoints = self.endpoints.iter();
+        let pick = endpoints.position(|(id, ..)| !tried.contains(*id)).unwrap();
+        let (id, time, ok) = self.endpoints[pick];
+        Tried::note(id);
+        self.picked.lock().unwrap().push(pick);
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            ok.then_some(pick).ok_or_else(|| Failure::Broke.into())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_attempt_goes_to_another_endpoint() {
+    let toy = Toy::new(&[(SEC, true), (10 * MS, true)]);
+    let layer = HedgeLayer::cloned().delay(50 * MS).build().unwrap();
+    let service = ServiceBuilder::new().layer(layer).service(toy.clone());
+    assert_eq!(service.oneshot(7).await.unwrap(), 1);
+    assert_eq!(toy.picked(), [0, 1]);
+    assert_eq!(Tried::current(), None, "nothing is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_avoids_what_both_attempts_went_to() {
+    let toy = Toy::new(&[(100 * MS, false), (100 * MS, false), (10 * MS, true)]);
+    let service = ServiceBuilder::new()
+        .layer(
+            RetryLayer::cloned()
+                .delay(Backoff::fixed(MS))
+                .build()
+                .unwrap(),
+        )
+        .layer(HedgeLayer::cloned().delay(50 * MS).build().unwrap())
+        .service(toy.clone());
+    assert_eq!(service.oneshot(7).await.unwrap(), 2);
+    assert_eq!(toy.picked(), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_not_hedged_so_attempts_do_not_multiply() {
+    let budget = RetryBudget::new();
+    let slow = fails(Failure::Broke).after(SEC);
+    let server = Server::new(VecDeque::from([slow; 20]));
+    let retry = RetryLayer::cloned().budget(budget.clone());
+    let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
+    let service = ServiceBuilder::new()
+        .layer(retry.build().unwrap())
+        .layer(hedge.shared_budget(budget.clone()).build().unwrap())
+        .service(server.clone());
+    assert!(service.oneshot(7).await.is_err());
+    assert_eq!(
+        server.calls(),
+        3 + 1,
+        "three attempts, the first of them hedged"
+    );
+    assert_eq!(budget.withdrawn(), 3, "all from one budget");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_budget_counts_a_request_once() {
+    let budget = RetryBudget::builder().ratio(1.0).reserve_per_sec(0);
+    let budget = budget.build().unwrap();
+    let server = Server::new([says(200)]);
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::cloned().budget(budget.clone()).build().unwrap())
+        .layer(
+            HedgeLayer::cloned()
+                .shared_budget(budget.clone())
+                .build()
+                .unwrap(),
+        )
+        .service(server);
+    service.oneshot(7).await.unwrap();
+    assert_eq!(budget.available(Instant::now()), 1);
+}

@@ -1,0 +1,163 @@
+//! Retries of HTTP requests.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
+use tower_roster::{
+    Backoff,
+    classify::{self, Classify, Verdict},
+    service::retry::{Replay, ReplayBody, RetryBuilder, RetryError, RetryLayer, Stop},
+};
+
+type Body = Full<Bytes>;
+type Seen = Arc<Mutex<Vec<(Request<()>, Bytes)>>>;
+
+fn by_status() -> impl Classify<Response<Bytes>, BoxError> {
+    classify::from_fn(|result: Result<&Response<Bytes>, &BoxError>| match result {
+        Ok(response) if !response.status().is_server_error() => Verdict::SUCCESS,
+        _ => Verdict::FAILURE,
+    })
+}
+
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn plain(replay: Replay) -> RetryBuilder<Replay, impl Classify<Response<Bytes>, BoxError>> {
+    RetryLayer::reissue(replay)
+        .classify(by_status())
+        .delay(Backoff::fixed(crate::kit::MS))
+        .unsent(is_refused)
+}
+
+/// Reads `read` bytes of each request, or all of it, then answers by the script.
+async fn exchange(
+    replay: Replay,
+    request: Request<Body>,
+    script: &[(usize, Result<u16, io::ErrorKind>)],
+) -> (Result<StatusCode, BoxError>, Vec<(Request<()>, Bytes)>) {
+    let seen = Seen::default();
+    let mut script = script.to_vec().into_iter();
+    let script = Arc::new(Mutex::new(move || {
+        script.next().unwrap_or((usize::MAX, Ok(200)))
+    }));
+    let server = {
+        let seen = seen.clone();
+        service_fn(move |request: Request<ReplayBody<Body>>| {
+            let (seen, (limit, result)) = (seen.clone(), (script.lock().unwrap())());
+            async move {
+                let (head, mut body) = request.into_parts();
+                let mut read = Vec::new();
+                while read.len() < limit {
+                    let Some(frame) = body.frame().await else {
+                        break;
+                    };
+                    read.extend_from_slice(&frame?.into_data().unwrap_or_default());
+                }
+                let request = Request::from_parts(head, ());
+                seen.lock().unwrap().push((request, read.into()));
+                let status = result.map_err(|kind| BoxError::from(io::Error::from(kind)))?;
+                let response = Response::builder().status(status);
+                Ok::<_, BoxError>(response.body(Bytes::new()).unwrap())
+            }
+        })
+    };
+    let mut retry = plain(replay).build().unwrap().layer(server);
+    let result = retry.ready().await.unwrap().call(request).await;
+    let seen = seen.lock().unwrap().drain(..).collect();
+    (result.map(|response| response.status()), seen)
+}
+
+fn request(method: Method, body: &'static str) -> Request<Body> {
+    let request = Request::builder().method(method).uri("/a?b=c");
+    let request = request.header("x-id", "1").extension(7u8);
+    request.body(Body::from(body)).unwrap()
+}
+
+const BROKE: (usize, Result<u16, io::ErrorKind>) =
+    (usize::MAX, Err(io::ErrorKind::ConnectionReset));
+const REFUSED: (usize, Result<u16, io::ErrorKind>) = (0, Err(io::ErrorKind::ConnectionRefused));
+
+#[tokio::test(start_paused = true)]
+async fn idempotent_methods_are_sent_again_whole() {
+    for method in [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PUT,
+        Method::DELETE,
+    ] {
+        let script = [
+            (usize::MAX, Ok(503)),
+            (0, Err(io::ErrorKind::ConnectionReset)),
+        ];
+        let request = request(method.clone(), "hello");
+        let (result, seen) = exchange(Replay::new(), request, &script).await;
+        assert_eq!(result.unwrap(), 200);
+        assert_eq!(seen.len(), 3, "{method}");
+        for (head, body) in [&seen[0], &seen[2]] {
+            assert_eq!(body, "hello");
+            assert_eq!((head.method(), head.uri().path()), (&method, "/a"));
+            assert_eq!(head.headers()["x-id"], "1");
+            assert_eq!(head.extensions().get::<u8>(), Some(&7));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_methods_are_sent_once() {
+    for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+        let (result, seen) =
+            exchange(Replay::new(), request(method.clone(), "hello"), &[BROKE]).await;
+        let error = result.unwrap_err().downcast::<RetryError>().unwrap();
+        assert_eq!(
+            (error.stop(), seen.len()),
+            (Stop::NotIdempotent, 1),
+            "{method}"
+        );
+        let script = [(usize::MAX, Ok(503))];
+        let (result, seen) = exchange(Replay::new(), request(method, "hello"), &script).await;
+        assert_eq!((result.unwrap().as_u16(), seen.len()), (503, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_methods_are_sent_again_if_they_were_not_sent() {
+    let request = request(Method::POST, "hello");
+    let (result, seen) = exchange(Replay::new(), request, &[REFUSED, REFUSED]).await;
+    assert_eq!(result.unwrap(), 200);
+    assert_eq!(seen[2].1, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_body_is_sent_again_only_while_it_is_untouched() {
+    let replay = Replay::new().limit(4);
+    let put = || request(Method::PUT, "hello");
+    let (result, seen) = exchange(replay, put(), &[BROKE]).await;
+    let error = result.unwrap_err().downcast::<RetryError>().unwrap();
+    assert_eq!((error.stop(), seen.len()), (Stop::NotReplayable, 1));
+    assert!(error.is_not_repeatable());
+    // Answered before the body was read.
+    let (result, seen) = exchange(replay, put(), &[(0, Ok(503))]).await;
+    assert_eq!((result.unwrap().as_u16(), seen.len()), (200, 2));
+    assert_eq!(seen[1].1, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_user_says_what_may_be_repeated() {
+    let replay = Replay::new().idempotent(|head| head.headers.contains_key("x-id"));
+    let (result, _) = exchange(replay, request(Method::POST, "hello"), &[BROKE]).await;
+    assert_eq!(result.unwrap(), 200);
+    let mut put = request(Method::PUT, "hello");
+    put.headers_mut().clear();
+    let (result, seen) = exchange(replay, put, &[BROKE]).await;
+    assert!(result.is_err() && seen.len() == 1);
+}
