@@ -47,7 +47,7 @@ use super::{
     policy::{Candidate, Policy},
     snapshot::{Leaf, Snapshot},
     state::{Common, EndpointState, Held},
-    topology::{self, Notice, Nowhere, Plan, Planned, Topology},
+    topology::{self, Notice, Nowhere, Plan, Planned, Topology, Traits},
 };
 use crate::{
     attempt::EndpointId,
@@ -154,6 +154,8 @@ struct Member<K, S, L> {
     /// As of the last look at the facts.
     weight: Weight,
     by_hand: Option<Weight>,
+    /// What the rules of the topology know of it, where there are any.
+    traits: Option<Traits>,
     since: Instant,
     /// Since when it is in slow start.
     ramp: Option<Instant>,
@@ -183,12 +185,17 @@ impl<K, S, L> Member<K, S, L> {
 
     /// Reads the facts.
     fn look(&mut self, topology: &Topology) {
-        let Some(facts) = &self.facts else { return };
-        self.weight = facts.weight();
-        if let Some(split) = topology.as_split() {
-            let instance = facts.instance();
-            self.state.set_canary(split.is_canary(Some(&instance)));
+        if let Some(facts) = &self.facts {
+            self.weight = facts.weight();
         }
+        if topology.is_plain() {
+            return;
+        }
+        let instance = self.facts.as_ref().map(|facts| facts.instance());
+        if let Some(split) = topology.as_split() {
+            self.state.set_canary(split.is_canary(instance.as_deref()));
+        }
+        self.traits = Some(topology.traits(&self.state.key, instance.as_deref()));
     }
 }
 
@@ -473,6 +480,7 @@ where
             facts,
             weight: Weight::ONE,
             by_hand,
+            traits: None,
             since: now,
             ramp: None,
             requests,
@@ -895,12 +903,13 @@ where
         let listed = members.iter().enumerate();
         let listed = listed.filter(|(_, m)| self.ejector.cause(&m.name) != Some(Cause::ByHand));
         let members: Vec<_> = listed
-            .map(|(index, member)| topology::Member {
-                index,
-                key: member.state.key.clone(),
-                instance: member.facts.as_ref().map(|facts| facts.instance()),
-                weight: self.effective(member, now),
-                available: takes(member),
+            .filter_map(|(index, member)| {
+                Some(topology::Member {
+                    index,
+                    traits: member.traits.as_ref()?,
+                    weight: self.effective(member, now),
+                    available: takes(member),
+                })
             })
             .collect();
         let Planned { plan, notices } = topology.plan(&members);
