@@ -60,7 +60,7 @@ impl<L: LoadTracker> Picker<L> for NearFirst {
     }
 }
 
-fn shares(trial: &Trial<Nearest>, rng: &mut SmallRng, tried: Option<Tried>) -> Vec<u32> {
+fn shares(trial: &Trial<Nearest>, rng: &mut SmallRng, tried: Tried) -> Vec<u32> {
     let now = Instant::now();
     let mut counts = vec![0; trial.set().len()];
     for _ in 0..10_000 {
@@ -82,12 +82,12 @@ fn main() {
     let mut rng = SmallRng::seed_from_u64(1);
     let trial = Trial::with_candidates(&policy, &candidates, &mut rng);
 
-    let usual = shares(&trial, &mut rng, None);
+    let usual = shares(&trial, &mut rng, Tried::new());
     // As for a retry after both of Amsterdam have failed.
     let mut tried = Tried::new();
     tried.insert(trial.id(0));
     tried.insert(trial.id(1));
-    let retried = shares(&trial, &mut rng, Some(tried));
+    let retried = shares(&trial, &mut rng, tried);
 
     println!(
         "{:<20} {:>7} {:>7}",

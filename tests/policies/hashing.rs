@@ -150,10 +150,10 @@ fn keys_of_one_that_cannot_be_used_are_spread_over_all_others() {
         for _ in 0..100_000 {
             let hash = Some(rng.next_u64());
             let owner = trial.pick(&mut Draw::new(&mut rng).hash(hash));
-            let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(Some(tried)));
+            let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
             if owner == 4 {
                 counts[picked] += 1;
-                let again = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(Some(tried)));
+                let again = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
                 assert_eq!(again, picked, "{name}: the second choice is as steady");
             } else {
                 assert_eq!(picked, owner, "{name}: nobody else's key moves");
@@ -183,13 +183,13 @@ fn the_only_usable_one_is_found_and_none_is_no_panic() {
         let mut tried = Tried::new();
         (0..4).for_each(|index| tried.insert(trial.id(index)));
         for hash in 0..100 {
-            let mut draw = Draw::new(&mut rng).hash(Some(hash)).tried(Some(tried));
+            let mut draw = Draw::new(&mut rng).hash(Some(hash)).tried(tried);
             assert_eq!(trial.pick(&mut draw), 4, "{name}");
         }
         let trial = Trial::new(&by_name(name).unwrap(), &[1.0], &mut rng);
         let mut tried = Tried::new();
         tried.insert(trial.id(0));
-        let mut draw = Draw::new(&mut rng).hash(Some(9)).tried(Some(tried));
+        let mut draw = Draw::new(&mut rng).hash(Some(9)).tried(tried);
         assert_eq!(trial.pick(&mut draw), 0, "{name}");
     }
 }
