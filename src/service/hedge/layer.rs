@@ -6,12 +6,15 @@ use tokio::time::Instant;
 use tower::Layer;
 
 use super::{Hedge, latency::Latencies};
-#[cfg(feature = "http")]
-use crate::service::retry::{Replay, ShareReplay};
 use crate::{
     classify::Answers,
     error::ConfigError,
     service::retry::{Cloned, RetryBudget},
+};
+#[cfg(feature = "http")]
+use crate::{
+    classify::Http,
+    service::retry::{Replay, ShareReplay},
 };
 
 /// Where *The Tail at Scale* draws the line: it costs 5 % and gets most of what there is to get.
@@ -128,14 +131,14 @@ impl HedgeLayer {
     /// Hedges HTTP requests of idempotent methods. Each attempt gets the body from
     /// [a copy of what passes](Replay).
     #[cfg(feature = "http")]
-    pub fn http() -> HedgeBuilder<Replay> {
-        Self::reissue(Replay::new())
+    pub fn http() -> HedgeBuilder<Replay, Http> {
+        Self::reissue(Replay::new()).classify(Http)
     }
 
     /// Hedges HTTP requests that come from a retry above, whose copies of the body it shares.
     #[cfg(feature = "http")]
-    pub fn http_below_retry() -> HedgeBuilder<ShareReplay> {
-        Self::reissue(ShareReplay::new())
+    pub fn http_below_retry() -> HedgeBuilder<ShareReplay, Http> {
+        Self::reissue(ShareReplay::new()).classify(Http)
     }
 
     /// Hedges requests in a way of its own.

@@ -20,7 +20,7 @@ use super::Replay;
 use super::{Cloned, Retry, RetryBudget};
 use crate::{
     backoff::{Backoff, after},
-    classify::Answers,
+    classify::{self, Answers},
     error::ConfigError,
     rng::small_rng,
 };
@@ -114,10 +114,11 @@ impl RetryLayer {
     }
 
     /// Retries HTTP requests: those of idempotent methods, with bodies of up to 64 KiB, and any that
-    /// was certainly not sent. The inner service gets `http::Request<ReplayBody<B>>`.
+    /// was certainly not sent. [`Http`](classify::Http) judges their answers. The inner service gets
+    /// `http::Request<ReplayBody<B>>`.
     #[cfg(feature = "http")]
-    pub fn http() -> RetryBuilder<Replay> {
-        Self::reissue(Replay::new())
+    pub fn http() -> RetryBuilder<Replay, classify::Http> {
+        Self::reissue(Replay::new()).classify(classify::Http)
     }
 
     /// Retries requests in a way of its own.
@@ -131,7 +132,7 @@ impl RetryLayer {
                 try_timeout: None,
                 deadline: None,
                 max_pushback: PUSHBACK,
-                unsent: super::is_unsent,
+                unsent: classify::is_unsent,
                 budget: Some(RetryBudget::new()),
                 needs_time: true,
                 seed: None,
@@ -215,7 +216,7 @@ impl<R, C> RetryBuilder<R, C> {
     }
 
     /// Sets which errors prove that a request was not sent, so that it may be sent again whatever it
-    /// does. By default [`is_unsent`](super::is_unsent).
+    /// does. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
         self.shared.unsent = unsent;

@@ -52,7 +52,7 @@ mod replay;
 pub(crate) use self::again::is_retry;
 pub use self::{
     budget::{BudgetBuilder, RetryBudget},
-    error::{FailedAnswer, RetryError, Stop, TryTimeout, is_unsent},
+    error::{FailedAnswer, RetryError, Stop, TryTimeout},
     future::ResponseFuture,
     layer::{RetryBuilder, RetryLayer},
     reissue::{Cloned, Reissue},
