@@ -4,6 +4,11 @@
 //! name of TLS); where the bytes go is decided here, when the endpoint is made. So a client of one
 //! endpoint never shares a connection with another, and dropping it closes exactly its own.
 
+#[cfg(feature = "http")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
 use std::{
     fmt,
     future::Future,
@@ -42,6 +47,8 @@ pub(crate) struct Connector {
     tls: Option<tokio_rustls::TlsConnector>,
     #[cfg(feature = "tls")]
     server_name: Option<String>,
+    #[cfg(feature = "http")]
+    links: Option<Arc<Links>>,
 }
 
 impl Connector {
@@ -58,6 +65,8 @@ impl Connector {
             tls: None,
             #[cfg(feature = "tls")]
             server_name: None,
+            #[cfg(feature = "http")]
+            links: None,
         }
     }
 
@@ -68,6 +77,13 @@ impl Connector {
         self
     }
 
+    /// Counts its connections there.
+    #[cfg(feature = "http")]
+    pub(crate) fn links(mut self, links: Arc<Links>) -> Self {
+        self.links = Some(links);
+        self
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config.into());
@@ -75,7 +91,7 @@ impl Connector {
     }
 
     /// Expects the certificate to name this server; the host of the URI by default.
-    #[cfg(all(feature = "tls", feature = "consul"))]
+    #[cfg(all(feature = "tls", any(feature = "consul", feature = "tonic")))]
     pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
         self.server_name = name;
         self
@@ -154,7 +170,53 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        #[cfg(feature = "http")]
+        if let Some(links) = self.links.clone() {
+            let connect = self.clone().connect(uri);
+            return Box::pin(async move { links.count(connect.await) });
+        }
         Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// The connections to one target, as far as they are known.
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    /// Relaxed, both: hints, that publish no other memory.
+    open: AtomicUsize,
+    failing: AtomicBool,
+}
+
+#[cfg(feature = "http")]
+impl Links {
+    fn count(self: Arc<Self>, result: Result<Io, BoxError>) -> Result<Io, BoxError> {
+        self.failing.store(result.is_err(), Relaxed);
+        let mut io = result?;
+        self.open.fetch_add(1, Relaxed);
+        io.link = Some(Link(self));
+        Ok(io)
+    }
+
+    /// The number of open connections.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Whether the last attempt to connect failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Relaxed)
+    }
+}
+
+/// An open connection.
+#[cfg(feature = "http")]
+struct Link(Arc<Links>);
+
+#[cfg(feature = "http")]
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -162,6 +224,8 @@ impl Service<Uri> for Connector {
 pub(crate) struct Io {
     stream: Box<dyn Stream>,
     h2: bool,
+    #[cfg(feature = "http")]
+    link: Option<Link>,
 }
 
 trait Stream: Read + Write + Send + Unpin {}
@@ -172,6 +236,8 @@ impl Io {
         Self {
             stream: Box::new(stream),
             h2: false,
+            #[cfg(feature = "http")]
+            link: None,
         }
     }
 }
