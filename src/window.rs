@@ -311,11 +311,12 @@ impl CountWindow {
     }
 
     /// Counts a call in the place of the oldest, and returns the counts with it.
+    #[cfg(test)]
     pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
         self.put(failed, slow).1
     }
 
-    /// As [`record`](Self::record), and returns the number of the call too.
+    /// Counts a call in the place of the oldest, and returns its number and the counts with it.
     pub(crate) fn put(&self, failed: bool, slow: bool) -> (u64, Counts) {
         let number = self.next.fetch_add(1, Relaxed);
         let place = number % self.ring.len() as u64;
@@ -404,7 +405,8 @@ fn nanos(duration: Duration) -> u64 {
         .min(u64::MAX >> 2)
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use std::{collections::VecDeque, thread};
 

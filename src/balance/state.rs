@@ -74,21 +74,6 @@ impl Common {
     }
 }
 
-impl<L: LoadTracker> EndpointState<L> {
-    pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Held<L> {
-        Held(Arc::new(Self {
-            held: AtomicU32::new(1),
-            health: Health::new(round),
-            tracker,
-            failed: AtomicU64::new(0),
-            canary: AtomicBool::new(false),
-            id: EndpointId::next(),
-            key,
-            common,
-        }))
-    }
-}
-
 impl<L> EndpointState<L> {
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Relaxed)
@@ -145,6 +130,19 @@ impl<L> EndpointState<L> {
 pub(crate) struct Held<L>(Arc<EndpointState<L>>);
 
 impl<L> Held<L> {
+    pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Self {
+        Self(Arc::new(EndpointState {
+            held: AtomicU32::new(1),
+            health: Health::new(round),
+            tracker,
+            failed: AtomicU64::new(0),
+            canary: AtomicBool::new(false),
+            id: EndpointId::next(),
+            key,
+            common,
+        }))
+    }
+
     /// The requests that are not complete.
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
@@ -210,8 +208,7 @@ mod tests {
     #[test]
     fn only_requests_count_as_in_flight() {
         let common = Arc::new(Common::lonely());
-        let state =
-            EndpointState::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
+        let state = Held::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
         let others: Vec<_> = (0..5).map(|_| state.clone()).collect();
         assert_eq!(state.in_flight(), 0);
         let requests = [state.begin(), others[3].begin()];

@@ -120,7 +120,8 @@ impl Ledger {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
