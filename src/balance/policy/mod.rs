@@ -55,7 +55,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{Common, EndpointState, Held};
+use super::state::{Common, EndpointState, Held, SharedState};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},
@@ -245,7 +245,7 @@ impl<'a> Draw<'a> {
 pub struct Trial<P: Policy> {
     states: Vec<Held<P::Load>>,
     /// Requests in flight.
-    requests: RefCell<Vec<(usize, Arc<EndpointState<P::Load>>)>>,
+    requests: RefCell<Vec<(usize, SharedState<P::Load>)>>,
     picker: P::Picker,
 }
 
