@@ -55,7 +55,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{Common, EndpointState, Held};
+use super::state::{Common, EndpointState, Held, SharedState};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},
@@ -250,7 +250,7 @@ pub struct Trial<P: Policy> {
 }
 
 /// A request in flight, and on which endpoint.
-type Begun<L> = (usize, Arc<EndpointState<L>>);
+type Begun<L> = (usize, SharedState<L>);
 
 impl<P: Policy> Trial<P> {
     /// Prepares `policy` for endpoints `0`, `1`, … of these weights.
