@@ -47,7 +47,7 @@ use super::{
     policy::{Candidate, Policy},
     snapshot::{Leaf, Snapshot},
     state::{Common, EndpointState, Held},
-    topology::{self, Notice, Nowhere, Plan, Planned, Topology},
+    topology::{self, Notice, Nowhere, Plan, Planned, Topology, Traits},
 };
 use crate::{
     attempt::EndpointId,
@@ -121,6 +121,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// When the weights of slow start change next, and the least factor now.
     pub(super) warm_at: Option<Instant>,
     pub(super) least: f64,
+    /// When picks are collected next.
+    pub(super) collect_at: Instant,
 }
 
 /// An event that is still to be told.
@@ -152,10 +154,12 @@ struct Member<K, S, L> {
     /// As of the last look at the facts.
     weight: Weight,
     by_hand: Option<Weight>,
+    /// What the rules of the topology know of it, where there are any.
+    traits: Option<Traits>,
     since: Instant,
     /// Since when it is in slow start.
     ramp: Option<Instant>,
-    /// Requests that went to it, without those since the last snapshot.
+    /// Requests that went to it, as of the last time that they were collected.
     requests: u64,
 }
 
@@ -181,12 +185,17 @@ impl<K, S, L> Member<K, S, L> {
 
     /// Reads the facts.
     fn look(&mut self, topology: &Topology) {
-        let Some(facts) = &self.facts else { return };
-        self.weight = facts.weight();
-        if let Some(split) = topology.as_split() {
-            let instance = facts.instance();
-            self.state.set_canary(split.is_canary(Some(&instance)));
+        if let Some(facts) = &self.facts {
+            self.weight = facts.weight();
         }
+        if topology.is_plain() {
+            return;
+        }
+        let instance = self.facts.as_ref().map(|facts| facts.instance());
+        if let Some(split) = topology.as_split() {
+            self.state.set_canary(split.is_canary(instance.as_deref()));
+        }
+        self.traits = Some(topology.traits(&self.state.key, instance.as_deref()));
     }
 }
 
@@ -260,6 +269,10 @@ impl Revisions {
     }
 }
 
+/// How often picks are collected from where requests count them, in 32 bits: no thread can pick often
+/// enough for that to overflow.
+const COLLECT: Duration = Duration::from_secs(60);
+
 /// How often the requests of those that left are looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -312,6 +325,9 @@ where
             dirty |= self.take_all(now).await;
             dirty |= self.look_at_facts(now);
             dirty |= self.warm_up(now);
+            if self.collect_at <= now {
+                self.collect(now);
+            }
             self.judge(now);
             dirty |= self.follow(now);
             if dirty {
@@ -464,6 +480,7 @@ where
             facts,
             weight: Weight::ONE,
             by_hand,
+            traits: None,
             since: now,
             ramp: None,
             requests,
@@ -704,6 +721,7 @@ where
             self.warm_at,
             self.guard_at,
             ejector,
+            Some(self.collect_at),
         ];
         wakes.into_iter().flatten().min()
     }
@@ -755,21 +773,22 @@ where
         members.position(|member| member.state.key == *key)
     }
 
-    fn list(&self) -> Vec<EndpointInfo> {
-        let now = Instant::now();
-        let members = &self.roll.members;
-        let since = self.core.upgrade().map(|core| core.slots.picked());
-        let mut picks: HashMap<EndpointId, u64> = HashMap::new();
-        for (id, since) in self.roll.numbered.iter().zip(since.iter().flatten()) {
-            *picks.entry(*id).or_default() += since;
+    /// Adds up what went to each endpoint.
+    fn collect(&mut self, now: Instant) {
+        self.collect_at = after(now, COLLECT);
+        if let Some(core) = self.core.upgrade() {
+            self.roll.count(&core.slots.collect());
         }
-        let requests = |m: &Member<D::Key, S, P::Load>| {
-            m.requests + picks.get(&m.state.id).copied().unwrap_or_default()
-        };
-        let total: u64 = members.iter().map(requests).sum();
+    }
+
+    fn list(&mut self) -> Vec<EndpointInfo> {
+        let now = Instant::now();
+        self.collect(now);
+        let members = &self.roll.members;
+        let total: u64 = members.iter().map(|m| m.requests).sum();
         let info = |member: &Member<D::Key, S, P::Load>| {
             let state = &member.state;
-            let (weight, requests) = (member.weight(), requests(member));
+            let (weight, requests) = (member.weight(), member.requests);
             EndpointInfo {
                 key: state.key.clone(),
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
@@ -785,7 +804,7 @@ where
                 cause: self.ejector.cause(&member.name),
                 weight,
                 effective_weight: self.effective(member, now),
-                load: state.tracker.load(state.in_flight(), now),
+                load: state.load(now),
                 in_flight: state.in_flight(),
                 requests,
                 failures: state.failed(),
@@ -884,12 +903,13 @@ where
         let listed = members.iter().enumerate();
         let listed = listed.filter(|(_, m)| self.ejector.cause(&m.name) != Some(Cause::ByHand));
         let members: Vec<_> = listed
-            .map(|(index, member)| topology::Member {
-                index,
-                key: member.state.key.clone(),
-                instance: member.facts.as_ref().map(|facts| facts.instance()),
-                weight: self.effective(member, now),
-                available: takes(member),
+            .filter_map(|(index, member)| {
+                Some(topology::Member {
+                    index,
+                    traits: member.traits.as_ref()?,
+                    weight: self.effective(member, now),
+                    available: takes(member),
+                })
             })
             .collect();
         let Planned { plan, notices } = topology.plan(&members);
@@ -980,10 +1000,16 @@ fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) ->
     })
 }
 
-/// Our own keys as they are, anybody else's by what they print.
+/// Our own keys and strings as they are, anything else by what it prints.
 fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
-    match (name as &dyn Any).downcast_ref::<Key>() {
-        Some(key) => key.clone(),
-        None => Key::new(format!("{name:?}"), ""),
+    let any: &dyn Any = name;
+    if let Some(key) = any.downcast_ref::<Key>() {
+        key.clone()
+    } else if let Some(name) = any.downcast_ref::<String>() {
+        Key::new(name.as_str(), "")
+    } else if let Some(name) = any.downcast_ref::<&'static str>() {
+        Key::new(*name, "")
+    } else {
+        Key::new(format!("{name:?}"), "")
     }
 }

@@ -134,8 +134,11 @@ impl<L: LoadTracker> RequestGuard<L> {
 
     #[inline]
     fn record(&mut self, outcome: Outcome) {
-        let state = &*self.state;
         let before = self.phase.phase();
+        // A tracker of the user's that panics must not be called again by the drop that follows, which
+        // would end the process.
+        self.set(Phase::Done);
+        let state = &*self.state;
         let rtt = match before {
             Phase::Waiting(since) => {
                 let now = Instant::now();
@@ -162,10 +165,9 @@ impl<L: LoadTracker> RequestGuard<L> {
         let latency = (L::TIMED || state.common.timed).then(|| rtt.time());
         let revised = matches!(before, Phase::Succeeded(_));
         state.conclude(self.phase.pass(), outcome, latency, revised);
-        self.set(match outcome {
-            Outcome::Success => Phase::Succeeded(rtt),
-            _ => Phase::Done,
-        });
+        if outcome == Outcome::Success {
+            self.set(Phase::Succeeded(rtt));
+        }
     }
 
     #[inline]

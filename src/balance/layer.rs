@@ -362,6 +362,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             ask_at: None,
             warm_at: None,
             least: 1.0,
+            collect_at: now,
         };
         tokio::spawn(driver.run());
         Balance::new_with(core)

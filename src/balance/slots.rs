@@ -47,7 +47,8 @@ struct Seat<T> {
 pub(crate) struct Hand {
     /// Neither shared nor seeded for each request.
     pub(crate) rng: SmallRng,
-    /// Picks of each endpoint, by its number in the snapshot, since that was published.
+    /// Picks of each endpoint, by its number in the snapshot, since they were collected. Half as large
+    /// as what they add up to: there is one for each thread and endpoint.
     pub(crate) picks: Vec<u32>,
 }
 
@@ -130,11 +131,13 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The number of picks of each endpoint since the snapshot was published.
-    pub(crate) fn picked(&self) -> Vec<u64> {
+    /// Takes the numbers of picks of each endpoint since this or `publish` was called last.
+    pub(crate) fn collect(&self) -> Vec<u64> {
         let mut picked = Vec::new();
         for slot in &self.slots {
-            add(&mut picked, &take(slot).hand.picks);
+            let mut seat = take(slot);
+            add(&mut picked, &seat.hand.picks);
+            seat.hand.picks.fill(0);
         }
         picked
     }

@@ -137,7 +137,10 @@ impl<L> EndpointState<L> {
 /// Each request holds an `Arc` of the state of its endpoint anyhow, so the `Arc`'s own counter counts
 /// requests, when the other references are known: a request costs two atomic operations this way, and
 /// four with a counter of its own. Whoever is no request holds one of these, which counts itself.
-/// While one is cloned or dropped, the count is one too high for a moment.
+///
+/// While one is cloned or dropped, the count is one too high for a moment; whoever reads while another
+/// thread drops some may miss as many requests. Only the driver clones and drops them, so what it
+/// reads is exact, and a picker on another thread takes the number for what it is worth.
 #[derive(Debug)]
 pub(crate) struct Held<L>(Arc<EndpointState<L>>);
 
@@ -147,6 +150,17 @@ impl<L> Held<L> {
     pub(crate) fn in_flight(&self) -> usize {
         let others = self.0.held.load(Relaxed) as usize;
         Arc::strong_count(&self.0).saturating_sub(others)
+    }
+
+    /// What the tracker says, as a number from 0 to infinity: anything else is as much as can be.
+    #[inline]
+    pub(crate) fn load(&self, now: Instant) -> f64
+    where
+        L: LoadTracker,
+    {
+        let load = self.0.tracker.load(self.in_flight(), now);
+        // Also false for NaN.
+        if load >= 0.0 { load } else { f64::INFINITY }
     }
 
     /// A request goes here.

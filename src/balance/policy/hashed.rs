@@ -68,31 +68,45 @@ pub struct Hashed<T> {
 }
 
 impl<T: Table> Hashed<T> {
-    pub(super) fn new(table: T, candidates: &[Candidate], bound: Bound) -> Self {
+    pub(super) fn new(table: T, candidates: &[Candidate], ranked: &[Ranked], bound: Bound) -> Self {
+        let mut dues = vec![0.0; ranked.len()];
+        for one in ranked {
+            dues[one.index] = one.due;
+        }
         Self {
             table,
             shares: Shares::new(candidates),
-            dues: dues(candidates),
+            dues: dues.into(),
             bound,
         }
     }
 }
 
-/// Each endpoint's weight divided by that of all.
-pub(super) fn dues(candidates: &[Candidate]) -> Box<[f64]> {
-    let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
-    let total: f64 = candidates.iter().map(|one| one.weight / largest).sum();
-    let due = |one: &Candidate| one.weight / largest / total;
-    candidates.iter().map(due).collect()
+/// A candidate, as a table sees it.
+#[derive(Debug)]
+pub(super) struct Ranked {
+    pub(super) index: usize,
+    /// Of the key.
+    pub(super) hash: u64,
+    /// The weight divided by that of all.
+    pub(super) due: f64,
 }
 
-/// The candidates' indexes in the order of their keys, which is the same for all clients, each with
-/// the hash of its key.
-pub(super) fn in_order(candidates: &[Candidate]) -> Vec<(usize, u64)> {
+/// The candidates in the order of their keys. All clients get the same, to the last bit, in whatever
+/// order they learned of them: sums of floats depend on the order.
+pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     let mut order: Vec<(usize, &Key)> = candidates.iter().map(|one| &one.key).enumerate().collect();
     order.sort_unstable_by_key(|(_, key)| *key);
-    let hashed = |(index, key): (usize, &Key)| (index, hash_key(key.to_string().as_bytes()));
-    order.into_iter().map(hashed).collect()
+    // Relative to the largest, because the sum may be infinite.
+    let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
+    let relative = |index: usize| candidates[index].weight / largest;
+    let total: f64 = order.iter().map(|(index, _)| relative(*index)).sum();
+    let ranked = |(index, key): (usize, &Key)| Ranked {
+        index,
+        hash: hash_key(key.to_string().as_bytes()),
+        due: relative(index) / total,
+    };
+    order.into_iter().map(ranked).collect()
 }
 
 impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
@@ -175,7 +189,9 @@ impl<'a, T> Caps<'a, T> {
         let allowed = *self
             .allowed
             .get_or_insert_with(|| factor * (in_flight_of_all(set, &self.hashed.dues, draw) + 1.0));
-        (in_flight as f64 + 1.0) <= (allowed * self.hashed.dues[index]).ceil()
+        // Less what the division was rounded up by, where the cap is a whole number.
+        let cap = (allowed * self.hashed.dues[index] - 1e-9).ceil();
+        in_flight as f64 + 1.0 <= cap
     }
 }
 

@@ -9,9 +9,22 @@
 //! Weights decide how many slots each takes in all, to the slot, and turns are spread accordingly.
 //!
 //! # How many slots
-//! A table of another size is another table, with other owners for nearly all keys. So there are two
-//! sizes, chosen by the number of endpoints: 65 537 slots up to 655 endpoints, 1 048 583 above; that is
-//! at least 100 slots for each of up to 10 000 endpoints. Set a size where a set goes up and down around that.
+//! Of `n` endpoints one goes, and `1 / n` of the keys must move. More do, because whoever takes a slot that has
+//! become free leaves another to somebody else. How many more depends on `n² / slots`:
+//!
+//! | endpoints | slots | moved, times `1 / n` |
+//! |---|---|---|
+//! | 10 | 65 537 | 1.02 |
+//! | 100 | 65 537 | 1.6 |
+//! | 300 | 65 537 | 3.5 |
+//! | 100 | 1 048 583 | 1.1 |
+//! | 1 000 | 1 048 583 | 3.0 |
+//! | 10 000 | 1 048 583 | 9.5 |
+//!
+//! A table of another size is another table, with other owners for nearly all keys. So there are just two
+//! sizes, chosen by the number of endpoints: 65 537 slots up to 128 endpoints, 1 048 583 above. With
+//! that `2 / n` holds up to 500 endpoints, and each of 10 000 has a hundred slots. Set a size where a set
+//! goes up and down around 128, and use a ring where more keys move than may.
 //!
 //! # What it costs
 //! Four bytes a slot, 262 KB or 4 MB. Filling takes about 16 tries for a slot, 5 ms or 150 ms, off the path of
@@ -26,7 +39,7 @@ use rand::rngs::SmallRng;
 use super::{
     Candidate, Policy,
     hash::mix,
-    hashed::{Bound, Hashed, Table, dues, in_order},
+    hashed::{Bound, Hashed, Ranked, Table, ranked},
 };
 use crate::{endpoint::load::InFlight, error::ConfigError};
 
@@ -36,14 +49,14 @@ const SMALL: u32 = 65_537;
 /// The first prime above 2²⁰.
 const LARGE: u32 = 1_048_583;
 
-/// Slots for an endpoint below which its share is off by more than 1 %.
-const EACH: usize = 100;
+/// Endpoints above which the small table moves more than twice the keys that have to.
+const MANY: usize = 128;
 
 /// Consistent hashing by a table: requests with the same key go to the same endpoint, in every client.
 ///
 /// Shares are exact to the slot, and a lookup reads one cache line. Removing one of `n` endpoints moves up
-/// to `2 / n` of the keys, of which `1 / n` had to; where that is too much, use
-/// [`RingHash`](super::RingHash).
+/// to `2 / n` of the keys, of which `1 / n` had to, and more beyond 500 endpoints; where that is too much,
+/// use [`RingHash`](super::RingHash).
 ///
 /// The key's hash comes with the request; see [`hash_key`](super::hash_key). Requests without one go
 /// to any endpoint, by weight. When the owner is ejected, was tried before or has too much to do, the
@@ -67,7 +80,7 @@ pub struct Maglev {
 }
 
 impl Maglev {
-    /// The policy, with a table of 65 537 slots, or 1 048 583 above 655 endpoints, and a load factor of
+    /// The policy, with a table of 65 537 slots, or 1 048 583 above 128 endpoints, and a load factor of
     /// 1.25.
     pub fn new() -> Self {
         Self::default()
@@ -117,17 +130,17 @@ impl Policy for Maglev {
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Hashed<Slots> {
         let len = candidates.len();
-        let slots = self.slots.unwrap_or(if len * EACH <= SMALL as usize {
-            SMALL
-        } else {
-            LARGE
-        });
+        let slots = self
+            .slots
+            .unwrap_or(if len <= MANY { SMALL } else { LARGE });
         let slots = if slots as usize >= 2 * len {
             slots
         } else {
             prime(u32::try_from(2 * len).unwrap_or(u32::MAX))
         };
-        Hashed::new(Slots::new(candidates, slots), candidates, self.bound)
+        let ranked = ranked(candidates);
+        let table = Slots::new(&ranked, slots);
+        Hashed::new(table, candidates, &ranked, self.bound)
     }
 }
 
@@ -135,38 +148,28 @@ impl Policy for Maglev {
 pub struct Slots(Box<[u32]>);
 
 impl Slots {
-    fn new(candidates: &[Candidate], slots: u32) -> Self {
-        let order = in_order(candidates);
-        let dues = dues(candidates);
-        let ordered: Vec<f64> = order.iter().map(|(index, _)| dues[*index]).collect();
-        let counts = counts(&ordered, slots);
+    fn new(ranked: &[Ranked], slots: u32) -> Self {
+        let steps = ranked.iter().map(|one| Steps::new(one.hash, slots));
         let mut filling = Filling {
             owners: vec![FREE; slots as usize],
-            turns: order
-                .iter()
-                .map(|(_, hash)| Steps::new(*hash, slots))
-                .collect(),
+            turns: steps.collect(),
         };
-        if dues.iter().all(|due| *due == dues[0]) {
-            let mut rank = 0;
-            for _ in 0..slots {
-                filling.take(rank, order[rank].0);
-                rank = (rank + 1) % order.len();
-            }
-        } else {
-            // Its k-th turn comes when it should have k - ½ slots.
-            let time = |taken: u32, rank: usize| {
-                ((2 * u64::from(taken) + 1) << 32) / u64::from(counts[rank])
-            };
-            let ranks = 0..order.len();
-            let mut queue: BinaryHeap<_> = ranks
-                .map(|rank| Reverse((time(0, rank), rank, 0)))
-                .collect();
-            while let Some(Reverse((_, rank, taken))) = queue.pop() {
-                filling.take(rank, order[rank].0);
-                if taken + 1 < counts[rank] {
-                    queue.push(Reverse((time(taken + 1, rank), rank, taken + 1)));
-                }
+        if ranked.iter().all(|one| one.due == ranked[0].due) {
+            let turns = ranked.iter().enumerate().cycle().take(slots as usize);
+            turns.for_each(|(rank, one)| filling.take(rank, one.index));
+            return Self(filling.owners.into());
+        }
+        let dues: Vec<f64> = ranked.iter().map(|one| one.due).collect();
+        let counts = counts(&dues, slots);
+        // Its k-th turn comes when it should have k - ½ slots.
+        let time =
+            |taken: u32, rank: usize| ((2 * u64::from(taken) + 1) << 32) / u64::from(counts[rank]);
+        let turns = (0..ranked.len()).map(|rank| Reverse((time(0, rank), rank, 0)));
+        let mut turns: BinaryHeap<_> = turns.collect();
+        while let Some(Reverse((_, rank, taken))) = turns.pop() {
+            filling.take(rank, ranked[rank].index);
+            if taken + 1 < counts[rank] {
+                turns.push(Reverse((time(taken + 1, rank), rank, taken + 1)));
             }
         }
         Self(filling.owners.into())
@@ -285,8 +288,9 @@ mod tests {
                 .enumerate()
                 .map(|(i, w)| Candidate::new(Key::new(i.to_string(), ""), f64::from(*w)))
                 .collect();
-            let Slots(slots) = Slots::new(&candidates, 1_009);
-            for (index, due) in dues(&candidates).iter().enumerate() {
+            let ranked = ranked(&candidates);
+            let Slots(slots) = Slots::new(&ranked, 1_009);
+            for Ranked { index, due, .. } in ranked {
                 let got = slots.iter().filter(|owner| **owner as usize == index).count() as f64;
                 let due = due * 1_009.0;
                 // Those whose due is below one get one, which the largest pay.

@@ -145,10 +145,7 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     /// such number is taken as infinite. Not divided by its weight.
     #[inline]
     pub fn load(&self, index: usize, now: Instant) -> f64 {
-        let state = &self.states[index];
-        let load = state.tracker.load(state.in_flight(), now);
-        // Also false for NaN.
-        if load >= 0.0 { load } else { f64::INFINITY }
+        self.states[index].load(now)
     }
 
     /// What is measured of an endpoint.

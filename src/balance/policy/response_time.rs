@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use super::{
     Candidate, Draw, Picker, Policy, Set,
     alias::{Drawn, Shares},
-    hashed::dues,
 };
 use crate::endpoint::load::{LoadTracker, PeakEwma};
 
@@ -73,8 +72,10 @@ impl Policy for ResponseTime {
         let shares = Shares::new(candidates);
         let small = candidates.len() <= LOOK;
         let mut weights = [0.0; LOOK];
-        for (weight, due) in weights.iter_mut().zip(dues(candidates)) {
-            *weight = due;
+        // Relative to the largest, so that dividing by a latency does not overflow.
+        let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
+        for (weight, candidate) in weights.iter_mut().zip(candidates) {
+            *weight = candidate.weight / largest;
         }
         BySpeed {
             shares,

@@ -26,7 +26,7 @@ use rand::rngs::SmallRng;
 use super::{
     Candidate, Policy,
     hash::mix,
-    hashed::{Bound, Hashed, Table, dues, in_order},
+    hashed::{Bound, Hashed, Ranked, Table, ranked},
 };
 use crate::{endpoint::load::InFlight, error::ConfigError};
 
@@ -122,8 +122,9 @@ impl Policy for RingHash {
     }
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Hashed<Ring> {
-        let ring = Ring::new(candidates, self.points, self.most);
-        Hashed::new(ring, candidates, self.bound)
+        let ranked = ranked(candidates);
+        let ring = Ring::new(candidates, &ranked, self.points, self.most);
+        Hashed::new(ring, candidates, &ranked, self.bound)
     }
 }
 
@@ -137,24 +138,29 @@ pub struct Ring {
 }
 
 impl Ring {
-    fn new(candidates: &[Candidate], points: u32, most: u32) -> Self {
-        let len = candidates.len() as f64;
-        let dues = dues(candidates);
+    fn new(candidates: &[Candidate], ranked: &[Ranked], points: u32, most: u32) -> Self {
+        let len = ranked.len() as f64;
         // Up to a power of two, points depend on the weight alone and not on the mean, so that they
         // stay the same through most changes.
-        let beyond = candidates[0].weight.log2() - (dues[0] * len).log2();
-        let beyond = (beyond - beyond.round()).exp2();
+        let first = &ranked[0];
+        let mean = candidates[first.index].weight.log2() - (first.due * len).log2();
+        let beyond = (mean - mean.round()).exp2();
         let beyond = if beyond.is_finite() { beyond } else { 1.0 };
         let total = (f64::from(points) * beyond * len).min(f64::from(most));
-        let mut all = Vec::new();
-        for (index, hash) in in_order(candidates) {
-            let count = (dues[index] * total).round();
+        let mut all = Vec::with_capacity(total as usize + ranked.len());
+        for (rank, one) in ranked.iter().enumerate() {
+            let count = (one.due * total).round();
             for point in 0..(count as u64).max(1) {
-                let place = mix(hash.wrapping_add(mix(point))) >> 32;
-                all.push((place << 32) | index as u64);
+                let place = mix(one.hash.wrapping_add(mix(point))) >> 32;
+                all.push((place << 32) | rank as u64);
             }
         }
+        // Where two are at the same place, the order of their keys decides.
         all.sort_unstable();
+        for point in &mut all {
+            let rank = (*point & 0xFFFF_FFFF) as usize;
+            *point = (*point & !0xFFFF_FFFF) | ranked[rank].index as u64;
+        }
         let blocks = (all.len() / 2).max(1).next_power_of_two();
         let shift = 32 - blocks.trailing_zeros();
         let mut next = 0;
@@ -188,10 +194,7 @@ impl Table for Ring {
             first += 1;
         }
         let (before, from) = self.points.split_at(first);
-        let mut last = usize::MAX;
         let around = from.iter().chain(before).cycle();
-        around
-            .map(|point| (point & 0xFFFF_FFFF) as usize)
-            .filter(move |owner| std::mem::replace(&mut last, *owner) != *owner)
+        around.map(|point| (point & 0xFFFF_FFFF) as usize)
     }
 }

@@ -84,29 +84,31 @@ impl Subsetting {
     }
 
     /// Keeps the chosen ones of `set`, in their order. O(n) by hash, O(n log n) by rank.
-    pub(super) fn choose<'a>(
+    ///
+    /// `hash` is that of an endpoint's key, as [`hash_key`] makes it.
+    pub(super) fn choose(
         &self,
         mut set: Vec<usize>,
-        key: impl Fn(usize) -> &'a Key,
+        hash: impl Fn(usize) -> u64,
         census: &Census,
     ) -> Vec<usize> {
         match census.place.filter(|_| self.by_rank) {
             Some(place) => {
                 let size = self.size.get().max(set.len().div_ceil(place.of));
                 if set.len() > size {
-                    let all = ranked(&set, RING, &key, |all| all.sort_unstable());
+                    let all = ranked(&set, RING, &hash, |all| all.sort_unstable());
                     let start = place.start(all.len());
                     let circle = all.iter().cycle().skip(start);
-                    set = circle.take(size).map(|(_, _, i)| *i).collect();
+                    set = circle.take(size).map(|(_, i)| *i).collect();
                 }
             }
             None => {
                 let size = self.size.get();
                 if set.len() > size {
-                    let all = ranked(&set, self.client, &key, |all| {
+                    let all = ranked(&set, self.client, &hash, |all| {
                         all.select_nth_unstable(size);
                     });
-                    set = all[..size].iter().map(|(_, _, i)| *i).collect();
+                    set = all[..size].iter().map(|(_, i)| *i).collect();
                 }
             }
         }
@@ -118,19 +120,20 @@ impl Subsetting {
 /// The seed of the order that all clients agree on.
 const RING: u64 = 0x7261_6e6b;
 
-/// Endpoints with their hashes, arranged by `arrange`. Keys decide where hashes do not.
-fn ranked<'a>(
+/// The hash of an endpoint's key.
+pub(super) fn hash_key(key: &Key) -> u64 {
+    hash::pair(key.id().as_bytes(), key.scope().as_bytes())
+}
+
+/// Endpoints with what they score, arranged by `arrange`.
+fn ranked(
     set: &[usize],
     seed: u64,
-    key: impl Fn(usize) -> &'a Key,
-    arrange: impl FnOnce(&mut [(u64, &'a Key, usize)]),
-) -> Vec<(u64, &'a Key, usize)> {
-    let hashed = set.iter().map(|i| {
-        let key = key(*i);
-        let own = hash::pair(key.id().as_bytes(), key.scope().as_bytes());
-        (hash::mix(own ^ seed), key, *i)
-    });
-    let mut all: Vec<_> = hashed.collect();
+    hash: impl Fn(usize) -> u64,
+    arrange: impl FnOnce(&mut [(u64, usize)]),
+) -> Vec<(u64, usize)> {
+    let scored = set.iter().map(|i| (hash::mix(hash(*i) ^ seed), *i));
+    let mut all: Vec<_> = scored.collect();
     arrange(&mut all);
     all
 }

@@ -4,6 +4,11 @@
 //! SplitMix64, because FNV alone spreads short texts badly over the high bits. It can run at compile
 //! time and needs no state; it does not resist an opponent who chooses texts to make them collide.
 
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+
 /// Hashes bytes.
 pub(crate) const fn bytes(text: &[u8]) -> u64 {
     mix(fold(OFFSET, text))
@@ -26,6 +31,32 @@ pub(crate) const fn mix(x: u64) -> u64 {
 /// A number above 0 and at most 1, uniform when the hash is.
 pub(crate) fn unit(hash: u64) -> f64 {
     ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64
+}
+
+/// A map by hashes, which need no hashing again.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Hashed>>;
+
+/// Takes the hash that it is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = mix(fold(self.0, bytes));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 ^= hash;
+    }
+
+    /// Whether an `Option` holds one.
+    fn write_isize(&mut self, variant: isize) {
+        self.0 ^= variant as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;

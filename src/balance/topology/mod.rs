@@ -53,7 +53,7 @@ pub use self::{
 };
 pub(crate) use self::{
     plan::Plan,
-    planner::{Member, Planned},
+    planner::{Member, Planned, Traits},
     tally::Tally,
 };
 use crate::{error::ConfigError, instance::Instance};
@@ -181,16 +181,17 @@ impl Topology {
         wish: &Wish,
     ) -> Result<Vec<f64>, ConfigError> {
         self.check()?;
-        let members = instances
-            .iter()
-            .enumerate()
-            .map(|(index, instance)| Member {
-                index,
-                key: instance.key.clone(),
-                weight: instance.weight.get().into(),
-                available: instance.status.is_serving(),
-                instance: Some(Arc::clone(instance)),
-            });
+        let traits = instances.iter();
+        let traits: Vec<_> = traits
+            .map(|instance| self.traits(&instance.key, Some(instance)))
+            .collect();
+        let members = instances.iter().zip(&traits).enumerate();
+        let members = members.map(|(index, (instance, traits))| Member {
+            index,
+            traits,
+            weight: instance.weight.get().into(),
+            available: instance.status.is_serving(),
+        });
         let members: Vec<_> = members.collect();
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
         Ok(self.plan(&members).plan.shares(wish, &weights))

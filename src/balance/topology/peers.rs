@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::watch as cell;
 
+use super::hash;
 use crate::{
     error::ConfigError,
     instance::{Instance, Key},
@@ -141,7 +142,7 @@ impl fmt::Debug for Peers {
 /// The callers, counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Census {
-    zones: BTreeMap<Arc<str>, f64>,
+    zones: BTreeMap<u64, (Arc<str>, f64)>,
     /// The sum over all zones.
     total: f64,
     pub(super) place: Option<Place>,
@@ -181,25 +182,20 @@ impl Census {
             return;
         }
         self.total += callers;
-        match self.zones.get_mut(zone) {
-            Some(count) => *count += callers,
-            None => {
-                self.zones.insert(zone.into(), callers);
-            }
-        }
+        let listed = self.zones.entry(hash::bytes(zone.as_bytes()));
+        listed.or_insert_with(|| (zone.into(), 0.0)).1 += callers;
     }
 
     /// The share of callers in each zone. `mine` is the caller's own, where there is at least one;
     /// `upstream` are the zones of the endpoints, over which unknown callers are spread evenly.
-    pub(super) fn shares<'a, N>(&'a self, mine: &'a str, upstream: impl Fn() -> N) -> Callers<'a>
-    where
-        N: Iterator<Item = &'a str>,
-    {
+    pub(super) fn shares(&self, mine: u64, upstream: impl Iterator<Item = u64>) -> Callers<'_> {
         if self.total <= 0.0 {
-            let more = usize::from(upstream().all(|zone| zone != mine));
-            return Callers::Even(1.0 / (upstream().count() + more) as f64);
+            let (zones, home) = upstream.fold((0, 0), |(zones, home), zone| {
+                (zones + 1, home | u32::from(zone == mine))
+            });
+            return Callers::Even(1.0 / f64::from(zones + 1 - home));
         }
-        let more = f64::from(!self.zones.contains_key(mine));
+        let more = f64::from(!self.zones.contains_key(&mine));
         Callers::Counted {
             census: self,
             mine,
@@ -213,18 +209,18 @@ pub(super) enum Callers<'a> {
     Even(f64),
     Counted {
         census: &'a Census,
-        mine: &'a str,
+        mine: u64,
         /// The caller itself, when its peers do not list it.
         more: f64,
     },
 }
 
 impl Callers<'_> {
-    pub(super) fn of(&self, zone: &str) -> f64 {
+    pub(super) fn of(&self, zone: u64) -> f64 {
         match self {
             Self::Even(share) => *share,
             Self::Counted { census, mine, more } => {
-                let listed = census.zones.get(zone).copied().unwrap_or(0.0);
+                let listed = census.zones.get(&zone).map_or(0.0, |(_, callers)| *callers);
                 let own = if zone == *mine { *more } else { 0.0 };
                 (listed + own) / (census.total + more)
             }
@@ -255,8 +251,12 @@ mod tests {
         let census = peers.census();
         assert_eq!(census.place, Some(Place { rank: 1, of: 3 }));
         assert_eq!(census.total, 2.0, "twice listed, once there");
-        assert_eq!(census.shares("z1", std::iter::empty).of("z1"), 1.0);
-        assert_eq!(census.shares("z2", std::iter::empty).of("z2"), 1.0 / 3.0);
+        let share = |zone: &str| {
+            let zone = hash::bytes(zone.as_bytes());
+            census.shares(zone, std::iter::empty()).of(zone)
+        };
+        assert_eq!(share("z1"), 1.0);
+        assert_eq!(share("z2"), 1.0 / 3.0);
         peers.observe(&Key::new("x", ""), &all);
         assert_eq!(peers.census().place, None);
         peers.observe(&me, []);

@@ -288,7 +288,7 @@ impl Plan {
 /// A weight that can be summed: what is no number is taken for 1.
 pub(super) fn usable(weight: f64) -> f64 {
     if weight.is_finite() {
-        weight.max(0.0)
+        weight.clamp(0.0, 1e100)
     } else {
         1.0
     }

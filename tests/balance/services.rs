@@ -1,0 +1,155 @@
+//! Endpoints that are not ready, fail or panic: each costs itself only.
+
+use std::error::Error as _;
+
+use tower::ServiceExt;
+
+use crate::kit::{Answer, Ready, Rig, key};
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_not_ready_hands_its_requests_to_another() {
+    let rig = Rig::new();
+    let [a, _] = rig.list(["a", "b"]).await;
+    a.ready(Ready::Fails);
+    assert_eq!(rig.spread(10, ["a", "b"]).await, [0, 10]);
+    assert!(a.polls() > 0, "it was its turn");
+    assert_eq!(a.calls(), 0);
+    let info = rig.info("a").await;
+    assert_eq!(info.failures as usize, a.polls(), "each costs it a failure");
+    assert_eq!(rig.in_flight().await, 0);
+
+    a.ready(Ready::Yes);
+    let [to_a, to_b] = rig.spread(10, ["a", "b"]).await;
+    assert_eq!((to_a, to_b), (5, 5), "nothing is for good");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_none_is_ready_the_last_error_comes_and_no_endpoint_is_asked_twice() {
+    let rig = Rig::new();
+    let all = rig.list(["a", "b", "c"]).await;
+    all.iter().for_each(|control| control.ready(Ready::Fails));
+    let error = rig.call().await.unwrap_err();
+    assert!(!error.is_no_endpoint() && !error.is_panic());
+    assert_eq!(error.source().unwrap().to_string(), "not ready");
+    let last = error.key().unwrap();
+    assert!(all.iter().any(|control| key(&control.name) == *last));
+    assert_eq!(all.each_ref().map(|control| control.polls()), [1, 1, 1]);
+    assert_eq!(rig.in_flight().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_endpoint_that_is_not_ready_is_asked_once_for_each_request() {
+    let rig = Rig::new();
+    let [a] = rig.list(["a"]).await;
+    a.ready(Ready::Fails);
+    for requests in 1..5 {
+        rig.call().await.unwrap_err();
+        assert_eq!(a.polls(), requests);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_its_endpoint_and_goes_on_when_that_wakes_it() {
+    let rig = Rig::new();
+    let [a] = rig.list(["a"]).await;
+    a.ready(Ready::Waits);
+    let request = rig.start().await;
+    assert_eq!((a.calls(), rig.in_flight().await), (0, 1));
+    a.ready(Ready::Yes);
+    assert_eq!(request.await.unwrap().unwrap(), "a");
+    assert_eq!((a.calls(), rig.in_flight().await), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waited_in_vain_goes_to_another_endpoint() {
+    let rig = Rig::new();
+    let [a, b] = rig.list(["a", "b"]).await;
+    a.ready(Ready::Waits);
+    b.ready(Ready::Waits);
+    let request = rig.start().await;
+    let (waits, other) = if a.polls() > 0 { (&a, &b) } else { (&b, &a) };
+    assert_eq!(other.polls(), 0);
+    other.ready(Ready::Yes);
+    waits.ready(Ready::Fails);
+    assert_eq!(request.await.unwrap().unwrap(), other.name);
+    assert_eq!(rig.in_flight().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_service_is_passed_on_with_its_name_and_not_sent_again() {
+    let rig = Rig::new();
+    let all = rig.list(["a", "b"]).await;
+    all.iter().for_each(|control| control.answer(Answer::Fails));
+    let error = rig.call().await.unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "refused");
+    let name = error.key().unwrap().clone();
+    assert_eq!(error.to_string(), format!("endpoint {name} failed"));
+    // It may have been done: only a retry policy may send it again.
+    assert_eq!(all.iter().map(|control| control.calls()).sum::<usize>(), 1);
+    assert_eq!(rig.info(name.id()).await.failures, 1);
+    assert_eq!(rig.in_flight().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_costs_one_request_and_its_endpoint() {
+    for (ready, answer) in [
+        (Ready::Panics, Answer::Name),
+        (Ready::Yes, Answer::PanicsInCall),
+        (Ready::Yes, Answer::PanicsInPoll),
+    ] {
+        let rig = Rig::new();
+        let [a, b] = rig.list(["a", "b"]).await;
+        a.ready(ready);
+        a.answer(answer);
+        let mut failed = 0;
+        for _ in 0..10 {
+            match rig.call().await {
+                Ok(name) => assert_eq!(name, "b"),
+                Err(error) => {
+                    assert!(error.is_panic() && !error.is_no_endpoint());
+                    assert_eq!(error.key(), Some(&key("a")));
+                    assert_eq!(error.to_string(), "the service of endpoint a panicked");
+                    failed += 1;
+                }
+            }
+        }
+        assert_eq!((failed, b.calls()), (5, 5));
+        let info = rig.info("a").await;
+        assert_eq!((info.in_flight, info.failures), (0, 5));
+        assert_eq!(a.open(), 0, "what panicked is dropped");
+
+        a.ready(Ready::Yes);
+        a.answer(Answer::Name);
+        assert_eq!(rig.spread(10, ["a", "b"]).await, [5, 5]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_ready_that_panics_after_it_waited_is_no_panic_of_the_caller() {
+    let rig = Rig::new();
+    let [a] = rig.list(["a"]).await;
+    a.ready(Ready::Waits);
+    let request = rig.start().await;
+    a.ready(Ready::Panics);
+    let error = request
+        .await
+        .expect("the caller's task goes on")
+        .unwrap_err();
+    assert!(error.is_panic());
+    assert_eq!(rig.in_flight().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_that_panics_leaves_no_request_behind() {
+    use tower_roster::{balance::BalanceLayer, classify};
+    let (feed, script) = crate::kit::script();
+    let judge = |_: Result<&String, &crate::kit::Failed>| panic!("a classifier that panics");
+    let layer = BalanceLayer::new().classify(classify::from_fn(judge));
+    let balance = layer.balance_plain(script);
+    feed.insert("a");
+    // The classifier is the caller's own code: its panic is the caller's.
+    let panic = tokio::spawn(balance.clone().oneshot(0)).await.unwrap_err();
+    assert!(panic.is_panic());
+    let list = balance.handle().endpoints().await.unwrap();
+    assert_eq!(list[0].in_flight, 0);
+}

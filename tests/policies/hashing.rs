@@ -1,0 +1,320 @@
+//! Who owns a key: always and everywhere the same, as long as it can.
+
+use std::{collections::BTreeSet, num::NonZeroU32};
+
+use rand::{Rng, seq::SliceRandom};
+use tokio::time::Instant;
+use tower_roster::{
+    attempt::Tried,
+    balance::policy::{Candidate, Draw, Maglev, Policy, RingHash, Trial, by_name, hash_key},
+    instance::Key,
+};
+
+use crate::rng;
+
+const KEYS: u64 = 50_000;
+
+fn candidate(index: usize) -> Candidate {
+    Candidate::new(Key::new(format!("web-{index}"), "dc1/node"), 1.0)
+}
+
+/// The owners of many keys.
+fn owners<P: Policy>(policy: &P, candidates: &[Candidate]) -> Vec<Key> {
+    let mut rng = rng();
+    let trial = Trial::with_candidates(policy, candidates, &mut rng);
+    let owner = |key: u64| {
+        let hash = Some(hash_key(&key.to_le_bytes()));
+        trial.pick(&mut Draw::new(&mut rng).hash(hash))
+    };
+    (0..KEYS)
+        .map(owner)
+        .map(|index| candidates[index].key.clone())
+        .collect()
+}
+
+/// The share of keys that have another owner without one of `n` endpoints than with it.
+fn moved<P: Policy>(policy: &P, n: usize, removed: usize) -> f64 {
+    let mut candidates: Vec<Candidate> = (0..n).map(candidate).collect();
+    let before = owners(policy, &candidates);
+    candidates.remove(removed);
+    let after = owners(policy, &candidates);
+    let moved = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after);
+    moved.count() as f64 / KEYS as f64
+}
+
+#[test]
+fn removing_one_moves_few_keys() {
+    for n in [2, 3, 10, 100] {
+        let due = 1.0 / n as f64;
+        let ring = moved(&RingHash::new(), n, n / 2);
+        assert!(ring <= due + 0.01, "ring, one of {n}: {ring}");
+        let maglev = moved(&Maglev::new(), n, n / 2);
+        assert!(maglev <= 2.0 * due, "maglev, one of {n}: {maglev}");
+    }
+}
+
+#[test]
+fn removing_one_of_a_thousand_moves_few_keys() {
+    let ring = moved(&RingHash::new(), 1_000, 500);
+    assert!(ring <= 0.001 + 0.01, "ring: {ring}");
+    let maglev = moved(&Maglev::new(), 1_000, 500);
+    // Above 500 endpoints Maglev moves more than 2 / n, as its essay says.
+    assert!(maglev <= 0.004, "maglev: {maglev}");
+}
+
+#[test]
+fn the_ring_moves_only_the_keys_of_the_one_that_goes() {
+    let mut candidates: Vec<Candidate> = (0..20).map(candidate).collect();
+    let before = owners(&RingHash::new(), &candidates);
+    let gone = candidates.remove(7);
+    let after = owners(&RingHash::new(), &candidates);
+    for (before, after) in before.iter().zip(&after) {
+        assert!(
+            before == after || *before == gone.key,
+            "{before} to {after}"
+        );
+    }
+}
+
+#[test]
+fn the_order_of_the_candidates_does_not_matter() {
+    let candidates: Vec<Candidate> = (0..50)
+        .map(|index| Candidate::new(candidate(index).key, f64::from(index as u32 % 3 + 1)))
+        .collect();
+    let mut shuffled = candidates.clone();
+    shuffled.shuffle(&mut rng());
+    for name in ["ring-hash", "maglev"] {
+        let policy = by_name(name).unwrap();
+        assert_eq!(
+            owners(&policy, &candidates),
+            owners(&policy, &shuffled),
+            "{name}"
+        );
+    }
+}
+
+/// As computed by another process; whoever changes this moves every key of every user.
+#[test]
+fn keys_have_the_same_owner_in_every_process() {
+    let candidates: Vec<Candidate> = (0..7).map(candidate).collect();
+    let first = |name| -> String {
+        let owners = owners(&by_name(name).unwrap(), &candidates);
+        let digits = owners[..24]
+            .iter()
+            .map(|key| key.id().strip_prefix("web-").unwrap().to_owned());
+        digits.collect()
+    };
+    assert_eq!(first("ring-hash"), "162633541455554450421040");
+    assert_eq!(first("maglev"), "366314403605612626511553");
+}
+
+#[test]
+fn requests_without_a_key_go_anywhere() {
+    for name in ["ring-hash", "maglev"] {
+        let mut rng = rng();
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
+        let picks: BTreeSet<usize> = (0..200)
+            .map(|_| trial.pick(&mut Draw::new(&mut rng)))
+            .collect();
+        assert_eq!(picks.len(), 5, "{name}");
+    }
+}
+
+#[test]
+fn hashes_that_differ_little_are_spread() {
+    for name in ["ring-hash", "maglev"] {
+        let mut rng = rng();
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
+        let mut counts = [0; 5];
+        for hash in 0..5_000 {
+            counts[trial.pick(&mut Draw::new(&mut rng).hash(Some(hash)))] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| *count > 850),
+            "{name}: {counts:?}"
+        );
+    }
+}
+
+#[test]
+fn keys_of_one_that_cannot_be_used_are_spread_over_all_others() {
+    for name in ["ring-hash", "maglev"] {
+        let mut rng = rng();
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 11], &mut rng);
+        let mut tried = Tried::new();
+        tried.insert(trial.id(4));
+        let mut counts = [0; 11];
+        for _ in 0..100_000 {
+            let hash = Some(rng.next_u64());
+            let owner = trial.pick(&mut Draw::new(&mut rng).hash(hash));
+            let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
+            if owner == 4 {
+                counts[picked] += 1;
+                let again = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
+                assert_eq!(again, picked, "{name}: the second choice is as steady");
+            } else {
+                assert_eq!(picked, owner, "{name}: nobody else's key moves");
+            }
+        }
+        assert_eq!(counts[4], 0, "{name}");
+        let total: u32 = counts.iter().sum();
+        for (index, count) in counts.iter().enumerate().filter(|(index, _)| *index != 4) {
+            let share = f64::from(*count) / f64::from(total);
+            assert!(
+                (0.08..0.12).contains(&share),
+                "{name}: {share} of them to {index}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_only_usable_one_is_found_and_none_is_no_panic() {
+    for name in ["ring-hash", "maglev"] {
+        let mut rng = rng();
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0, 1.0, 1.0, 0.0001], &mut rng);
+        let mut tried = Tried::new();
+        (0..3).for_each(|index| tried.insert(trial.id(index)));
+        for hash in 0..100 {
+            let mut draw = Draw::new(&mut rng).hash(Some(hash)).tried(tried);
+            assert_eq!(trial.pick(&mut draw), 3, "{name}");
+        }
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0], &mut rng);
+        let mut tried = Tried::new();
+        tried.insert(trial.id(0));
+        let mut draw = Draw::new(&mut rng).hash(Some(9)).tried(tried);
+        assert_eq!(trial.pick(&mut draw), 0, "{name}");
+    }
+}
+
+/// The cap of an endpoint: ⌈factor × requests, the new one included × share⌉.
+fn cap(factor: f64, requests: usize, weights: &[f64], index: usize) -> usize {
+    let total: f64 = weights.iter().sum();
+    (factor * requests as f64 * weights[index] / total).ceil() as usize
+}
+
+#[test]
+fn nobody_is_above_its_cap() {
+    let weights = [1.0, 1.0, 1.0, 1.0, 2.0, 3.0, 0.5];
+    fn check<P: Policy>(what: &str, policy: &P, factor: f64, weights: &[f64]) {
+        let mut rng = rng();
+        let now = Instant::now();
+        let trial = Trial::new(policy, weights, &mut rng);
+        let mut flying = Vec::new();
+        let mut on_owner = 0;
+        for round in 0..20_000 {
+            // Half of all requests have the same key.
+            let hash = Some(if round % 2 == 0 { 1 } else { rng.next_u64() });
+            let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash));
+            trial.start(picked, now);
+            flying.push(picked);
+            let in_flight = trial.set().in_flight(picked);
+            let cap = cap(factor, flying.len(), weights, picked);
+            assert!(
+                in_flight <= cap,
+                "{what}: {in_flight} on {picked}, cap {cap}"
+            );
+            on_owner += usize::from(round % 2 == 0 && in_flight > 1);
+            if flying.len() > 100 {
+                let done = flying.swap_remove(round % flying.len());
+                let outcome = tower_roster::classify::Outcome::Success;
+                trial.end(done, outcome, std::time::Duration::ZERO, now);
+            }
+        }
+        assert!(on_owner > 1_000, "{what}: caps are used");
+    }
+    check("ring", &RingHash::new(), 1.25, &weights);
+    check("maglev", &Maglev::new(), 1.25, &weights);
+    check("maglev, even", &Maglev::new(), 1.25, &[1.0; 40]);
+    check(
+        "tight ring",
+        &RingHash::new().load_factor(1.0).unwrap(),
+        1.0,
+        &weights,
+    );
+    check(
+        "loose maglev",
+        &Maglev::new().load_factor(3.0).unwrap(),
+        3.0,
+        &weights,
+    );
+}
+
+#[test]
+fn large_sets_are_about_below_their_caps() {
+    let mut rng = rng();
+    let now = Instant::now();
+    for name in ["ring-hash", "maglev"] {
+        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 500], &mut rng);
+        for _ in 0..5_000 {
+            // All with the same key.
+            let picked = trial.pick(&mut Draw::new(&mut rng).hash(Some(77)));
+            trial.start(picked, now);
+        }
+        let set = trial.set();
+        let most = (0..500).map(|index| set.in_flight(index)).max().unwrap();
+        // Not more than 64 are looked at, so a key spreads over no more than about that many.
+        assert!(most < 110, "{name}: {most}");
+    }
+}
+
+#[test]
+fn without_a_bound_a_key_stays_where_it_is() {
+    fn check<P: Policy>(what: &str, policy: &P) {
+        let mut rng = rng();
+        let now = Instant::now();
+        let trial = Trial::new(policy, &[1.0; 5], &mut rng);
+        let owner = trial.pick(&mut Draw::new(&mut rng).hash(Some(3)));
+        for _ in 0..100 {
+            trial.start(owner, now);
+            assert_eq!(
+                trial.pick(&mut Draw::new(&mut rng).hash(Some(3))),
+                owner,
+                "{what}"
+            );
+        }
+    }
+    check("ring", &RingHash::new().unbounded());
+    check("maglev", &Maglev::new().unbounded());
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    for factor in [0.99, 0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert_eq!(
+            RingHash::new().load_factor(factor).unwrap_err().field(),
+            "RingHash::load_factor"
+        );
+        assert_eq!(
+            Maglev::new().load_factor(factor).unwrap_err().field(),
+            "Maglev::load_factor"
+        );
+    }
+    for slots in [0, 1, (1 << 24) + 1] {
+        let error = Maglev::new().slots(slots).unwrap_err();
+        assert!(
+            error.to_string().contains("not from 2 to 16777216"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn tables_too_small_for_their_set_still_hold_everyone() {
+    let mut rng = rng();
+    let weights: Vec<f64> = (0..40)
+        .map(|index| if index == 0 { 1e6 } else { 1e-6 })
+        .collect();
+    let everyone = |picks: BTreeSet<usize>, what: &str| assert_eq!(picks.len(), 40, "{what}");
+    let trial = Trial::new(&Maglev::new().slots(2).unwrap(), &weights, &mut rng);
+    let picks = (0..5_000).map(|hash| trial.pick(&mut Draw::new(&mut rng).hash(Some(hash))));
+    everyone(picks.collect(), "maglev");
+    let few = NonZeroU32::new(3).unwrap();
+    let ring = RingHash::new().points(few).max_points(few);
+    let trial = Trial::new(&ring, &weights, &mut rng);
+    let picks = (0..50_000).map(|hash| trial.pick(&mut Draw::new(&mut rng).hash(Some(hash))));
+    everyone(picks.collect(), "ring");
+}
