@@ -4,14 +4,23 @@
 
 mod common;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
-use common::{client::Caller, figures::Figures};
+use common::{
+    client::{Caller, Settings},
+    figures::{Figures, Summary},
+    told,
+};
 use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
-use tower_roster::registry::Query;
+use tower_roster::{balance::policy, registry::Query};
 
-/// Call a service at a steady rate through the whole stack: registry, discovery, balancer, HTTP.
+/// Call a service at a steady rate through the whole stack: registry, discovery, balancer,
+/// hedges, retries.
 #[derive(Parser)]
 #[command(
     name = "call",
@@ -41,6 +50,33 @@ struct Args {
     /// Only instances with this tag (repeat for several).
     #[arg(long = "tag", value_name = "T")]
     tags: Vec<String>,
+    /// Who gets a request.
+    #[arg(long, value_name = "NAME", default_value = "peak-ewma", value_parser = policy::NAMES.to_vec())]
+    policy: String,
+    /// The key of a request, sent as x-key, {n} being its number: what ring-hash and maglev go by.
+    #[arg(long, value_name = "KEY", default_value = "{n}")]
+    key: String,
+    /// Send what failed again, to another instance (the default).
+    #[arg(long, overrides_with = "no_retry")]
+    retry: bool,
+    /// Send nothing again.
+    #[arg(long, overrides_with = "retry")]
+    no_retry: bool,
+    /// Send what takes long to a second instance (the default).
+    #[arg(long, overrides_with = "no_hedge")]
+    hedge: bool,
+    /// Wait for the first instance, however long it takes.
+    #[arg(long, overrides_with = "hedge")]
+    no_hedge: bool,
+    /// Refuse calls at once while most of them fail.
+    #[arg(long, overrides_with = "no_breaker")]
+    breaker: bool,
+    /// No circuit breaker (the default).
+    #[arg(long, overrides_with = "breaker")]
+    no_breaker: bool,
+    /// How long one attempt of a request may take [default: as long as the request].
+    #[arg(long, value_name = "TIME", value_parser = common::duration)]
+    try_timeout: Option<Duration>,
     /// Print only the summary, as one JSON object.
     #[arg(long)]
     json: bool,
@@ -62,8 +98,28 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let watch = registry.watch(query);
     let watch = watch.map_err(|error| common::Failure::usage(common::chain(&error)))?;
     let figures = Arc::new(Figures::new());
-    let caller = Caller::new(watch, &args.path, args.timeout, Arc::clone(&figures));
+    let settings = Settings {
+        path: args.path,
+        policy: args.policy,
+        key: args.key,
+        retry: !args.no_retry,
+        hedge: !args.no_hedge,
+        breaker: args.breaker,
+        try_timeout: args.try_timeout,
+        timeout: args.timeout,
+    };
+    let caller = Caller::new(watch, settings, Arc::clone(&figures));
     let caller = caller.map_err(common::Failure::usage)?;
+    let began = Instant::now();
+    let handles = caller.handles().clone();
+    let news = tokio::spawn(async move {
+        let tell = |news: told::News| {
+            if let Some(words) = news.words().filter(|_| !args.json) {
+                common::line(told::line(began.elapsed(), &words));
+            }
+        };
+        told::follow(handles, &figures, tell).await;
+    });
 
     let slots = Arc::new(Semaphore::new(args.concurrency as usize));
     let mut requests = JoinSet::new();
@@ -109,11 +165,17 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         () = signals.next() => {}
     }
 
-    let summary = figures.summary();
+    news.abort();
+    let summary = caller.summary();
     if args.json {
         common::line(serde_json::to_string(&summary).map_err(common::Failure::work)?);
-        return Ok(());
+    } else {
+        print(&summary);
     }
+    Ok(())
+}
+
+fn print(summary: &Summary) {
     common::line(format!(
         "{} requests: {} ok, {} failed\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         summary.requests,
@@ -123,6 +185,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         summary.p99_ms,
         summary.p999_ms
     ));
+    if let Some(done) = told::done(summary) {
+        common::line(done);
+    }
     if summary.failed > 0 {
         common::line("failed by kind:");
     }
@@ -137,5 +202,4 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         let share = 100.0 * *count as f64 / total.max(1) as f64;
         common::line(format!("  {count:>8}  {share:>5.1} %  {id}"));
     }
-    Ok(())
 }

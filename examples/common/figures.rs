@@ -8,52 +8,41 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tower_roster::{instance::Key, service::breaker};
 
 /// Counts requests. Shared by all callers of a program.
 pub struct Figures(Mutex<Inner>);
 
 struct Inner {
+    began: Instant,
     requests: u64,
     ok: u64,
     errors: BTreeMap<String, u64>,
     latency: Histogram<u64>,
     instances: BTreeMap<String, PerInstance>,
+    ejections: u64,
+    restorations: u64,
+    transitions: Vec<Transition>,
 }
 
 /// What one instance did.
 #[derive(Clone)]
 pub struct PerInstance {
+    /// Requests that it answered, or that were sent to it last and failed.
     pub requests: u64,
+    /// All that was sent to it: first attempts, retries and hedges.
+    pub attempts: u64,
     pub failed: u64,
-    /// When the requests that failed were sent, and when they failed.
+    /// When the attempts that failed were sent, and when they failed.
     pub failures: Vec<(Instant, Instant)>,
     /// Since the last look.
     pub recent: Recent,
 }
 
 /// What happened since the last look.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Recent {
-    pub requests: u64,
-    latency: Histogram<u64>,
-}
-
-impl Recent {
-    fn new() -> Self {
-        Self {
-            requests: 0,
-            latency: histogram(),
-        }
-    }
-
-    pub fn answers(&self) -> u64 {
-        self.latency.len()
-    }
-
-    /// A quantile of the latency in ms; `None` without answers.
-    pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
-        (!self.latency.is_empty()).then(|| ms(self.latency.value_at_quantile(quantile)))
-    }
+    pub attempts: u64,
 }
 
 /// The summary that `--json` prints.
@@ -66,7 +55,37 @@ pub struct Summary {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
+    /// Each request once, with the instance that answered it or was the last to fail it.
     pub per_instance: BTreeMap<String, u64>,
+    /// All that was sent to each instance: first attempts, retries and hedges.
+    pub attempts: BTreeMap<String, u64>,
+    /// Attempts after one that failed.
+    pub retries: u64,
+    /// Attempts beside one that was slow.
+    pub hedges: u64,
+    /// Retries and hedges for which the budget had nothing left.
+    pub budget_refused: u64,
+    pub ejections: u64,
+    pub restorations: u64,
+    pub breaker: Breaker,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Breaker {
+    /// `None` without a breaker.
+    pub state: Option<&'static str>,
+    /// Calls that it refused.
+    pub refused: u64,
+    pub transitions: Vec<Transition>,
+}
+
+/// A change of the breaker's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Transition {
+    pub at_ms: u64,
+    pub from: &'static str,
+    pub to: &'static str,
+    pub cause: String,
 }
 
 /// Microseconds up to a minute, to three digits.
@@ -90,9 +109,10 @@ impl Inner {
     fn instance(&mut self, id: &str) -> &mut PerInstance {
         let new = || PerInstance {
             requests: 0,
+            attempts: 0,
             failed: 0,
             failures: Vec::new(),
-            recent: Recent::new(),
+            recent: Recent::default(),
         };
         self.instances.entry(id.to_owned()).or_insert_with(new)
     }
@@ -101,11 +121,15 @@ impl Inner {
 impl Figures {
     pub fn new() -> Self {
         Self(Mutex::new(Inner {
+            began: Instant::now(),
             requests: 0,
             ok: 0,
             errors: BTreeMap::new(),
             latency: histogram(),
             instances: BTreeMap::new(),
+            ejections: 0,
+            restorations: 0,
+            transitions: Vec::new(),
         }))
     }
 
@@ -113,8 +137,8 @@ impl Figures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request as the caller saw it.
-    pub fn note(&self, latency: Duration, error: Option<&str>) {
+    /// Notes a request as the caller saw it, with the instance that it went to, if to any.
+    pub fn note(&self, latency: Duration, error: Option<&str>, instance: Option<&Key>) {
         let mut inner = self.inner();
         inner.requests += 1;
         let _ = inner.latency.record(micros(latency));
@@ -122,14 +146,37 @@ impl Figures {
             None => inner.ok += 1,
             Some(kind) => *inner.errors.entry(kind.to_owned()).or_default() += 1,
         }
+        if let Some(key) = instance {
+            inner.instance(key.id()).requests += 1;
+        }
+    }
+
+    pub fn note_ejection(&self) {
+        self.inner().ejections += 1;
+    }
+
+    pub fn note_restoration(&self) {
+        self.inner().restorations += 1;
+    }
+
+    /// Notes a change of the breaker's state, with its cause in words.
+    pub fn note_transition(&self, transition: breaker::Transition, cause: String) {
+        let mut inner = self.inner();
+        let at = transition.at.into_std().duration_since(inner.began);
+        inner.transitions.push(Transition {
+            at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            from: transition.from.as_str(),
+            to: transition.to.as_str(),
+            cause,
+        });
     }
 
     /// Notes that a request was sent to an instance.
     pub fn note_sent(&self, id: &str) {
         let mut inner = self.inner();
         let instance = inner.instance(id);
-        instance.requests += 1;
-        instance.recent.requests += 1;
+        instance.attempts += 1;
+        instance.recent.attempts += 1;
     }
 
     /// Notes the answer of an instance, or its failure.
@@ -137,7 +184,6 @@ impl Figures {
         let now = Instant::now();
         let mut inner = self.inner();
         let instance = inner.instance(id);
-        let _ = instance.recent.latency.record(micros(now - sent));
         if !ok {
             instance.failed += 1;
             instance.failures.push((sent, now));
@@ -149,15 +195,19 @@ impl Figures {
         let mut inner = self.inner();
         let seen = inner.instances.clone();
         for instance in inner.instances.values_mut() {
-            instance.recent = Recent::new();
+            instance.recent = Recent::default();
         }
         seen
     }
 
+    /// What came of it, without what only the stack knows.
     pub fn summary(&self) -> Summary {
         let inner = self.inner();
         let quantile = |q| ms(inner.latency.value_at_quantile(q));
-        let counts = inner.instances.iter();
+        let counts = |of: fn(&PerInstance) -> u64| {
+            let counts = inner.instances.iter().map(|(id, it)| (id.clone(), of(it)));
+            counts.filter(|(_, count)| *count > 0).collect()
+        };
         Summary {
             requests: inner.requests,
             ok: inner.ok,
@@ -166,7 +216,18 @@ impl Figures {
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
             p999_ms: quantile(0.999),
-            per_instance: counts.map(|(id, of)| (id.clone(), of.requests)).collect(),
+            per_instance: counts(|of| of.requests),
+            attempts: counts(|of| of.attempts),
+            retries: 0,
+            hedges: 0,
+            budget_refused: 0,
+            ejections: inner.ejections,
+            restorations: inner.restorations,
+            breaker: Breaker {
+                state: None,
+                refused: 0,
+                transitions: inner.transitions.clone(),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@
 pub mod client;
 pub mod figures;
 pub mod server;
+pub mod told;
 
 use std::{error::Error, fmt, io, process::ExitCode, time::Duration};
 

@@ -1,6 +1,7 @@
 //! The whole way, on one machine and with no server needed: five HTTP servers register in a registry
 //! and send heartbeats, a client calls `http://user-service/` at a steady rate, and then things go
-//! wrong: one server crashes without a word, one leaves politely, a new one joins, one turns slow.
+//! wrong: one server crashes without a word, one leaves politely, a new one joins, one turns slow. The
+//! client goes on without a failed request: it sends again, hedges, and ejects what fails or is slow.
 //!
 //! `cargo run --release --example demo`
 //!

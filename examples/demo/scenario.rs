@@ -12,6 +12,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::TcpListener,
     process::{Child, Command},
+    sync::mpsc,
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -23,8 +24,9 @@ use tower_roster::{
 use crate::{
     common::{
         self, Failure,
-        client::Caller,
+        client::{Caller, Settings},
         figures::{Figures, Summary},
+        told,
     },
     table::Table,
 };
@@ -140,6 +142,8 @@ struct Stage {
     figures: Arc<Figures>,
     servers: BTreeMap<String, Child>,
     table: Table,
+    caller: Caller,
+    news: mpsc::UnboundedReceiver<told::News>,
     began: Instant,
     happened: Vec<Happening>,
     known: InstanceSet,
@@ -152,12 +156,27 @@ impl Stage {
     fn new(url: &str, json: bool) -> Result<Self, Failure> {
         let registry = common::connect(url)?;
         let watch = registry.watch(SERVICE);
+        let watch = watch.map_err(|error| Failure::usage(common::chain(&error)))?;
+        let figures = Arc::new(Figures::new());
+        let settings = Settings::new(Duration::from_secs(2));
+        let caller = Caller::new(watch.clone(), settings, Arc::clone(&figures));
+        let caller = caller.map_err(Failure::work)?;
+        let (tell, news) = mpsc::unbounded_channel();
+        let (handles, counted) = (caller.handles().clone(), Arc::clone(&figures));
+        tokio::spawn(async move {
+            let tell = |news| {
+                let _ = tell.send(news);
+            };
+            told::follow(handles, &counted, tell).await;
+        });
         Ok(Self {
             url: url.to_owned(),
-            watch: watch.map_err(|error| Failure::usage(common::chain(&error)))?,
-            figures: Arc::new(Figures::new()),
+            watch,
+            figures,
             servers: BTreeMap::new(),
             table: Table::new(json, url),
+            caller,
+            news,
             began: Instant::now(),
             happened: Vec::new(),
             known: InstanceSet::default(),
@@ -171,10 +190,8 @@ impl Stage {
         for id in ["user-1", "user-2", "user-3", "user-4", "user-5"] {
             self.start(id)?;
         }
-        let figures = Arc::clone(&self.figures);
-        let caller = Caller::new(self.watch.clone(), "/", Duration::from_secs(2), figures);
-        let caller = caller.map_err(Failure::work)?;
         self.all_seen().await?;
+        let caller = self.caller.clone();
         tokio::select! {
             outcome = self.play() => outcome,
             () = load(caller, rate) => Ok(()),
@@ -244,9 +261,12 @@ impl Stage {
             let due = next.map_or(END, |(at, ..)| *at);
             tokio::select! {
                 view = watch.changed() => self.see(&view.map_err(Failure::work)?),
+                Some(news) = self.news.recv() => self.hear(&news),
                 _ = frames.tick() => {
-                    let instances = self.figures.look();
-                    self.table.draw(self.began.elapsed(), &self.known, &instances, &self.figures.summary());
+                    let endpoints = self.caller.handles().balance.endpoints().await;
+                    let endpoints = endpoints.map_err(Failure::work)?;
+                    let (instances, summary) = (self.figures.look(), self.caller.summary());
+                    self.table.draw(self.began.elapsed(), &endpoints, &instances, &summary);
                 }
                 () = tokio::time::sleep_until((self.began + due).into()) => match next {
                     Some((_, act, id)) => {
@@ -283,6 +303,16 @@ impl Stage {
         };
         self.happens(event, Some(id), Some(detail.to_owned()));
         Ok(())
+    }
+
+    /// Notes what the stack does about it.
+    fn hear(&mut self, news: &told::News) {
+        if let told::News::Balance(event) = news {
+            self.table.hear(event);
+        }
+        if let Some(told) = news.words() {
+            self.happens(told.event, told.instance.as_deref(), told.detail);
+        }
     }
 
     /// Notes what changed in the registry.
@@ -350,7 +380,7 @@ impl Stage {
     }
 
     fn report(&self, json: bool) -> Result<(), Failure> {
-        let summary = self.figures.summary();
+        let summary = self.caller.summary();
         let explained = match &self.crash {
             Some((id, at, Some(seen))) => {
                 let instances = self.figures.look();
@@ -362,7 +392,10 @@ impl Stage {
                     .iter()
                     .filter(|(sent, failed)| failed >= at && *sent <= *seen + SEEN_SLACK)
                     .count();
-                u64::try_from(before).unwrap_or(u64::MAX)
+                // Attempts, most of which were made good by another.
+                u64::try_from(before)
+                    .unwrap_or(u64::MAX)
+                    .min(summary.failed)
             }
             _ => 0,
         };

@@ -4,18 +4,24 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{IsTerminal, Write as _, stdout},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tower_roster::catalog::InstanceSet;
+use tower_roster::balance::{EndpointInfo, EndpointState, Event};
 
 use crate::{
-    common::figures::{PerInstance, Summary},
+    common::{
+        figures::{PerInstance, Summary},
+        told,
+    },
     scenario::Happening,
 };
 
-/// With it a row is as wide as the narrowest common terminal, 80 columns.
-const BAR: usize = 12;
+/// With it a row is as wide as the narrowest common terminal, 80 columns. A full one is half of all.
+const BAR: usize = 6;
+
+/// What is left of such a row beside the instance, its state and its weight.
+const REST: usize = 52;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Show {
@@ -30,19 +36,20 @@ pub struct Table {
     show: Show,
     /// The lines of the table on the screen now.
     drawn: usize,
-    /// Frames since the figures of the last second were taken.
     second: BTreeMap<String, Second>,
+    /// When ejected instances are probed.
+    probes: BTreeMap<String, Instant>,
+    /// Instances that left with requests in flight, and how many at that time.
+    draining: BTreeMap<String, usize>,
     started: bool,
     /// Nobody reads any more.
     closed: bool,
 }
 
-/// The last four frames of an instance.
+/// What was sent to an instance in the last four frames.
 #[derive(Default)]
 struct Second {
-    requests: [u64; 4],
-    p50: Option<f64>,
-    p99: Option<f64>,
+    attempts: [u64; 4],
     at: usize,
 }
 
@@ -57,6 +64,8 @@ impl Table {
             show,
             drawn: 0,
             second: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            draining: BTreeMap::new(),
             started: false,
             closed: false,
         };
@@ -91,12 +100,12 @@ impl Table {
             detail,
         } = happening;
         let colour = match *event {
-            "crash" | "remove" => "31",
-            "leave" | "slow" => "33",
-            "join" | "insert" => "32",
+            "crash" | "remove" | "ejected" => "31",
+            "leave" | "slow" | "spared" => "33",
+            "join" | "insert" | "restored" => "32",
             _ => "36",
         };
-        let event = self.paint(colour, &format!("{event:<7}"));
+        let event = self.paint(colour, &format!("{event:<9}"));
         self.print(format_args!(
             "{:>5.1} s  {event} {:<8} {}\n",
             *at_ms as f64 / 1_000.0,
@@ -105,52 +114,60 @@ impl Table {
         ));
     }
 
+    /// Notes what the list of endpoints does not tell.
+    pub fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Ejected(key, _, time) => {
+                let at = time.map(|time| Instant::now() + time);
+                self.probes.extend(at.map(|at| (key.id().to_owned(), at)));
+            }
+            Event::Restored(key, _) => {
+                self.probes.remove(key.id());
+            }
+            Event::Removed(key, in_flight) if *in_flight > 0 => {
+                self.draining.insert(key.id().to_owned(), *in_flight);
+            }
+            Event::Drained(key, _) | Event::Added(key) => {
+                self.draining.remove(key.id());
+            }
+            _ => {}
+        }
+    }
+
     /// Draws the table anew.
     pub fn draw(
         &mut self,
         at: Duration,
-        listed: &InstanceSet,
+        endpoints: &[EndpointInfo],
         instances: &BTreeMap<String, PerInstance>,
         summary: &Summary,
     ) {
         for (id, instance) in instances {
             let second = self.second.entry(id.clone()).or_default();
             second.at = (second.at + 1) % 4;
-            second.requests[second.at] = instance.recent.requests;
-            if instance.recent.answers() > 0 {
-                second.p50 = instance.recent.quantile_ms(0.5);
-                second.p99 = instance.recent.quantile_ms(0.99);
-            }
+            second.attempts[second.at] = instance.recent.attempts;
         }
         if self.show != Show::Live {
             return;
         }
         self.erase();
-        let total: u64 = self
-            .second
-            .values()
-            .map(|s| s.requests.iter().sum::<u64>())
-            .sum();
-        let mut lines = vec![
-            String::new(),
-            self.paint(
-                "1",
-                &format!(
-                    "{:<10} {:<9} {:>7}  {:<BAR$} {:>9} {:>9} {:>8} {:>7}",
-                    "instance", "state", "share", "", "p50", "p99", "requests", "failed"
-                ),
-            ),
-        ];
-        let mut ids: Vec<&str> = instances.keys().map(String::as_str).collect();
-        ids.extend(
-            listed
-                .iter()
-                .map(|i| i.id())
-                .filter(|id| !instances.contains_key(*id)),
+        let heading = format!(
+            "{:<8}  {:<8}  {:>6}  {:>7}  {:<BAR$}  {:>9}  {:>7}  {:>6}  {:>6}",
+            "instance", "state", "weight", "share", "", "in flight", "load", "sent", "failed"
         );
+        let mut lines = vec![String::new(), self.paint("1", &heading)];
+        let total: u64 = self.second.values().map(Second::sum).sum();
+        // Those that are gone keep their place.
+        let mut ids: Vec<&str> = instances.keys().map(String::as_str).collect();
+        ids.extend(endpoints.iter().map(|endpoint| endpoint.key.id()));
         ids.sort_unstable();
+        ids.dedup();
         for id in ids {
-            lines.push(self.row(id, listed, instances.get(id), total));
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.key.id() == id);
+            lines.push(match endpoint {
+                Some(endpoint) => self.row(endpoint, instances.get(id), total),
+                None => self.gone(id, instances.get(id)),
+            });
         }
         lines.push(String::new());
         lines.push(format!(
@@ -162,6 +179,7 @@ impl Table {
             summary.p50_ms,
             summary.p99_ms
         ));
+        lines.push(told::done(summary).unwrap_or_default());
         // Cut, not wrapped, where the terminal is narrower: the lines are counted.
         let frame = lines.join("\n");
         self.print(format_args!("\x1b[?7l{frame}\n\x1b[?7h"));
@@ -169,39 +187,68 @@ impl Table {
         self.started = true;
     }
 
-    fn row(
-        &self,
-        id: &str,
-        listed: &InstanceSet,
-        instance: Option<&PerInstance>,
-        total: u64,
-    ) -> String {
-        let (state, colour) = match listed.iter().find(|i| i.id() == id) {
-            Some(known) => (known.status.to_string(), "32"),
-            None => ("gone".to_owned(), "90"),
+    fn row(&self, endpoint: &EndpointInfo, instance: Option<&PerInstance>, total: u64) -> String {
+        let id = endpoint.key.id();
+        let (state, colour) = match endpoint.state {
+            EndpointState::Active => ("active", "32"),
+            EndpointState::Warming => ("warming", "33"),
+            EndpointState::Ejected => ("ejected", "31"),
+            EndpointState::Drained => ("drained", "90"),
+            _ => ("other", "90"),
         };
-        let second = self.second.get(id);
-        let recent: u64 = second.map_or(0, |second| second.requests.iter().sum());
+        let state = self.paint(colour, &format!("{state:<8}"));
+        // While it warms up, the part of its weight that counts already.
+        let weight = match endpoint.state {
+            EndpointState::Warming => format!("{:.2}", endpoint.effective_weight),
+            _ => endpoint.weight.to_string(),
+        };
+        let start = format!("{id:<8}  {state}  {weight:>6}");
+        if let (EndpointState::Ejected, Some(cause)) = (endpoint.state, &endpoint.cause) {
+            let mut why = cause.to_string();
+            let left = self
+                .probes
+                .get(id)
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            if let Some(left) = left {
+                why.push_str(&format!(", probe in {:.1} s", left.as_secs_f64()));
+            }
+            let why: String = why.chars().take(REST).collect();
+            return format!("{start}  {}", self.paint("31", &why));
+        }
+        let recent = self.second.get(id).map_or(0, Second::sum);
         let share = recent as f64 / total.max(1) as f64;
-        let filled = ((share * 2.0 * BAR as f64).round() as usize).min(BAR);
-        // Of an instance that gets no requests, such as a slow one, the last that is known.
-        let ms = |ms: Option<f64>| match ms {
-            Some(ms) if state != "gone" => format!("{ms:.1} ms"),
-            _ => "-".to_owned(),
-        };
-        let (requests, failed) = instance.map_or((0, 0), |i| (i.requests, i.failed));
-        let failed = match failed {
-            0 => format!("{:>7}", 0),
-            failed => self.paint("31", &format!("{failed:>7}")),
-        };
         format!(
-            "{id:<10} {} {:>5.1} %  {} {:>9} {:>9} {requests:>8} {failed}",
-            self.paint(colour, &format!("{state:<9}")),
+            "{start}  {:>5.1} %  {}  {:>9}  {:>7}  {}",
             share * 100.0,
-            self.paint("36", &format!("{:<BAR$}", "█".repeat(filled))),
-            ms(second.and_then(|second| second.p50)),
-            ms(second.and_then(|second| second.p99)),
+            self.paint("36", &bar(share * 2.0)),
+            endpoint.in_flight,
+            load(endpoint.load),
+            self.counts(instance),
         )
+    }
+
+    /// An instance that is not listed any more.
+    fn gone(&self, id: &str, instance: Option<&PerInstance>) -> String {
+        let (state, in_flight) = match self.draining.get(id) {
+            Some(in_flight) => ("draining", in_flight.to_string()),
+            None => ("gone", "-".to_owned()),
+        };
+        let state = self.paint("90", &format!("{state:<8}"));
+        let counts = self.counts(instance);
+        format!(
+            "{id:<8}  {state}  {:>6}  {:>7}  {:<BAR$}  {in_flight:>9}  {:>7}  {counts}",
+            "-", "-", "", "-"
+        )
+    }
+
+    /// What was sent to an instance, and what of it failed.
+    fn counts(&self, instance: Option<&PerInstance>) -> String {
+        let (sent, failed) = instance.map_or((0, 0), |i| (i.attempts, i.failed));
+        let mut text = format!("{failed:>6}");
+        if failed > 0 {
+            text = self.paint("31", &text);
+        }
+        format!("{sent:>6}  {text}")
     }
 
     /// Leaves the last table on the screen.
@@ -229,6 +276,33 @@ impl Table {
     }
 }
 
+impl Second {
+    fn sum(&self) -> u64 {
+        self.attempts.iter().sum()
+    }
+}
+
+/// A bar that is full at 1, in steps of an eighth of a column.
+fn bar(full: f64) -> String {
+    const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+    let eighths = (full.clamp(0.0, 1.0) * 8.0 * BAR as f64).round() as usize;
+    let mut bar = "█".repeat(eighths / 8);
+    if eighths / 8 < BAR {
+        bar.push(EIGHTHS[eighths % 8]);
+    }
+    format!("{bar:<BAR$}")
+}
+
+/// A load in peak EWMA: seconds.
+fn load(seconds: f64) -> String {
+    match seconds * 1_000.0 {
+        // It was never measured.
+        ms if ms > 1e6 => "-".to_owned(),
+        ms if ms < 100.0 => format!("{ms:.1} ms"),
+        ms => format!("{ms:.0} ms"),
+    }
+}
+
 /// Prints the end of it.
 pub fn summary(summary: &Summary, explained: u64, unexplained: u64) {
     let mut text = format!(
@@ -244,6 +318,9 @@ pub fn summary(summary: &Summary, explained: u64, unexplained: u64) {
         "\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         summary.p50_ms, summary.p99_ms, summary.p999_ms
     ));
+    if let Some(done) = told::done(summary) {
+        text.push_str(&format!("\n{done}"));
+    }
     let total: u64 = summary.per_instance.values().sum();
     for (id, requests) in &summary.per_instance {
         let share = 100.0 * *requests as f64 / total.max(1) as f64;

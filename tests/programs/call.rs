@@ -8,15 +8,22 @@ use super::{
 };
 
 /// Sorted.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 15] = [
+    "attempts",
+    "breaker",
+    "budget_refused",
+    "ejections",
     "errors",
     "failed",
+    "hedges",
     "ok",
     "p50_ms",
     "p999_ms",
     "p99_ms",
     "per_instance",
     "requests",
+    "restorations",
+    "retries",
 ];
 
 /// 500 requests a second for 2 s, all answered, over all of these.
@@ -38,6 +45,10 @@ fn assert_all_answered(end: &End, ids: &[&str]) {
         sum, requests,
         "each is counted with one instance: {summary}"
     );
+    let attempts = summary["attempts"].as_object().expect("an object");
+    let attempts: u64 = attempts.values().filter_map(Value::as_u64).sum();
+    let again = count("retries") + count("hedges");
+    assert_eq!(attempts, requests + again, "{summary}");
     used.sort();
     let mut ids = ids.to_vec();
     ids.sort_unstable();
@@ -107,7 +118,17 @@ async fn errors_are_counted_by_kind() {
     let url = format!("fixed:{}", serve.addr);
     let end = run(
         "call",
-        &[&url, "s", "--rate", "100", "--duration", "1s", "--json"],
+        &[
+            &url,
+            "s",
+            "--rate",
+            "100",
+            "--duration",
+            "1s",
+            "--json",
+            "--no-retry",
+            "--no-hedge",
+        ],
     )
     .await;
     let all = summary(&end);
@@ -144,7 +165,9 @@ async fn errors_are_counted_by_kind() {
 async fn tells_people_what_came_of_it() {
     let serve = Serve::start(&["--fail", "0.5"]).await;
     let url = format!("fixed:{}", serve.addr);
-    let end = run("call", &[&url, "s", "--rate", "100", "--duration", "500ms"]).await;
+    let flags = "s --rate 100 --duration 500ms --no-retry --no-hedge";
+    let flags = [&[&*url], &*flags.split(' ').collect::<Vec<_>>()].concat();
+    let end = run("call", &flags).await;
     assert_eq!(end.code, Some(0), "{end:?}");
     let lines = end
         .stdout

@@ -10,5 +10,6 @@ mod demo;
 mod faults;
 mod kit;
 mod register;
+mod resilience;
 mod serve;
 mod watch;
