@@ -55,7 +55,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{Common, EndpointState, Held, SharedState};
+use super::state::{Common, Held, SharedState};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},

@@ -195,7 +195,8 @@ impl fmt::Debug for Call {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::*;
 
