@@ -41,6 +41,9 @@ pub(crate) fn report(seed: u64) -> Report {
         let success = percent(good.count(), run.calls.len());
         let [p50, p99, p999] = quantiles(&run.calls, [0.5, 0.99, 0.999]);
         let share = run.share(0, FROM, TO);
+        // Before its first slow answer, and with what that says.
+        let unaware = run.nodes[0].received(FROM, FROM + 2 * SEC) as f64;
+        let aware = run.nodes[0].received(FROM + 2 * SEC, TO) as f64;
         let name = contender.name();
         let bar = match &*name {
             "our default stack" => Some(99.99),
@@ -51,7 +54,16 @@ pub(crate) fn report(seed: u64) -> Report {
         bars.extend(bar);
         rows.push((
             name,
-            vec![success, p50, p99, p999, share, run.extra_percent()],
+            vec![
+                success,
+                p50,
+                p99,
+                p999,
+                share,
+                unaware,
+                aware,
+                run.extra_percent(),
+            ],
         ));
     }
     Report {
@@ -64,6 +76,8 @@ pub(crate) fn report(seed: u64) -> Report {
             "p99 ms",
             "p99.9 ms",
             "slow one's share %",
+            "its requests in the first 2 s",
+            "after them",
             "extra %",
         ],
         rows,

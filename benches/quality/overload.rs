@@ -70,6 +70,8 @@ pub(crate) fn report(seed: u64) -> Report {
     };
     let name = STACK.name();
     let goodput = value(&name, 1) / value(&BARE.name(), 1);
+    // Else both could be as bad.
+    let plain = value(&name, 1) / value(&Contender::RoundRobin.name(), 1);
     let bars = vec![
         Bar::at_most(
             format!("{name}: load by what is offered"),
@@ -79,6 +81,11 @@ pub(crate) fn report(seed: u64) -> Report {
         Bar::at_least(
             format!("{name}: goodput by that without retries"),
             goodput,
+            0.95,
+        ),
+        Bar::at_least(
+            format!("{name}: goodput by that of plain round robin"),
+            plain,
             0.95,
         ),
         Bar::at_most(format!("{name}: back to normal, s"), value(&name, 5), 2.0),

@@ -587,7 +587,16 @@ where
             return;
         };
         match signal {
-            Signal::Tripped { round, cause } => self.ejector.trip(&member.name, round, cause, now),
+            Signal::Tripped { round, cause } => {
+                let members = self.roll.members.iter();
+                let endpoints = members.map(|m| (&m.name, &m.state.health));
+                if self.ejector.shares_its_failures(&member.name, endpoints) {
+                    let endpoint = &member.state.key;
+                    tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
+                } else {
+                    self.ejector.trip(&member.name, round, cause, now);
+                }
+            }
             Signal::Probed {
                 round,
                 outcome,

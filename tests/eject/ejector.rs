@@ -472,3 +472,52 @@ fn clocks_that_stand_still_or_jump_do_no_harm() {
     scene.pass(Duration::ZERO);
     assert_eq!(scene.healths[&0].gate(), GateState::Shut);
 }
+
+#[test]
+fn what_all_endpoints_fail_alike_is_not_held_against_one() {
+    let mut scene = scene(4);
+    let send = |scene: &mut Scene, key, outcome, n| {
+        for _ in 0..n {
+            let pass = scene.admit(key).unwrap();
+            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionSettings::default());
+        }
+    };
+    for key in 0..4 {
+        send(&mut scene, key, Success, 20);
+        send(&mut scene, key, Failure, 5);
+    }
+    let shares = |scene: &Scene, key| {
+        let endpoints = scene.healths.iter().map(|(key, health)| (key, &**health));
+        scene.ejector.shares_its_failures(&key, endpoints)
+    };
+    assert!((0..4).all(|key| shares(&scene, key)), "a fifth at each");
+    send(&mut scene, 0, Failure, 40);
+    assert!(
+        !shares(&scene, 0),
+        "most of what others would have answered"
+    );
+    assert!(shares(&scene, 1));
+}
+
+#[test]
+fn an_idle_endpoint_does_not_make_busy_ones_look_bad_and_a_dead_one_is_its_own_fault() {
+    let mut scene = scene(5);
+    let send = |scene: &mut Scene, key, outcome, n| {
+        for _ in 0..n {
+            let pass = scene.admit(key).unwrap();
+            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionSettings::default());
+        }
+    };
+    for key in 0..3 {
+        send(&mut scene, key, Success, 20);
+        send(&mut scene, key, Failure, 20);
+    }
+    send(&mut scene, 3, Success, 2);
+    send(&mut scene, 4, Failure, 20);
+    let shares = |key| {
+        let endpoints = scene.healths.iter().map(|(key, health)| (key, &**health));
+        scene.ejector.shares_its_failures(&key, endpoints)
+    };
+    assert!((0..3).all(shares), "half at each that is busy");
+    assert!(!shares(4), "all of its own");
+}

@@ -83,6 +83,12 @@ impl Sums {
         let stalls = self.stalls.since(start.stalls);
         self.answers.since(start.answers).plus(stalls)
     }
+
+    /// How many requests failed or were refused between `start` and this, and how many there were.
+    pub(super) fn counts_since(self, start: Self) -> (u64, u64) {
+        let failed = self.failures.saturating_sub(start.failures);
+        (failed, failed + self.answers.since(start.answers).count())
+    }
 }
 
 impl Health {
