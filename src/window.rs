@@ -46,6 +46,7 @@ struct Sums {
 }
 
 impl Sums {
+    #[inline]
     fn since(self, start: Self) -> Counts {
         let calls = self.calls.wrapping_sub(start.calls);
         let total = calls >> 32;
@@ -110,6 +111,7 @@ impl TimeWindow {
     }
 
     /// Counts a call that ended at `now`.
+    #[inline]
     pub(crate) fn record(&self, now: Instant, failed: bool, slow: bool) {
         self.add(now, 1, i32::from(failed));
         if slow {
@@ -124,6 +126,7 @@ impl TimeWindow {
     }
 
     /// Adds to the calls and to the failures, whatever those stand for; see [`net`](Self::net).
+    #[inline]
     pub(crate) fn add(&self, now: Instant, calls: i32, failures: i32) {
         self.advance(now);
         let change = (i64::from(calls) << 32).wrapping_add(i64::from(failures));
@@ -136,6 +139,7 @@ impl TimeWindow {
     ///
     /// While another thread turns the window after more than a whole span without calls, there may
     /// seem to be none yet.
+    #[inline]
     pub(crate) fn counts(&self, now: Instant) -> Counts {
         let (sums, start) = self.span(now);
         sums.since(start)
@@ -150,6 +154,7 @@ impl TimeWindow {
     }
 
     /// The sums now, and those at the beginning of the window.
+    #[inline]
     fn span(&self, now: Instant) -> (Sums, Sums) {
         self.advance(now);
         loop {
@@ -181,6 +186,7 @@ impl TimeWindow {
     }
 
     /// Moves on to the bucket of `now`, and returns the current one.
+    #[inline]
     fn advance(&self, now: Instant) -> u64 {
         let elapsed = nanos(now.saturating_duration_since(self.base));
         let bucket = elapsed / self.width_ns + self.starts.len() as u64;
@@ -224,10 +230,12 @@ impl TimeWindow {
         }
     }
 
+    #[inline]
     fn start(&self, bucket: u64) -> &Start {
         &self.starts[(bucket % self.starts.len() as u64) as usize]
     }
 
+    #[inline]
     fn sums(&self) -> Sums {
         // Slow calls first: each of them is among the calls read after it.
         let slow = self.slow.load(Acquire);
@@ -245,6 +253,7 @@ impl Start {
         }
     }
 
+    #[inline]
     fn read(&self) -> (u64, Sums) {
         let bucket = self.bucket.load(Acquire);
         let sums = Sums {
@@ -311,11 +320,13 @@ impl CountWindow {
     }
 
     /// Counts a call in the place of the oldest, and returns the counts with it.
+    #[inline]
     pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
         self.put(failed, slow).1
     }
 
     /// As [`record`](Self::record), and returns the number of the call too.
+    #[inline]
     pub(crate) fn put(&self, failed: bool, slow: bool) -> (u64, Counts) {
         let number = self.next.fetch_add(1, Relaxed);
         let place = number % self.ring.len() as u64;
@@ -347,6 +358,7 @@ impl CountWindow {
     }
 
     /// The last calls.
+    #[inline]
     pub(crate) fn counts(&self) -> Counts {
         self.decode(self.sums.load(Relaxed))
     }
@@ -396,6 +408,7 @@ impl fmt::Debug for CountWindow {
 }
 
 /// Nanoseconds, at most those of 146 years.
+#[inline]
 fn nanos(duration: Duration) -> u64 {
     duration
         .as_secs()
@@ -414,6 +427,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    #[inline]
     fn counts(total: u64, failed: u64, slow: u64) -> Counts {
         Counts {
             total,

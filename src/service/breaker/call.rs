@@ -35,6 +35,7 @@ enum Step {
 }
 
 impl Call {
+    #[inline]
     pub(super) fn new(shared: Arc<Shared>, pass: Pass, started: Option<Instant>) -> Self {
         Self {
             shared,
@@ -45,6 +46,7 @@ impl Call {
     }
 
     /// The head of the answer is here, or an error, with what is known by it.
+    #[inline]
     pub(super) fn answered(&mut self, verdict: Option<Verdict>) {
         // One clock read, and only for those who ask the time.
         let now = (self.started.is_some() || self.shared.is_timed()).then(Instant::now);
@@ -65,6 +67,7 @@ impl Call {
         }
     }
 
+    #[inline]
     fn conclude_at(&mut self, outcome: Outcome, slow: bool, now: Option<Instant>) {
         if outcome == Outcome::Cancelled {
             return self.cancel();
@@ -88,6 +91,7 @@ impl Call {
         }
     }
 
+    #[inline]
     fn cancel(&mut self) {
         let begun = matches!(self.step, Step::Begun { .. });
         let open = begun || self.step == Step::Waiting;
@@ -99,6 +103,7 @@ impl Call {
 }
 
 impl Observer for Call {
+    #[inline]
     fn conclude(&mut self, verdict: Verdict) {
         match self.step {
             Step::Waiting => self.answered(Some(verdict)),
@@ -119,6 +124,7 @@ impl Observer for Call {
 }
 
 impl Drop for Call {
+    #[inline]
     fn drop(&mut self) {
         self.cancel();
     }

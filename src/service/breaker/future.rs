@@ -36,6 +36,7 @@ impl<F, C> ResponseFuture<F, C> {
         Self(Kind::Refused(Some(error)))
     }
 
+    #[inline]
     pub(super) fn admitted(future: F, classify: C, call: Call) -> Self {
         Self(Kind::Admitted {
             future,
@@ -53,6 +54,7 @@ where
 {
     type Output = Result<C::Observed<Call>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().0.project() {
             KindProj::Refused(error) => {

@@ -139,6 +139,7 @@ impl Phase {
 }
 
 impl Trial {
+    #[inline]
     fn admit(self, now: u64) -> Self {
         Self {
             in_flight: self.in_flight + 1,
@@ -166,6 +167,7 @@ fn pack(generation: u32, phase: Phase) -> u64 {
     data << 24 | u64::from(generation) << 3 | kind
 }
 
+#[inline]
 fn unpack(word: u64) -> (u32, Phase) {
     let data = word >> 24;
     let count = |at: u32| (data >> at) as u32 & 63;
@@ -209,6 +211,7 @@ impl Machine {
     }
 
     /// Whether a call now would be refused, without admitting one.
+    #[inline]
     pub(super) fn refuses(&self, now: impl FnOnce() -> u64) -> bool {
         match unpack(self.word.load(Acquire)).1 {
             Phase::Closed | Phase::ForcedClosed => false,
@@ -221,6 +224,7 @@ impl Machine {
     }
 
     /// Whether a call of this generation still counts.
+    #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
         unpack(self.word.load(Acquire)).0 == pass.generation
     }
@@ -234,6 +238,7 @@ impl Machine {
     }
 
     /// Admits a call, or refuses it.
+    #[inline]
     pub(super) fn admit(
         &self,
         now: impl Fn() -> u64,

@@ -57,6 +57,7 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S::Future, C>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.skipped = self.shared.refuses();
         if !self.skipped {
@@ -65,6 +66,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
         // The inner service may not be called then, even if it might be by now.
         if self.skipped {

@@ -46,6 +46,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    #[inline]
     fn judge(&self, counts: Counts) -> Option<Cause> {
         let reaches = |part: u64, ratio: f64| part as f64 >= ratio * counts.total as f64;
         if counts.total < self.min_calls {
@@ -91,10 +92,12 @@ impl Shared {
     }
 
     /// Whether a call now would be refused.
+    #[inline]
     pub(super) fn refuses(&self) -> bool {
         self.machine.refuses(|| self.millis(Instant::now()))
     }
 
+    #[inline]
     pub(super) fn admit(self: &Arc<Self>) -> Result<Call, BreakerError> {
         let admitted = self
             .machine
@@ -132,19 +135,23 @@ impl Shared {
     }
 
     /// Whether a verdict needs the time it came at.
+    #[inline]
     pub(super) fn is_timed(&self) -> bool {
         matches!(self.window, Window::Time(_))
     }
 
+    #[inline]
     pub(super) fn is_slow(&self, took: Duration) -> bool {
         self.limits.slow.is_some_and(|(slow, _)| took >= slow)
     }
 
+    #[inline]
     pub(super) fn is_late(&self, took: Duration) -> bool {
         took >= self.limits.probe_deadline
     }
 
     /// Counts a call made while closed; returns its number in a window of calls.
+    #[inline]
     pub(super) fn record(
         &self,
         pass: Pass,
@@ -183,6 +190,7 @@ impl Shared {
         self.judge(pass, Some(now), counts);
     }
 
+    #[inline]
     fn judge(&self, pass: Pass, now: Option<Instant>, counts: Counts) {
         if let Some(cause) = self.limits.judge(counts) {
             let now = self.millis(now.unwrap_or_else(Instant::now));
@@ -306,6 +314,7 @@ impl Shared {
         }
     }
 
+    #[inline]
     fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.base).as_millis() as u64
     }

@@ -101,6 +101,7 @@ impl RetryBudget {
     }
 
     /// Accounts for a request; to be called once for each, however often it is sent.
+    #[inline]
     pub fn deposit(&self, now: Instant) {
         self.0.ledger.deposit(self.0.deposit, self.0.since(now));
     }
@@ -146,6 +147,7 @@ impl RetryBudget {
 }
 
 impl Inner {
+    #[inline]
     fn since(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.base);
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

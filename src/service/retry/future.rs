@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -51,7 +52,7 @@ where
     service: S,
     reissue: R,
     classify: C,
-    settings: Settings,
+    settings: Arc<Settings>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +81,7 @@ where
         mut service: S,
         reissue: R,
         classify: C,
-        settings: Settings,
+        settings: Arc<Settings>,
         request: Req,
     ) -> Self {
         let timed = settings.try_timeout.is_some() || settings.deadline.is_some();

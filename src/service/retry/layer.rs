@@ -267,7 +267,7 @@ impl<S, R: Clone, C: Clone> Layer<S> for RetryLayer<R, C> {
             service,
             reissue: self.reissue.clone(),
             classify: self.classify.clone(),
-            settings: self.settings.clone(),
+            settings: Arc::new(self.settings.clone()),
         }
     }
 }

@@ -60,6 +60,7 @@ impl Ledger {
     }
 
     /// Adds to the balance. The amount counts until the slot that it came in lies a whole window back.
+    #[inline]
     pub(super) fn deposit(&self, amount: i64, now: u64) {
         self.advance(now);
         self.balance.fetch_add(amount, Relaxed);

@@ -65,6 +65,7 @@ pub use self::{
 
 use std::{
     fmt, mem,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -84,7 +85,7 @@ pub struct Retry<S, R = Cloned, C = Answers> {
     service: S,
     reissue: R,
     classify: C,
-    settings: Settings,
+    settings: Arc<Settings>,
 }
 
 impl<S, R, C> Retry<S, R, C> {
@@ -126,7 +127,7 @@ where
             ready,
             self.reissue.clone(),
             self.classify.clone(),
-            self.settings.clone(),
+            Arc::clone(&self.settings),
             request,
         )
     }
