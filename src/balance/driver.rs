@@ -492,7 +492,8 @@ where
         let ramp = self.settings.ramp?;
         let warm = self.roll.members.iter();
         let warm = warm.filter(|m| m.ramp.is_none() && m.state.health.is_open());
-        ramp.begins(warm.count()).then_some(now)
+        // Whether there is one is all that matters; to count all for each of a burst is not for nothing.
+        ramp.begins(warm.take(1).count()).then_some(now)
     }
 
     fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
@@ -675,7 +676,8 @@ where
 
     /// Tells what holds now: whoever hears that an endpoint was removed sees no request go there.
     fn tell_all(&mut self) {
-        for news in self.news.drain(..) {
+        // Not drained: after the first set it would keep room for as many for ever.
+        for news in std::mem::take(&mut self.news) {
             let event = match news {
                 News::Event(event) => event,
                 News::Left(state) => {
@@ -866,6 +868,9 @@ where
         let Some(ramp) = self.settings.ramp else {
             return 1.0;
         };
+        if self.roll.members.iter().all(|member| member.ramp.is_none()) {
+            return 1.0;
+        }
         let (mut warm, mut ramping) = (0.0, 0.0);
         for member in &self.roll.members {
             let weight = f64::from(member.weight().get());
@@ -942,8 +947,10 @@ where
         let (trials, mut members): (Vec<_>, Vec<_>) = members.partition(trial);
         let candidates: Vec<_> = members
             .iter()
-            .map(|m| Candidate::new(m.state.key.clone(), self.effective(m, now)))
+            .map(|m| Candidate::lent(&m.state.key, self.effective(m, now)))
             .collect();
+        let count = candidates.len();
+        let picker = prepare(&self.settings.policy, &candidates, &mut self.rng);
         members.extend(trials);
         let first = numbered.len();
         numbered.extend(members.iter().map(|m| m.state.id));
@@ -951,8 +958,8 @@ where
             first,
             states: members.iter().map(|m| m.state.clone()).collect(),
             services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
-            candidates: candidates.len(),
-            picker: prepare(&self.settings.policy, &candidates, &mut self.rng),
+            candidates: count,
+            picker,
         }
     }
 }
@@ -961,7 +968,7 @@ where
 /// picker would send requests to those that have left.
 fn prepare<P: Policy>(
     policy: &P,
-    candidates: &[Candidate],
+    candidates: &[Candidate<'_>],
     rng: &mut SmallRng,
 ) -> Option<P::Picker> {
     if candidates.is_empty() {

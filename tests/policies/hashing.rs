@@ -14,7 +14,7 @@ use crate::rng;
 
 const KEYS: u64 = 50_000;
 
-fn candidate(index: usize) -> Candidate {
+fn candidate(index: usize) -> Candidate<'static> {
     Candidate::new(Key::new(format!("web-{index}"), "dc1/node"), 1.0)
 }
 
@@ -82,7 +82,12 @@ fn the_ring_moves_only_the_keys_of_the_one_that_goes() {
 #[test]
 fn the_order_of_the_candidates_does_not_matter() {
     let candidates: Vec<Candidate> = (0..50)
-        .map(|index| Candidate::new(candidate(index).key, f64::from(index as u32 % 3 + 1)))
+        .map(|index| {
+            Candidate::new(
+                candidate(index).key.into_owned(),
+                f64::from(index as u32 % 3 + 1),
+            )
+        })
         .collect();
     let mut shuffled = candidates.clone();
     shuffled.shuffle(&mut rng());

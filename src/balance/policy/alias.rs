@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::instance::Key;
 
-    fn candidates(weights: &[f64]) -> Vec<Candidate> {
+    fn candidates(weights: &[f64]) -> Vec<Candidate<'static>> {
         let weights = weights.iter().enumerate();
         weights
             .map(|(i, w)| Candidate::new(Key::new(i.to_string(), ""), *w))

@@ -95,7 +95,8 @@ pub(super) struct Ranked {
 /// The candidates in the order of their keys. All clients get the same, to the last bit, in whatever
 /// order they learned of them: sums of floats depend on the order.
 pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
-    let mut order: Vec<(usize, &Key)> = candidates.iter().map(|one| &one.key).enumerate().collect();
+    let mut order: Vec<(usize, &Key)> =
+        candidates.iter().map(|one| &*one.key).enumerate().collect();
     order.sort_unstable_by_key(|(_, key)| *key);
     // Relative to the largest, because the sum may be infinite.
     let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
@@ -110,6 +111,7 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
 }
 
 impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
+    #[inline]
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
         let Some(hash) = draw.hash else {
             return self.shares.one(draw.rng).index;
@@ -173,6 +175,7 @@ impl<'a, T> Caps<'a, T> {
     }
 
     /// Whether one more is within an endpoint's cap.
+    #[inline]
     fn allow<L: LoadTracker>(
         &mut self,
         index: usize,

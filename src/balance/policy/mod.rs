@@ -50,7 +50,7 @@ pub use self::{
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -77,7 +77,7 @@ pub trait Policy: Send + Sync + 'static {
     /// Prepares for a set of at least one candidate. The picker's indexes are those of `candidates`.
     ///
     /// Called on the driver's task, for each change of the set or of its weights.
-    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Self::Picker;
+    fn prepare(&self, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self::Picker;
 }
 
 /// Picks from one set of endpoints, from many threads at a time.
@@ -95,17 +95,29 @@ impl<L, P: Picker<L> + ?Sized> Picker<L> for Box<P> {
 /// An endpoint, as a policy sees it while it prepares.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Candidate {
-    /// Its identity, the same across updates and restarts of this process.
-    pub key: Key,
+pub struct Candidate<'a> {
+    /// Its identity, the same across updates and restarts of this process. Lent by the balancer: most
+    /// policies do not look at it, and copies of ten thousand cost as much as all else.
+    pub key: Cow<'a, Key>,
     /// Its share relative to the others': finite and above zero.
     pub weight: f64,
 }
 
-impl Candidate {
+impl Candidate<'static> {
     /// A candidate. A weight that is no finite number above zero is taken for 1.
     #[inline]
     pub fn new(key: Key, weight: f64) -> Self {
+        Self::with(Cow::Owned(key), weight)
+    }
+}
+
+impl<'a> Candidate<'a> {
+    pub(super) fn lent(key: &'a Key, weight: f64) -> Self {
+        Self::with(Cow::Borrowed(key), weight)
+    }
+
+    #[inline]
+    fn with(key: Cow<'a, Key>, weight: f64) -> Self {
         let usable = weight.is_finite() && weight > 0.0;
         Self {
             key,
@@ -148,7 +160,16 @@ impl<'a, L: LoadTracker> Set<'a, L> {
         self.states[index].load(now)
     }
 
+    /// The same where it is known without looking at the time.
+    #[inline]
+    pub fn timeless(&self, index: usize) -> Option<f64> {
+        let state = &self.states[index];
+        let load = state.tracker.timeless(state.in_flight())?;
+        Some(if load >= 0.0 { load } else { f64::INFINITY })
+    }
+
     /// What is measured of an endpoint.
+    #[inline]
     pub fn tracker(&self, index: usize) -> &L {
         &self.states[index].tracker
     }
@@ -269,13 +290,13 @@ impl<P: Policy> Trial<P> {
     ///
     /// # Panics
     /// When there are none.
-    pub fn with_candidates(policy: &P, candidates: &[Candidate], rng: &mut SmallRng) -> Self {
+    pub fn with_candidates(policy: &P, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self {
         assert!(!candidates.is_empty(), "a policy prepares for candidates");
         let now = Instant::now();
         let (tracker, common) = (policy.tracker(), Arc::new(Common::lonely()));
-        let state = |candidate: &Candidate| {
+        let state = |candidate: &Candidate<'_>| {
             Held::new(
-                candidate.key.clone(),
+                Key::clone(&candidate.key),
                 tracker.fresh(now),
                 Round::default(),
                 Arc::clone(&common),

@@ -64,6 +64,9 @@ const GRAIN: f64 = 0.000_5;
 /// endpoints with log-normal latencies (σ = 0.3) are within 1.3 of each other.
 const APART: f64 = 1.5;
 
+/// In seconds: the least grain beside which a few microseconds are no difference.
+const COARSE: f64 = 0.000_1;
+
 /// The power of two choices: the less loaded of two endpoints drawn by weight.
 ///
 /// | | load | for |
@@ -202,8 +205,7 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
             Shares::Even(1) => 0,
             Shares::Even(len) => {
                 let (first, second) = pair(*len, draw.rng.next_u64());
-                let now = draw.now();
-                if self.rule.prefers_second(set, first, second, now) {
+                if self.rule.prefers_second(set, first, second, draw) {
                     second
                 } else {
                     first
@@ -211,9 +213,8 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
             }
             Shares::Weighted(alias) => {
                 let (first, second) = alias.two(draw.rng);
-                let now = draw.now();
                 let stays = first.index == second.index
-                    || !self.rule.prefers_second_by_weight(set, first, second, now);
+                    || !self.rule.prefers_second_by_weight(set, first, second, draw);
                 if stays { first.index } else { second.index }
             }
         }
@@ -221,16 +222,38 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
 }
 
 impl Rule {
+    /// The loads of two. Mostly they are known without reading the clock, which costs as much as all
+    /// the rest of a pick; but what a tracker says then may be off by some microseconds, which must be
+    /// no difference here.
+    #[inline]
+    fn loads<L: LoadTracker>(
+        &self,
+        set: &Set<'_, L>,
+        pair: [usize; 2],
+        draw: &mut Draw<'_>,
+    ) -> [f64; 2] {
+        if !L::TIMED || self.grain >= COARSE {
+            if let [Some(one), Some(other)] = pair.map(|index| set.timeless(index)) {
+                return [one, other];
+            }
+        }
+        let now = draw.now();
+        pair.map(|index| set.load(index, now))
+    }
+
     #[inline]
     fn prefers_second<L: LoadTracker>(
         &self,
         set: &Set<'_, L>,
         first: usize,
         second: usize,
-        now: Instant,
+        draw: &mut Draw<'_>,
     ) -> bool {
+        let [load, lesser] = self.loads(set, [first, second], draw);
+        if self.grain == 0.0 {
+            return lesser * self.margin < load;
+        }
         let [one, other] = [first, second].map(|index| set.in_flight(index) as f64 + 1.0);
-        let [load, lesser] = [first, second].map(|index| set.load(index, now));
         if !self.latencies {
             return (lesser + self.grain * other) * self.margin < load + self.grain * one;
         }
@@ -238,17 +261,20 @@ impl Rule {
         other * apart(b, a) * self.margin < one * apart(a, b)
     }
 
+    #[inline]
     fn prefers_second_by_weight<L: LoadTracker>(
         &self,
         set: &Set<'_, L>,
         first: Drawn,
         second: Drawn,
-        now: Instant,
+        draw: &mut Draw<'_>,
     ) -> bool {
-        let in_flight = [first.index, second.index].map(|index| set.in_flight(index));
-        let idle = |index, in_flight| set.load(index, now) / (in_flight as f64 + 1.0);
-        let better = idle(first.index, in_flight[0]);
-        let mut worse = idle(second.index, in_flight[1]);
+        let pair = [first.index, second.index];
+        let in_flight = pair.map(|index| set.in_flight(index));
+        let loads = self.loads(set, pair, draw);
+        let idle = |at: usize| loads[at] / (in_flight[at] as f64 + 1.0);
+        let better = idle(0);
+        let mut worse = idle(1);
         let ratio = f64::from(first.weight / second.weight);
         if ratio > 1.0 && worse < better {
             worse = (worse * (ratio * ratio)).min(better);

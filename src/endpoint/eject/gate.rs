@@ -68,15 +68,18 @@ impl Word {
         Self(u64::from(round.0) << 32 | turn << 3 | state as u64)
     }
 
+    #[inline]
     fn state(self) -> GateState {
         // Only the five are ever stored.
         GateState::ALL[(self.0 & 7).min(4) as usize]
     }
 
+    #[inline]
     fn turn(self) -> u64 {
         self.0 >> 3 & 31
     }
 
+    #[inline]
     fn round(self) -> Round {
         Round((self.0 >> 32) as u32)
     }
@@ -96,11 +99,13 @@ pub struct Pass {
 
 impl Pass {
     /// Whether the request is a probe.
+    #[inline]
     pub fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
 
     /// The round in which it was given.
+    #[inline]
     pub fn round(&self) -> Round {
         self.round
     }
@@ -113,6 +118,7 @@ impl Pass {
     pub(crate) const BITS: u32 = 22;
 
     /// Few bits that tell it from those of rounds close by.
+    #[inline]
     pub(crate) fn pack(self) -> u32 {
         let probe = match self.probe {
             Some(turn) => 1 | (turn as u32 & 31) << 1,
@@ -149,16 +155,19 @@ impl Gate {
     }
 
     /// What it lets pass now.
+    #[inline]
     pub(super) fn state(&self) -> GateState {
         self.word().state()
     }
 
     /// Whether every request may pass.
+    #[inline]
     pub(super) fn is_open(&self) -> bool {
         self.state() == GateState::Open
     }
 
     /// Lets a request pass, if the gate is open or the permit of a probe is there to take.
+    #[inline]
     pub(super) fn admit(&self) -> Option<Pass> {
         let word = self.word();
         match word.state() {
@@ -179,6 +188,7 @@ impl Gate {
     }
 
     /// The pass that was packed; of a round up to the present one.
+    #[inline]
     pub(super) fn unpack(&self, packed: u32) -> Pass {
         let now = self.word().round().0;
         let back = now.wrapping_sub(packed) & 0xffff;
@@ -190,6 +200,7 @@ impl Gate {
     }
 
     /// Whether a request's word counts: the gate is open and has been since the request passed.
+    #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
         self.word() == Word::new(GateState::Open, 0, pass.round)
     }

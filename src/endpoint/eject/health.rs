@@ -109,6 +109,7 @@ impl Health {
     }
 
     /// Whether it takes requests: neither ejected nor on trial.
+    #[inline]
     pub fn is_open(&self) -> bool {
         self.gate.is_open()
     }
@@ -121,11 +122,13 @@ impl Health {
     /// Lets a request pass, as the probe where one is wanted. `None` when the endpoint takes none now.
     ///
     /// The pass must come to [`record`](Self::record), also when the request is dropped.
+    #[inline]
     pub fn admit(&self) -> Option<Pass> {
         self.gate.admit()
     }
 
     /// The pass that was packed when it was given.
+    #[inline]
     pub(crate) fn unpack(&self, packed: u32) -> Pass {
         self.gate.unpack(packed)
     }
@@ -136,6 +139,7 @@ impl Health {
     /// slow there. A cancelled request proves nothing, except that it was not answered in the time
     /// that it waited; where that is longer than any answer should take, it counts as such an answer.
     /// So does a failure. A word from a round that is over is not heard.
+    #[inline]
     pub fn record(
         &self,
         pass: Pass,
@@ -177,6 +181,7 @@ impl Health {
 
     /// Takes back a success, recorded with this `latency`, whose answer broke off later, and notes a
     /// failure in its place.
+    #[inline]
     pub fn revise(
         &self,
         pass: Pass,

@@ -31,6 +31,11 @@ impl LoadTracker for InFlight {
     fn record(&self, _: Outcome, _: Duration, _: Instant) {}
 
     #[inline]
+    fn timeless(&self, in_flight: usize) -> Option<f64> {
+        Some(in_flight as f64 + 1.0)
+    }
+
+    #[inline]
     fn load(&self, in_flight: usize, _: Instant) -> f64 {
         in_flight as f64 + 1.0
     }

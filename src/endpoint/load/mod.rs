@@ -49,6 +49,7 @@ pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
     ///
     /// To time a request costs as much as all else that a balancer does for it: nothing beside a
     /// request over a network, but not nothing beside one that is answered within microseconds.
+    #[inline]
     fn times(&self, nth: u32) -> bool {
         let _ = nth;
         Self::TIMED
@@ -70,6 +71,16 @@ pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
     /// An answer that was recorded as a success broke off later.
     fn penalize(&self, now: Instant) {
         let _ = now;
+    }
+
+    /// The load where it is known without looking at the time; `None`, by default, where it is not.
+    ///
+    /// Reading the clock costs as much as choosing an endpoint. May differ from
+    /// [`load`](Self::load) by what makes no difference to anybody.
+    #[inline]
+    fn timeless(&self, in_flight: usize) -> Option<f64> {
+        let _ = in_flight;
+        None
     }
 
     /// The load with `in_flight` requests not yet complete; smaller is better.

@@ -40,7 +40,7 @@
 //! | load | LOAD_NS |
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -66,6 +66,13 @@ const UNMEASURED: f64 = 1e12;
 /// Any larger, and an endpoint under load is measured without need; much smaller, and the estimate is
 /// off by more than a request's own noise.
 const CLOSE: u64 = 10_000;
+
+/// Answers within this time are swift: measured to tell who is slow, one of them says as much as each.
+const SWIFT: Duration = Duration::from_micros(10);
+
+/// Of the requests to an endpoint whose answers are swift, one in so many is timed. More would save
+/// nothing that could be measured, and each is a request that is slow without being seen to be.
+const ONE_IN: u32 = 8;
 
 /// Below the resolution of any clock; keeps the logarithm finite.
 const SHORTEST: f64 = 1e-9;
@@ -93,6 +100,8 @@ pub struct PeakEwma {
     heard: AtomicU64,
     /// Requests without an answer.
     waiting: AtomicUsize,
+    /// Whether the last answer was swift, as was all that the estimate remembers.
+    swift: AtomicBool,
     /// When the last sample was taken in; 0 while there was none.
     sampled: AtomicU64,
     /// What the level loses in a nanosecond: `log2(e) / decay`.
@@ -132,6 +141,7 @@ impl PeakEwma {
             level: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
             heard: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            swift: AtomicBool::new(false),
             sampled: AtomicU64::new(0),
             slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
             base,
@@ -142,6 +152,7 @@ impl PeakEwma {
     }
 
     /// In nanoseconds since `base`.
+    #[inline]
     fn clock(&self, now: Instant) -> u64 {
         nanos(now.saturating_duration_since(self.base))
     }
@@ -178,6 +189,13 @@ impl PeakEwma {
             let next = follow(self.estimate(level, now), sample, kept);
             Some(self.level(next, now).to_bits())
         });
+    }
+
+    /// Writes only what changes: a store takes the cache line from other threads.
+    fn set_swift(&self, swift: bool) {
+        if self.swift.load(Relaxed) != swift {
+            self.swift.store(swift, Relaxed);
+        }
     }
 
     /// The answer takes at least this long.
@@ -224,6 +242,18 @@ impl LoadTracker for PeakEwma {
         self.waiting.fetch_add(1, Relaxed);
     }
 
+    #[inline]
+    fn times(&self, nth: u32) -> bool {
+        nth % ONE_IN == 0 || !self.swift.load(Relaxed)
+    }
+
+    #[inline]
+    fn timeless(&self, in_flight: usize) -> Option<f64> {
+        // With a request waiting, it depends on how long it has.
+        let known = self.swift.load(Relaxed) && self.waiting.load(Relaxed) == 0;
+        known.then(|| SWIFT.as_secs_f64() * (in_flight as f64 + 1.0))
+    }
+
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant) {
         let now = self.clock(now);
         match outcome {
@@ -231,11 +261,16 @@ impl LoadTracker for PeakEwma {
             Outcome::Failure | Outcome::Overloaded => self.sample(rtt.max(self.penalty), now),
             Outcome::Cancelled => self.raise(rtt, now),
         }
+        let swift = outcome == Outcome::Success
+            && rtt <= SWIFT
+            && self.estimate(self.level.load(Relaxed), now) <= SWIFT.as_secs_f64();
+        self.set_swift(swift);
         self.waiting.fetch_sub(1, Relaxed);
     }
 
     fn penalize(&self, now: Instant) {
         self.raise(self.penalty, self.clock(now));
+        self.set_swift(false);
     }
 
     fn load(&self, in_flight: usize, now: Instant) -> f64 {
@@ -449,6 +484,33 @@ mod tests {
                 prop_assert!((load - cost).abs() < cost * 3e-4, "{} for {}", load, cost);
             }
         }
+    }
+
+    #[test]
+    fn most_requests_to_a_swift_endpoint_are_not_timed() {
+        let us = MS / 1_000;
+        let (ewma, base) = tracker();
+        assert!((1..=16).all(|nth| ewma.times(nth)), "nothing is known yet");
+        request(&ewma, Outcome::Success, us, base + SEC);
+        assert_eq!((1..=16).filter(|nth| ewma.times(*nth)).count(), 2);
+        assert!(ewma.timeless(0).is_some_and(|load| load < 20e-6));
+        ewma.start(base + SEC);
+        assert_eq!(ewma.timeless(1), None, "it may be silent by now");
+        ewma.record(Outcome::Success, MS, base + SEC + MS);
+        assert!((1..=16).all(|nth| ewma.times(nth)), "it is not swift");
+        assert_eq!(ewma.timeless(0), None);
+    }
+
+    #[test]
+    fn a_failure_that_was_not_timed_has_all_timed() {
+        let (ewma, base) = tracker();
+        request(&ewma, Outcome::Success, MS / 1_000, base + SEC);
+        ewma.penalize(base + SEC);
+        assert!((1..=16).all(|nth| ewma.times(nth)));
+        assert_eq!(ewma.timeless(0), None);
+        // An answer does not make it swift while the penalty is remembered.
+        request(&ewma, Outcome::Success, MS / 1_000, base + SEC + MS);
+        assert!((1..=16).all(|nth| ewma.times(nth)));
     }
 
     #[test]
