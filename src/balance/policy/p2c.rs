@@ -86,7 +86,9 @@ pub struct P2c<L> {
 impl P2c<InFlight> {
     /// By requests in flight.
     pub fn in_flight() -> Self {
-        Self::by(InFlight::new())
+        let mut policy = Self::by(InFlight::new());
+        policy.rule.by_requests = true;
+        policy
     }
 }
 
@@ -99,6 +101,7 @@ impl P2c<PeakEwma> {
     /// The same, with a decay and a penalty of your own.
     pub fn by_peak_ewma(tracker: PeakEwma) -> Self {
         let rule = Rule {
+            by_requests: false,
             margin: MARGIN,
             grain: GRAIN,
         };
@@ -111,6 +114,7 @@ impl<L: LoadTracker> P2c<L> {
     /// grow as requests in flight plus one.
     pub fn by(tracker: L) -> Self {
         let rule = Rule {
+            by_requests: false,
             margin: 1.0,
             grain: 0.0,
         };
@@ -167,6 +171,9 @@ impl<L: LoadTracker> Policy for P2c<L> {
 /// When the second is better.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
+    /// Whatever is measured: it is the policy that was chosen, also as an
+    /// [`AnyPolicy`](super::AnyPolicy).
+    by_requests: bool,
     margin: f64,
     grain: f64,
 }
@@ -212,11 +219,11 @@ impl Rule {
         now: Instant,
     ) -> bool {
         let cost = |index| {
-            let load = set.load(index, now);
-            if self.grain == 0.0 {
-                return load;
+            let requests = set.in_flight(index) as f64 + 1.0;
+            if self.by_requests {
+                return requests;
             }
-            load + self.grain * (set.in_flight(index) as f64 + 1.0)
+            set.load(index, now) + self.grain * requests
         };
         cost(second) * self.margin < cost(first)
     }
@@ -229,30 +236,32 @@ impl Rule {
         now: Instant,
     ) -> bool {
         let in_flight = [first.index, second.index].map(|index| set.in_flight(index));
-        let idle = |index, in_flight| set.load(index, now) / (in_flight as f64 + 1.0);
-        let better = idle(first.index, in_flight[0]);
-        let mut worse = idle(second.index, in_flight[1]);
-        let ratio = f64::from(first.weight / second.weight);
-        if ratio > 1.0 && worse < better {
+        let [mine, other] = in_lighter(in_flight, [first.weight, second.weight]);
+        if self.by_requests {
+            return (other + 1.0) * self.margin < mine + 1.0;
+        }
+        let load = [first.index, second.index].map(|index| set.load(index, now));
+        // Of the idle endpoint, times what is in flight in both; so that nothing is divided.
+        let [mine_now, other_now] = in_flight.map(|in_flight| in_flight as f64 + 1.0);
+        let better = load[0] * other_now;
+        let mut worse = load[1] * mine_now;
+        let ratio = f64::from((first.weight / second.weight).max(1.0));
+        if worse < better {
             worse = (worse * (ratio * ratio)).min(better);
         }
-        let [one, other] = in_lighter(in_flight, ratio);
-        (worse + self.grain) * (other as f64 + 1.0) * self.margin
-            < (better + self.grain) * (one as f64 + 1.0)
+        let grain = self.grain * mine_now * other_now;
+        (worse + grain) * (other + 1.0) * self.margin < (better + grain) * (mine + 1.0)
     }
 }
 
-/// The requests in flight of two endpoints, counted in requests of the lighter one, where `ratio` is
-/// the weight of the first by that of the second. Rounded in favour of the first, such that the second
-/// has fewer when it has fewer by three quarters of a request.
+/// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
+/// rounded in favour of the first, such that the second has fewer when it has fewer by three quarters
+/// of a request.
 #[inline]
-pub(super) fn in_lighter([first, second]: [usize; 2], ratio: f64) -> [u64; 2] {
-    let [first, second] = [first as f64, second as f64];
-    let [first, second] = if ratio > 1.0 {
-        [first / ratio, second]
-    } else {
-        [first, second * ratio]
-    };
-    // Whole numbers stay as they are.
-    [(first + 0.25) as u64, (second + 0.75) as u64]
+pub(super) fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
+    let [first, second] = in_flight.map(|in_flight| in_flight as f32);
+    let first = first * (weights[1] / weights[0]).min(1.0);
+    let second = second * (weights[0] / weights[1]).min(1.0);
+    // Whole numbers stay as they are. By way of integers, for want of an instruction that rounds.
+    [first + 0.25, second + 0.75].map(|count| f64::from(count as i32))
 }
