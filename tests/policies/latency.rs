@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower_roster::{
-    balance::policy::{Draw, P2c, Policy, ResponseTime, Trial},
+    balance::policy::{AnyPolicy, Draw, P2c, Policy, ResponseTime, Trial, by_name},
     classify::Outcome,
     endpoint::load::PeakEwma,
 };
@@ -237,4 +237,23 @@ fn one_fast_endpoint_among_many_does_not_stop_the_others() {
     let shares = world.take_shares();
     assert!(shares[42] > 0.1, "far above its percent: {}", shares[42]);
     assert!(shares.iter().all(|share| *share > 0.001), "{shares:?}");
+}
+
+#[test]
+fn by_requests_means_by_requests_whatever_is_measured() {
+    let mut rng = rng();
+    let now = Instant::now();
+    for policy in [AnyPolicy::new(P2c::in_flight()), by_name("p2c").unwrap()] {
+        let trial = Trial::new(&policy, &[1.0, 1.0], &mut rng);
+        for (index, latency) in [(0, MS), (1, 900 * MS)] {
+            trial.start(index, now);
+            trial.end(index, Outcome::Success, latency, now);
+        }
+        let slow = (0..10_000).filter(|_| trial.pick(&mut Draw::new(&mut rng).at(now)) == 1);
+        let slow = slow.count();
+        assert!(
+            (4_800..5_200).contains(&slow),
+            "{slow} of 10000 to the slow one"
+        );
+    }
 }

@@ -88,8 +88,8 @@ struct Column {
     /// How much of the column the lower one fills, of 2³².
     height: u32,
     upper: u32,
-    lower_weight: f32,
-    upper_weight: f32,
+    /// Of the lower and the upper one.
+    weights: [f32; 2],
 }
 
 impl Alias {
@@ -108,8 +108,7 @@ impl Alias {
             .map(|index| Column {
                 height: u32::MAX,
                 upper: index as u32,
-                lower_weight: weight(index) as f32,
-                upper_weight: weight(index) as f32,
+                weights: [weight(index) as f32; 2],
             })
             .collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
@@ -118,7 +117,7 @@ impl Alias {
             let height = (rest[lower] * 4_294_967_296.0).round();
             columns[lower].height = (height as u32).max(1);
             columns[lower].upper = upper as u32;
-            columns[lower].upper_weight = weight(upper) as f32;
+            columns[lower].weights[1] = weight(upper) as f32;
             rest[upper] -= 1.0 - rest[lower];
             if rest[upper] < 1.0 {
                 large.pop();
@@ -127,6 +126,11 @@ impl Alias {
         }
         // Whoever is left fills a column but for rounding; its column has no other.
         Self(columns.into())
+    }
+
+    /// The weight of each, divided by the largest.
+    pub(super) fn weights(&self) -> Box<[f32]> {
+        self.0.iter().map(|column| column.weights[0]).collect()
     }
 
     /// Draws two, independently of each other.
@@ -139,17 +143,13 @@ impl Alias {
     fn draw(&self, bits: u64) -> Drawn {
         let product = u128::from(bits) * self.0.len() as u128;
         let index = (product >> 64) as usize;
-        let column = &self.0[index];
-        if ((product >> 32) as u32) < column.height {
-            Drawn {
-                index,
-                weight: column.lower_weight,
-            }
-        } else {
-            Drawn {
-                index: column.upper as usize,
-                weight: column.upper_weight,
-            }
+        let column = self.0[index];
+        // Nobody can foresee which it is, so there is no branch to foresee: a number of 0 or 1 chooses.
+        let upper = u32::from((product >> 32) as u32 >= column.height);
+        let index = index as u32;
+        Drawn {
+            index: (index ^ ((index ^ column.upper) & upper.wrapping_neg())) as usize,
+            weight: column.weights[upper as usize],
         }
     }
 }

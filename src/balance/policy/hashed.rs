@@ -29,8 +29,11 @@ use crate::{endpoint::load::LoadTracker, error::ConfigError, instance::Key};
 /// bounds less.
 const FACTOR: f64 = 1.25;
 
-/// Entries of the table, and endpoints, that are looked at for one pick.
+/// Endpoints that are looked at for one pick.
 const LOOK: usize = 64;
+
+/// Entries of the table that are passed for one pick. On a ring of two, each has some thirty in a row.
+const STEPS: usize = 4_096;
 
 /// How far above its due an endpoint may be; `None` for any.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,7 +127,15 @@ impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
             return owner;
         }
         let mut least: Option<(f64, usize)> = None;
-        for next in owners.take(LOOK) {
+        let (mut last, mut looked) = (owner, 0);
+        for next in owners.take(STEPS) {
+            if next == last {
+                continue;
+            }
+            (last, looked) = (next, looked + 1);
+            if looked > LOOK {
+                break;
+            }
             if !set.is_usable(next, draw) {
                 continue;
             }
@@ -200,20 +211,45 @@ impl<'a, T> Caps<'a, T> {
 
 /// Exact for up to 64 endpoints.
 fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut Draw<'_>) -> f64 {
-    let first = if set.len() <= LOOK {
-        0
-    } else {
-        below(set.len(), draw.rng.next_u64())
-    };
+    if set.len() <= LOOK {
+        let in_flight: usize = (0..set.len()).map(|index| set.in_flight(index)).sum();
+        return in_flight as f64;
+    }
+    let first = below(set.len(), draw.rng.next_u64());
     let (mut in_flight, mut due) = (0, 0.0);
-    for step in 0..set.len().min(LOOK) {
-        let index = (first + step) % set.len();
+    for index in (first..set.len()).chain(0..first).take(LOOK) {
         in_flight += set.in_flight(index);
         due += dues[index];
     }
-    if set.len() <= LOOK {
-        in_flight as f64
-    } else {
-        in_flight as f64 / due
+    in_flight as f64 / due
+}
+
+/// The owner of each entry of a table; in half the space, and so in nearer caches, where there are
+/// less than 65 536 endpoints.
+#[derive(Debug)]
+pub(super) enum Owners {
+    Few(Box<[u16]>),
+    Many(Box<[u32]>),
+}
+
+impl Owners {
+    pub(super) fn new(owners: &[u32]) -> Self {
+        let few: Result<Box<[u16]>, _> = owners.iter().map(|owner| u16::try_from(*owner)).collect();
+        few.map_or_else(|_| Self::Many(owners.into()), Self::Few)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Few(owners) => owners.len(),
+            Self::Many(owners) => owners.len(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, entry: usize) -> usize {
+        match self {
+            Self::Few(owners) => usize::from(owners[entry]),
+            Self::Many(owners) => owners[entry] as usize,
+        }
     }
 }

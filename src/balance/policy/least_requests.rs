@@ -11,7 +11,7 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Shares, below, pair},
+    alias::{Drawn, Shares, below, pair},
     p2c::in_lighter,
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
@@ -64,7 +64,7 @@ impl Policy for LeastRequests {
         let shares = Shares::new(candidates);
         let scans = candidates.len() <= self.scan;
         let weights = match &shares {
-            Shares::Weighted(_) if scans => candidates.iter().map(|one| one.weight).collect(),
+            Shares::Weighted(alias) if scans => alias.weights(),
             _ => Box::default(),
         };
         Fewest {
@@ -79,8 +79,8 @@ impl Policy for LeastRequests {
 pub struct Fewest {
     shares: Shares,
     scans: bool,
-    /// Of a set that is scanned and whose weights differ.
-    weights: Box<[f64]>,
+    /// Of a set that is scanned and whose weights differ; divided by the largest.
+    weights: Box<[f32]>,
 }
 
 impl<L: LoadTracker> Picker<L> for Fewest {
@@ -106,17 +106,18 @@ impl<L: LoadTracker> Picker<L> for Fewest {
             }
             Shares::Weighted(alias) => {
                 let (first, second) = alias.two(draw.rng);
-                let (first, second, ratio) = if self.scans {
-                    let second = self.least_used(set, draw);
-                    let ratio = self.weights[first.index] / self.weights[second];
-                    (first.index, second, ratio)
+                let second = if self.scans {
+                    self.least_used(set, draw)
                 } else {
-                    let ratio = f64::from(first.weight / second.weight);
-                    (first.index, second.index, ratio)
+                    second
                 };
-                let in_flight = [first, second].map(|index| set.in_flight(index));
-                let [one, other] = in_lighter(in_flight, ratio);
-                if other < one { second } else { first }
+                let in_flight = [first.index, second.index].map(|index| set.in_flight(index));
+                let [one, other] = in_lighter(in_flight, [first.weight, second.weight]);
+                if other < one {
+                    second.index
+                } else {
+                    first.index
+                }
             }
         }
     }
@@ -124,9 +125,13 @@ impl<L: LoadTracker> Picker<L> for Fewest {
 
 impl Fewest {
     /// The one that would be used least with one request more.
-    fn least_used<L: LoadTracker>(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
-        let used = |index| (set.in_flight(index) as f64 + 1.0) / self.weights[index];
-        least(self.weights.len(), used, draw)
+    fn least_used<L: LoadTracker>(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> Drawn {
+        let used = |index| (set.in_flight(index) as f64 + 1.0) / f64::from(self.weights[index]);
+        let index = least(self.weights.len(), used, draw);
+        Drawn {
+            index,
+            weight: self.weights[index],
+        }
     }
 }
 

@@ -49,8 +49,7 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
         "random" => AnyPolicy::new(Random::new()),
         "weighted-random" => AnyPolicy::new(WeightedRandom::new()),
         "least-requests" => AnyPolicy::new(LeastRequests::new()),
-        // Peak EWMA is measured for all, but that is no reason to go by it.
-        "p2c" => AnyPolicy::new(LeastRequests::new().scan_up_to(0)),
+        "p2c" => AnyPolicy::new(P2c::in_flight()),
         "peak-ewma" => AnyPolicy::new(P2c::peak_ewma()),
         "response-time" => AnyPolicy::new(ResponseTime::new()),
         "ring-hash" => AnyPolicy::new(RingHash::new()),

@@ -103,7 +103,9 @@ impl Default for P2c<PeakEwma> {
 impl P2c<InFlight> {
     /// By requests in flight.
     pub fn in_flight() -> Self {
-        Self::by(InFlight::new())
+        let mut policy = Self::by(InFlight::new());
+        policy.rule.by_requests = true;
+        policy
     }
 }
 
@@ -116,6 +118,7 @@ impl P2c<PeakEwma> {
     /// The same, with a decay and a penalty of your own.
     pub fn by_peak_ewma(tracker: PeakEwma) -> Self {
         let rule = Rule {
+            by_requests: false,
             margin: MARGIN,
             grain: GRAIN,
             latencies: true,
@@ -129,6 +132,7 @@ impl<L: LoadTracker> P2c<L> {
     /// grow as requests in flight plus one.
     pub fn by(tracker: L) -> Self {
         let rule = Rule {
+            by_requests: false,
             margin: 1.0,
             grain: 0.0,
             latencies: false,
@@ -186,6 +190,9 @@ impl<L: LoadTracker> Policy for P2c<L> {
 /// When the second is better.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
+    /// Whatever is measured: it is the policy that was chosen, also as an
+    /// [`AnyPolicy`](super::AnyPolicy).
+    by_requests: bool,
     margin: f64,
     grain: f64,
     /// Whether what is compared are latencies times requests in flight.
@@ -249,6 +256,9 @@ impl Rule {
         second: usize,
         draw: &mut Draw<'_>,
     ) -> bool {
+        if self.by_requests {
+            return set.in_flight(second) < set.in_flight(first);
+        }
         let [load, lesser] = self.loads(set, [first, second], draw);
         if self.grain == 0.0 {
             return lesser * self.margin < load;
@@ -271,6 +281,10 @@ impl Rule {
     ) -> bool {
         let pair = [first.index, second.index];
         let in_flight = pair.map(|index| set.in_flight(index));
+        let [one, other] = in_lighter(in_flight, [first.weight, second.weight]);
+        if self.by_requests {
+            return other < one;
+        }
         let loads = self.loads(set, pair, draw);
         let idle = |at: usize| loads[at] / (in_flight[at] as f64 + 1.0);
         let better = idle(0);
@@ -279,14 +293,13 @@ impl Rule {
         if ratio > 1.0 && worse < better {
             worse = (worse * (ratio * ratio)).min(better);
         }
-        let [one, other] = in_lighter(in_flight, ratio);
         let (a, b) = (better + self.grain, worse + self.grain);
         let [a, b] = if self.latencies {
             [apart(a, b), apart(b, a)]
         } else {
             [a, b]
         };
-        b * (other as f64 + 1.0) * self.margin < a * (one as f64 + 1.0)
+        b * (other + 1.0) * self.margin < a * (one + 1.0)
     }
 }
 
@@ -296,17 +309,14 @@ fn apart(one: f64, other: f64) -> f64 {
     one * (one / (APART * other)).max(1.0)
 }
 
-/// The requests in flight of two endpoints, counted in requests of the lighter one, where `ratio` is
-/// the weight of the first by that of the second. Rounded in favour of the first, such that the second
-/// has fewer when it has fewer by three quarters of a request.
+/// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
+/// rounded in favour of the first, such that the second has fewer when it has fewer by three quarters
+/// of a request.
 #[inline]
-pub(super) fn in_lighter([first, second]: [usize; 2], ratio: f64) -> [u64; 2] {
-    let [first, second] = [first as f64, second as f64];
-    let [first, second] = if ratio > 1.0 {
-        [first / ratio, second]
-    } else {
-        [first, second * ratio]
-    };
-    // Whole numbers stay as they are.
-    [(first + 0.25) as u64, (second + 0.75) as u64]
+pub(super) fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
+    let [first, second] = in_flight.map(|in_flight| in_flight as f32);
+    let first = first * (weights[1] / weights[0]).min(1.0);
+    let second = second * (weights[0] / weights[1]).min(1.0);
+    // Whole numbers stay as they are. By way of integers, for want of an instruction that rounds.
+    [first + 0.25, second + 0.75].map(|count| f64::from(count as i32))
 }

@@ -1,10 +1,10 @@
 //! Powers and logarithms to base 2, as fast as the path of a request wants them.
 //!
-//! The system's `exp` and `ln` are exact to the last bit and cost 12 to 20 ns; these are exact to eight
-//! digits, far beyond what a latency is worth, and cost a quarter of that. Both split a number
-//! into exponent and mantissa, which is a matter of bits, and leave the mantissa to a polynomial: the
-//! interpolation in Chebyshev's nodes, whose error is near the smallest for its degree. The errors
-//! stated here are those of the polynomials over their interval, and the tests hold them.
+//! They are exact to eight digits, far beyond what a latency is worth, without a call, a table or the care
+//! for special values that the system's functions take. Both split a number into exponent and mantissa,
+//! which is a matter of bits, and leave the mantissa to a polynomial: the interpolation in
+//! Chebyshev's nodes, whose error is near the smallest for its degree. The errors stated here are those of
+//! the polynomials over their interval, and the tests hold them.
 
 /// 2⁵² × 1.5: adding it rounds a number of less than 51 bits to the nearest integer, which then
 /// stands in the low bits of the sum.
