@@ -15,7 +15,7 @@
 //! It costs a few nanoseconds, no allocation, and nothing where nobody asks. A `Buffer` or another
 //! task between the two loses the word: then a retry may go to the same endpoint.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 /// The endpoints that the attempts of one request went to, the last three of them.
 ///
@@ -59,6 +59,31 @@ impl EndpointId {
 
 thread_local! {
     static CURRENT: Cell<Tried> = const { Cell::new(NOBODY) };
+    static GIVEN_UP: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Drops an attempt that was not answered within `limit`.
+///
+/// A request that is dropped says nothing about its endpoint, because mostly it is the caller who has
+/// gone. One whose time is up does: dropped in here, it counts as failed where it waited for (nearly)
+/// all of that time. Without it an endpoint that swallows requests is never seen to fail.
+pub fn give_up<T>(limit: Duration, drop: impl FnOnce() -> T) -> T {
+    /// Puts back what was there, also when a destructor panics.
+    struct Restore(Option<Duration>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            GIVEN_UP.set(self.0);
+        }
+    }
+    let _restore = Restore(GIVEN_UP.replace(Some(limit)));
+    drop()
+}
+
+/// Whether a request that waited for so long is dropped because its time is up.
+pub(crate) fn is_given_up(waited: Duration) -> bool {
+    // A hedge that began late has had no chance to answer.
+    let limit = GIVEN_UP.get();
+    limit.is_some_and(|limit| waited >= limit.mul_f64(0.9))
 }
 
 impl Tried {
@@ -160,6 +185,17 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(Tried::current(), None);
         assert!(tried.contains(id));
+    }
+
+    #[test]
+    fn only_who_waited_for_the_whole_time_is_given_up() {
+        let second = Duration::from_secs(1);
+        assert!(!is_given_up(second));
+        give_up(second, || {
+            assert!(is_given_up(second));
+            assert!(!is_given_up(second / 2));
+        });
+        assert!(!is_given_up(second));
     }
 
     #[test]

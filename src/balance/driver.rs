@@ -118,6 +118,9 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
     pub(super) ask_at: Option<Instant>,
+    /// Whether discovery has said anything, and whether it has paused since.
+    pub(super) spoken: bool,
+    pub(super) settled: bool,
     /// When the weights of slow start change next, and the least factor now.
     pub(super) warm_at: Option<Instant>,
     pub(super) least: f64,
@@ -357,7 +360,10 @@ where
                     quiet = true;
                     yield_now().await;
                 }
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.settled |= self.spoken;
+                    break;
+                }
             }
         }
         dirty
@@ -365,6 +371,7 @@ where
 
     /// Takes in one word of discovery. Returns whether a snapshot is due.
     fn take(&mut self, change: Next<D>, now: Instant) -> bool {
+        self.spoken |= !matches!(change, Some(Err(_)));
         match change {
             Some(Ok(Change::Insert(name, service))) => {
                 self.recovered();
@@ -410,6 +417,8 @@ where
     }
 
     fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
+        // What was decided about an endpoint of this name is about the one before.
+        self.follow(now);
         let (service, facts) = (self.split)(service);
         let service = Arc::new(service);
         if let Some(facts) = &facts {
@@ -481,7 +490,7 @@ where
         };
         member.look(&self.settings.topology);
         // In the first set nobody is warmer than others.
-        if self.status.borrow().resolved {
+        if self.settled {
             member.ramp = self.begins_to_ramp(now);
         }
         self.roll.members.push(member);
@@ -497,6 +506,7 @@ where
     }
 
     fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
+        self.follow(now);
         let Some(index) = self.roll.index.remove(name) else {
             return false;
         };
@@ -656,6 +666,7 @@ where
                 StepKind::Probe => Event::Probing(key),
                 StepKind::Restored { by } => {
                     tracing::info!(endpoint = %key, "restored: {by}");
+                    self.roll.members[index].state.tracker.forget(now);
                     self.roll.members[index].ramp = self.begins_to_ramp(now);
                     Event::Restored(key, by)
                 }
@@ -830,6 +841,13 @@ where
         let now = Instant::now();
         self.warm_at = self.next_warmth(now);
         self.least = self.least_factor();
+        let members = self.roll.members.iter();
+        let weighed = members.filter(|m| m.weight() > Weight::ZERO).count();
+        self.ejector.set_weighed(match weighed {
+            // Then all count as 1.
+            0 => self.roll.members.len(),
+            weighed => weighed,
+        });
         let plan = self.plan(now);
         let mut numbered = Vec::new();
         let plan = plan.map(&mut |indexes| self.leaf(&indexes, now, &mut numbered));
@@ -841,9 +859,9 @@ where
         self.roll.count(&picked);
         self.roll.numbered = numbered;
         let endpoints = self.roll.members.len();
-        let ended = self.discover.is_none();
+        let (ended, spoken) = (self.discover.is_none(), self.spoken);
         self.status.send_modify(|status| {
-            status.resolved = true;
+            status.resolved = spoken;
             status.endpoints = endpoints;
             status.usable = usable;
             status.discovery_ended = ended;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::state::{EndpointState, SharedState};
 use crate::{
+    attempt::is_given_up,
     classify::{Observer, Outcome, Verdict},
     endpoint::{eject::Pass, load::LoadTracker},
 };
@@ -170,6 +171,20 @@ impl<L: LoadTracker> RequestGuard<L> {
         }
     }
 
+    /// What it means that nobody waits any longer.
+    #[cold]
+    fn dropped(&self) -> Outcome {
+        let waited = match self.phase.phase() {
+            Phase::Waiting(since) => Ticks::of(self.state.common.epoch.elapsed()).since(since),
+            _ => Ticks(0),
+        };
+        if is_given_up(waited.time()) {
+            Outcome::Failure
+        } else {
+            Outcome::Cancelled
+        }
+    }
+
     #[inline]
     fn is_open(&self) -> bool {
         !matches!(self.phase.phase(), Phase::Succeeded(_) | Phase::Done)
@@ -191,7 +206,8 @@ impl<L: LoadTracker> Drop for RequestGuard<L> {
     #[inline]
     fn drop(&mut self) {
         if self.is_open() {
-            self.record(Outcome::Cancelled);
+            let outcome = self.dropped();
+            self.record(outcome);
         }
     }
 }

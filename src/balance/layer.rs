@@ -360,6 +360,8 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             roll: Roll::new(),
             failures: 0,
             ask_at: None,
+            spoken: false,
+            settled: false,
             warm_at: None,
             least: 1.0,
             collect_at: now,

@@ -28,8 +28,9 @@ use crate::{
 /// Spreads requests over the endpoints of a service. Cheap to clone, at best one for each request.
 ///
 /// `S` is the service of one endpoint, `P` chooses among them, `C` judges what comes back and `R` reads
-/// what a request wishes for. All clones share everything; the last one (and the last request in
-/// flight) takes the driver with it.
+/// what a request wishes for. All clones share everything, and the last one takes the driver with it:
+/// requests in flight then end as they do, but one that could not be sent is not sent on any more. So
+/// keep a clone while requests are in flight, as a server does anyhow.
 ///
 /// # Readiness
 /// `poll_ready` waits while there is no endpoint, for at most

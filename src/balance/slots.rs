@@ -80,7 +80,7 @@ impl<T> Slots<T> {
             Some(_) => 1,
             None => {
                 let threads = thread::available_parallelism().map_or(4, |threads| threads.get());
-                (4 * threads).next_power_of_two().min(256)
+                (2 * threads).next_power_of_two().clamp(8, 64)
             }
         };
         Self::with(slots, &snapshot, seed)

@@ -100,8 +100,11 @@ impl<S, P: Policy> Leaf<S, P> {
     /// Picks an endpoint, and the pass of its gate.
     #[inline]
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
-        // Not with a request that failed already: it needs an answer.
-        if self.candidates < self.states.len() && draw.tried.is_empty() {
+        // Rather not with a request that failed already: it needs an answer. But where each request
+        // has been through another balancer before this one, somebody must go.
+        if self.candidates < self.states.len()
+            && (draw.tried.is_empty() || draw.rng.random_ratio(1, 8))
+        {
             if let Some(probe) = self.probe() {
                 return Some(probe);
             }

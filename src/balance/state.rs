@@ -113,7 +113,11 @@ impl<L> EndpointState<L> {
         if let Some([canary, baseline]) = &common.tallies {
             let canaries = self.canary.load(Relaxed);
             let tally = if canaries { canary } else { baseline };
-            tally.record(outcome, latency.unwrap_or_default());
+            if revised {
+                tally.revise();
+            } else {
+                tally.record(outcome, latency.unwrap_or_default());
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ fn owners<P: Policy>(policy: &P, candidates: &[Candidate]) -> Vec<Key> {
     };
     (0..KEYS)
         .map(owner)
-        .map(|index| candidates[index].key.clone())
+        .map(|index| candidates[index].key.clone().into_owned())
         .collect()
 }
 
@@ -73,7 +73,7 @@ fn the_ring_moves_only_the_keys_of_the_one_that_goes() {
     let after = owners(&RingHash::new(), &candidates);
     for (before, after) in before.iter().zip(&after) {
         assert!(
-            before == after || *before == gone.key,
+            before == after || *before == *gone.key,
             "{before} to {after}"
         );
     }

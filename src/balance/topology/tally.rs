@@ -66,6 +66,11 @@ impl Tally {
         self.requests.fetch_add(1, Relaxed);
     }
 
+    /// Counts the failure of a request that was recorded as a success.
+    pub(crate) fn revise(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let load = |count: &AtomicU64| count.load(Relaxed);
         Counts {

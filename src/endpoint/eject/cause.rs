@@ -65,6 +65,8 @@ pub enum Restored {
     ByHand,
     /// The set shrank, and the share of it that may be out with it.
     Guard,
+    /// Its probes were taken back before they could be answered: it is tried with a small share.
+    Doubt,
 }
 
 impl fmt::Display for Restored {
@@ -73,6 +75,7 @@ impl fmt::Display for Restored {
             Self::Probe => "a probe was answered",
             Self::HealthCheck => "its health checks pass",
             Self::ByHand => "restored by hand",
+            Self::Doubt => "its probes were taken back before they could be answered",
             Self::Guard => "too large a share of the set was out",
         })
     }

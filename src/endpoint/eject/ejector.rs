@@ -140,6 +140,8 @@ pub struct Ejector<K> {
     peers: Option<Peers>,
     next_tick: Instant,
     steps: VecDeque<Step<K>>,
+    /// Endpoints with a weight, when that was told.
+    weighed: Option<usize>,
     rounds: u32,
     serial: u64,
 }
@@ -157,6 +159,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             held: 0,
             peers: None,
             steps: VecDeque::new(),
+            weighed: None,
             rounds: 0,
             serial: 0,
         }
@@ -269,8 +272,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let limit = self.peers.map(|peers| peers.limit());
         let still_slow = matches!(entry.cause, Cause::Slow { .. })
             && limit.is_some_and(|limit| latency.is_some_and(|latency| latency > limit));
+        // Taken back before it could be answered, as by a hedge that was faster: that proves nothing,
+        // and would keep a healthy endpoint out for ever. Its share in slow start will tell.
+        let unproved = outcome == Outcome::Cancelled
+            && latency.is_some_and(|latency| latency < self.rules.probe_timeout / 2);
         if outcome == Outcome::Success && !still_slow {
             self.restore(key, Restored::Probe, now);
+        } else if unproved {
+            self.restore(key, Restored::Doubt, now);
         } else {
             self.eject_for_a_time(key, None, now);
         }
@@ -434,6 +443,18 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         self.steps.pop_front()
     }
 
+    /// Tells how many of the endpoints have a weight. Those that have none are no help when others are
+    /// out, so the share that may be out is of these.
+    pub fn set_weighed(&mut self, endpoints: usize) {
+        self.weighed = Some(endpoints);
+    }
+
+    fn allowed(&self) -> usize {
+        let all = self.entries.len();
+        self.rules
+            .allowed(self.weighed.map_or(all, |weighed| weighed.min(all)))
+    }
+
     /// The number of endpoints that take no requests, those on trial included.
     pub fn out(&self) -> usize {
         self.away.len() + self.held
@@ -456,7 +477,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     fn eject_if_room(&mut self, key: &K, cause: Cause, now: Instant) {
-        if self.out() >= self.rules.allowed(self.entries.len()) {
+        if self.out() >= self.allowed() {
             return self.spare(key, cause, now);
         }
         self.serial += 1;
@@ -542,7 +563,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// Lets those return that may no longer be out.
     fn keep_share(&mut self, now: Instant) {
-        while self.out() > self.rules.allowed(self.entries.len()) {
+        while self.out() > self.allowed() {
             // Those who are held stay.
             let Some(key) = self.away.values().next().cloned() else {
                 return;

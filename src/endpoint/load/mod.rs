@@ -83,6 +83,11 @@ pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Forgets what was measured, as the endpoint is back after it was ejected.
+    fn forget(&self, now: Instant) {
+        let _ = now;
+    }
+
     /// The load with `in_flight` requests not yet complete; smaller is better.
     ///
     /// `NaN` and negative numbers are taken as "as much as can be".

@@ -77,6 +77,11 @@ const ONE_IN: u32 = 8;
 /// In nanoseconds, less a second.
 const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 
+/// So long after its last answer, an endpoint whose last answer was a failure gets one request to see
+/// whether it is back. A penalty is no latency: it would take a minute and more to sink to what others
+/// take, while whoever restarts is back within seconds.
+const SECOND_CHANCE: Duration = Duration::from_secs(1);
+
 /// Below the resolution of any clock; keeps the logarithm finite.
 const SHORTEST: f64 = 1e-9;
 
@@ -103,6 +108,8 @@ pub struct PeakEwma {
     heard: AtomicU64,
     /// Requests without an answer.
     waiting: AtomicUsize,
+    /// Whether the last answer was a failure.
+    failed: AtomicBool,
     /// Whether the last answer was swift, as was all that the estimate remembers.
     swift: AtomicBool,
     /// When the last sample was taken in; 0 while there was none.
@@ -144,6 +151,7 @@ impl PeakEwma {
             level: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
             heard: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
             swift: AtomicBool::new(false),
             sampled: AtomicU64::new(0),
             slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
@@ -265,8 +273,19 @@ impl LoadTracker for PeakEwma {
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant) {
         let now = self.clock(now);
         match outcome {
+            Outcome::Success if self.failed.load(Relaxed) => {
+                // The penalty has done its work, and nothing is known of latencies before it.
+                self.failed.store(false, Relaxed);
+                self.heard.store(now, Relaxed);
+                self.sampled.fetch_max(now.max(1), Relaxed);
+                let level = self.level(seconds(nanos(rtt)), now);
+                self.level.store(level.to_bits(), Relaxed);
+            }
             Outcome::Success => self.sample(rtt, now),
-            Outcome::Failure | Outcome::Overloaded => self.sample(rtt.max(self.penalty), now),
+            Outcome::Failure | Outcome::Overloaded => {
+                self.failed.store(true, Relaxed);
+                self.sample(rtt.max(self.penalty), now);
+            }
             Outcome::Cancelled => self.raise(rtt, now),
         }
         let swift = outcome == Outcome::Success
@@ -277,7 +296,17 @@ impl LoadTracker for PeakEwma {
     }
 
     fn penalize(&self, now: Instant) {
-        self.raise(self.penalty, self.clock(now));
+        let now = self.clock(now);
+        self.failed.store(true, Relaxed);
+        self.heard.store(now, Relaxed);
+        self.raise(self.penalty, now);
+        self.set_swift(false);
+    }
+
+    fn forget(&self, _: Instant) {
+        self.level.store(f64::NEG_INFINITY.to_bits(), Relaxed);
+        self.sampled.store(0, Relaxed);
+        self.failed.store(false, Relaxed);
         self.set_swift(false);
     }
 
@@ -287,9 +316,12 @@ impl LoadTracker for PeakEwma {
         if waiting && self.sampled.load(Relaxed) == 0 {
             return UNMEASURED + in_flight as f64;
         }
+        let silence = now.saturating_sub(self.heard.load(Relaxed));
+        if !waiting && self.failed.load(Relaxed) && silence >= nanos(SECOND_CHANCE) {
+            return 0.0;
+        }
         let mut estimate = self.estimate(self.level.load(Relaxed), now);
         if waiting {
-            let silence = now.saturating_sub(self.heard.load(Relaxed));
             estimate = estimate.max(seconds(silence));
         }
         estimate * (in_flight as f64 + 1.0)
@@ -386,6 +418,29 @@ mod tests {
         // A slow failure counts for what it took.
         request(&ewma, Outcome::Failure, 8 * SEC, base + 10 * SEC);
         assert_close(ewma.load(0, base + 10 * SEC), 8.0);
+    }
+
+    #[test]
+    fn who_failed_gets_one_request_a_second_later_and_is_judged_by_it() {
+        let (ewma, base) = tracker();
+        request(&ewma, Outcome::Success, 50 * MS, base + SEC);
+        request(&ewma, Outcome::Failure, MS, base + 2 * SEC);
+        assert!(ewma.load(0, base + 2 * SEC + 999 * MS) > 4.0, "not yet");
+        assert_eq!(ewma.load(0, base + 3 * SEC), 0.0);
+        ewma.start(base + 3 * SEC);
+        assert!(ewma.load(1, base + 3 * SEC) > 4.0, "one at a time");
+        ewma.record(Outcome::Success, 60 * MS, base + 3 * SEC + 60 * MS);
+        assert_close(ewma.load(0, base + 3 * SEC + 60 * MS), 0.060);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_measured_anew() {
+        let (ewma, base) = tracker();
+        request(&ewma, Outcome::Failure, MS, base + SEC);
+        ewma.forget(base + SEC);
+        assert_eq!(ewma.load(0, base + SEC), 0.0);
+        ewma.start(base + SEC);
+        assert!(ewma.load(1, base + SEC) > 1e9);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::{FailedAnswer, RetryError, Stop, TryTimeout, again, layer::Shared, reissue::Reissue};
 use crate::{
-    attempt::Tried,
+    attempt::{Tried, give_up},
     backoff::{Delays, after},
     classify::{Classify, Outcome, Pushback, Verdict},
     error::BoxError,
@@ -119,7 +119,8 @@ where
                 Poll::Pending if this.shared.try_timeout.is_none() => return Poll::Pending,
                 Poll::Pending => {
                     let error = ready!(self.as_mut().poll_timeout(cx));
-                    self.as_mut().project().attempt.set(None);
+                    let mut attempt = self.as_mut().project().attempt;
+                    give_up(error.limit(), || attempt.set(None));
                     (Err(error.into()), None)
                 }
             };
