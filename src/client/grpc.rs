@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response, Uri};
 use pin_project::pin_project;
 use tonic::{
@@ -217,8 +218,10 @@ impl fmt::Debug for GrpcEndpoints {
 /// Sends calls to one instance over gRPC. Cheap to clone; clones share the connection, which closes
 /// when the last clone is gone and the last call has ended.
 ///
-/// Generated clients take it as it is, and anything that balances over it. Calls carry the name of the
-/// service as their authority, whatever their URI says.
+/// Generated clients take it as it is, and anything that balances over it. It takes calls with any body,
+/// so that a layer above may wrap that of the generated client, as a
+/// [`Replay`](crate::service::retry::Replay) does. Calls carry the name of the service as their
+/// authority, whatever their URI says.
 ///
 /// # Errors
 /// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the call was not sent, and then
@@ -230,17 +233,21 @@ pub struct GrpcClient {
     place: Arc<Place>,
 }
 
-impl Service<Request<Body>> for GrpcClient {
+impl<B> Service<Request<B>> for GrpcClient
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<Body>;
     type Error = HttpError;
-    type Future = GrpcFuture;
+    type Future = GrpcFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let ready = ready!(self.channel.poll_ready(cx));
-        Poll::Ready(ready.map_err(|error| fail(&self.place, error, None)))
+        Poll::Ready(ready.map_err(|error| fail::<B>(&self.place, error, None)))
     }
 
-    fn call(&mut self, request: Request<Body>) -> GrpcFuture {
+    fn call(&mut self, request: Request<B>) -> GrpcFuture<B> {
         let (request, kept) = Kept::keep(request);
         GrpcFuture {
             exchange: self.channel.call(request.map(Body::new)),
@@ -260,15 +267,15 @@ impl fmt::Debug for GrpcClient {
 
 /// A call over gRPC that waits for the head of its answer.
 #[pin_project]
-pub struct GrpcFuture {
+pub struct GrpcFuture<B = Body> {
     #[pin]
     exchange: <Channel as Service<Request<Body>>>::Future,
     /// Taken when the exchange is over.
-    kept: Option<Kept<Body>>,
+    kept: Option<Kept<B>>,
     place: Arc<Place>,
 }
 
-impl Future for GrpcFuture {
+impl<B: Send + 'static> Future for GrpcFuture<B> {
     type Output = Result<Response<Body>, HttpError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -279,7 +286,11 @@ impl Future for GrpcFuture {
     }
 }
 
-fn fail(place: &Arc<Place>, error: transport::Error, kept: Option<Kept<Body>>) -> HttpError {
+fn fail<B: Send + 'static>(
+    place: &Arc<Place>,
+    error: transport::Error,
+    kept: Option<Kept<B>>,
+) -> HttpError {
     let place = Arc::clone(place);
     let request = || kept.and_then(Kept::give_back);
     let source = error.source().and_then(|source| source.downcast_ref());
@@ -291,7 +302,7 @@ fn fail(place: &Arc<Place>, error: transport::Error, kept: Option<Kept<Body>>) -
     HttpError::exchange(place, error, request)
 }
 
-impl fmt::Debug for GrpcFuture {
+impl<B> fmt::Debug for GrpcFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcFuture")
             .field("exchange", &self.exchange)
