@@ -18,6 +18,7 @@ use std::{
     error::Error as _,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -28,7 +29,7 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use pin_project::pin_project;
 use tonic::{
-    ConnectError,
+    Code, ConnectError, Status,
     body::Body,
     transport::{self, Channel, Endpoint},
 };
@@ -37,6 +38,7 @@ use tower::Service;
 use super::{error::HttpError, kept::Kept, uri::Place};
 use crate::{
     backoff::NEVER,
+    classify,
     connect::{Connector, Target},
     discover::MakeEndpoint,
     error::BoxError,
@@ -226,7 +228,7 @@ impl fmt::Debug for GrpcEndpoints {
 /// # Errors
 /// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the call was not sent, and then
 /// [`take_request`](HttpError::take_request) gives it back. A generated client makes a status of it:
-/// `UNAVAILABLE`, when there was no connection.
+/// `UNAVAILABLE`, when there was no connection or it broke.
 #[derive(Clone)]
 pub struct GrpcClient {
     channel: Channel,
@@ -299,7 +301,16 @@ fn fail<B: Send + 'static>(
         // as if the caller had wanted it, and `UNAVAILABLE` of this.
         return HttpError::exchange(place, ConnectError(error.into()), request);
     }
-    HttpError::exchange(place, error, request)
+    if classify::is_unsent(&error) {
+        return HttpError::exchange(place, error, request);
+    }
+    let mut status = Status::from_error(error.into());
+    if status.code() == Code::Unknown {
+        // A connection that broke, which is `UNAVAILABLE` everywhere else.
+        let told = mem::replace(&mut status, Status::unavailable("the connection broke"));
+        status.set_source(Arc::new(told));
+    }
+    HttpError::exchange(place, status, request)
 }
 
 impl<B> fmt::Debug for GrpcFuture<B> {
