@@ -47,7 +47,7 @@ use super::{
     policy::{Candidate, Policy},
     snapshot::{Leaf, Snapshot},
     state::{Common, Held},
-    topology::{self, Notice, Nowhere, Plan, Planned, Topology, Traits},
+    topology::{self, Notice, Nowhere, Plan, Planned, Split, Topology, Traits},
 };
 use crate::{
     attempt::EndpointId,
@@ -87,7 +87,7 @@ pub(super) struct Settings<P> {
     pub(super) ramp: Option<Ramp>,
 }
 
-/// How often the guard of a split looks.
+/// How often the guard of a split looks, where its window does not ask for more.
 const GUARD_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
@@ -639,8 +639,9 @@ where
             self.ejector.tick(now, endpoints);
         }
         if self.guard_at.is_some_and(|at| at <= now) {
-            self.guard_at = Some(after(now, GUARD_LOOK));
             let split = self.settings.topology.as_split();
+            let every = split.and_then(Split::look_every).unwrap_or(GUARD_LOOK);
+            self.guard_at = Some(after(now, every.min(GUARD_LOOK)));
             if let Some(trip) = split.and_then(|split| split.check(now)) {
                 tracing::warn!("{trip}");
                 self.tell(Event::SplitTripped(trip));

@@ -18,16 +18,18 @@ use std::{
     error::Error as _,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response, Uri};
 use pin_project::pin_project;
 use tonic::{
-    ConnectError,
+    Code, ConnectError, Status,
     body::Body,
     transport::{self, Channel, Endpoint},
 };
@@ -36,6 +38,7 @@ use tower::Service;
 use super::{error::HttpError, kept::Kept, uri::Place};
 use crate::{
     backoff::NEVER,
+    classify,
     connect::{Connector, Target},
     discover::MakeEndpoint,
     error::BoxError,
@@ -217,30 +220,36 @@ impl fmt::Debug for GrpcEndpoints {
 /// Sends calls to one instance over gRPC. Cheap to clone; clones share the connection, which closes
 /// when the last clone is gone and the last call has ended.
 ///
-/// Generated clients take it as it is, and anything that balances over it. Calls carry the name of the
-/// service as their authority, whatever their URI says.
+/// Generated clients take it as it is, and anything that balances over it. It takes calls with any body,
+/// so that a layer above may wrap that of the generated client, as a
+/// [`Replay`](crate::service::retry::Replay) does. Calls carry the name of the service as their
+/// authority, whatever their URI says.
 ///
 /// # Errors
 /// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the call was not sent, and then
 /// [`take_request`](HttpError::take_request) gives it back. A generated client makes a status of it:
-/// `UNAVAILABLE`, when there was no connection.
+/// `UNAVAILABLE`, when there was no connection or it broke.
 #[derive(Clone)]
 pub struct GrpcClient {
     channel: Channel,
     place: Arc<Place>,
 }
 
-impl Service<Request<Body>> for GrpcClient {
+impl<B> Service<Request<B>> for GrpcClient
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<Body>;
     type Error = HttpError;
-    type Future = GrpcFuture;
+    type Future = GrpcFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         let ready = ready!(self.channel.poll_ready(cx));
-        Poll::Ready(ready.map_err(|error| fail(&self.place, error, None)))
+        Poll::Ready(ready.map_err(|error| fail::<B>(&self.place, error, None)))
     }
 
-    fn call(&mut self, request: Request<Body>) -> GrpcFuture {
+    fn call(&mut self, request: Request<B>) -> GrpcFuture<B> {
         let (request, kept) = Kept::keep(request);
         GrpcFuture {
             exchange: self.channel.call(request.map(Body::new)),
@@ -260,15 +269,15 @@ impl fmt::Debug for GrpcClient {
 
 /// A call over gRPC that waits for the head of its answer.
 #[pin_project]
-pub struct GrpcFuture {
+pub struct GrpcFuture<B = Body> {
     #[pin]
     exchange: <Channel as Service<Request<Body>>>::Future,
     /// Taken when the exchange is over.
-    kept: Option<Kept<Body>>,
+    kept: Option<Kept<B>>,
     place: Arc<Place>,
 }
 
-impl Future for GrpcFuture {
+impl<B: Send + 'static> Future for GrpcFuture<B> {
     type Output = Result<Response<Body>, HttpError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -279,7 +288,11 @@ impl Future for GrpcFuture {
     }
 }
 
-fn fail(place: &Arc<Place>, error: transport::Error, kept: Option<Kept<Body>>) -> HttpError {
+fn fail<B: Send + 'static>(
+    place: &Arc<Place>,
+    error: transport::Error,
+    kept: Option<Kept<B>>,
+) -> HttpError {
     let place = Arc::clone(place);
     let request = || kept.and_then(Kept::give_back);
     let source = error.source().and_then(|source| source.downcast_ref());
@@ -288,10 +301,19 @@ fn fail(place: &Arc<Place>, error: transport::Error, kept: Option<Kept<Body>>) -
         // as if the caller had wanted it, and `UNAVAILABLE` of this.
         return HttpError::exchange(place, ConnectError(error.into()), request);
     }
-    HttpError::exchange(place, error, request)
+    if classify::is_unsent(&error) {
+        return HttpError::exchange(place, error, request);
+    }
+    let mut status = Status::from_error(error.into());
+    if status.code() == Code::Unknown {
+        // A connection that broke, which is `UNAVAILABLE` everywhere else.
+        let told = mem::replace(&mut status, Status::unavailable("the connection broke"));
+        status.set_source(Arc::new(told));
+    }
+    HttpError::exchange(place, status, request)
 }
 
-impl fmt::Debug for GrpcFuture {
+impl<B> fmt::Debug for GrpcFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcFuture")
             .field("exchange", &self.exchange)

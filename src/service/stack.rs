@@ -49,6 +49,86 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt after the
 /// 95th percentile, retries, both on one budget and only for what may be repeated; 30 s for all of it;
 /// no circuit breaker, as ejection does its work endpoint by endpoint.
+///
+/// # Examples
+/// The defaults, over whatever a registry lists:
+/// ```
+/// # #[cfg(all(feature = "http", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower::ServiceExt;
+/// use tower_roster::{client::HttpEndpoints, registry, service::stack::Stack};
+///
+/// let registry = registry::connect("memory:")?;
+/// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
+/// let client = Stack::http().build(discover)?.service; // clone it for each request
+/// let request = http::Request::get("http://user-service/users/1").body(Full::<Bytes>::default())?;
+/// # if false {
+/// let response = client.clone().oneshot(request).await?;
+/// # let _ = response.status();
+/// # }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "http", feature = "memory")))]
+/// # fn main() {}
+/// ```
+///
+/// Customised: zones first, checks by ourselves, less patience, a circuit breaker, and an API whose
+/// requests may all be repeated:
+/// ```
+/// # #[cfg(all(feature = "http", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::{num::NonZeroU32, time::Duration};
+/// # use bytes::Bytes;
+/// # use http_body_util::Full;
+/// # use tower::ServiceExt;
+/// use tower_roster::{
+///     balance::topology::{Topology, ZonePreference},
+///     classify::Http,
+///     client::HttpEndpoints,
+///     endpoint::check::HealthCheck,
+///     registry,
+///     service::{
+///         breaker::BreakerLayer,
+///         retry::{Replay, RetryBudget, ShareReplay},
+///         stack::Stack,
+///     },
+/// };
+///
+/// let registry = registry::connect("memory:")?;
+/// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
+/// let breaker = BreakerLayer::builder().classify(Http::default()).name("user-service");
+/// let built = Stack::http()
+///     .try_balance(|balance| {
+///         let zone = ZonePreference::new("eu-1a");
+///         let balance = balance.topology(Topology::new().zone(zone))?;
+///         balance.health_check(HealthCheck::http("/health"))
+///     })?
+///     .reissue(
+///         Replay::new().idempotent(|_| true),
+///         ShareReplay::new().idempotent(|_| true),
+///     )
+///     .attempts(NonZeroU32::new(2).unwrap())
+///     .try_timeout(Duration::from_millis(500))
+///     .timeout(Duration::from_secs(2))
+///     .budget(RetryBudget::builder().ratio(0.1).build()?)
+///     .breaker(breaker.build()?)
+///     .build(discover)?;
+///
+/// let handles = built.handles;
+/// assert_eq!(handles.balance.status().usable, 0);
+/// assert_eq!(handles.budget.withdrawn(), 0);
+/// assert_eq!(handles.breaker.refused(), 0);
+/// # let request = http::Request::get("/").body(Full::<Bytes>::default())?;
+/// # drop(built.service.oneshot(request));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "http", feature = "memory")))]
+/// # fn main() {}
+/// ```
 pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = ()> {
     balance: BalanceLayer<P, C, W>,
     above: Above<C, R, H>,
@@ -74,12 +154,12 @@ struct Above<C, R, H> {
 pub type Stacked<S, P, C, R, H, W = ()> =
     Breaker<Either<Timeout<Retried<S, P, C, R, H, W>>, Retried<S, P, C, R, H, W>>, C>;
 
-/// What [`Stack::build`] returns.
-pub type Client<S, P, C, R, H, W = ()> = Built<Stacked<S, P, C, R, H, W>>;
-
 /// The part of a [`Stacked`] below its timeout.
 pub type Retried<S, P, C, R, H, W = ()> =
     Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
+
+/// What [`Stack::build`] returns.
+pub type BuiltStack<S, P, C, R, H, W = ()> = Built<Stacked<S, P, C, R, H, W>>;
 
 /// Handles to what was built. None keeps the client alive.
 #[derive(Clone, Debug)]
@@ -116,7 +196,27 @@ impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
 #[cfg(feature = "tonic")]
 impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// For gRPC: the status decides, also where it comes in trailers. Nothing is known to be idempotent,
-    /// so only what was certainly not sent is repeated; [`retry`](Self::reissue) says more.
+    /// so only what was certainly not sent is repeated; [`reissue`](Self::reissue) says more. The
+    /// endpoints get `http::Request<ReplayBody<tonic::body::Body>>`, as
+    /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) take it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_roster::{client::GrpcEndpoints, registry, service::stack::Stack};
+    ///
+    /// let registry = registry::connect("memory:")?;
+    /// let discover = registry.watch("greeter")?.discover(GrpcEndpoints::new());
+    /// let service = Stack::grpc().build(discover)?.service;
+    /// // let mut client = GreeterClient::new(service);
+    /// # let _ = tonic::client::Grpc::new(service).ready();
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "memory"))]
+    /// # fn main() {}
+    /// ```
     pub fn grpc() -> Self {
         let classify = crate::classify::Grpc::default();
         Self::of(classify, Replay::new(), ShareReplay::new())
@@ -152,7 +252,7 @@ impl<C: Clone, R, H> Stack<DefaultPolicy, C, R, H> {
 }
 
 impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
-    /// Changes the balancer: its policy, topology, ejection, slow start.
+    /// Changes the balancer by settings that cannot be out of range, such as its policy.
     pub fn balance<P2, W2>(
         self,
         change: impl FnOnce(BalanceLayer<P, C, W>) -> BalanceLayer<P2, C, W2>,
@@ -161,6 +261,21 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
             balance: change(self.balance),
             above: self.above,
         }
+    }
+
+    /// Changes the balancer by settings that may be refused: topology, ejection, slow start, health
+    /// checks.
+    ///
+    /// # Errors
+    /// As the change says.
+    pub fn try_balance<P2, W2>(
+        self,
+        change: impl FnOnce(BalanceLayer<P, C, W>) -> Result<BalanceLayer<P2, C, W2>, ConfigError>,
+    ) -> Result<Stack<P2, C, R, H, W2>, ConfigError> {
+        Ok(Stack {
+            balance: change(self.balance)?,
+            above: self.above,
+        })
     }
 
     /// Sets which requests may be repeated, and how: for retries, and for hedges below them.
@@ -253,7 +368,7 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     pub fn build<D, S, L: 'static, E: 'static>(
         self,
         discover: D,
-    ) -> Result<Client<S, P, C, R, H, W>, ConfigError>
+    ) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError>
     where
         D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -276,7 +391,7 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build_plain<D, S>(self, discover: D) -> Result<Client<S, P, C, R, H, W>, ConfigError>
+    pub fn build_plain<D, S>(self, discover: D) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError>
     where
         D: Discover<Service = S> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -297,7 +412,7 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
     fn build<S, P: Policy, W>(
         self,
         balance: Balance<S, P, C, W>,
-    ) -> Result<Client<S, P, C, R, H, W>, ConfigError> {
+    ) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError> {
         let budget = self.budget;
         // The balancer is innermost, because only there it is known which endpoint a request goes to:
         // what a single one does wrong is dealt with there.

@@ -65,7 +65,7 @@ impl Service<Request<Body>> for Judged {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, HttpError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
-        self.client.poll_ready(cx)
+        Service::<Request<Body>>::poll_ready(&mut self.client, cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {

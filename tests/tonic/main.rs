@@ -9,5 +9,6 @@ mod greeter;
 mod judged;
 mod outcomes;
 mod server;
+mod stack;
 #[cfg(feature = "tls")]
 mod tls;

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
+    sync::Semaphore,
     task::{AbortHandle, JoinSet},
 };
 use tonic::{Code, Status, Streaming};
@@ -39,11 +40,28 @@ pub(crate) struct Server {
     accept: AbortHandle,
 }
 
-#[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
     calls: AtomicUsize,
     last: Mutex<Option<(String, http::HeaderMap)>>,
+    /// Streams fail after their messages, whatever they are asked for.
+    failing: AtomicBool,
+    /// Calls to `hold` wait here.
+    hold: Semaphore,
+    held: AtomicUsize,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            connections: AtomicUsize::default(),
+            calls: AtomicUsize::default(),
+            last: Mutex::default(),
+            failing: AtomicBool::default(),
+            hold: Semaphore::new(0),
+            held: AtomicUsize::default(),
+        }
+    }
 }
 
 /// How connections begin.
@@ -93,6 +111,21 @@ impl Server {
 
     pub(crate) fn calls(&self) -> usize {
         self.seen.calls.load(Relaxed)
+    }
+
+    /// Has streams fail in their trailers, after all their messages.
+    pub(crate) fn fail_streams(&self, failing: bool) {
+        self.seen.failing.store(failing, Relaxed);
+    }
+
+    /// Calls to `hold` that came.
+    pub(crate) fn held(&self) -> usize {
+        self.seen.held.load(Relaxed)
+    }
+
+    /// Lets calls to `hold` go on.
+    pub(crate) fn release(&self) {
+        self.seen.hold.add_permits(1_000);
     }
 
     /// The scheme and authority of the last call, and a field of its head.
@@ -163,7 +196,10 @@ async fn serve<I>(io: I, addr: SocketAddr, seen: Arc<Seen>)
 where
     I: rt::Read + rt::Write + Unpin + Send + 'static,
 {
-    let mut greeter = GreeterServer::new(Polite { addr });
+    let mut greeter = GreeterServer::new(Polite {
+        addr,
+        seen: Arc::clone(&seen),
+    });
     let service = service_fn(move |request: Request<Incoming>| {
         seen.calls.fetch_add(1, Relaxed);
         let uri = request.uri();
@@ -183,6 +219,7 @@ where
 
 struct Polite {
     addr: SocketAddr,
+    seen: Arc<Seen>,
 }
 
 impl Polite {
@@ -213,8 +250,13 @@ impl Greeter for Polite {
         &self,
         request: tonic::Request<Greeting>,
     ) -> Result<tonic::Response<Answer>, Status> {
-        self.answer(&request.get_ref().name)
-            .map(tonic::Response::new)
+        let name = &request.get_ref().name;
+        if name == "hold" {
+            self.seen.held.fetch_add(1, Relaxed);
+            let permit = self.seen.hold.acquire().await.unwrap();
+            permit.forget();
+        }
+        self.answer(name).map(tonic::Response::new)
     }
 
     type GreetAllStream = Answers;
@@ -224,7 +266,10 @@ impl Greeter for Polite {
         &self,
         request: tonic::Request<Greeting>,
     ) -> Result<tonic::Response<Answers>, Status> {
-        let Greeting { name, answers } = request.into_inner();
+        let Greeting { mut name, answers } = request.into_inner();
+        if self.seen.failing.load(Relaxed) {
+            name = "fail 14".into();
+        }
         let good = self.answer("all").unwrap();
         let answers = stream::iter(vec![Ok(good); answers as usize]);
         let answers: Answers = match self.answer(&name) {
@@ -241,7 +286,10 @@ impl Greeter for Polite {
         &self,
         request: tonic::Request<Streaming<Greeting>>,
     ) -> Result<tonic::Response<Answers>, Status> {
-        let polite = Polite { addr: self.addr };
+        let polite = Polite {
+            addr: self.addr,
+            seen: Arc::clone(&self.seen),
+        };
         let greetings = request.into_inner();
         let answers = greetings.map(move |greeting| polite.answer(&greeting?.name));
         Ok(tonic::Response::new(Box::pin(answers)))

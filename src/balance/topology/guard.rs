@@ -138,6 +138,11 @@ impl Guard {
         self
     }
 
+    /// The time between looks.
+    pub(super) fn look_every(&self) -> Duration {
+        self.window / LOOKS
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field: &str, message: String| Err(ConfigError::new(field, message));
         if self.version.is_empty() {
@@ -355,7 +360,7 @@ impl Watchman {
             self.looks.clear();
         }
         if let Some((last, ..)) = self.looks.back() {
-            if now.saturating_duration_since(*last) < guard.window / LOOKS {
+            if now.saturating_duration_since(*last) < guard.look_every() {
                 return None;
             }
         }

@@ -21,6 +21,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::watch as cell, time::Instant};
@@ -336,7 +337,12 @@ impl Split {
         version.is_some() && version.as_deref() == guarded
     }
 
-    /// Lets the guard look at what was counted; to be called by the driver every second or so. When the
+    /// How often the guard wants to look. `None` without one.
+    pub(crate) fn look_every(&self) -> Option<Duration> {
+        Some(self.guarded.as_deref()?.guard.look_every())
+    }
+
+    /// Lets the guard look at what was counted; to be called by the driver that often, or more. When the
     /// guard finds the canary worse, its share is 0 when this returns.
     pub(crate) fn check(&self, now: Instant) -> Option<Trip> {
         let guarded = self.guarded.as_deref()?;
@@ -397,8 +403,6 @@ impl fmt::Debug for Split {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::classify::Outcome;
 

@@ -1,0 +1,12 @@
+//! The whole stack and each of its layers alone, over real HTTP servers on loopback: what callers
+//! notice of servers that fail, refuse, hang, overload, or are of another version or zone.
+#![allow(clippy::unwrap_used)]
+
+mod breaker;
+mod checks;
+mod faults;
+mod kit;
+mod layers;
+mod places;
+mod split;
+mod time;
