@@ -60,8 +60,9 @@ const MARGIN: f64 = 1.125;
 /// own scheduling than of the endpoints.
 const GRAIN: f64 = 0.000_5;
 
-/// How many times as high an estimate must be to count for more than it says. Estimates of equal
-/// endpoints with log-normal latencies (σ = 0.3) are within 1.3 of each other.
+/// How many times as high an estimate must be to count for more than it says: above the noise that
+/// [`MARGIN`] is for. With 2, a slow one of eleven gets a fifth more requests
+/// (`cargo bench --bench quality slow`); with none, twice as many.
 const APART: f64 = 1.5;
 
 /// In seconds: the least grain beside which a few microseconds are no difference.

@@ -23,10 +23,10 @@
 //! - *linkerd* has no limit: all endpoints may be out at once (linkerd2#11493). *Envoy* checked its
 //!   limit before an ejection and not with it, so that small sets were ejected whole (envoy#27066). Here
 //!   the limit holds with each ejection and when the set shrinks, and the last endpoint stays.
-//! - *An overload* that all share makes linkerd and Envoy eject those whom chance hits first, and so
-//!   doubles the load of the others: 10 backends at 120 % of their capacity went down to half of their
-//!   goodput. Here what peers fail as much is not held against one of them
-//!   ([`Ejector::shares_its_failures`]).
+//! - *An overload* that all share ejects those whom chance hits first, where each is judged alone, and
+//!   gives the others their load too. Of 10 backends at 120 % of their capacity half went out that way,
+//!   and half of the goodput (`cargo bench --bench quality overload`). Here what peers fail as much is
+//!   not held against one of them ([`Ejector::shares_its_failures`]).
 //! - *A probe that never ends* leaves resilience4j half open for ever (#2028), and any late answer
 //!   satisfies linkerd's. Here a probe has a deadline, its permit comes back when it is cancelled, and
 //!   answers from before count for nothing ([`Round`]).
