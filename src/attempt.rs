@@ -94,6 +94,7 @@ impl Tried {
     }
 
     /// Runs a part of an attempt: what is picked in it is noted here, and avoids what is here.
+    #[inline]
     pub fn enter<T>(&mut self, attempt: impl FnOnce() -> T) -> T {
         /// Puts back what was current, also when the attempt panics.
         struct Restore<'a> {
@@ -101,6 +102,7 @@ impl Tried {
             outer: Tried,
         }
         impl Drop for Restore<'_> {
+            #[inline]
             fn drop(&mut self) {
                 *self.tried = CURRENT.replace(self.outer);
             }

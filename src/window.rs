@@ -77,6 +77,9 @@ pub(crate) struct TimeWindow {
     turn: AtomicU64,
     calls: AtomicU64,
     slow: AtomicU64,
+    /// How many buckets.
+    n: u64,
+    /// Where they begin: each at its number, modulo a power of two.
     starts: Box<[Start]>,
     reset: Start,
 }
@@ -95,15 +98,18 @@ impl TimeWindow {
     pub(crate) fn new(span: Duration, buckets: usize, base: Instant) -> Self {
         let n = buckets.max(1) as u64;
         let width = nanos(span) / n;
+        let ring = n.next_power_of_two();
         Self {
             base,
             width_ns: width.max(1),
             turn: AtomicU64::new(n << 1),
             calls: AtomicU64::new(0),
             slow: AtomicU64::new(0),
-            // Buckets 1 to n, each at its number modulo n.
-            starts: (0..n)
-                .map(|i| Start::new(if i == 0 { n } else { i }))
+            n,
+            // Buckets 1 to n begin where nothing has been counted; 0 is none.
+            starts: (0..ring)
+                .map(|at| (1..=n).find(|bucket| bucket % ring == at))
+                .map(|bucket| Start::new(bucket.unwrap_or(0)))
                 .collect(),
             reset: Start::new(0),
         }
@@ -111,11 +117,24 @@ impl TimeWindow {
 
     /// Counts a call that ended at `now`.
     pub(crate) fn record(&self, now: Instant, failed: bool, slow: bool) {
-        self.add(now, 1, i32::from(failed));
+        self.advance(now);
+        self.add_here(1, i32::from(failed));
         if slow {
             // Release: who sees a slow call sees it among the calls.
             self.slow.fetch_add(1, Release);
         }
+    }
+
+    /// Counts a good call in the current bucket, except for each fourth, which looks at the clock and
+    /// turns the window: for those whose good calls must not cost a clock read each. Up to three of
+    /// them may so leave the window early, or have left it before they came.
+    #[inline]
+    pub(crate) fn record_good(&self, now: impl FnOnce() -> Instant) {
+        // Relaxed: a hint of how many there were.
+        if self.calls.load(Relaxed) >> 32 & 3 == 0 {
+            self.advance(now());
+        }
+        self.add_here(1, 0);
     }
 
     /// Counts a call that was recorded as good as failed after all, from `now` on.
@@ -126,6 +145,11 @@ impl TimeWindow {
     /// Adds to the calls and to the failures, whatever those stand for; see [`net`](Self::net).
     pub(crate) fn add(&self, now: Instant, calls: i32, failures: i32) {
         self.advance(now);
+        self.add_here(calls, failures);
+    }
+
+    #[inline]
+    fn add_here(&self, calls: i32, failures: i32) {
         let change = (i64::from(calls) << 32).wrapping_add(i64::from(failures));
         // After the beginning of its bucket, as told at `turn`. Release: who reads this call reads
         // the `turn` that it was counted at.
@@ -137,24 +161,25 @@ impl TimeWindow {
     /// While another thread turns the window after more than a whole span without calls, there may
     /// seem to be none yet.
     pub(crate) fn counts(&self, now: Instant) -> Counts {
-        let (sums, start) = self.span(now);
+        self.advance(now);
+        let (sums, start) = self.span();
         sums.since(start)
     }
 
     /// What was [added](Self::add) within the window, where some of it was below zero.
     pub(crate) fn net(&self, now: Instant) -> (i64, i64) {
-        let (sums, start) = self.span(now);
+        self.advance(now);
+        let (sums, start) = self.span();
         let change = sums.calls.wrapping_sub(start.calls) as i64;
         let low = i64::from(change as i32);
         (change.wrapping_sub(low) >> 32, low)
     }
 
     /// The sums now, and those at the beginning of the window.
-    fn span(&self, now: Instant) -> (Sums, Sums) {
-        self.advance(now);
+    fn span(&self) -> (Sums, Sums) {
         loop {
             let bucket = self.turn.load(Acquire) >> 1;
-            let first = bucket - (self.starts.len() as u64 - 1);
+            let first = bucket - (self.n - 1);
             let (number, start) = self.start(first).read();
             let (reset_in, reset) = self.reset.read();
             let sums = self.sums();
@@ -183,8 +208,13 @@ impl TimeWindow {
     /// Moves on to the bucket of `now`, and returns the current one.
     fn advance(&self, now: Instant) -> u64 {
         let elapsed = nanos(now.saturating_duration_since(self.base));
-        let bucket = elapsed / self.width_ns + self.starts.len() as u64;
+        let n = self.n;
         let mut turn = self.turn.load(Acquire);
+        // Mostly it is the current one, which needs no division.
+        if elapsed < ((turn >> 1) - n + 1).saturating_mul(self.width_ns) {
+            return turn >> 1;
+        }
+        let bucket = elapsed / self.width_ns + n;
         while turn >> 1 < bucket {
             // Before the exchange: no call that sees the new bucket may be in them.
             let sums = self.sums();
@@ -208,8 +238,7 @@ impl TimeWindow {
     /// for meanwhile. Only one thread is here at a time; none waits for it.
     fn write_starts(&self, mut first: u64, mut last: u64, sums: Sums) {
         loop {
-            let kept = self.starts.len() as u64;
-            for bucket in first.max((last + 1).saturating_sub(kept))..=last {
+            for bucket in first.max((last + 1).saturating_sub(self.n))..=last {
                 self.start(bucket).write(bucket, sums);
             }
             // Release: who sees the bucket complete sees the starts. Acquire: of calls that asked
@@ -225,7 +254,7 @@ impl TimeWindow {
     }
 
     fn start(&self, bucket: u64) -> &Start {
-        &self.starts[(bucket % self.starts.len() as u64) as usize]
+        &self.starts[bucket as usize & (self.starts.len() - 1)]
     }
 
     fn sums(&self) -> Sums {
@@ -264,7 +293,7 @@ impl Start {
 impl fmt::Debug for TimeWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimeWindow")
-            .field("buckets", &self.starts.len())
+            .field("buckets", &self.n)
             .field("width_ns", &self.width_ns)
             .finish_non_exhaustive()
     }
@@ -277,8 +306,11 @@ impl fmt::Debug for TimeWindow {
 pub(crate) struct CountWindow {
     /// What became of the call at each place; 0 for none yet.
     ring: Box<[AtomicU8]>,
-    /// Where the next call goes. Relaxed: it only hands out places.
+    /// The number of the next call. Relaxed: it only hands out places.
     next: AtomicU64,
+    /// The number of the first call of this lap around the ring, which spares a division. Relaxed: a
+    /// hint.
+    lap: AtomicU64,
     /// The three sums, 20 bits each, [`BIAS`] above what they are.
     ///
     /// Each call adds the difference it made to the ring, as one number: what it replaced was put
@@ -306,30 +338,60 @@ impl CountWindow {
         Self {
             ring: (0..n).map(|_| AtomicU8::new(0)).collect(),
             next: AtomicU64::new(0),
+            lap: AtomicU64::new(0),
             sums: AtomicU64::new(BIAS << (2 * FIELD) | BIAS << FIELD | BIAS),
         }
     }
 
     /// Counts a call in the place of the oldest, and returns the counts with it.
+    #[cfg(test)]
     pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
         self.put(failed, slow).1
     }
 
-    /// As [`record`](Self::record), and returns the number of the call too.
+    /// Counts a call in the place of the oldest, and returns its number and the counts with it.
     pub(crate) fn put(&self, failed: bool, slow: bool) -> (u64, Counts) {
         let number = self.next.fetch_add(1, Relaxed);
-        let place = number % self.ring.len() as u64;
+        let place = self.place(number);
         let call = CALL | if failed { FAILED } else { 0 } | if slow { SLOW } else { 0 };
-        let sums = self.replace(place as usize, call);
+        let sums = self.replace(place, call);
         (number, self.decode(sums))
     }
 
+    #[inline]
+    fn place(&self, number: u64) -> usize {
+        let n = self.ring.len() as u64;
+        let ahead = number.wrapping_sub(self.lap.load(Relaxed));
+        if ahead < n {
+            return ahead as usize;
+        }
+        let place = number % n;
+        if place == 0 {
+            self.lap.store(number, Relaxed);
+        }
+        place as usize
+    }
+
+    /// Counts a good call, and returns its number.
+    #[inline]
+    pub(crate) fn put_good(&self) -> u64 {
+        let number = self.next.fetch_add(1, Relaxed);
+        let place = self.place(number);
+        // The usual case, and one exchange less: a good call for a good call.
+        if self.ring[place].load(Relaxed) != CALL {
+            self.replace(place, CALL);
+        }
+        number
+    }
+
     /// Counts a call that was [put](Self::put) as good as failed after all, unless it has left the
-    /// window. (One that leaves in this very moment leaves its failure to the call in its place.)
+    /// window. Only the lowest 39 bits of its number count. (One that leaves in this very moment leaves its failure to the call in its place.)
     pub(crate) fn amend(&self, number: u64) -> Counts {
         let n = self.ring.len() as u64;
-        if self.next.load(Relaxed).wrapping_sub(number) <= n {
-            let place = (number % n) as usize;
+        let next = self.next.load(Relaxed);
+        let since = next.wrapping_sub(number) & ((1 << 39) - 1);
+        if (1..=n).contains(&since) {
+            let place = ((next - since) % n) as usize;
             let old = self.ring[place].fetch_or(FAILED, Relaxed);
             if old & FAILED == 0 {
                 self.sums.fetch_add(spread(FAILED), Relaxed);
@@ -360,7 +422,6 @@ impl CountWindow {
 
     fn replace(&self, place: usize, call: u8) -> u64 {
         let old = self.ring[place].swap(call, Relaxed);
-        // The usual case, and one atomic operation less: a good call for a good call.
         if old == call {
             return self.sums.load(Relaxed);
         }
@@ -404,7 +465,8 @@ fn nanos(duration: Duration) -> u64 {
         .min(u64::MAX >> 2)
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use std::{collections::VecDeque, thread};
 
@@ -469,6 +531,23 @@ mod tests {
         let now = base + 60 * SECOND;
         (0..5).for_each(|_| window.record(now, true, false));
         assert_eq!(window.counts(now), counts(5, 5, 0));
+    }
+
+    #[test]
+    fn each_fourth_good_call_looks_at_the_clock() {
+        let base = Instant::now();
+        let window = TimeWindow::new(10 * SECOND, 10, base);
+        let mut looks = 0;
+        for i in 0..40 {
+            window.record_good(|| {
+                looks += 1;
+                base + SECOND.mul_f64(0.5) * i
+            });
+        }
+        assert_eq!(looks, 10);
+        // The last 10 s are 20 calls, give or take the bucket and three calls.
+        let seen = window.counts(base + 20 * SECOND).total;
+        assert!((15..=23).contains(&seen), "{seen}");
     }
 
     #[test]
@@ -647,7 +726,10 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Record { failed, slow, .. } => {
-                        put = Some(window.put(failed, slow).0);
+                        put = Some(match failed || slow {
+                            true => window.put(failed, slow).0,
+                            false => window.put_good(),
+                        });
                         calls.push_back((failed, slow));
                         if calls.len() > n {
                             calls.pop_front();

@@ -46,7 +46,7 @@ use super::{
     handle::{Command, EndpointInfo, EndpointState as Standing, Event, Status},
     policy::{Candidate, Policy},
     snapshot::{Leaf, Snapshot},
-    state::{Common, EndpointState, Held},
+    state::{Common, Held},
     topology::{self, Notice, Nowhere, Plan, Planned, Topology, Traits},
 };
 use crate::{
@@ -364,11 +364,7 @@ where
     }
 
     /// Takes in one word of discovery. Returns whether a snapshot is due.
-    fn take(
-        &mut self,
-        change: Option<Result<Change<D::Key, D::Service>, D::Error>>,
-        now: Instant,
-    ) -> bool {
+    fn take(&mut self, change: Next<D>, now: Instant) -> bool {
         match change {
             Some(Ok(Change::Insert(name, service))) => {
                 self.recovered();
@@ -463,9 +459,7 @@ where
                 (by_hand, requests) = (gone.by_hand, gone.requests);
                 gone.state
             }
-            Err(tracker) => {
-                EndpointState::new(key(&name), tracker, round, Arc::clone(&self.common))
-            }
+            Err(tracker) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
         };
         // It serves again: its requests are nobody's who left.
         self.roll.draining.remove(&state.id);

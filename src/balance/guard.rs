@@ -1,10 +1,10 @@
 //! A request on an endpoint.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::state::EndpointState;
+use super::state::{EndpointState, SharedState};
 use crate::{
     classify::{Observer, Outcome, Verdict},
     endpoint::{eject::Pass, load::LoadTracker},
@@ -17,7 +17,7 @@ use crate::{
 /// more waits for its parts to reach the cache.
 pub struct RequestGuard<L: LoadTracker> {
     /// Counts as the request, as long as it is held.
-    state: Arc<EndpointState<L>>,
+    state: SharedState<L>,
     phase: Packed,
 }
 
@@ -98,7 +98,7 @@ impl Packed {
 impl<L: LoadTracker> RequestGuard<L> {
     /// A request that passed the endpoint's gate with `pass`.
     #[inline]
-    pub(super) fn new(state: Arc<EndpointState<L>>, began: Option<Instant>, pass: u32) -> Self {
+    pub(super) fn new(state: SharedState<L>, began: Option<Instant>, pass: u32) -> Self {
         let phase = match began {
             None => Phase::Untimed,
             Some(now) => {

@@ -21,13 +21,16 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, PoisonError, TryLockError},
     thread,
 };
 
 use rand::rngs::SmallRng;
 
-use crate::rng::small_rng;
+use crate::{
+    rng::small_rng,
+    sync::{Mutex, MutexGuard},
+};
 
 pub(crate) struct Slots<T> {
     /// A power of two, so that the next is found by masking.
@@ -80,9 +83,14 @@ impl<T> Slots<T> {
                 (4 * threads).next_power_of_two().min(256)
             }
         };
+        Self::with(slots, &snapshot, seed)
+    }
+
+    /// `slots` is a power of two.
+    fn with(slots: usize, snapshot: &Arc<T>, seed: Option<u64>) -> Self {
         let slot = |_| {
             Slot(Mutex::new(Seat {
-                snapshot: Arc::clone(&snapshot),
+                snapshot: Arc::clone(snapshot),
                 hand: Hand {
                     rng: small_rng(seed),
                     picks: Vec::new(),
@@ -97,14 +105,19 @@ impl<T> Slots<T> {
     /// Lends the latest snapshot.
     #[inline]
     pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
-        let mut seat = self.seat();
+        self.read_from(first(), reader)
+    }
+
+    #[inline]
+    fn read_from<R>(&self, first: usize, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
+        let mut seat = self.seat(first);
         let seat = &mut *seat;
         reader(&seat.snapshot, &mut seat.hand)
     }
 
     #[inline]
-    fn seat(&self) -> MutexGuard<'_, Seat<T>> {
-        let (first, mask) = (first(), self.slots.len() - 1);
+    fn seat(&self, first: usize) -> MutexGuard<'_, Seat<T>> {
+        let mask = self.slots.len() - 1;
         for step in 0..self.slots.len() {
             match self.slots[first.wrapping_add(step) & mask].0.try_lock() {
                 Ok(seat) => return seat,
@@ -154,7 +167,7 @@ fn take<T>(slot: &Slot<T>) -> MutexGuard<'_, Seat<T>> {
     slot.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use std::sync::{
         Barrier,
@@ -217,5 +230,92 @@ mod tests {
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reader)).is_err());
         slots.publish(&Arc::new(8), 0, &mut Vec::new());
         assert_eq!(slots.read(|seen, _| *seen), 8);
+    }
+}
+
+#[cfg(all(test, roster_loom))]
+mod model {
+    use loom::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread,
+    };
+
+    use super::*;
+    use crate::sync;
+
+    /// Slots whose snapshot is the number of its endpoints.
+    fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize>>, Arc<usize>) {
+        let snapshot = Arc::new(endpoints);
+        let slots = Slots::with(slots, &snapshot, Some(1));
+        slots.publish(&snapshot, endpoints, &mut Vec::new());
+        (sync::Arc::new(slots), snapshot)
+    }
+
+    /// Picks the last endpoint, and counts that.
+    fn pick(slots: &Slots<usize>, first: usize) -> usize {
+        slots.read_from(first, |snapshot, hand| {
+            assert_eq!(hand.picks.len(), *snapshot, "counts of another snapshot");
+            hand.picks[*snapshot - 1] += 1;
+            *snapshot
+        })
+    }
+
+    #[test]
+    fn after_a_publish_nobody_reads_or_keeps_the_old_one() {
+        loom::model(|| {
+            let (slots, old) = slots(2, 1);
+            let published = sync::Arc::new(AtomicUsize::new(1));
+            let readers: Vec<_> = (0..2)
+                .map(|first| {
+                    let (slots, published) = (slots.clone(), published.clone());
+                    thread::spawn(move || {
+                        let before = published.load(SeqCst);
+                        assert!(pick(&slots, first) >= before);
+                    })
+                })
+                .collect();
+            slots.publish(&Arc::new(2), 2, &mut Vec::new());
+            assert_eq!(
+                Arc::strong_count(&old),
+                1,
+                "the driver alone has the old one"
+            );
+            published.store(2, SeqCst);
+            for reader in readers {
+                reader.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn every_pick_is_counted_once_and_for_its_snapshot() {
+        loom::model(|| {
+            let (slots, _) = slots(2, 1);
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let slots = slots.clone();
+                    // Both begin at the same slot.
+                    thread::spawn(move || pick(&slots, 0))
+                })
+                .collect();
+            let mut old = slots.collect();
+            slots.publish(&Arc::new(2), 2, &mut old);
+            let picked: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
+            let of = |snapshot| picked.iter().filter(|seen| **seen == snapshot).count() as u64;
+            assert_eq!(old.iter().sum::<u64>(), of(1));
+            assert_eq!(slots.collect(), [0, of(2)]);
+        });
+    }
+
+    #[test]
+    fn more_threads_than_slots_take_turns() {
+        loom::model(|| {
+            let (slots, _) = slots(1, 1);
+            let other = slots.clone();
+            let reader = thread::spawn(move || pick(&other, 7));
+            slots.publish(&Arc::new(2), 2, &mut Vec::new());
+            assert_eq!(pick(&slots, 3), 2);
+            reader.join().unwrap();
+        });
     }
 }

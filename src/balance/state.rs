@@ -21,6 +21,7 @@ use crate::{
         load::LoadTracker,
     },
     instance::Key,
+    sync,
 };
 
 /// The state of one endpoint, kept by its key through every update.
@@ -74,21 +75,6 @@ impl Common {
     }
 }
 
-impl<L: LoadTracker> EndpointState<L> {
-    pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Held<L> {
-        Held(Arc::new(Self {
-            held: AtomicU32::new(1),
-            health: Health::new(round),
-            tracker,
-            failed: AtomicU64::new(0),
-            canary: AtomicBool::new(false),
-            id: EndpointId::next(),
-            key,
-            common,
-        }))
-    }
-}
-
 impl<L> EndpointState<L> {
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Relaxed)
@@ -132,6 +118,9 @@ impl<L> EndpointState<L> {
     }
 }
 
+/// A reference to a state that is a request, or is within a [`Held`].
+pub(crate) type SharedState<L> = sync::Arc<EndpointState<L>>;
+
 /// A reference to a state that is no request.
 ///
 /// Each request holds an `Arc` of the state of its endpoint anyhow, so the `Arc`'s own counter counts
@@ -142,14 +131,27 @@ impl<L> EndpointState<L> {
 /// thread drops some may miss as many requests. Only the driver clones and drops them, so what it
 /// reads is exact, and a picker on another thread takes the number for what it is worth.
 #[derive(Debug)]
-pub(crate) struct Held<L>(Arc<EndpointState<L>>);
+pub(crate) struct Held<L>(SharedState<L>);
 
 impl<L> Held<L> {
+    pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Self {
+        Self(SharedState::new(EndpointState {
+            held: AtomicU32::new(1),
+            health: Health::new(round),
+            tracker,
+            failed: AtomicU64::new(0),
+            canary: AtomicBool::new(false),
+            id: EndpointId::next(),
+            key,
+            common,
+        }))
+    }
+
     /// The requests that are not complete.
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         let others = self.0.held.load(Relaxed) as usize;
-        Arc::strong_count(&self.0).saturating_sub(others)
+        SharedState::strong_count(&self.0).saturating_sub(others)
     }
 
     /// What the tracker says, as a number from 0 to infinity: anything else is as much as can be.
@@ -165,14 +167,14 @@ impl<L> Held<L> {
 
     /// A request goes here.
     #[inline]
-    pub(crate) fn begin(&self) -> Arc<EndpointState<L>> {
-        Arc::clone(&self.0)
+    pub(crate) fn begin(&self) -> SharedState<L> {
+        SharedState::clone(&self.0)
     }
 }
 
 impl<L> Clone for Held<L> {
     fn clone(&self) -> Self {
-        let state = Arc::clone(&self.0);
+        let state = SharedState::clone(&self.0);
         state.held.fetch_add(1, Relaxed);
         Self(state)
     }
@@ -202,7 +204,7 @@ impl<L: std::fmt::Debug> std::fmt::Debug for EndpointState<L> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(roster_loom)))]
 mod tests {
     use super::*;
     use crate::endpoint::load::InFlight;
@@ -210,8 +212,7 @@ mod tests {
     #[test]
     fn only_requests_count_as_in_flight() {
         let common = Arc::new(Common::lonely());
-        let state =
-            EndpointState::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
+        let state = Held::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
         let others: Vec<_> = (0..5).map(|_| state.clone()).collect();
         assert_eq!(state.in_flight(), 0);
         let requests = [state.begin(), others[3].begin()];
@@ -220,5 +221,61 @@ mod tests {
         assert_eq!(state.in_flight(), 2);
         drop(requests);
         assert_eq!(state.in_flight(), 0);
+    }
+}
+
+#[cfg(all(test, roster_loom))]
+mod model {
+    use loom::thread;
+
+    use super::*;
+    use crate::{balance::slots::Slots, endpoint::load::InFlight};
+
+    fn state() -> Held<InFlight> {
+        let common = Arc::new(Common::lonely());
+        EndpointState::new(Key::new("a", ""), InFlight::new(), Round::default(), common)
+    }
+
+    #[test]
+    fn requests_that_come_and_go_leave_nothing_and_the_driver_counts_none_too_few() {
+        loom::model(|| {
+            let state = state();
+            let snapshot = sync::Arc::new(state.clone());
+            let mine = state.begin();
+            let other = snapshot.clone();
+            let request = thread::spawn(move || drop(other.begin()));
+            // The driver makes the next snapshot meanwhile, which holds the state too, and drops one.
+            let next = state.clone();
+            assert!((1..=2).contains(&state.in_flight()));
+            drop(next);
+            assert!((1..=2).contains(&state.in_flight()));
+            request.join().unwrap();
+            drop(snapshot);
+            assert_eq!(state.in_flight(), 1);
+            drop(mine);
+            assert_eq!(state.in_flight(), 0);
+        });
+    }
+
+    #[test]
+    fn when_an_endpoint_has_left_the_snapshot_all_its_requests_are_known() {
+        loom::model(|| {
+            let state = state();
+            let old = Arc::new(vec![state.clone()]);
+            let slots = sync::Arc::new(Slots::new(old, Some(1)));
+            let other = slots.clone();
+            let request =
+                thread::spawn(move || other.read(|snapshot, _| snapshot.first().map(Held::begin)));
+            slots.publish(&Arc::default(), 0, &mut Vec::new());
+            let known = state.in_flight();
+            let request = request.join().unwrap();
+            assert_eq!(
+                known,
+                usize::from(request.is_some()),
+                "it drains or it does not"
+            );
+            drop(request);
+            assert_eq!(state.in_flight(), 0);
+        });
     }
 }

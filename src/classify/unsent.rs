@@ -112,8 +112,9 @@ impl Error for Unsent {
 /// Whether an error says that the request was certainly not sent, so that it may be sent elsewhere
 /// whatever it does.
 ///
-/// Known are [`Unsent`], which the clients of this crate use, and with features `http` or `consul`
-/// hyper's errors and those of hyper-util's client. The first of them in the chain of sources decides.
+/// Known are [`Unsent`], which the clients of this crate use; with features `http` or `consul` also
+/// hyper's errors and those of hyper-util's client; with feature `tonic` the failure of a channel to
+/// connect. The first of them in the chain of sources decides.
 ///
 /// # Examples
 /// ```
@@ -167,6 +168,10 @@ fn first_word<'a>(mut error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
 fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     if let Some(unsent) = error.downcast_ref::<Unsent>() {
         return Some(Word::Unsent(Some(unsent)));
+    }
+    #[cfg(feature = "tonic")]
+    if error.is::<tonic::ConnectError>() {
+        return Some(Word::Unsent(None));
     }
     #[cfg(feature = "_hyper")]
     if let Some(unsent) = says_hyper(error) {

@@ -3,7 +3,6 @@
 use std::{fmt, sync::Arc};
 
 use http::Request;
-use hyper_util::client::legacy;
 
 use super::uri::Place;
 use crate::{
@@ -33,7 +32,7 @@ impl HttpError {
     /// `request` gives back what was sent, if it was not.
     pub(super) fn exchange<B: Send + 'static>(
         place: Arc<Place>,
-        error: legacy::Error,
+        error: impl std::error::Error + Send + Sync + 'static,
         request: impl FnOnce() -> Option<Request<B>>,
     ) -> Self {
         let (kind, source) = if classify::is_unsent(&error) {
@@ -78,7 +77,7 @@ impl HttpError {
     }
 
     /// Takes back the request, if it [was not sent](Self::is_connect), has a body of this type, and
-    /// was not taken before: as [`HttpClient`](super::HttpClient) got it, its body unread.
+    /// was not taken before: as the client got it, its body unread.
     /// [`reclaim`](crate::classify::reclaim) does the same for an error of any type.
     pub fn take_request<B: 'static>(&mut self) -> Option<Request<B>> {
         let unsent = self.source.as_deref()?.downcast_ref::<Unsent>()?;

@@ -6,10 +6,12 @@
 //! exactly those: idle ones at once, others when the answers they carry have ended. A shared pool
 //! keeps the connections to removed instances until they have been idle for long.
 //!
-//! A request that found no connection comes back in the error, so that it can go to another endpoint at
-//! once. hyper-util's client takes the request and drops it when it cannot connect. So its head is
-//! copied before (a microsecond is what a request takes twenty to forty of), and its body waits in a
-//! place that both see.
+//! A request that found no connection comes back in the error, so that it can go to another endpoint
+//! at once. hyper-util's client takes the request and drops it when it cannot connect; so its head is
+//! copied before, and its body waits where both can take it. That is done when there may be no
+//! connection for it: as many requests wait as connections are open, or the last attempt to connect
+//! failed. Most requests of a busy client do not pay for it; one that finds its connection closed in
+//! the same instant, or held by the long body of another answer, may be lost to it.
 //!
 //! A client connects when a request needs it and again when that connection is gone. So it is always
 //! ready, never fails in `poll_ready`, and an instance that was restarted gets traffic again
@@ -20,7 +22,10 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -42,7 +47,7 @@ use super::{
 };
 use crate::{
     backoff::NEVER,
-    connect::{Connector, Target},
+    connect::{Connector, Links, Target},
     discover::MakeEndpoint,
     error::BoxError,
     instance::Instance,
@@ -236,6 +241,8 @@ where
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<HttpClient<B>, BoxError> {
         let (connector, tls) = self.connector(instance);
+        let links = Arc::<Links>::default();
+        let connector = connector.links(Arc::clone(&links));
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
@@ -248,7 +255,12 @@ where
             .http2_keep_alive_interval(self.probe_after());
         Ok(HttpClient {
             client: builder.build(connector),
-            place: Arc::new(Place::new(instance, tls)),
+            line: Arc::new(Line {
+                place: Arc::new(Place::new(instance, tls)),
+                links,
+                waiting: AtomicUsize::new(0),
+                shared: self.is_http2(),
+            }),
         })
     }
 }
@@ -295,10 +307,45 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 ///
 /// # Errors
 /// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the request was not sent, and then
-/// [`take_request`](HttpError::take_request) gives it back.
+/// [`take_request`](HttpError::take_request) mostly gives it back: unless it seemed sure that there
+/// was a connection for it.
 pub struct HttpClient<B> {
     client: legacy::Client<Connector, KeptBody<B>>,
+    line: Arc<Line>,
+}
+
+/// What the clones of a client share.
+#[derive(Debug)]
+struct Line {
     place: Arc<Place>,
+    links: Arc<Links>,
+    /// Requests whose answer has not begun. Relaxed: a hint, that publishes no other memory.
+    waiting: AtomicUsize,
+    /// Whether one connection carries all requests.
+    shared: bool,
+}
+
+impl Line {
+    /// Whether one more request may have to wait for a connection, and so may fail for want of one.
+    fn may_connect(&self, waiting: usize) -> bool {
+        let open = self.links.open();
+        let enough = if self.shared {
+            open > 0
+        } else {
+            open > waiting
+        };
+        !enough || self.links.is_failing()
+    }
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+struct Waiting(Arc<Line>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 impl<B> Service<Request<B>> for HttpClient<B>
@@ -316,21 +363,29 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
-        let place = Arc::clone(&self.place);
-        let uri = match place.complete(request.uri().clone()) {
-            Ok(uri) => uri,
-            Err(message) => return HttpFuture::refuse(place, message),
-        };
+        let waiting = self.line.waiting.fetch_add(1, Relaxed);
+        let line = Waiting(Arc::clone(&self.line));
         // Before it is completed for this endpoint: another may complete it otherwise.
-        let (mut request, kept) = Kept::keep(request);
-        *request.uri_mut() = uri;
-        // The version is the connection's affair: a request that came in over HTTP/2 may go on over
-        // HTTP/1, and the other way round.
-        *request.version_mut() = Version::HTTP_11;
+        let (mut request, kept) = if self.line.may_connect(waiting) {
+            let (request, kept) = Kept::keep(request);
+            (request, Some(Box::new(kept)))
+        } else {
+            (Kept::pass(request), None)
+        };
+        let exchange = match self.line.place.complete(std::mem::take(request.uri_mut())) {
+            Ok(uri) => {
+                *request.uri_mut() = uri;
+                // The version is the connection's affair: a request that came in over HTTP/2 may go
+                // on over HTTP/1, and the other way round.
+                *request.version_mut() = Version::HTTP_11;
+                Exchange::Sent(self.client.request(request))
+            }
+            Err(message) => Exchange::Refused(message),
+        };
         HttpFuture {
-            exchange: Exchange::Sent(self.client.request(request)),
-            kept: Some(kept),
-            place,
+            exchange,
+            kept,
+            line,
         }
     }
 }
@@ -339,7 +394,7 @@ impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
         Self {
             client: self.client.clone(),
-            place: Arc::clone(&self.place),
+            line: Arc::clone(&self.line),
         }
     }
 }
@@ -347,7 +402,7 @@ impl<B> Clone for HttpClient<B> {
 impl<B> fmt::Debug for HttpClient<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClient")
-            .field("place", &self.place)
+            .field("place", &self.line.place)
             .finish_non_exhaustive()
     }
 }
@@ -357,9 +412,9 @@ impl<B> fmt::Debug for HttpClient<B> {
 pub struct HttpFuture<B> {
     #[pin]
     exchange: Exchange,
-    /// Taken when the exchange is over.
-    kept: Option<Kept<B>>,
-    place: Arc<Place>,
+    /// Taken when the exchange is over. Boxed, because most have none.
+    kept: Option<Box<Kept<B>>>,
+    line: Waiting,
 }
 
 #[pin_project(project = ExchangeProj)]
@@ -369,27 +424,17 @@ enum Exchange {
     Refused(String),
 }
 
-impl<B> HttpFuture<B> {
-    fn refuse(place: Arc<Place>, message: String) -> Self {
-        Self {
-            exchange: Exchange::Refused(message),
-            kept: None,
-            place,
-        }
-    }
-}
-
 impl<B: Send + 'static> Future for HttpFuture<B> {
     type Output = Result<Response<Incoming>, HttpError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let place = || Arc::clone(this.place);
+        let place = || Arc::clone(&this.line.0.place);
         Poll::Ready(match this.exchange.project() {
             ExchangeProj::Sent(exchange) => {
                 let result = ready!(exchange.poll(cx));
                 let kept = this.kept.take();
-                let request = || kept.and_then(Kept::give_back);
+                let request = || kept.and_then(|kept| kept.give_back());
                 result.map_err(|error| HttpError::exchange(place(), error, request))
             }
             ExchangeProj::Refused(message) => {
@@ -403,7 +448,7 @@ impl<B> fmt::Debug for HttpFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpFuture")
             .field("exchange", &self.exchange)
-            .field("place", &self.place)
+            .field("place", &self.line.0.place)
             .finish_non_exhaustive()
     }
 }

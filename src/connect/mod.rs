@@ -10,6 +10,11 @@ mod link;
 #[cfg(feature = "consul")]
 pub(crate) use self::link::Link;
 
+#[cfg(feature = "http")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
 use std::{
     fmt,
     future::Future,
@@ -52,6 +57,8 @@ pub(crate) struct Connector {
     server_name: Option<String>,
     #[cfg(feature = "consul")]
     linked: bool,
+    #[cfg(feature = "http")]
+    links: Option<Arc<Links>>,
 }
 
 impl Connector {
@@ -70,6 +77,8 @@ impl Connector {
             server_name: None,
             #[cfg(feature = "consul")]
             linked: false,
+            #[cfg(feature = "http")]
+            links: None,
         }
     }
 
@@ -80,6 +89,13 @@ impl Connector {
         self
     }
 
+    /// Counts its connections there.
+    #[cfg(feature = "http")]
+    pub(crate) fn links(mut self, links: Arc<Links>) -> Self {
+        self.links = Some(links);
+        self
+    }
+
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config.into());
@@ -87,7 +103,7 @@ impl Connector {
     }
 
     /// Expects the certificate to name this server; the host of the URI by default.
-    #[cfg(all(feature = "tls", feature = "consul"))]
+    #[cfg(all(feature = "tls", any(feature = "consul", feature = "tonic")))]
     pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
         self.server_name = name;
         self
@@ -187,7 +203,53 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        #[cfg(feature = "http")]
+        if let Some(links) = self.links.clone() {
+            let connect = self.clone().connect(uri);
+            return Box::pin(async move { links.count(connect.await) });
+        }
         Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// The connections to one target, as far as they are known.
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    /// Relaxed, both: hints, that publish no other memory.
+    open: AtomicUsize,
+    failing: AtomicBool,
+}
+
+#[cfg(feature = "http")]
+impl Links {
+    fn count(self: Arc<Self>, result: Result<Io, BoxError>) -> Result<Io, BoxError> {
+        self.failing.store(result.is_err(), Relaxed);
+        let mut io = result?;
+        self.open.fetch_add(1, Relaxed);
+        io.counted = Some(Counted(self));
+        Ok(io)
+    }
+
+    /// The number of open connections.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Whether the last attempt to connect failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Relaxed)
+    }
+}
+
+/// An open connection.
+#[cfg(feature = "http")]
+struct Counted(Arc<Links>);
+
+#[cfg(feature = "http")]
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -197,6 +259,9 @@ pub(crate) struct Io {
     h2: bool,
     #[cfg(feature = "consul")]
     link: Option<Link>,
+    /// Counts it for as long as it stands.
+    #[cfg(feature = "http")]
+    counted: Option<Counted>,
 }
 
 trait Stream: Read + Write + Send + Unpin {}
@@ -209,6 +274,8 @@ impl Io {
             h2: false,
             #[cfg(feature = "consul")]
             link: None,
+            #[cfg(feature = "http")]
+            counted: None,
         }
     }
 }

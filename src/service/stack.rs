@@ -74,6 +74,9 @@ struct Above<C, R, H> {
 pub type Stacked<S, P, C, R, H, W = ()> =
     Breaker<Either<Timeout<Retried<S, P, C, R, H, W>>, Retried<S, P, C, R, H, W>>, C>;
 
+/// What [`Stack::build`] returns.
+pub type Client<S, P, C, R, H, W = ()> = Built<Stacked<S, P, C, R, H, W>>;
+
 /// The part of a [`Stacked`] below its timeout.
 pub type Retried<S, P, C, R, H, W = ()> =
     Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
@@ -250,7 +253,7 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     pub fn build<D, S, L: 'static, E: 'static>(
         self,
         discover: D,
-    ) -> Result<Built<Stacked<S, P, C, R, H, W>>, ConfigError>
+    ) -> Result<Client<S, P, C, R, H, W>, ConfigError>
     where
         D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -273,15 +276,12 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build_plain<D>(
-        self,
-        discover: D,
-    ) -> Result<Built<Stacked<D::Service, P, C, R, H, W>>, ConfigError>
+    pub fn build_plain<D, S>(self, discover: D) -> Result<Client<S, P, C, R, H, W>, ConfigError>
     where
-        D: Discover + Send + 'static,
+        D: Discover<Service = S> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
-        D::Service: Send + Sync + 'static,
+        S: Send + Sync + 'static,
         P: Policy,
         C: Send + Sync + 'static,
         R: Clone,
@@ -297,7 +297,7 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
     fn build<S, P: Policy, W>(
         self,
         balance: Balance<S, P, C, W>,
-    ) -> Result<Built<Stacked<S, P, C, R, H, W>>, ConfigError> {
+    ) -> Result<Client<S, P, C, R, H, W>, ConfigError> {
         let budget = self.budget;
         // The balancer is innermost, because only there it is known which endpoint a request goes to:
         // what a single one does wrong is dealt with there.

@@ -384,7 +384,9 @@ fn refuses_settings_out_of_range() {
     for deadline in [Duration::ZERO, week] {
         assert_eq!(field(b().probe_deadline(deadline)), "probe_deadline");
     }
-    assert_eq!(field(b().slow_calls(Duration::ZERO, 0.5)), "slow_calls");
+    for slow in [Duration::ZERO, week] {
+        assert_eq!(field(b().slow_calls(slow, 0.5)), "slow_calls", "{slow:?}");
+    }
     assert_eq!(field(b().min_calls(0)), "min_calls");
     assert_eq!(field(b().count_window(10).min_calls(11)), "min_calls");
     assert_eq!(field(b().probes(0)), "probes");

@@ -148,14 +148,62 @@ async fn it_comes_back_when_the_connection_it_would_have_gone_over_is_gone() {
     }
     server.abort();
     let _ = server.await;
+    // The client may not have noticed yet, and then learns it with the first.
+    let mut back = Vec::new();
+    for _ in 0..3 {
+        let call = client.call(post(stream(vec![Ok("late")])));
+        let mut error = call.await.unwrap_err();
+        assert!(error.is_connect(), "{error:?}");
+        back.push(error.take_request::<Body>());
+    }
+    assert!(back[1..].iter().all(Option::is_some), "{back:?}");
+    let body = back.pop().unwrap().unwrap().into_body().collect().await;
+    assert_eq!(body.unwrap().to_bytes(), "late");
+}
+
+#[tokio::test]
+async fn it_comes_back_while_other_answers_hold_all_connections() {
+    let (socket, addr) = refusing();
+    let listener = socket.listen(1).unwrap();
+    let mut client = client(addr);
+    let accept = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut read).await.unwrap();
+        }
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+        stream.write_all(head).await.unwrap();
+        stream
+    });
+    let request = Request::get("http://web/").body(empty()).unwrap();
+    let half = client.call(request).await.unwrap();
+    let held = accept.await.unwrap();
+    let mut back = Vec::new();
+    for _ in 0..3 {
+        let mut error = client.call(post(empty())).await.unwrap_err();
+        assert!(error.is_connect(), "{error:?}");
+        back.push(error.take_request::<Body>().is_some());
+    }
+    assert_eq!(back[1..], [true, true], "the first finds out");
+    drop((half, held));
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_more_connections_come_back() {
+    let (socket, addr) = refusing();
+    let listener = socket.listen(1).unwrap();
+    let mut client = client(addr);
+    let first = tokio::spawn(client.call(post(empty())));
+    let held = listener.accept().await.unwrap();
+    drop(listener);
     let mut error = client
-        .call(post(stream(vec![Ok("late")])))
+        .call(post(stream(vec![Ok("more")])))
         .await
         .unwrap_err();
-    assert!(error.is_connect(), "{error:?}");
-    let request = error.take_request::<Body>().expect("it was not sent");
-    let body = request.into_body().collect().await.unwrap();
-    assert_eq!(body.to_bytes(), "late");
+    assert!(error.take_request::<Body>().is_some(), "{error:?}");
+    first.abort();
+    drop(held);
 }
 
 #[tokio::test]

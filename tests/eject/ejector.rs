@@ -60,7 +60,7 @@ fn each_failed_probe_doubles_the_time_up_to_its_cap() {
 fn health_forgives_one_ejection_in_ten_seconds() {
     let mut scene = scene(3);
     let times = |scene: &Scene| scene.ejections(0).last().unwrap().1;
-    let mut eject = |scene: &mut Scene, health: Duration| {
+    let eject = |scene: &mut Scene, health: Duration| {
         scene.pass(health);
         scene.fail(0);
         let time = times(scene);

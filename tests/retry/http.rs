@@ -1,8 +1,12 @@
 //! Retries of HTTP requests.
 
 use std::{
+    collections::VecDeque,
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -44,9 +48,9 @@ async fn exchange(
     script: &[(usize, Result<u16, io::ErrorKind>)],
 ) -> (Result<StatusCode, BoxError>, Vec<(Request<()>, Bytes)>) {
     let seen = Seen::default();
-    let mut script = script.to_vec().into_iter();
+    let mut script = VecDeque::from(script.to_vec());
     let script = Arc::new(Mutex::new(move || {
-        script.next().unwrap_or((usize::MAX, Ok(200)))
+        script.pop_front().unwrap_or((usize::MAX, Ok(200)))
     }));
     let server = {
         let seen = seen.clone();
@@ -149,6 +153,23 @@ async fn a_long_body_is_sent_again_only_while_it_is_untouched() {
     let (result, seen) = exchange(replay, put(), &[(0, Ok(503))]).await;
     assert_eq!((result.unwrap().as_u16(), seen.len()), (200, 2));
     assert_eq!(seen[1].1, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_default_a_status_of_5xx_is_a_failure_and_retry_after_is_obeyed() {
+    let start = tokio::time::Instant::now();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let server = service_fn(move |_: Request<ReplayBody<Body>>| {
+        let response = match calls.fetch_add(1, Relaxed) {
+            0 => Response::builder().status(503).header("retry-after", "2"),
+            _ => Response::builder(),
+        };
+        async move { Ok::<_, BoxError>(response.body(Body::default()).unwrap()) }
+    });
+    let mut retry = RetryLayer::http().build().unwrap().layer(server);
+    let call = retry.ready().await.unwrap().call(request(Method::GET, ""));
+    assert_eq!(call.await.unwrap().status(), 200);
+    assert_eq!(start.elapsed(), crate::kit::SEC * 2);
 }
 
 #[tokio::test(start_paused = true)]

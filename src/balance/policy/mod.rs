@@ -55,7 +55,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{Common, EndpointState, Held};
+use super::state::{Common, Held, SharedState};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},
@@ -245,9 +245,12 @@ impl<'a> Draw<'a> {
 pub struct Trial<P: Policy> {
     states: Vec<Held<P::Load>>,
     /// Requests in flight.
-    requests: RefCell<Vec<(usize, Arc<EndpointState<P::Load>>)>>,
+    requests: RefCell<Vec<Begun<P::Load>>>,
     picker: P::Picker,
 }
+
+/// A request in flight, and on which endpoint.
+type Begun<L> = (usize, SharedState<L>);
 
 impl<P: Policy> Trial<P> {
     /// Prepares `policy` for endpoints `0`, `1`, … of these weights.
@@ -271,7 +274,7 @@ impl<P: Policy> Trial<P> {
         let now = Instant::now();
         let (tracker, common) = (policy.tracker(), Arc::new(Common::lonely()));
         let state = |candidate: &Candidate| {
-            EndpointState::new(
+            Held::new(
                 candidate.key.clone(),
                 tracker.fresh(now),
                 Round::default(),

@@ -186,7 +186,9 @@ impl HealthCheck {
             #[cfg(feature = "http2")]
             Asked::Grpc(service) => Kind::Grpc(service.into()),
             #[cfg(not(feature = "http2"))]
-            Asked::Grpc(_) => return error("grpc", "needs feature http2".into()),
+            Asked::Grpc(service) => {
+                return error("grpc", format!("to check {service:?} needs feature http2"));
+            }
         };
         let host = match &self.host {
             None => None,

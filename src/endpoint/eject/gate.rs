@@ -254,7 +254,8 @@ impl fmt::Debug for Gate {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::*;
 

@@ -300,7 +300,8 @@ impl fmt::Debug for Health {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::{super::settings::Ejection, *};
 

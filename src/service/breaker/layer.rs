@@ -9,7 +9,7 @@ use tower::Layer;
 use super::{
     Breaker, BreakerHandle,
     machine::{MAX_DEADLINE, MAX_PROBES, Rules},
-    shared::{Limits, Shared, Window},
+    shared::{Limits, Shared, Window, micros},
 };
 use crate::{
     classify::Answers,
@@ -154,7 +154,7 @@ impl<C> Builder<C> {
     }
 
     /// Opens also when a share `ratio` of the calls, above 0 and up to 1, was slow: had no head of an
-    /// answer within `slow`, which is above 0. Such a call need not have failed, and a slow probe
+    /// answer within `slow`, 1 µs to one day. Such a call need not have failed, and a slow probe
     /// counts as failed. Default: no call is slow.
     pub fn slow_calls(mut self, slow: Duration, ratio: f64) -> Self {
         self.slow = Some((slow, ratio));
@@ -243,10 +243,10 @@ impl<C> Builder<C> {
             );
         }
         if let Some((slow, ratio)) = self.slow {
-            if slow.is_zero() || !is_share(ratio) {
+            if !(Duration::from_micros(1)..=DAY).contains(&slow) || !is_share(ratio) {
                 return refuse(
                     "slow_calls",
-                    format!("{slow:?} must be above zero, and {ratio} above 0 and at most 1"),
+                    format!("{slow:?} must be from 1 µs to one day, {ratio} above 0 and at most 1"),
                 );
             }
         }
@@ -293,8 +293,9 @@ impl<C> Builder<C> {
         let limits = Limits {
             min_calls: self.min_calls.map_or(MIN_CALLS.min(most), u64::from),
             failure_ratio: self.failure_ratio,
-            slow: self.slow,
-            probe_deadline: self.probe_deadline,
+            slow_from: self.slow.map_or(u64::MAX, |(slow, _)| micros(slow)),
+            slow_ratio: self.slow.map_or(1.0, |(_, ratio)| ratio),
+            probe_deadline: micros(self.probe_deadline),
         };
         let window = match self.window {
             Kind::Time(span) => Window::Time(TimeWindow::new(span, BUCKETS, base)),

@@ -43,7 +43,10 @@ pub(super) const MAX_PROBES: u32 = 63;
 /// With it, an age of up to 70 minutes fits the bits that hold it.
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(3600);
 
+/// On cache lines of its own: every call reads the word, and what is beside it in memory, counts of
+/// calls and of owners, is written by every call.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Machine {
     rules: Rules,
     /// Acquire and release with every exchange, for the window that is emptied before a breaker
@@ -121,6 +124,7 @@ struct Trial {
     since: u64,
 }
 
+const CLOSED: u64 = 0;
 const GENERATIONS: u32 = 1 << 21;
 const AGES: u64 = 1 << 22;
 /// 34 years of milliseconds.
@@ -154,7 +158,7 @@ impl Trial {
 
 fn pack(generation: u32, phase: Phase) -> u64 {
     let (kind, data) = match phase {
-        Phase::Closed => (0, 0),
+        Phase::Closed => (CLOSED, 0),
         Phase::Open { until } => (1, until.min(UNTIL_MAX)),
         Phase::HalfOpen(trial) => {
             let counts = trial.in_flight | trial.begun << 6 | trial.successes << 12;
@@ -170,7 +174,7 @@ fn unpack(word: u64) -> (u32, Phase) {
     let data = word >> 24;
     let count = |at: u32| (data >> at) as u32 & 63;
     let phase = match word & 7 {
-        0 => Phase::Closed,
+        CLOSED => Phase::Closed,
         1 => Phase::Open { until: data },
         2 => Phase::HalfOpen(Trial {
             in_flight: count(0),
@@ -181,7 +185,16 @@ fn unpack(word: u64) -> (u32, Phase) {
         3 => Phase::ForcedOpen,
         _ => Phase::ForcedClosed,
     };
-    ((word >> 3) as u32 & (GENERATIONS - 1), phase)
+    (generation(word), phase)
+}
+
+fn generation(word: u64) -> u32 {
+    (word >> 3) as u32 & (GENERATIONS - 1)
+}
+
+/// Without unpacking it: the way of almost every call.
+fn is_closed(word: u64) -> bool {
+    word & 7 == CLOSED
 }
 
 fn next(generation: u32) -> u32 {
@@ -209,8 +222,15 @@ impl Machine {
     }
 
     /// Whether a call now would be refused, without admitting one.
+    #[inline]
     pub(super) fn refuses(&self, now: impl FnOnce() -> u64) -> bool {
-        match unpack(self.word.load(Acquire)).1 {
+        let word = self.word.load(Acquire);
+        !is_closed(word) && self.holds_off(word, now)
+    }
+
+    #[cold]
+    fn holds_off(&self, word: u64, now: impl FnOnce() -> u64) -> bool {
+        match unpack(word).1 {
             Phase::Closed | Phase::ForcedClosed => false,
             Phase::Open { until } => now() < until,
             Phase::HalfOpen(trial) => {
@@ -221,8 +241,9 @@ impl Machine {
     }
 
     /// Whether a call of this generation still counts.
+    #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
-        unpack(self.word.load(Acquire)).0 == pass.generation
+        generation(self.word.load(Acquire)) == pass.generation
     }
 
     /// How long it is open from `now` on, in milliseconds.
@@ -234,12 +255,29 @@ impl Machine {
     }
 
     /// Admits a call, or refuses it.
+    #[inline]
     pub(super) fn admit(
         &self,
         now: impl Fn() -> u64,
         moved: &mut impl FnMut(Moved),
     ) -> Result<Pass, Refusal> {
-        let mut word = self.word.load(Acquire);
+        let word = self.word.load(Acquire);
+        if is_closed(word) {
+            return Ok(Pass {
+                generation: generation(word),
+                probe: false,
+            });
+        }
+        self.admit_if(word, now, moved)
+    }
+
+    #[cold]
+    fn admit_if(
+        &self,
+        mut word: u64,
+        now: impl Fn() -> u64,
+        moved: &mut impl FnMut(Moved),
+    ) -> Result<Pass, Refusal> {
         loop {
             let (generation, phase) = unpack(word);
             let (admitted, trial) = match phase {

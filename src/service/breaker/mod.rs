@@ -26,7 +26,7 @@
 //! waiting counts for nothing: it proves nothing. So a timeout belongs *below* the breaker, where it
 //! is a failure. So does an error of the inner `poll_ready`: no call was made. A call counts once,
 //! with its verdict; when an answer that was judged by its head breaks off later, its good mark is
-//! taken back. An answer to a call from before the last change of state counts for nothing either.
+//! taken back. Only a bad call opens the breaker, never a good one that completes the minimum. An answer to a call from before the last change of state counts for nothing either.
 //!
 //! Counts are exact and slide, over the last ten seconds (or other [time](Builder::time_window)), or
 //! the last [so many calls](Builder::count_window).
@@ -48,8 +48,10 @@
 //! demands, and given back when the breaker is dropped.
 //!
 //! # What it costs
-//! Closed, a call takes no lock and allocates nothing: one look at the state, a count, and a clock
-//! read for a window of time, none for one of calls, one more where slow calls count.
+//! Closed, a call takes no lock and allocates nothing: one look at the state and one count. A good call
+//! in a window of time reads the clock once in four calls (so up to three good calls may leave the
+//! window early), a bad one always; a window of calls never does; where slow calls count, each call
+//! reads it twice.
 //!
 //! A classifier that panics costs its own call: the panic goes on to the caller, the call counts as
 //! cancelled, and nothing is poisoned.

@@ -40,9 +40,11 @@ pub(super) enum Window {
 pub(super) struct Limits {
     pub(super) min_calls: u64,
     pub(super) failure_ratio: f64,
-    /// From which duration on a call is slow, and which share of them is too large.
-    pub(super) slow: Option<(Duration, f64)>,
-    pub(super) probe_deadline: Duration,
+    /// From how many microseconds on a call is slow; `u64::MAX` for none.
+    pub(super) slow_from: u64,
+    pub(super) slow_ratio: f64,
+    /// In microseconds.
+    pub(super) probe_deadline: u64,
 }
 
 impl Limits {
@@ -52,10 +54,7 @@ impl Limits {
             None
         } else if reaches(counts.failed, self.failure_ratio) {
             Some(Cause::Failures(counts.into()))
-        } else if self
-            .slow
-            .is_some_and(|(_, share)| reaches(counts.slow, share))
-        {
+        } else if counts.slow > 0 && reaches(counts.slow, self.slow_ratio) {
             Some(Cause::SlowCalls(counts.into()))
         } else {
             None
@@ -91,10 +90,12 @@ impl Shared {
     }
 
     /// Whether a call now would be refused.
+    #[inline]
     pub(super) fn refuses(&self) -> bool {
         self.machine.refuses(|| self.millis(Instant::now()))
     }
 
+    #[inline]
     pub(super) fn admit(self: &Arc<Self>) -> Result<Call, BreakerError> {
         let admitted = self
             .machine
@@ -102,11 +103,7 @@ impl Shared {
                 self.publish(moved, None)
             });
         match admitted {
-            Ok(pass) => {
-                let timed = pass.probe || self.limits.slow.is_some();
-                let started = timed.then(Instant::now);
-                Ok(Call::new(Arc::clone(self), pass, started))
-            }
+            Ok(pass) => Ok(Call::new(Arc::clone(self), pass)),
             Err(Refusal::Open(millis)) => Err(self.refuse(Refused::Open {
                 remaining: Duration::from_millis(millis),
             })),
@@ -131,29 +128,30 @@ impl Shared {
         BreakerError::new(Arc::clone(&self.name), refused)
     }
 
-    /// Whether a verdict needs the time it came at.
-    pub(super) fn is_timed(&self) -> bool {
-        matches!(self.window, Window::Time(_))
+    /// Whether it matters how long calls take.
+    #[inline]
+    pub(super) fn times_calls(&self) -> bool {
+        self.limits.slow_from != u64::MAX
     }
 
-    pub(super) fn is_slow(&self, took: Duration) -> bool {
-        self.limits.slow.is_some_and(|(slow, _)| took >= slow)
+    #[inline]
+    pub(super) fn is_slow(&self, micros: u64) -> bool {
+        micros >= self.limits.slow_from
     }
 
-    pub(super) fn is_late(&self, took: Duration) -> bool {
-        took >= self.limits.probe_deadline
+    pub(super) fn is_late(&self, micros: u64) -> bool {
+        micros >= self.limits.probe_deadline
     }
 
-    /// Counts a call made while closed; returns its number in a window of calls.
-    pub(super) fn record(
-        &self,
-        pass: Pass,
-        now: Option<Instant>,
-        failed: bool,
-        slow: bool,
-    ) -> Option<u64> {
+    /// Counts a call made while closed, if it still is the same time closed; returns its number in
+    /// a window of calls.
+    #[inline]
+    pub(super) fn record(&self, pass: Pass, now: Option<Instant>, failed: bool, slow: bool) -> u64 {
         if !self.machine.is_current(pass) {
-            return None;
+            return 0;
+        }
+        if !failed && !slow {
+            return self.record_good(now);
         }
         let (number, counts) = match &self.window {
             Window::Time(window) => {
@@ -164,7 +162,23 @@ impl Shared {
             Window::Calls(window) => window.put(failed, slow),
         };
         self.judge(pass, now, counts);
-        Some(number)
+        number
+    }
+
+    /// Good calls open nothing, so they need not look.
+    #[inline]
+    fn record_good(&self, now: Option<Instant>) -> u64 {
+        match &self.window {
+            Window::Calls(window) => return window.put_good(),
+            // Three calls more or less are too many where a few decide.
+            Window::Time(window) if now.is_none() && self.limits.min_calls >= 16 => {
+                window.record_good(Instant::now);
+            }
+            Window::Time(window) => {
+                window.record(now.unwrap_or_else(Instant::now), false, false);
+            }
+        }
+        0
     }
 
     /// Counts a good call as bad after all.
@@ -306,9 +320,21 @@ impl Shared {
         }
     }
 
+    /// Since the breaker was made.
+    pub(super) fn micros(&self, now: Instant) -> u64 {
+        micros(now.saturating_duration_since(self.base))
+    }
+
     fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.base).as_millis() as u64
     }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000)
+        .saturating_add(duration.subsec_micros().into())
 }
 
 impl fmt::Debug for Shared {

@@ -9,26 +9,23 @@ use std::{
     time::Duration,
 };
 
-use pin_project::pin_project;
+use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{
-    latency::Latencies,
-    layer::{Delay, Settings},
-};
+use super::{latency::Latencies, layer::Shared};
 use crate::{
     attempt::Tried,
     backoff::after,
     classify::{Classify, Outcome},
-    service::retry::{Reissue, RetryBudget, is_retry},
+    service::retry::{Reissue, is_retry},
 };
 
 /// A request and the attempts that run for it.
 ///
 /// # Cancel safety
 /// Dropping it drops all attempts.
-#[pin_project]
+#[pin_project(PinnedDrop)]
 pub struct ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
@@ -37,40 +34,40 @@ where
     /// Gone when it has failed.
     #[pin]
     first: Option<S::Future>,
-    /// Of the first.
-    watch: Option<Watch>,
-    /// The others. Boxed, since few requests have any.
-    extras: Vec<Extra<S::Future>>,
-    /// What a further attempt is made with; gone when there will be none.
-    plan: Option<Plan<S, R::Spare>>,
-    /// What an attempt failed with that others may make good.
-    failure: Option<Result<S::Response, S::Error>>,
+    watch: Watch,
     tried: Tried,
-    sleep: Option<Pin<Box<Sleep>>>,
-    reissue: R,
-    classify: C,
-}
-
-struct Extra<F> {
-    future: Pin<Box<F>>,
-    watch: Option<Watch>,
+    /// What further attempts are made with; gone when there will be none.
+    plan: Option<Plan<S, R::Spare>>,
+    shared: Arc<Shared<R, C>>,
+    /// What few requests need, so that the others need not carry it.
+    rare: Rare<S::Future, Result<S::Response, S::Error>>,
 }
 
 struct Plan<S, Spare> {
     service: S,
     spare: Spare,
-    budget: RetryBudget,
-    delay: Delay,
-    every: Duration,
+    delay: Duration,
     next: Instant,
-    left: u32,
+}
+
+struct Rare<F, T>(Option<Box<Beside<F, T>>>);
+
+/// The state of a request whose answer did not come at once.
+struct Beside<F, T> {
+    sleep: Option<Pin<Box<Sleep>>>,
+    extras: Vec<(Pin<Box<F>>, Watch)>,
+    /// How many attempts were started beside the first.
+    started: u32,
+    /// What an attempt failed with that others may make good.
+    failure: Option<T>,
 }
 
 /// Measures an attempt.
+#[derive(Clone, Copy)]
 struct Watch {
-    latencies: Arc<Latencies>,
     start: Instant,
-    recorded: bool,
+    /// Not yet concluded, and of interest.
+    runs: bool,
 }
 
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
@@ -78,44 +75,33 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    pub(super) fn new(
-        mut service: S,
-        reissue: R,
-        classify: C,
-        settings: &Settings,
-        request: Req,
-    ) -> Self {
-        let (request, spare) = reissue.prepare(request);
+    #[inline]
+    pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
         let now = Instant::now();
         let again = is_retry();
-        if settings.deposits && !again {
-            settings.budget.deposit(now);
+        if shared.deposits && !again {
+            shared.budget.deposit(now);
         }
-        // Those that are never hedged may be slow in their own way.
-        let spare = spare.filter(|spare| reissue.is_idempotent(spare));
-        let watch = spare.as_ref().and_then(|_| settings.delay.watch(now));
+        let (request, spare) = shared.reissue.prepare(request);
+        // Those that are never hedged may be slow in their own way, and are not measured.
+        let spare = spare.filter(|spare| shared.reissue.is_idempotent(spare));
+        let runs = spare.is_some();
         let mut tried = Tried::new();
         let first = within(&mut tried, || service.call(request));
-        let hedge = spare.filter(|_| !again).zip(settings.delay.get(now));
-        let plan = hedge.map(|(spare, every)| Plan {
+        let hedge = spare.filter(|_| !again).zip(shared.delay.get(now));
+        let plan = hedge.map(|(spare, delay)| Plan {
             service,
             spare,
-            budget: settings.budget.clone(),
-            delay: settings.delay.clone(),
-            every,
-            next: after(now, every),
-            left: settings.max_extra.get(),
+            delay,
+            next: after(now, delay),
         });
         Self {
             first: Some(first),
-            watch,
-            extras: Vec::new(),
-            plan,
-            failure: None,
+            watch: Watch { start: now, runs },
             tried,
-            sleep: None,
-            reissue,
-            classify,
+            plan,
+            shared,
+            rare: Rare(None),
         }
     }
 }
@@ -128,49 +114,28 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut this = self.as_mut().project();
             if let Some(first) = this.first.as_mut().as_pin_mut() {
                 if let Poll::Ready(result) = within(this.tried, || first.poll(cx)) {
-                    if has_won(this.classify, &result) {
-                        finish(this.watch.take());
+                    this.first.set(None);
+                    if has_won(&this.shared.classify, &result) {
+                        this.watch.won(this.shared.delay.latencies());
                         // The others are given up at once, not when the caller gets to it.
-                        this.first.set(None);
-                        this.extras.clear();
+                        self.give_up();
                         return Poll::Ready(result);
                     }
-                    forget(this.watch.take());
-                    this.first.set(None);
-                    keep(this.failure, result);
+                    this.watch.runs = false;
+                    this.rare.keep(result);
                 }
             }
-            let mut index = 0;
-            while let Some(extra) = this.extras.get_mut(index) {
-                let future = extra.future.as_mut();
-                match within(this.tried, || future.poll(cx)) {
-                    Poll::Pending => index += 1,
-                    Poll::Ready(result) => {
-                        let extra = this.extras.swap_remove(index);
-                        if has_won(this.classify, &result) {
-                            finish(extra.watch);
-                            this.first.set(None);
-                            *this.watch = None;
-                            this.extras.clear();
-                            return Poll::Ready(result);
-                        }
-                        forget(extra.watch);
-                        keep(this.failure, result);
-                    }
+            if this.rare.0.is_some() {
+                if let Poll::Ready(result) = self.as_mut().poll_extras(cx) {
+                    self.give_up();
+                    return Poll::Ready(result);
                 }
-            }
-            if this.first.is_none() && this.extras.is_empty() {
-                let failure = this.failure.take();
-                return Poll::Ready(failure.expect("not polled after it was done"));
-            }
-            if this.failure.is_some() {
-                // Trying on after a failure is for a retry.
-                *this.plan = None;
             }
             ready!(self.as_mut().poll_next(cx));
         }
@@ -182,14 +147,54 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
+    /// Polls the attempts beside the first. Ready when one has won, or all have failed.
+    #[cold]
+    fn poll_extras(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>>
+    where
+        C: Classify<S::Response, S::Error>,
+    {
+        let this = self.project();
+        let Some(beside) = &mut this.rare.0 else {
+            return Poll::Pending;
+        };
+        let mut index = 0;
+        while let Some((extra, watch)) = beside.extras.get_mut(index) {
+            match within(this.tried, || extra.as_mut().poll(cx)) {
+                Poll::Pending => index += 1,
+                Poll::Ready(result) if has_won(&this.shared.classify, &result) => {
+                    watch.won(this.shared.delay.latencies());
+                    return Poll::Ready(result);
+                }
+                Poll::Ready(result) => {
+                    drop(beside.extras.swap_remove(index));
+                    beside.keep(result);
+                }
+            }
+        }
+        if beside.failure.is_some() {
+            // Trying on after a failure is for a retry.
+            *this.plan = None;
+        }
+        if this.first.is_none() && beside.extras.is_empty() {
+            let failure = beside.failure.take();
+            return Poll::Ready(failure.expect("not polled after it was done"));
+        }
+        Poll::Pending
+    }
+
     /// Starts another attempt when it is time. Ready when one was started.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let Some(plan) = this.plan else {
             return Poll::Pending;
         };
+        let shared = &**this.shared;
+        let beside = this.rare.0.get_or_insert_default();
         let next = plan.next;
-        let sleep = this
+        let sleep = beside
             .sleep
             .get_or_insert_with(|| Box::pin(sleep_until(next)));
         if sleep.deadline() != next {
@@ -198,57 +203,121 @@ where
         ready!(sleep.as_mut().poll(cx));
         let service = &mut plan.service;
         let started = match ready!(within(this.tried, || service.poll_ready(cx))) {
-            Ok(()) => plan.start(this.reissue, this.tried),
+            Ok(()) => plan.start(shared, this.tried),
             Err(_) => None, // the attempts that run have nothing to do with it
         };
-        match started {
-            Some(extra) => {
-                this.extras.push(extra);
-                plan.left -= 1;
-                plan.next = after(plan.next, plan.every);
-                if plan.left == 0 {
-                    *this.plan = None;
-                }
-                Poll::Ready(())
-            }
-            None => {
-                *this.plan = None;
-                Poll::Pending
+        let Some(extra) = started else {
+            *this.plan = None;
+            return Poll::Pending;
+        };
+        beside.extras.push(extra);
+        beside.started += 1;
+        plan.next = after(plan.next, plan.delay);
+        if beside.started >= shared.max_extra.get() {
+            *this.plan = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Drops all attempts that run. One of them that took long already has proved that it takes long;
+    /// of the others nothing is known.
+    fn give_up(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        this.first.set(None);
+        *this.plan = None;
+        let latencies = this.shared.delay.latencies();
+        this.watch.dropped(latencies);
+        if let Some(beside) = &mut this.rare.0 {
+            for (extra, mut watch) in beside.extras.drain(..) {
+                drop(extra);
+                watch.dropped(latencies);
             }
         }
+    }
+}
+
+#[pinned_drop]
+impl<S, Req, R, C> PinnedDrop for ResponseFuture<S, Req, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request>,
+{
+    fn drop(self: Pin<&mut Self>) {
+        self.give_up();
     }
 }
 
 impl<S, Spare> Plan<S, Spare> {
     /// Starts another attempt. The service is ready.
-    fn start<Req, R>(&mut self, reissue: &R, tried: &mut Tried) -> Option<Extra<S::Future>>
+    fn start<Req, R, C>(
+        &mut self,
+        shared: &Shared<R, C>,
+        tried: &mut Tried,
+    ) -> Option<(Pin<Box<S::Future>>, Watch)>
     where
         R: Reissue<Req, Spare = Spare>,
         S: Service<R::Request>,
     {
         let now = Instant::now();
-        if !reissue.is_whole(&self.spare) || !self.budget.withdraw(now) {
+        if !shared.reissue.is_whole(&self.spare) || !shared.budget.withdraw(now) {
             return None;
         }
-        let request = reissue.reissue(&self.spare)?;
-        tracing::debug!(after = ?self.every, "request is sent a second time");
+        let request = shared.reissue.reissue(&self.spare)?;
+        tracing::debug!(after = ?self.delay, "request is sent a second time");
         let service = &mut self.service;
-        Some(Extra {
-            future: Box::pin(within(tried, || service.call(request))),
-            watch: self.delay.watch(now),
-        })
+        let future = Box::pin(within(tried, || service.call(request)));
+        let watch = Watch {
+            start: now,
+            runs: true,
+        };
+        Some((future, watch))
     }
 }
 
-impl Delay {
-    fn watch(&self, start: Instant) -> Option<Watch> {
-        match self {
-            Self::Fixed(_) => None,
-            Self::Measured(latencies) => Some(Watch {
-                latencies: latencies.clone(),
-                start,
-                recorded: false,
-            }),
+impl Watch {
+    fn won(&mut self, latencies: Option<&Latencies>) {
+        if let (true, Some(latencies)) = (self.runs, latencies) {
+            let now = Instant::now();
+            latencies.record(now.saturating_duration_since(self.start), now);
+        }
+        self.runs = false;
+    }
+
+    fn dropped(&mut self, latencies: Option<&Latencies>) {
+        if let (true, Some(latencies)) = (self.runs, latencies) {
+            let now = Instant::now();
+            let latency = now.saturating_duration_since(self.start);
+            if latencies.is_slow(latency, now) {
+                latencies.record(latency, now);
+            }
+        }
+        self.runs = false;
+    }
+}
+
+impl<F, T, E> Rare<F, Result<T, E>> {
+    fn keep(&mut self, result: Result<T, E>) {
+        self.0.get_or_insert_default().keep(result);
+    }
+}
+
+impl<F, T, E> Beside<F, Result<T, E>> {
+    /// Keeps the better of two failures: an answer, or else the first.
+    fn keep(&mut self, result: Result<T, E>) {
+        let better = result.is_ok() && matches!(self.failure, Some(Err(_)));
+        if self.failure.is_none() || better {
+            self.failure = Some(result);
+        }
+    }
+}
+
+impl<F, T> Default for Beside<F, T> {
+    fn default() -> Self {
+        Self {
+            sleep: None,
+            extras: Vec::new(),
+            started: 0,
+            failure: None,
         }
     }
 }
@@ -271,54 +340,15 @@ fn has_won<T, E>(classify: &impl Classify<T, E>, result: &Result<T, E>) -> bool 
     }
 }
 
-/// Keeps the better of two failures.
-fn keep<T, E>(kept: &mut Option<Result<T, E>>, result: Result<T, E>) {
-    let better = result.is_ok() && matches!(kept, Some(Err(_)));
-    if kept.is_none() || better {
-        *kept = Some(result);
-    }
-}
-
-/// Records an attempt that succeeded.
-fn finish(watch: Option<Watch>) {
-    if let Some(watch) = watch {
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(watch.start);
-        watch.latencies.record(latency, now);
-        forget(Some(watch));
-    }
-}
-
-/// Lets go of an attempt without recording it.
-fn forget(watch: Option<Watch>) {
-    if let Some(mut watch) = watch {
-        watch.recorded = true;
-    }
-}
-
-impl Drop for Watch {
-    /// An attempt that is dropped would have taken longer. If it took long already, that counts; else
-    /// nothing is known.
-    fn drop(&mut self) {
-        if self.recorded {
-            return;
-        }
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(self.start);
-        if self.latencies.is_slow(latency, now) {
-            self.latencies.record(latency, now);
-        }
-    }
-}
-
 impl<S, Req, R, C> fmt::Debug for ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extras = self.rare.0.as_ref().map_or(0, |beside| beside.extras.len());
         f.debug_struct("ResponseFuture")
-            .field("extras", &self.extras.len())
+            .field("extras", &extras)
             .finish_non_exhaustive()
     }
 }

@@ -1,17 +1,20 @@
 //! The settings of hedging.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower::Layer;
 
 use super::{Hedge, latency::Latencies};
-#[cfg(feature = "http")]
-use crate::service::retry::{Replay, ShareReplay};
 use crate::{
     classify::Answers,
     error::ConfigError,
     service::retry::{Cloned, RetryBudget},
+};
+#[cfg(feature = "http")]
+use crate::{
+    classify::Http,
+    service::retry::{Replay, ShareReplay},
 };
 
 /// Where *The Tail at Scale* draws the line: it costs 5 % and gets most of what there is to get.
@@ -67,11 +70,9 @@ const RATIO: f64 = 0.1;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HedgeLayer<R = Cloned, C = Answers> {
-    reissue: R,
-    classify: C,
-    settings: Settings,
+    shared: Arc<Shared<R, C>>,
 }
 
 /// The settings of a [`HedgeLayer`].
@@ -88,8 +89,10 @@ pub struct HedgeBuilder<R = Cloned, C = Answers> {
     deposits: bool,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
+/// What all requests of a layer share.
+pub(super) struct Shared<R, C> {
+    pub(super) reissue: R,
+    pub(super) classify: C,
     pub(super) delay: Delay,
     pub(super) max_extra: NonZeroU32,
     pub(super) budget: RetryBudget,
@@ -97,10 +100,10 @@ pub(super) struct Settings {
     pub(super) deposits: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Delay {
     Fixed(Duration),
-    Measured(Arc<Latencies>),
+    Measured(Box<Latencies>),
 }
 
 impl Delay {
@@ -108,6 +111,13 @@ impl Delay {
         match self {
             Self::Fixed(delay) => Some(*delay),
             Self::Measured(latencies) => latencies.delay(now),
+        }
+    }
+
+    pub(super) fn latencies(&self) -> Option<&Latencies> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Measured(latencies) => Some(latencies),
         }
     }
 }
@@ -121,14 +131,14 @@ impl HedgeLayer {
     /// Hedges HTTP requests of idempotent methods. Each attempt gets the body from
     /// [a copy of what passes](Replay).
     #[cfg(feature = "http")]
-    pub fn http() -> HedgeBuilder<Replay> {
-        Self::reissue(Replay::new())
+    pub fn http() -> HedgeBuilder<Replay, Http> {
+        Self::reissue(Replay::new()).classify(Http)
     }
 
     /// Hedges HTTP requests that come from a retry above, whose copies of the body it shares.
     #[cfg(feature = "http")]
-    pub fn http_below_retry() -> HedgeBuilder<ShareReplay> {
-        Self::reissue(ShareReplay::new())
+    pub fn http_below_retry() -> HedgeBuilder<ShareReplay, Http> {
+        Self::reissue(ShareReplay::new()).classify(Http)
     }
 
     /// Hedges requests in a way of its own.
@@ -257,12 +267,12 @@ impl<R, C> HedgeBuilder<R, C> {
             }
         };
         Ok(HedgeLayer {
-            reissue: self.reissue,
-            classify: self.classify,
-            settings: Settings {
+            shared: Arc::new(Shared {
+                reissue: self.reissue,
+                classify: self.classify,
                 delay: match self.fixed {
                     Some(delay) => Delay::Fixed(delay),
-                    None => Delay::Measured(Arc::new(Latencies::new(
+                    None => Delay::Measured(Box::new(Latencies::new(
                         self.window,
                         self.percentile,
                         self.min_samples.get(),
@@ -271,20 +281,36 @@ impl<R, C> HedgeBuilder<R, C> {
                 max_extra: self.max_extra,
                 budget,
                 deposits: self.deposits,
-            },
+            }),
         })
     }
 }
 
-impl<S, R: Clone, C: Clone> Layer<S> for HedgeLayer<R, C> {
+impl<S, R, C> Layer<S> for HedgeLayer<R, C> {
     type Service = Hedge<S, R, C>;
 
     fn layer(&self, service: S) -> Self::Service {
         Hedge {
             service,
-            reissue: self.reissue.clone(),
-            classify: self.classify.clone(),
-            settings: self.settings.clone(),
+            shared: self.shared.clone(),
         }
+    }
+}
+
+impl<R, C> Clone for HedgeLayer<R, C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<R, C> fmt::Debug for Shared<R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("delay", &self.delay)
+            .field("max_extra", &self.max_extra)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }

@@ -45,24 +45,22 @@ pub use self::{
 
 use std::{
     fmt, mem,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tower::Service;
 
-use self::layer::Settings;
+use self::layer::Shared;
 use super::retry::{Cloned, Reissue};
 #[cfg(doc)]
 use crate::attempt::Tried;
 use crate::classify::{Answers, Classify};
 
 /// Sends slow requests a second time; made by [`HedgeLayer`].
-#[derive(Clone)]
 pub struct Hedge<S, R = Cloned, C = Answers> {
     service: S,
-    reissue: R,
-    classify: C,
-    settings: Settings,
+    shared: Arc<Shared<R, C>>,
 }
 
 impl<S, R, C> Hedge<S, R, C> {
@@ -96,16 +94,20 @@ where
         self.service.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let clone = self.service.clone();
         let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(
-            ready,
-            self.reissue.clone(),
-            self.classify.clone(),
-            &self.settings,
-            request,
-        )
+        ResponseFuture::new(ready, self.shared.clone(), request)
+    }
+}
+
+impl<S: Clone, R, C> Clone for Hedge<S, R, C> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -113,7 +115,7 @@ impl<S: fmt::Debug, R, C> fmt::Debug for Hedge<S, R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hedge")
             .field("service", &self.service)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+            .field("settings", &self.shared)
+            .finish()
     }
 }

@@ -166,7 +166,8 @@ impl Gradient {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::*;
 

@@ -82,7 +82,8 @@ impl Drop for Permit {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use std::thread;
 

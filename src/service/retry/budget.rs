@@ -101,6 +101,7 @@ impl RetryBudget {
     }
 
     /// Accounts for a request; to be called once for each, however often it is sent.
+    #[inline]
     pub fn deposit(&self, now: Instant) {
         self.0.ledger.deposit(self.0.deposit, self.0.since(now));
     }
@@ -146,9 +147,12 @@ impl RetryBudget {
 }
 
 impl Inner {
+    /// In nanoseconds. Not by way of `as_nanos`, whose 128 bits cost as much as all the rest.
+    #[inline]
     fn since(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.base);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        let whole = since.as_secs().saturating_mul(1_000_000_000);
+        whole.saturating_add(since.subsec_nanos().into())
     }
 }
 
@@ -238,7 +242,8 @@ impl BudgetBuilder {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::*;
 

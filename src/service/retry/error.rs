@@ -150,19 +150,3 @@ impl fmt::Display for FailedAnswer {
 }
 
 impl std::error::Error for FailedAnswer {}
-
-/// Whether an error proves that the request was not sent: the default of
-/// [`RetryBuilder::unsent`](super::RetryBuilder::unsent). Looks for an
-/// [`HttpError`](crate::client::HttpError) among its causes.
-#[cfg_attr(not(feature = "http"), doc(hidden))]
-pub fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        #[cfg(feature = "http")]
-        if let Some(http) = error.downcast_ref::<crate::client::HttpError>() {
-            return http.is_connect();
-        }
-        cause = error.source();
-    }
-    false
-}

@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{FailedAnswer, RetryError, Stop, TryTimeout, again, layer::Settings, reissue::Reissue};
+use super::{FailedAnswer, RetryError, Stop, TryTimeout, again, layer::Shared, reissue::Reissue};
 use crate::{
     attempt::Tried,
     backoff::{Delays, after},
@@ -31,44 +32,32 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// The attempt that runs.
+    /// The attempt that runs; none while the next one is waited for.
     #[pin]
     attempt: Option<S::Future>,
-    step: Step,
     tries: u32,
     tried: Tried,
     /// What later attempts are made from.
     spare: Option<R::Spare>,
-    /// The answer to the last attempt, while its retry waits.
-    answer: Option<Result<S::Response, BoxError>>,
-    /// No attempt starts after this.
-    deadline: Option<Instant>,
-    /// When the attempt that runs is given up.
-    timeout: Option<Instant>,
-    delays: Option<Delays>,
-    /// Made when there is something to wait for, and used for all of it.
-    sleep: Option<Pin<Box<Sleep>>>,
+    /// When the request came, where anything depends on it.
+    came: Option<Instant>,
     service: S,
-    reissue: R,
-    classify: C,
-    settings: Settings,
+    shared: Arc<Shared<R, C>>,
+    /// What few requests need, so that the others need not carry it.
+    wait: Option<Box<Wait<S::Response>>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// An attempt runs.
-    Attempt,
-    /// The backoff ends then.
-    Delay(Instant),
-    /// The service is to become ready for the next attempt.
-    Ready,
-}
-
-/// What to do about an answer.
-enum Next {
-    HandOn,
-    Stop(Stop),
-    After(Duration),
+/// The state of a request that waits, or has waited, for something.
+struct Wait<T> {
+    /// One timer for all there is to wait for.
+    sleep: Option<Pin<Box<Sleep>>>,
+    delays: Option<Delays>,
+    /// When the last attempt started, unless it was the first.
+    retried: Option<Instant>,
+    /// The answer to it, while its retry waits.
+    answer: Option<Result<T, BoxError>>,
+    /// When the backoff ends, while it lasts.
+    until: Option<Instant>,
 }
 
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
@@ -76,38 +65,24 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    pub(super) fn new(
-        mut service: S,
-        reissue: R,
-        classify: C,
-        settings: Settings,
-        request: Req,
-    ) -> Self {
-        let timed = settings.try_timeout.is_some() || settings.deadline.is_some();
-        let now = (timed || settings.budget.is_some()).then(Instant::now);
-        if let (Some(budget), Some(now)) = (&settings.budget, now) {
+    #[inline]
+    pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
+        let came = shared.needs_time.then(Instant::now);
+        if let (Some(budget), Some(now)) = (&shared.budget, came) {
             budget.deposit(now);
         }
-        let until = |limit: Option<Duration>| Some(after(now?, limit?));
-        let (deadline, timeout) = (until(settings.deadline), until(settings.try_timeout));
-        let (request, spare) = reissue.prepare(request);
+        let (request, spare) = shared.reissue.prepare(request);
         let mut tried = Tried::new();
         let attempt = tried.enter(|| service.call(request));
         Self {
             attempt: Some(attempt),
-            step: Step::Attempt,
             tries: 1,
             tried,
             spare,
-            answer: None,
-            deadline,
-            timeout,
-            delays: None,
-            sleep: None,
+            came,
             service,
-            reissue,
-            classify,
-            settings,
+            shared,
+            wait: None,
         }
     }
 }
@@ -121,217 +96,208 @@ where
 {
     type Output = Result<S::Response, BoxError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut this = self.as_mut().project();
-            match *this.step {
-                Step::Attempt => {
-                    let attempt = this.attempt.as_mut().as_pin_mut();
-                    let attempt = attempt.expect("not polled after it was done");
-                    let (answer, verdict) = match this.tried.enter(|| attempt.poll(cx)) {
-                        Poll::Ready(result) => {
-                            let verdict = this.classify.judge(result.as_ref());
-                            (result.map_err(Into::into), verdict)
-                        }
-                        Poll::Pending => {
-                            let Some(timeout) = *this.timeout else {
-                                return Poll::Pending;
-                            };
-                            ready!(wait(this.sleep, timeout, cx));
-                            let limit = this.settings.try_timeout.unwrap_or_default();
-                            let error: BoxError = Box::new(TryTimeout { limit });
-                            (Err(error), Some(Verdict::FAILURE))
-                        }
-                    };
+            let Some(attempt) = this.attempt.as_mut().as_pin_mut() else {
+                match ready!(self.as_mut().poll_next(cx)) {
+                    Ok(()) => continue,
+                    Err(stop) => return Poll::Ready(self.stop(stop)),
+                }
+            };
+            let (answer, pushback) = match this.tried.enter(|| attempt.poll(cx)) {
+                Poll::Ready(result) => {
+                    let verdict = this.shared.classify.judge(result.as_ref());
                     this.attempt.set(None);
-                    match self.as_mut().next(&answer, verdict) {
-                        Next::HandOn => return Poll::Ready(answer),
-                        Next::Stop(stop) => return Poll::Ready(self.stop(answer, stop)),
-                        Next::After(delay) => self.as_mut().keep(answer, delay),
+                    let answer = result.map_err(Into::into);
+                    match verdict {
+                        Some(verdict) if is_failure(verdict) => (answer, verdict.pushback),
+                        _ => return Poll::Ready(answer),
                     }
                 }
-                Step::Delay(end) => {
-                    ready!(wait(this.sleep, end, cx));
-                    *this.step = Step::Ready;
+                Poll::Pending if this.shared.try_timeout.is_none() => return Poll::Pending,
+                Poll::Pending => {
+                    let error = ready!(self.as_mut().poll_timeout(cx));
+                    self.as_mut().project().attempt.set(None);
+                    (Err(error.into()), None)
                 }
-                Step::Ready => {
-                    let service = this.service;
-                    let stop = match this.tried.enter(|| service.poll_ready(cx)) {
-                        Poll::Ready(Ok(())) => match self.as_mut().attempt() {
-                            Ok(()) => continue,
-                            Err(stop) => stop,
-                        },
-                        Poll::Ready(Err(error)) => {
-                            // An answer says more than a service that failed after it.
-                            if let Some(Err(last)) = this.answer {
-                                *last = error.into();
-                            }
-                            Stop::NotReady
-                        }
-                        Poll::Pending => {
-                            // The answer may hold the very place that the service waits for.
-                            if let Some(Ok(_)) = this.answer {
-                                *this.answer = Some(Err(FailedAnswer.into()));
-                            }
-                            match *this.deadline {
-                                None => return Poll::Pending,
-                                Some(deadline) => {
-                                    ready!(wait(this.sleep, deadline, cx));
-                                    Stop::Deadline
-                                }
-                            }
-                        }
-                    };
-                    let answer = self.as_mut().project().answer.take();
-                    let answer = answer.expect("kept while its retry waits");
-                    return Poll::Ready(self.stop(answer, stop));
-                }
+            };
+            if let Err(stop) = self.as_mut().fail(answer, pushback) {
+                return Poll::Ready(self.stop(stop));
             }
         }
     }
 }
 
+// All of this is off the path of a request that is answered the first time.
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
+    S::Error: Into<BoxError>,
 {
-    /// Decides about an answer.
-    fn next(
-        self: Pin<&mut Self>,
-        answer: &Result<S::Response, BoxError>,
-        verdict: Option<Verdict>,
-    ) -> Next {
-        match verdict {
-            Some(verdict) if is_failure(verdict) => {
-                let delay = self.delay(answer.as_ref().err(), verdict.pushback);
-                delay.map_or_else(Next::Stop, Next::After)
-            }
-            _ => Next::HandOn,
-        }
+    /// Waits until the attempt that runs has taken too long.
+    fn poll_timeout(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TryTimeout> {
+        let this = self.project();
+        let limit = this.shared.try_timeout.unwrap_or(Duration::MAX);
+        let wait = this.wait.get_or_insert_default();
+        let start = wait.retried.or(*this.came);
+        ready!(wait.poll_sleep(after(start.unwrap_or_else(Instant::now), limit), cx));
+        Poll::Ready(TryTimeout { limit })
     }
 
-    /// How long to wait before the request is sent again, or why it is not.
+    /// Keeps the answer of an attempt that failed, and sees whether there is to be another.
     #[cold]
-    fn delay(
+    fn fail(
         self: Pin<&mut Self>,
-        error: Option<&BoxError>,
+        answer: Result<S::Response, BoxError>,
         pushback: Option<Pushback>,
-    ) -> Result<Duration, Stop> {
+    ) -> Result<(), Stop> {
         let this = self.project();
-        let settings = &*this.settings;
-        if *this.tries >= settings.max_attempts.get() {
+        let (shared, tries) = (&**this.shared, *this.tries);
+        let wait = this.wait.get_or_insert_default();
+        let error = answer.as_ref().err();
+        let unsent = error.is_some_and(|error| (shared.unsent)(&**error));
+        wait.answer = Some(answer);
+        if tries >= shared.max_attempts.get() {
             return Err(Stop::Exhausted);
         }
         if pushback == Some(Pushback::Never) {
             return Err(Stop::Pushback);
         }
         let spare = this.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        let unsent = error.is_some_and(|error| (settings.unsent)(&**error));
-        if !unsent && !this.reissue.is_idempotent(spare) {
+        if !unsent && !shared.reissue.is_idempotent(spare) {
             return Err(Stop::NotIdempotent);
         }
-        if !this.reissue.is_whole(spare) {
+        if !shared.reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         let delay = match pushback {
-            Some(Pushback::After(delay)) if delay > settings.max_pushback => {
+            Some(Pushback::After(delay)) if delay > shared.max_pushback => {
                 return Err(Stop::Pushback);
             }
             Some(Pushback::After(delay)) => delay,
             // It cost nobody anything, and the next endpoint is another one.
-            _ if unsent && *this.tries == 1 => Duration::ZERO,
+            _ if unsent && tries == 1 => Duration::ZERO,
             _ => {
-                let delays = this.delays.get_or_insert_with(|| settings.delay.delays());
-                delays.next(&mut settings.rng())
+                let delays = wait.delays.get_or_insert_with(|| shared.delay.delays());
+                delays.next(&mut shared.rng())
             }
         };
         let now = Instant::now();
-        if this
-            .deadline
-            .is_some_and(|deadline| after(now, delay) >= deadline)
-        {
+        let start = after(now, delay);
+        if shared.deadline(*this.came).is_some_and(|end| start >= end) {
             return Err(Stop::Deadline);
         }
         // Nobody should wait for nothing. It is taken only when the attempt is sent.
-        if settings
-            .budget
-            .as_ref()
-            .is_some_and(|budget| !budget.allows(now))
-        {
+        if shared.budget.as_ref().is_some_and(|it| !it.allows(now)) {
             return Err(Stop::BudgetEmpty);
         }
-        Ok(delay)
+        wait.until = (!delay.is_zero()).then_some(start);
+        Ok(())
     }
 
-    /// Keeps the answer for the case that no attempt follows.
-    fn keep(self: Pin<&mut Self>, answer: Result<S::Response, BoxError>, delay: Duration) {
-        let this = self.project();
-        *this.answer = Some(answer);
-        *this.step = if delay.is_zero() {
-            Step::Ready
-        } else {
-            Step::Delay(after(Instant::now(), delay))
-        };
+    /// Waits for the backoff and the service, then starts the next attempt.
+    #[cold]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let this = self.as_mut().project();
+        let wait = this.wait.as_mut().filter(|wait| wait.answer.is_some());
+        let wait = wait.expect("not polled after it was done");
+        if let Some(until) = wait.until {
+            ready!(wait.poll_sleep(until, cx));
+            wait.until = None;
+        }
+        let service = this.service;
+        match this.tried.enter(|| service.poll_ready(cx)) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.attempt()),
+            Poll::Ready(Err(error)) => {
+                // An answer says more than a service that failed after it.
+                if let Some(Err(last)) = &mut wait.answer {
+                    *last = error.into();
+                }
+                Poll::Ready(Err(Stop::NotReady))
+            }
+            Poll::Pending => {
+                // The answer may hold the very place that the service waits for.
+                if let Some(Ok(_)) = wait.answer {
+                    wait.answer = Some(Err(FailedAnswer.into()));
+                }
+                let Some(deadline) = this.shared.deadline(*this.came) else {
+                    return Poll::Pending;
+                };
+                ready!(wait.poll_sleep(deadline, cx));
+                Poll::Ready(Err(Stop::Deadline))
+            }
+        }
     }
 
-    /// Makes another attempt. The service is ready.
+    /// Starts the next attempt. The service is ready.
     fn attempt(self: Pin<&mut Self>) -> Result<(), Stop> {
         let mut this = self.project();
-        let settings = &*this.settings;
+        let shared = &**this.shared;
         let now = Instant::now();
-        if this.deadline.is_some_and(|deadline| now >= deadline) {
+        if shared.deadline(*this.came).is_some_and(|end| now >= end) {
             return Err(Stop::Deadline);
         }
         let spare = this.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        if !this.reissue.is_whole(spare) {
+        if !shared.reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
-        if settings
-            .budget
-            .as_ref()
-            .is_some_and(|budget| !budget.withdraw(now))
-        {
+        if shared.budget.as_ref().is_some_and(|it| !it.withdraw(now)) {
             return Err(Stop::BudgetEmpty);
         }
         // Only now: the answer that is kept may still need the request that it is the answer to.
-        this.reissue.supersede(spare);
-        let request = this.reissue.reissue(spare).ok_or(Stop::NotReplayable)?;
+        shared.reissue.supersede(spare);
+        let request = shared.reissue.reissue(spare).ok_or(Stop::NotReplayable)?;
+        let wait = this.wait.get_or_insert_default();
         // Whatever the last answer holds, such as a place in a limit, is free for this attempt.
-        *this.answer = None;
+        wait.answer = None;
+        wait.retried = Some(now);
         *this.tries += 1;
         tracing::debug!(attempt = *this.tries, "request is sent again");
-        *this.timeout = settings.try_timeout.map(|limit| after(now, limit));
         let (service, tried) = (this.service, this.tried);
         let attempt = again::enter(|| tried.enter(|| service.call(request)));
         this.attempt.set(Some(attempt));
-        *this.step = Step::Attempt;
         Ok(())
     }
 
     /// What the caller gets when a failure is the last word.
     #[cold]
-    fn stop(
-        &self,
-        answer: Result<S::Response, BoxError>,
-        stop: Stop,
-    ) -> Result<S::Response, BoxError> {
-        tracing::debug!(attempts = self.tries, %stop, "request failed and is not sent again");
-        answer.map_err(|error| RetryError::new(error, self.tries, stop).into())
+    fn stop(self: Pin<&mut Self>, stop: Stop) -> Result<S::Response, BoxError> {
+        let this = self.project();
+        let tries = *this.tries;
+        tracing::debug!(attempts = tries, %stop, "request failed and is not sent again");
+        let answer = this.wait.take().and_then(|wait| wait.answer);
+        let answer = answer.expect("kept since the attempt failed");
+        answer.map_err(|error| RetryError::new(error, tries, stop).into())
+    }
+}
+
+impl<T> Wait<T> {
+    fn poll_sleep(&mut self, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl<T> Default for Wait<T> {
+    fn default() -> Self {
+        Self {
+            sleep: None,
+            delays: None,
+            retried: None,
+            answer: None,
+            until: None,
+        }
     }
 }
 
 fn is_failure(verdict: Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded)
-}
-
-/// Waits until `end` with the one timer that a request has.
-fn wait(sleep: &mut Option<Pin<Box<Sleep>>>, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
-    if sleep.deadline() != end {
-        sleep.as_mut().reset(end);
-    }
-    sleep.as_mut().poll(cx)
 }
 
 impl<S, Req, R, C> fmt::Debug for ResponseFuture<S, Req, R, C>
@@ -341,8 +307,8 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("step", &self.step)
             .field("tries", &self.tries)
+            .field("waits", &self.attempt.is_none())
             .finish_non_exhaustive()
     }
 }

@@ -77,6 +77,7 @@ impl<B: Body> Reissue<Request<B>> for Replay {
     type Request = Request<ReplayBody<B>>;
     type Spare = HttpSpare<B>;
 
+    #[inline]
     fn prepare(&self, request: Request<B>) -> (Self::Request, Option<Self::Spare>) {
         let (head, body) = request.into_parts();
         // One that may be sent again only if nothing of it went out needs nothing kept.

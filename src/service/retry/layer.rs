@@ -12,15 +12,20 @@ use std::{
 };
 
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 use tower::Layer;
 
 #[cfg(feature = "http")]
 use super::Replay;
-use super::{Cloned, Retry, RetryBudget, error::is_unsent};
-use crate::{backoff::Backoff, classify::Answers, error::ConfigError, rng::small_rng};
+use super::{Cloned, Retry, RetryBudget};
+use crate::{
+    backoff::{Backoff, after},
+    classify::{self, Answers},
+    error::ConfigError,
+    rng::small_rng,
+};
 
-/// Envoy's base. A quarter of a hundred milliseconds is above the time to any server nearby, and below
-/// what a caller notices.
+/// Envoy's base: above the time to any server nearby, and below what a caller notices.
 const DELAY: Backoff = Backoff::known(25, 60_000);
 
 /// gRPC's and Envoy's examples agree: a third endpoint that fails too is seldom an accident.
@@ -57,19 +62,12 @@ const PUSHBACK: Duration = Duration::from_secs(60);
 /// use tower_roster::{
 ///     Backoff,
 ///     backoff::Jitter,
-///     classify::{self, Verdict},
 ///     service::retry::{RetryBudget, RetryLayer},
 /// };
 ///
 /// let budget = RetryBudget::builder().ratio(0.1).build()?;
 /// let backoff = Backoff::exponential(Duration::from_millis(10))?;
 /// let layer = RetryLayer::http()
-///     .classify(classify::from_fn(
-///         |result: Result<&http::Response<String>, &std::io::Error>| match result {
-///             Ok(response) if !response.status().is_server_error() => Verdict::SUCCESS,
-///             _ => Verdict::FAILURE,
-///         },
-///     ))
 ///     .delay(backoff.jitter(Jitter::Decorrelated))
 ///     .max_attempts(NonZeroU32::new(4).unwrap())
 ///     .try_timeout(Duration::from_secs(1))
@@ -81,22 +79,22 @@ const PUSHBACK: Duration = Duration::from_secs(60);
 /// # #[cfg(not(feature = "http"))]
 /// # fn main() {}
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RetryLayer<R = Cloned, C = Answers> {
-    reissue: R,
-    classify: C,
-    settings: Settings,
+    shared: Arc<Shared<R, C>>,
 }
 
 /// The settings of a [`RetryLayer`].
 #[derive(Clone, Debug)]
 pub struct RetryBuilder<R = Cloned, C = Answers> {
-    layer: RetryLayer<R, C>,
+    shared: Shared<R, C>,
 }
 
-/// What each request takes along. By value: a reference count that all requests share would cost more.
+/// What all requests of a layer share.
 #[derive(Clone)]
-pub(super) struct Settings {
+pub(super) struct Shared<R, C> {
+    pub(super) reissue: R,
+    pub(super) classify: C,
     pub(super) delay: Backoff,
     pub(super) max_attempts: NonZeroU32,
     pub(super) try_timeout: Option<Duration>,
@@ -104,6 +102,8 @@ pub(super) struct Settings {
     pub(super) max_pushback: Duration,
     pub(super) unsent: fn(&(dyn Error + 'static)) -> bool,
     pub(super) budget: Option<RetryBudget>,
+    /// Whether a request has to know when it came.
+    pub(super) needs_time: bool,
     seed: Option<Arc<AtomicU64>>,
 }
 
@@ -114,28 +114,28 @@ impl RetryLayer {
     }
 
     /// Retries HTTP requests: those of idempotent methods, with bodies of up to 64 KiB, and any that
-    /// was certainly not sent. The inner service gets `http::Request<ReplayBody<B>>`.
+    /// was certainly not sent. [`Http`](classify::Http) judges their answers. The inner service gets
+    /// `http::Request<ReplayBody<B>>`.
     #[cfg(feature = "http")]
-    pub fn http() -> RetryBuilder<Replay> {
-        Self::reissue(Replay::new())
+    pub fn http() -> RetryBuilder<Replay, classify::Http> {
+        Self::reissue(Replay::new()).classify(classify::Http)
     }
 
     /// Retries requests in a way of its own.
     pub fn reissue<R>(reissue: R) -> RetryBuilder<R> {
         RetryBuilder {
-            layer: RetryLayer {
+            shared: Shared {
                 reissue,
                 classify: Answers,
-                settings: Settings {
-                    delay: DELAY,
-                    max_attempts: ATTEMPTS,
-                    try_timeout: None,
-                    deadline: None,
-                    max_pushback: PUSHBACK,
-                    unsent: is_unsent,
-                    budget: Some(RetryBudget::new()),
-                    seed: None,
-                },
+                delay: DELAY,
+                max_attempts: ATTEMPTS,
+                try_timeout: None,
+                deadline: None,
+                max_pushback: PUSHBACK,
+                unsent: classify::is_unsent,
+                budget: Some(RetryBudget::new()),
+                needs_time: true,
+                seed: None,
             },
         }
     }
@@ -144,14 +144,32 @@ impl RetryLayer {
 impl<R, C> RetryBuilder<R, C> {
     /// Sets what is a failure; by default any error is, and no answer.
     pub fn classify<D>(self, classify: D) -> RetryBuilder<R, D> {
-        let RetryLayer {
-            reissue, settings, ..
-        } = self.layer;
+        let Shared {
+            reissue,
+            classify: _,
+            delay,
+            max_attempts,
+            try_timeout,
+            deadline,
+            max_pushback,
+            unsent,
+            budget,
+            needs_time,
+            seed,
+        } = self.shared;
         RetryBuilder {
-            layer: RetryLayer {
+            shared: Shared {
                 reissue,
                 classify,
-                settings,
+                delay,
+                max_attempts,
+                try_timeout,
+                deadline,
+                max_pushback,
+                unsent,
+                budget,
+                needs_time,
+                seed,
             },
         }
     }
@@ -160,7 +178,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// jitter. The first attempt after one that was not sent waits for nothing.
     #[must_use]
     pub fn delay(mut self, delay: Backoff) -> Self {
-        self.layer.settings.delay = delay;
+        self.shared.delay = delay;
         self
     }
 
@@ -168,7 +186,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// nothing again; many are pointless, for the budget ends before.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: NonZeroU32) -> Self {
-        self.layer.settings.max_attempts = max_attempts;
+        self.shared.max_attempts = max_attempts;
         self
     }
 
@@ -177,7 +195,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// is sent again. Below the usual latency it multiplies the load, up to the budget.
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
-        self.layer.settings.try_timeout = Some(timeout);
+        self.shared.try_timeout = Some(timeout);
         self
     }
 
@@ -185,7 +203,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// waiting for a backoff and for the service, and cuts off no attempt: a timeout above does.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.layer.settings.deadline = Some(deadline);
+        self.shared.deadline = Some(deadline);
         self
     }
 
@@ -193,15 +211,15 @@ impl<R, C> RetryBuilder<R, C> {
     /// more is handed on.
     #[must_use]
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
-        self.layer.settings.max_pushback = max_pushback;
+        self.shared.max_pushback = max_pushback;
         self
     }
 
     /// Sets which errors prove that a request was not sent, so that it may be sent again whatever it
-    /// does. By default [`is_unsent`].
+    /// does. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
-        self.layer.settings.unsent = unsent;
+        self.shared.unsent = unsent;
         self
     }
 
@@ -209,7 +227,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// requests are deposited here.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.layer.settings.budget = Some(budget);
+        self.shared.budget = Some(budget);
         self
     }
 
@@ -217,14 +235,14 @@ impl<R, C> RetryBuilder<R, C> {
     /// then gets that many times the load.
     #[must_use]
     pub fn without_budget(mut self) -> Self {
-        self.layer.settings.budget = None;
+        self.shared.budget = None;
         self
     }
 
     /// Makes the jitter repeat itself, for tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.layer.settings.seed = Some(Arc::new(AtomicU64::new(seed)));
+        self.shared.seed = Some(Arc::new(AtomicU64::new(seed)));
         self
     }
 
@@ -232,25 +250,30 @@ impl<R, C> RetryBuilder<R, C> {
     ///
     /// # Errors
     /// When the per-try timeout or the deadline is zero.
-    pub fn build(self) -> Result<RetryLayer<R, C>, ConfigError> {
-        let Settings {
-            try_timeout,
-            deadline,
-            ..
-        } = &self.layer.settings;
+    pub fn build(mut self) -> Result<RetryLayer<R, C>, ConfigError> {
+        let shared = &mut self.shared;
         for (field, value) in [
-            ("retry: try_timeout", try_timeout),
-            ("retry: deadline", deadline),
+            ("retry: try_timeout", shared.try_timeout),
+            ("retry: deadline", shared.deadline),
         ] {
-            if *value == Some(Duration::ZERO) {
+            if value == Some(Duration::ZERO) {
                 return Err(ConfigError::new(field, "zero must be above zero"));
             }
         }
-        Ok(self.layer)
+        shared.needs_time =
+            shared.budget.is_some() || shared.try_timeout.is_some() || shared.deadline.is_some();
+        Ok(RetryLayer {
+            shared: Arc::new(self.shared),
+        })
     }
 }
 
-impl Settings {
+impl<R, C> Shared<R, C> {
+    /// When no further attempt starts, for a request that came then.
+    pub(super) fn deadline(&self, came: Option<Instant>) -> Option<Instant> {
+        Some(after(came?, self.deadline?))
+    }
+
     /// A generator for one delay. Each is new, because a request that is not retried should not carry
     /// one.
     pub(super) fn rng(&self) -> SmallRng {
@@ -259,26 +282,34 @@ impl Settings {
     }
 }
 
-impl<S, R: Clone, C: Clone> Layer<S> for RetryLayer<R, C> {
+impl<S, R, C> Layer<S> for RetryLayer<R, C> {
     type Service = Retry<S, R, C>;
 
     fn layer(&self, service: S) -> Self::Service {
         Retry {
             service,
-            reissue: self.reissue.clone(),
-            classify: self.classify.clone(),
-            settings: self.settings.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<R, C> Clone for RetryLayer<R, C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
         }
     }
 }
 
 impl Default for RetryLayer {
     fn default() -> Self {
-        Self::cloned().layer
+        Self {
+            shared: Arc::new(Self::cloned().shared),
+        }
     }
 }
 
-impl fmt::Debug for Settings {
+impl<R, C> fmt::Debug for Shared<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("delay", &self.delay)

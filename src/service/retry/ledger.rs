@@ -60,6 +60,7 @@ impl Ledger {
     }
 
     /// Adds to the balance. The amount counts until the slot that it came in lies a whole window back.
+    #[inline]
     pub(super) fn deposit(&self, amount: i64, now: u64) {
         self.advance(now);
         self.balance.fetch_add(amount, Relaxed);
@@ -119,7 +120,8 @@ impl Ledger {
     }
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 

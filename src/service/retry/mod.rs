@@ -52,7 +52,7 @@ mod replay;
 pub(crate) use self::again::is_retry;
 pub use self::{
     budget::{BudgetBuilder, RetryBudget},
-    error::{FailedAnswer, RetryError, Stop, TryTimeout, is_unsent},
+    error::{FailedAnswer, RetryError, Stop, TryTimeout},
     future::ResponseFuture,
     layer::{RetryBuilder, RetryLayer},
     reissue::{Cloned, Reissue},
@@ -65,12 +65,13 @@ pub use self::{
 
 use std::{
     fmt, mem,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tower::Service;
 
-use self::layer::Settings;
+use self::layer::Shared;
 #[cfg(doc)]
 use crate::{attempt::Tried, backoff::Backoff};
 use crate::{
@@ -79,12 +80,9 @@ use crate::{
 };
 
 /// Sends requests again that failed; made by [`RetryLayer`].
-#[derive(Clone)]
 pub struct Retry<S, R = Cloned, C = Answers> {
     service: S,
-    reissue: R,
-    classify: C,
-    settings: Settings,
+    shared: Arc<Shared<R, C>>,
 }
 
 impl<S, R, C> Retry<S, R, C> {
@@ -119,16 +117,20 @@ where
         self.service.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let clone = self.service.clone();
         let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(
-            ready,
-            self.reissue.clone(),
-            self.classify.clone(),
-            self.settings.clone(),
-            request,
-        )
+        ResponseFuture::new(ready, self.shared.clone(), request)
+    }
+}
+
+impl<S: Clone, R, C> Clone for Retry<S, R, C> {
+    fn clone(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -136,7 +138,7 @@ impl<S: fmt::Debug, R, C> fmt::Debug for Retry<S, R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("service", &self.service)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+            .field("settings", &self.shared)
+            .finish()
     }
 }

@@ -97,6 +97,7 @@ pub enum ReplayError {
 
 impl<B: Body> ReplayBody<B> {
     /// Wraps a body, of which at most `limit` bytes are kept.
+    #[inline]
     pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
         if body.is_end_stream() {
             return (Self { copy: None }, Replayer { shared: None });

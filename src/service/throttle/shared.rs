@@ -95,7 +95,8 @@ fn probability(calls: i64, accepted: i64, k: f64) -> f64 {
     ((calls - k * accepted) / (calls + 1.0)).max(0.0)
 }
 
-#[cfg(all(test, not(roster_loom)))]
+#[cfg(test)]
+#[cfg(not(roster_loom))]
 mod tests {
     use super::*;
 

@@ -1,0 +1,446 @@
+//! A simulated cluster in virtual time: backends that live by a script, a registry that lists them by
+//! another, and a load of requests.
+//!
+//! Nothing waits and nothing is measured by a real clock: the time is tokio's, paused, and jumps to the
+//! next thing that happens. So a run of minutes takes a fraction of a second and repeats itself
+//! for a given seed. The grain of that time is a millisecond, as timers of tokio are.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use pin_project::pin_project;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tower::{BoxError, Service, ServiceExt, discover::Change, util::BoxService};
+use tower_roster::classify::{Classify, Observer, Unsent, Verdict};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const SEC: Duration = Duration::from_secs(1);
+
+/// What is counted by time is counted by so much of it.
+pub(crate) const BUCKET: Duration = Duration::from_millis(100);
+
+/// How long a backend takes to refuse: a connection, or a request that it has no room for.
+const REFUSAL: Duration = MS;
+
+/// Longer than the patience of any caller here.
+const GIVEN_UP: Duration = Duration::from_secs(40);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub status: u16,
+}
+
+/// 5xx and errors are failures. The same for errors of any type, as each layer has its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Statuses;
+
+impl<E> Classify<Answer, E> for Statuses {
+    type Observed<O: Observer> = Answer;
+
+    fn judge(&self, result: Result<&Answer, &E>) -> Option<Verdict> {
+        Some(match result {
+            Ok(answer) if answer.status < 500 => Verdict::SUCCESS,
+            _ => Verdict::FAILURE,
+        })
+    }
+
+    fn observe<O: Observer>(&self, answer: Answer, _: O) -> Answer {
+        answer
+    }
+}
+
+/// How long a backend works on a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Latency {
+    Fixed(Duration),
+    /// Evenly spread from nothing to this.
+    UpTo(Duration),
+    LogNormal {
+        median: Duration,
+        sigma: f64,
+    },
+}
+
+impl Latency {
+    fn draw(self, rng: &mut SmallRng) -> Duration {
+        match self {
+            Self::Fixed(latency) => latency,
+            Self::UpTo(most) => most.mul_f64(rng.random()),
+            Self::LogNormal { median, sigma } => {
+                // Box and Muller's.
+                let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+                let normal = radius * (std::f64::consts::TAU * rng.random::<f64>()).cos();
+                median.mul_f64((sigma * normal).exp())
+            }
+        }
+    }
+}
+
+/// What a backend does for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    Serve(Latency),
+    /// Answers this share with 503 after that long, and serves the others.
+    Fail {
+        share: f64,
+        after: Duration,
+        others: Latency,
+    },
+    /// Refuses connections. Those that were open when it began break.
+    Refuse,
+    /// Answers nothing any more, nor what came before.
+    Swallow,
+}
+
+/// One backend; clones are the same.
+#[derive(Clone)]
+pub(crate) struct Node(Arc<Mutex<Inner>>);
+
+struct Inner {
+    start: Instant,
+    /// Since when it does what, in order.
+    script: Vec<(Duration, Mode)>,
+    capacity: Option<Capacity>,
+    /// Requests that came, by [`BUCKET`]s.
+    received: Vec<u64>,
+    rng: SmallRng,
+}
+
+/// So many requests at a time, and so many that wait. Work that was begun is finished, whether or not
+/// anybody waits for it.
+struct Capacity {
+    /// When each worker is free.
+    workers: BinaryHeap<Reverse<Instant>>,
+    /// When work on those that wait begins.
+    waiting: VecDeque<Instant>,
+    room: usize,
+}
+
+impl Capacity {
+    /// When the work on a request is done that comes now, if there is room for it.
+    fn take(&mut self, work: Duration, now: Instant) -> Option<Instant> {
+        while self.waiting.front().is_some_and(|begin| *begin <= now) {
+            self.waiting.pop_front();
+        }
+        let mut free = self.workers.peek_mut()?;
+        let begin = free.0.max(now);
+        if begin > now {
+            if self.waiting.len() >= self.room {
+                return None;
+            }
+            self.waiting.push_back(begin);
+        }
+        free.0 = begin + work;
+        Some(begin + work)
+    }
+}
+
+impl Node {
+    /// A backend that does one thing all the time.
+    pub(crate) fn serving(latency: Latency, seed: u64, index: usize) -> Self {
+        // Apart from each other and from the generator of the load.
+        let seed = seed.wrapping_mul(1_000_003).wrapping_add(index as u64 + 1);
+        Self(Arc::new(Mutex::new(Inner {
+            start: Instant::now(),
+            script: vec![(Duration::ZERO, Mode::Serve(latency))],
+            capacity: None,
+            received: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+        })))
+    }
+
+    /// From then on it does this.
+    pub(crate) fn then(self, at: Duration, mode: Mode) -> Self {
+        self.inner().script.push((at, mode));
+        self
+    }
+
+    /// It works on so many requests at a time, lets so many wait, and refuses others with a 503.
+    pub(crate) fn capacity(self, workers: usize, room: usize) -> Self {
+        let now = Instant::now();
+        self.inner().capacity = Some(Capacity {
+            workers: (0..workers).map(|_| Reverse(now)).collect(),
+            waiting: VecDeque::new(),
+            room,
+        });
+        self
+    }
+
+    /// The requests that came between two times.
+    pub(crate) fn received(&self, from: Duration, to: Duration) -> u64 {
+        let counts = &self.inner().received;
+        let [from, to] = [from, to].map(|at| bucket(at).min(counts.len()));
+        counts[from..to].iter().sum()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn bucket(at: Duration) -> usize {
+    (at.as_nanos() / BUCKET.as_nanos()) as usize
+}
+
+impl Inner {
+    fn call(&mut self) -> NodeFuture {
+        let now = Instant::now();
+        let age = now.duration_since(self.start);
+        let bucket = bucket(age);
+        if self.received.len() <= bucket {
+            self.received.resize(bucket + 1, 0);
+        }
+        self.received[bucket] += 1;
+        let phase = self.script.iter().rposition(|(since, _)| *since <= age);
+        let phase = phase.expect("it begins at the start");
+        let (latency, status) = match self.script[phase].1 {
+            Mode::Swallow => return NodeFuture::NEVER,
+            Mode::Refuse => {
+                let error = Unsent::new("connection refused").with_request(Request);
+                return NodeFuture::at(now + REFUSAL, Err(error.into()));
+            }
+            Mode::Fail { share, after, .. } if self.rng.random::<f64>() < share => {
+                (Latency::Fixed(after), 503)
+            }
+            Mode::Fail { others, .. } => (others, 200),
+            Mode::Serve(latency) => (latency, 200),
+        };
+        let work = latency.draw(&mut self.rng);
+        let done = match &mut self.capacity {
+            None => now + work,
+            Some(capacity) => match capacity.take(work, now) {
+                Some(done) => done,
+                None => return NodeFuture::at(now + REFUSAL, Ok(Answer { status: 503 })),
+            },
+        };
+        for (since, mode) in &self.script[phase + 1..] {
+            let since = self.start + *since;
+            if since >= done {
+                break;
+            }
+            match mode {
+                Mode::Refuse => {
+                    return NodeFuture::at(since, Err("connection reset by peer".into()));
+                }
+                Mode::Swallow => return NodeFuture::NEVER,
+                _ => {}
+            }
+        }
+        NodeFuture::at(done, Ok(Answer { status }))
+    }
+}
+
+impl Service<Request> for Node {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = NodeFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request) -> NodeFuture {
+        self.inner().call()
+    }
+}
+
+/// A request at a backend.
+#[pin_project]
+pub(crate) struct NodeFuture {
+    /// `None` for ever.
+    #[pin]
+    sleep: Option<Sleep>,
+    result: Option<Result<Answer, BoxError>>,
+}
+
+impl NodeFuture {
+    const NEVER: Self = Self {
+        sleep: None,
+        result: None,
+    };
+
+    fn at(done: Instant, result: Result<Answer, BoxError>) -> Self {
+        Self {
+            sleep: Some(sleep_until(done)),
+            result: Some(result),
+        }
+    }
+}
+
+impl Future for NodeFuture {
+    type Output = Result<Answer, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(sleep) = this.sleep.as_pin_mut() else {
+            return Poll::Pending;
+        };
+        ready!(sleep.poll(cx));
+        Poll::Ready(this.result.take().expect("not polled after it was done"))
+    }
+}
+
+/// The registry: lists and delists backends by a script. A tower `Discover`.
+pub(crate) struct Feed {
+    changes: VecDeque<(Instant, Change<usize, Node>)>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Feed {
+    /// All backends from the start.
+    pub(crate) fn of(nodes: &[Node]) -> Self {
+        let now = Instant::now();
+        let nodes = nodes.iter().cloned().enumerate();
+        Self {
+            changes: nodes
+                .map(|(key, node)| (now, Change::Insert(key, node)))
+                .collect(),
+            sleep: Box::pin(sleep(Duration::ZERO)),
+        }
+    }
+
+    /// And later this; to be added in order.
+    pub(crate) fn then(mut self, at: Duration, change: Change<usize, Node>) -> Self {
+        let start = self
+            .changes
+            .front()
+            .map_or_else(Instant::now, |(at, _)| *at);
+        self.changes.push_back((start + at, change));
+        self
+    }
+}
+
+impl Stream for Feed {
+    type Item = Result<Change<usize, Node>, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some((at, _)) = self.changes.front() else {
+            return Poll::Pending;
+        };
+        let at = *at;
+        if at > Instant::now() {
+            if self.sleep.deadline() != at {
+                self.sleep.as_mut().reset(at);
+            }
+            ready!(self.sleep.as_mut().poll(cx));
+        }
+        Poll::Ready(self.changes.pop_front().map(|(_, change)| Ok(change)))
+    }
+}
+
+/// A call as its caller saw it. Times are since the start of the run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub began: Duration,
+    pub took: Duration,
+    pub ok: bool,
+}
+
+impl Call {
+    pub(crate) fn ended(&self) -> Duration {
+        self.began + self.took
+    }
+}
+
+pub(crate) type Client = BoxService<Request, Answer, BoxError>;
+
+/// Sends requests at random times, so many a second for so long, whether or not they are answered.
+pub(crate) async fn open_loop(
+    client: &mut Client,
+    phases: &[(Duration, f64)],
+    seed: u64,
+) -> Vec<Call> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let start = Instant::now();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let (mut sent, mut begin) = (0, start);
+    for (length, rate) in phases {
+        let end = begin + *length;
+        let mut at = begin;
+        loop {
+            // The times between are exponentially distributed: nobody's clock is in step.
+            let pause = -(1.0 - rng.random::<f64>()).ln() / rate;
+            at += Duration::from_secs_f64(pause);
+            if at >= end {
+                break;
+            }
+            if at > Instant::now() {
+                sleep_until(at).await;
+            }
+            let began = Instant::now();
+            sent += 1;
+            let calls = Arc::clone(&calls);
+            let answer = match client.ready().await {
+                Ok(client) => client.call(Request),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
+            };
+            tokio::spawn(async move {
+                let call = finish(answer.await, start, began);
+                calls
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(call);
+            });
+        }
+        begin = end;
+    }
+    let deadline = Instant::now() + GIVEN_UP;
+    loop {
+        let done = calls.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if done == sent || Instant::now() > deadline {
+            break;
+        }
+        sleep(BUCKET).await;
+    }
+    let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+    let unanswered = sent - calls.len();
+    assert_eq!(unanswered, 0, "every caller loses patience at last");
+    std::mem::take(&mut *calls)
+}
+
+/// Sends so many requests, so many at a time.
+pub(crate) async fn closed_loop(
+    client: &mut Client,
+    requests: usize,
+    concurrency: usize,
+) -> Vec<Call> {
+    let start = Instant::now();
+    let mut calls = Vec::with_capacity(requests);
+    let mut running = FuturesUnordered::new();
+    for _ in 0..requests {
+        if running.len() == concurrency {
+            calls.extend(running.next().await);
+        }
+        let began = Instant::now();
+        let answer = match client.ready().await {
+            Ok(client) => client.call(Request),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        };
+        running.push(async move { finish(answer.await, start, began) });
+    }
+    while let Some(call) = running.next().await {
+        calls.push(call);
+    }
+    calls
+}
+
+fn finish(answer: Result<Answer, BoxError>, start: Instant, began: Instant) -> Call {
+    Call {
+        began: began.duration_since(start),
+        took: began.elapsed(),
+        ok: answer.is_ok_and(|answer| answer.status < 500),
+    }
+}

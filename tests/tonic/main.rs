@@ -1,0 +1,13 @@
+//! Clients that tonic generated, against servers that tonic generated, over connections on loopback.
+#![allow(clippy::unwrap_used)]
+
+mod calls;
+mod connections;
+#[allow(clippy::all, unreachable_pub, missing_docs, missing_debug_implementations)]
+#[rustfmt::skip]
+mod greeter;
+mod judged;
+mod outcomes;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
