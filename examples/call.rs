@@ -114,7 +114,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let handles = caller.handles().clone();
     let news = tokio::spawn(async move {
         let tell = |news: told::News| {
-            if let Some(words) = news.words().filter(|_| !args.json) {
+            // What it does, not what it does not do.
+            let words = news.words().filter(|words| words.event != "spared");
+            if let Some(words) = words.filter(|_| !args.json) {
                 common::line(told::line(began.elapsed(), &words));
             }
         };

@@ -419,8 +419,8 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
         let handle = balance.handle();
 
         // Next to it, so that it times single attempts: above a retry it would take a backoff for
-        // slowness. It sends a second attempt for first attempts only, so that hedges and retries
-        // add up and do not multiply, and draws on the budget of the retries.
+        // slowness. It hedges retries, too, for they may meet an endpoint that hangs; the budget, which
+        // is that of the retries, bounds the sum of both.
         let mut hedge = HedgeLayer::reissue(self.hedge)
             .classify(self.classify.clone())
             .shared_budget(budget.clone());

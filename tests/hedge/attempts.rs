@@ -20,6 +20,12 @@ fn plain() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
     HedgeLayer::cloned().classify(by_status()).delay(50 * MS)
 }
 
+/// The same once, whatever comes of it.
+fn once() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
+    let one = RetryBudget::builder().ratio(0.0).reserve_per_sec(1);
+    plain().budget(one.ttl(SEC).build().unwrap())
+}
+
 /// The result, and after how many milliseconds it came.
 async fn ask<C: Classify<Answer, Failure>>(
     hedge: HedgeBuilder<Cloned, C>,
@@ -63,26 +69,26 @@ async fn a_failure_waits_for_the_other_attempt() {
         fails(Failure::Broke).after(60 * MS),
         says(204).after(40 * MS),
     ];
-    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(204), 90));
+    assert_eq!(ask(once(), &Server::new(script)).await, (Ok(204), 90));
     let script = [says(200).after(90 * MS), says(503).after(10 * MS)];
-    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(200), 90));
+    assert_eq!(ask(once(), &Server::new(script)).await, (Ok(200), 90));
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_failures_an_answer_is_better_than_an_error_and_else_the_first() {
     let broke = fails(Failure::Broke).after(60 * MS);
     let script = [broke, says(503).after(40 * MS)];
-    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(503), 90));
+    assert_eq!(ask(once(), &Server::new(script)).await, (Ok(503), 90));
     let script = [
         says(503).after(60 * MS),
         fails(Failure::Broke).after(40 * MS),
     ];
-    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(503), 90));
+    assert_eq!(ask(once(), &Server::new(script)).await, (Ok(503), 90));
     let script = [broke, fails(Failure::Refused).after(40 * MS)];
-    let result = ask(plain(), &Server::new(script)).await;
+    let result = ask(once(), &Server::new(script)).await;
     assert_eq!(result, (Err(Failure::Broke), 90));
     let script = [says(500).after(100 * MS), says(501).after(10 * MS)];
-    assert_eq!(ask(plain(), &Server::new(script)).await, (Ok(501), 100));
+    assert_eq!(ask(once(), &Server::new(script)).await, (Ok(501), 100));
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,15 +101,19 @@ async fn a_failure_before_the_second_attempt_is_handed_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_no_further_attempt_starts() {
-    let server = Server::new([
-        says(200).after(SEC),
-        fails(Failure::Broke).after(10 * MS),
-        says(204),
-    ]);
-    let hedge = plain().max_extra(NonZeroU32::new(2).unwrap());
-    assert_eq!(ask(hedge, &server).await, (Ok(200), 1_000));
-    assert_eq!(server.calls(), 2);
+async fn a_failure_beside_a_late_attempt_is_made_up_for_once() {
+    let late = says(200).after(SEC);
+    let broke = fails(Failure::Broke).after(10 * MS);
+    let server = Server::new([late, broke, says(204).after(5 * MS)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(204), 105));
+    assert_eq!(server.times(), [0, 50, 100]);
+    let server = Server::new([late, broke, broke, says(204)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(200), 1_000));
+    assert_eq!(server.calls(), 3);
+    // The first may fail, and the second hang.
+    let broke = fails(Failure::Broke).after(60 * MS);
+    let server = Server::new([broke, late, says(204).after(5 * MS)]);
+    assert_eq!(ask(plain(), &server).await, (Ok(204), 105));
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
 use tower_roster::{
     Backoff,
     attempt::{EndpointId, Tried},
@@ -95,7 +95,7 @@ async fn a_retry_avoids_what_both_attempts_went_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_are_not_hedged_so_attempts_do_not_multiply() {
+async fn retries_are_hedged_too_all_from_one_budget() {
     let budget = RetryBudget::new();
     let slow = fails(Failure::Broke).after(SEC);
     let server = Server::new(VecDeque::from([slow; 20]));
@@ -108,10 +108,26 @@ async fn retries_are_not_hedged_so_attempts_do_not_multiply() {
     assert!(service.oneshot(7).await.is_err());
     assert_eq!(
         server.calls(),
-        3 + 1,
-        "three attempts, the first of them hedged"
+        3 * 3,
+        "three attempts, each hedged, and a failure beside the hedge made up for"
     );
-    assert_eq!(budget.withdrawn(), 3, "all from one budget");
+    assert_eq!(budget.withdrawn(), 8, "all from one budget");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedges_leave_half_of_the_reserve_to_retries() {
+    let budget = RetryBudget::builder().ratio(0.0).reserve_per_sec(4);
+    let budget = budget.ttl(SEC).build().unwrap();
+    let hedge = HedgeLayer::cloned()
+        .classify(by_status())
+        .delay(Duration::ZERO);
+    let hedge = hedge.shared_budget(budget.clone()).build().unwrap();
+    let server = Server::new(VecDeque::from([says(200).after(10 * MS); 20]));
+    let service = hedge.layer(server.clone());
+    let calls = (0..5).map(|_| service.clone().oneshot(7));
+    futures_util::future::join_all(calls).await;
+    assert_eq!((server.calls(), budget.withdrawn()), (5 + 2, 2));
+    assert!(budget.withdraw(Instant::now()), "a retry may");
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,8 @@ struct Beside<F, T> {
     extras: Vec<(Pin<Box<F>>, Watch)>,
     /// How many attempts were started beside the first.
     started: u32,
+    /// How many attempts failed while others ran.
+    failures: u32,
     /// What an attempt failed with that others may make good.
     failure: Option<T>,
 }
@@ -78,8 +80,7 @@ where
     #[inline]
     pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
         let now = Instant::now();
-        let again = is_retry();
-        if shared.deposits && !again {
+        if shared.deposits && !is_retry() {
             shared.budget.deposit(now);
         }
         let (request, spare) = shared.reissue.prepare(request);
@@ -88,7 +89,9 @@ where
         let runs = spare.is_some();
         let mut tried = Tried::new();
         let first = within(&mut tried, || service.call(request));
-        let hedge = spare.filter(|_| !again).zip(shared.delay.get(now));
+        // A retry may meet one that hangs, too, and nobody above it would notice. The budget bounds
+        // what that adds up to.
+        let hedge = spare.zip(shared.delay.get(now));
         let plan = hedge.map(|(spare, delay)| Plan {
             service,
             spare,
@@ -174,10 +177,6 @@ where
                 }
             }
         }
-        if beside.failure.is_some() {
-            // Trying on after a failure is for a retry.
-            *this.plan = None;
-        }
         if this.first.is_none() && beside.extras.is_empty() {
             let failure = beside.failure.take();
             return Poll::Ready(failure.expect("not polled after it was done"));
@@ -193,6 +192,12 @@ where
         };
         let shared = &**this.shared;
         let beside = this.rare.0.get_or_insert_default();
+        // One that failed is made up for: what still runs may hang.
+        let most = shared.max_extra.get();
+        let failed = beside.failures.min(most);
+        if beside.started >= most.saturating_add(failed) {
+            return Poll::Pending;
+        }
         let next = plan.next;
         let sleep = beside
             .sleep
@@ -213,9 +218,6 @@ where
         beside.extras.push(extra);
         beside.started += 1;
         plan.next = after(plan.next, plan.delay);
-        if beside.started >= shared.max_extra.get() {
-            *this.plan = None;
-        }
         Poll::Ready(())
     }
 
@@ -248,6 +250,16 @@ where
 }
 
 impl<S, Spare> Plan<S, Spare> {
+    /// Takes the price of an attempt. A budget that is shared keeps something for retries: a failure
+    /// needs one more than a slow answer needs a hedge.
+    fn pay<R, C>(&self, shared: &Shared<R, C>, now: Instant) -> bool {
+        if shared.deposits {
+            shared.budget.withdraw(now)
+        } else {
+            shared.budget.withdraw_sparingly(now)
+        }
+    }
+
     /// Starts another attempt. The service is ready.
     fn start<Req, R, C>(
         &mut self,
@@ -259,7 +271,7 @@ impl<S, Spare> Plan<S, Spare> {
         S: Service<R::Request>,
     {
         let now = Instant::now();
-        if !shared.reissue.is_whole(&self.spare) || !shared.budget.withdraw(now) {
+        if !shared.reissue.is_whole(&self.spare) || !self.pay(shared, now) {
             return None;
         }
         let request = shared.reissue.reissue(&self.spare)?;
@@ -304,6 +316,7 @@ impl<F, T, E> Rare<F, Result<T, E>> {
 impl<F, T, E> Beside<F, Result<T, E>> {
     /// Keeps the better of two failures: an answer, or else the first.
     fn keep(&mut self, result: Result<T, E>) {
+        self.failures = self.failures.saturating_add(1);
         let better = result.is_ok() && matches!(self.failure, Some(Err(_)));
         if self.failure.is_none() || better {
             self.failure = Some(result);
@@ -317,6 +330,7 @@ impl<F, T> Default for Beside<F, T> {
             sleep: None,
             extras: Vec::new(),
             started: 0,
+            failures: 0,
             failure: None,
         }
     }

@@ -15,7 +15,8 @@
 //! - **Only what may be carried out twice**, as a retry's [`Reissue`] says.
 //! - **The first success wins**, not the first answer: a failure waits for the other attempt. When both
 //!   fail, an answer is handed on rather than an error, and else the first of them. A failure before the
-//!   second attempt is handed on at once: that is for a retry.
+//!   second attempt is handed on at once: that is for a retry. A later one does not count among the
+//!   attempts that may run, up to once for each of those, since what is left may hang.
 //! - **Another endpoint**: the attempts share one [`Tried`].
 //! - **Within a budget**, which may be that of the retries: when everything becomes slow, hedging
 //!   everything would only make it slower.
@@ -25,8 +26,9 @@
 //!   [fixed delay](HedgeBuilder::delay) does without all that.
 //!
 //! # Where it stands
-//! Below a retry: `retry(hedge(balance))`, see [`retry`](super::retry#where-it-stands). A request that is
-//! a retry already is not hedged, so attempts add up and do not multiply.
+//! Below a retry: `retry(hedge(balance))`, see [`retry`](super::retry#where-it-stands). A retry is hedged
+//! like a first attempt, as it may meet an endpoint that hangs, too. What that adds up to is bounded by the
+//! budget, of which hedges leave half of the reserve to retries.
 //!
 //! # What it costs
 //! A copy of the request, two readings of the clock, one atomic addition, and a timer where the answer

@@ -1,4 +1,4 @@
-//! Tells what is below that an attempt is not the first, so that nobody multiplies attempts.
+//! Tells what is below that an attempt is not the first, so that a request is deposited once.
 
 use std::cell::Cell;
 

@@ -6,7 +6,7 @@
 //! is a fifth of the requests of the last 10 s, plus 10 a second so that a client with little traffic
 //! can retry at all: a total failure costs 1.2 times the load, plus 10 a second, whatever the number
 //! of attempts ([Finagle's rule](https://twitter.github.io/finagle/guide/Clients.html#retries),
-//! with its numbers). Hedges draw on the same budget.
+//! with its numbers). Hedges draw on the same budget, but leave half of the reserve to retries.
 //!
 //! # What is counted
 //! In any window of the time to live, at most `reserve + ratio × requests` withdrawals. Deposits and
@@ -72,6 +72,7 @@ struct Inner {
     ledger: Ledger,
     base: Instant,
     deposit: i64,
+    reserve: i64,
     // Statistics, each read for itself: relaxed.
     withdrawn: AtomicU64,
     refused: AtomicU64,
@@ -95,6 +96,7 @@ impl RetryBudget {
             ledger: Ledger::new(reserve, SLOTS, slot_ns),
             base: Instant::now(),
             deposit,
+            reserve,
             withdrawn: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }))
@@ -118,6 +120,16 @@ impl RetryBudget {
         };
         counter.fetch_add(1, Relaxed);
         granted
+    }
+
+    /// The same for what can be done without: leaves half of the reserve to those that cannot.
+    pub(crate) fn withdraw_sparingly(&self, now: Instant) -> bool {
+        let balance = self.0.ledger.balance(self.0.since(now));
+        if balance - WITHDRAWAL < self.0.reserve / 2 {
+            self.0.refused.fetch_add(1, Relaxed);
+            return false;
+        }
+        self.withdraw(now)
     }
 
     /// Whether an attempt could be sent now, counted as refused if not.

@@ -27,9 +27,9 @@
 //! # Where it stands
 //! Above a hedge, and both above the balancer: `retry(hedge(balance))`. A hedge is for attempts that
 //! are slow, a retry for those that failed. So the hedge must see single attempts: above a retry it would
-//! take a backoff for slowness, and each of its two branches would retry on its own. The hedge
-//! below sends a second request only for a first attempt, so the attempts add up and never multiply,
-//! and both draw on one budget. Timeouts and a limit on what is waiting belong above the retry, a breaker
+//! take a backoff for slowness, and each of its two branches would retry on its own. Retries are
+//! hedged as first attempts are, since one may hang, and both draw on one budget, which bounds the sum
+//! of them. Timeouts and a limit on what is waiting belong above the retry, a breaker
 //! of one endpoint below the balancer.
 //!
 //! # What it costs
