@@ -39,7 +39,7 @@ fn world(seed: u64) -> (Vec<Node>, Feed) {
     let stops = |index| FIRST + EVERY * index as u32;
     let nodes = (0..10).map(|index| {
         Node::serving(latency(1.0), seed, index)
-            .then(0 * SEC, does(index))
+            .then(Duration::ZERO, does(index))
             .then(stops(index), Mode::Refuse)
             .then(stops(index) + DOWN, does(index))
     });

@@ -15,7 +15,7 @@ fn world(seed: u64) -> (Vec<Node>, Feed) {
         after: MS,
         others: usual,
     };
-    nodes[0] = node(0).then(0 * SEC, failing);
+    nodes[0] = node(0).then(Duration::ZERO, failing);
     let feed = Feed::of(&nodes);
     (nodes, feed)
 }
@@ -27,13 +27,13 @@ pub(crate) fn report(seed: u64) -> Report {
         let run = run(
             *contender,
             world,
-            &Load::Open(&[(30 * SEC, 1_000.0)]),
+            &Load::Open(&[(3Duration::ZERO, 1_000.0)]),
             None,
             seed,
         );
         let failed = percent(failed(&run.calls), run.calls.len());
         let [p50, p99, p999] = quantiles(&run.calls, [0.5, 0.99, 0.999]);
-        let (first, later) = (run.share(0, 0 * SEC, SEC), run.share(0, SEC, 30 * SEC));
+        let (first, later) = (run.share(0, Duration::ZERO, SEC), run.share(0, SEC, 3Duration::ZERO));
         let name = contender.name();
         if name == "our default stack" {
             bars.push(Bar::at_most(format!("{name}: failed, %"), failed, 0.1));

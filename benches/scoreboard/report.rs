@@ -122,7 +122,7 @@ fn number(value: f64) -> String {
         value if value >= 1e3 => format!("{:.1} k", value / 1e3),
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
-        value if value == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         value => format!("{value:.2}"),
     }
 }
