@@ -1,5 +1,7 @@
 //! One of ten fails at once, and so looks like the fastest.
 
+use std::time::Duration;
+
 use crate::{
     clients::{ALL, Load, run},
     report::{Bar, Report, failed, percent, quantiles},
@@ -27,13 +29,16 @@ pub(crate) fn report(seed: u64) -> Report {
         let run = run(
             *contender,
             world,
-            &Load::Open(&[(3Duration::ZERO, 1_000.0)]),
+            &Load::Open(&[(30 * SEC, 1_000.0)]),
             None,
             seed,
         );
         let failed = percent(failed(&run.calls), run.calls.len());
         let [p50, p99, p999] = quantiles(&run.calls, [0.5, 0.99, 0.999]);
-        let (first, later) = (run.share(0, Duration::ZERO, SEC), run.share(0, SEC, 3Duration::ZERO));
+        let (first, later) = (
+            run.share(0, Duration::ZERO, SEC),
+            run.share(0, SEC, 30 * SEC),
+        );
         let name = contender.name();
         if name == "our default stack" {
             bars.push(Bar::at_most(format!("{name}: failed, %"), failed, 0.1));

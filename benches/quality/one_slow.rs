@@ -33,7 +33,7 @@ pub(crate) fn report(seed: u64) -> Report {
         let run = run(
             *contender,
             world,
-            &Load::Open(&[(6Duration::ZERO, 1_000.0)]),
+            &Load::Open(&[(60 * SEC, 1_000.0)]),
             None,
             seed,
         );

@@ -25,8 +25,8 @@ pub struct Effort {
 
 impl Effort {
     pub const FULL: Self = Self {
-        rounds: 15,
-        requests: 100_000,
+        rounds: 11,
+        requests: 50_000,
         time: Duration::from_millis(200),
     };
     /// Shows that everything runs; its figures say nothing.

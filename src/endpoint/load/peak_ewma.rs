@@ -41,7 +41,7 @@
 //! | load | 10 |
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -82,6 +82,14 @@ const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 /// take, while whoever restarts is back within seconds.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
+/// The last answer was not swift, or nothing is known.
+const SLOW: u8 = 0;
+/// It was, and the estimate remembers others: a process that is not run for a moment must not have
+/// all requests timed for a minute.
+const SWIFT_NOW: u8 = 1;
+/// It was, and so is all that the estimate remembers.
+const SWIFT_LONG: u8 = 2;
+
 /// Below the resolution of any clock; keeps the logarithm finite.
 const SHORTEST: f64 = 1e-9;
 
@@ -110,8 +118,8 @@ pub struct PeakEwma {
     waiting: AtomicUsize,
     /// Whether the last answer was a failure.
     failed: AtomicBool,
-    /// Whether the last answer was swift, as was all that the estimate remembers.
-    swift: AtomicBool,
+    /// How swift the last answer was: one of the three above.
+    pace: AtomicU8,
     /// When the last sample was taken in; 0 while there was none.
     sampled: AtomicU64,
     /// What the level loses in a nanosecond: `log2(e) / decay`.
@@ -152,7 +160,7 @@ impl PeakEwma {
             heard: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
-            swift: AtomicBool::new(false),
+            pace: AtomicU8::new(SLOW),
             sampled: AtomicU64::new(0),
             slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
             base,
@@ -203,9 +211,9 @@ impl PeakEwma {
     }
 
     /// Writes only what changes: a store takes the cache line from other threads.
-    fn set_swift(&self, swift: bool) {
-        if self.swift.load(Relaxed) != swift {
-            self.swift.store(swift, Relaxed);
+    fn set_pace(&self, pace: u8) {
+        if self.pace.load(Relaxed) != pace {
+            self.pace.store(pace, Relaxed);
         }
     }
 
@@ -260,13 +268,13 @@ impl LoadTracker for PeakEwma {
 
     #[inline]
     fn times(&self, nth: u32) -> bool {
-        nth % ONE_IN == 0 || !self.swift.load(Relaxed)
+        nth % ONE_IN == 0 || self.pace.load(Relaxed) == SLOW
     }
 
     #[inline]
     fn timeless(&self, in_flight: usize) -> Option<f64> {
         // With a request waiting, it depends on how long it has.
-        let known = self.swift.load(Relaxed) && self.waiting.load(Relaxed) == 0;
+        let known = self.pace.load(Relaxed) == SWIFT_LONG && self.waiting.load(Relaxed) == 0;
         known.then(|| SWIFT.as_secs_f64() * (in_flight as f64 + 1.0))
     }
 
@@ -288,10 +296,13 @@ impl LoadTracker for PeakEwma {
             }
             Outcome::Cancelled => self.raise(rtt, now),
         }
-        let swift = outcome == Outcome::Success
-            && rtt <= SWIFT
-            && self.estimate(self.level.load(Relaxed), now) <= SWIFT.as_secs_f64();
-        self.set_swift(swift);
+        self.set_pace(if outcome != Outcome::Success || rtt > SWIFT {
+            SLOW
+        } else if self.estimate(self.level.load(Relaxed), now) > SWIFT.as_secs_f64() {
+            SWIFT_NOW
+        } else {
+            SWIFT_LONG
+        });
         self.waiting.fetch_sub(1, Relaxed);
     }
 
@@ -300,14 +311,14 @@ impl LoadTracker for PeakEwma {
         self.failed.store(true, Relaxed);
         self.heard.store(now, Relaxed);
         self.raise(self.penalty, now);
-        self.set_swift(false);
+        self.set_pace(SLOW);
     }
 
     fn forget(&self, _: Instant) {
         self.level.store(f64::NEG_INFINITY.to_bits(), Relaxed);
         self.sampled.store(0, Relaxed);
         self.failed.store(false, Relaxed);
-        self.set_swift(false);
+        self.set_pace(SLOW);
     }
 
     fn load(&self, in_flight: usize, now: Instant) -> f64 {
@@ -571,9 +582,10 @@ mod tests {
         ewma.penalize(base + SEC);
         assert!((1..=16).all(|nth| ewma.times(nth)));
         assert_eq!(ewma.timeless(0), None);
-        // An answer does not make it swift while the penalty is remembered.
+        // The next answer is swift, and takes the penalty back.
         request(&ewma, Outcome::Success, MS / 1_000, base + SEC + MS);
-        assert!((1..=16).all(|nth| ewma.times(nth)));
+        assert!(!ewma.times(1));
+        assert!(ewma.timeless(0).is_some());
     }
 
     #[test]
