@@ -237,7 +237,7 @@ mod model {
 
     fn state() -> Held<InFlight> {
         let common = Arc::new(Common::lonely());
-        EndpointState::new(Key::new("a", ""), InFlight::new(), Round::default(), common)
+        Held::new(Key::new("a", ""), InFlight::new(), Round::default(), common)
     }
 
     #[test]
