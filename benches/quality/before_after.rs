@@ -7,7 +7,7 @@ use tower::discover::Change;
 use crate::{
     clients::{ALL, Load, run},
     report::{Bar, Report, failed, mean, percent, quantiles},
-    sim::{Feed, Latency, MS, Mode, Node, SEC},
+    sim::{Feed, Latency, MS, Mode, Node},
 };
 
 const END: Duration = Duration::from_secs(120);
