@@ -54,6 +54,53 @@ const EVENTS: usize = 1_024;
 
 /// Builds [`Balance`]s, and is a [`Layer`] over discovery: settings first, then
 /// [`balance`](Self::balance).
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_roster::BoxError> {
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, ServiceExt};
+/// use tower_roster::{Instance, balance::BalanceLayer, registry};
+///
+/// let registry = registry::connect("fixed:10.0.0.1:80,10.0.0.2:80;weight=3")?;
+/// let discover = registry.watch("user-service")?.discover(|instance: &Instance| {
+///     let address = instance.address.to_string();
+///     Ok::<_, Infallible>(tower::service_fn(move |_: ()| {
+///         let address = address.clone();
+///         async move { Ok::<_, Infallible>(address) }
+///     }))
+/// });
+///
+/// let balance = ServiceBuilder::new().layer(BalanceLayer::new()).service(discover);
+/// let answer = balance.clone().oneshot(()).await?;
+/// assert!(answer.starts_with("10.0.0."));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Customised, over anybody's discovery:
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_roster::BoxError> {
+/// use std::{convert::Infallible, time::Duration};
+/// use tower::{ServiceExt, discover::ServiceList};
+/// use tower_roster::{
+///     balance::{BalanceLayer, policy::LeastRequests},
+///     endpoint::{SlowStart, eject::Ejection},
+/// };
+///
+/// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
+/// let balance = BalanceLayer::new()
+///     .policy(LeastRequests::new())
+///     .wait(Duration::from_millis(500))
+///     .slow_start(SlowStart::new().window(Duration::from_secs(30)))?
+///     .ejection(Ejection::new().consecutive_failures(3))?
+///     .balance_plain(ServiceList::new(vec![service, service]));
+/// assert_eq!(balance.clone().oneshot(1).await?, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
     policy: P,

@@ -43,7 +43,7 @@ const LOOK: usize = 16;
 /// let policy = ResponseTime::new();
 /// let slower = ResponseTime::by(PeakEwma::new().decay(Duration::from_secs(60)));
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ResponseTime {
     tracker: PeakEwma,
 }

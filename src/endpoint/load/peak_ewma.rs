@@ -247,6 +247,13 @@ fn follow(sunk: f64, sample: f64, kept: f64) -> f64 {
     sample.max(sunk + sample * (1.0 - kept))
 }
 
+/// A tracker with the same settings, which has measured nothing: what is measured is one endpoint's.
+impl Clone for PeakEwma {
+    fn clone(&self) -> Self {
+        self.fresh(Instant::now())
+    }
+}
+
 impl Default for PeakEwma {
     fn default() -> Self {
         Self::new()
