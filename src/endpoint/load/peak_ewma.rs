@@ -596,6 +596,15 @@ mod tests {
     }
 
     #[test]
+    fn one_slow_answer_has_not_all_timed_for_long() {
+        let (ewma, base) = tracker();
+        request(&ewma, Outcome::Success, MS, base + SEC);
+        request(&ewma, Outcome::Success, MS / 1_000, base + SEC + MS);
+        assert!(!ewma.times(1), "it is swift again");
+        assert_eq!(ewma.timeless(0), None, "and the slow one still counts");
+    }
+
+    #[test]
     fn a_peak_counts_however_close_it_comes() {
         let (ewma, base) = tracker();
         request(&ewma, Outcome::Success, MS, base + SEC);
