@@ -135,4 +135,5 @@ version=$("$CONSUL_BIN" version) || die "$CONSUL_BIN does not run here"
 echo "${version%%$'\n'*}: $CONSUL_BIN"
 
 export ROSTER_REQUIRE_SERVERS=1
-cargo test --locked --all-features "$@"
+# All of them, so that one failure does not hide another.
+cargo test --locked --all-features --no-fail-fast "$@"

@@ -131,7 +131,8 @@ fn a_failing_endpoint_does_not_attract() {
             trial.end(picked, Outcome::Success, 30 * MS, now);
         }
     }
-    assert!(failures < 10, "{failures} went to one that fails at once");
+    // One at first, and one a second to see whether it is back.
+    assert!(failures <= 11, "{failures} went to one that fails at once");
 }
 
 #[test]
