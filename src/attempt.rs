@@ -48,6 +48,17 @@ const COUNT_MAX: u64 = 14;
 const NOBODY: Tried = Tried(u64::MAX);
 
 impl EndpointId {
+    #[inline]
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// That of the low bits.
+    #[inline]
+    pub(crate) fn of_bits(bits: u32) -> Self {
+        Self(bits & ID_MASK as u32)
+    }
+
     /// The next id.
     pub fn next() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -5,8 +5,31 @@
 //! name of its own because `--cfg loom` would reach tokio too, and change what it does.
 
 #[cfg(all(test, roster_loom))]
-pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
+pub(crate) use loom::{
+    sync::{Arc, MutexGuard as Locked, atomic},
+    thread::yield_now,
+};
 #[cfg(not(all(test, roster_loom)))]
-pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
+pub(crate) use std::{
+    sync::{Arc, atomic},
+    thread::yield_now,
+};
+#[cfg(not(all(test, roster_loom)))]
+pub(crate) use try_lock::{Locked, TryLock};
 
 pub(crate) use atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// A lock that nobody waits for, in a model.
+#[cfg(all(test, roster_loom))]
+pub(crate) struct TryLock<T>(loom::sync::Mutex<T>);
+
+#[cfg(all(test, roster_loom))]
+impl<T> TryLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<Locked<'_, T>> {
+        self.0.try_lock().ok()
+    }
+}

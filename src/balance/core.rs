@@ -51,58 +51,50 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         self.usable.load(Relaxed) > 0
     }
 
-    /// Picks an endpoint that is not among those tried, if there is one, and notes it there.
+    /// Picks an endpoint that is not among those tried, if there is one.
     #[inline]
-    pub(crate) fn pick(
-        &self,
-        wish: Wish,
-        tried: &mut Tried,
-    ) -> Result<Picked<S, P::Load>, NoEndpoint> {
-        self.pick_where(wish, tried, |_, _| true)
+    pub(crate) fn pick(&self, wish: Wish, tried: Tried) -> Result<Picked<S, P::Load>, NoEndpoint> {
+        self.pick_where(wish, tried, |_| true)
     }
 
     /// The same, and nowhere when all have been tried.
     pub(crate) fn pick_other(
         &self,
         wish: Wish,
-        tried: &mut Tried,
+        tried: Tried,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
-        self.pick_where(wish, tried, |id, tried| !tried.contains(id))
+        self.pick_where(wish, tried, |id| !tried.contains(id))
     }
 
     #[inline]
     fn pick_where(
         &self,
         wish: Wish,
-        tried: &mut Tried,
-        may: impl FnOnce(EndpointId, Tried) -> bool,
+        tried: Tried,
+        may: impl FnOnce(EndpointId) -> bool,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
-        let avoid = *tried;
         let picked = self.slots.read(|snapshot, hand| {
             let Hand { rng, picks } = hand;
-            let mut draw = Draw::new(rng).hash(wish.hash).tried(avoid);
+            let mut draw = Draw::new(rng).hash(wish.hash).tried(tried);
             let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
-            if !may(state.id, avoid) {
+            if !may(state.id()) {
                 return Err(Nowhere::Ejected);
             }
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
-            let timed = state.tracker.times(*count) || state.common.timed;
+            let timed = state.tracker.times(*count) || state.is_timed();
             let began = timed.then(|| draw.now());
             Ok(Picked {
                 guard: RequestGuard::new(state.begin(), began, pass),
                 service: S::clone(&leaf.services[pick]),
             })
         });
-        let picked = picked.map_err(|nowhere| self.reason(Some(nowhere)))?;
-        let id = picked.guard.state().id;
-        tried.insert(id);
-        Tried::note(id);
-        Ok(picked)
+        picked.map_err(|nowhere| self.reason(Some(nowhere)))
     }
 
     /// Why there is no endpoint.
+    #[cold]
     pub(crate) fn reason(&self, nowhere: Option<Nowhere>) -> NoEndpoint {
         let status = self.handle.status();
         if let Some(view) = self.watch.as_ref().map(Watch::view) {

@@ -220,15 +220,15 @@ impl<K, S, L> Roll<K, S, L> {
         let mut rest: HashMap<EndpointId, u64> = HashMap::new();
         for (number, (id, picks)) in self.numbered.iter().zip(picked).enumerate() {
             match self.members.get_mut(number) {
-                Some(member) if member.state.id == *id => member.requests += picks,
+                Some(member) if member.state.id() == *id => member.requests += picks,
                 _ => *rest.entry(*id).or_default() += picks,
             }
         }
         if !rest.is_empty() {
             let listed = self.members.iter_mut();
-            let listed = listed.map(|m| (m.state.id, &mut m.requests));
+            let listed = listed.map(|m| (m.state.id(), &mut m.requests));
             let gone = self.gone.values_mut();
-            let gone = gone.map(|gone| (gone.state.id, &mut gone.requests));
+            let gone = gone.map(|gone| (gone.state.id(), &mut gone.requests));
             for (id, requests) in listed.chain(gone) {
                 *requests += rest.get(&id).copied().unwrap_or_default();
             }
@@ -471,7 +471,7 @@ where
             Err(tracker) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
         };
         // It serves again: its requests are nobody's who left.
-        self.roll.draining.remove(&state.id);
+        self.roll.draining.remove(&state.id());
         self.tell(Event::Added(state.key.clone()));
         self.roll
             .index
@@ -524,7 +524,7 @@ where
             _service: member.service,
             deadline: after(now, self.settings.drain),
         };
-        self.roll.draining.insert(member.state.id, draining);
+        self.roll.draining.insert(member.state.id(), draining);
         if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
             let until = after(now, self.settings.grace);
             let gone = Gone {
@@ -594,7 +594,7 @@ where
     /// Hears what requests tell of an endpoint.
     fn hear(&mut self, id: EndpointId, signal: Signal, now: Instant) {
         let mut members = self.roll.members.iter();
-        let Some(member) = members.find(|member| member.state.id == id) else {
+        let Some(member) = members.find(|member| member.state.id() == id) else {
             return;
         };
         match signal {
@@ -695,10 +695,10 @@ where
                 News::Left(state) => {
                     let draining = &mut self.roll.draining;
                     // Not there when it came back with the same snapshot.
-                    let drains = draining.contains_key(&state.id);
+                    let drains = draining.contains_key(&state.id());
                     let in_flight = if drains { state.in_flight() } else { 0 };
                     if in_flight == 0 {
-                        draining.remove(&state.id);
+                        draining.remove(&state.id());
                     }
                     Event::Removed(state.key.clone(), in_flight)
                 }
@@ -972,7 +972,7 @@ where
         let picker = prepare(&self.settings.policy, &candidates, &mut self.rng);
         members.extend(trials);
         let first = numbered.len();
-        numbered.extend(members.iter().map(|m| m.state.id));
+        numbered.extend(members.iter().map(|m| m.state.id()));
         Leaf {
             first,
             states: members.iter().map(|m| m.state.clone()).collect(),

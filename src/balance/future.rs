@@ -19,10 +19,11 @@ use super::{
     core::{Core, Picked},
     error::Error,
     policy::Policy,
+    state::EndpointState,
     topology::Route,
 };
 use crate::{
-    attempt::Tried,
+    attempt::{EndpointId, Tried},
     classify::{Classify, Observer, Verdict, reclaim},
     endpoint::load::LoadTracker,
     error::BoxError,
@@ -44,6 +45,7 @@ pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
     classify: C,
     #[pin]
     stage: Stage<S, Request, RequestGuard<P::Load>>,
+    /// Where it has been before.
     tried: Tried,
     /// Endpoints that it was given to.
     sends: u32,
@@ -89,9 +91,7 @@ where
         let stage = match advance::<S, P, Request>(picked, request, cx) {
             Sent::Calling(future, guard) => Stage::Calling { future, guard },
             Sent::Pending(picked, request) => Stage::ready(picked, request),
-            Sent::Failed(failed, _, request) => {
-                next(core, failed, request, &mut tried, &mut sends, cx)
-            }
+            Sent::Failed(failed) => next(core, failed, &mut tried, &mut sends, cx),
         };
         Self {
             route: PhantomData,
@@ -127,12 +127,30 @@ impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuar
 enum Sent<S: Service<Request>, Request, P: Policy> {
     Calling(S::Future, RequestGuard<P::Load>),
     Pending(Picked<S, P::Load>, Request),
-    /// With the core, while there is one, and the request, when it can be sent elsewhere.
-    Failed(Error, Home, Option<Request>),
+    Failed(Failed<Request>),
 }
 
-/// Where to look for another endpoint.
-type Home = Weak<dyn Any + Send + Sync>;
+/// What an endpoint left behind that did not answer a request.
+struct Failed<Request> {
+    error: Error,
+    at: EndpointId,
+    /// Where to look for another endpoint: the core, while there is one.
+    home: Weak<dyn Any + Send + Sync>,
+    /// When it can be sent elsewhere.
+    request: Option<Request>,
+}
+
+impl<Request> Failed<Request> {
+    #[cold]
+    fn new<L>(state: &EndpointState<L>, error: Error, request: Option<Request>) -> Self {
+        Self {
+            error,
+            at: state.id(),
+            home: state.common.core.clone(),
+            request,
+        }
+    }
+}
 
 /// What a service did with a request.
 enum Called<F, E, S, Request> {
@@ -170,13 +188,13 @@ where
             guard.conclude(Verdict::FAILURE);
             let state = guard.state();
             let error = Error::endpoint(&state.key, error.into());
-            Sent::Failed(error, state.common.core.clone(), Some(request))
+            Sent::Failed(Failed::new(state, error, Some(request)))
         }
         // It may have been sent.
         Err(Panicked) => {
             guard.conclude(Verdict::FAILURE);
             let state = guard.state();
-            Sent::Failed(Error::panicked(&state.key), state.common.core.clone(), None)
+            Sent::Failed(Failed::new(state, Error::panicked(&state.key), None))
         }
     }
 }
@@ -185,8 +203,7 @@ where
 #[cold]
 fn next<S, P, C, R, Request>(
     core: &Core<S, P, C, R>,
-    mut failed: Error,
-    mut request: Option<Request>,
+    mut failed: Failed<Request>,
     tried: &mut Tried,
     sends: &mut u32,
     cx: &mut Context<'_>,
@@ -197,23 +214,30 @@ where
     P: Policy,
     R: Route<Request>,
 {
+    tried.insert(failed.at);
     while *sends < SENDS {
-        let Some(kept) = request.take() else { break };
-        let wish = core.route.route(&kept);
-        // Not the same again: it has just failed, and in an outage each request would do so.
-        let Ok(picked) = core.pick_other(wish, tried) else {
+        let Some(kept) = failed.request.take() else {
             break;
         };
+        let wish = core.route.route(&kept);
+        // Not the same again: it has just failed, and in an outage each request would do so.
+        let Ok(picked) = core.pick_other(wish, *tried) else {
+            break;
+        };
+        Tried::note(picked.guard.state().id());
         *sends += 1;
         match advance::<S, P, Request>(picked, kept, cx) {
             Sent::Calling(future, guard) => return Stage::Calling { future, guard },
             Sent::Pending(picked, request) => {
                 return Stage::ready(picked, request);
             }
-            Sent::Failed(error, _, kept) => (failed, request) = (error, kept),
+            Sent::Failed(again) => {
+                tried.insert(again.at);
+                failed = again;
+            }
         }
     }
-    Stage::Refused(failed)
+    Stage::Refused(failed.error)
 }
 
 impl<S, P, C, R, Request> Future for ResponseFuture<S, P, C, R, Request>
@@ -231,7 +255,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let (failed, home, request) = match this.stage.as_mut().project() {
+            let failed = match this.stage.as_mut().project() {
                 StageProj::Calling { future, guard } => {
                     let result = match catch(|| future.poll(cx)) {
                         Ok(Poll::Pending) => return Poll::Pending,
@@ -262,8 +286,7 @@ where
                             let error: BoxError = error.into();
                             let request = reclaim(&*error);
                             let state = guard.state();
-                            let home = state.common.core.clone();
-                            (Error::endpoint(&state.key, error), home, request)
+                            Failed::new(state, Error::endpoint(&state.key, error), request)
                         }
                     }
                 }
@@ -286,7 +309,7 @@ where
                             this.stage.set(Stage::ready(picked, request));
                             return Poll::Pending;
                         }
-                        Sent::Failed(failed, home, request) => (failed, home, request),
+                        Sent::Failed(failed) => failed,
                     }
                 }
                 StageProj::Refused(_) => {
@@ -300,11 +323,11 @@ where
             };
             // The place at the endpoint that failed is given back before another is picked.
             this.stage.set(Stage::Done);
-            let core = home.upgrade().map(Arc::downcast::<Core<S, P, C, R>>);
-            let stage = match core {
-                Some(Ok(core)) => next(&core, failed, request, this.tried, this.sends, cx),
+            let core = failed.home.upgrade();
+            let stage = match core.map(Arc::downcast::<Core<S, P, C, R>>) {
+                Some(Ok(core)) => next(&core, failed, this.tried, this.sends, cx),
                 // The last balancer is gone, and with it whom to ask.
-                _ => Stage::Refused(failed),
+                _ => Stage::Refused(failed.error),
             };
             this.stage.set(stage);
         }

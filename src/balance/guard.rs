@@ -79,6 +79,11 @@ impl Packed {
     }
 
     #[inline]
+    fn is_untimed(self) -> bool {
+        self.0 & 7 == 0
+    }
+
+    #[inline]
     fn phase(self) -> Phase {
         let ticks = Ticks(self.0 >> (3 + Pass::BITS));
         match self.0 & 7 {
@@ -133,7 +138,6 @@ impl<L: LoadTracker> RequestGuard<L> {
         self.phase = Packed::new(phase, self.phase.pass());
     }
 
-    #[inline]
     fn record(&mut self, outcome: Outcome) {
         let before = self.phase.phase();
         // A tracker of the user's that panics must not be called again by the drop that follows, which
@@ -163,7 +167,7 @@ impl<L: LoadTracker> RequestGuard<L> {
             Phase::Untimed | Phase::Done => Ticks(0),
         };
         // One that is not timed is fast where others are; where none is, nobody is slow.
-        let latency = (L::TIMED || state.common.timed).then(|| rtt.time());
+        let latency = (L::TIMED || state.is_timed()).then(|| rtt.time());
         let revised = matches!(before, Phase::Succeeded(_));
         state.conclude(self.phase.pass(), outcome, latency, revised);
         if outcome == Outcome::Success {
@@ -194,6 +198,10 @@ impl<L: LoadTracker> RequestGuard<L> {
 impl<L: LoadTracker> Observer for RequestGuard<L> {
     #[inline]
     fn conclude(&mut self, verdict: Verdict) {
+        let succeeds = verdict.outcome == Outcome::Success && self.phase.is_untimed();
+        if succeeds && !self.state.is_watched() {
+            return self.set(Phase::Succeeded(Ticks(0)));
+        }
         let succeeded = matches!(self.phase.phase(), Phase::Succeeded(_));
         let worse = succeeded && matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded);
         if self.is_open() || worse {

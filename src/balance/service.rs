@@ -82,7 +82,10 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.core.is_usable() {
-            self.waiting = None;
+            // Looked at first, as a store is more than a look.
+            if self.waiting.is_some() {
+                self.waiting = None;
+            }
             return Poll::Ready(Ok(()));
         }
         let waiting = self.waiting.get_or_insert_with(|| {
@@ -105,9 +108,15 @@ where
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
         let wish = self.core.route.route(&request);
-        let mut tried = Tried::current().unwrap_or_default();
-        match self.core.pick(wish, &mut tried) {
-            Ok(picked) => ResponseFuture::begin(&self.core, picked, request, tried),
+        let asked = Tried::current();
+        let tried = asked.unwrap_or_default();
+        match self.core.pick(wish, tried) {
+            Ok(picked) => {
+                if asked.is_some() {
+                    Tried::note(picked.guard.state().id());
+                }
+                ResponseFuture::begin(&self.core, picked, request, tried)
+            }
             Err(reason) => ResponseFuture::refuse(&self.core, Error::no_endpoint(reason)),
         }
     }

@@ -19,17 +19,13 @@
 //! more threads are in here at the same time than there are slots (which takes threads that were
 //! preempted within those nanoseconds, all of them) a reader takes its turn behind another.
 
-use std::{
-    cell::Cell,
-    sync::{Arc, PoisonError, TryLockError},
-    thread,
-};
+use std::{cell::Cell, hint::spin_loop, sync::Arc, thread};
 
 use rand::rngs::SmallRng;
 
 use crate::{
     rng::small_rng,
-    sync::{Mutex, MutexGuard},
+    sync::{Locked, TryLock, yield_now},
 };
 
 pub(crate) struct Slots<T> {
@@ -39,7 +35,7 @@ pub(crate) struct Slots<T> {
 
 /// Alone in its cache line and in the one that is fetched along with it.
 #[repr(align(128))]
-struct Slot<T>(Mutex<Seat<T>>);
+struct Slot<T>(TryLock<Seat<T>>);
 
 struct Seat<T> {
     snapshot: Arc<T>,
@@ -89,7 +85,7 @@ impl<T> Slots<T> {
     /// `slots` is a power of two.
     fn with(slots: usize, snapshot: &Arc<T>, seed: Option<u64>) -> Self {
         let slot = |_| {
-            Slot(Mutex::new(Seat {
+            Slot(TryLock::new(Seat {
                 snapshot: Arc::clone(snapshot),
                 hand: Hand {
                     rng: small_rng(seed),
@@ -116,17 +112,22 @@ impl<T> Slots<T> {
     }
 
     #[inline]
-    fn seat(&self, first: usize) -> MutexGuard<'_, Seat<T>> {
+    fn seat(&self, first: usize) -> Locked<'_, Seat<T>> {
         let mask = self.slots.len() - 1;
-        for step in 0..self.slots.len() {
-            match self.slots[first.wrapping_add(step) & mask].0.try_lock() {
-                Ok(seat) => return seat,
-                // A policy or a `clone` of the user's panicked; what is in the slot is whole.
-                Err(TryLockError::Poisoned(seat)) => return seat.into_inner(),
-                Err(TryLockError::WouldBlock) => {}
-            }
+        match self.slots[first & mask].0.try_lock() {
+            Some(seat) => seat,
+            None => self.other_seat(first),
         }
-        take(&self.slots[first & mask])
+    }
+
+    /// The first that is free from the next on.
+    #[cold]
+    fn other_seat(&self, first: usize) -> Locked<'_, Seat<T>> {
+        let mask = self.slots.len() - 1;
+        let mut others = (1..self.slots.len()).map(|step| first.wrapping_add(step) & mask);
+        others
+            .find_map(|other| self.slots[other].0.try_lock())
+            .unwrap_or_else(|| take(&self.slots[first & mask]))
     }
 
     /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, the old one is out of
@@ -163,8 +164,23 @@ fn add(sums: &mut Vec<u64>, picks: &[u32]) {
     }
 }
 
-fn take<T>(slot: &Slot<T>) -> MutexGuard<'_, Seat<T>> {
-    slot.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Waits until a slot is free: some nanoseconds, or as long as the thread in it is preempted, and then
+/// this one has nothing better to do than to let it run.
+fn take<T>(slot: &Slot<T>) -> Locked<'_, Seat<T>> {
+    // A model only sees what happens at a yield.
+    const SPINS: u32 = if cfg!(all(test, roster_loom)) { 0 } else { 100 };
+    let mut spins = 0;
+    loop {
+        if let Some(seat) = slot.0.try_lock() {
+            return seat;
+        }
+        if spins < SPINS {
+            spins += 1;
+            spin_loop();
+        } else {
+            yield_now();
+        }
+    }
 }
 
 #[cfg(all(test, not(roster_loom)))]

@@ -39,7 +39,10 @@ impl<S, P: Policy> Snapshot<S, P> {
         wish: &Wish,
         draw: &mut Draw<'_>,
     ) -> Result<(&Leaf<S, P>, usize, u32), Nowhere> {
-        let leaf = self.plan.leaf(wish, draw.rng)?;
+        let leaf = match &self.plan {
+            Plan::Leaf(leaf) => leaf,
+            plan => plan.leaf(wish, draw.rng)?,
+        };
         let pick = leaf.pick(draw);
         match pick {
             Some((pick, pass)) if draw.tried.is_empty() || leaf.will_do(pick, draw) => {

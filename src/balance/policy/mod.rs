@@ -193,11 +193,11 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];
-        state.health.is_open() && !draw.tried.contains(state.id)
+        state.health.is_open() && (draw.tried.is_empty() || !draw.tried.contains(state.id()))
     }
 
     pub(super) fn id(&self, index: usize) -> EndpointId {
-        self.states[index].id
+        self.states[index].id()
     }
 }
 

@@ -213,7 +213,7 @@ impl<L> Plan<L> {
     ///
     /// # Errors
     /// When the request can go nowhere.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn leaf<R: Rng + ?Sized>(&self, wish: &Wish, rng: &mut R) -> Result<&L, Nowhere> {
         let mut plan = self;
         loop {

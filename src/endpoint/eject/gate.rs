@@ -75,6 +75,11 @@ impl Word {
     }
 
     #[inline]
+    fn is_open(self) -> bool {
+        self.0 & 7 == GateState::Open as u64
+    }
+
+    #[inline]
     fn turn(self) -> u64 {
         self.0 >> 3 & 31
     }
@@ -148,6 +153,7 @@ impl Gate {
         Self(AtomicU64::new(Word::new(GateState::Open, 0, round).0))
     }
 
+    #[inline]
     fn word(&self) -> Word {
         // Acquire: with the release in `set`, who sees a round sees the counters as they were cleared
         // for it.
@@ -163,18 +169,25 @@ impl Gate {
     /// Whether every request may pass.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        self.state() == GateState::Open
+        self.word().is_open()
     }
 
     /// Lets a request pass, if the gate is open or the permit of a probe is there to take.
     #[inline]
     pub(super) fn admit(&self) -> Option<Pass> {
         let word = self.word();
-        match word.state() {
-            GateState::Open => Some(Pass {
+        if word.is_open() {
+            return Some(Pass {
                 round: word.round(),
                 probe: None,
-            }),
+            });
+        }
+        self.take_permit(word)
+    }
+
+    #[cold]
+    fn take_permit(&self, word: Word) -> Option<Pass> {
+        match word.state() {
             GateState::ProbeReady => {
                 let taken = Word::new(GateState::Probing, word.turn(), word.round());
                 // Whoever fails here met the one who did not, or a decision: no second try.
