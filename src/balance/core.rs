@@ -74,8 +74,8 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         may: impl FnOnce(EndpointId) -> bool,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
         let picked = self.slots.read(|snapshot, hand| {
-            let Hand { rng, picks } = hand;
-            let mut draw = Draw::new(rng).hash(wish.hash).tried(tried);
+            let Hand { rng, picks, clock } = hand;
+            let mut draw = Draw::new(rng).hash(wish.hash).tried(tried).since(*clock);
             let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
             if !may(state.id()) {
@@ -85,6 +85,9 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             *count = count.wrapping_add(1);
             let timed = state.tracker.times(*count) || state.is_timed();
             let began = timed.then(|| draw.now());
+            if let Some(now) = draw.read() {
+                *clock = Some(now);
+            }
             Ok(Picked {
                 guard: RequestGuard::new(state.begin(), began, pass),
                 service: S::clone(&leaf.services[pick]),

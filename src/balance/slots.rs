@@ -22,6 +22,7 @@
 use std::{cell::Cell, hint::spin_loop, sync::Arc, thread};
 
 use rand::rngs::SmallRng;
+use tokio::time::Instant;
 
 use crate::{
     rng::small_rng,
@@ -49,6 +50,8 @@ pub(crate) struct Hand {
     /// Picks of each endpoint, by its number in the snapshot, since they were collected. Half as large
     /// as what they add up to: there is one for each thread and endpoint.
     pub(crate) picks: Vec<u32>,
+    /// When a reader read the clock last.
+    pub(crate) clock: Option<Instant>,
 }
 
 thread_local! {
@@ -90,6 +93,7 @@ impl<T> Slots<T> {
                 hand: Hand {
                     rng: small_rng(seed),
                     picks: Vec::new(),
+                    clock: None,
                 },
             }))
         };

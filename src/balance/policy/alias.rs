@@ -5,9 +5,10 @@
 //! two endpoints. One random number chooses the column (its high bits) and the height in it (the
 //! bits below), and so the endpoint.
 //!
-//! An entry holds whatever a draw may have to know, the weights of both endpoints included, and is
-//! aligned to its 16 bytes: a draw touches one cache line, whichever endpoint it is. When all weights
-//! are the same there is no table ([`Shares::Even`]).
+//! A column is 8 bytes and aligned to them: a draw touches one cache line, whichever endpoint it is, and
+//! the table of ten thousand is small beside what else a core's cache must hold. The weights themselves
+//! stand apart, for those who compare endpoints by them. When all weights are the same there is no table
+//! ([`Shares::Even`]).
 //!
 //! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most; however
 //! small its weight, it is drawn once in `n` × 2³² times.
@@ -26,14 +27,6 @@ pub(super) enum Shares {
     Weighted(Alias),
 }
 
-/// An endpoint that was drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Drawn {
-    pub(super) index: usize,
-    /// Its weight divided by the largest; above zero.
-    pub(super) weight: f32,
-}
-
 impl Shares {
     pub(super) fn new(candidates: &[Candidate]) -> Self {
         let first = candidates.first().map_or(1.0, |one| one.weight);
@@ -46,13 +39,10 @@ impl Shares {
 
     /// Draws one endpoint.
     #[inline]
-    pub(super) fn one<R: Rng>(&self, rng: &mut R) -> Drawn {
+    pub(super) fn one<R: Rng>(&self, rng: &mut R) -> usize {
         match self {
-            Self::Even(len) => Drawn {
-                index: below(*len, rng.next_u64()),
-                weight: 1.0,
-            },
-            Self::Weighted(alias) => alias.draw(rng.next_u64()),
+            Self::Even(len) => below(*len, rng.next_u64()),
+            Self::Weighted(alias) => alias.one(rng),
         }
     }
 }
@@ -79,17 +69,19 @@ pub(super) fn pair(len: usize, bits: u64) -> (usize, usize) {
 
 /// The table of the alias method.
 #[derive(Debug)]
-pub(super) struct Alias(Box<[Column]>);
+pub(super) struct Alias {
+    columns: Box<[Column]>,
+    /// Divided by the largest; above zero.
+    weights: Box<[f32]>,
+}
 
 /// Two endpoints that share a column. The index of the lower one is the column's.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(16))]
+#[repr(C, align(8))]
 struct Column {
     /// How much of the column the lower one fills, of 2³².
     height: u32,
     upper: u32,
-    /// Of the lower and the upper one.
-    weights: [f32; 2],
 }
 
 impl Alias {
@@ -108,7 +100,6 @@ impl Alias {
             .map(|index| Column {
                 height: u32::MAX,
                 upper: index as u32,
-                weights: [weight(index) as f32; 2],
             })
             .collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
@@ -117,7 +108,6 @@ impl Alias {
             let height = (rest[lower] * 4_294_967_296.0).round();
             columns[lower].height = (height as u32).max(1);
             columns[lower].upper = upper as u32;
-            columns[lower].weights[1] = weight(upper) as f32;
             rest[upper] -= 1.0 - rest[lower];
             if rest[upper] < 1.0 {
                 large.pop();
@@ -125,32 +115,33 @@ impl Alias {
             }
         }
         // Whoever is left fills a column but for rounding; its column has no other.
-        Self(columns.into())
+        Self {
+            columns: columns.into(),
+            weights: (0..len).map(|index| weight(index) as f32).collect(),
+        }
     }
 
-    /// The weight of each, divided by the largest.
-    pub(super) fn weights(&self) -> Box<[f32]> {
-        self.0.iter().map(|column| column.weights[0]).collect()
-    }
-
-    /// Draws two, independently of each other.
+    /// The weight of each, divided by the largest; above zero.
     #[inline]
-    pub(super) fn two<R: Rng>(&self, rng: &mut R) -> (Drawn, Drawn) {
-        (self.draw(rng.next_u64()), self.draw(rng.next_u64()))
+    pub(super) fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// Draws one.
+    #[inline]
+    pub(super) fn one<R: Rng>(&self, rng: &mut R) -> usize {
+        self.draw(rng.next_u64())
     }
 
     #[inline]
-    fn draw(&self, bits: u64) -> Drawn {
-        let product = u128::from(bits) * self.0.len() as u128;
+    fn draw(&self, bits: u64) -> usize {
+        let product = u128::from(bits) * self.columns.len() as u128;
         let index = (product >> 64) as usize;
-        let column = self.0[index];
+        let column = self.columns[index];
         // Nobody can foresee which it is, so there is no branch to foresee: a number of 0 or 1 chooses.
         let upper = u32::from((product >> 32) as u32 >= column.height);
         let index = index as u32;
-        Drawn {
-            index: (index ^ ((index ^ column.upper) & upper.wrapping_neg())) as usize,
-            weight: column.weights[upper as usize],
-        }
+        (index ^ ((index ^ column.upper) & upper.wrapping_neg())) as usize
     }
 }
 
@@ -170,9 +161,9 @@ mod tests {
 
     /// The share of each endpoint, added up from the table.
     fn shares(alias: &Alias) -> Vec<f64> {
-        let len = alias.0.len() as f64;
-        let mut shares = vec![0.0; alias.0.len()];
-        for (index, column) in alias.0.iter().enumerate() {
+        let len = alias.columns.len() as f64;
+        let mut shares = vec![0.0; alias.columns.len()];
+        for (index, column) in alias.columns.iter().enumerate() {
             let lower = f64::from(column.height) / 4_294_967_296.0;
             shares[index] += lower / len;
             shares[column.upper as usize] += (1.0 - lower) / len;
@@ -204,9 +195,10 @@ mod tests {
             let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
             for bits in bits.into_iter().chain([0, u64::MAX]) {
                 let drawn = alias.draw(bits);
-                let exact = candidates[drawn.index].weight / largest;
-                prop_assert!(drawn.weight > 0.0 && drawn.weight <= 1.0);
-                prop_assert!((f64::from(drawn.weight) - exact).abs() <= exact * 1e-7 + 1e-37);
+                let exact = candidates[drawn].weight / largest;
+                let weight = alias.weights()[drawn];
+                prop_assert!(weight > 0.0 && weight <= 1.0);
+                prop_assert!((f64::from(weight) - exact).abs() <= exact * 1e-7 + 1e-37);
             }
         }
 
@@ -232,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn a_column_is_a_quarter_of_a_cache_line() {
-        assert_eq!(size_of::<Column>(), 16);
-        assert_eq!(align_of::<Column>(), 16);
+    fn a_column_lies_in_one_cache_line() {
+        assert_eq!(size_of::<Column>(), 8);
+        assert_eq!(align_of::<Column>(), 8);
     }
 }

@@ -117,7 +117,7 @@ impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
     #[inline]
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
         let Some(hash) = draw.hash else {
-            return self.shares.one(draw.rng).index;
+            return self.shares.one(draw.rng);
         };
         // Whatever the user's hash is worth.
         let mut owners = self.table.owners(mix(hash));

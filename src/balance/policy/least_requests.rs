@@ -11,8 +11,8 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Drawn, Shares, below, pair},
-    p2c::in_lighter,
+    alias::{Shares, below, pair},
+    p2c::has_fewer,
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
 
@@ -63,15 +63,7 @@ impl Policy for LeastRequests {
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Fewest {
         let shares = Shares::new(candidates);
         let scans = candidates.len() <= self.scan;
-        let weights = match &shares {
-            Shares::Weighted(alias) if scans => alias.weights(),
-            _ => Box::default(),
-        };
-        Fewest {
-            shares,
-            scans,
-            weights,
-        }
+        Fewest { shares, scans }
     }
 }
 
@@ -79,8 +71,6 @@ impl Policy for LeastRequests {
 pub struct Fewest {
     shares: Shares,
     scans: bool,
-    /// Of a set that is scanned and whose weights differ; divided by the largest.
-    weights: Box<[f32]>,
 }
 
 impl<L: LoadTracker> Picker<L> for Fewest {
@@ -105,34 +95,30 @@ impl<L: LoadTracker> Picker<L> for Fewest {
                 }
             }
             Shares::Weighted(alias) => {
-                let (first, second) = alias.two(draw.rng);
+                let first = alias.one(draw.rng);
+                if set.in_flight(first) == 0 {
+                    return first;
+                }
+                let weights = alias.weights();
                 let second = if self.scans {
-                    self.least_used(set, draw)
+                    least_used(set, weights, draw)
                 } else {
-                    second
+                    alias.one(draw.rng)
                 };
-                let in_flight = [first.index, second.index].map(|index| set.in_flight(index));
-                let [one, other] = in_lighter(in_flight, [first.weight, second.weight]);
-                if other < one {
-                    second.index
+                if has_fewer(set, [first, second], weights) {
+                    second
                 } else {
-                    first.index
+                    first
                 }
             }
         }
     }
 }
 
-impl Fewest {
-    /// The one that would be used least with one request more.
-    fn least_used<L: LoadTracker>(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> Drawn {
-        let used = |index| (set.in_flight(index) as f64 + 1.0) / f64::from(self.weights[index]);
-        let index = least(self.weights.len(), used, draw);
-        Drawn {
-            index,
-            weight: self.weights[index],
-        }
-    }
+/// The one that would be used least with one request more.
+fn least_used<L: LoadTracker>(set: &Set<'_, L>, weights: &[f32], draw: &mut Draw<'_>) -> usize {
+    let used = |index| (set.in_flight(index) as f64 + 1.0) / f64::from(weights[index]);
+    least(weights.len(), used, draw)
 }
 
 /// The index with the least score, any of them when there are several.

@@ -219,6 +219,8 @@ pub struct Draw<'a> {
     /// The endpoints that earlier attempts of the same request went to.
     pub tried: Tried,
     now: Option<Instant>,
+    /// The time of an earlier pick.
+    recent: Option<Instant>,
 }
 
 impl<'a> Draw<'a> {
@@ -231,6 +233,7 @@ impl<'a> Draw<'a> {
             hash: None,
             tried: Tried::new(),
             now: None,
+            recent: None,
         }
     }
 
@@ -262,6 +265,28 @@ impl<'a> Draw<'a> {
     #[inline]
     pub fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// The time of this pick or of one some requests earlier, without reading the clock where one is
+    /// known; for loads that [may lag](LoadTracker::may_lag).
+    #[inline]
+    pub fn recent(&mut self) -> Instant {
+        match self.now.or(self.recent) {
+            Some(recent) => recent,
+            None => self.now(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn since(mut self, recent: Option<Instant>) -> Self {
+        self.recent = recent;
+        self
+    }
+
+    /// The time, if it was read.
+    #[inline]
+    pub(super) fn read(&self) -> Option<Instant> {
+        self.now
     }
 }
 

@@ -35,7 +35,8 @@
 //!
 //! # What it costs
 //! One random number (two with weights), and per candidate the cache lines of its state, plus one of the
-//! table with weights; the same for any number of endpoints but for what the caches hold.
+//! table with weights; the same for any number of endpoints but for what the caches hold. Where the first
+//! drawn is idle and swift nobody can be better, and the second is not even fetched.
 //!
 //! [*The power of two choices in randomized load balancing*]: https://doi.org/10.1109/71.963420
 //! [tower#696]: https://github.com/tower-rs/tower/issues/696
@@ -45,7 +46,7 @@ use tokio::time::Instant;
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Drawn, Shares, pair},
+    alias::{Shares, pair},
 };
 use crate::{
     endpoint::load::{InFlight, LoadTracker, PeakEwma},
@@ -65,8 +66,9 @@ const GRAIN: f64 = 0.000_5;
 /// (`cargo bench --bench quality slow`); with none, twice as many.
 const APART: f64 = 1.5;
 
-/// In seconds: the least grain beside which a few microseconds are no difference.
-const COARSE: f64 = 0.000_1;
+/// In seconds: the least grain beside which what a tracker may be off by without looking at the time is
+/// no difference.
+const COARSE: f64 = 0.000_4;
 
 /// The power of two choices: the less loaded of two endpoints drawn by weight.
 ///
@@ -213,26 +215,45 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
             Shares::Even(1) => 0,
             Shares::Even(len) => {
                 let (first, second) = pair(*len, draw.rng.next_u64());
-                if self.rule.prefers_second(set, first, second, draw) {
+                if !self.rule.cannot_be_better(set, first)
+                    && self.rule.prefers_second(set, first, second, draw)
+                {
                     second
                 } else {
                     first
                 }
             }
             Shares::Weighted(alias) => {
-                let (first, second) = alias.two(draw.rng);
-                let stays = first.index == second.index
-                    || !self.rule.prefers_second_by_weight(set, first, second, draw);
-                if stays { first.index } else { second.index }
+                let first = alias.one(draw.rng);
+                if self.rule.cannot_be_better(set, first) {
+                    return first;
+                }
+                let pair = [first, alias.one(draw.rng)];
+                self.rule.by_weight(set, pair, alias.weights(), draw)
             }
         }
     }
 }
 
 impl Rule {
+    /// Whether what a tracker says without looking at the time will do. It may be off by some
+    /// microseconds, which must be no difference here.
+    #[inline]
+    fn is_timeless<L: LoadTracker>(&self) -> bool {
+        !L::TIMED || self.grain >= COARSE
+    }
+
+    /// Whether whoever comes second cannot be less loaded than this one, which is idle and, where
+    /// latencies count, swift. Then the second need not even be fetched, and mostly it is so.
+    #[inline]
+    fn cannot_be_better<L: LoadTracker>(&self, set: &Set<'_, L>, first: usize) -> bool {
+        let settles = self.by_requests
+            || self.latencies && self.is_timeless::<L>() && set.timeless(first).is_some();
+        settles && set.in_flight(first) == 0
+    }
+
     /// The loads of two. Mostly they are known without reading the clock, which costs as much as all
-    /// the rest of a pick; but what a tracker says then may be off by some microseconds, which must be
-    /// no difference here.
+    /// the rest of a pick.
     #[inline]
     fn loads<L: LoadTracker>(
         &self,
@@ -240,13 +261,20 @@ impl Rule {
         pair: [usize; 2],
         draw: &mut Draw<'_>,
     ) -> [f64; 2] {
-        if !L::TIMED || self.grain >= COARSE {
-            if let [Some(one), Some(other)] = pair.map(|index| set.timeless(index)) {
-                return [one, other];
-            }
+        let known = if self.is_timeless::<L>() {
+            pair.map(|index| set.timeless(index))
+        } else {
+            [None; 2]
+        };
+        if let [Some(one), Some(other)] = known {
+            return [one, other];
         }
-        let now = draw.now();
-        pair.map(|index| set.load(index, now))
+        let trackers = pair.map(|index| set.tracker(index));
+        // Where each request is timed the clock is read anyhow.
+        let lags = trackers.iter().any(|tracker| !tracker.times(1))
+            && trackers.iter().all(|tracker| tracker.may_lag());
+        let now = if lags { draw.recent() } else { draw.now() };
+        [0, 1].map(|at| known[at].unwrap_or_else(|| set.load(pair[at], now)))
     }
 
     #[inline]
@@ -265,32 +293,57 @@ impl Rule {
             return lesser * self.margin < load;
         }
         let [one, other] = [first, second].map(|index| set.in_flight(index) as f64 + 1.0);
+        let load = load + self.grain * one;
+        let lesser = (lesser + self.grain * other) * self.margin;
         if !self.latencies {
-            return (lesser + self.grain * other) * self.margin < load + self.grain * one;
+            return lesser < load;
         }
-        let (a, b) = (load / one + self.grain, lesser / other + self.grain);
-        other * apart(b, a) * self.margin < one * apart(a, b)
+        // What `apart` does to both, without a division.
+        let (a, b) = (load * other * self.margin, lesser * one);
+        if a > APART * b {
+            lesser * APART * b < load * a
+        } else if b > APART * a {
+            lesser * b < load * APART * a
+        } else {
+            lesser < load
+        }
+    }
+
+    /// Which of two that were drawn by weight.
+    #[inline]
+    fn by_weight<L: LoadTracker>(
+        &self,
+        set: &Set<'_, L>,
+        pair: [usize; 2],
+        weights: &[f32],
+        draw: &mut Draw<'_>,
+    ) -> usize {
+        let [first, second] = pair;
+        let prefers_second = first != second
+            && if self.by_requests {
+                has_fewer(set, pair, weights)
+            } else {
+                self.prefers_second_by_weight(set, pair, weights, draw)
+            };
+        if prefers_second { second } else { first }
     }
 
     #[inline]
     fn prefers_second_by_weight<L: LoadTracker>(
         &self,
         set: &Set<'_, L>,
-        first: Drawn,
-        second: Drawn,
+        pair: [usize; 2],
+        weights: &[f32],
         draw: &mut Draw<'_>,
     ) -> bool {
-        let pair = [first.index, second.index];
         let in_flight = pair.map(|index| set.in_flight(index));
-        let [one, other] = in_lighter(in_flight, [first.weight, second.weight]);
-        if self.by_requests {
-            return other < one;
-        }
+        let weights = pair.map(|index| weights[index]);
+        let [one, other] = in_lighter(in_flight, weights);
         let loads = self.loads(set, pair, draw);
         let idle = |at: usize| loads[at] / (in_flight[at] as f64 + 1.0);
         let better = idle(0);
         let mut worse = idle(1);
-        let ratio = f64::from(first.weight / second.weight);
+        let ratio = f64::from(weights[0] / weights[1]);
         if ratio > 1.0 && worse < better {
             worse = (worse * (ratio * ratio)).min(better);
         }
@@ -310,11 +363,23 @@ fn apart(one: f64, other: f64) -> f64 {
     one * (one / (APART * other)).max(1.0)
 }
 
-/// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
-/// rounded in favour of the first, such that the second has fewer when it has fewer by three quarters
-/// of a request.
+/// Whether the second of two endpoints has fewer requests in flight, by at least three quarters of a
+/// request of the lighter one. Counted in those, it would be `b * w0 / max + 0.75 <= a * w1 / max`.
 #[inline]
-pub(super) fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
+pub(super) fn has_fewer<L: LoadTracker>(
+    set: &Set<'_, L>,
+    pair: [usize; 2],
+    weights: &[f32],
+) -> bool {
+    let [first, second] = pair.map(|index| set.in_flight(index) as f32);
+    let [one, other] = pair.map(|index| weights[index]);
+    second * one + 0.75 * one.max(other) <= first * other
+}
+
+/// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
+/// rounded in favour of the first, as [`has_fewer`] compares them.
+#[inline]
+fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
     let [first, second] = in_flight.map(|in_flight| in_flight as f32);
     let first = first * (weights[1] / weights[0]).min(1.0);
     let second = second * (weights[0] / weights[1]).min(1.0);

@@ -79,6 +79,6 @@ pub struct ByWeight(Shares);
 
 impl<L: LoadTracker> Picker<L> for ByWeight {
     fn pick(&self, _: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
-        self.0.one(draw.rng).index
+        self.0.one(draw.rng)
     }
 }

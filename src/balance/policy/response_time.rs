@@ -24,10 +24,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use super::{
-    Candidate, Draw, Picker, Policy, Set,
-    alias::{Drawn, Shares},
-};
+use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
 use crate::endpoint::load::{LoadTracker, PeakEwma};
 
 /// Endpoints looked at for one pick.
@@ -130,7 +127,7 @@ impl BySpeed {
         let best = f64::from_bits(self.best.load(Relaxed));
         let mut refused = [(0, 0.0); LOOK];
         for refusal in &mut refused {
-            let Drawn { index, .. } = self.shares.one(rng);
+            let index = self.shares.one(rng);
             let estimate = estimate(set, index, now);
             // Also when both are 0, and when nobody was ever measured.
             if unit(rng) * estimate <= best {

@@ -83,6 +83,13 @@ pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether the load may be asked for the time of an earlier request to this set, some requests ago on
+    /// the same thread; `false` by default. For where it would not differ by anything that matters.
+    #[inline]
+    fn may_lag(&self) -> bool {
+        false
+    }
+
     /// Forgets what was measured, as the endpoint is back after it was ejected.
     fn forget(&self, now: Instant) {
         let _ = now;

@@ -41,7 +41,10 @@
 //! | load | 10 |
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -70,9 +73,13 @@ const CLOSE: u64 = 10_000;
 /// Answers within this time are swift: measured to tell who is slow, one of them says as much as each.
 const SWIFT: Duration = Duration::from_micros(10);
 
+/// In seconds: estimates up to this are the same to whoever compares without looking at the time. No more
+/// than what a thread loses when it is interrupted, else one interruption costs all requests the clock.
+const ALIKE: f64 = 50e-6;
+
 /// Of the requests to an endpoint whose answers are swift, one in so many is timed. More would save
 /// nothing that could be measured, and each is a request that is slow without being seen to be.
-const ONE_IN: u32 = 8;
+const ONE_IN: u32 = 16;
 
 /// In nanoseconds, less a second.
 const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
@@ -108,33 +115,52 @@ pub struct PeakEwma {
     // What each pick reads comes first, to share its cache line with the count in flight.
     // All relaxed: each is read for itself, and a reader that sees one a moment before another
     // is off by that moment.
-    /// Bits of `log2(estimate) + nanoseconds since base × slope`; minus infinity while nothing is
-    /// known.
-    level: AtomicU64,
-    /// When the last answer came, or the first of the waiting requests started, in nanoseconds since
-    /// `base`.
-    heard: AtomicU64,
-    /// Requests without an answer.
-    waiting: AtomicUsize,
+    /// Requests without an answer, of those that are timed.
+    waiting: AtomicU32,
     /// Whether the last answer was a failure.
     failed: AtomicBool,
     /// How swift the last answer was: one of the three above.
     pace: AtomicU8,
+    /// Bits of `log2(estimate) + nanoseconds since base × slope`; minus infinity while nothing is
+    /// known.
+    level: AtomicU64,
+    /// When the last answer came, or the first of the waiting requests started, in nanoseconds since
+    /// the base.
+    heard: AtomicU64,
     /// When the last sample was taken in; 0 while there was none.
     sampled: AtomicU64,
-    /// What the level loses in a nanosecond: `log2(e) / decay`.
-    slope: f64,
+    /// The same for all endpoints of a balancer.
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    /// What times are counted from.
     base: Instant,
-    /// Nanoseconds for which a sample that does not raise the estimate is left out.
-    close: u64,
     decay: Duration,
     penalty: Duration,
+    /// What the level loses in a nanosecond: `log2(e) / decay`.
+    slope: f64,
+    /// Nanoseconds for which a sample that does not raise the estimate is left out.
+    close: u64,
+}
+
+impl Settings {
+    fn new(decay: Duration, penalty: Duration, base: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            base,
+            decay,
+            penalty,
+            slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
+            close: nanos(decay) / CLOSE,
+        })
+    }
 }
 
 impl PeakEwma {
     /// Creates a tracker with a decay of 10 s and a penalty of 5 s.
     pub fn new() -> Self {
-        Self::with(DECAY, PENALTY, Instant::now())
+        Self::with(Settings::new(DECAY, PENALTY, Instant::now()))
     }
 
     /// Sets the time in which an old estimate loses 63 % of its influence; 10 s by default, at least
@@ -142,38 +168,36 @@ impl PeakEwma {
     /// it has recovered.
     #[must_use]
     pub fn decay(self, decay: Duration) -> Self {
-        Self::with(decay.max(Duration::from_millis(1)), self.penalty, self.base)
+        let decay = decay.max(Duration::from_millis(1));
+        let Settings { penalty, base, .. } = *self.settings;
+        Self::with(Settings::new(decay, penalty, base))
     }
 
     /// Sets the least latency that a failed request counts as; 5 s by default. Zero makes a failure
     /// count as long as it took; much more than the usual latency keeps an endpoint that failed
     /// once out of use for `decay * ln(penalty / usual latency)`.
     #[must_use]
-    pub fn penalty(mut self, penalty: Duration) -> Self {
-        self.penalty = penalty;
-        self
+    pub fn penalty(self, penalty: Duration) -> Self {
+        let Settings { decay, base, .. } = *self.settings;
+        Self::with(Settings::new(decay, penalty, base))
     }
 
-    fn with(decay: Duration, penalty: Duration, base: Instant) -> Self {
+    fn with(settings: Arc<Settings>) -> Self {
         Self {
-            level: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
-            heard: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
+            waiting: AtomicU32::new(0),
             failed: AtomicBool::new(false),
             pace: AtomicU8::new(SLOW),
+            level: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
+            heard: AtomicU64::new(0),
             sampled: AtomicU64::new(0),
-            slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
-            base,
-            close: nanos(decay) / CLOSE,
-            decay,
-            penalty,
+            settings,
         }
     }
 
-    /// In nanoseconds since `base`.
+    /// In nanoseconds since the base.
     #[inline]
     fn clock(&self, now: Instant) -> u64 {
-        nanos(now.saturating_duration_since(self.base))
+        nanos(now.saturating_duration_since(self.settings.base))
     }
 
     /// The estimate in seconds, sunk to `now`; 0 while nothing is known.
@@ -182,12 +206,12 @@ impl PeakEwma {
         if level == f64::NEG_INFINITY {
             return 0.0;
         }
-        exp2(level - float(now) * self.slope)
+        exp2(level - float(now) * self.settings.slope)
     }
 
     /// The level of an estimate made at `now`.
     fn level(&self, estimate: f64, now: u64) -> f64 {
-        log2(estimate.max(SHORTEST)) + float(now) * self.slope
+        log2(estimate.max(SHORTEST)) + float(now) * self.settings.slope
     }
 
     fn sample(&self, sample: Duration, now: u64) {
@@ -195,13 +219,13 @@ impl PeakEwma {
         // the next answer puts it right.
         self.heard.store(now, Relaxed);
         let before = self.sampled.load(Relaxed);
-        if before > 0 && now.saturating_sub(before) < self.close {
+        if before > 0 && now.saturating_sub(before) < self.settings.close {
             self.raise(sample, now);
             return;
         }
         // Whoever moves the time on owns the interval: none counts twice.
         let before = self.sampled.fetch_max(now.max(1), Relaxed);
-        let kept = exp2(float(now.saturating_sub(before)) * -self.slope);
+        let kept = exp2(float(now.saturating_sub(before)) * -self.settings.slope);
         let sample = seconds(nanos(sample));
         // The closure never declines, so this cannot fail.
         let _ = self.level.fetch_update(Relaxed, Relaxed, |level| {
@@ -262,7 +286,12 @@ impl Default for PeakEwma {
 
 impl LoadTracker for PeakEwma {
     fn fresh(&self, now: Instant) -> Self {
-        Self::with(self.decay, self.penalty, now)
+        // Times are counted from a base, and before it there are none.
+        if now >= self.settings.base {
+            return Self::with(Arc::clone(&self.settings));
+        }
+        let Settings { decay, penalty, .. } = *self.settings;
+        Self::with(Settings::new(decay, penalty, now))
     }
 
     fn start(&self, now: Instant) {
@@ -282,7 +311,14 @@ impl LoadTracker for PeakEwma {
     fn timeless(&self, in_flight: usize) -> Option<f64> {
         // With a request waiting, it depends on how long it has.
         let known = self.pace.load(Relaxed) == SWIFT_LONG && self.waiting.load(Relaxed) == 0;
-        known.then(|| SWIFT.as_secs_f64() * (in_flight as f64 + 1.0))
+        known.then_some(ALIKE * (in_flight as f64 + 1.0))
+    }
+
+    #[inline]
+    fn may_lag(&self) -> bool {
+        // An estimate only sinks. How long requests have waited, and since when one has failed, is
+        // what must be known to the moment.
+        !self.failed.load(Relaxed) && self.waiting.load(Relaxed) == 0
     }
 
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant) {
@@ -299,13 +335,13 @@ impl LoadTracker for PeakEwma {
             Outcome::Success => self.sample(rtt, now),
             Outcome::Failure | Outcome::Overloaded => {
                 self.failed.store(true, Relaxed);
-                self.sample(rtt.max(self.penalty), now);
+                self.sample(rtt.max(self.settings.penalty), now);
             }
             Outcome::Cancelled => self.raise(rtt, now),
         }
         self.set_pace(if outcome != Outcome::Success || rtt > SWIFT {
             SLOW
-        } else if self.estimate(self.level.load(Relaxed), now) > SWIFT.as_secs_f64() {
+        } else if self.estimate(self.level.load(Relaxed), now) > ALIKE {
             SWIFT_NOW
         } else {
             SWIFT_LONG
@@ -317,7 +353,7 @@ impl LoadTracker for PeakEwma {
         let now = self.clock(now);
         self.failed.store(true, Relaxed);
         self.heard.store(now, Relaxed);
-        self.raise(self.penalty, now);
+        self.raise(self.settings.penalty, now);
         self.set_pace(SLOW);
     }
 
@@ -573,8 +609,8 @@ mod tests {
         let (ewma, base) = tracker();
         assert!((1..=16).all(|nth| ewma.times(nth)), "nothing is known yet");
         request(&ewma, Outcome::Success, us, base + SEC);
-        assert_eq!((1..=16).filter(|nth| ewma.times(*nth)).count(), 2);
-        assert!(ewma.timeless(0).is_some_and(|load| load < 20e-6));
+        assert_eq!((1..=32).filter(|nth| ewma.times(*nth)).count(), 2);
+        assert!(ewma.timeless(0).is_some_and(|load| load < 100e-6));
         ewma.start(base + SEC);
         assert_eq!(ewma.timeless(1), None, "it may be silent by now");
         ewma.record(Outcome::Success, MS, base + SEC + MS);
