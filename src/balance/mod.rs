@@ -43,6 +43,7 @@ mod handle;
 mod layer;
 pub mod policy;
 mod service;
+mod shared;
 mod slots;
 mod snapshot;
 mod state;

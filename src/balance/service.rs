@@ -17,6 +17,7 @@ use super::{
     future::ResponseFuture,
     handle::Handle,
     policy::{DefaultPolicy, Policy},
+    shared::Shared,
     topology::Route,
 };
 use crate::{
@@ -40,7 +41,7 @@ use crate::{
 /// # Cancel safety
 /// Dropping the future of a request at any point gives back its place.
 pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, R = ()> {
-    core: Arc<Core<S, P, C, R>>,
+    core: Shared<Core<S, P, C, R>>,
     /// Only while it waits for a first endpoint.
     waiting: Option<Waiting>,
 }
@@ -50,7 +51,7 @@ type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
 impl<S, P: Policy, C, R> Balance<S, P, C, R> {
     pub(super) fn new_with(core: Arc<Core<S, P, C, R>>) -> Self {
         Self {
-            core,
+            core: Shared::new(core),
             waiting: None,
         }
     }
@@ -125,7 +126,7 @@ where
 impl<S, P: Policy, C, R> Clone for Balance<S, P, C, R> {
     fn clone(&self) -> Self {
         Self {
-            core: Arc::clone(&self.core),
+            core: Shared::clone(&self.core),
             waiting: None,
         }
     }

@@ -1,0 +1,119 @@
+//! A shared reference whose clones are not all counted in one place.
+//!
+//! A server clones its balancer for each request. Were all clones counted by one `Arc`, every core that
+//! serves requests would write to that one cache line, twice for each request, and wait for it longer
+//! than for all else that the balancer does. So whoever is cloned often gets a counter of its own, in a
+//! cache line of its own, which its clones count in:
+//!
+//! ```text
+//! first ──┬── a task's ──┬── a request's        counted by the task's
+//!         │              └── a request's
+//!         └── a task's ─── …                     counted by the first
+//! ```
+//!
+//! Whoever is cloned only a few times, as one of a request may be by the layers around it, shares the
+//! counter that it is counted by itself: no request allocates. The value goes when nobody is left, as
+//! with an `Arc`: each counter holds one reference to it.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+/// Clones before a reference gets a counter of its own.
+const OFTEN: u32 = 8;
+
+pub(crate) struct Shared<T> {
+    /// Counts this one.
+    counter: Arc<Counter<T>>,
+    /// Counts its clones, when they are many.
+    own: OnceLock<Arc<Counter<T>>>,
+    /// Its clones while they are few. Relaxed: about how many is all that matters.
+    clones: AtomicU32,
+}
+
+/// Alone in its cache line and in the one that is fetched along with it.
+#[repr(align(128))]
+struct Counter<T>(Arc<T>);
+
+impl<T> Shared<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        Self::counted_by(Arc::new(Counter(value)))
+    }
+
+    #[inline]
+    fn counted_by(counter: Arc<Counter<T>>) -> Self {
+        Self {
+            counter,
+            own: OnceLock::new(),
+            clones: AtomicU32::new(0),
+        }
+    }
+
+    /// What counts the next clone, as long as there is no counter for it.
+    #[cold]
+    fn counter(&self) -> &Arc<Counter<T>> {
+        let clones = self.clones.load(Relaxed);
+        if clones < OFTEN {
+            self.clones.store(clones + 1, Relaxed);
+            return &self.counter;
+        }
+        let own = || Arc::new(Counter(Arc::clone(&self.counter.0)));
+        self.own.get_or_init(own)
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        let counter = self.own.get().unwrap_or_else(|| self.counter());
+        Self::counted_by(Arc::clone(counter))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.counter.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_goes_with_the_last_clone_wherever_it_is_counted() {
+        let value = Arc::new(());
+        let first = Shared::new(Arc::clone(&value));
+        let tasks: Vec<_> = (0..3 * OFTEN).map(|_| first.clone()).collect();
+        let requests: Vec<_> = tasks
+            .iter()
+            .flat_map(|task| (0..2 * OFTEN).map(|_| task.clone()))
+            .collect();
+        drop((first, tasks));
+        assert!(Arc::strong_count(&value) > 1);
+        drop(requests);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn who_is_cloned_often_has_a_counter_and_others_have_none() {
+        let first = Shared::new(Arc::new(()));
+        let request = first.clone();
+        let layers: Vec<_> = (0..OFTEN).map(|_| request.clone()).collect();
+        assert!(request.own.get().is_none());
+        assert!(
+            layers
+                .iter()
+                .all(|it| Arc::ptr_eq(&it.counter, &first.counter))
+        );
+        let more: Vec<_> = (0..2 * OFTEN).map(|_| first.clone()).collect();
+        assert!(!Arc::ptr_eq(&more[OFTEN as usize].counter, &first.counter));
+    }
+}
