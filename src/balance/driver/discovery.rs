@@ -1,0 +1,302 @@
+//! What discovery says: who comes, who goes, and what changed of them.
+
+use std::{
+    any::Any,
+    fmt,
+    future::poll_fn,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{task::yield_now, time::Instant};
+use tower::discover::{Change, Discover};
+
+use super::{
+    Driver, News,
+    drain::REMEMBERED,
+    roll::{Draining, Gone, Member, Revisions},
+};
+use crate::{
+    backoff::{Backoff, after},
+    balance::{handle::Event, policy::Policy, state::Held},
+    endpoint::{
+        eject::{Cause, Restored, Step, StepKind},
+        load::LoadTracker,
+    },
+    error::BoxError,
+    instance::{Key, Weight},
+};
+
+/// Changes that are taken in before a snapshot is made of a flood that does not end.
+const FLOOD: usize = 16_384;
+
+/// Changes between which other tasks get their turn: some 50 µs' worth.
+const TURN: usize = 128;
+
+/// As an error that comes again and again says nothing new, it is asked for ever more slowly.
+const BACKOFF: Backoff = Backoff::known(100, 30_000);
+
+impl<D, S, P, C, R> Driver<D, S, P, C, R>
+where
+    D: Discover,
+    D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
+    D::Error: Into<BoxError>,
+    P: Policy,
+{
+    /// Takes in what is there without waiting, so that a burst makes one snapshot.
+    pub(super) async fn take_all(&mut self, now: Instant) -> bool {
+        let (mut dirty, mut taken, mut quiet) = (false, 0, false);
+        while taken < FLOOD && self.ask_at.is_none() {
+            let polled = poll_fn(|cx| Poll::Ready(ask(&mut self.discover, cx)));
+            match polled.await {
+                Poll::Ready(change) => {
+                    dirty |= self.take(change, now);
+                    (taken, quiet) = (taken + 1, false);
+                    // Discovery need not be one that yields by itself.
+                    if taken % TURN == 0 {
+                        yield_now().await;
+                    }
+                }
+                // Discovery may only have paused to let others have their turn.
+                Poll::Pending if !quiet && taken > 0 => {
+                    quiet = true;
+                    yield_now().await;
+                }
+                Poll::Pending => {
+                    self.settled |= self.spoken;
+                    break;
+                }
+            }
+        }
+        dirty
+    }
+
+    /// Takes in one word of discovery. Returns whether a snapshot is due.
+    pub(super) fn take(&mut self, change: Next<D>, now: Instant) -> bool {
+        self.spoken |= !matches!(change, Some(Err(_)));
+        match change {
+            Some(Ok(Change::Insert(name, service))) => {
+                self.recovered();
+                self.insert(name, service, now);
+                true
+            }
+            Some(Ok(Change::Remove(name))) => {
+                self.recovered();
+                self.remove(&name, now)
+            }
+            Some(Err(error)) => {
+                let error: BoxError = error.into();
+                self.failures = self.failures.saturating_add(1);
+                let delay = BACKOFF.delay(self.failures, &mut self.rng);
+                tracing::warn!(
+                    failures = self.failures,
+                    retry_in = ?delay,
+                    "discovery failed, the last endpoints stay: {error}"
+                );
+                self.ask_at = Some(after(now, delay));
+                let error: Arc<str> = error.to_string().into();
+                self.status
+                    .send_modify(|status| status.discovery_error = Some(Arc::clone(&error)));
+                self.tell(Event::DiscoveryFailed(error));
+                false
+            }
+            None => {
+                tracing::warn!("discovery has ended, the last endpoints stay");
+                self.discover = None;
+                self.tell(Event::DiscoveryEnded);
+                // So that `resolved` is known, also when it ended at once.
+                true
+            }
+        }
+    }
+
+    pub(super) fn recovered(&mut self) {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.status
+                .send_modify(|status| status.discovery_error = None);
+        }
+    }
+
+    pub(super) fn insert(&mut self, name: D::Key, service: D::Service, now: Instant) {
+        // What was decided about an endpoint of this name is about the one before.
+        self.follow(now);
+        let (service, facts) = (self.split)(service);
+        let service = Arc::new(service);
+        if let Some(facts) = &facts {
+            self.roll.revisions.add(facts);
+        }
+        if let Some(&index) = self.roll.index.get(&name) {
+            self.checker.insert(&name, facts.as_deref(), now);
+            let member = &mut self.roll.members[index];
+            member.service = service;
+            if facts.is_some() {
+                member.facts = facts;
+                member.look(&self.settings.topology);
+            }
+            let key = member.state.key.clone();
+            self.tell(Event::Replaced(key));
+            return;
+        }
+        let known = match self.roll.gone.remove(&name) {
+            Some(gone) => Ok(gone),
+            None => {
+                let fresh = || self.settings.policy.tracker().fresh(now);
+                let Ok(tracker) = catch_unwind(AssertUnwindSafe(fresh)) else {
+                    tracing::error!(endpoint = ?name, "left out, as the policy panicked");
+                    return;
+                };
+                Err(tracker)
+            }
+        };
+        self.checker.insert(&name, facts.as_deref(), now);
+        let round = self.ejector.insert(name.clone(), now);
+        let (mut by_hand, mut requests) = (None, 0);
+        let state = match known {
+            Ok(gone) => {
+                // Open in the new round, and out again if it was out.
+                gone.state.health.follow(&Step {
+                    key: (),
+                    round,
+                    kind: StepKind::Restored {
+                        by: Restored::Guard,
+                    },
+                });
+                match gone.cause {
+                    Some(Cause::ByHand) => _ = self.ejector.eject(&name, now),
+                    Some(cause) => self.ejector.trip(&name, round, cause, now),
+                    None => {}
+                }
+                (by_hand, requests) = (gone.by_hand, gone.requests);
+                gone.state
+            }
+            Err(tracker) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
+        };
+        // It serves again: its requests are nobody's who left.
+        self.roll.draining.remove(&state.id());
+        self.tell(Event::Added(state.key.clone()));
+        self.roll
+            .index
+            .insert(name.clone(), self.roll.members.len());
+        let mut member = Member {
+            name,
+            state,
+            service,
+            facts,
+            weight: Weight::ONE,
+            by_hand,
+            traits: None,
+            since: now,
+            ramp: None,
+            requests,
+        };
+        member.look(&self.settings.topology);
+        // In the first set nobody is warmer than others.
+        if self.settled {
+            member.ramp = self.begins_to_ramp(now);
+        }
+        self.roll.members.push(member);
+    }
+
+    pub(super) fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
+        self.follow(now);
+        let Some(index) = self.roll.index.remove(name) else {
+            return false;
+        };
+        let member = self.roll.members.swap_remove(index);
+        if let Some(moved) = self.roll.members.get(index) {
+            self.roll.index.insert(moved.name.clone(), index);
+        }
+        let cause = self.ejector.cause(name);
+        self.ejector.remove(name, now);
+        self.checker.remove(name);
+        self.news.push(News::Left(member.state.clone()));
+        // Whether it has requests in flight shows when no more can come.
+        let draining = Draining {
+            state: member.state.clone(),
+            _service: member.service,
+            deadline: after(now, self.settings.drain),
+        };
+        self.roll.draining.insert(member.state.id(), draining);
+        if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
+            let until = after(now, self.settings.grace);
+            let gone = Gone {
+                state: member.state,
+                until,
+                cause,
+                by_hand: member.by_hand,
+                requests: member.requests,
+            };
+            self.roll.gone.insert(member.name, gone);
+        }
+        true
+    }
+
+    /// Reads the facts again, when any of them has changed.
+    pub(super) fn look_at_facts(&mut self, now: Instant) -> bool {
+        if !self.roll.revisions.have_moved() {
+            return false;
+        }
+        self.roll.revisions.catch_up();
+        // Where traffic may go depends on more than weights.
+        let mut dirty = !self.settings.topology.is_plain();
+        for member in &mut self.roll.members {
+            let before = member.weight();
+            member.look(&self.settings.topology);
+            if member.weight() != before {
+                let event = Event::Weighed(member.state.key.clone(), member.weight());
+                self.news.push(News::Event(event));
+                dirty = true;
+            }
+            self.checker
+                .insert(&member.name, member.facts.as_deref(), now);
+        }
+        dirty
+    }
+}
+
+pub(super) type Next<D> =
+    Option<Result<Change<<D as Discover>::Key, <D as Discover>::Service>, <D as Discover>::Error>>;
+
+/// Waits for discovery; `None` when it has nothing to say and yet some facts have changed.
+pub(super) async fn next<D: Discover>(
+    discover: &mut Option<Pin<Box<D>>>,
+    revisions: &Revisions,
+) -> Option<Next<D>> {
+    poll_fn(|cx| match ask(discover, cx) {
+        Poll::Ready(next) => Poll::Ready(Some(next)),
+        // Our own discovery writes down a new weight while it is polled, and says nothing.
+        Poll::Pending if revisions.have_moved() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// Asks discovery. One that panics has ended: who knows what it would do next.
+fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) -> Poll<Next<D>> {
+    let Some(discover) = discover else {
+        return Poll::Pending;
+    };
+    let asked = catch_unwind(AssertUnwindSafe(|| discover.as_mut().poll_discover(cx)));
+    asked.unwrap_or_else(|_| {
+        tracing::error!("discovery panicked");
+        Poll::Ready(None)
+    })
+}
+
+/// Our own keys and strings as they are, anything else by what it prints.
+fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
+    let any: &dyn Any = name;
+    if let Some(key) = any.downcast_ref::<Key>() {
+        key.clone()
+    } else if let Some(name) = any.downcast_ref::<String>() {
+        Key::new(name.as_str(), "")
+    } else if let Some(name) = any.downcast_ref::<&'static str>() {
+        Key::new(*name, "")
+    } else {
+        Key::new(format!("{name:?}"), "")
+    }
+}

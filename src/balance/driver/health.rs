@@ -1,0 +1,191 @@
+//! Ejection and slow start: who is out, and who gets less.
+
+use std::{fmt, hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+use tower::discover::Discover;
+
+use super::{
+    Driver,
+    roll::{Member, Roll},
+};
+use crate::{
+    attempt::EndpointId,
+    backoff::after,
+    balance::{checks::Found, handle::Event, policy::Policy, topology::Split},
+    endpoint::{
+        eject::{Signal, StepKind},
+        load::LoadTracker,
+    },
+};
+
+/// How often the guard of a split looks, where its window does not ask for more.
+const GUARD_LOOK: Duration = Duration::from_secs(1);
+
+impl<D, S, P, C, R> Driver<D, S, P, C, R>
+where
+    D: Discover,
+    D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
+    P: Policy,
+{
+    /// Since when an endpoint that is new or back ramps, if it does.
+    pub(super) fn begins_to_ramp(&self, now: Instant) -> Option<Instant> {
+        let ramp = self.settings.ramp?;
+        let warm = self.roll.members.iter();
+        let warm = warm.filter(|m| m.ramp.is_none() && m.state.health.is_open());
+        // Whether there is one is all that matters; to count all for each of a burst is not for nothing.
+        ramp.begins(warm.take(1).count()).then_some(now)
+    }
+
+    /// Whether the weights of endpoints in slow start have changed. Ends it for those that are warm.
+    pub(super) fn warm_up(&mut self, now: Instant) -> bool {
+        if self.warm_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let Some(ramp) = self.settings.ramp else {
+            return false;
+        };
+        for member in &mut self.roll.members {
+            let age = member
+                .ramp
+                .map(|since| now.saturating_duration_since(since));
+            if age.is_some_and(|age| ramp.next_change(age).is_none()) {
+                member.ramp = None;
+            }
+        }
+        true
+    }
+
+    /// When the weights of endpoints in slow start change next.
+    pub(super) fn next_warmth(&self, now: Instant) -> Option<Instant> {
+        let ramp = self.settings.ramp?;
+        let next = |member: &Member<D::Key, S, P::Load>| {
+            let since = member.ramp?;
+            let at = ramp.next_change(now.saturating_duration_since(since));
+            Some(since + at.unwrap_or_default())
+        };
+        self.roll.members.iter().filter_map(next).min()
+    }
+
+    /// Hears what requests tell of an endpoint.
+    pub(super) fn hear(&mut self, id: EndpointId, signal: Signal, now: Instant) {
+        let mut members = self.roll.members.iter();
+        let Some(member) = members.find(|member| member.state.id() == id) else {
+            return;
+        };
+        match signal {
+            Signal::Tripped { round, cause } => {
+                let members = self.roll.members.iter();
+                let endpoints = members.map(|m| (&m.name, &m.state.health));
+                if self.ejector.shares_its_failures(&member.name, endpoints) {
+                    let endpoint = &member.state.key;
+                    tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
+                } else {
+                    self.ejector.trip(&member.name, round, cause, now);
+                }
+            }
+            Signal::Probed {
+                round,
+                outcome,
+                latency,
+            } => self
+                .ejector
+                .probed(&member.name, round, outcome, latency, now),
+        }
+    }
+
+    pub(super) fn checked(&mut self, found: &Found<D::Key>) {
+        let now = Instant::now();
+        if found.failures == 0 {
+            self.ejector.check_passed(&found.key, now);
+        } else {
+            self.ejector.check_failed(&found.key, found.failures, now);
+        }
+    }
+
+    /// Does what is due about endpoints and versions that fail.
+    pub(super) fn judge(&mut self, now: Instant) {
+        let Roll { index, members, .. } = &self.roll;
+        self.ejector.due(now, |name| {
+            let index = index.get(name)?;
+            Some(&members[*index].state.health)
+        });
+        if self.common.rules.is_some() && self.ejector.is_tick_due(now) {
+            let endpoints = members.iter().map(|m| (&m.name, &m.state.health));
+            self.ejector.tick(now, endpoints);
+        }
+        if self.guard_at.is_some_and(|at| at <= now) {
+            let split = self.settings.topology.as_split();
+            let every = split.and_then(Split::look_every).unwrap_or(GUARD_LOOK);
+            self.guard_at = Some(after(now, every.min(GUARD_LOOK)));
+            if let Some(trip) = split.and_then(|split| split.check(now)) {
+                tracing::warn!("{trip}");
+                self.tell(Event::SplitTripped(trip));
+            }
+        }
+    }
+
+    /// Does what the ejector decided. Returns whether a snapshot is due.
+    pub(super) fn follow(&mut self, now: Instant) -> bool {
+        let mut dirty = false;
+        while let Some(step) = self.ejector.next_step() {
+            let Some(&index) = self.roll.index.get(&step.key) else {
+                continue;
+            };
+            self.roll.members[index].state.health.follow(&step);
+            let key = self.roll.members[index].state.key.clone();
+            dirty = true;
+            let event = match step.kind {
+                StepKind::Ejected { cause, time } => {
+                    tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
+                    Event::Ejected(key, cause, time)
+                }
+                StepKind::Probe => Event::Probing(key),
+                StepKind::Restored { by } => {
+                    tracing::info!(endpoint = %key, "restored: {by}");
+                    self.roll.members[index].state.tracker.forget(now);
+                    self.roll.members[index].ramp = self.begins_to_ramp(now);
+                    Event::Restored(key, by)
+                }
+                StepKind::Spared { cause } => {
+                    tracing::warn!(endpoint = %key, "not ejected, too many are: {cause}");
+                    Event::Spared(key, cause)
+                }
+            };
+            self.tell(event);
+        }
+        dirty
+    }
+
+    /// A member's weight in picks now.
+    pub(super) fn effective(&self, member: &Member<D::Key, S, P::Load>, now: Instant) -> f64 {
+        let weight = f64::from(member.weight().get());
+        match (self.settings.ramp, member.ramp) {
+            (Some(ramp), Some(since)) => {
+                let factor = ramp.factor(now.saturating_duration_since(since));
+                weight * factor.max(self.least)
+            }
+            _ => weight,
+        }
+    }
+
+    /// The least factor of slow start, so that those who are warm are not flooded.
+    pub(super) fn least_factor(&self) -> f64 {
+        let Some(ramp) = self.settings.ramp else {
+            return 1.0;
+        };
+        if self.roll.members.iter().all(|member| member.ramp.is_none()) {
+            return 1.0;
+        }
+        let (mut warm, mut ramping) = (0.0, 0.0);
+        for member in &self.roll.members {
+            let weight = f64::from(member.weight().get());
+            match member.ramp {
+                Some(_) => ramping += weight,
+                None if member.state.health.is_open() => warm += weight,
+                None => {}
+            }
+        }
+        ramp.least(warm, ramping)
+    }
+}

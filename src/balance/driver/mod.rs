@@ -1,0 +1,202 @@
+//! Follows discovery, and makes a snapshot of what holds now.
+//!
+//! One task for each balancer, which runs while no request flows: endpoints appear and leave whether or
+//! not anybody calls. It is the only writer. What requests tell it they leave in the endpoints' state.
+//!
+//! ```text
+//!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
+//! waits for ─┼── the handle: eject, restore, weigh
+//!            ├── time: slow start, grace, drain
+//!            └── the last balancer is dropped: ends
+//!      │
+//!      └──▶ takes in everything that is there ──▶ one snapshot ──▶ slots
+//! ```
+
+mod discovery;
+mod drain;
+mod health;
+mod orders;
+mod publish;
+mod roll;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    hash::Hash,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use rand::rngs::SmallRng;
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tower::discover::Discover;
+
+pub(super) use self::roll::Roll;
+use self::{discovery::next, drain::DRAIN_LOOK};
+use super::{
+    checks::Checker,
+    core::Core,
+    handle::{Command, Event, Status},
+    policy::Policy,
+    state::{Common, Held},
+    topology::{self, Notice, Topology},
+};
+use crate::{
+    attempt::EndpointId,
+    endpoint::{
+        Facts, Ramp,
+        eject::{Ejector, Signal},
+    },
+    error::BoxError,
+};
+
+/// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
+pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
+
+/// What stays the same while a driver runs.
+pub(super) struct Settings<P> {
+    pub(super) policy: P,
+    pub(super) grace: Duration,
+    pub(super) drain: Duration,
+    pub(super) topology: Topology,
+    /// `None` for no slow start.
+    pub(super) ramp: Option<Ramp>,
+}
+
+pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
+    /// `None` when it has ended.
+    pub(super) discover: Option<Pin<Box<D>>>,
+    pub(super) split: Apart<D::Service, S>,
+    pub(super) core: Weak<Core<S, P, C, R>>,
+    pub(super) alive: mpsc::Receiver<Infallible>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) settings: Settings<P>,
+    pub(super) rng: SmallRng,
+    pub(super) ejector: Ejector<D::Key>,
+    pub(super) checker: Checker<D::Key>,
+    pub(super) common: Arc<Common>,
+    /// What requests tell of endpoints.
+    pub(super) alarms: mpsc::UnboundedReceiver<(EndpointId, Signal)>,
+    /// When the guard of a split looks next.
+    pub(super) guard_at: Option<Instant>,
+    /// Settings of the topology that are shared with the user.
+    pub(super) changes: topology::Changes,
+    /// What was told about the topology last.
+    pub(super) notices: Vec<Notice>,
+    /// What is to be told as soon as it holds.
+    pub(super) news: Vec<News<P::Load>>,
+    pub(super) roll: Roll<D::Key, S, P::Load>,
+    /// Failures of discovery in a row, and when it is asked again.
+    pub(super) failures: u32,
+    pub(super) ask_at: Option<Instant>,
+    /// Whether discovery has said anything, and whether it has paused since.
+    pub(super) spoken: bool,
+    pub(super) settled: bool,
+    /// When the weights of slow start change next, and the least factor now.
+    pub(super) warm_at: Option<Instant>,
+    pub(super) least: f64,
+    /// When picks are collected next.
+    pub(super) collect_at: Instant,
+}
+
+/// An event that is still to be told.
+pub(super) enum News<L> {
+    Event(Event),
+    /// This endpoint is not listed any more.
+    Left(Held<L>),
+}
+
+impl<D, S, P, C, R> Driver<D, S, P, C, R>
+where
+    D: Discover,
+    D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
+    D::Error: Into<BoxError>,
+    P: Policy,
+{
+    /// Runs until the last balancer is dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            let wake = self.next_wake();
+            let asks = self.ask_at.is_none();
+            let (mut order, mut change, mut alarm, mut replan) = (None, None, None, false);
+            // Discovery last, as it alone may always have something to say. That the others do not
+            // starve it is ensured below.
+            tokio::select! {
+                biased;
+                _ = self.alive.recv() => return,
+                Some(command) = self.commands.recv() => order = Some(command),
+                Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
+                found = self.checker.next() => self.checked(&found),
+                () = self.changes.changed() => replan = true,
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                next = next(&mut self.discover, &self.roll.revisions),
+                    if asks && self.discover.is_some() => change = next,
+            }
+            let now = Instant::now();
+            if self.ask_at.is_some_and(|at| at <= now) {
+                self.ask_at = None;
+            }
+            let mut dirty = replan;
+            if let Some(order) = order {
+                self.obey(order, now);
+            }
+            if let Some((id, signal)) = alarm {
+                self.hear(id, signal, now);
+                while let Ok((id, signal)) = self.alarms.try_recv() {
+                    self.hear(id, signal, now);
+                }
+            }
+            if let Some(change) = change {
+                dirty |= self.take(change, now);
+            }
+            dirty |= self.take_all(now).await;
+            dirty |= self.look_at_facts(now);
+            dirty |= self.warm_up(now);
+            if self.collect_at <= now {
+                self.collect(now);
+            }
+            self.judge(now);
+            dirty |= self.follow(now);
+            if dirty {
+                self.publish();
+            }
+            self.tell_all();
+            self.tidy(now);
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let drain = self.roll.draining.values().map(|d| d.deadline).min();
+        let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
+        let grace = self.roll.gone.values().map(|gone| gone.until).min();
+        let ejector = self
+            .common
+            .rules
+            .is_some()
+            .then(|| self.ejector.next_deadline());
+        let wakes = [
+            self.ask_at,
+            drain,
+            grace,
+            self.warm_at,
+            self.guard_at,
+            ejector,
+            Some(self.collect_at),
+        ];
+        wakes.into_iter().flatten().min()
+    }
+}
+
+impl<D: Discover, S, P: Policy, C, R> Driver<D, S, P, C, R> {
+    /// Has an event told with the next snapshot, which makes it true.
+    fn tell(&mut self, event: Event) {
+        self.news.push(News::Event(event));
+    }
+}

@@ -1,0 +1,118 @@
+//! What the handle asks and orders.
+
+use std::{fmt, hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+use tower::discover::Discover;
+
+use super::{Driver, roll::Member};
+use crate::{
+    backoff::after,
+    balance::{
+        handle::{Command, EndpointInfo, EndpointState as Standing, Event},
+        policy::Policy,
+    },
+    instance::{Key, Weight},
+};
+
+/// How often picks are collected from where requests count them, in 32 bits: no thread can pick often
+/// enough for that to overflow.
+const COLLECT: Duration = Duration::from_secs(60);
+
+impl<D, S, P, C, R> Driver<D, S, P, C, R>
+where
+    D: Discover,
+    D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
+    P: Policy,
+{
+    /// Does what the handle says. It holds when the answer comes.
+    pub(super) fn obey(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::List(reply) => {
+                let _ = reply.send(self.list());
+            }
+            Command::Subscribe(reply) => {
+                let _ = reply.send(self.events.subscribe());
+            }
+            Command::Eject(key, reply) => {
+                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
+                let found = name.is_some_and(|name| self.ejector.eject(&name, now));
+                self.follow(now);
+                self.publish();
+                let _ = reply.send(found);
+            }
+            Command::Restore(key, reply) => {
+                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
+                if let Some(name) = &name {
+                    self.ejector.restore_by_hand(name, now);
+                }
+                self.follow(now);
+                self.publish();
+                let _ = reply.send(name.is_some());
+            }
+            Command::Weigh(key, weight, reply) => {
+                let found = self.find(&key);
+                if let Some(index) = found {
+                    let member = &mut self.roll.members[index];
+                    let before = member.weight();
+                    member.by_hand = weight;
+                    let after = member.weight();
+                    if after != before {
+                        self.tell(Event::Weighed(key, after));
+                    }
+                }
+                self.publish();
+                let _ = reply.send(found.is_some());
+            }
+        }
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<usize> {
+        let mut members = self.roll.members.iter();
+        members.position(|member| member.state.key == *key)
+    }
+
+    /// Adds up what went to each endpoint.
+    pub(super) fn collect(&mut self, now: Instant) {
+        self.collect_at = after(now, COLLECT);
+        if let Some(core) = self.core.upgrade() {
+            self.roll.count(&core.slots.collect());
+        }
+    }
+
+    pub(super) fn list(&mut self) -> Vec<EndpointInfo> {
+        let now = Instant::now();
+        self.collect(now);
+        let members = &self.roll.members;
+        let total: u64 = members.iter().map(|m| m.requests).sum();
+        let info = |member: &Member<D::Key, S, P::Load>| {
+            let state = &member.state;
+            let (weight, requests) = (member.weight(), member.requests);
+            EndpointInfo {
+                key: state.key.clone(),
+                instance: member.facts.as_ref().map(|facts| facts.instance()),
+                state: if !state.health.is_open() {
+                    Standing::Ejected
+                } else if weight == Weight::ZERO {
+                    Standing::Drained
+                } else if member.ramp.is_some() {
+                    Standing::Warming
+                } else {
+                    Standing::Active
+                },
+                cause: self.ejector.cause(&member.name),
+                weight,
+                effective_weight: self.effective(member, now),
+                load: state.load(now),
+                in_flight: state.in_flight(),
+                requests,
+                failures: state.failed(),
+                share: requests as f64 / total.max(1) as f64,
+                age: now.saturating_duration_since(member.since),
+            }
+        };
+        let mut list: Vec<_> = members.iter().map(info).collect();
+        list.sort_by(|a, b| a.key.cmp(&b.key));
+        list
+    }
+}
