@@ -17,10 +17,10 @@ use super::{
     Balance,
     checks::Checker,
     core::Core,
-    driver::{Apart, Driver, Roll, Settings},
+    driver::{Apart, Driver, Roll, Settings, Spare},
     handle::{Handle, Status},
     policy::{DefaultPolicy, Policy},
-    slots::Slots,
+    slots::{Counts, Slots},
     snapshot::Snapshot,
     state::Common,
     topology::{Split, Topology},
@@ -349,8 +349,9 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         let (status, following) = watch::channel(Status::default());
         let (alive, ended) = mpsc::channel(1);
         let now = Instant::now();
+        let empty = Arc::new(Snapshot::empty());
         let core = Arc::new(Core {
-            slots: Slots::new(Arc::new(Snapshot::empty()), self.seed),
+            slots: Slots::new(Arc::clone(&empty), self.seed),
             usable: AtomicUsize::new(0),
             handle: Handle::new(command, following),
             classify: self.classify,
@@ -405,6 +406,10 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             },
             rng: small_rng(self.seed),
             roll: Roll::new(),
+            current: empty,
+            numbered: Vec::new(),
+            spare: Spare::default(),
+            counts: Counts::default(),
             failures: 0,
             ask_at: None,
             spoken: false,

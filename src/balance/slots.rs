@@ -135,36 +135,68 @@ impl<T> Slots<T> {
     }
 
     /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, the old one is out of
-    /// use. `picked` gets the number of picks of each endpoint of the old one, in their order.
-    pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, picked: &mut Vec<u64>) {
+    /// use. `counts` gets the number of picks of each endpoint of the old one, in their order.
+    pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, counts: &mut Counts) {
+        counts.picked.clear();
         for slot in &self.slots {
-            let mut picks = vec![0; endpoints];
+            let mut picks = counts.zeros(endpoints);
             let mut seat = take(slot);
             let old = std::mem::replace(&mut seat.snapshot, Arc::clone(snapshot));
             std::mem::swap(&mut seat.hand.picks, &mut picks);
             // The last of them closes connections: not while a reader may want the slot.
             drop(seat);
             drop(old);
-            add(picked, &picks);
+            counts.add(&mut picks);
+            counts.spare = picks;
         }
     }
 
     /// Takes the numbers of picks of each endpoint since this or `publish` was called last.
-    pub(crate) fn collect(&self) -> Vec<u64> {
-        let mut picked = Vec::new();
+    pub(crate) fn collect(&self, counts: &mut Counts) {
+        counts.picked.clear();
         for slot in &self.slots {
-            let mut seat = take(slot);
-            add(&mut picked, &seat.hand.picks);
-            seat.hand.picks.fill(0);
+            counts.add(&mut take(slot).hand.picks);
         }
-        picked
     }
 }
 
-fn add(sums: &mut Vec<u64>, picks: &[u32]) {
-    sums.resize(sums.len().max(picks.len()), 0);
-    for (sum, picks) in sums.iter_mut().zip(picks) {
-        *sum += u64::from(*picks);
+/// What readers have counted.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Picks of each endpoint, by its number in the snapshot.
+    pub(crate) picked: Vec<u64>,
+    /// What the next slot gets for what it has.
+    spare: Vec<u32>,
+}
+
+impl Counts {
+    fn zeros(&mut self, len: usize) -> Vec<u32> {
+        let mut zeros = std::mem::take(&mut self.spare);
+        // They are zeros already.
+        zeros.truncate(len);
+        make_room(&mut zeros, len);
+        zeros.resize(len, 0);
+        zeros
+    }
+
+    /// Adds what is in `picks`, and leaves zeros there.
+    fn add(&mut self, picks: &mut [u32]) {
+        let len = picks.len().max(self.picked.len());
+        make_room(&mut self.picked, len);
+        self.picked.resize(len, 0);
+        for (sum, picks) in self.picked.iter_mut().zip(picks) {
+            *sum += u64::from(std::mem::take(picks));
+        }
+    }
+}
+
+/// Makes room for `len` elements in a list that grows and shrinks with the set: for some more than
+/// that, and not for twice as many, as pushing does; and gives back what is far too much.
+pub(crate) fn make_room<T>(list: &mut Vec<T>, len: usize) {
+    if list.capacity() < len {
+        list.reserve_exact(len + len / 8 - list.len());
+    } else if list.capacity() > 4 * len + 64 {
+        list.shrink_to(len);
     }
 }
 
@@ -214,7 +246,7 @@ mod tests {
             }
             for next in 1..2_000 {
                 let next = Arc::new(next);
-                slots.publish(&next, 0, &mut Vec::new());
+                slots.publish(&next, 0, &mut Counts::default());
                 assert_eq!(slots.read(|seen, _| *seen), *next);
             }
             stop.store(true, Relaxed);
@@ -248,7 +280,7 @@ mod tests {
         let slots = Slots::new(Arc::new(7), Some(1));
         let reader = || slots.read(|_, _| panic!("a policy that panics"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reader)).is_err());
-        slots.publish(&Arc::new(8), 0, &mut Vec::new());
+        slots.publish(&Arc::new(8), 0, &mut Counts::default());
         assert_eq!(slots.read(|seen, _| *seen), 8);
     }
 }
@@ -267,7 +299,7 @@ mod model {
     fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize>>, Arc<usize>) {
         let snapshot = Arc::new(endpoints);
         let slots = Slots::with(slots, &snapshot, Some(1));
-        slots.publish(&snapshot, endpoints, &mut Vec::new());
+        slots.publish(&snapshot, endpoints, &mut Counts::default());
         (sync::Arc::new(slots), snapshot)
     }
 
@@ -294,7 +326,7 @@ mod model {
                     })
                 })
                 .collect();
-            slots.publish(&Arc::new(2), 2, &mut Vec::new());
+            slots.publish(&Arc::new(2), 2, &mut Counts::default());
             assert_eq!(
                 Arc::strong_count(&old),
                 1,
@@ -318,12 +350,16 @@ mod model {
                     thread::spawn(move || pick(&slots, 0))
                 })
                 .collect();
-            let mut old = slots.collect();
-            slots.publish(&Arc::new(2), 2, &mut old);
+            let mut counts = Counts::default();
+            slots.collect(&mut counts);
+            let collected = counts.picked.iter().sum::<u64>();
+            slots.publish(&Arc::new(2), 2, &mut counts);
+            let old = collected + counts.picked.iter().sum::<u64>();
             let picked: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
             let of = |snapshot| picked.iter().filter(|seen| **seen == snapshot).count() as u64;
-            assert_eq!(old.iter().sum::<u64>(), of(1));
-            assert_eq!(slots.collect(), [0, of(2)]);
+            assert_eq!(old, of(1));
+            slots.collect(&mut counts);
+            assert_eq!(counts.picked, [0, of(2)]);
         });
     }
 
@@ -333,7 +369,7 @@ mod model {
             let (slots, _) = slots(1, 1);
             let other = slots.clone();
             let reader = thread::spawn(move || pick(&other, 7));
-            slots.publish(&Arc::new(2), 2, &mut Vec::new());
+            slots.publish(&Arc::new(2), 2, &mut Counts::default());
             assert_eq!(pick(&slots, 3), 2);
             reader.join().unwrap();
         });

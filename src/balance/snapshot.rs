@@ -82,9 +82,9 @@ pub(crate) struct Leaf<S, P: Policy> {
     /// The number of its first endpoint in the snapshot.
     pub(crate) first: usize,
     /// Those that are picked from, and behind them those that are on trial.
-    pub(crate) states: Box<[Held<P::Load>]>,
+    pub(crate) states: Vec<Held<P::Load>>,
     /// Apart from the states, so that comparing endpoints does not fetch services.
-    pub(crate) services: Box<[Arc<S>]>,
+    pub(crate) services: Vec<Arc<S>>,
     /// How many there are to pick from.
     pub(crate) candidates: usize,
     /// `None` when there are none, and when the policy panicked while it prepared.

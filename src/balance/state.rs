@@ -192,6 +192,17 @@ impl<L> Held<L> {
         }))
     }
 
+    /// Whether both refer to the same state.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        SharedState::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Where the state is, as a number: its identity, for as long as it is held.
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref::<EndpointState<L>>(self).addr()
+    }
+
     /// The requests that are not complete.
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
@@ -274,7 +285,10 @@ mod model {
     use loom::thread;
 
     use super::*;
-    use crate::{balance::slots::Slots, endpoint::load::InFlight};
+    use crate::{
+        balance::slots::{Counts, Slots},
+        endpoint::load::InFlight,
+    };
 
     fn state() -> Held<InFlight> {
         let common = Arc::new(Common::lonely());
@@ -311,7 +325,7 @@ mod model {
             let other = slots.clone();
             let request =
                 thread::spawn(move || other.read(|snapshot, _| snapshot.first().map(Held::begin)));
-            slots.publish(&Arc::default(), 0, &mut Vec::new());
+            slots.publish(&Arc::default(), 0, &mut Counts::default());
             let known = state.in_flight();
             let request = request.join().unwrap();
             assert_eq!(

@@ -194,7 +194,7 @@ impl Ramp {
         let share = (self.factor(age) * STEPS + 1e-6).floor() + 1.0;
         let at = self
             .window
-            .mul_f64((share / STEPS).min(1.0).powf(self.aggression));
+            .mul_f64(power((share / STEPS).min(1.0), self.aggression));
         // Rounding must not make a caller come back for the same step at once.
         let soonest = age + self.window.div_f64(STEPS * STEPS);
         Some(at.max(soonest).min(self.window))
@@ -213,7 +213,16 @@ fn factor(age: Duration, window: Duration, least: f64, aggression: f64) -> f64 {
         return 1.0;
     }
     let passed = age.as_secs_f64() / window.as_secs_f64();
-    passed.powf(1.0 / aggression).clamp(least, 1.0)
+    power(passed, 1.0 / aggression).clamp(least, 1.0)
+}
+
+/// Mostly the exponent is 1, and this is asked of each endpoint that ramps, for each snapshot.
+fn power(base: f64, exponent: f64) -> f64 {
+    if exponent == 1.0 {
+        base
+    } else {
+        base.powf(exponent)
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,7 @@ use tower::discover::{Change, Discover};
 
 use super::{
     Driver, News,
-    drain::REMEMBERED,
-    roll::{Draining, Gone, Member, Revisions},
+    roll::{Member, Revisions},
 };
 use crate::{
     backoff::{Backoff, after},
@@ -129,15 +128,15 @@ where
         if let Some(facts) = &facts {
             self.roll.revisions.add(facts);
         }
-        if let Some(&index) = self.roll.index.get(&name) {
+        if let Some(place) = self.find(&name) {
             self.checker.insert(&name, facts.as_deref(), now);
-            let member = &mut self.roll.members[index];
+            let member = &mut self.roll.members[place];
             member.service = service;
+            let key = member.state.key.clone();
             if facts.is_some() {
                 member.facts = facts;
-                member.look(&self.settings.topology);
+                self.roll.look(place, &self.settings.topology);
             }
-            let key = member.state.key.clone();
             self.tell(Event::Replaced(key));
             return;
         }
@@ -153,7 +152,8 @@ where
             }
         };
         self.checker.insert(&name, facts.as_deref(), now);
-        let round = self.ejector.insert(name.clone(), now);
+        let id = self.roll.next_id();
+        let round = self.ejector.insert(id, now);
         let (mut by_hand, mut requests) = (None, 0);
         let state = match known {
             Ok(gone) => {
@@ -166,8 +166,8 @@ where
                     },
                 });
                 match gone.cause {
-                    Some(Cause::ByHand) => _ = self.ejector.eject(&name, now),
-                    Some(cause) => self.ejector.trip(&name, round, cause, now),
+                    Some(Cause::ByHand) => _ = self.ejector.eject(&id, now),
+                    Some(cause) => self.ejector.trip(&id, round, cause, now),
                     None => {}
                 }
                 (by_hand, requests) = (gone.by_hand, gone.requests);
@@ -178,61 +178,46 @@ where
         // It serves again: its requests are nobody's who left.
         self.roll.draining.remove(&state.id());
         self.tell(Event::Added(state.key.clone()));
-        self.roll
-            .index
-            .insert(name.clone(), self.roll.members.len());
-        let mut member = Member {
-            name,
+        self.roll.index.insert(name, id);
+        let member = Member {
             state,
             service,
             facts,
+            requests,
+            since: now,
+            // In the first set nobody is warmer than others.
+            ramp: if self.settled {
+                self.begins_to_ramp(now)
+            } else {
+                None
+            },
+            id,
             weight: Weight::ONE,
             by_hand,
-            traits: None,
-            since: now,
-            ramp: None,
-            requests,
+            out: false,
         };
-        member.look(&self.settings.topology);
-        // In the first set nobody is warmer than others.
-        if self.settled {
-            member.ramp = self.begins_to_ramp(now);
-        }
-        self.roll.members.push(member);
+        self.roll.add(member, &self.settings.topology);
     }
 
-    pub(super) fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
+    fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
         self.follow(now);
-        let Some(index) = self.roll.index.remove(name) else {
+        let Some((name, id)) = self.roll.index.remove_entry(name) else {
             return false;
         };
-        let member = self.roll.members.swap_remove(index);
-        if let Some(moved) = self.roll.members.get(index) {
-            self.roll.index.insert(moved.name.clone(), index);
-        }
-        let cause = self.ejector.cause(name);
-        self.ejector.remove(name, now);
-        self.checker.remove(name);
-        self.news.push(News::Left(member.state.clone()));
-        // Whether it has requests in flight shows when no more can come.
-        let draining = Draining {
-            state: member.state.clone(),
-            _service: member.service,
-            deadline: after(now, self.settings.drain),
+        let Some(place) = self.roll.place(id) else {
+            return false;
         };
-        self.roll.draining.insert(member.state.id(), draining);
-        if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
-            let until = after(now, self.settings.grace);
-            let gone = Gone {
-                state: member.state,
-                until,
-                cause,
-                by_hand: member.by_hand,
-                requests: member.requests,
-            };
-            self.roll.gone.insert(member.name, gone);
-        }
+        let member = self.roll.take(place);
+        let cause = self.ejector.cause(&id);
+        self.ejector.remove(&id, now);
+        self.checker.remove(&name);
+        self.let_go(name, member, cause, now);
         true
+    }
+
+    /// The place of the member of this name.
+    pub(super) fn find(&self, name: &D::Key) -> Option<usize> {
+        self.roll.place(*self.roll.index.get(name)?)
     }
 
     /// Reads the facts again, when any of them has changed.
@@ -243,16 +228,21 @@ where
         self.roll.revisions.catch_up();
         // Where traffic may go depends on more than weights.
         let mut dirty = !self.settings.topology.is_plain();
-        for member in &mut self.roll.members {
-            let before = member.weight();
-            member.look(&self.settings.topology);
+        for place in 0..self.roll.members.len() {
+            let before = self.roll.members[place].weight();
+            self.roll.look(place, &self.settings.topology);
+            let member = &self.roll.members[place];
             if member.weight() != before {
                 let event = Event::Weighed(member.state.key.clone(), member.weight());
                 self.news.push(News::Event(event));
                 dirty = true;
             }
-            self.checker
-                .insert(&member.name, member.facts.as_deref(), now);
+        }
+        for (name, id) in &self.roll.index {
+            if let Some(place) = self.roll.place(*id) {
+                let facts = self.roll.members[place].facts.as_deref();
+                self.checker.insert(name, facts, now);
+            }
         }
         dirty
     }

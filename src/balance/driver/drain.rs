@@ -5,15 +5,22 @@ use std::{fmt, hash::Hash, time::Duration};
 use tokio::time::Instant;
 use tower::discover::Discover;
 
-use super::{Driver, News};
-use crate::balance::{handle::Event, policy::Policy};
+use super::{
+    Driver, News,
+    roll::{Draining, Gone, Member},
+};
+use crate::{
+    backoff::after,
+    balance::{handle::Event, policy::Policy},
+    endpoint::eject::Cause,
+};
 
 /// Endpoints that are remembered at a time after they left, which takes some 20 MiB. Arbitrary: more
 /// than leave within the grace where names are not made up without end.
-pub(super) const REMEMBERED: usize = 65_536;
+const REMEMBERED: usize = 65_536;
 
 /// How often the requests of those that left are looked at.
-pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(100);
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
 where
@@ -21,6 +28,37 @@ where
     D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
     P: Policy,
 {
+    /// Keeps what is still needed of a member that is not listed any more.
+    pub(super) fn let_go(
+        &mut self,
+        name: D::Key,
+        member: Member<S, P::Load>,
+        cause: Option<Cause>,
+        now: Instant,
+    ) {
+        self.news.push(News::Left(member.state.clone()));
+        // Whether it has requests in flight shows when no more can come.
+        let draining = Draining {
+            state: member.state.clone(),
+            _service: member.service,
+            deadline: after(now, self.settings.drain),
+        };
+        self.roll.draining.insert(member.state.id(), draining);
+        if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
+            let until = after(now, self.settings.grace);
+            let gone = Gone {
+                state: member.state,
+                until,
+                cause,
+                by_hand: member.by_hand,
+                requests: member.requests,
+            };
+            self.roll.gone.insert(name, gone);
+            // Who left earlier is forgotten earlier.
+            self.roll.forget_at.get_or_insert(until);
+        }
+    }
+
     /// Tells what holds now: whoever hears that an endpoint was removed sees no request go there.
     pub(super) fn tell_all(&mut self) {
         // Not drained: after the first set it would keep room for as many for ever.
@@ -44,8 +82,11 @@ where
 
     /// Forgets what is over.
     pub(super) fn tidy(&mut self, now: Instant) {
+        if self.roll.forget_at.is_some_and(|at| at <= now) {
+            self.roll.gone.retain(|_, gone| gone.until > now);
+            self.roll.forget_at = self.roll.gone.values().map(|gone| gone.until).min();
+        }
         let events = &self.events;
-        self.roll.gone.retain(|_, gone| gone.until > now);
         self.roll.draining.retain(|_, draining| {
             let in_flight = draining.state.in_flight();
             let stays = in_flight > 0 && draining.deadline > now;
@@ -54,5 +95,12 @@ where
             }
             stays
         });
+    }
+
+    /// When there is something to do about those who left.
+    pub(super) fn next_farewell(&self, now: Instant) -> Option<Instant> {
+        let drain = self.roll.draining.values().map(|d| d.deadline).min();
+        let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
+        drain.into_iter().chain(self.roll.forget_at).min()
     }
 }

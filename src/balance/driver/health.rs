@@ -5,10 +5,7 @@ use std::{fmt, hash::Hash, time::Duration};
 use tokio::time::Instant;
 use tower::discover::Discover;
 
-use super::{
-    Driver,
-    roll::{Member, Roll},
-};
+use super::{Driver, roll::Member};
 use crate::{
     attempt::EndpointId,
     backoff::after,
@@ -17,6 +14,7 @@ use crate::{
         eject::{Signal, StepKind},
         load::LoadTracker,
     },
+    instance::Weight,
 };
 
 /// How often the guard of a split looks, where its window does not ask for more.
@@ -32,7 +30,7 @@ where
     pub(super) fn begins_to_ramp(&self, now: Instant) -> Option<Instant> {
         let ramp = self.settings.ramp?;
         let warm = self.roll.members.iter();
-        let warm = warm.filter(|m| m.ramp.is_none() && m.state.health.is_open());
+        let warm = warm.filter(|m| m.ramp.is_none() && !m.out);
         // Whether there is one is all that matters; to count all for each of a burst is not for nothing.
         ramp.begins(warm.take(1).count()).then_some(now)
     }
@@ -56,17 +54,6 @@ where
         true
     }
 
-    /// When the weights of endpoints in slow start change next.
-    pub(super) fn next_warmth(&self, now: Instant) -> Option<Instant> {
-        let ramp = self.settings.ramp?;
-        let next = |member: &Member<D::Key, S, P::Load>| {
-            let since = member.ramp?;
-            let at = ramp.next_change(now.saturating_duration_since(since));
-            Some(since + at.unwrap_or_default())
-        };
-        self.roll.members.iter().filter_map(next).min()
-    }
-
     /// Hears what requests tell of an endpoint.
     pub(super) fn hear(&mut self, id: EndpointId, signal: Signal, now: Instant) {
         let mut members = self.roll.members.iter();
@@ -76,12 +63,12 @@ where
         match signal {
             Signal::Tripped { round, cause } => {
                 let members = self.roll.members.iter();
-                let endpoints = members.map(|m| (&m.name, &m.state.health));
-                if self.ejector.shares_its_failures(&member.name, endpoints) {
+                let endpoints = members.map(|m| (&m.id, &m.state.health));
+                if self.ejector.shares_its_failures(&member.id, endpoints) {
                     let endpoint = &member.state.key;
                     tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
                 } else {
-                    self.ejector.trip(&member.name, round, cause, now);
+                    self.ejector.trip(&member.id, round, cause, now);
                 }
             }
             Signal::Probed {
@@ -90,28 +77,31 @@ where
                 latency,
             } => self
                 .ejector
-                .probed(&member.name, round, outcome, latency, now),
+                .probed(&member.id, round, outcome, latency, now),
         }
     }
 
     pub(super) fn checked(&mut self, found: &Found<D::Key>) {
         let now = Instant::now();
+        let Some(id) = self.roll.index.get(&found.key) else {
+            return;
+        };
         if found.failures == 0 {
-            self.ejector.check_passed(&found.key, now);
+            self.ejector.check_passed(id, now);
         } else {
-            self.ejector.check_failed(&found.key, found.failures, now);
+            self.ejector.check_failed(id, found.failures, now);
         }
     }
 
     /// Does what is due about endpoints and versions that fail.
     pub(super) fn judge(&mut self, now: Instant) {
-        let Roll { index, members, .. } = &self.roll;
-        self.ejector.due(now, |name| {
-            let index = index.get(name)?;
-            Some(&members[*index].state.health)
+        let roll = &self.roll;
+        self.ejector.due(now, |id| {
+            let place = roll.place(*id)?;
+            Some(&roll.members[place].state.health)
         });
         if self.common.rules.is_some() && self.ejector.is_tick_due(now) {
-            let endpoints = members.iter().map(|m| (&m.name, &m.state.health));
+            let endpoints = roll.members.iter().map(|m| (&m.id, &m.state.health));
             self.ejector.tick(now, endpoints);
         }
         if self.guard_at.is_some_and(|at| at <= now) {
@@ -129,22 +119,29 @@ where
     pub(super) fn follow(&mut self, now: Instant) -> bool {
         let mut dirty = false;
         while let Some(step) = self.ejector.next_step() {
-            let Some(&index) = self.roll.index.get(&step.key) else {
+            let Some(place) = self.roll.place(step.key) else {
                 continue;
             };
-            self.roll.members[index].state.health.follow(&step);
-            let key = self.roll.members[index].state.key.clone();
+            let member = &mut self.roll.members[place];
+            member.state.health.follow(&step);
+            let key = member.state.key.clone();
             dirty = true;
             let event = match step.kind {
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
+                    member.out = true;
                     Event::Ejected(key, cause, time)
                 }
-                StepKind::Probe => Event::Probing(key),
+                StepKind::Probe => {
+                    member.out = true;
+                    Event::Probing(key)
+                }
                 StepKind::Restored { by } => {
                     tracing::info!(endpoint = %key, "restored: {by}");
-                    self.roll.members[index].state.tracker.forget(now);
-                    self.roll.members[index].ramp = self.begins_to_ramp(now);
+                    member.state.tracker.forget(now);
+                    member.out = false;
+                    let ramp = self.begins_to_ramp(now);
+                    self.roll.members[place].ramp = ramp;
                     Event::Restored(key, by)
                 }
                 StepKind::Spared { cause } => {
@@ -157,8 +154,36 @@ where
         dirty
     }
 
+    /// Looks at what all weigh. Returns how many have a weight.
+    pub(super) fn weigh(&mut self, now: Instant) -> usize {
+        let (mut weighed, mut next) = (0, None::<Instant>);
+        let (mut warm, mut ramping) = (0.0, 0.0);
+        for member in &self.roll.members {
+            let weight = member.weight();
+            weighed += usize::from(weight > Weight::ZERO);
+            let weight = f64::from(weight.get());
+            match (self.settings.ramp, member.ramp) {
+                (Some(ramp), Some(since)) => {
+                    ramping += weight;
+                    let age = now.saturating_duration_since(since);
+                    let at = since + ramp.next_change(age).unwrap_or_default();
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                }
+                _ if !member.out => warm += weight,
+                _ => {}
+            }
+        }
+        self.warm_at = next;
+        // So that those who are warm are not flooded.
+        self.least = match self.settings.ramp {
+            Some(ramp) if next.is_some() => ramp.least(warm, ramping),
+            _ => 1.0,
+        };
+        weighed
+    }
+
     /// A member's weight in picks now.
-    pub(super) fn effective(&self, member: &Member<D::Key, S, P::Load>, now: Instant) -> f64 {
+    pub(super) fn effective(&self, member: &Member<S, P::Load>, now: Instant) -> f64 {
         let weight = f64::from(member.weight().get());
         match (self.settings.ramp, member.ramp) {
             (Some(ramp), Some(since)) => {
@@ -167,25 +192,5 @@ where
             }
             _ => weight,
         }
-    }
-
-    /// The least factor of slow start, so that those who are warm are not flooded.
-    pub(super) fn least_factor(&self) -> f64 {
-        let Some(ramp) = self.settings.ramp else {
-            return 1.0;
-        };
-        if self.roll.members.iter().all(|member| member.ramp.is_none()) {
-            return 1.0;
-        }
-        let (mut warm, mut ramping) = (0.0, 0.0);
-        for member in &self.roll.members {
-            let weight = f64::from(member.weight().get());
-            match member.ramp {
-                Some(_) => ramping += weight,
-                None if member.state.health.is_open() => warm += weight,
-                None => {}
-            }
-        }
-        ramp.least(warm, ramping)
     }
 }

@@ -18,6 +18,7 @@ mod health;
 mod orders;
 mod publish;
 mod roll;
+mod spare;
 
 use std::{
     convert::Infallible,
@@ -35,13 +36,15 @@ use tokio::{
 };
 use tower::discover::Discover;
 
-pub(super) use self::roll::Roll;
-use self::{discovery::next, drain::DRAIN_LOOK};
+use self::{discovery::next, roll::MemberId};
+pub(super) use self::{roll::Roll, spare::Spare};
 use super::{
     checks::Checker,
     core::Core,
     handle::{Command, Event, Status},
     policy::Policy,
+    slots::Counts,
+    snapshot::Snapshot,
     state::{Common, Held},
     topology::{self, Notice, Topology},
 };
@@ -78,7 +81,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) events: broadcast::Sender<Event>,
     pub(super) settings: Settings<P>,
     pub(super) rng: SmallRng,
-    pub(super) ejector: Ejector<D::Key>,
+    pub(super) ejector: Ejector<MemberId>,
     pub(super) checker: Checker<D::Key>,
     pub(super) common: Arc<Common>,
     /// What requests tell of endpoints.
@@ -92,6 +95,12 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// What is to be told as soon as it holds.
     pub(super) news: Vec<News<P::Load>>,
     pub(super) roll: Roll<D::Key, S, P::Load>,
+    /// The snapshot that requests read, and the ids of the members in it, in its order.
+    pub(super) current: Arc<Snapshot<S, P>>,
+    pub(super) numbered: Vec<MemberId>,
+    /// What the next snapshot is made of.
+    pub(super) spare: Spare<S, P::Load>,
+    pub(super) counts: Counts,
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
     pub(super) ask_at: Option<Instant>,
@@ -173,9 +182,6 @@ where
 
     fn next_wake(&self) -> Option<Instant> {
         let now = Instant::now();
-        let drain = self.roll.draining.values().map(|d| d.deadline).min();
-        let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
-        let grace = self.roll.gone.values().map(|gone| gone.until).min();
         let ejector = self
             .common
             .rules
@@ -183,8 +189,7 @@ where
             .then(|| self.ejector.next_deadline());
         let wakes = [
             self.ask_at,
-            drain,
-            grace,
+            self.next_farewell(now),
             self.warm_at,
             self.guard_at,
             ejector,

@@ -35,25 +35,25 @@ where
                 let _ = reply.send(self.events.subscribe());
             }
             Command::Eject(key, reply) => {
-                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
-                let found = name.is_some_and(|name| self.ejector.eject(&name, now));
+                let id = self.find_key(&key).map(|place| self.roll.members[place].id);
+                let found = id.is_some_and(|id| self.ejector.eject(&id, now));
                 self.follow(now);
                 self.publish();
                 let _ = reply.send(found);
             }
             Command::Restore(key, reply) => {
-                let name = self.find(&key).map(|i| self.roll.members[i].name.clone());
-                if let Some(name) = &name {
-                    self.ejector.restore_by_hand(name, now);
+                let id = self.find_key(&key).map(|place| self.roll.members[place].id);
+                if let Some(id) = &id {
+                    self.ejector.restore_by_hand(id, now);
                 }
                 self.follow(now);
                 self.publish();
-                let _ = reply.send(name.is_some());
+                let _ = reply.send(id.is_some());
             }
             Command::Weigh(key, weight, reply) => {
-                let found = self.find(&key);
-                if let Some(index) = found {
-                    let member = &mut self.roll.members[index];
+                let found = self.find_key(&key);
+                if let Some(place) = found {
+                    let member = &mut self.roll.members[place];
                     let before = member.weight();
                     member.by_hand = weight;
                     let after = member.weight();
@@ -67,7 +67,7 @@ where
         }
     }
 
-    pub(super) fn find(&self, key: &Key) -> Option<usize> {
+    fn find_key(&self, key: &Key) -> Option<usize> {
         let mut members = self.roll.members.iter();
         members.position(|member| member.state.key == *key)
     }
@@ -76,22 +76,23 @@ where
     pub(super) fn collect(&mut self, now: Instant) {
         self.collect_at = after(now, COLLECT);
         if let Some(core) = self.core.upgrade() {
-            self.roll.count(&core.slots.collect());
+            core.slots.collect(&mut self.counts);
+            self.count();
         }
     }
 
-    pub(super) fn list(&mut self) -> Vec<EndpointInfo> {
+    fn list(&mut self) -> Vec<EndpointInfo> {
         let now = Instant::now();
         self.collect(now);
         let members = &self.roll.members;
         let total: u64 = members.iter().map(|m| m.requests).sum();
-        let info = |member: &Member<D::Key, S, P::Load>| {
+        let info = |member: &Member<S, P::Load>| {
             let state = &member.state;
             let (weight, requests) = (member.weight(), member.requests);
             EndpointInfo {
                 key: state.key.clone(),
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
-                state: if !state.health.is_open() {
+                state: if member.out {
                     Standing::Ejected
                 } else if weight == Weight::ZERO {
                     Standing::Drained
@@ -100,7 +101,7 @@ where
                 } else {
                     Standing::Active
                 },
-                cause: self.ejector.cause(&member.name),
+                cause: self.ejector.cause(&member.id),
                 weight,
                 effective_weight: self.effective(member, now),
                 load: state.load(now),

@@ -11,9 +11,12 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 use tower::discover::Discover;
 
-use super::{Driver, News, roll::Member};
+use super::{
+    Driver, News, Spare,
+    roll::{Member, MemberId},
+    spare::Arrays,
+};
 use crate::{
-    attempt::EndpointId,
     balance::{
         handle::Event,
         policy::{Candidate, Policy},
@@ -36,25 +39,28 @@ where
             return;
         };
         let now = Instant::now();
-        self.warm_at = self.next_warmth(now);
-        self.least = self.least_factor();
-        let members = self.roll.members.iter();
-        let weighed = members.filter(|m| m.weight() > Weight::ZERO).count();
+        let weighed = self.weigh(now);
         self.ejector.set_weighed(match weighed {
             // Then all count as 1.
             0 => self.roll.members.len(),
             weighed => weighed,
         });
-        let plan = self.plan(now);
-        let mut numbered = Vec::new();
-        let plan = plan.map(&mut |indexes| self.leaf(&indexes, now, &mut numbered));
-        let mut picked = Vec::new();
+        let plan = self.plan(weighed > 0, now);
+        let mut spare = std::mem::take(&mut self.spare).arrays.into_iter();
+        let mut numbered = Vec::with_capacity(self.roll.members.len());
+        let plan = plan.map(&mut |places| {
+            let arrays = spare.next().unwrap_or_default();
+            self.leaf(places, arrays, now, &mut numbered)
+        });
         let snapshot = Arc::new(Snapshot { plan });
-        core.slots.publish(&snapshot, numbered.len(), &mut picked);
+        let slots = &core.slots;
+        slots.publish(&snapshot, numbered.len(), &mut self.counts);
+        self.count();
+        let old = std::mem::replace(&mut self.current, snapshot);
+        self.spare = Spare::new(old, &self.current);
         let usable = numbered.len().min(self.roll.members.len());
         core.usable.store(usable, Relaxed);
-        self.roll.count(&picked);
-        self.roll.numbered = numbered;
+        self.numbered = numbered;
         let endpoints = self.roll.members.len();
         let (ended, spoken) = (self.discover.is_none(), self.spoken);
         self.status.send_modify(|status| {
@@ -66,24 +72,25 @@ where
         self.tell_all();
     }
 
-    /// Where requests go now, by the members' indexes.
-    pub(super) fn plan(&mut self, now: Instant) -> Plan {
-        let takes = |member: &Member<D::Key, S, P::Load>| {
-            matches!(
-                member.state.health.gate(),
-                GateState::Open | GateState::ProbeReady | GateState::Probing
-            )
+    /// Where requests go now, by the members' places. `weighed` tells whether any has a weight.
+    fn plan(&mut self, weighed: bool, now: Instant) -> Plan {
+        let takes = |member: &Member<S, P::Load>| {
+            let gate = || member.state.health.gate();
+            !member.out || matches!(gate(), GateState::ProbeReady | GateState::Probing)
         };
         let members = &self.roll.members;
         let topology = &self.settings.topology;
         if topology.is_plain() {
-            let weighed = members.iter().any(|m| m.weight() > Weight::ZERO);
-            let weighs = |m: &Member<_, _, _>| !weighed || m.weight() > Weight::ZERO;
-            let used = members.iter().enumerate();
-            let used: Vec<_> = used
-                .filter(|(_, member)| weighs(member) && takes(member))
-                .map(|(index, _)| index)
-                .collect();
+            let mut used: Vec<usize> = (0..members.len()).collect();
+            let mut at = 0;
+            while let Some(member) = used.get(at).map(|place| &members[*place]) {
+                if (!weighed || member.weight() > Weight::ZERO) && takes(member) {
+                    at += 1;
+                } else {
+                    // Most keep their place in the snapshot that way.
+                    used.swap_remove(at);
+                }
+            }
             return match (used.is_empty(), members.is_empty()) {
                 (false, _) => Plan::Leaf(used),
                 (true, false) => Plan::Nowhere(Nowhere::Ejected),
@@ -92,12 +99,13 @@ where
         }
         // Whom somebody ejected by hand is not used even when there is nobody else.
         let listed = members.iter().enumerate();
-        let listed = listed.filter(|(_, m)| self.ejector.cause(&m.name) != Some(Cause::ByHand));
+        let listed =
+            listed.filter(|(_, m)| !m.out || self.ejector.cause(&m.id) != Some(Cause::ByHand));
         let members: Vec<_> = listed
             .filter_map(|(index, member)| {
                 Some(topology::Member {
                     index,
-                    traits: member.traits.as_ref()?,
+                    traits: self.roll.traits.get(index)?,
                     weight: self.effective(member, now),
                     available: takes(member),
                 })
@@ -115,34 +123,82 @@ where
     }
 
     /// A set of endpoints to pick from, and those in it that are on trial.
-    pub(super) fn leaf(
+    fn leaf(
         &mut self,
-        indexes: &[usize],
+        mut places: Vec<usize>,
+        mut arrays: Arrays<S, P::Load>,
         now: Instant,
-        numbered: &mut Vec<EndpointId>,
+        numbered: &mut Vec<MemberId>,
     ) -> Leaf<S, P> {
+        let members = &self.roll.members;
         // Read once for each, as requests change it all the while.
-        let trial = |m: &&Member<D::Key, S, P::Load>| {
-            let gate = m.state.health.gate();
-            matches!(gate, GateState::ProbeReady | GateState::Probing)
+        let on_trial = |member: &Member<S, P::Load>| {
+            let gate = || member.state.health.gate();
+            member.out && matches!(gate(), GateState::ProbeReady | GateState::Probing)
         };
-        let members = indexes.iter().map(|i| &self.roll.members[*i]);
-        let (trials, mut members): (Vec<_>, Vec<_>) = members.partition(trial);
-        let candidates: Vec<_> = members
-            .iter()
+        let (mut at, mut count) = (0, places.len());
+        while at < count {
+            if on_trial(&members[places[at]]) {
+                count -= 1;
+                places.swap(at, count);
+            } else {
+                at += 1;
+            }
+        }
+        let candidates = places[..count].iter().map(|place| &members[*place]);
+        let candidates: Vec<_> = candidates
             .map(|m| Candidate::lent(&m.state.key, self.effective(m, now)))
             .collect();
-        let count = candidates.len();
         let picker = prepare(&self.settings.policy, &candidates, &mut self.rng);
-        members.extend(trials);
         let first = numbered.len();
-        numbered.extend(members.iter().map(|m| m.state.id()));
+        let members = places.iter().map(|place| &members[*place]);
+        numbered.extend(members.clone().map(|m| m.id));
+        arrays.hold(members.map(|m| (&m.state, &m.service)));
         Leaf {
             first,
-            states: members.iter().map(|m| m.state.clone()).collect(),
-            services: members.iter().map(|m| Arc::clone(&m.service)).collect(),
+            states: arrays.states,
+            services: arrays.services,
             candidates: count,
             picker,
+        }
+    }
+
+    /// Adds the picks that the slots counted to the members, also to those that have left.
+    pub(super) fn count(&mut self) {
+        let Self {
+            roll,
+            counts,
+            numbered,
+            ..
+        } = self;
+        let mut strays = Vec::new();
+        self.current.plan.each_leaf(&mut |leaf| {
+            for (number, state) in (leaf.first..).zip(&leaf.states) {
+                let picks = counts.picked[number];
+                if picks == 0 {
+                    continue;
+                }
+                let place = roll.place(numbered[number]);
+                match place.map(|place| &mut roll.members[place]) {
+                    // The id may be another's by now.
+                    Some(member) if member.state.is_same(state) => member.requests += picks,
+                    _ => strays.push((state.address(), picks)),
+                }
+            }
+        });
+        if strays.is_empty() {
+            return;
+        }
+        let gone = roll.gone.values_mut();
+        let gone = gone.map(|gone| (gone.state.address(), &mut gone.requests));
+        // Who left and came back before a snapshot was made.
+        let listed = roll.members.iter_mut();
+        let listed = listed.map(|m| (m.state.address(), &mut m.requests));
+        strays.sort_unstable();
+        for (address, requests) in gone.chain(listed) {
+            let first = strays.partition_point(|(of, _)| *of < address);
+            let of_it = strays[first..].iter().take_while(|(of, _)| *of == address);
+            *requests += of_it.map(|(_, picks)| picks).sum::<u64>();
         }
     }
 }

@@ -1,4 +1,8 @@
 //! Who is listed, and who was.
+//!
+//! Members stand in an array without holes, because each snapshot is made from all of them: when one
+//! leaves, the last takes its place. So places change, and who must remember a member for longer
+//! remembers its [`MemberId`], which does not. Only that is looked up by name, once for each change.
 
 use std::{
     collections::HashMap,
@@ -13,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     attempt::EndpointId,
     balance::{
+        slots::make_room,
         state::Held,
         topology::{Topology, Traits},
     },
@@ -20,35 +25,50 @@ use crate::{
     instance::Weight,
 };
 
+/// Identifies a member for as long as it is listed; may be another's afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::balance) struct MemberId(u32);
+
 /// Who is listed, and who was.
 pub(in crate::balance) struct Roll<K, S, L> {
-    pub(super) index: HashMap<K, usize>,
-    pub(super) members: Vec<Member<K, S, L>>,
+    pub(super) index: HashMap<K, MemberId>,
+    pub(super) members: Vec<Member<S, L>>,
+    /// What the rules of the topology know of each member; of none where there are no rules. Apart,
+    /// as most balancers have none.
+    pub(super) traits: Vec<Traits>,
+    /// The place of each member by its id.
+    places: Vec<u32>,
+    /// Ids that are nobody's.
+    free: Vec<MemberId>,
     /// The states of those that left, for when they come back, and until when.
     pub(super) gone: HashMap<K, Gone<L>>,
+    /// When the first of them is to be forgotten, or earlier.
+    pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
-    /// The members in the snapshot, in its order, by the ids of their states.
-    pub(super) numbered: Vec<EndpointId>,
     /// What moves on when the facts of any member change.
     pub(super) revisions: Revisions,
 }
 
-pub(super) struct Member<K, S, L> {
-    pub(super) name: K,
+/// The place of an id that is nobody's.
+const NOWHERE: u32 = u32::MAX;
+
+pub(super) struct Member<S, L> {
     pub(super) state: Held<L>,
     pub(super) service: Arc<S>,
     pub(super) facts: Option<Arc<Facts>>,
-    /// As of the last look at the facts.
-    pub(super) weight: Weight,
-    pub(super) by_hand: Option<Weight>,
-    /// What the rules of the topology know of it, where there are any.
-    pub(super) traits: Option<Traits>,
+    /// Requests that went to it, as of the last time that they were collected.
+    pub(super) requests: u64,
     pub(super) since: Instant,
     /// Since when it is in slow start.
     pub(super) ramp: Option<Instant>,
-    /// Requests that went to it, as of the last time that they were collected.
-    pub(super) requests: u64,
+    pub(super) id: MemberId,
+    /// As of the last look at the facts.
+    pub(super) weight: Weight,
+    pub(super) by_hand: Option<Weight>,
+    /// Whether its gate is not open: known here, because to look at each gate for each snapshot would
+    /// fetch all states from memory.
+    pub(super) out: bool,
 }
 
 pub(super) struct Gone<L> {
@@ -66,24 +86,9 @@ pub(super) struct Draining<S, L> {
     pub(super) deadline: Instant,
 }
 
-impl<K, S, L> Member<K, S, L> {
+impl<S, L> Member<S, L> {
     pub(super) fn weight(&self) -> Weight {
         self.by_hand.unwrap_or(self.weight)
-    }
-
-    /// Reads the facts.
-    pub(super) fn look(&mut self, topology: &Topology) {
-        if let Some(facts) = &self.facts {
-            self.weight = facts.weight();
-        }
-        if topology.is_plain() {
-            return;
-        }
-        let instance = self.facts.as_ref().map(|facts| facts.instance());
-        if let Some(split) = topology.as_split() {
-            self.state.set_canary(split.is_canary(instance.as_deref()));
-        }
-        self.traits = Some(topology.traits(&self.state.key, instance.as_deref()));
     }
 }
 
@@ -92,31 +97,77 @@ impl<K, S, L> Roll<K, S, L> {
         Self {
             index: HashMap::new(),
             members: Vec::new(),
+            traits: Vec::new(),
+            places: Vec::new(),
+            free: Vec::new(),
             gone: HashMap::new(),
+            forget_at: None,
             draining: HashMap::new(),
-            numbered: Vec::new(),
             revisions: Revisions::default(),
         }
     }
 
-    /// Adds the picks that a snapshot saw to its members, also to those that have left.
-    pub(super) fn count(&mut self, picked: &[u64]) {
-        // Mostly nobody came or went, and then the orders agree.
-        let mut rest: HashMap<EndpointId, u64> = HashMap::new();
-        for (number, (id, picks)) in self.numbered.iter().zip(picked).enumerate() {
-            match self.members.get_mut(number) {
-                Some(member) if member.state.id() == *id => member.requests += picks,
-                _ => *rest.entry(*id).or_default() += picks,
-            }
+    /// An id for a member that will be [added](Self::add).
+    pub(super) fn next_id(&mut self) -> MemberId {
+        self.free.pop().unwrap_or_else(|| {
+            let id = self.places.len();
+            make_room(&mut self.places, id + 1);
+            self.places.push(NOWHERE);
+            MemberId(id as u32)
+        })
+    }
+
+    /// Where the member is now.
+    pub(super) fn place(&self, id: MemberId) -> Option<usize> {
+        let place = *self.places.get(id.0 as usize)?;
+        (place != NOWHERE).then_some(place as usize)
+    }
+
+    /// Adds a member behind all others.
+    pub(super) fn add(&mut self, member: Member<S, L>, topology: &Topology) {
+        let place = self.members.len();
+        self.places[member.id.0 as usize] = place as u32;
+        make_room(&mut self.members, place + 1);
+        self.members.push(member);
+        self.look(place, topology);
+    }
+
+    /// Takes the member at a place out; the last one takes that place.
+    pub(super) fn take(&mut self, place: usize) -> Member<S, L> {
+        let member = self.members.swap_remove(place);
+        if place < self.traits.len() {
+            self.traits.swap_remove(place);
         }
-        if !rest.is_empty() {
-            let listed = self.members.iter_mut();
-            let listed = listed.map(|m| (m.state.id(), &mut m.requests));
-            let gone = self.gone.values_mut();
-            let gone = gone.map(|gone| (gone.state.id(), &mut gone.requests));
-            for (id, requests) in listed.chain(gone) {
-                *requests += rest.get(&id).copied().unwrap_or_default();
-            }
+        self.places[member.id.0 as usize] = NOWHERE;
+        self.free.push(member.id);
+        if let Some(moved) = self.members.get(place) {
+            self.places[moved.id.0 as usize] = place as u32;
+        }
+        let left = self.members.len();
+        make_room(&mut self.members, left);
+        member
+    }
+
+    /// Reads the facts of a member.
+    pub(super) fn look(&mut self, place: usize, topology: &Topology) {
+        let member = &mut self.members[place];
+        if let Some(facts) = &member.facts {
+            member.weight = facts.weight();
+        }
+        if topology.is_plain() {
+            return;
+        }
+        let instance = member.facts.as_ref().map(|facts| facts.instance());
+        if let Some(split) = topology.as_split() {
+            member
+                .state
+                .set_canary(split.is_canary(instance.as_deref()));
+        }
+        let traits = topology.traits(&member.state.key, instance.as_deref());
+        if place < self.traits.len() {
+            self.traits[place] = traits;
+        } else {
+            self.traits.push(traits);
         }
     }
 }

@@ -209,6 +209,16 @@ impl<L> Plan<L> {
         }
     }
 
+    /// Calls `f` with each leaf, in the order of [`map`](Self::map).
+    pub(crate) fn each_leaf(&self, f: &mut impl FnMut(&L)) {
+        match self {
+            Self::Leaf(leaf) => f(leaf),
+            Self::Nowhere(_) => {}
+            Self::Choose(choose) => choose.branches.iter().for_each(|b| b.plan.each_leaf(f)),
+            Self::Subsets(subsets) => subsets.plans.iter().for_each(|plan| plan.each_leaf(f)),
+        }
+    }
+
     /// Draws the leaf for one request. On the path of every request.
     ///
     /// # Errors

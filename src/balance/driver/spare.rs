@@ -1,0 +1,95 @@
+//! The arrays of the snapshot before, for the next one.
+//!
+//! A snapshot holds each endpoint's state and service, and to clone and drop an `Arc` changes a counter
+//! that is somewhere in memory: of ten thousand endpoints, forty thousand cache misses for one that
+//! came or left. So there are two sets of arrays that take turns, as in [left-right]: requests read one,
+//! and the other is the driver's. A publish changes the driver's where it differs, by comparing
+//! addresses, and gets the old one back, which is then changed the same way. At once, not when it is
+//! needed: it must not keep a connection open that is not listed any more.
+//!
+//! [left-right]: https://docs.rs/left-right
+
+use std::sync::Arc;
+
+use crate::balance::{policy::Policy, slots::make_room, snapshot::Snapshot, state::Held};
+
+/// The arrays of all leaves, in their order.
+pub(in crate::balance) struct Spare<S, L> {
+    pub(super) arrays: Vec<Arrays<S, L>>,
+}
+
+/// What a leaf is made of.
+pub(super) struct Arrays<S, L> {
+    pub(super) states: Vec<Held<L>>,
+    pub(super) services: Vec<Arc<S>>,
+}
+
+impl<S, L> Spare<S, L> {
+    /// Takes the arrays out of a snapshot that nobody reads any more, and has them hold what `new` does.
+    pub(super) fn new<P: Policy<Load = L>>(old: Arc<Snapshot<S, P>>, new: &Snapshot<S, P>) -> Self {
+        let mut arrays = Vec::new();
+        if let Some(old) = Arc::into_inner(old) {
+            old.plan.map(&mut |leaf| {
+                arrays.push(Arrays {
+                    states: leaf.states,
+                    services: leaf.services,
+                });
+            });
+        }
+        let mut left = arrays.into_iter();
+        let mut arrays = Vec::new();
+        new.plan.each_leaf(&mut |leaf| {
+            if let Some(mut spare) = left.next() {
+                spare.hold(leaf.states.iter().zip(&leaf.services));
+                arrays.push(spare);
+            }
+        });
+        Self { arrays }
+    }
+}
+
+impl<S, L> Arrays<S, L> {
+    /// Has them hold these, and leaves what they hold already as it is.
+    pub(super) fn hold<'a>(
+        &mut self,
+        mut endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Arc<S>)>,
+    ) where
+        S: 'a,
+        L: 'a,
+    {
+        let Self { states, services } = self;
+        let len = endpoints.len();
+        states.truncate(len);
+        services.truncate(len);
+        let places = states.iter_mut().zip(services.iter_mut());
+        for ((state, service), (new, new_service)) in places.zip(&mut endpoints) {
+            if !state.is_same(new) {
+                *state = new.clone();
+            }
+            if !Arc::ptr_eq(service, new_service) {
+                *service = Arc::clone(new_service);
+            }
+        }
+        make_room(states, len);
+        make_room(services, len);
+        for (state, service) in endpoints {
+            states.push(state.clone());
+            services.push(Arc::clone(service));
+        }
+    }
+}
+
+impl<S, L> Default for Spare<S, L> {
+    fn default() -> Self {
+        Self { arrays: Vec::new() }
+    }
+}
+
+impl<S, L> Default for Arrays<S, L> {
+    fn default() -> Self {
+        Self {
+            states: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+}
