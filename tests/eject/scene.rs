@@ -41,7 +41,7 @@ impl Scene {
     }
 
     pub(crate) fn insert(&mut self, key: Key) {
-        let round = self.ejector.insert(key, self.now);
+        let round = self.ejector.insert(key);
         self.rounds.insert(key, round);
         let health = || Arc::new(Health::new(round));
         self.healths.entry(key).or_insert_with(health);

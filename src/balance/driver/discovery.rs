@@ -153,7 +153,7 @@ where
         };
         self.checker.insert(&name, facts.as_deref(), now);
         let id = self.roll.next_id();
-        let round = self.ejector.insert(id, now);
+        let round = self.ejector.insert(id);
         let (mut by_hand, mut requests) = (None, 0);
         let state = match known {
             Ok(gone) => {

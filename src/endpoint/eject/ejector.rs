@@ -13,10 +13,12 @@ use tokio::time::Instant;
 
 use super::{
     cause::{Cause, Restored},
+    entry::{Entry, Place},
     gate::Round,
-    health::{Health, Sums},
+    health::Health,
     peers::Peers,
     settings::{BUCKETS, EjectionSettings},
+    step::{Step, StepKind},
 };
 use crate::{
     backoff::{after, jittered},
@@ -33,80 +35,6 @@ const JITTER: f64 = 0.2;
 /// latencies. Where an overload begins, counts are small and chance may still make three times as many;
 /// that costs half a second.
 const OWN: f64 = 3.0;
-
-/// What the driver is to do about one endpoint: see that its [`Health`] [follows](Health::follow),
-/// change the set that is picked from, and tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Step<K> {
-    /// Whom it is about.
-    pub key: K,
-    /// The round that begins with it.
-    pub round: Round,
-    /// What to do.
-    pub kind: StepKind,
-}
-
-/// What to do about an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StepKind {
-    /// No more requests.
-    Ejected {
-        /// Why.
-        cause: Cause,
-        /// How long until it is probed. `None`: until its checks pass or somebody restores it.
-        time: Option<Duration>,
-    },
-    /// One request, to see whether it is back.
-    Probe,
-    /// Requests again, through slow start.
-    Restored {
-        /// What brought it back.
-        by: Restored,
-    },
-    /// It should have been ejected and was not, because too many are out; only to tell.
-    Spared {
-        /// Why it should have been.
-        cause: Cause,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    In,
-    /// Until its time is up.
-    Ejected,
-    /// Until the probe is answered. The turn is that of a probe found under way at the last deadline.
-    Probing {
-        turn: Option<u64>,
-    },
-    /// Until its checks pass; then it is probed first if its requests had failed too.
-    Failing {
-        probe: bool,
-    },
-    /// Until somebody restores it.
-    Held,
-}
-
-#[derive(Debug)]
-struct Entry {
-    place: Place,
-    round: Round,
-    /// Why it is or was out.
-    cause: Cause,
-    /// Ejections that are not forgiven.
-    times: u32,
-    /// Since when it is in.
-    healthy: Instant,
-    /// When it was last told that it was spared.
-    spared: Option<Instant>,
-    due: Option<(Instant, u64)>,
-    /// Its number among those who are out and not held.
-    order: Option<u64>,
-    /// The sums when each bucket of the window began.
-    starts: VecDeque<Sums>,
-}
 
 /// Decides which endpoints are out.
 ///
@@ -172,23 +100,12 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// Takes an endpoint on, with an open gate, and says in which round. One that is known stays as it
     /// is.
-    pub fn insert(&mut self, key: K, now: Instant) -> Round {
+    pub fn insert(&mut self, key: K) -> Round {
         if let Some(entry) = self.entries.get(&key) {
             return entry.round;
         }
         let round = self.next_round();
-        let entry = Entry {
-            place: Place::In,
-            round,
-            cause: Cause::ByHand,
-            times: 0,
-            healthy: now,
-            spared: None,
-            due: None,
-            order: None,
-            starts: VecDeque::new(),
-        };
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Entry::new(round));
         round
     }
 
@@ -197,13 +114,15 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.remove(key) else {
             return;
         };
-        if let Some(due) = entry.due {
-            self.deadlines.remove(&due);
-        }
-        match entry.order {
-            Some(order) => _ = self.away.remove(&order),
-            None if entry.place == Place::Held => self.held -= 1,
-            None => {}
+        if let Some(past) = entry.past() {
+            if let Some(due) = past.due {
+                self.deadlines.remove(&due);
+            }
+            match past.order {
+                Some(order) => _ = self.away.remove(&order),
+                None if past.place == Place::Held => self.held -= 1,
+                None => {}
+            }
         }
         self.keep_share(now);
     }
@@ -211,7 +130,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// An endpoint should be ejected, as [`Health::record`] said.
     pub fn trip(&mut self, key: &K, round: Round, cause: Cause, now: Instant) {
         match self.entries.get(key) {
-            Some(entry) if entry.place == Place::In && entry.round == round => {
+            Some(entry) if entry.place() == Place::In && entry.round == round => {
                 self.eject_if_room(key, cause, now);
             }
             _ => {}
@@ -238,13 +157,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             let Some(entry) = self.entries.get(peer) else {
                 continue;
             };
-            if entry.place != Place::In {
+            if entry.place() != Place::In {
                 continue;
             }
-            let starts = &entry.starts;
-            let start = starts.get(starts.len().saturating_sub(2));
-            let (failed, total) = match start {
-                Some(start) => health.sums().counts_since(*start),
+            let (failed, total) = match entry.recent() {
+                Some(start) => health.sums().counts_since(start),
                 None => health.counts(),
             };
             let side = if peer == key { &mut own } else { &mut peers };
@@ -266,11 +183,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get(key) else {
             return;
         };
-        if entry.round != round || !matches!(entry.place, Place::Probing { .. }) {
+        let Some(past) = entry.past().filter(|_| entry.round == round) else {
+            return;
+        };
+        if !matches!(past.place, Place::Probing { .. }) {
             return;
         }
         let limit = self.peers.map(|peers| peers.limit());
-        let still_slow = matches!(entry.cause, Cause::Slow { .. })
+        let still_slow = matches!(past.cause, Cause::Slow { .. })
             && limit.is_some_and(|limit| latency.is_some_and(|latency| latency > limit));
         // Taken back before it could be answered, as by a hedge that was faster: that proves nothing,
         // and would keep a healthy endpoint out for ever. Its share in slow start will tell.
@@ -289,7 +209,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// that is spared now may not be later.
     pub fn check_failed(&mut self, key: &K, failures: u32, now: Instant) {
         let cause = Cause::HealthCheck { failures };
-        match self.entries.get(key).map(|entry| entry.place) {
+        match self.entries.get(key).map(Entry::place) {
             Some(Place::In) => self.eject_if_room(key, cause, now),
             Some(Place::Ejected | Place::Probing { .. }) => {
                 self.set_due(key, None);
@@ -302,7 +222,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// An endpoint's checks pass. That only brings back who was out because of them: that a check
     /// passes does not prove that requests do.
     pub fn check_passed(&mut self, key: &K, now: Instant) {
-        match self.entries.get(key).map(|entry| entry.place) {
+        match self.entries.get(key).map(Entry::place) {
             Some(Place::Failing { probe: true }) => self.probe(key, now),
             Some(Place::Failing { probe: false }) => self.restore(key, Restored::HealthCheck, now),
             _ => {}
@@ -314,8 +234,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
-        if entry.place != Place::Held {
-            if let Some(order) = entry.order.take() {
+        if entry.place() != Place::Held {
+            if let Some(order) = entry.remember(now).order.take() {
                 self.away.remove(&order);
             }
             self.held += 1;
@@ -331,8 +251,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
-        entry.times = 0;
-        let out = entry.place != Place::In;
+        let out = entry.place() != Place::In;
+        if let Some(past) = entry.past_mut() {
+            past.times = 0;
+        }
         if out {
             self.restore(key, Restored::ByHand, now);
         }
@@ -352,11 +274,12 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 return;
             }
             let key = first.remove();
-            let Some(entry) = self.entries.get_mut(&key) else {
+            let entry = self.entries.get_mut(&key);
+            let Some(past) = entry.and_then(Entry::past_mut) else {
                 continue;
             };
-            entry.due = None;
-            let Place::Probing { turn } = entry.place else {
+            past.due = None;
+            let Place::Probing { turn } = past.place else {
                 self.probe(&key, now);
                 continue;
             };
@@ -366,7 +289,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 self.eject_for_a_time(&key, None, now);
             } else {
                 // Nobody came, or somebody came just now.
-                entry.place = Place::Probing { turn: taken };
+                past.place = Place::Probing { turn: taken };
                 let deadline = after(now, self.rules.probe_timeout);
                 self.set_due(&key, Some(deadline));
             }
@@ -391,7 +314,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let bucket = self.rules.bucket();
         let late = now.saturating_duration_since(self.next_tick);
         // A gap of many buckets is moved over at once.
-        let missed = (late.as_nanos() / bucket.as_nanos()).min(u128::from(BUCKETS));
+        let missed = (late.as_nanos() / bucket.as_nanos()).min(u128::from(BUCKETS)) as u32;
         self.next_tick = now + bucket;
         let mut measured = Vec::new();
         let mut healths = Vec::new();
@@ -399,23 +322,16 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             let Some(entry) = self.entries.get_mut(key) else {
                 continue;
             };
-            if entry.place != Place::In {
+            if entry.place() != Place::In {
                 continue;
             }
             health.rearm();
             healths.push(health);
-            let sums = health.sums();
-            for _ in 0..=missed {
-                if entry.starts.len() == BUCKETS as usize {
-                    entry.starts.pop_front();
-                }
-                entry.starts.push_back(sums);
-            }
-            let start = entry.starts.front().copied().unwrap_or(sums);
-            if entry.starts.len() == BUCKETS as usize {
+            let (start, is_full) = entry.slide(health, missed + 1);
+            if is_full {
                 health.rebase(start);
             }
-            let latency = sums.latency_since(start);
+            let latency = health.sums().latency_since(start);
             if latency.count() >= self.rules.min_requests {
                 measured.extend(latency.typical().map(|estimate| (key, estimate)));
             }
@@ -472,8 +388,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// Why an endpoint is out; `None` while it is in.
     pub fn cause(&self, key: &K) -> Option<Cause> {
-        let entry = self.entries.get(key)?;
-        (entry.place != Place::In).then_some(entry.cause)
+        let past = self.entries.get(key)?.past()?;
+        (past.place != Place::In).then_some(past.cause)
     }
 
     fn eject_if_room(&mut self, key: &K, cause: Cause, now: Instant) {
@@ -482,7 +398,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
         self.serial += 1;
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.order = Some(self.serial);
+            entry.remember(now).order = Some(self.serial);
             self.away.insert(self.serial, key.clone());
         }
         if let Cause::HealthCheck { .. } = cause {
@@ -497,29 +413,31 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        if entry.place == Place::In {
-            let health = now.saturating_duration_since(entry.healthy);
+        let past = entry.remember(now);
+        if past.place == Place::In {
+            let health = now.saturating_duration_since(past.healthy);
             let forgiven = health.as_nanos() / FORGIVE.as_nanos();
             let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
-            entry.times = entry.times.saturating_sub(forgiven);
+            past.times = past.times.saturating_sub(forgiven);
         }
-        entry.times = entry.times.saturating_add(1);
-        let cause = cause.unwrap_or(entry.cause);
-        let time = jittered(self.rules.time.bound(entry.times), JITTER, &mut self.rng);
+        past.times = past.times.saturating_add(1);
+        let cause = cause.unwrap_or(past.cause);
+        let time = jittered(self.rules.time.bound(past.times), JITTER, &mut self.rng);
         self.set_due(key, Some(after(now, time)));
         self.turn_out(key, Place::Ejected, cause, Some(time));
     }
 
     fn turn_out(&mut self, key: &K, place: Place, cause: Cause, time: Option<Duration>) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            (entry.place, entry.cause, entry.spared) = (place, cause, None);
+        let entry = self.entries.get_mut(key);
+        if let Some(past) = entry.and_then(Entry::past_mut) {
+            (past.place, past.cause, past.spared) = (place, cause, None);
         }
         self.step(key, StepKind::Ejected { cause, time });
     }
 
     fn probe(&mut self, key: &K, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::Probing { turn: None };
+            entry.remember(now).place = Place::Probing { turn: None };
             let deadline = after(now, self.rules.probe_timeout);
             self.set_due(key, Some(deadline));
             self.step(key, StepKind::Probe);
@@ -530,13 +448,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        match entry.order.take() {
+        // Requests of before are not held against it.
+        entry.restart();
+        let past = entry.remember(now);
+        match past.order.take() {
             Some(order) => _ = self.away.remove(&order),
             None => self.held -= 1,
         }
-        (entry.place, entry.healthy) = (Place::In, now);
-        // Requests of before are not held against it.
-        entry.starts.clear();
+        (past.place, past.healthy) = (Place::In, now);
         self.set_due(key, None);
         self.step(key, StepKind::Restored { by });
     }
@@ -546,13 +465,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
+        let round = entry.round;
+        let past = entry.remember(now);
         // Once a window is often enough to tell.
-        let told = entry
+        let told = past
             .spared
             .is_some_and(|told| now.saturating_duration_since(told) < window);
         if !told {
-            entry.spared = Some(now);
-            let round = entry.round;
+            past.spared = Some(now);
             self.steps.push_back(Step {
                 key: key.clone(),
                 round,
@@ -573,15 +493,16 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     fn set_due(&mut self, key: &K, at: Option<Instant>) {
-        let Some(entry) = self.entries.get_mut(key) else {
+        let entry = self.entries.get_mut(key);
+        let Some(past) = entry.and_then(Entry::past_mut) else {
             return;
         };
-        if let Some(due) = entry.due.take() {
+        if let Some(due) = past.due.take() {
             self.deadlines.remove(&due);
         }
         if let Some(at) = at {
             self.serial += 1;
-            entry.due = Some((at, self.serial));
+            past.due = Some((at, self.serial));
             self.deadlines.insert((at, self.serial), key.clone());
         }
     }

@@ -4,9 +4,9 @@ use std::{fmt, time::Duration};
 
 use super::{
     cause::Cause,
-    ejector::{Step, StepKind},
     gate::{Gate, GateState, GivenUp, Pass, Round},
     settings::EjectionSettings,
+    step::{Step, StepKind},
     tally::Tally,
 };
 use crate::{
@@ -78,6 +78,14 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    #[cfg(test)]
+    pub(super) fn failed(failures: u64) -> Self {
+        Self {
+            failures,
+            ..Self::default()
+        }
+    }
+
     /// What requests between `start` and this took, and how many of them there were.
     pub(super) fn latency_since(self, start: Self) -> Tally {
         let stalls = self.stalls.since(start.stalls);
@@ -279,6 +287,24 @@ impl Health {
             answers: Tally(self.answers.load(Relaxed)),
             failures: self.failures.load(Relaxed),
             stalls: Tally(self.stalls.load(Relaxed)),
+        }
+    }
+
+    /// The sums at the beginning of the window: when it was restored last, or was new, as long as no
+    /// window was [moved on](Self::rebase).
+    pub(super) fn base(&self) -> Sums {
+        let answers = Tally(self.base_answers.load(Relaxed));
+        let failures = self.base_failures.load(Relaxed);
+        let stalls = if answers == Tally::default() && failures == 0 {
+            Tally::default()
+        } else {
+            // They are not written down, so those before this moment do not count.
+            Tally(self.stalls.load(Relaxed))
+        };
+        Sums {
+            answers,
+            failures,
+            stalls,
         }
     }
 

@@ -38,17 +38,20 @@
 
 mod cause;
 mod ejector;
+mod entry;
 mod gate;
 mod health;
 mod peers;
 mod settings;
+mod step;
 mod tally;
 
 pub use self::{
     cause::{Cause, Restored},
-    ejector::{Ejector, Step, StepKind},
+    ejector::Ejector,
     gate::{GateState, Pass, Round},
     health::{Health, Signal},
     peers::Peers,
     settings::{Ejection, EjectionSettings},
+    step::{Step, StepKind},
 };

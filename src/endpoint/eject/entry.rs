@@ -1,0 +1,190 @@
+//! What the ejector remembers of one endpoint: next to nothing of one that never failed and gets no
+//! requests, as most of ten thousand do.
+
+use tokio::time::Instant;
+
+use super::{
+    cause::Cause,
+    gate::Round,
+    health::{Health, Sums},
+    settings::BUCKETS,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    In,
+    /// Until its time is up.
+    Ejected,
+    /// Until the probe is answered. The turn is that of a probe found under way at the last deadline.
+    Probing {
+        turn: Option<u64>,
+    },
+    /// Until its checks pass; then it is probed first if its requests had failed too.
+    Failing {
+        probe: bool,
+    },
+    /// Until somebody restores it.
+    Held,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) round: Round,
+    /// Of one that is or was out, or should have been.
+    past: Option<Box<Past>>,
+    /// Of one that has had requests.
+    starts: Option<Box<Starts>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Past {
+    pub(super) place: Place,
+    /// Why it is or was out.
+    pub(super) cause: Cause,
+    /// Ejections that are not forgiven.
+    pub(super) times: u32,
+    /// Since when it is in.
+    pub(super) healthy: Instant,
+    /// When it was last told that it was spared.
+    pub(super) spared: Option<Instant>,
+    pub(super) due: Option<(Instant, u64)>,
+    /// Its number among those who are out and not held.
+    pub(super) order: Option<u64>,
+}
+
+impl Entry {
+    /// One that is in.
+    pub(super) fn new(round: Round) -> Self {
+        Self {
+            round,
+            past: None,
+            starts: None,
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.past().map_or(Place::In, |past| past.place)
+    }
+
+    pub(super) fn past(&self) -> Option<&Past> {
+        self.past.as_deref()
+    }
+
+    pub(super) fn past_mut(&mut self) -> Option<&mut Past> {
+        self.past.as_deref_mut()
+    }
+
+    /// Something happened that is to be remembered.
+    pub(super) fn remember(&mut self, now: Instant) -> &mut Past {
+        self.past.get_or_insert_with(|| {
+            Box::new(Past {
+                place: Place::In,
+                cause: Cause::ByHand,
+                times: 0,
+                healthy: now,
+                spared: None,
+                due: None,
+                order: None,
+            })
+        })
+    }
+
+    /// The window begins anew: what was before is not held against it.
+    pub(super) fn restart(&mut self) {
+        self.starts = Some(Box::default());
+    }
+
+    /// Moves the window on by so many buckets. Returns the sums at its beginning, and whether it has
+    /// its full length.
+    pub(super) fn slide(&mut self, health: &Health, buckets: u32) -> (Sums, bool) {
+        let sums = health.sums();
+        let starts = match &mut self.starts {
+            Some(starts) => starts,
+            none => {
+                // It was idle from then on, up to the bucket that ends here.
+                let base = health.base();
+                if base == sums {
+                    return (sums, false);
+                }
+                none.insert(Box::new(Starts::of(base)))
+            }
+        };
+        for _ in 0..buckets {
+            starts.push(sums);
+        }
+        (starts.oldest().unwrap_or(sums), starts.is_full())
+    }
+
+    /// The sums when the bucket before the present one began, where they were noted.
+    pub(super) fn recent(&self) -> Option<Sums> {
+        self.starts.as_ref()?.recent()
+    }
+}
+
+/// The sums when each bucket of the window began.
+#[derive(Debug, Default)]
+struct Starts {
+    /// A ring: the oldest is at `next` when it is full, else at 0.
+    ring: [Sums; BUCKETS as usize],
+    next: u8,
+    len: u8,
+}
+
+impl Starts {
+    /// A full window in which nothing happened.
+    fn of(sums: Sums) -> Self {
+        Self {
+            ring: [sums; BUCKETS as usize],
+            next: 0,
+            len: BUCKETS as u8,
+        }
+    }
+
+    fn push(&mut self, sums: Sums) {
+        self.ring[usize::from(self.next)] = sums;
+        self.next = (self.next + 1) % BUCKETS as u8;
+        self.len = (self.len + 1).min(BUCKETS as u8);
+    }
+
+    fn is_full(&self) -> bool {
+        self.len == BUCKETS as u8
+    }
+
+    fn oldest(&self) -> Option<Sums> {
+        let oldest = if self.is_full() { self.next } else { 0 };
+        (self.len > 0).then(|| self.ring[usize::from(oldest)])
+    }
+
+    /// The last but one, or the only one.
+    fn recent(&self) -> Option<Sums> {
+        let back = self.len.min(2);
+        let at = (self.next + BUCKETS as u8 - back) % BUCKETS as u8;
+        (back > 0).then(|| self.ring[usize::from(at)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn a_ring_is_a_queue_of_the_last_ten() {
+        let mut starts = Starts::default();
+        let mut queue = VecDeque::new();
+        assert_eq!((starts.oldest(), starts.recent()), (None, None));
+        for n in 1..35 {
+            let sums = Sums::failed(n);
+            starts.push(sums);
+            queue.push_back(sums);
+            if queue.len() > BUCKETS as usize {
+                queue.pop_front();
+            }
+            assert_eq!(starts.oldest(), queue.front().copied());
+            let recent = queue.get(queue.len().saturating_sub(2));
+            assert_eq!(starts.recent(), recent.copied());
+            assert_eq!(starts.is_full(), queue.len() == BUCKETS as usize);
+        }
+    }
+}
