@@ -21,7 +21,8 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     id: Arc<str>,
-    scope: Arc<str>,
+    /// `None` instead of an empty one, which mostly it would be.
+    scope: Option<Arc<str>>,
 }
 
 impl Key {
@@ -29,7 +30,7 @@ impl Key {
     pub fn new(id: impl Into<Arc<str>>, scope: impl Into<Arc<str>>) -> Self {
         Self {
             id: id.into(),
-            scope: scope.into(),
+            scope: Some(scope.into()).filter(|scope| !scope.is_empty()),
         }
     }
 
@@ -40,16 +41,15 @@ impl Key {
 
     /// Where the id is unique; empty when it is unique everywhere.
     pub fn scope(&self) -> &str {
-        &self.scope
+        self.scope.as_deref().unwrap_or_default()
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.scope.is_empty() {
-            f.write_str(&self.id)
-        } else {
-            write!(f, "{}@{}", self.id, self.scope)
+        match &self.scope {
+            None => f.write_str(&self.id),
+            Some(scope) => write!(f, "{}@{scope}", self.id),
         }
     }
 }

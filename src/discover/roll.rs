@@ -104,7 +104,10 @@ impl Roll {
         match self.plan.next() {
             Some(Delta::Insert(new)) => {
                 let entry = Entry {
-                    facts: Arc::new(Facts::new(Arc::clone(&new), Arc::clone(&self.revision))),
+                    facts: Arc::new(Facts::new(
+                        Arc::clone(&new),
+                        Some(Arc::clone(&self.revision)),
+                    )),
                     seen: Arc::clone(&new),
                     made: None,
                     retry: None,

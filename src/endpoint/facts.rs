@@ -19,11 +19,12 @@ pub(crate) struct Facts {
     instance: RwLock<Arc<Instance>>,
     /// Counts the updates of all endpoints of one discovery, so that whoever follows many need not
     /// look at each. Release when written and Acquire when read: who sees the count sees the facts.
-    revision: Arc<AtomicU64>,
+    /// `None` where nobody updates them.
+    revision: Option<Arc<AtomicU64>>,
 }
 
 impl Facts {
-    pub(crate) fn new(instance: Arc<Instance>, revision: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(instance: Arc<Instance>, revision: Option<Arc<AtomicU64>>) -> Self {
         Self {
             revision,
             weight: AtomicU16::new(instance.weight.into()),
@@ -37,12 +38,14 @@ impl Facts {
             .instance
             .write()
             .unwrap_or_else(PoisonError::into_inner) = instance;
-        self.revision.fetch_add(1, Release);
+        if let Some(revision) = &self.revision {
+            revision.fetch_add(1, Release);
+        }
     }
 
     /// Counts the updates of all facts of the same discovery. To be read with Acquire.
-    pub(crate) fn count(&self) -> &Arc<AtomicU64> {
-        &self.revision
+    pub(crate) fn count(&self) -> Option<&Arc<AtomicU64>> {
+        self.revision.as_ref()
     }
 
     pub(crate) fn weight(&self) -> Weight {

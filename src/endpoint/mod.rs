@@ -96,7 +96,7 @@ impl<S> Endpoint<S> {
     /// Wraps the service that reaches `instance`, with a default [`PeakEwma`].
     pub fn new(service: S, instance: Arc<Instance>) -> Self {
         let key = instance.key.clone();
-        let facts = Arc::new(Facts::new(instance, Arc::default()));
+        let facts = Arc::new(Facts::new(instance, None));
         Self::assemble(
             service,
             key,

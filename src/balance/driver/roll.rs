@@ -183,7 +183,9 @@ pub(super) struct Revisions {
 
 impl Revisions {
     pub(super) fn add(&mut self, facts: &Facts) {
-        let count = facts.count();
+        let Some(count) = facts.count() else {
+            return;
+        };
         // One that nobody else holds never moves.
         if Arc::strong_count(count) > 1 && !self.counts.iter().any(|c| Arc::ptr_eq(c, count)) {
             self.seen = self.seen.wrapping_add(count.load(Acquire));
