@@ -88,37 +88,43 @@ impl Alias {
     fn new(candidates: &[Candidate]) -> Self {
         // Relative to the largest, so that neither sums nor quotients overflow.
         let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
-        let weight = |index: usize| {
-            let relative = candidates[index].weight / largest;
+        let weight = |candidate: &Candidate| {
+            let relative = candidate.weight / largest;
             relative.max(f64::from(f32::MIN_POSITIVE))
         };
-        let len = candidates.len();
-        let mean = (0..len).map(weight).sum::<f64>() / len as f64;
         // What is still to be placed of each, in columns.
-        let mut rest: Vec<f64> = (0..len).map(|index| weight(index) / mean).collect();
-        let mut columns: Vec<Column> = (0..len)
-            .map(|index| Column {
-                height: u32::MAX,
-                upper: index as u32,
-            })
-            .collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..len).partition(|index| rest[*index] < 1.0);
-        while let (Some(lower), Some(upper)) = (small.pop(), large.last().copied()) {
-            let height = (rest[lower] * 4_294_967_296.0).round();
-            columns[lower].height = (height as u32).max(1);
-            columns[lower].upper = upper as u32;
-            rest[upper] -= 1.0 - rest[lower];
-            if rest[upper] < 1.0 {
+        let mut rest: Vec<f64> = candidates.iter().map(weight).collect();
+        let weights = rest.iter().map(|weight| *weight as f32).collect();
+        let columns_per_weight = rest.len() as f64 / rest.iter().sum::<f64>();
+        rest.iter_mut().for_each(|rest| *rest *= columns_per_weight);
+        let indexes = 0..rest.len() as u32;
+        let column = |index| Column {
+            height: u32::MAX,
+            upper: index,
+        };
+        let mut columns: Box<[Column]> = indexes.clone().map(column).collect();
+        let (mut small, mut large): (Vec<u32>, Vec<u32>) =
+            indexes.partition(|index| rest[*index as usize] < 1.0);
+        while let Some(mut lower) = small.pop() {
+            let mut amount = rest[lower as usize];
+            // Whoever fills up a column and is small then comes next. In a set whose weights differ
+            // little that is nearly everybody, one after the other.
+            while let Some(upper) = large.last().copied() {
+                // Rounded: a call of `round` costs more than all the rest here.
+                let height = (amount * 4_294_967_296.0 + 0.5) as u32;
+                let height = height.max(1);
+                columns[lower as usize] = Column { height, upper };
+                amount += rest[upper as usize] - 1.0;
+                if amount >= 1.0 {
+                    rest[upper as usize] = amount;
+                    break;
+                }
                 large.pop();
-                small.push(upper);
+                lower = upper;
             }
         }
         // Whoever is left fills a column but for rounding; its column has no other.
-        Self {
-            columns: columns.into(),
-            weights: (0..len).map(|index| weight(index) as f32).collect(),
-        }
+        Self { columns, weights }
     }
 
     /// The weight of each, divided by the largest; above zero.
