@@ -93,3 +93,43 @@ impl<S, L> Default for Arrays<S, L> {
         }
     }
 }
+
+#[cfg(all(test, not(roster_loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        balance::state::Common, endpoint::eject::Round, endpoint::load::InFlight, instance::Key,
+    };
+
+    proptest! {
+        #[test]
+        fn arrays_hold_what_they_are_told_and_nothing_else(
+            turns in prop::collection::vec(prop::collection::vec((0usize..8, 0usize..3), 0..12), 1..8),
+        ) {
+            let common = Arc::new(Common::lonely());
+            let state = |n: usize| {
+                let key = Key::new(n.to_string(), "");
+                Held::new(key, InFlight::new(), Round::default(), Arc::clone(&common))
+            };
+            let states: Vec<_> = (0..8).map(state).collect();
+            let services: Vec<_> = (0..3).map(Arc::new).collect();
+            let mut arrays = Arrays::default();
+            for turn in turns {
+                arrays.hold(turn.iter().map(|(a, b)| (&states[*a], &services[*b])));
+                prop_assert_eq!(arrays.states.len(), turn.len());
+                prop_assert_eq!(arrays.services.len(), turn.len());
+                for (at, (a, b)) in turn.iter().enumerate() {
+                    prop_assert!(arrays.states[at].is_same(&states[*a]));
+                    prop_assert!(Arc::ptr_eq(&arrays.services[at], &services[*b]));
+                }
+                for (n, service) in services.iter().enumerate() {
+                    let held = turn.iter().filter(|(_, b)| *b == n).count();
+                    prop_assert_eq!(Arc::strong_count(service), held + 1);
+                }
+                prop_assert!(states.iter().all(|state| state.in_flight() == 0));
+            }
+        }
+    }
+}
