@@ -83,7 +83,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             }
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
-            let timed = state.tracker.times(*count) || state.is_timed();
+            let timed = state.tracker().times(*count) || state.is_timed();
             let began = timed.then(|| draw.now());
             if let Some(now) = draw.read() {
                 *clock = Some(now);

@@ -146,7 +146,7 @@ impl<Request> Failed<Request> {
         Self {
             error,
             at: state.id(),
-            home: state.common.core.clone(),
+            home: state.common().core.clone(),
             request,
         }
     }

@@ -108,8 +108,8 @@ impl<L: LoadTracker> RequestGuard<L> {
         let phase = match began {
             None => Phase::Untimed,
             Some(now) => {
-                state.tracker.start(now);
-                let since = now.saturating_duration_since(state.common.epoch);
+                state.tracker().start(now);
+                let since = now.saturating_duration_since(state.common().epoch);
                 Phase::Waiting(Ticks::of(since))
             }
         };
@@ -128,7 +128,7 @@ impl<L: LoadTracker> RequestGuard<L> {
     #[inline]
     pub(super) fn answered(&mut self) {
         if let Phase::Waiting(since) = self.phase.phase() {
-            let now = Ticks::of(self.state.common.epoch.elapsed());
+            let now = Ticks::of(self.state.common().epoch.elapsed());
             self.set(Phase::Answered(now.since(since)));
         }
     }
@@ -147,20 +147,20 @@ impl<L: LoadTracker> RequestGuard<L> {
         let rtt = match before {
             Phase::Waiting(since) => {
                 let now = Instant::now();
-                let passed = Ticks::of(now.saturating_duration_since(state.common.epoch));
+                let passed = Ticks::of(now.saturating_duration_since(state.common().epoch));
                 let rtt = passed.since(since);
-                state.tracker.record(outcome, rtt.time(), now);
+                state.tracker().record(outcome, rtt.time(), now);
                 rtt
             }
             Phase::Answered(rtt) => {
-                state.tracker.record(outcome, rtt.time(), Instant::now());
+                state.tracker().record(outcome, rtt.time(), Instant::now());
                 rtt
             }
             // A failure that nobody took the time of, or an answer that began well and broke off.
             Phase::Untimed | Phase::Succeeded(_)
                 if L::TIMED && !matches!(outcome, Outcome::Success | Outcome::Cancelled) =>
             {
-                state.tracker.penalize(Instant::now());
+                state.tracker().penalize(Instant::now());
                 Ticks(0)
             }
             Phase::Succeeded(rtt) => rtt,
@@ -179,7 +179,7 @@ impl<L: LoadTracker> RequestGuard<L> {
     #[cold]
     fn dropped(&self) -> Outcome {
         let waited = match self.phase.phase() {
-            Phase::Waiting(since) => Ticks::of(self.state.common.epoch.elapsed()).since(since),
+            Phase::Waiting(since) => Ticks::of(self.state.common().epoch.elapsed()).since(since),
             _ => Ticks(0),
         };
         if is_given_up(waited.time()) {

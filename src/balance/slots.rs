@@ -174,7 +174,9 @@ impl Counts {
         let mut zeros = std::mem::take(&mut self.spare);
         // They are zeros already.
         zeros.truncate(len);
-        make_room(&mut zeros, len);
+        // Some more than there are endpoints: what lies behind is another thread's, and must not share
+        // a cache line with what is counted here.
+        make_room(&mut zeros, len + 32);
         zeros.resize(len, 0);
         zeros
     }

@@ -34,16 +34,20 @@ pub(crate) struct EndpointState<L> {
     /// References that are not requests; see [`Held`].
     held: AtomicU32,
     mark: Mark,
-    /// Its gate comes first in it. Behind the tracker, which is of no size where requests in flight
-    /// are all that counts.
-    pub(crate) tracker: L,
-    pub(crate) health: Health,
+    /// The gate, what stands beside it, and the counts for ejection.
+    pub(crate) health: Health<Beside<L>>,
     /// Relaxed: a statistic, as all numbers here; none publishes other memory.
     failed: AtomicU64,
     /// Whether it is of the version that is guarded. Relaxed, as it stands for itself.
     canary: AtomicBool,
     pub(crate) key: Key,
-    pub(crate) common: Arc<Common>,
+}
+
+/// What stands beside the gate: in this order, as only what is timed needs it.
+#[repr(C)]
+pub(crate) struct Beside<L> {
+    common: Arc<Common>,
+    tracker: L,
 }
 
 /// An endpoint's id, and what a request must know of [`Common`] without fetching it.
@@ -98,6 +102,16 @@ impl Common {
 
 impl<L> EndpointState<L> {
     #[inline]
+    pub(crate) fn tracker(&self) -> &L {
+        &self.health.beside.tracker
+    }
+
+    #[inline]
+    pub(crate) fn common(&self) -> &Common {
+        &self.health.beside.common
+    }
+
+    #[inline]
     pub(crate) fn id(&self) -> EndpointId {
         EndpointId::of_bits(self.mark.0)
     }
@@ -138,7 +152,7 @@ impl<L> EndpointState<L> {
         if !self.is_watched() {
             return;
         }
-        let common = &*self.common;
+        let common = self.common();
         if let Some(rules) = &common.rules {
             let pass = self.health.unpack(pass);
             let signal = if revised {
@@ -183,12 +197,10 @@ impl<L> Held<L> {
         Self(SharedState::new(EndpointState {
             held: AtomicU32::new(1),
             mark: Mark::new(&common),
-            tracker,
-            health: Health::new(round),
+            health: Health::with(round, Beside { common, tracker }),
             failed: AtomicU64::new(0),
             canary: AtomicBool::new(false),
             key,
-            common,
         }))
     }
 
@@ -216,7 +228,7 @@ impl<L> Held<L> {
     where
         L: LoadTracker,
     {
-        let load = self.0.tracker.load(self.in_flight(), now);
+        let load = self.0.tracker().load(self.in_flight(), now);
         // Also false for NaN.
         if load >= 0.0 { load } else { f64::INFINITY }
     }
@@ -254,7 +266,7 @@ impl<L: std::fmt::Debug> std::fmt::Debug for EndpointState<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EndpointState")
             .field("key", &self.key)
-            .field("tracker", &self.tracker)
+            .field("tracker", self.tracker())
             .field("health", &self.health)
             .finish_non_exhaustive()
     }

@@ -138,7 +138,7 @@ where
                 }
                 StepKind::Restored { by } => {
                     tracing::info!(endpoint = %key, "restored: {by}");
-                    member.state.tracker.forget(now);
+                    member.state.tracker().forget(now);
                     member.out = false;
                     let ramp = self.begins_to_ramp(now);
                     self.roll.members[place].ramp = ramp;

@@ -178,14 +178,14 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     #[inline]
     pub fn timeless(&self, index: usize) -> Option<f64> {
         let state = &self.states[index];
-        let load = state.tracker.timeless(state.in_flight())?;
+        let load = state.tracker().timeless(state.in_flight())?;
         Some(if load >= 0.0 { load } else { f64::INFINITY })
     }
 
     /// What is measured of an endpoint.
     #[inline]
     pub fn tracker(&self, index: usize) -> &L {
-        &self.states[index].tracker
+        self.states[index].tracker()
     }
 
     /// Whether an endpoint has been neither ejected since the set was made nor tried before by an
@@ -365,7 +365,7 @@ impl<P: Policy> Trial<P> {
 
     /// Starts a request on an endpoint.
     pub fn start(&self, index: usize, now: Instant) {
-        self.states[index].tracker.start(now);
+        self.states[index].tracker().start(now);
         let request = (index, self.states[index].begin());
         self.requests.borrow_mut().push(request);
     }
@@ -379,7 +379,7 @@ impl<P: Policy> Trial<P> {
         now: Instant,
     ) {
         let state = &self.states[index];
-        state.tracker.record(outcome, rtt, now);
+        state.tracker().record(outcome, rtt, now);
         let mut requests = self.requests.borrow_mut();
         if let Some(at) = requests.iter().position(|(of, _)| *of == index) {
             requests.swap_remove(at);

@@ -144,13 +144,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// the share that its peers fail: three times as much, or half of what they would have answered. All
     /// requests of the peers count alike, so that one which is idle, because it has just
     /// returned, does not make the busy ones look bad.
-    pub fn shares_its_failures<'h>(
+    pub fn shares_its_failures<'h, T>(
         &self,
         key: &K,
-        endpoints: impl Iterator<Item = (&'h K, &'h Health)>,
+        endpoints: impl Iterator<Item = (&'h K, &'h Health<T>)>,
     ) -> bool
     where
         K: 'h,
+        T: 'h,
     {
         let (mut own, mut peers) = ((0, 0), (0, 0));
         for (peer, health) in endpoints {
@@ -268,7 +269,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     /// Does what is due. `health` looks an endpoint up.
-    pub fn due<'h>(&mut self, now: Instant, mut health: impl FnMut(&K) -> Option<&'h Health>) {
+    pub fn due<'h, T: 'h>(
+        &mut self,
+        now: Instant,
+        mut health: impl FnMut(&K) -> Option<&'h Health<T>>,
+    ) {
         while let Some(first) = self.deadlines.first_entry() {
             if first.key().0 > now {
                 return;
@@ -304,9 +309,13 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// Moves the windows on, and ejects who is far slower than its peers. To be called with all
     /// endpoints whenever it [is due](Self::is_tick_due), a tenth of the window at a time: late, the
     /// windows are longer by that.
-    pub fn tick<'h>(&mut self, now: Instant, endpoints: impl Iterator<Item = (&'h K, &'h Health)>)
-    where
+    pub fn tick<'h, T>(
+        &mut self,
+        now: Instant,
+        endpoints: impl Iterator<Item = (&'h K, &'h Health<T>)>,
+    ) where
         K: 'h,
+        T: 'h,
     {
         if !self.is_tick_due(now) {
             return;

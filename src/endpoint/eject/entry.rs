@@ -96,7 +96,7 @@ impl Entry {
 
     /// Moves the window on by so many buckets. Returns the sums at its beginning, and whether it has
     /// its full length.
-    pub(super) fn slide(&mut self, health: &Health, buckets: u32) -> (Sums, bool) {
+    pub(super) fn slide<T>(&mut self, health: &Health<T>, buckets: u32) -> (Sums, bool) {
         let sums = health.sums();
         let starts = match &mut self.starts {
             Some(starts) => starts,

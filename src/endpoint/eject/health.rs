@@ -44,9 +44,12 @@ pub enum Signal {
 /// Shared by requests and driver. It is 64 bytes, allocates nothing and needs no clock: the window
 /// slides because the driver writes down, a tenth of it at a time, what the sums were
 /// ([`Ejector::tick`](super::Ejector::tick)). A success costs one addition.
+///
+/// `T` is whatever else requests read of an endpoint: beside the gate it lies in the same cache line.
 #[repr(C)]
-pub struct Health {
+pub struct Health<T = ()> {
     gate: Gate,
+    pub(crate) beside: T,
     /// Failures since the last success. Relaxed: it decides for itself, and one failure more or less
     /// at the moment of a success is a matter of who was first.
     streak: AtomicU64,
@@ -103,8 +106,16 @@ impl Health {
     /// The health of an endpoint of which nothing is known; its gate is open. `round` is what
     /// [`Ejector::insert`](super::Ejector::insert) gave for it.
     pub fn new(round: Round) -> Self {
+        Self::with(round, ())
+    }
+}
+
+impl<T> Health<T> {
+    /// The same, with something beside the gate.
+    pub(crate) fn with(round: Round, beside: T) -> Self {
         Self {
             gate: Gate::new(round),
+            beside,
             streak: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -325,7 +336,7 @@ impl Health {
     }
 }
 
-impl fmt::Debug for Health {
+impl<T> fmt::Debug for Health<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (failed, total) = self.counts();
         f.debug_struct("Health")
