@@ -254,8 +254,8 @@ where
             .http2_only(self.http2)
             .http2_keep_alive_interval(self.probe_after());
         Ok(HttpClient {
-            client: builder.build(connector),
             line: Arc::new(Line {
+                client: builder.build(connector),
                 place: Arc::new(Place::new(instance, tls)),
                 links,
                 waiting: AtomicUsize::new(0),
@@ -310,13 +310,13 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 /// [`take_request`](HttpError::take_request) mostly gives it back: unless it seemed sure that there
 /// was a connection for it.
 pub struct HttpClient<B> {
-    client: legacy::Client<Connector, KeptBody<B>>,
-    line: Arc<Line>,
+    /// One word: a balancer clones it for each request, and moves what it has cloned.
+    line: Arc<Line<B>>,
 }
 
 /// What the clones of a client share.
-#[derive(Debug)]
-struct Line {
+struct Line<B> {
+    client: legacy::Client<Connector, KeptBody<B>>,
     place: Arc<Place>,
     links: Arc<Links>,
     /// Requests whose answer has not begun. Relaxed: a hint, that publishes no other memory.
@@ -325,7 +325,7 @@ struct Line {
     shared: bool,
 }
 
-impl Line {
+impl<B> Line<B> {
     /// Whether one more request may have to wait for a connection, and so may fail for want of one.
     fn may_connect(&self, waiting: usize) -> bool {
         let open = self.links.open();
@@ -339,10 +339,9 @@ impl Line {
 }
 
 /// A request that waits for its answer.
-#[derive(Debug)]
-struct Waiting(Arc<Line>);
+struct Waiting<B>(Arc<Line<B>>);
 
-impl Drop for Waiting {
+impl<B> Drop for Waiting<B> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }
@@ -378,7 +377,7 @@ where
                 // The version is the connection's affair: a request that came in over HTTP/2 may go
                 // on over HTTP/1, and the other way round.
                 *request.version_mut() = Version::HTTP_11;
-                Exchange::Sent(self.client.request(request))
+                Exchange::Sent(self.line.client.request(request))
             }
             Err(message) => Exchange::Refused(message),
         };
@@ -393,7 +392,6 @@ where
 impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
         Self {
-            client: self.client.clone(),
             line: Arc::clone(&self.line),
         }
     }
@@ -414,7 +412,7 @@ pub struct HttpFuture<B> {
     exchange: Exchange,
     /// Taken when the exchange is over. Boxed, because most have none.
     kept: Option<Box<Kept<B>>>,
-    line: Waiting,
+    line: Waiting<B>,
 }
 
 #[pin_project(project = ExchangeProj)]
