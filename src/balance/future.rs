@@ -53,12 +53,9 @@ pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
 
 #[pin_project(project = StageProj, project_replace = StageOwned)]
 enum Stage<S: Service<Request>, Request, G> {
-    /// Waits for the endpoint's own readiness.
-    Ready {
-        service: S,
-        request: Request,
-        guard: G,
-    },
+    /// Waits for the endpoint's own readiness. Boxed, because few do, and a request is larger than all
+    /// the rest: every layer above moves this future.
+    Ready(Box<GettingReady<S, Request, G>>),
     Calling {
         #[pin]
         future: S::Future,
@@ -66,6 +63,12 @@ enum Stage<S: Service<Request>, Request, G> {
     },
     Refused(Error),
     Done,
+}
+
+struct GettingReady<S, Request, G> {
+    service: S,
+    request: Request,
+    guard: G,
 }
 
 impl<S, P, C, R, Request> ResponseFuture<S, P, C, R, Request>
@@ -114,13 +117,13 @@ where
 }
 
 impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuard<L>> {
-    #[inline]
+    #[cold]
     fn ready(picked: Picked<S, L>, request: Request) -> Self {
-        Self::Ready {
+        Self::Ready(Box::new(GettingReady {
             service: picked.service,
             guard: picked.guard,
             request,
-        }
+        }))
     }
 }
 
@@ -290,16 +293,16 @@ where
                         }
                     }
                 }
-                StageProj::Ready { .. } => {
+                StageProj::Ready(_) => {
                     let ready = this.stage.as_mut().project_replace(Stage::Done);
-                    let StageOwned::Ready {
+                    let StageOwned::Ready(ready) = ready else {
+                        unreachable!("it was getting ready a line above");
+                    };
+                    let GettingReady {
                         service,
                         request,
                         guard,
-                    } = ready
-                    else {
-                        unreachable!("it was getting ready a line above");
-                    };
+                    } = *ready;
                     match advance::<S, P, Request>(Picked { service, guard }, request, cx) {
                         Sent::Calling(future, guard) => {
                             this.stage.set(Stage::Calling { future, guard });
@@ -348,7 +351,8 @@ impl<S: Service<Request>, P: Policy, C, R, Request> fmt::Debug
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
-            Stage::Ready { guard, .. } | Stage::Calling { guard, .. } => Some(guard),
+            Stage::Ready(ready) => Some(&ready.guard),
+            Stage::Calling { guard, .. } => Some(guard),
             Stage::Refused(_) | Stage::Done => None,
         };
         f.debug_struct("ResponseFuture")

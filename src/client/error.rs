@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc};
 use http::Request;
 
 use super::uri::Place;
+#[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
+use crate::classify;
 use crate::{
-    classify::{self, Unsent},
+    classify::Unsent,
     error::BoxError,
     instance::{Address, Key},
 };
@@ -30,6 +32,7 @@ enum Kind {
 
 impl HttpError {
     /// `request` gives back what was sent, if it was not.
+    #[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
     pub(super) fn exchange<B: Send + 'static>(
         place: Arc<Place>,
         error: impl std::error::Error + Send + Sync + 'static,
@@ -49,6 +52,28 @@ impl HttpError {
             place,
             kind,
             source: Some(source),
+        }
+    }
+
+    /// Nothing of `request` was sent.
+    pub(super) fn unsent<B: Send + 'static>(
+        place: Arc<Place>,
+        error: BoxError,
+        request: Request<B>,
+    ) -> Self {
+        Self {
+            place,
+            kind: Kind::Connect,
+            source: Some(Unsent::new(error).with_request(request).into()),
+        }
+    }
+
+    /// The request was begun.
+    pub(super) fn broke(place: Arc<Place>, error: hyper::Error) -> Self {
+        Self {
+            place,
+            kind: Kind::Broke,
+            source: Some(error.into()),
         }
     }
 

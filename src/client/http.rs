@@ -7,11 +7,8 @@
 //! keeps the connections to removed instances until they have been idle for long.
 //!
 //! A request that found no connection comes back in the error, so that it can go to another endpoint
-//! at once. hyper-util's client takes the request and drops it when it cannot connect; so its head is
-//! copied before, and its body waits where both can take it. That is done when there may be no
-//! connection for it: as many requests wait as connections are open, or the last attempt to connect
-//! failed. Most requests of a busy client do not pay for it; one that finds its connection closed in
-//! the same instant, or held by the long body of another answer, may be lost to it.
+//! at once. HTTP/1.1 without TLS is [our own](super::http1) over hyper's connections; where TLS or
+//! HTTP/2 is spoken, it is [hyper-util's client](super::negotiated).
 //!
 //! A client connects when a request needs it and again when that connection is gone. So it is always
 //! ready, never fails in `poll_ready`, and an instance that was restarted gets traffic again
@@ -22,32 +19,34 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+#[cfg(any(feature = "http2", feature = "tls"))]
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
-use pin_project::pin_project;
 use tower::Service;
 
+#[cfg(any(feature = "http2", feature = "tls"))]
+use super::negotiated::Negotiated;
 use super::{
     error::HttpError,
-    kept::{Kept, KeptBody},
+    http1::{Answer, Http1},
+    pool::Pool,
     uri::Place,
 };
+#[cfg(any(feature = "http2", feature = "tls"))]
+use crate::connect::Links;
 use crate::{
     backoff::NEVER,
-    connect::{Connector, Links, Target},
+    connect::{Connector, Target},
     discover::MakeEndpoint,
     error::BoxError,
     instance::Instance,
@@ -138,7 +137,8 @@ impl<B> HttpEndpoints<B> {
     }
 
     /// Sets how long a connection may be idle before it is closed; 50 s by default, `None` for ever.
-    /// Keep it below the server's own, else a request may meet a connection that is being closed.
+    /// Some are closed an eighth of it earlier. Keep it below the server's own, else a request may meet
+    /// a connection that is being closed.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into();
@@ -241,6 +241,29 @@ where
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<HttpClient<B>, BoxError> {
         let (connector, tls) = self.connector(instance);
+        let place = Arc::new(Place::new(instance, tls));
+        if !tls && !self.is_http2() {
+            return Ok(HttpClient(Transport::Http1(Arc::new(Http1 {
+                place,
+                connector,
+                pool: Arc::new(Pool::new(self.max_idle, self.idle_timeout)),
+            }))));
+        }
+        #[cfg(any(feature = "http2", feature = "tls"))]
+        return Ok(self.negotiated(place, connector));
+        #[cfg(not(any(feature = "http2", feature = "tls")))]
+        unreachable!("nothing else can be set")
+    }
+}
+
+#[cfg(any(feature = "http2", feature = "tls"))]
+impl<B> HttpEndpoints<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn negotiated(&self, place: Arc<Place>, connector: Connector) -> HttpClient<B> {
         let links = Arc::<Links>::default();
         let connector = connector.links(Arc::clone(&links));
         let mut builder = legacy::Client::builder(TokioExecutor::new());
@@ -253,15 +276,9 @@ where
         builder
             .http2_only(self.http2)
             .http2_keep_alive_interval(self.probe_after());
-        Ok(HttpClient {
-            client: builder.build(connector),
-            line: Arc::new(Line {
-                place: Arc::new(Place::new(instance, tls)),
-                links,
-                waiting: AtomicUsize::new(0),
-                shared: self.is_http2(),
-            }),
-        })
+        let client = builder.build(connector);
+        let negotiated = Negotiated::new(client, place, links, self.is_http2());
+        HttpClient(Transport::Negotiated(Arc::new(negotiated)))
     }
 }
 
@@ -307,44 +324,24 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 ///
 /// # Errors
 /// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the request was not sent, and then
-/// [`take_request`](HttpError::take_request) mostly gives it back: unless it seemed sure that there
-/// was a connection for it.
-pub struct HttpClient<B> {
-    client: legacy::Client<Connector, KeptBody<B>>,
-    line: Arc<Line>,
+/// [`take_request`](HttpError::take_request) gives it back. With HTTP/2 or TLS it mostly does: unless
+/// it seemed sure that there was a connection for it.
+pub struct HttpClient<B>(Transport<B>);
+
+/// A word or two: a balancer clones it for each request, and moves what it has cloned.
+enum Transport<B> {
+    Http1(Arc<Http1<B>>),
+    #[cfg(any(feature = "http2", feature = "tls"))]
+    Negotiated(Arc<Negotiated<B>>),
 }
 
-/// What the clones of a client share.
-#[derive(Debug)]
-struct Line {
-    place: Arc<Place>,
-    links: Arc<Links>,
-    /// Requests whose answer has not begun. Relaxed: a hint, that publishes no other memory.
-    waiting: AtomicUsize,
-    /// Whether one connection carries all requests.
-    shared: bool,
-}
-
-impl Line {
-    /// Whether one more request may have to wait for a connection, and so may fail for want of one.
-    fn may_connect(&self, waiting: usize) -> bool {
-        let open = self.links.open();
-        let enough = if self.shared {
-            open > 0
-        } else {
-            open > waiting
-        };
-        !enough || self.links.is_failing()
-    }
-}
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-struct Waiting(Arc<Line>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+impl<B> HttpClient<B> {
+    fn place(&self) -> &Place {
+        match &self.0 {
+            Transport::Http1(transport) => &transport.place,
+            #[cfg(any(feature = "http2", feature = "tls"))]
+            Transport::Negotiated(transport) => transport.place(),
+        }
     }
 }
 
@@ -362,93 +359,59 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
-        let waiting = self.line.waiting.fetch_add(1, Relaxed);
-        let line = Waiting(Arc::clone(&self.line));
-        // Before it is completed for this endpoint: another may complete it otherwise.
-        let (mut request, kept) = if self.line.may_connect(waiting) {
-            let (request, kept) = Kept::keep(request);
-            (request, Some(Box::new(kept)))
-        } else {
-            (Kept::pass(request), None)
-        };
-        let exchange = match self.line.place.complete(std::mem::take(request.uri_mut())) {
-            Ok(uri) => {
-                *request.uri_mut() = uri;
-                // The version is the connection's affair: a request that came in over HTTP/2 may go
-                // on over HTTP/1, and the other way round.
-                *request.version_mut() = Version::HTTP_11;
-                Exchange::Sent(self.client.request(request))
-            }
-            Err(message) => Exchange::Refused(message),
+        let exchange = match &self.0 {
+            Transport::Http1(transport) => transport.send(request),
+            #[cfg(any(feature = "http2", feature = "tls"))]
+            Transport::Negotiated(transport) => transport.send(request),
         };
         HttpFuture {
-            exchange,
-            kept,
-            line,
+            exchange: exchange.map_err(Some),
+            body: PhantomData,
         }
     }
 }
 
 impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
-        Self {
-            client: self.client.clone(),
-            line: Arc::clone(&self.line),
-        }
+        Self(match &self.0 {
+            Transport::Http1(transport) => Transport::Http1(Arc::clone(transport)),
+            #[cfg(any(feature = "http2", feature = "tls"))]
+            Transport::Negotiated(transport) => Transport::Negotiated(Arc::clone(transport)),
+        })
     }
 }
 
 impl<B> fmt::Debug for HttpClient<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClient")
-            .field("place", &self.line.place)
+            .field("place", self.place())
             .finish_non_exhaustive()
     }
 }
 
 /// A request over HTTP that waits for the head of its answer.
-#[pin_project]
 pub struct HttpFuture<B> {
-    #[pin]
-    exchange: Exchange,
-    /// Taken when the exchange is over. Boxed, because most have none.
-    kept: Option<Box<Kept<B>>>,
-    line: Waiting,
+    /// Or why it cannot be sent at all, until that is told.
+    exchange: Result<Answer, Option<HttpError>>,
+    body: PhantomData<fn(B)>,
 }
 
-#[pin_project(project = ExchangeProj)]
-#[derive(Debug)]
-enum Exchange {
-    Sent(#[pin] legacy::ResponseFuture),
-    Refused(String),
-}
-
-impl<B: Send + 'static> Future for HttpFuture<B> {
+impl<B> Future for HttpFuture<B> {
     type Output = Result<Response<Incoming>, HttpError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let place = || Arc::clone(&this.line.0.place);
-        Poll::Ready(match this.exchange.project() {
-            ExchangeProj::Sent(exchange) => {
-                let result = ready!(exchange.poll(cx));
-                let kept = this.kept.take();
-                let request = || kept.and_then(|kept| kept.give_back());
-                result.map_err(|error| HttpError::exchange(place(), error, request))
-            }
-            ExchangeProj::Refused(message) => {
-                Err(HttpError::invalid(place(), std::mem::take(message)))
-            }
-        })
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.exchange {
+            Ok(answer) => answer.as_mut().poll(cx),
+            Err(error) => Poll::Ready(Err(error.take().expect("not polled after it was done"))),
+        }
     }
 }
 
 impl<B> fmt::Debug for HttpFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpFuture")
-            .field("exchange", &self.exchange)
-            .field("place", &self.line.0.place)
-            .finish_non_exhaustive()
+        f.debug_struct("HttpFuture").finish_non_exhaustive()
     }
 }

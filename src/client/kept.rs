@@ -12,7 +12,7 @@
 //! polls it.
 //!
 //! It costs half a microsecond, of the twenty that a small request on loopback takes of one core. So
-//! [`pass`](Kept::pass) is for requests that will hardly come back.
+//! `pass` is for requests that will hardly come back.
 
 use std::{
     fmt,
@@ -59,6 +59,7 @@ impl<B: Body> Kept<B> {
     }
 
     /// Gives a request away for good.
+    #[cfg(any(feature = "http2", feature = "tls"))]
     pub(super) fn pass(request: Request<B>) -> Request<KeptBody<B>> {
         request.map(|body| KeptBody {
             state: State::Begun(body),

@@ -4,7 +4,12 @@ mod error;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod http;
+mod http1;
+#[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
 mod kept;
+#[cfg(any(feature = "http2", feature = "tls"))]
+mod negotiated;
+mod pool;
 mod uri;
 
 #[cfg(feature = "tonic")]

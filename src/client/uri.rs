@@ -1,8 +1,10 @@
 //! Which URI a request to an endpoint carries. Pure.
 
+#[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
+use http::uri::{Parts, PathAndQuery};
 use http::{
-    Uri,
-    uri::{Authority, Parts, PathAndQuery, Scheme},
+    HeaderValue, Uri,
+    uri::{Authority, Scheme},
 };
 
 use crate::instance::{Address, Instance, Key};
@@ -14,39 +16,65 @@ pub(super) struct Place {
     pub(super) address: Address,
     /// The name of the service, or the address where that is no authority.
     authority: Option<Authority>,
+    /// The same as a header.
+    host: Option<HeaderValue>,
     tls: bool,
 }
 
 impl Place {
     pub(super) fn new(instance: &Instance, tls: bool) -> Self {
         let address = instance.address.to_string();
+        let authority = authority(&instance.service).or_else(|| authority(&address));
         Self {
             key: instance.key.clone(),
             address: instance.address.clone(),
-            authority: authority(&instance.service).or_else(|| authority(&address)),
+            host: authority.as_ref().and_then(host),
+            authority,
             tls,
+        }
+    }
+
+    /// Whether a request with this URI can be sent here; else says why not.
+    pub(super) fn check(&self, uri: &Uri) -> Result<(), String> {
+        if self.authority(uri).is_none() {
+            return Err("a URI that names no service, for an endpoint that has no name".into());
+        }
+        match uri.scheme() {
+            None => Ok(()),
+            Some(scheme) if *scheme == Scheme::HTTP => Ok(()),
+            Some(scheme) if *scheme == Scheme::HTTPS && self.tls => Ok(()),
+            Some(scheme) if *scheme == Scheme::HTTPS => {
+                Err("an https URI, and the endpoint was made without TLS".into())
+            }
+            Some(scheme) => Err(format!("scheme {scheme} is neither http nor https")),
+        }
+    }
+
+    /// Whom a request with this URI is for.
+    pub(super) fn authority<'a>(&'a self, uri: &'a Uri) -> Option<&'a Authority> {
+        uri.authority().or(self.authority.as_ref())
+    }
+
+    /// The same as a header, of a request without TLS.
+    pub(super) fn host(&self, uri: &Uri) -> Option<HeaderValue> {
+        match (uri.authority(), &self.authority) {
+            (Some(given), Some(own)) if given.as_str() == own.as_str() => self.host.clone(),
+            (Some(given), _) => host(given),
+            (None, _) => self.host.clone(),
         }
     }
 
     /// Completes the URI of a request: the authority it has stays, because that names the service to
     /// the server; the scheme says what is really done.
+    #[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
     pub(super) fn complete(&self, uri: Uri) -> Result<Uri, String> {
+        self.check(&uri)?;
         let mut parts: Parts = uri.into_parts();
-        let https = parts.scheme.as_ref() == Some(&Scheme::HTTPS);
-        if https && !self.tls {
-            return Err("an https URI, and the endpoint was made without TLS".into());
-        }
-        let scheme = if self.tls {
+        parts.scheme = Some(if self.tls {
             Scheme::HTTPS
         } else {
             Scheme::HTTP
-        };
-        match parts.scheme.replace(scheme) {
-            Some(given) if given != Scheme::HTTP && given != Scheme::HTTPS => {
-                return Err(format!("scheme {given} is neither http nor https"));
-            }
-            _ => {}
-        }
+        });
         if parts.authority.is_none() {
             parts.authority.clone_from(&self.authority);
         }
@@ -55,6 +83,18 @@ impl Place {
         }
         Uri::from_parts(parts).map_err(|error| format!("cannot complete the URI: {error}"))
     }
+}
+
+/// An authority as the header `Host`: without what is no part of that (RFC 9110, section 7.2), and
+/// without the port that is meant anyhow.
+fn host(authority: &Authority) -> Option<HeaderValue> {
+    let name = authority.host();
+    let port = authority.port_u16().filter(|port| *port != 80);
+    let host = match port {
+        Some(port) => HeaderValue::try_from(format!("{name}:{port}")),
+        None => HeaderValue::from_str(name),
+    };
+    host.ok()
 }
 
 /// A name as an authority, if it is a host with an optional port and nothing else.
@@ -92,6 +132,27 @@ mod tests {
         ] {
             let made = complete(service, false, uri);
             assert_eq!(made.as_deref(), Ok(completed), "{service:?} {uri:?}");
+        }
+    }
+
+    #[test]
+    fn the_header_names_whom_the_uri_names() {
+        let place = |service| {
+            let address = "[::1]:8080".parse().expect("an address");
+            Place::new(&Instance::new(service, "one", address), false)
+        };
+        for (service, uri, host) in [
+            ("web", "/", "web"),
+            ("web", "http://web/", "web"),
+            ("web", "http://other:81/", "other:81"),
+            ("web", "http://other:80/", "other"),
+            ("web", "http://user:secret@other/", "other"),
+            ("web:80", "/", "web"),
+            ("web:81", "http://web:81/", "web:81"),
+            ("no authority", "/", "[::1]:8080"),
+        ] {
+            let made = place(service).host(&uri.parse().expect("a URI"));
+            assert_eq!(made.expect("a header"), host, "{service:?} {uri:?}");
         }
     }
 

@@ -10,7 +10,7 @@ mod link;
 #[cfg(feature = "consul")]
 pub(crate) use self::link::Link;
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -57,7 +57,7 @@ pub(crate) struct Connector {
     server_name: Option<String>,
     #[cfg(feature = "consul")]
     linked: bool,
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
     links: Option<Arc<Links>>,
 }
 
@@ -77,7 +77,7 @@ impl Connector {
             server_name: None,
             #[cfg(feature = "consul")]
             linked: false,
-            #[cfg(feature = "http")]
+            #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
             links: None,
         }
     }
@@ -90,7 +90,7 @@ impl Connector {
     }
 
     /// Counts its connections there.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
     pub(crate) fn links(mut self, links: Arc<Links>) -> Self {
         self.links = Some(links);
         self
@@ -203,7 +203,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        #[cfg(feature = "http")]
+        #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
         if let Some(links) = self.links.clone() {
             let connect = self.clone().connect(uri);
             return Box::pin(async move { links.count(connect.await) });
@@ -213,7 +213,7 @@ impl Service<Uri> for Connector {
 }
 
 /// The connections to one target, as far as they are known.
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     /// Relaxed, both: hints, that publish no other memory.
@@ -221,7 +221,7 @@ pub(crate) struct Links {
     failing: AtomicBool,
 }
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 impl Links {
     fn count(self: Arc<Self>, result: Result<Io, BoxError>) -> Result<Io, BoxError> {
         self.failing.store(result.is_err(), Relaxed);
@@ -243,10 +243,10 @@ impl Links {
 }
 
 /// An open connection.
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 struct Counted(Arc<Links>);
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
@@ -260,7 +260,7 @@ pub(crate) struct Io {
     #[cfg(feature = "consul")]
     link: Option<Link>,
     /// Counts it for as long as it stands.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
     counted: Option<Counted>,
 }
 
@@ -274,7 +274,7 @@ impl Io {
             h2: false,
             #[cfg(feature = "consul")]
             link: None,
-            #[cfg(feature = "http")]
+            #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
             counted: None,
         }
     }

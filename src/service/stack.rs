@@ -189,7 +189,7 @@ impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
     /// get `http::Request<ReplayBody<B>>`.
     pub fn http() -> Self {
         let classify = crate::classify::Http::default();
-        Self::of(classify, Replay::new(), ShareReplay::new())
+        Self::of(classify, Replay::new(), ShareReplay::new().next_to_retry())
     }
 }
 
@@ -219,7 +219,7 @@ impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// ```
     pub fn grpc() -> Self {
         let classify = crate::classify::Grpc::default();
-        Self::of(classify, Replay::new(), ShareReplay::new())
+        Self::of(classify, Replay::new(), ShareReplay::new().next_to_retry())
     }
 }
 

@@ -39,6 +39,8 @@ where
     /// What further attempts are made with; gone when there will be none.
     plan: Option<Plan<S, R::Spare>>,
     shared: Arc<Shared<R, C>>,
+    /// Until the next attempt starts; only where the answer does not come at once.
+    sleep: Option<Pin<Box<Sleep>>>,
     /// What few requests need, so that the others need not carry it.
     rare: Rare<S::Future, Result<S::Response, S::Error>>,
 }
@@ -52,9 +54,8 @@ struct Plan<S, Spare> {
 
 struct Rare<F, T>(Option<Box<Beside<F, T>>>);
 
-/// The state of a request whose answer did not come at once.
+/// The state of a request of which an attempt failed, or which was sent a second time.
 struct Beside<F, T> {
-    sleep: Option<Pin<Box<Sleep>>>,
     extras: Vec<(Pin<Box<F>>, Watch)>,
     /// How many attempts were started beside the first.
     started: u32,
@@ -104,6 +105,7 @@ where
             tried,
             plan,
             shared,
+            sleep: None,
             rare: Rare(None),
         }
     }
@@ -191,15 +193,16 @@ where
             return Poll::Pending;
         };
         let shared = &**this.shared;
-        let beside = this.rare.0.get_or_insert_default();
-        // One that failed is made up for: what still runs may hang.
-        let most = shared.max_extra.get();
-        let failed = beside.failures.min(most);
-        if beside.started >= most.saturating_add(failed) {
-            return Poll::Pending;
+        if let Some(beside) = &this.rare.0 {
+            // One that failed is made up for: what still runs may hang.
+            let most = shared.max_extra.get();
+            let failed = beside.failures.min(most);
+            if beside.started >= most.saturating_add(failed) {
+                return Poll::Pending;
+            }
         }
         let next = plan.next;
-        let sleep = beside
+        let sleep = this
             .sleep
             .get_or_insert_with(|| Box::pin(sleep_until(next)));
         if sleep.deadline() != next {
@@ -215,6 +218,7 @@ where
             *this.plan = None;
             return Poll::Pending;
         };
+        let beside = this.rare.0.get_or_insert_default();
         beside.extras.push(extra);
         beside.started += 1;
         plan.next = after(plan.next, plan.delay);
@@ -327,7 +331,6 @@ impl<F, T, E> Beside<F, Result<T, E>> {
 impl<F, T> Default for Beside<F, T> {
     fn default() -> Self {
         Self {
-            sleep: None,
             extras: Vec::new(),
             started: 0,
             failures: 0,

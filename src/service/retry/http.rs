@@ -1,6 +1,6 @@
 //! Sending HTTP requests again.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{Method, Request, request::Parts};
 use http_body::Body;
@@ -16,7 +16,7 @@ const LIMIT: usize = 64 * 1024;
 /// Sends HTTP requests again: those of idempotent methods, with bodies up to a limit.
 ///
 /// The inner service gets an `http::Request<ReplayBody<B>>`. A request without a body costs a clone of
-/// its head; one with a body also an allocation, and the bytes that pass are kept until it is done.
+/// its head; one with a body another allocation, and the bytes that pass are kept until it is done.
 ///
 /// # Examples
 /// ```
@@ -87,8 +87,10 @@ impl<B: Body> Reissue<Request<B>> for Replay {
             0
         };
         let (body, replayer) = ReplayBody::new(body, limit);
+        let copy = Arc::new(head.clone());
+        let body = body.with_head(&copy);
         let spare = HttpSpare {
-            head: head.clone(),
+            head: copy,
             replayer,
         };
         (Request::from_parts(head, body), Some(spare))
@@ -117,6 +119,8 @@ impl<B: Body> Reissue<Request<B>> for Replay {
 #[derive(Clone, Copy)]
 pub struct ShareReplay {
     idempotent: fn(&Parts) -> bool,
+    /// No layer between changes the head, so that of the retry will do.
+    next_to_retry: bool,
 }
 
 impl ShareReplay {
@@ -124,7 +128,14 @@ impl ShareReplay {
     pub const fn new() -> Self {
         Self {
             idempotent: is_idempotent,
+            next_to_retry: false,
         }
+    }
+
+    /// Shares the copy of the head, too: for a hedge with nothing between itself and the retry.
+    pub(crate) const fn next_to_retry(mut self) -> Self {
+        self.next_to_retry = true;
+        self
     }
 
     /// Sets which requests may be carried out twice, as [`Replay::idempotent`].
@@ -141,8 +152,9 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
 
     fn prepare(&self, request: Request<ReplayBody<B>>) -> (Self::Request, Option<Self::Spare>) {
         let (head, body) = request.into_parts();
+        let copy = body.head().filter(|_| self.next_to_retry);
         let spare = HttpSpare {
-            head: head.clone(),
+            head: copy.map_or_else(|| Arc::new(head.clone()), Arc::clone),
             replayer: body.replayer(),
         };
         (Request::from_parts(head, body), Some(spare))
@@ -163,14 +175,18 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
 
 /// What later attempts of an HTTP request are made from.
 pub struct HttpSpare<B> {
-    head: Parts,
+    /// Shared, and so a word to all layers that move it.
+    head: Arc<Parts>,
     replayer: Replayer<B>,
 }
 
 impl<B> HttpSpare<B> {
     fn reissue(&self) -> Option<Request<ReplayBody<B>>> {
         let whole = self.replayer.is_whole();
-        whole.then(|| Request::from_parts(self.head.clone(), self.replayer.copy()))
+        whole.then(|| {
+            let body = self.replayer.copy().with_head(&self.head);
+            Request::from_parts(Parts::clone(&self.head), body)
+        })
     }
 }
 
@@ -205,5 +221,45 @@ impl<B> fmt::Debug for HttpSpare<B> {
         f.debug_struct("HttpSpare")
             .field("method", &self.head.method)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Empty;
+
+    use super::*;
+
+    #[test]
+    fn a_hedge_repeats_what_came_to_it_whatever_was_between() {
+        let (mut sent, _) = Replay::new().prepare(Request::new(Empty::<Bytes>::new()));
+        sent.headers_mut().insert("x-between", 1.into());
+        let (_, spare) = ShareReplay::new().prepare(sent);
+        let again = spare.and_then(|spare| spare.reissue());
+        assert!(
+            again
+                .expect("it is whole")
+                .headers()
+                .contains_key("x-between")
+        );
+    }
+
+    #[test]
+    fn a_hedge_next_to_its_retry_needs_no_copy_of_its_own() {
+        let request = Request::put("http://web/users/1").body(Empty::<Bytes>::new());
+        let (first, above) = Replay::new().prepare(request.expect("a valid request"));
+        let above = above.expect("it can be repeated");
+        for sent in [Some(first), above.reissue()] {
+            let hedge = ShareReplay::new().next_to_retry();
+            let (_, spare) = hedge.prepare(sent.expect("it is whole"));
+            let spare = spare.expect("it can be repeated");
+            assert!(Arc::ptr_eq(&spare.head, &above.head));
+            let again = spare.reissue().expect("it is whole");
+            assert_eq!(
+                (again.method(), again.uri().path()),
+                (&Method::PUT, "/users/1")
+            );
+        }
     }
 }

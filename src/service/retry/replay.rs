@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
@@ -41,6 +41,8 @@ const LEAST: usize = 64;
 pub struct ReplayBody<B> {
     /// `None` for a body that was empty from the start.
     copy: Option<ReplayCopy<B>>,
+    /// A copy of the head that it was sent with, for a hedge below.
+    head: Option<Arc<Parts>>,
 }
 
 /// Makes further copies of a body.
@@ -100,7 +102,11 @@ impl<B: Body> ReplayBody<B> {
     #[inline]
     pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
         if body.is_end_stream() {
-            return (Self { copy: None }, Replayer { shared: None });
+            let empty = Self {
+                copy: None,
+                head: None,
+            };
+            return (empty, Replayer { shared: None });
         }
         let too_long = body.size_hint().lower() > limit as u64;
         let shared = Arc::new(Mutex::new(State {
@@ -128,6 +134,7 @@ impl<B> Replayer<B> {
                 .shared
                 .as_ref()
                 .map(|shared| ReplayCopy::new(shared.clone())),
+            head: None,
         }
     }
 
@@ -152,6 +159,17 @@ impl<B> Replayer<B> {
 }
 
 impl<B> ReplayBody<B> {
+    /// Takes along a copy of the head that it is sent with.
+    pub(super) fn with_head(mut self, head: &Arc<Parts>) -> Self {
+        self.head = Some(Arc::clone(head));
+        self
+    }
+
+    /// The head that it was sent with, before other layers changed it.
+    pub(super) fn head(&self) -> Option<&Arc<Parts>> {
+        self.head.as_ref()
+    }
+
     /// Makes copies of the same body, to be read beside this one.
     pub(super) fn replayer(&self) -> Replayer<B> {
         Replayer {

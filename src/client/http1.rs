@@ -1,0 +1,191 @@
+//! Requests to one endpoint over HTTP/1.1 without TLS, on [connections of its own](super::pool).
+//!
+//! hyper-util's client serves any number of servers, over either version of HTTP: for each request it
+//! looks up whose connections to use, carries all its settings along, and starts a task. That is an
+//! eighth of what a small request on loopback takes. Here there is one server, and hyper's connections are
+//! used as they are. They also give a request back that they had not begun to write, so it need not be
+//! copied before: it goes out on another connection, or comes back in the error.
+
+use std::{fmt, future::Future, mem, pin::Pin, sync::Arc};
+
+use http::{Method, Request, Response, Uri, Version, header::HOST};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{Builder, SendRequest},
+};
+use tower::Service;
+
+use super::{
+    error::HttpError,
+    pool::{Connecting, Pool},
+    uri::Place,
+};
+use crate::{connect::Connector, error::BoxError};
+
+/// What the clones of a client share.
+pub(super) struct Http1<B> {
+    pub(super) place: Arc<Place>,
+    pub(super) connector: Connector,
+    pub(super) pool: Arc<Pool<B>>,
+}
+
+pub(super) type Answer =
+    Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>;
+
+impl<B> Http1<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Sends a request: at once, where there is a connection for it.
+    #[inline]
+    pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
+        if let Err(message) = self.place.check(request.uri()) {
+            return Err(HttpError::invalid(Arc::clone(&self.place), message));
+        }
+        let this = Arc::clone(self);
+        let Some(sender) = self.pool.take() else {
+            return Ok(Box::pin(this.connect_and_send(request)));
+        };
+        Ok(Box::pin(this.send_on(sender, request)))
+    }
+
+    /// Sends a request on a connection that seemed to be ready, and on others as long as it was not
+    /// begun on any.
+    fn send_on(
+        self: Arc<Self>,
+        mut sender: SendRequest<B>,
+        mut request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, HttpError>> {
+        let given = self.prepare(&mut request);
+        let sent = sender.try_send_request(request);
+        async move {
+            match sent.await {
+                Ok(answer) => {
+                    self.pool.put(sender);
+                    Ok(answer)
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(mut request) => {
+                        given.restore(&mut request);
+                        Box::pin(self.connect_and_send(request)).await
+                    }
+                    None => Err(HttpError::broke(self.place.clone(), error.into_error())),
+                },
+            }
+        }
+    }
+
+    async fn connect_and_send(
+        self: Arc<Self>,
+        mut request: Request<B>,
+    ) -> Result<Response<Incoming>, HttpError> {
+        loop {
+            let (mut sender, used) = match self.pool.take() {
+                Some(sender) => (sender, true),
+                None => match self.pool.wait(self.connect(request.uri())).await {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(self.unsent(error, request)),
+                },
+            };
+            let given = self.prepare(&mut request);
+            match sender.try_send_request(request).await {
+                Ok(answer) => {
+                    self.pool.put(sender);
+                    return Ok(answer);
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(back) => {
+                        request = back;
+                        given.restore(&mut request);
+                        // A server that closes new connections would have it go round for ever.
+                        if !used {
+                            return Err(self.unsent(error.into_error().into(), request));
+                        }
+                    }
+                    None => return Err(HttpError::broke(self.place.clone(), error.into_error())),
+                },
+            }
+        }
+    }
+
+    fn unsent(&self, error: BoxError, request: Request<B>) -> HttpError {
+        HttpError::unsent(self.place.clone(), error, request)
+    }
+
+    fn connect(&self, uri: &Uri) -> Connecting<B> {
+        let connection = self.connector.clone().call(uri.clone());
+        Box::pin(async move {
+            let (mut sender, connection) = Builder::new().handshake(connection.await?).await?;
+            tokio::spawn(async move {
+                // Whoever waits on it is told, too.
+                if let Err(error) = connection.with_upgrades().await {
+                    tracing::debug!(%error, "connection broke");
+                }
+            });
+            sender.ready().await?;
+            Ok(sender)
+        })
+    }
+
+    /// Turns a request into what goes out: the authority of its URI into a header, and of the URI the
+    /// path. Returns what it was.
+    #[inline]
+    fn prepare(&self, request: &mut Request<B>) -> Given {
+        let uri = mem::take(request.uri_mut());
+        let sent = match uri.path_and_query() {
+            _ if request.method() == Method::CONNECT => {
+                self.place.authority(&uri).cloned().map(Uri::from)
+            }
+            Some(path) if path.as_str() != "/" => Some(Uri::from(path.clone())),
+            // The default is "/".
+            _ => None,
+        };
+        if let Some(sent) = sent {
+            *request.uri_mut() = sent;
+        }
+        // The version is the connection's affair: a request that came in over HTTP/2 may go on over
+        // HTTP/1.
+        let version = mem::replace(request.version_mut(), Version::HTTP_11);
+        let unnamed = !request.headers().contains_key(HOST);
+        if unnamed {
+            if let Some(host) = self.place.host(&uri) {
+                request.headers_mut().insert(HOST, host);
+            }
+        }
+        Given {
+            uri,
+            version,
+            unnamed,
+        }
+    }
+}
+
+/// What a request was before it was prepared, so that it comes back as it was.
+struct Given {
+    uri: Uri,
+    version: Version,
+    /// It had no header `Host`.
+    unnamed: bool,
+}
+
+impl Given {
+    fn restore<B>(self, request: &mut Request<B>) {
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        if self.unnamed {
+            request.headers_mut().remove(HOST);
+        }
+    }
+}
+
+impl<B> fmt::Debug for Http1<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1")
+            .field("place", &self.place)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! Requests to one endpoint over TLS or HTTP/2, by way of hyper-util's client.
+//!
+//! That takes a request and drops it when it cannot connect; so its head is copied before, and its body
+//! waits where both can take it. That is done when there may be no connection for it: as many requests
+//! wait as connections are open, or the last attempt to connect failed. Most requests of a busy client
+//! do not pay for it; one that finds its connection closed in the same instant, or held by the long body
+//! of another answer, may be lost to it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use http::{Request, Version};
+use http_body::Body;
+use hyper_util::client::legacy;
+
+use super::{
+    error::HttpError,
+    http1::Answer,
+    kept::{Kept, KeptBody},
+    uri::Place,
+};
+use crate::{
+    connect::{Connector, Links},
+    error::BoxError,
+};
+
+type Client<B> = legacy::Client<Connector, KeptBody<B>>;
+
+/// What the clones of a client share.
+pub(super) struct Negotiated<B> {
+    client: Client<B>,
+    place: Arc<Place>,
+    links: Arc<Links>,
+    /// Requests whose answer has not begun. Relaxed: a hint, that publishes no other memory.
+    waiting: AtomicUsize,
+    /// Whether one connection carries all requests.
+    shared: bool,
+}
+
+impl<B> Negotiated<B> {
+    pub(super) fn new(
+        client: Client<B>,
+        place: Arc<Place>,
+        links: Arc<Links>,
+        shared: bool,
+    ) -> Self {
+        Self {
+            client,
+            place,
+            links,
+            waiting: AtomicUsize::new(0),
+            shared,
+        }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether one more request may have to wait for a connection, and so may fail for want of one.
+    fn may_connect(&self, waiting: usize) -> bool {
+        let open = self.links.open();
+        let enough = if self.shared {
+            open > 0
+        } else {
+            open > waiting
+        };
+        !enough || self.links.is_failing()
+    }
+}
+
+impl<B> Negotiated<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
+        let waiting = self.waiting.fetch_add(1, Relaxed);
+        let this = Waiting(Arc::clone(self));
+        // Before it is completed for this endpoint: another may complete it otherwise.
+        let (mut request, kept) = if self.may_connect(waiting) {
+            let (request, kept) = Kept::keep(request);
+            (request, Some(Box::new(kept)))
+        } else {
+            (Kept::pass(request), None)
+        };
+        let uri = self.place.complete(std::mem::take(request.uri_mut()));
+        *request.uri_mut() = uri.map_err(|why| HttpError::invalid(this.place(), why))?;
+        // The version is the connection's affair: a request that came in over HTTP/2 may go on over
+        // HTTP/1, and the other way round.
+        *request.version_mut() = Version::HTTP_11;
+        let exchange = self.client.request(request);
+        Ok(Box::pin(async move {
+            let result = exchange.await;
+            let request = || kept.and_then(|kept| kept.give_back());
+            result.map_err(|error| HttpError::exchange(this.place(), error, request))
+        }))
+    }
+}
+
+/// A request that waits for its answer.
+struct Waiting<B>(Arc<Negotiated<B>>);
+
+impl<B> Waiting<B> {
+    fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.0.place)
+    }
+}
+
+impl<B> Drop for Waiting<B> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}

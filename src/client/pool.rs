@@ -1,0 +1,449 @@
+//! The connections to one endpoint over HTTP/1 that may carry a next request.
+//!
+//! ```text
+//!          take: the last that is ready
+//!   ┌───────────────────────────────────────── Idle ◀──────────────┐
+//!   ▼                                           ▲  ready, or not yet│
+//! request ── head of the answer ──▶ put ────────┤                   │ settle
+//!                                               └─▶ watched ────────┤
+//!                                                                   ▼
+//!                         a request that connects ◀── who waits comes first
+//! ```
+//!
+//! A connection is put back with the head of an answer, when its body is still to come. hyper says of
+//! each whether it is ready for more, so nobody needs to be told when that body has ended: who looks for
+//! a connection passes over those that are not ready. hyper-util's pool starts a task for each answer
+//! instead. Here that is done only where someone waits: a request that found nothing connects, and takes
+//! what becomes ready before that.
+//!
+//! The last used is the first taken, so that what is not needed ages. A clock that ticks eight times in
+//! the time that a connection may be idle says how old it is, since reading a real one for each request
+//! would cost as much as all the rest.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use http_body::Body;
+use hyper::client::conn::http1::SendRequest;
+use tokio::{sync::oneshot, task::AbortHandle};
+
+use crate::error::BoxError;
+
+/// Ticks for which a connection may be idle. More would wake the processor more often; fewer would
+/// close connections long before their time.
+const LIFE: u32 = 8;
+
+/// No clock ticks faster, whatever time is asked for.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+pub(super) struct Pool<B> {
+    state: Mutex<State<B>>,
+    /// Until the next tick; none when nothing ages.
+    tick: Option<Duration>,
+    max_idle: usize,
+}
+
+/// Locked for a moment: nobody waits or drops a connection within.
+struct State<B> {
+    /// The last used at the end. Some are not ready yet, and some may have been closed by now.
+    idle: Vec<Idle<B>>,
+    waiting: VecDeque<oneshot::Sender<SendRequest<B>>>,
+    now: u32,
+    /// Runs while anything is idle.
+    clock: Option<AbortHandle>,
+}
+
+struct Idle<B> {
+    sender: SendRequest<B>,
+    since: u32,
+}
+
+/// Establishes a connection.
+pub(super) type Connecting<B> =
+    Pin<Box<dyn Future<Output = Result<SendRequest<B>, BoxError>> + Send>>;
+
+impl<B> Pool<B> {
+    /// Keeps up to `max_idle` connections, each until it was idle for `idle_for`.
+    pub(super) fn new(max_idle: usize, idle_for: Option<Duration>) -> Self {
+        let none = idle_for.is_some_and(|time| time.is_zero());
+        Self {
+            state: Mutex::new(State {
+                idle: Vec::new(),
+                waiting: VecDeque::new(),
+                now: 0,
+                clock: None,
+            }),
+            tick: idle_for.map(|time| (time / LIFE).max(SHORTEST)),
+            max_idle: if none { 0 } else { max_idle },
+        }
+    }
+
+    /// Takes a connection that is ready for a request.
+    pub(super) fn take(&self) -> Option<SendRequest<B>> {
+        let mut closed = Vec::new();
+        let mut state = self.lock();
+        for at in (0..state.idle.len()).rev() {
+            let sender = &state.idle[at].sender;
+            if sender.is_ready() {
+                return Some(state.idle.remove(at).sender);
+            }
+            if sender.is_closed() {
+                closed.push(state.idle.remove(at));
+            }
+        }
+        drop(state);
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        // Nothing in here panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+{
+    /// Puts a connection back that has answered. It need not be ready yet.
+    pub(super) fn put(self: &Arc<Self>, sender: SendRequest<B>) {
+        if self.max_idle == 0 || sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            return self.settle(sender);
+        }
+        let mut state = self.lock();
+        if state.waiting.is_empty() && self.max_idle == usize::MAX {
+            self.keep(&mut state, sender);
+        } else {
+            drop(state);
+            self.watch(sender);
+        }
+    }
+
+    /// Finds a place for a connection that is ready.
+    fn settle(self: &Arc<Self>, mut sender: SendRequest<B>) {
+        let mut state = self.lock();
+        while let Some(waiting) = state.waiting.pop_front() {
+            match waiting.send(sender) {
+                Ok(()) => return,
+                Err(back) => sender = back,
+            }
+        }
+        if state.idle.len() < self.max_idle {
+            self.keep(&mut state, sender);
+        } else {
+            drop(state);
+            drop(sender);
+        }
+    }
+
+    fn keep(self: &Arc<Self>, state: &mut State<B>, sender: SendRequest<B>) {
+        let since = state.now;
+        state.idle.push(Idle { sender, since });
+        if let (None, Some(tick)) = (&state.clock, self.tick) {
+            let clock = tokio::spawn(tick_on(Arc::downgrade(self), tick));
+            state.clock = Some(clock.abort_handle());
+        }
+    }
+
+    /// Settles a connection when it is ready.
+    fn watch(self: &Arc<Self>, mut sender: SendRequest<B>) {
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            if sender.ready().await.is_ok() {
+                if let Some(pool) = pool.upgrade() {
+                    pool.settle(sender);
+                }
+            }
+        });
+    }
+
+    /// Waits for a connection: the one that is being made, or one that becomes ready before. Says
+    /// whether it was used before.
+    pub(super) async fn wait(
+        self: &Arc<Self>,
+        mut connecting: Connecting<B>,
+    ) -> Result<(SendRequest<B>, bool), BoxError> {
+        let mut ticket = self.queue();
+        tokio::select! {
+            biased;
+            Ok(sender) = &mut ticket.receiver => {
+                // It was wanted, and will be.
+                let pool = Arc::downgrade(self);
+                tokio::spawn(async move {
+                    if let Ok(sender) = connecting.await {
+                        if let Some(pool) = pool.upgrade() {
+                            pool.settle(sender);
+                        }
+                    }
+                });
+                Ok((sender, true))
+            }
+            made = &mut connecting => Ok((made?, false)),
+        }
+    }
+
+    fn queue(self: &Arc<Self>) -> Ticket<'_, B> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        state.waiting.push_back(sender);
+        // Nobody would tell when they are ready.
+        let busy = mem::take(&mut state.idle);
+        drop(state);
+        busy.into_iter().for_each(|busy| self.put(busy.sender));
+        Ticket {
+            pool: self,
+            receiver,
+        }
+    }
+
+    /// Lets time pass, and says whether anything is left that ages.
+    fn age(&self) -> bool {
+        let mut state = self.lock();
+        state.now = state.now.wrapping_add(1);
+        let now = state.now;
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for mut idle in mem::take(&mut state.idle) {
+            if !idle.sender.is_ready() && !idle.sender.is_closed() {
+                // Its answer still comes; when that ends, some of this tick may have passed.
+                idle.since = now;
+                kept.push(idle);
+            } else if idle.sender.is_closed() || now.wrapping_sub(idle.since) >= LIFE {
+                gone.push(idle);
+            } else {
+                kept.push(idle);
+            }
+        }
+        state.idle = kept;
+        let any = !state.idle.is_empty();
+        if !any {
+            state.clock = None;
+        }
+        drop(state);
+        any
+    }
+}
+
+/// A place in the queue. What was handed to it and not taken goes back.
+struct Ticket<'a, B: Body + Send + 'static>
+where
+    B::Data: Send,
+{
+    pool: &'a Arc<Pool<B>>,
+    receiver: oneshot::Receiver<SendRequest<B>>,
+}
+
+impl<B: Body + Send + 'static> Drop for Ticket<'_, B>
+where
+    B::Data: Send,
+{
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(sender) = self.receiver.try_recv() {
+            self.pool.settle(sender);
+        }
+    }
+}
+
+async fn tick_on<B>(pool: Weak<Pool<B>>, tick: Duration)
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+{
+    loop {
+        tokio::time::sleep(tick).await;
+        if !pool.upgrade().is_some_and(|pool| pool.age()) {
+            return;
+        }
+    }
+}
+
+impl<B> Drop for Pool<B> {
+    fn drop(&mut self) {
+        if let Some(clock) = &self.lock().clock {
+            clock.abort();
+        }
+    }
+}
+
+impl<B> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("idle", &self.lock().idle.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Empty, Full};
+    use hyper::{body::Incoming, client, server, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{task::JoinHandle, time::sleep};
+
+    use super::*;
+
+    type Body = Empty<Bytes>;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pool(max_idle: usize, idle_for: impl Into<Option<Duration>>) -> Arc<Pool<Body>> {
+        Arc::new(Pool::new(max_idle, idle_for.into()))
+    }
+
+    /// A connection to a server whose answers are too long to be read ahead; its end ends the task.
+    async fn connection() -> (SendRequest<Body>, JoinHandle<()>) {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let answer = service_fn(async |_: Request<Incoming>| {
+            let body = Full::new(Bytes::from_static(&[0; 1 << 20]));
+            Ok::<_, Infallible>(Response::new(body))
+        });
+        tokio::spawn(
+            server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), answer),
+        );
+        let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(ours))
+            .await
+            .unwrap();
+        let open = tokio::spawn(async move { connection.await.unwrap() });
+        sender.ready().await.unwrap();
+        (sender, open)
+    }
+
+    async fn ask(sender: &mut SendRequest<Body>) -> Incoming {
+        let request = Request::new(Body::new());
+        sender.send_request(request).await.unwrap().into_body()
+    }
+
+    fn never() -> Connecting<Body> {
+        Box::pin(pending())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_again_only_when_its_answer_was_read() {
+        let pool = pool(usize::MAX, None);
+        let (mut sender, _open) = connection().await;
+        let body = ask(&mut sender).await;
+        pool.put(sender);
+        assert!(pool.take().is_none(), "its body still comes");
+        body.collect().await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(pool.take().is_some());
+        assert!(pool.take().is_none(), "there is but one");
+    }
+
+    #[tokio::test]
+    async fn who_connects_takes_what_becomes_ready_before() {
+        for late in [false, true] {
+            let pool = pool(usize::MAX, None);
+            let (mut sender, _open) = connection().await;
+            let body = ask(&mut sender).await;
+            let mut waits = tokio_test::task::spawn(pool.wait(never()));
+            if late {
+                assert!(waits.poll().is_pending());
+                pool.put(sender);
+            } else {
+                pool.put(sender);
+                assert!(waits.poll().is_pending());
+            }
+            tokio::task::yield_now().await;
+            assert!(waits.poll().is_pending(), "its body still comes");
+            body.collect().await.unwrap();
+            let (_, used) = waits.await.unwrap();
+            assert!(used);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_to_one_that_has_gone_goes_back() {
+        let pool = pool(usize::MAX, None);
+        let mut waits = tokio_test::task::spawn(pool.wait(never()));
+        assert!(waits.poll().is_pending());
+        pool.put(connection().await.0);
+        assert!(pool.take().is_none(), "it was handed over");
+        drop(waits);
+        assert!(pool.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_being_made_when_another_came_is_kept() {
+        let pool = pool(usize::MAX, None);
+        let (made, makes) = oneshot::channel();
+        let mut waits = tokio_test::task::spawn(pool.wait(Box::pin(async { Ok(makes.await?) })));
+        assert!(waits.poll().is_pending());
+        pool.put(connection().await.0);
+        assert!(waits.await.unwrap().1);
+        made.send(connection().await.0).unwrap();
+        tokio::task::yield_now().await;
+        assert!(pool.take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_close_in_time() {
+        let pool = pool(usize::MAX, 8 * SECOND);
+        let (sender, open) = connection().await;
+        pool.put(sender);
+        sleep(6 * SECOND).await;
+        let sender = pool.take().expect("it is young");
+        pool.put(sender);
+        sleep(6 * SECOND).await;
+        assert!(!open.is_finished(), "it was used between");
+        sleep(2 * SECOND + SECOND / 2).await;
+        assert!(open.is_finished() && pool.take().is_none());
+        // Its clock starts anew.
+        let (sender, open) = connection().await;
+        pool.put(sender);
+        sleep(9 * SECOND).await;
+        assert!(open.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_answer_still_comes_is_not_idle() {
+        let pool = pool(usize::MAX, 8 * SECOND);
+        let (mut sender, open) = connection().await;
+        let body = ask(&mut sender).await;
+        pool.put(sender);
+        sleep(60 * SECOND).await;
+        assert!(!open.is_finished());
+        body.collect().await.unwrap();
+        sleep(6 * SECOND).await;
+        assert!(!open.is_finished());
+        sleep(3 * SECOND).await;
+        assert!(open.is_finished());
+    }
+
+    #[tokio::test]
+    async fn no_more_are_kept_than_asked_for() {
+        for (most, idle_for) in [(1, None), (0, None), (usize::MAX, Some(Duration::ZERO))] {
+            let pool = pool(most, idle_for);
+            for _ in 0..3 {
+                pool.put(connection().await.0);
+            }
+            let kept = (0..3).filter_map(|_| pool.take()).count();
+            assert_eq!(kept, most.min(1) * usize::from(idle_for.is_none()));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_clone_closes_what_is_idle() {
+        let pool = pool(usize::MAX, SECOND);
+        let (sender, open) = connection().await;
+        pool.put(sender);
+        drop(pool);
+        open.await.unwrap();
+    }
+}
