@@ -78,6 +78,11 @@ struct Inner {
     refused: AtomicU64,
 }
 
+/// Until when the window of a budget need not be moved, as someone saw it. It is never too late: the
+/// window moves only on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SlotEnd(Option<Instant>);
+
 impl RetryBudget {
     /// A budget of a fifth of the requests and 10 a second, over 10 s.
     pub fn new() -> Self {
@@ -106,6 +111,23 @@ impl RetryBudget {
     #[inline]
     pub fn deposit(&self, now: Instant) {
         self.0.ledger.deposit(self.0.deposit, self.0.since(now));
+    }
+
+    /// The same, and cheaper as long as `slot` lasts.
+    #[inline]
+    pub(super) fn deposit_in(&self, slot: &mut SlotEnd, now: Instant) {
+        if slot.0.is_some_and(|end| now < end) {
+            self.0.ledger.deposit_in_slot(self.0.deposit);
+        } else {
+            self.deposit_and_look(slot, now);
+        }
+    }
+
+    #[cold]
+    fn deposit_and_look(&self, slot: &mut SlotEnd, now: Instant) {
+        self.deposit(now);
+        let left = self.0.ledger.left_of_slot(self.0.since(now));
+        *slot = SlotEnd(now.checked_add(Duration::from_nanos(left)));
     }
 
     /// Takes the price of one more attempt, and says whether there was enough. What is taken stays
@@ -284,6 +306,18 @@ mod tests {
             assert_eq!(budget.available(now), retries, "for a ratio of {ratio}");
             let granted = (0..=retries).filter(|_| budget.withdraw(now)).count();
             assert_eq!(granted as u64, retries, "for a ratio of {ratio}");
+        }
+    }
+
+    #[test]
+    fn who_knows_the_slot_deposits_as_much_for_as_long() {
+        let (one, other) = (without_reserve(0.2), without_reserve(0.2));
+        let (mut slot, now) = (SlotEnd::default(), Instant::now());
+        for ms in (0..60_000u32).map(|step| step * 7 % 45_000 + step / 3) {
+            let now = now + Duration::from_millis(ms.into());
+            one.deposit(now);
+            other.deposit_in(&mut slot, now);
+            assert_eq!(one.available(now), other.available(now), "after {ms} ms");
         }
     }
 

@@ -4,7 +4,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,7 +12,10 @@ use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{FailedAnswer, RetryError, Stop, TryTimeout, again, layer::Shared, reissue::Reissue};
+use super::{
+    FailedAnswer, RetryError, Stop, TryTimeout, again, budget::SlotEnd, layer::Settings,
+    reissue::Reissue, terms::Lease,
+};
 use crate::{
     attempt::{Tried, give_up},
     backoff::{Delays, after},
@@ -35,20 +37,26 @@ where
     /// The attempt that runs; none while the next one is waited for.
     #[pin]
     attempt: Option<S::Future>,
-    tries: u32,
     tried: Tried,
     /// What later attempts are made from.
     spare: Option<R::Spare>,
     /// When the request came, where anything depends on it.
     came: Option<Instant>,
     service: S,
-    shared: Arc<Shared<R, C>>,
+    reissue: R,
+    classify: C,
+    terms: Lease,
     /// What few requests need, so that the others need not carry it.
-    wait: Option<Box<Wait<S::Response>>>,
+    wait: Rare<S::Response>,
 }
+
+/// Mostly nothing: the state of a request that waits.
+struct Rare<T>(Option<Box<Wait<T>>>);
 
 /// The state of a request that waits, or has waited, for something.
 struct Wait<T> {
+    /// How often the request was sent.
+    tries: u32,
     /// One timer for all there is to wait for.
     sleep: Option<Pin<Box<Sleep>>>,
     delays: Option<Delays>,
@@ -64,25 +72,29 @@ impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
+    C: Clone,
 {
     #[inline]
-    pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
-        let came = shared.needs_time.then(Instant::now);
-        if let (Some(budget), Some(now)) = (&shared.budget, came) {
-            budget.deposit(now);
-        }
-        let (request, spare) = shared.reissue.prepare(request);
+    pub(super) fn new(
+        mut service: S,
+        settings: &Settings<R, C>,
+        slot: &mut SlotEnd,
+        request: Req,
+    ) -> Self {
+        let came = settings.terms.begin(slot);
+        let (request, spare) = settings.reissue.prepare(request);
         let mut tried = Tried::new();
         let attempt = tried.enter(|| service.call(request));
         Self {
             attempt: Some(attempt),
-            tries: 1,
             tried,
             spare,
             came,
             service,
-            shared,
-            wait: None,
+            reissue: settings.reissue.clone(),
+            classify: settings.classify.clone(),
+            terms: Lease::new(&settings.terms),
+            wait: Rare(None),
         }
     }
 }
@@ -108,7 +120,7 @@ where
             };
             let (answer, pushback) = match this.tried.enter(|| attempt.poll(cx)) {
                 Poll::Ready(result) => {
-                    let verdict = this.shared.classify.judge(result.as_ref());
+                    let verdict = this.classify.judge(result.as_ref());
                     this.attempt.set(None);
                     let answer = result.map_err(Into::into);
                     match verdict {
@@ -116,7 +128,7 @@ where
                         _ => return Poll::Ready(answer),
                     }
                 }
-                Poll::Pending if this.shared.try_timeout.is_none() => return Poll::Pending,
+                Poll::Pending if this.terms.try_timeout.is_none() => return Poll::Pending,
                 Poll::Pending => {
                     let error = ready!(self.as_mut().poll_timeout(cx));
                     let mut attempt = self.as_mut().project().attempt;
@@ -141,8 +153,8 @@ where
     /// Waits until the attempt that runs has taken too long.
     fn poll_timeout(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TryTimeout> {
         let this = self.project();
-        let limit = this.shared.try_timeout.unwrap_or(Duration::MAX);
-        let wait = this.wait.get_or_insert_default();
+        let limit = this.terms.try_timeout.unwrap_or(Duration::MAX);
+        let wait = this.wait.0.get_or_insert_default();
         let start = wait.retried.or(*this.came);
         ready!(wait.poll_sleep(after(start.unwrap_or_else(Instant::now), limit), cx));
         Poll::Ready(TryTimeout { limit })
@@ -156,43 +168,43 @@ where
         pushback: Option<Pushback>,
     ) -> Result<(), Stop> {
         let this = self.project();
-        let (shared, tries) = (&**this.shared, *this.tries);
-        let wait = this.wait.get_or_insert_default();
+        let (terms, reissue) = (&**this.terms, &*this.reissue);
+        let wait = this.wait.0.get_or_insert_default();
         let error = answer.as_ref().err();
-        let unsent = error.is_some_and(|error| (shared.unsent)(&**error));
+        let unsent = error.is_some_and(|error| (terms.unsent)(&**error));
         wait.answer = Some(answer);
-        if tries >= shared.max_attempts.get() {
+        if wait.tries >= terms.max_attempts.get() {
             return Err(Stop::Exhausted);
         }
         if pushback == Some(Pushback::Never) {
             return Err(Stop::Pushback);
         }
         let spare = this.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        if !unsent && !shared.reissue.is_idempotent(spare) {
+        if !unsent && !reissue.is_idempotent(spare) {
             return Err(Stop::NotIdempotent);
         }
-        if !shared.reissue.is_whole(spare) {
+        if !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         let delay = match pushback {
-            Some(Pushback::After(delay)) if delay > shared.max_pushback => {
+            Some(Pushback::After(delay)) if delay > terms.max_pushback => {
                 return Err(Stop::Pushback);
             }
             Some(Pushback::After(delay)) => delay,
             // It cost nobody anything, and the next endpoint is another one.
-            _ if unsent && tries == 1 => Duration::ZERO,
+            _ if unsent && wait.tries == 1 => Duration::ZERO,
             _ => {
-                let delays = wait.delays.get_or_insert_with(|| shared.delay.delays());
-                delays.next(&mut shared.rng())
+                let delays = wait.delays.get_or_insert_with(|| terms.delay.delays());
+                delays.next(&mut terms.rng())
             }
         };
         let now = Instant::now();
         let start = after(now, delay);
-        if shared.deadline(*this.came).is_some_and(|end| start >= end) {
+        if terms.deadline(*this.came).is_some_and(|end| start >= end) {
             return Err(Stop::Deadline);
         }
         // Nobody should wait for nothing. It is taken only when the attempt is sent.
-        if shared.budget.as_ref().is_some_and(|it| !it.allows(now)) {
+        if terms.budget.as_ref().is_some_and(|it| !it.allows(now)) {
             return Err(Stop::BudgetEmpty);
         }
         wait.until = (!delay.is_zero()).then_some(start);
@@ -203,7 +215,7 @@ where
     #[cold]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         let this = self.as_mut().project();
-        let wait = this.wait.as_mut().filter(|wait| wait.answer.is_some());
+        let wait = this.wait.0.as_mut().filter(|wait| wait.answer.is_some());
         let wait = wait.expect("not polled after it was done");
         if let Some(until) = wait.until {
             ready!(wait.poll_sleep(until, cx));
@@ -224,7 +236,7 @@ where
                 if let Some(Ok(_)) = wait.answer {
                     wait.answer = Some(Err(FailedAnswer.into()));
                 }
-                let Some(deadline) = this.shared.deadline(*this.came) else {
+                let Some(deadline) = this.terms.deadline(*this.came) else {
                     return Poll::Pending;
                 };
                 ready!(wait.poll_sleep(deadline, cx));
@@ -236,27 +248,27 @@ where
     /// Starts the next attempt. The service is ready.
     fn attempt(self: Pin<&mut Self>) -> Result<(), Stop> {
         let mut this = self.project();
-        let shared = &**this.shared;
+        let (terms, reissue) = (&**this.terms, &*this.reissue);
         let now = Instant::now();
-        if shared.deadline(*this.came).is_some_and(|end| now >= end) {
+        if terms.deadline(*this.came).is_some_and(|end| now >= end) {
             return Err(Stop::Deadline);
         }
         let spare = this.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        if !shared.reissue.is_whole(spare) {
+        if !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
-        if shared.budget.as_ref().is_some_and(|it| !it.withdraw(now)) {
+        if terms.budget.as_ref().is_some_and(|it| !it.withdraw(now)) {
             return Err(Stop::BudgetEmpty);
         }
         // Only now: the answer that is kept may still need the request that it is the answer to.
-        shared.reissue.supersede(spare);
-        let request = shared.reissue.reissue(spare).ok_or(Stop::NotReplayable)?;
-        let wait = this.wait.get_or_insert_default();
+        reissue.supersede(spare);
+        let request = reissue.reissue(spare).ok_or(Stop::NotReplayable)?;
+        let wait = this.wait.0.get_or_insert_default();
         // Whatever the last answer holds, such as a place in a limit, is free for this attempt.
         wait.answer = None;
         wait.retried = Some(now);
-        *this.tries += 1;
-        tracing::debug!(attempt = *this.tries, "request is sent again");
+        wait.tries += 1;
+        tracing::debug!(attempt = wait.tries, "request is sent again");
         let (service, tried) = (this.service, this.tried);
         let attempt = again::enter(|| tried.enter(|| service.call(request)));
         this.attempt.set(Some(attempt));
@@ -267,9 +279,9 @@ where
     #[cold]
     fn stop(self: Pin<&mut Self>, stop: Stop) -> Result<S::Response, BoxError> {
         let this = self.project();
-        let tries = *this.tries;
+        let wait = this.wait.0.take().expect("there since the attempt failed");
+        let (answer, tries) = (wait.answer, wait.tries);
         tracing::debug!(attempts = tries, %stop, "request failed and is not sent again");
-        let answer = this.wait.take().and_then(|wait| wait.answer);
         let answer = answer.expect("kept since the attempt failed");
         answer.map_err(|error| RetryError::new(error, tries, stop).into())
     }
@@ -285,9 +297,25 @@ impl<T> Wait<T> {
     }
 }
 
+impl<T> Drop for Rare<T> {
+    #[inline]
+    fn drop(&mut self) {
+        // Out of line, so that a request without one only tests for it.
+        #[cold]
+        #[inline(never)]
+        fn end<T>(wait: Box<Wait<T>>) {
+            drop(wait);
+        }
+        if let Some(wait) = self.0.take() {
+            end(wait);
+        }
+    }
+}
+
 impl<T> Default for Wait<T> {
     fn default() -> Self {
         Self {
+            tries: 1,
             sleep: None,
             delays: None,
             retried: None,
@@ -308,7 +336,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("tries", &self.tries)
+            .field("tries", &self.wait.0.as_ref().map_or(1, |wait| wait.tries))
             .field("waits", &self.attempt.is_none())
             .finish_non_exhaustive()
     }

@@ -2,27 +2,20 @@
 
 use std::{
     error::Error,
-    fmt,
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use rand::rngs::SmallRng;
-use tokio::time::Instant;
 use tower::Layer;
 
 #[cfg(feature = "http")]
 use super::Replay;
-use super::{Cloned, Retry, RetryBudget};
+use super::{Cloned, Retry, RetryBudget, budget::SlotEnd, terms::Terms};
 use crate::{
-    backoff::{Backoff, after},
+    backoff::Backoff,
     classify::{self, Answers},
     error::ConfigError,
-    rng::small_rng,
 };
 
 /// Envoy's base: above the time to any server nearby, and below what a caller notices.
@@ -79,32 +72,25 @@ const PUSHBACK: Duration = Duration::from_secs(60);
 /// # #[cfg(not(feature = "http"))]
 /// # fn main() {}
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RetryLayer<R = Cloned, C = Answers> {
-    shared: Arc<Shared<R, C>>,
+    pub(super) settings: Settings<R, C>,
 }
 
 /// The settings of a [`RetryLayer`].
 #[derive(Clone, Debug)]
 pub struct RetryBuilder<R = Cloned, C = Answers> {
-    shared: Shared<R, C>,
+    reissue: R,
+    classify: C,
+    terms: Terms,
 }
 
-/// What all requests of a layer share.
-#[derive(Clone)]
-pub(super) struct Shared<R, C> {
+/// What all requests of a layer go by.
+#[derive(Clone, Debug)]
+pub(super) struct Settings<R, C> {
     pub(super) reissue: R,
     pub(super) classify: C,
-    pub(super) delay: Backoff,
-    pub(super) max_attempts: NonZeroU32,
-    pub(super) try_timeout: Option<Duration>,
-    pub(super) deadline: Option<Duration>,
-    pub(super) max_pushback: Duration,
-    pub(super) unsent: fn(&(dyn Error + 'static)) -> bool,
-    pub(super) budget: Option<RetryBudget>,
-    /// Whether a request has to know when it came.
-    pub(super) needs_time: bool,
-    seed: Option<Arc<AtomicU64>>,
+    pub(super) terms: Arc<Terms>,
 }
 
 impl RetryLayer {
@@ -124,9 +110,9 @@ impl RetryLayer {
     /// Retries requests in a way of its own.
     pub fn reissue<R>(reissue: R) -> RetryBuilder<R> {
         RetryBuilder {
-            shared: Shared {
-                reissue,
-                classify: Answers,
+            reissue,
+            classify: Answers,
+            terms: Terms {
                 delay: DELAY,
                 max_attempts: ATTEMPTS,
                 try_timeout: None,
@@ -144,33 +130,10 @@ impl RetryLayer {
 impl<R, C> RetryBuilder<R, C> {
     /// Sets what is a failure; by default any error is, and no answer.
     pub fn classify<D>(self, classify: D) -> RetryBuilder<R, D> {
-        let Shared {
-            reissue,
-            classify: _,
-            delay,
-            max_attempts,
-            try_timeout,
-            deadline,
-            max_pushback,
-            unsent,
-            budget,
-            needs_time,
-            seed,
-        } = self.shared;
         RetryBuilder {
-            shared: Shared {
-                reissue,
-                classify,
-                delay,
-                max_attempts,
-                try_timeout,
-                deadline,
-                max_pushback,
-                unsent,
-                budget,
-                needs_time,
-                seed,
-            },
+            reissue: self.reissue,
+            classify,
+            terms: self.terms,
         }
     }
 
@@ -178,7 +141,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// jitter. The first attempt after one that was not sent waits for nothing.
     #[must_use]
     pub fn delay(mut self, delay: Backoff) -> Self {
-        self.shared.delay = delay;
+        self.terms.delay = delay;
         self
     }
 
@@ -186,7 +149,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// nothing again; many are pointless, for the budget ends before.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: NonZeroU32) -> Self {
-        self.shared.max_attempts = max_attempts;
+        self.terms.max_attempts = max_attempts;
         self
     }
 
@@ -195,7 +158,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// is sent again. Below the usual latency it multiplies the load, up to the budget.
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
-        self.shared.try_timeout = Some(timeout);
+        self.terms.try_timeout = Some(timeout);
         self
     }
 
@@ -203,7 +166,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// waiting for a backoff and for the service, and cuts off no attempt: a timeout above does.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.shared.deadline = Some(deadline);
+        self.terms.deadline = Some(deadline);
         self
     }
 
@@ -211,7 +174,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// more is handed on.
     #[must_use]
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
-        self.shared.max_pushback = max_pushback;
+        self.terms.max_pushback = max_pushback;
         self
     }
 
@@ -219,7 +182,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// does. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
-        self.shared.unsent = unsent;
+        self.terms.unsent = unsent;
         self
     }
 
@@ -227,7 +190,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// requests are deposited here.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.shared.budget = Some(budget);
+        self.terms.budget = Some(budget);
         self
     }
 
@@ -235,14 +198,14 @@ impl<R, C> RetryBuilder<R, C> {
     /// then gets that many times the load.
     #[must_use]
     pub fn without_budget(mut self) -> Self {
-        self.shared.budget = None;
+        self.terms.budget = None;
         self
     }
 
     /// Makes the jitter repeat itself, for tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.shared.seed = Some(Arc::new(AtomicU64::new(seed)));
+        self.terms.seed = Some(Arc::new(AtomicU64::new(seed)));
         self
     }
 
@@ -250,74 +213,46 @@ impl<R, C> RetryBuilder<R, C> {
     ///
     /// # Errors
     /// When the per-try timeout or the deadline is zero.
-    pub fn build(mut self) -> Result<RetryLayer<R, C>, ConfigError> {
-        let shared = &mut self.shared;
+    pub fn build(self) -> Result<RetryLayer<R, C>, ConfigError> {
         for (field, value) in [
-            ("retry: try_timeout", shared.try_timeout),
-            ("retry: deadline", shared.deadline),
+            ("retry: try_timeout", self.terms.try_timeout),
+            ("retry: deadline", self.terms.deadline),
         ] {
             if value == Some(Duration::ZERO) {
                 return Err(ConfigError::new(field, "zero must be above zero"));
             }
         }
-        shared.needs_time =
-            shared.budget.is_some() || shared.try_timeout.is_some() || shared.deadline.is_some();
-        Ok(RetryLayer {
-            shared: Arc::new(self.shared),
-        })
+        Ok(self.make())
+    }
+
+    fn make(mut self) -> RetryLayer<R, C> {
+        let terms = &mut self.terms;
+        terms.needs_time =
+            terms.budget.is_some() || terms.try_timeout.is_some() || terms.deadline.is_some();
+        RetryLayer {
+            settings: Settings {
+                reissue: self.reissue,
+                classify: self.classify,
+                terms: Arc::new(self.terms),
+            },
+        }
     }
 }
 
-impl<R, C> Shared<R, C> {
-    /// When no further attempt starts, for a request that came then.
-    pub(super) fn deadline(&self, came: Option<Instant>) -> Option<Instant> {
-        Some(after(came?, self.deadline?))
-    }
-
-    /// A generator for one delay. Each is new, because a request that is not retried should not carry
-    /// one.
-    pub(super) fn rng(&self) -> SmallRng {
-        // Relaxed: the seeds only have to differ.
-        small_rng(self.seed.as_ref().map(|seed| seed.fetch_add(1, Relaxed)))
-    }
-}
-
-impl<S, R, C> Layer<S> for RetryLayer<R, C> {
+impl<S, R: Clone, C: Clone> Layer<S> for RetryLayer<R, C> {
     type Service = Retry<S, R, C>;
 
     fn layer(&self, service: S) -> Self::Service {
         Retry {
             service,
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl<R, C> Clone for RetryLayer<R, C> {
-    fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
+            settings: self.settings.clone(),
+            slot: SlotEnd::default(),
         }
     }
 }
 
 impl Default for RetryLayer {
     fn default() -> Self {
-        Self {
-            shared: Arc::new(Self::cloned().shared),
-        }
-    }
-}
-
-impl<R, C> fmt::Debug for Shared<R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("delay", &self.delay)
-            .field("max_attempts", &self.max_attempts)
-            .field("try_timeout", &self.try_timeout)
-            .field("deadline", &self.deadline)
-            .field("max_pushback", &self.max_pushback)
-            .field("budget", &self.budget)
-            .finish_non_exhaustive()
+        Self::cloned().make()
     }
 }

@@ -66,6 +66,22 @@ impl Ledger {
         self.balance.fetch_add(amount, Relaxed);
     }
 
+    /// The same for who knows that the slot lasts to which the window was moved.
+    #[inline]
+    pub(super) fn deposit_in_slot(&self, amount: i64) {
+        self.balance.fetch_add(amount, Relaxed);
+    }
+
+    /// How long the slot still lasts to which the window was moved; nothing while someone moves it.
+    /// The end only ever gets later, so it is no harm to know an old one.
+    pub(super) fn left_of_slot(&self, now: u64) -> u64 {
+        // Relaxed: nothing is read on the strength of it.
+        match self.due.load(Relaxed) {
+            MOVING => 0,
+            due => due.saturating_sub(now),
+        }
+    }
+
     /// Takes the price of one withdrawal, if there is that much.
     pub(super) fn withdraw(&self, now: u64) -> bool {
         self.advance(now);
@@ -304,6 +320,20 @@ mod model {
             assert_eq!(ledger.balance(200), WITHDRAWAL + booked);
             assert_eq!(ledger.balance(300), WITHDRAWAL + booked);
             assert_eq!(ledger.balance(400), WITHDRAWAL);
+        });
+    }
+
+    #[test]
+    fn a_deposit_that_does_not_look_counts_in_one_of_the_two_slots() {
+        loom::model(|| {
+            let ledger = Arc::new(Ledger::new(0, 1, 100));
+            // Its clock is behind that of the one that moves the window.
+            let other = ledger.clone();
+            let thread = thread::spawn(move || other.deposit_in_slot(WITHDRAWAL));
+            assert!(ledger.balance(100) >= 0);
+            thread.join().unwrap();
+            assert_eq!(ledger.balance(199), WITHDRAWAL);
+            assert_eq!(ledger.balance(300), 0);
         });
     }
 

@@ -33,9 +33,9 @@
 //! of one endpoint below the balancer.
 //!
 //! # What it costs
-//! Without a retry: a copy of the request, a clone of the service, and one atomic addition for the
-//! budget. No allocation but what the copy needs, and a timer only for a per-try timeout of an attempt
-//! that has to wait.
+//! Without a retry: a copy of the request, a clone of the service, and for the budget one reading of
+//! the clock and one atomic addition, which are most of it. No allocation but what the copy needs, and
+//! a timer only for a per-try timeout of an attempt that has to wait.
 
 mod again;
 mod budget;
@@ -48,6 +48,7 @@ mod ledger;
 pub mod reissue;
 #[cfg(feature = "http")]
 mod replay;
+mod terms;
 
 pub(crate) use self::again::is_retry;
 pub use self::{
@@ -65,13 +66,12 @@ pub use self::{
 
 use std::{
     fmt, mem,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use tower::Service;
 
-use self::layer::Shared;
+use self::{budget::SlotEnd, layer::Settings};
 #[cfg(doc)]
 use crate::{attempt::Tried, backoff::Backoff};
 use crate::{
@@ -82,7 +82,8 @@ use crate::{
 /// Sends requests again that failed; made by [`RetryLayer`].
 pub struct Retry<S, R = Cloned, C = Answers> {
     service: S,
-    shared: Arc<Shared<R, C>>,
+    settings: Settings<R, C>,
+    slot: SlotEnd,
 }
 
 impl<S, R, C> Retry<S, R, C> {
@@ -121,15 +122,16 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let clone = self.service.clone();
         let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(ready, self.shared.clone(), request)
+        ResponseFuture::new(ready, &self.settings, &mut self.slot, request)
     }
 }
 
-impl<S: Clone, R, C> Clone for Retry<S, R, C> {
+impl<S: Clone, R: Clone, C: Clone> Clone for Retry<S, R, C> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
-            shared: self.shared.clone(),
+            settings: self.settings.clone(),
+            slot: self.slot,
         }
     }
 }
@@ -138,7 +140,7 @@ impl<S: fmt::Debug, R, C> fmt::Debug for Retry<S, R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("service", &self.service)
-            .field("settings", &self.shared)
+            .field("settings", &self.settings.terms)
             .finish()
     }
 }
