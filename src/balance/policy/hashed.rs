@@ -91,6 +91,7 @@ pub(super) struct Ranked {
     pub(super) index: usize,
     /// Of the key.
     pub(super) hash: u64,
+    pub(super) weight: f64,
     /// The weight divided by that of all.
     pub(super) due: f64,
 }
@@ -108,6 +109,7 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     let ranked = |(index, key): (usize, &Key)| Ranked {
         index,
         hash: hash_key(key.to_string().as_bytes()),
+        weight: candidates[index].weight,
         due: relative(index) / total,
     };
     order.into_iter().map(ranked).collect()
