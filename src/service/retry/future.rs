@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tower::Service;
 
 use super::{
     FailedAnswer, RetryError, Stop, TryTimeout, again, budget::SlotEnd, layer::Settings,
-    reissue::Reissue, terms::Lease,
+    reissue::Reissue, terms::Terms,
 };
 use crate::{
     attempt::{Tried, give_up},
@@ -45,7 +46,7 @@ where
     service: S,
     reissue: R,
     classify: C,
-    terms: Lease,
+    terms: Arc<Terms>,
     /// What few requests need, so that the others need not carry it.
     wait: Rare<S::Response>,
 }
@@ -93,7 +94,7 @@ where
             service,
             reissue: settings.reissue.clone(),
             classify: settings.classify.clone(),
-            terms: Lease::new(&settings.terms),
+            terms: Arc::clone(&settings.terms),
             wait: Rare(None),
         }
     }
