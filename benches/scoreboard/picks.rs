@@ -34,12 +34,12 @@ fn ours<P: Policy>(runtime: &Runtime, policy: P, size: usize) -> Balance<Noop, P
     })
 }
 
-fn pending(_: usize) -> PendingRequests<Noop> {
+pub fn pending(_: usize) -> PendingRequests<Noop> {
     PendingRequests::new(Noop, CompleteOnResponse::default())
 }
 
 /// With the settings that tower's own documentation uses.
-fn ewma(_: usize) -> PeakEwma<Noop> {
+pub fn ewma(_: usize) -> PeakEwma<Noop> {
     let (rtt, decay) = (Duration::from_millis(30), Duration::from_secs(10));
     PeakEwma::new(
         Noop,

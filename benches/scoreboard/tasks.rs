@@ -4,16 +4,15 @@ use std::{fmt::Debug, time::Instant};
 
 use futures_util::future::join_all;
 use tokio::runtime::Runtime;
-use tower::{
-    Service, ServiceExt,
-    buffer::Buffer,
-    discover::ServiceList,
-    load::{CompleteOnResponse, PendingRequests},
+use tower::{Service, ServiceExt, buffer::Buffer, discover::ServiceList, load::Load};
+use tower_roster::{
+    BoxError,
+    balance::{BalanceLayer, policy::P2c},
 };
-use tower_roster::balance::{BalanceLayer, policy::P2c};
 
 use super::{
-    measure::{Effort, Noop, interleave, threads},
+    measure::{Contender, Effort, Noop, Samples, interleave, threads},
+    picks::{ewma, pending},
     report::{Bar, Row},
 };
 
@@ -47,33 +46,48 @@ where
     f64::from(each * TASKS) / started.elapsed().as_secs_f64()
 }
 
+/// tower's balancer in a `Buffer`, as its documentation has it for more than one caller.
+fn buffered<S>(
+    make: fn(usize) -> S,
+) -> impl Service<u64, Error = BoxError, Response: Send, Future: Send> + Clone + Send + 'static
+where
+    S: Service<u64, Response: Send, Error: Into<BoxError>, Future: Send> + Load + Send + 'static,
+    S::Metric: Debug,
+{
+    let services = ServiceList::new((0..SIZE).map(make).collect::<Vec<_>>());
+    Buffer::new(tower::balance::p2c::Balance::new(services), 1_024)
+}
+
 pub fn run(effort: Effort) -> Vec<Row> {
     let runtime = threads(2);
-    let [ours, default, theirs] = runtime.block_on(async {
+    let contenders = runtime.block_on(async {
         let list = || ServiceList::new(vec![Noop; SIZE]);
         let layer = BalanceLayer::new().policy(P2c::in_flight());
-        let mut ours = layer.balance_plain(list());
-        ours.ready().await.expect("endpoints");
-        let mut default = BalanceLayer::new().balance_plain(list());
-        default.ready().await.expect("endpoints");
-        let pending = |_| PendingRequests::new(Noop, CompleteOnResponse::default());
-        let pending = ServiceList::new((0..SIZE).map(pending).collect::<Vec<_>>());
-        let theirs = Buffer::new(tower::balance::p2c::Balance::new(pending), 1_024);
+        let mut in_flight = layer.balance_plain(list());
+        in_flight.ready().await.expect("endpoints");
+        let mut estimates = BalanceLayer::new().balance_plain(list());
+        estimates.ready().await.expect("endpoints");
+        let their_in_flight = buffered(pending);
+        let their_ewma = buffered(ewma);
         // Their types differ, and they are only called.
         let runtime = &runtime;
         let (few, many) = (effort.requests, 10 * effort.requests);
-        let contenders: [super::measure::Contender<'_>; 3] = [
-            Box::new(move || rate(runtime, &ours, many)),
-            Box::new(move || rate(runtime, &default, many)),
-            Box::new(move || rate(runtime, &theirs, few)),
+        let contenders: [Contender<'_>; 4] = [
+            Box::new(move || rate(runtime, &in_flight, many)),
+            Box::new(move || rate(runtime, &their_in_flight, few)),
+            Box::new(move || rate(runtime, &estimates, many)),
+            Box::new(move || rate(runtime, &their_ewma, few)),
         ];
         contenders
     });
-    let samples = interleave(effort.rounds, vec![ours, default, theirs]);
-    let row = |what: &str, at: usize| {
-        Row::new(format!("64 tasks, 2 threads, {what}"), "/s", &samples[at])
-            .against("Buffer<tower p2c>", &samples[2])
+    let samples = interleave(effort.rounds, contenders.into());
+    let pairs = ["in flight", "peak EWMA"]
+        .into_iter()
+        .zip(samples.chunks(2));
+    let row = |(what, pair): (&str, &[Samples])| {
+        Row::new(format!("64 tasks, 2 threads, p2c, {what}"), "/s", &pair[0])
+            .against("Buffer<tower p2c>", &pair[1])
             .bar(Bar::AtLeast(20.0))
     };
-    vec![row("p2c, in flight", 0), row("p2c, peak EWMA", 1)]
+    pairs.map(row).collect()
 }
