@@ -175,6 +175,9 @@ where
         mut connecting: Connecting<B>,
     ) -> Result<(SendRequest<B>, bool), BoxError> {
         let mut ticket = self.queue();
+        if let Ok(sender) = ticket.receiver.try_recv() {
+            return Ok((sender, true));
+        }
         tokio::select! {
             biased;
             Ok(sender) = &mut ticket.receiver => {
@@ -445,5 +448,19 @@ mod tests {
         pool.put(sender);
         drop(pool);
         open.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_finds_a_ready_one_starts_no_other() {
+        let pool = pool(usize::MAX, None);
+        pool.put(connection().await.0);
+        let (starts, mut started) = oneshot::channel();
+        let connecting = Box::pin(async {
+            starts.send(()).unwrap();
+            pending().await
+        });
+        assert!(pool.wait(connecting).await.unwrap().1);
+        tokio::task::yield_now().await;
+        assert!(started.try_recv().is_err(), "nobody asked for it");
     }
 }
