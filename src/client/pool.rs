@@ -139,12 +139,19 @@ where
                 Err(back) => sender = back,
             }
         }
+        let mut closed = None;
+        if state.idle.len() >= self.max_idle {
+            let at = state.idle.iter().position(|idle| idle.sender.is_closed());
+            closed = at.map(|at| state.idle.remove(at));
+        }
         if state.idle.len() < self.max_idle {
             self.keep(&mut state, sender);
+            drop(state);
         } else {
             drop(state);
             drop(sender);
         }
+        drop(closed);
     }
 
     fn keep(self: &Arc<Self>, state: &mut State<B>, sender: SendRequest<B>) {
@@ -504,5 +511,16 @@ mod tests {
             });
             assert!(pool.take().is_none(), "it went with its runtime");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_closed_leaves_room() {
+        let pool = pool(1, None);
+        let (sender, open) = connection().await;
+        pool.put(sender);
+        open.abort();
+        assert!(open.await.is_err());
+        pool.put(connection().await.0);
+        assert!(pool.take().is_some());
     }
 }
