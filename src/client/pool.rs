@@ -211,7 +211,15 @@ where
     fn queue(self: &Arc<Self>) -> Ticket<'_, B> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        state.waiting.retain(|waiting| !waiting.is_closed());
+        // The first have waited longest, so the queue grows by no more than comes while one connects.
+        // To look through all of it each time would make a burst cost its square.
+        while state
+            .waiting
+            .front()
+            .is_some_and(oneshot::Sender::is_closed)
+        {
+            state.waiting.pop_front();
+        }
         state.waiting.push_back(sender);
         // Nobody would tell when they are ready.
         let busy = mem::take(&mut state.idle);
