@@ -32,7 +32,7 @@ use std::{
 
 use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
-use tokio::{sync::oneshot, task::AbortHandle};
+use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
 
 use crate::error::BoxError;
 
@@ -139,20 +139,32 @@ where
                 Err(back) => sender = back,
             }
         }
+        let mut closed = None;
+        if state.idle.len() >= self.max_idle {
+            let at = state.idle.iter().position(|idle| idle.sender.is_closed());
+            closed = at.map(|at| state.idle.remove(at));
+        }
         if state.idle.len() < self.max_idle {
             self.keep(&mut state, sender);
+            drop(state);
         } else {
             drop(state);
             drop(sender);
         }
+        drop(closed);
     }
 
     fn keep(self: &Arc<Self>, state: &mut State<B>, sender: SendRequest<B>) {
         let since = state.now;
         state.idle.push(Idle { sender, since });
-        if let (None, Some(tick)) = (&state.clock, self.tick) {
-            let clock = tokio::spawn(tick_on(Arc::downgrade(self), tick));
-            state.clock = Some(clock.abort_handle());
+        // It ended with its runtime, if that is gone.
+        let stands = state.clock.as_ref().is_none_or(AbortHandle::is_finished);
+        if let (true, Some(tick)) = (stands, self.tick) {
+            // Who gives up a place in the queue may do so outside any runtime; the next starts it.
+            if let Ok(runtime) = Handle::try_current() {
+                let clock = runtime.spawn(tick_on(Arc::downgrade(self), tick));
+                state.clock = Some(clock.abort_handle());
+            }
         }
     }
 
@@ -175,6 +187,9 @@ where
         mut connecting: Connecting<B>,
     ) -> Result<(SendRequest<B>, bool), BoxError> {
         let mut ticket = self.queue();
+        if let Ok(sender) = ticket.receiver.try_recv() {
+            return Ok((sender, true));
+        }
         tokio::select! {
             biased;
             Ok(sender) = &mut ticket.receiver => {
@@ -196,7 +211,15 @@ where
     fn queue(self: &Arc<Self>) -> Ticket<'_, B> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        state.waiting.retain(|waiting| !waiting.is_closed());
+        // The first have waited longest, so the queue grows by no more than comes while one connects.
+        // To look through all of it each time would make a burst cost its square.
+        while state
+            .waiting
+            .front()
+            .is_some_and(oneshot::Sender::is_closed)
+        {
+            state.waiting.pop_front();
+        }
         state.waiting.push_back(sender);
         // Nobody would tell when they are ready.
         let busy = mem::take(&mut state.idle);
@@ -329,6 +352,11 @@ mod tests {
         sender.send_request(request).await.unwrap().into_body()
     }
 
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().start_paused(true).build().unwrap()
+    }
+
     fn never() -> Connecting<Body> {
         Box::pin(pending())
     }
@@ -445,5 +473,62 @@ mod tests {
         pool.put(sender);
         drop(pool);
         open.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_finds_a_ready_one_starts_no_other() {
+        let pool = pool(usize::MAX, None);
+        pool.put(connection().await.0);
+        let (starts, mut started) = oneshot::channel();
+        let connecting = Box::pin(async {
+            starts.send(()).unwrap();
+            pending().await
+        });
+        assert!(pool.wait(connecting).await.unwrap().1);
+        tokio::task::yield_now().await;
+        assert!(started.try_recv().is_err(), "nobody asked for it");
+    }
+
+    #[test]
+    fn a_place_in_the_queue_may_be_given_up_outside_a_runtime() {
+        let pool = pool(usize::MAX, SECOND);
+        let runtime = runtime();
+        let mut waits = tokio_test::task::spawn(pool.wait(never()));
+        let (sender, open) = runtime.block_on(connection());
+        assert!(waits.poll().is_pending());
+        pool.put(sender);
+        drop(waits);
+        // It ages as soon as another one does.
+        runtime.block_on(async {
+            pool.put(connection().await.0);
+            sleep(2 * SECOND).await;
+            assert!(open.is_finished() && pool.take().is_none());
+        });
+    }
+
+    #[test]
+    fn connections_age_on_whatever_runtime_they_are_used() {
+        let pool = pool(usize::MAX, SECOND);
+        for _ in 0..2 {
+            runtime().block_on(async {
+                let (sender, open) = connection().await;
+                pool.put(sender);
+                sleep(2 * SECOND).await;
+                assert!(open.is_finished(), "nobody uses it");
+                pool.put(connection().await.0);
+            });
+            assert!(pool.take().is_none(), "it went with its runtime");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_closed_leaves_room() {
+        let pool = pool(1, None);
+        let (sender, open) = connection().await;
+        pool.put(sender);
+        open.abort();
+        assert!(open.await.is_err());
+        pool.put(connection().await.0);
+        assert!(pool.take().is_some());
     }
 }

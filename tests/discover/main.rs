@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod connections;
 mod http;
 mod interop;
 mod load;
+mod raw;
 mod scripted;
 mod server;
 #[cfg(feature = "tls")]
