@@ -12,7 +12,7 @@
 //! | section | shows |
 //! |---|---|
 //! | picks | pick, call and completion beside tower's balancer, from 2 to 10,000 endpoints |
-//! | growth | the same from 10 to 100,000 endpoints; what bounds it is the cache: a pick reads two lines of each of two states, drawn anywhere |
+//! | growth | the same from 10 to 100,000 endpoints; what bounds it is the cache: a pick writes a line or two of a state that is drawn anywhere, and reads those of a second one where the first is not idle |
 //! | weights | weighted picks beside unweighted |
 //! | hashing | look-ups in Maglev's table and on a ring |
 //! | allocations | of one request |

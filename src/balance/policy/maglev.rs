@@ -43,11 +43,12 @@
 //!
 //! The same holds for one that comes, and for weights, where an endpoint with half of the mean weight
 //! scatters as one in a set of twice the size. The two ways agree about most slots: from 512 endpoints to 513
-//! or back, 2 % of the keys move once.
+//! or back, 2 % of the keys move once. Up to 512, an endpoint that is much lighter than the others may
+//! move three times its due.
 //!
 //! # What it costs
 //! Two bytes a slot, 131 KB or 2 MB (twice that from 65 536 endpoints on). Filling takes about 16 tries
-//! for a slot: 2 ms, or 40 to 110 ms, off the path of requests. Looking a key up reads one slot.
+//! for a slot: 2 ms, or 40 to 140 ms, off the path of requests. Looking a key up reads one slot.
 //!
 //! [*Maglev: a fast and reliable software network load balancer*]: https://research.google/pubs/pub44824/
 

@@ -8,7 +8,7 @@
 //! Chance alone decides how many slots each gets, so there is a cap: the due, and one standard deviation
 //! above it (its square root). About a sixth of the endpoints meet it. Whoever has room again when
 //! another leaves takes a slot from somebody else, so a chain goes on with that probability, and
-//! `1.2 / n` of the keys move. A cap at half of that makes it 1.8, for shares that are hardly more even.
+//! `1.2 / n` of the keys move. A cap at half of that makes it 1.8 to 2, for shares that are hardly more even.
 //!
 //! What depends on the whole set would move keys everywhere when it changes a little. So turns are counted
 //! in a weight that is a power of two, and what each cap is rounded to depends on the key: the caps grow
