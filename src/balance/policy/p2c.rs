@@ -292,7 +292,13 @@ impl Rule {
         if self.grain == 0.0 {
             return lesser * self.margin < load;
         }
-        let [one, other] = [first, second].map(|index| set.in_flight(index) as f64 + 1.0);
+        let requests = [first, second].map(|index| set.in_flight(index) as f64 + 1.0);
+        self.is_less([load, lesser], requests)
+    }
+
+    /// Whether the second of two loads is less than the first, each of so many requests.
+    #[inline]
+    fn is_less(&self, [load, lesser]: [f64; 2], [one, other]: [f64; 2]) -> bool {
         let load = load + self.grain * one;
         let lesser = (lesser + self.grain * other) * self.margin;
         if !self.latencies {
@@ -377,7 +383,8 @@ pub(super) fn has_fewer<L: LoadTracker>(
 }
 
 /// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
-/// rounded in favour of the first, as [`has_fewer`] compares them.
+/// rounded in favour of the first: by three quarters of a request, and at exactly that [`has_fewer`]
+/// decides for the second.
 #[inline]
 fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
     let [first, second] = in_flight.map(|in_flight| in_flight as f32);
@@ -385,4 +392,30 @@ fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
     let second = second * (weights[0] / weights[1]).min(1.0);
     // Whole numbers stay as they are. By way of integers, for want of an instruction that rounds.
     [first + 0.25, second + 0.75].map(|count| f64::from(count as i32))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The comparison without divisions is the one that the essay tells.
+        #[test]
+        fn estimates_are_compared_as_they_are_told(
+            estimates in [1e-6f64..10.0, 1e-6f64..10.0],
+            in_flight in [0u8..40, 0u8..40],
+        ) {
+            let Rule { margin, grain, .. } = P2c::peak_ewma().rule;
+            let requests = in_flight.map(|in_flight| f64::from(in_flight) + 1.0);
+            let [a, b] = estimates.map(|estimate| estimate + grain);
+            let first = requests[0] * apart(a, b);
+            let second = requests[1] * apart(b, a) * margin;
+            prop_assume!((first - second).abs() > 1e-9 * first);
+            let loads = [0, 1].map(|at| estimates[at] * requests[at]);
+            let is_less = P2c::peak_ewma().rule.is_less(loads, requests);
+            prop_assert_eq!(is_less, second < first);
+        }
+    }
 }
