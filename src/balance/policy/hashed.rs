@@ -91,7 +91,6 @@ pub(super) struct Ranked {
     pub(super) index: usize,
     /// Of the key.
     pub(super) hash: u64,
-    pub(super) weight: f64,
     /// The weight divided by that of all.
     pub(super) due: f64,
 }
@@ -109,7 +108,6 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     let ranked = |(index, key): (usize, &Key)| Ranked {
         index,
         hash: hash_key(key.to_string().as_bytes()),
-        weight: candidates[index].weight,
         due: relative(index) / total,
     };
     order.into_iter().map(ranked).collect()
@@ -238,13 +236,6 @@ impl Owners {
     pub(super) fn new(owners: &[u32]) -> Self {
         let few: Result<Box<[u16]>, _> = owners.iter().map(|owner| u16::try_from(*owner)).collect();
         few.map_or_else(|_| Self::Many(owners.into()), Self::Few)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Few(owners) => owners.len(),
-            Self::Many(owners) => owners.len(),
-        }
     }
 
     #[inline]
