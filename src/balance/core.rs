@@ -74,8 +74,14 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
         may: impl FnOnce(EndpointId) -> bool,
     ) -> Result<Picked<S, P::Load>, NoEndpoint> {
         let picked = self.slots.read(|snapshot, hand| {
-            let Hand { rng, picks, clock } = hand;
-            let mut draw = Draw::new(rng).hash(wish.hash).tried(tried).since(*clock);
+            let Hand {
+                rng,
+                picks,
+                clock,
+                ahead,
+            } = hand;
+            let draw = Draw::new(rng).hash(wish.hash).tried(tried);
+            let mut draw = draw.since(*clock).ahead(ahead);
             let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
             if !may(state.id()) {

@@ -25,6 +25,7 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
 use crate::{
+    balance::policy::Ahead,
     rng::small_rng,
     sync::{Locked, TryLock, yield_now},
 };
@@ -52,6 +53,8 @@ pub(crate) struct Hand {
     pub(crate) picks: Vec<u32>,
     /// When a reader read the clock last.
     pub(crate) clock: Option<Instant>,
+    /// What the next reader picks, if it picks from the same table.
+    pub(crate) ahead: Ahead,
 }
 
 thread_local! {
@@ -94,6 +97,7 @@ impl<T> Slots<T> {
                     rng: small_rng(seed),
                     picks: Vec::new(),
                     clock: None,
+                    ahead: Ahead::default(),
                 },
             }))
         };

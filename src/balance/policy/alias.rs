@@ -10,14 +10,20 @@
 //! stand apart, for those who compare endpoints by them. When all weights are the same there is no table
 //! ([`Shares::Even`]).
 //!
+//! A column cannot be read before it is drawn, nor a state before its column: of ten thousand endpoints
+//! both come from a farther cache, one after the other. So each draw also makes the next one
+//! ([`Ahead`]), while it waits for the state anyhow.
+//!
 //! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most; however
 //! small its weight, it is drawn once in `n` × 2³² times.
 //!
 //! [*A linear algorithm for generating random numbers with a given distribution*]: https://doi.org/10.1109/32.92917
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use rand::Rng;
 
-use super::Candidate;
+use super::{Candidate, Draw};
 
 /// What each endpoint should get of the requests.
 #[derive(Debug)]
@@ -70,6 +76,8 @@ pub(super) fn pair(len: usize, bits: u64) -> (usize, usize) {
 /// The table of the alias method.
 #[derive(Debug)]
 pub(super) struct Alias {
+    /// Which table this is.
+    id: u64,
     columns: Box<[Column]>,
     /// Divided by the largest; above zero.
     weights: Box<[f32]>,
@@ -82,6 +90,14 @@ struct Column {
     /// How much of the column the lower one fills, of 2³².
     height: u32,
     upper: u32,
+}
+
+/// What was drawn from a table ahead of the pick that it is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    /// The table's id; none has 0.
+    table: u64,
+    index: usize,
 }
 
 impl Alias {
@@ -124,7 +140,13 @@ impl Alias {
             }
         }
         // Whoever is left fills a column but for rounding; its column has no other.
-        Self { columns, weights }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            // Relaxed: the numbers only have to differ.
+            id: NEXT.fetch_add(1, Relaxed),
+            columns,
+            weights,
+        }
     }
 
     /// The weight of each, divided by the largest; above zero.
@@ -136,11 +158,30 @@ impl Alias {
     /// Draws one.
     #[inline]
     pub(super) fn one<R: Rng>(&self, rng: &mut R) -> usize {
-        self.draw(rng.next_u64())
+        self.at(rng.next_u64())
     }
 
+    /// The same, drawn with the pick before this one, and draws for the next.
     #[inline]
-    fn draw(&self, bits: u64) -> usize {
+    pub(super) fn next(&self, draw: &mut Draw<'_>) -> usize {
+        let Some(ahead) = draw.ahead.as_deref_mut() else {
+            return self.one(draw.rng);
+        };
+        let index = if ahead.table == self.id {
+            ahead.index
+        } else {
+            self.one(draw.rng)
+        };
+        *ahead = Ahead {
+            table: self.id,
+            index: self.one(draw.rng),
+        };
+        index
+    }
+
+    /// Whom 64 random bits draw.
+    #[inline]
+    fn at(&self, bits: u64) -> usize {
         let product = u128::from(bits) * self.columns.len() as u128;
         let index = (product >> 64) as usize;
         let column = self.columns[index];
@@ -154,6 +195,7 @@ impl Alias {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::{SeedableRng as _, rngs::SmallRng};
 
     use super::*;
     use crate::instance::Key;
@@ -200,7 +242,7 @@ mod tests {
             let alias = Alias::new(&candidates);
             let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
             for bits in bits.into_iter().chain([0, u64::MAX]) {
-                let drawn = alias.draw(bits);
+                let drawn = alias.at(bits);
                 let exact = candidates[drawn].weight / largest;
                 let weight = alias.weights()[drawn];
                 prop_assert!(weight > 0.0 && weight <= 1.0);
@@ -215,6 +257,33 @@ mod tests {
                 prop_assert!(first < len && second < len && first != second);
             }
         }
+    }
+
+    #[test]
+    fn what_is_drawn_ahead_is_for_the_same_table_only() {
+        let [one, other] = [30, 5].map(|len| {
+            let weights: Vec<f64> = (1..=len).map(f64::from).collect();
+            Alias::new(&candidates(&weights))
+        });
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut ahead = Ahead::default();
+        let mut counts = [0_u32; 5];
+        for _ in 0..100_000 {
+            let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
+            assert!(one.next(&mut draw) < 30);
+            counts[other.next(&mut draw)] += 1;
+            counts[other.next(&mut draw)] += 1;
+        }
+        for (weight, count) in (1..).zip(counts) {
+            let due = f64::from(weight) / 15.0 * 200_000.0;
+            let off = (f64::from(count) - due).abs();
+            assert!(off < 5.0 * due.sqrt(), "{weight}: {count} for {due}");
+        }
+        let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
+        one.next(&mut draw);
+        let Ahead { table, index } = ahead;
+        let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
+        assert_eq!((one.next(&mut draw), one.id), (index, table));
     }
 
     #[test]

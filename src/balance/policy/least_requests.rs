@@ -95,7 +95,7 @@ impl<L: LoadTracker> Picker<L> for Fewest {
                 }
             }
             Shares::Weighted(alias) => {
-                let first = alias.one(draw.rng);
+                let first = alias.next(draw);
                 if set.in_flight(first) == 0 {
                     return first;
                 }
@@ -103,7 +103,7 @@ impl<L: LoadTracker> Picker<L> for Fewest {
                 let second = if self.scans {
                     least_used(set, weights, draw)
                 } else {
-                    alias.one(draw.rng)
+                    alias.next(draw)
                 };
                 if has_fewer(set, [first, second], weights) {
                     second

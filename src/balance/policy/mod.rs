@@ -48,6 +48,7 @@ mod ring_hash;
 mod round_robin;
 mod weighted_round_robin;
 
+pub(crate) use self::alias::Ahead;
 pub use self::{
     hash::hash_key,
     least_requests::LeastRequests,
@@ -221,6 +222,8 @@ pub struct Draw<'a> {
     now: Option<Instant>,
     /// The time of an earlier pick.
     recent: Option<Instant>,
+    /// What the pick before drew for this one.
+    ahead: Option<&'a mut Ahead>,
 }
 
 impl<'a> Draw<'a> {
@@ -234,6 +237,7 @@ impl<'a> Draw<'a> {
             tried: Tried::new(),
             now: None,
             recent: None,
+            ahead: None,
         }
     }
 
@@ -280,6 +284,13 @@ impl<'a> Draw<'a> {
     #[inline]
     pub(super) fn since(mut self, recent: Option<Instant>) -> Self {
         self.recent = recent;
+        self
+    }
+
+    /// Sets what was drawn ahead, to be replaced.
+    #[inline]
+    pub(super) fn ahead(mut self, ahead: &'a mut Ahead) -> Self {
+        self.ahead = Some(ahead);
         self
     }
 

@@ -224,11 +224,11 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
                 }
             }
             Shares::Weighted(alias) => {
-                let first = alias.one(draw.rng);
+                let first = alias.next(draw);
                 if self.rule.cannot_be_better(set, first) {
                     return first;
                 }
-                let pair = [first, alias.one(draw.rng)];
+                let pair = [first, alias.next(draw)];
                 self.rule.by_weight(set, pair, alias.weights(), draw)
             }
         }
