@@ -164,19 +164,23 @@ impl Alias {
     /// The same, drawn with the pick before this one, and draws for the next.
     #[inline]
     pub(super) fn next(&self, draw: &mut Draw<'_>) -> usize {
-        let Some(ahead) = draw.ahead.as_deref_mut() else {
-            return self.one(draw.rng);
-        };
-        let index = if ahead.table == self.id {
-            ahead.index
-        } else {
-            self.one(draw.rng)
-        };
-        *ahead = Ahead {
-            table: self.id,
-            index: self.one(draw.rng),
-        };
-        index
+        match draw.ahead.as_deref_mut() {
+            Some(ahead) if ahead.table == self.id => {
+                std::mem::replace(&mut ahead.index, self.at(draw.rng.next_u64()))
+            }
+            _ => self.first(draw),
+        }
+    }
+
+    #[cold]
+    fn first(&self, draw: &mut Draw<'_>) -> usize {
+        if let Some(ahead) = draw.ahead.as_deref_mut() {
+            *ahead = Ahead {
+                table: self.id,
+                index: self.one(draw.rng),
+            };
+        }
+        self.one(draw.rng)
     }
 
     /// Whom 64 random bits draw.
