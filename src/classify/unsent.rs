@@ -12,7 +12,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::error::BoxError;
+use crate::{
+    balance,
+    error::BoxError,
+    service::{breaker::BreakerError, failfast::FailFastError},
+};
 
 /// Says that the request was certainly not sent, and may bring it back.
 ///
@@ -112,9 +116,11 @@ impl Error for Unsent {
 /// Whether an error says that the request was certainly not sent, so that it may be sent elsewhere
 /// whatever it does.
 ///
-/// Known are [`Unsent`], which the clients of this crate use; with features `http` or `consul` also
-/// hyper's errors and those of hyper-util's client; with feature `tonic` the failure of a channel to
-/// connect. The first of them in the chain of sources decides.
+/// Known are [`Unsent`], which the clients of this crate use; a balancer without an endpoint for the
+/// request, and the refusals of a breaker or of failfast; with features `http` or `consul` also hyper's
+/// errors and those of hyper-util's client; with feature `tonic` the failure of a channel to connect. The
+/// first of them in the chain of sources decides. Not the refusal of a throttle: that would come back
+/// at once, and make it refuse more.
 ///
 /// # Examples
 /// ```
@@ -168,6 +174,13 @@ fn first_word<'a>(mut error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
 fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     if let Some(unsent) = error.downcast_ref::<Unsent>() {
         return Some(Word::Unsent(Some(unsent)));
+    }
+    let balance = error.downcast_ref::<balance::Error>();
+    if balance.is_some_and(balance::Error::is_no_endpoint)
+        || error.is::<BreakerError>()
+        || error.is::<FailFastError>()
+    {
+        return Some(Word::Unsent(None));
     }
     #[cfg(feature = "tonic")]
     if error.is::<tonic::ConnectError>() {

@@ -11,8 +11,8 @@
 //! no connection comes back in the error. It does so for one call after another, though: where a peer
 //! swallows everything, the second call in the queue begins to connect when the first has given up.
 //! [`HttpEndpoints`](super::HttpEndpoints) with `http2` do not queue, and serve generated clients as
-//! well. What they lack is what tonic's `Endpoint` can be told, and the status `UNAVAILABLE` where
-//! there is no connection: tonic makes `UNKNOWN` of errors that are not its own.
+//! well. What they lack is what tonic's `Endpoint` can be told. tonic makes `UNKNOWN` of errors that
+//! are not its own, unless a [`StatusLayer`](super::StatusLayer) stands around them.
 
 use std::{
     error::Error as _,

@@ -10,11 +10,16 @@ mod kept;
 #[cfg(any(feature = "http2", feature = "tls"))]
 mod negotiated;
 mod pool;
+#[cfg(feature = "tonic")]
+mod status;
 mod uri;
 
-#[cfg(feature = "tonic")]
-pub use self::grpc::{GrpcClient, GrpcEndpoints, GrpcFuture};
 pub use self::{
     error::HttpError,
     http::{HttpClient, HttpEndpoints, HttpFuture},
+};
+#[cfg(feature = "tonic")]
+pub use self::{
+    grpc::{GrpcClient, GrpcEndpoints, GrpcFuture},
+    status::{StatusFuture, StatusLayer, WithStatus, to_status},
 };

@@ -198,18 +198,23 @@ impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// For gRPC: the status decides, also where it comes in trailers. Nothing is known to be idempotent,
     /// so only what was certainly not sent is repeated; [`reissue`](Self::reissue) says more. The
     /// endpoints get `http::Request<ReplayBody<tonic::body::Body>>`, as
-    /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) take it.
+    /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) take it. A
+    /// [`StatusLayer`](crate::client::StatusLayer) around the stack makes a status of errors that tonic
+    /// does not know.
     ///
     /// # Examples
     /// ```
     /// # #[cfg(feature = "memory")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_roster::{client::GrpcEndpoints, registry, service::stack::Stack};
+    /// use tower::Layer;
+    /// use tower_roster::{
+    ///     client::{GrpcEndpoints, StatusLayer}, registry, service::stack::Stack,
+    /// };
     ///
     /// let registry = registry::connect("memory:")?;
     /// let discover = registry.watch("greeter")?.discover(GrpcEndpoints::new());
-    /// let service = Stack::grpc().build(discover)?.service;
+    /// let service = StatusLayer.layer(Stack::grpc().build(discover)?.service);
     /// // let mut client = GreeterClient::new(service);
     /// # let _ = tonic::client::Grpc::new(service).ready();
     /// # Ok(())

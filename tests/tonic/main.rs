@@ -10,5 +10,6 @@ mod judged;
 mod outcomes;
 mod server;
 mod stack;
+mod status;
 #[cfg(feature = "tls")]
 mod tls;

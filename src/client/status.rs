@@ -1,0 +1,223 @@
+//! What a caller over gRPC is told of errors.
+//!
+//! Clients that tonic generates make `UNKNOWN` of errors that are not tonic's own, such as those of a
+//! balancer without endpoints or of a breaker, and of all that keeps a service from being ready.
+//! Whoever is answered so cannot tell a service that is down from a defect. A [`StatusLayer`] around
+//! whatever such a client is given tells what there is to tell.
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project::pin_project;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::HttpError;
+use crate::{
+    balance,
+    classify::is_unsent,
+    error::BoxError,
+    service::{retry::TryTimeout, throttle::ThrottleError},
+};
+
+/// Makes a [`Status`] of every error, as [`to_status`] does; also of those that keep the service from
+/// being ready, which then come as the answer of the next call: generated clients would make `UNKNOWN`
+/// of them. Goes outermost.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower::Layer;
+/// use tower_roster::{
+///     client::{GrpcEndpoints, StatusLayer}, registry, service::stack::Stack,
+/// };
+///
+/// let registry = registry::connect("memory:")?;
+/// let discover = registry.watch("greeter")?.discover(GrpcEndpoints::new());
+/// let service = StatusLayer.layer(Stack::grpc().build(discover)?.service);
+/// // let mut client = GreeterClient::new(service);
+/// # let _ = tonic::client::Grpc::new(service).ready();
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "memory"))]
+/// # fn main() {}
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatusLayer;
+
+impl<S> Layer<S> for StatusLayer {
+    type Service = WithStatus<S>;
+
+    fn layer(&self, inner: S) -> WithStatus<S> {
+        WithStatus {
+            inner,
+            unready: None,
+        }
+    }
+}
+
+/// A service whose errors are statuses; made by a [`StatusLayer`].
+pub struct WithStatus<S> {
+    inner: S,
+    /// Why it was not ready.
+    unready: Option<Status>,
+}
+
+impl<S: Clone> Clone for WithStatus<S> {
+    fn clone(&self) -> Self {
+        StatusLayer.layer(self.inner.clone())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for WithStatus<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithStatus")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Request> Service<Request> for WithStatus<S>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = Status;
+    type Future = StatusFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.unready = ready!(self.inner.poll_ready(cx)).map_err(to_status).err();
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        StatusFuture(match self.unready.take() {
+            Some(status) => State::Unready(Some(status)),
+            None => State::Called(self.inner.call(request)),
+        })
+    }
+}
+
+/// The answer of a [`WithStatus`].
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct StatusFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProj)]
+#[derive(Debug)]
+enum State<F> {
+    Unready(Option<Status>),
+    Called(#[pin] F),
+}
+
+impl<F, Response, E> Future for StatusFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, Status>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().0.project() {
+            StateProj::Unready(status) => {
+                let polled = "a future is not polled after it is done";
+                Poll::Ready(Err(status.take().expect(polled)))
+            }
+            StateProj::Called(future) => future.poll(cx).map_err(to_status),
+        }
+    }
+}
+
+/// The status of a call that got no answer. The error is its source.
+///
+/// | error | status |
+/// |---|---|
+/// | a status of the endpoint's | the same |
+/// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
+/// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
+/// | a timeout, of the call or of an attempt | `DEADLINE_EXCEEDED` |
+/// | the endpoint's service panicked | `INTERNAL` |
+/// | any other | as tonic says, mostly `UNKNOWN` |
+pub fn to_status(error: impl Into<BoxError>) -> Status {
+    let error = error.into();
+    let error = match code(&*error) {
+        Some(code) => {
+            let mut status = Status::new(code, chain(&*error));
+            status.set_source(Arc::from(error));
+            return status;
+        }
+        None => error,
+    };
+    Status::try_from_error(error).unwrap_or_else(|error| {
+        let mut status = Status::unknown(chain(&*error));
+        status.set_source(Arc::from(error));
+        status
+    })
+}
+
+/// What we know of an error; `None` leaves it to tonic.
+fn code(error: &(dyn Error + 'static)) -> Option<Code> {
+    if is_unsent(error) {
+        return Some(Code::Unavailable);
+    }
+    let mut code = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<Status>() {
+            return None;
+        }
+        if error.is::<tower::timeout::error::Elapsed>() || error.is::<TryTimeout>() {
+            return Some(Code::DeadlineExceeded);
+        }
+        if error.is::<ThrottleError>() {
+            return Some(Code::Unavailable);
+        }
+        let balance = error.downcast_ref::<balance::Error>();
+        if balance.is_some_and(balance::Error::is_panic) {
+            return Some(Code::Internal);
+        }
+        if error.is::<HttpError>() {
+            // Unless the answer's own status comes below.
+            code = Some(Code::Unavailable);
+        }
+        next = error.source();
+    }
+    code
+}
+
+/// The message and every cause below it, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_errors_are_left_to_tonic() {
+        let error = std::io::Error::other("the disk is full");
+        let status = to_status(error);
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unknown, "the disk is full")
+        );
+        assert!(status.source().is_some());
+        let status = to_status(Status::not_found("no such greeter"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::NotFound, "no such greeter")
+        );
+    }
+}
