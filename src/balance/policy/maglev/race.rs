@@ -10,14 +10,15 @@
 //! somebody else, and so on; and the more endpoints there are, the more slots are taken that late. So
 //! caps are somewhat above the due (the *slack*): not for shares from 1 / 128 on, and the smaller a
 //! share the more, which keeps what moves below twice what must. At most it is the square root of the due,
-//! which a sixth of the endpoints then meet.
+//! which an eighth of the endpoints then meet.
 //!
 //! Nothing may depend on the whole set but what hardly changes with it, or keys move everywhere. Caps
 //! change by parts of a slot when one comes or goes, and where they are rounded depends on the key, so
 //! they grow one after the other. Times are counted from shares, which changes all of them alike.
 //!
 //! The race is run in laps. Within one, endpoints ask one after the other, and a slot goes from one that
-//! asked later to one that asked earlier: how long a lap is makes no difference.
+//! asked later to one that asked earlier: how long a lap is makes no difference, where an endpoint has
+//! far more slots than it asks for in one.
 
 use super::{Spread, mix};
 use crate::balance::policy::hashed::Ranked;
@@ -30,7 +31,7 @@ const SLACK: f64 = 1.0 / 16.0;
 /// How often an endpoint asks in a lap, in the mean.
 const LAP: f64 = 8.0;
 
-/// How often is asked for each slot, after which the few that are left are handed out. It takes 10 to 30
+/// How often is asked for each slot, after which the few that are left are handed out. It takes 10 to 25
 /// for any weights that make sense.
 const TRIES: u64 = 100;
 
@@ -107,12 +108,15 @@ fn part(hash: u64) -> f64 {
 }
 
 /// How much an endpoint may take, in [`Spread::size`]s.
+///
+/// Rounded by chance to a slot of mean size, less what a slot that does not fit exceeds the cap by. So
+/// nothing jumps where all slots have been split and a table begins to split the halves.
 fn cap(one: &Ranked, spread: Spread) -> i64 {
     let due = one.due * f64::from(spread.slots);
     let slack = (1.0 / one.due.max(LEAST) - EXACT) * SLACK;
     let slots = due + slack.min(due.sqrt()).max(0.0);
-    let sizes = slots * f64::from(spread.total()) / f64::from(spread.slots);
-    (sizes + part(mix(one.hash ^ 1))) as i64
+    let size = f64::from(spread.total()) / f64::from(spread.slots);
+    (slots * size + part(mix(one.hash ^ 1)) * size - (size - 1.0)) as i64
 }
 
 impl<'a> Race<'a> {
