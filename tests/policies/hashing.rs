@@ -6,7 +6,10 @@ use rand::{Rng, RngExt, rngs::SmallRng, seq::SliceRandom};
 use tokio::time::Instant;
 use tower_roster::{
     attempt::Tried,
-    balance::policy::{Candidate, Draw, Maglev, Policy, RingHash, Trial, by_name, hash_key},
+    balance::{
+        policy::{Candidate, Draw, Maglev, Policy, RingHash, Trial, by_name, hash_key},
+        topology::Wish,
+    },
     instance::Key,
 };
 
@@ -203,6 +206,21 @@ fn keys_have_the_same_owner_in_every_process() {
     };
     assert_eq!(first("ring-hash"), "514402062636322230011540");
     assert_eq!(first("maglev"), "241443210411234034222453");
+    // By way of a request's wish.
+    let mut rng = rng();
+    for (name, expected) in [("ring-hash", "350152543543"), ("maglev", "013316322062")] {
+        let trial = Trial::with_candidates(&by_name(name).unwrap(), &candidates, &mut rng);
+        let owner = |key: u32| {
+            let hash = Wish::new().key(format!("user-{key}")).hash;
+            trial.pick(&mut Draw::new(&mut rng).hash(hash)).to_string()
+        };
+        assert_eq!((0..12).map(owner).collect::<String>(), expected, "{name}");
+    }
+    assert_eq!(
+        Wish::new().key("abc").hash,
+        Some(0x44BC_2CF5_AD77_0999),
+        "XXH64"
+    );
     // The table of so many is of another size.
     let candidates: Vec<Candidate> = (0..600).map(candidate).collect();
     let owners = owners(&Maglev::new(), &candidates);
