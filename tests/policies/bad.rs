@@ -144,8 +144,8 @@ proptest! {
         for (name, policy) in all().filter(|(name, _)| !["ring-hash", "maglev"].contains(name)) {
             stays_in_range(name, &policy, &weights, seed)?;
         }
-        let points = NonZeroU32::new(size).unwrap();
-        stays_in_range("ring", &RingHash::new().points(points), &weights, seed)?;
+        let places = NonZeroU32::new(size).unwrap();
+        stays_in_range("ring", &RingHash::new().places(places), &weights, seed)?;
         stays_in_range("maglev", &Maglev::new().slots(size).unwrap(), &weights, seed)?;
     }
 }

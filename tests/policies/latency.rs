@@ -10,7 +10,7 @@ use tower_roster::{
 };
 
 use crate::{
-    rng,
+    assert_share, rng,
     world::{Latency, World},
 };
 
@@ -142,11 +142,8 @@ fn a_canary_gets_its_percent_also_when_its_estimate_has_sunk() {
         for latency in [Latency::Constant(0.01), Latency::Random(0.01)] {
             let mut world = World::new(&P2c::peak_ewma(), &[99.0, 1.0], &[latency; 2]);
             world.open(requests, rate);
-            let share = world.take_shares()[1];
-            assert!(
-                (0.0075..0.0125).contains(&share),
-                "{latency:?} at {rate}/s: {share}"
-            );
+            let what = format!("{latency:?} at {rate}/s");
+            assert_share(world.counts[1], requests, 0.01, &what);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The standard library's hashers promise none of that. FNV-1a over the bytes, then the finaliser of
 //! SplitMix64, because FNV alone spreads short texts badly over the high bits. It can run at compile
 //! time and needs no state; it does not resist an opponent who chooses texts to make them collide.
+//! It is for names; the keys of requests have [`hash_key`](crate::balance::policy::hash_key).
 
 use std::{
     collections::HashMap,
@@ -76,7 +77,7 @@ mod tests {
 
     #[test]
     fn hashes_are_what_they_were_in_every_release() {
-        // A change here moves every user of a sticky split and every entry of a client's subset.
+        // A change here moves users of a sticky split and every entry of a client's subset.
         assert_eq!(bytes(b""), mix(0xcbf2_9ce4_8422_2325));
         assert_eq!(
             fold(OFFSET, b"foobar"),

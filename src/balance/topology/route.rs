@@ -4,7 +4,8 @@
 //! numbers: a [`Wish`]. It runs on the path of every request, so it should neither allocate nor wait;
 //! what the numbers mean was worked out when the set of endpoints changed.
 
-use super::{hash, split::Version, subset::Subset};
+use super::{split::Version, subset::Subset};
+use crate::balance::policy::hash_key;
 
 /// What one request wishes: a key, a subset, a version. Nothing by default.
 ///
@@ -39,10 +40,11 @@ impl Wish {
         }
     }
 
-    /// Requests with equal keys go the same way. The hash of the key is the same in every process.
+    /// Requests with equal keys go the same way. The hash of the key is [`hash_key`], the same in every
+    /// process, and clients in other languages can compute it.
     #[must_use]
     pub fn key(self, key: impl AsRef<[u8]>) -> Self {
-        self.hash(hash::bytes(key.as_ref()))
+        self.hash(hash_key(key.as_ref()))
     }
 
     /// The same for a key that is hashed already.
