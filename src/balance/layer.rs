@@ -398,7 +398,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             notices: Vec::new(),
             news: Vec::new(),
             settings: Settings {
-                policy: self.policy,
+                policy: Arc::new(self.policy),
                 grace: self.grace,
                 drain: self.drain,
                 topology: self.topology,

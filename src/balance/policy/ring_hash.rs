@@ -16,7 +16,7 @@
 //! The points are not searched: the ring is cut into 524 288 places, and a table holds the owner of each, which is
 //! whose point comes first from there on. That moves no more keys than the points do, takes 1 MB whatever
 //! the number of points, and makes a lookup one read. It is made from the points without sorting them, in
-//! 1 to 15 ms, off the path of requests. [`Maglev`](super::Maglev) is more even, but moves more keys.
+//! 1 to 15 ms, on a thread for blocking work. [`Maglev`](super::Maglev) is more even, but moves more keys.
 //!
 //! [*Consistent hashing and random trees*]: https://doi.org/10.1145/258533.258660
 
@@ -130,6 +130,11 @@ impl Policy for RingHash {
         let ranked = ranked(candidates);
         let ring = Ring::new(candidates, &ranked, self.points, self.most);
         Hashed::new(ring, candidates, &ranked, self.bound)
+    }
+
+    /// Always: a ring has as many places for few as for many, and takes a millisecond or more.
+    fn is_costly(&self, _: usize) -> bool {
+        true
     }
 }
 
