@@ -55,6 +55,6 @@ pub use self::{
     future::ResponseFuture,
     guard::RequestGuard,
     handle::{EndpointInfo, EndpointState, Event, Gone, Handle, Status},
-    layer::BalanceLayer,
+    layer::{BalanceLayer, PlainBalanceLayer},
     service::Balance,
 };
