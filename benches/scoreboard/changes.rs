@@ -48,6 +48,10 @@ impl<P: Policy> Policy for Counted<P> {
         self.snapshots.fetch_add(1, Relaxed);
         self.policy.prepare(candidates, rng)
     }
+
+    fn is_costly(&self, candidates: usize) -> bool {
+        self.policy.is_costly(candidates)
+    }
 }
 
 type Tell = mpsc::UnboundedSender<Said>;

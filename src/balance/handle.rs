@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::topology::{Notice, Trip};
+use super::topology::{Notice, Split, Trip};
 use crate::{
     endpoint::eject::{Cause, Restored},
     instance::{Instance, Key, Weight},
@@ -15,6 +15,8 @@ use crate::{
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     status: watch::Receiver<Status>,
+    /// Behind a pointer, as most have none.
+    split: Option<Arc<Split>>,
 }
 
 /// What a driver is told to do.
@@ -52,7 +54,9 @@ pub enum Event {
     Replaced(Key),
     /// An endpoint is not listed any more; so many of its requests are still in flight.
     Removed(Key, usize),
-    /// The last request of a removed endpoint ended, or its deadline passed with so many in flight.
+    /// A removed endpoint is let go: its last request ended, or the deadline of
+    /// [`drain`](super::BalanceLayer::drain) passed with so many in flight, which go on until they end by
+    /// themselves. Not told of one that had none when it was removed, nor of one that is back.
     Drained(Key, usize),
     /// The weight of an endpoint is now this.
     Weighed(Key, Weight),
@@ -135,8 +139,13 @@ impl Handle {
     pub(super) fn new(
         commands: mpsc::UnboundedSender<Command>,
         status: watch::Receiver<Status>,
+        split: Option<&Split>,
     ) -> Self {
-        Self { commands, status }
+        Self {
+            commands,
+            status,
+            split: split.cloned().map(Arc::new),
+        }
     }
 
     pub(super) fn follow(&self) -> watch::Receiver<Status> {
@@ -210,6 +219,48 @@ impl Handle {
         let weight = weight.into();
         self.ask(|reply| Command::Weigh(key.clone(), weight, reply))
             .await
+    }
+
+    /// The traffic split, to look at its shares and to set them: the one that the balancer's
+    /// [`Topology`](super::topology::Topology::split) was made with, whose clones share everything.
+    /// `None` when it splits no traffic.
+    ///
+    /// New shares hold for requests as soon as the driver's task has run.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_roster::BoxError> {
+    /// use std::convert::Infallible;
+    /// use tower_roster::{
+    ///     Instance,
+    ///     balance::{
+    ///         BalanceLayer,
+    ///         topology::{Shares, Split, Topology},
+    ///     },
+    ///     registry,
+    /// };
+    ///
+    /// let registry = registry::connect("fixed:10.0.0.1:80,10.0.0.2:80")?;
+    /// let discover = registry.watch("user-service")?.discover(|_: &Instance| {
+    ///     Ok::<_, Infallible>(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }))
+    /// });
+    /// let split = Split::new(Shares::canary("v2", 0.1))?;
+    /// let balance = BalanceLayer::new()
+    ///     .topology(Topology::new().split(split))?
+    ///     .balance(discover);
+    ///
+    /// // Where only the handle is at hand, as on an admin page:
+    /// let handle = balance.handle();
+    /// if let Some(split) = handle.split() {
+    ///     assert_eq!(split.shares().share("v2"), 0.1);
+    ///     split.set(Shares::canary("v2", 0.5))?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn split(&self) -> Option<&Split> {
+        self.split.as_deref()
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {

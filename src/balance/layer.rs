@@ -223,8 +223,17 @@ impl<P, C, R> BalanceLayer<P, C, R> {
         self
     }
 
-    /// Sets how long the service of an endpoint that left is kept for its requests in flight; 30 s by
-    /// default.
+    /// Sets how long an endpoint that left is kept for its requests in flight; 30 s by default. Zero lets
+    /// it go at once.
+    ///
+    /// It is let go with its last request, or at this deadline: the balancer drops its service and tells
+    /// [`Event::Drained`](super::Event::Drained) with the number of requests that are still in flight.
+    /// None of them is ended. Each has what it needs in its own future, usually the connection too, and a connection that
+    /// requests share closes with the last of them. What ends them is a timeout: one above the balancer
+    /// for each request (tower's `Timeout`, or the [stack's](crate::service::stack)), or one that the
+    /// endpoint's service has. A request that is waiting for an answer is not polled, so to end it here,
+    /// every request would have to leave its waker with its endpoint, under a lock, for a deadline that
+    /// nearly none comes to.
     #[must_use]
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
@@ -318,7 +327,8 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
     }
 
     /// Balances over anybody's discovery, such as tower's `ServiceList`. Its services say nothing of
-    /// themselves: they have equal weights and belong to no zone.
+    /// themselves: they have equal weights and belong to no zone. So do our own endpoints here, which
+    /// [`balance`](Self::balance) asks for theirs.
     ///
     /// # Panics
     /// Outside of a tokio runtime, as [`balance`](Self::balance).
@@ -332,6 +342,30 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         R: Send + Sync + 'static,
     {
         self.start(discover, |service| (service, None))
+    }
+
+    /// The same settings as a [`Layer`] over anybody's discovery, as [`balance_plain`](Self::balance_plain)
+    /// takes it.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_roster::BoxError> {
+    /// use std::{convert::Infallible, time::Duration};
+    /// use tower::{ServiceBuilder, ServiceExt, discover::ServiceList};
+    /// use tower_roster::balance::BalanceLayer;
+    ///
+    /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
+    /// let balance = ServiceBuilder::new()
+    ///     .timeout(Duration::from_secs(2))
+    ///     .layer(BalanceLayer::new().plain())
+    ///     .service(ServiceList::new(vec![service, service]));
+    /// assert_eq!(balance.oneshot(1).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn plain(self) -> PlainBalanceLayer<P, C, R> {
+        PlainBalanceLayer { settings: self }
     }
 
     fn start<D, S>(self, discover: D, split: Apart<D::Service, S>) -> Balance<S, P, C, R>
@@ -353,7 +387,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         let core = Arc::new(Core {
             slots: Slots::new(Arc::clone(&empty), self.seed),
             usable: AtomicUsize::new(0),
-            handle: Handle::new(command, following),
+            handle: Handle::new(command, following, self.topology.as_split()),
             classify: self.classify,
             route: self.route,
             wait: self.wait,
@@ -398,7 +432,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             notices: Vec::new(),
             news: Vec::new(),
             settings: Settings {
-                policy: self.policy,
+                policy: Arc::new(self.policy),
                 grace: self.grace,
                 drain: self.drain,
                 topology: self.topology,
@@ -438,6 +472,37 @@ where
 
     fn layer(&self, discover: D) -> Self::Service {
         self.clone().balance(discover)
+    }
+}
+
+/// A [`Layer`] over anybody's discovery; see [`BalanceLayer::plain`].
+#[derive(Clone)]
+pub struct PlainBalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
+    settings: BalanceLayer<P, C, R>,
+}
+
+impl<D, P, C, R> Layer<D> for PlainBalanceLayer<P, C, R>
+where
+    D: Discover + Send + 'static,
+    D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+    D::Error: Into<BoxError> + Send,
+    D::Service: Send + Sync + 'static,
+    P: Policy + Clone,
+    C: Clone + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    type Service = Balance<D::Service, P, C, R>;
+
+    fn layer(&self, discover: D) -> Self::Service {
+        self.settings.clone().balance_plain(discover)
+    }
+}
+
+impl<P: fmt::Debug, C, R> fmt::Debug for PlainBalanceLayer<P, C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PlainBalanceLayer")
+            .field(&self.settings)
+            .finish()
     }
 }
 

@@ -27,11 +27,12 @@
 //! # What it costs
 //! A request takes a slot of its thread, two atomic operations to count itself, and what the policy needs:
 //! some tens of nanoseconds, no allocation, and no lock that it ever waits for. A change costs time
-//! linear in the endpoints, on the driver's task.
+//! linear in the endpoints, on the driver's task; a [costly](policy::Policy::is_costly) table is made on a
+//! thread for blocking work.
 //!
 //! # Panics of others
 //! An endpoint's service that panics costs the one request that it was called for; a policy that panics
-//! while it prepares leaves the snapshot before it in use.
+//! while it prepares leaves picks to chance until the next change.
 
 mod checks;
 mod core;
@@ -54,6 +55,6 @@ pub use self::{
     future::ResponseFuture,
     guard::RequestGuard,
     handle::{EndpointInfo, EndpointState, Event, Gone, Handle, Status},
-    layer::BalanceLayer,
+    layer::{BalanceLayer, PlainBalanceLayer},
     service::Balance,
 };

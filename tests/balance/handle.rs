@@ -1,13 +1,19 @@
 //! What operators see and do.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use tower::ServiceExt;
 use tower_roster::{
-    balance::{EndpointState, Event},
+    Instance,
+    balance::{
+        EndpointState, Event,
+        topology::{Shares, Split, Topology},
+    },
+    endpoint::Endpoint,
     instance::Weight,
 };
 
-use crate::kit::{Answer, Rig, events, key, settle};
+use crate::kit::{Answer, Control, Rig, events, key, layer, script, settle};
 
 #[tokio::test(start_paused = true)]
 async fn the_list_tells_how_each_endpoint_stands() {
@@ -232,4 +238,36 @@ async fn requests_are_counted_through_snapshots() {
             );
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_split_is_seen_and_set_through_the_handle() {
+    let plain = Rig::new();
+    assert!(plain.handle.split().is_none());
+
+    let split = Split::new(Shares::canary("v2", 0.0)).unwrap();
+    let layer = layer().topology(Topology::new().split(split.clone()));
+    let (feed, discover) = script();
+    let balance = layer.unwrap().balance(discover);
+    for (id, version) in [("a", "v1"), ("b", "v2")] {
+        let instance = Instance::new("web", id, "10.0.0.1:80".parse().unwrap());
+        let instance = Arc::new(instance.meta("version", version));
+        feed.put(id, Endpoint::new(Control::new(id).service(), instance));
+    }
+    let handle = balance.handle();
+    let theirs = handle.split().unwrap();
+    for (share, name) in [(0.0, "a"), (1.0, "b"), (0.0, "a")] {
+        theirs.set(Shares::canary("v2", share)).unwrap();
+        settle().await;
+        for _ in 0..10 {
+            assert_eq!(balance.clone().oneshot(0).await.unwrap(), name);
+        }
+        assert_eq!(split.shares().share("v2"), share, "the same split");
+    }
+    split.set(Shares::canary("v2", 0.25)).unwrap();
+    assert_eq!(theirs.shares().share("v2"), 0.25);
+    // A handle keeps no balancer alive, and a split no handle.
+    drop(balance);
+    settle().await;
+    assert!(!feed.lives() && handle.endpoints().await.is_err());
 }

@@ -4,6 +4,7 @@
 
 mod cancel;
 mod cost;
+mod costly;
 mod discovery;
 mod handle;
 #[cfg(feature = "http")]

@@ -97,12 +97,14 @@ async fn a_drain_has_an_end() {
     rig.feed.remove("a");
     tokio::time::sleep(DRAIN - Duration::from_secs(1)).await;
     assert_eq!(events(&mut said), ["+a", "-a 1"]);
+    assert!(a.lives());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(events(&mut said), ["drained a 1"]);
-    // What the request itself holds is its own.
+    assert!(!a.lives(), "the balancer has let it go");
+    // What the request itself holds is its own, and nobody ends it.
+    assert!(!request.is_finished());
     a.release(1);
     assert_eq!(request.await.unwrap().unwrap(), "a");
-    assert!(!a.lives());
 }
 
 #[tokio::test(start_paused = true)]

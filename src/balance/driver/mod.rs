@@ -11,6 +11,8 @@
 //!      │
 //!      └──▶ takes in everything that is there ──▶ one snapshot ──▶ slots
 //! ```
+//!
+//! A table that takes long is made on another thread (see `publish`).
 
 mod discovery;
 mod drain;
@@ -62,7 +64,8 @@ pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
 /// What stays the same while a driver runs.
 pub(super) struct Settings<P> {
-    pub(super) policy: P,
+    /// Shared with the thread that prepares, where that is costly.
+    pub(super) policy: Arc<P>,
     pub(super) grace: Duration,
     pub(super) drain: Duration,
     pub(super) topology: Topology,
@@ -153,7 +156,7 @@ where
             }
             let mut dirty = replan;
             if let Some(order) = order {
-                self.obey(order, now);
+                self.obey(order, now).await;
             }
             if let Some((id, signal)) = alarm {
                 self.hear(id, signal, now);
@@ -173,7 +176,7 @@ where
             self.judge(now);
             dirty |= self.follow(now);
             if dirty {
-                self.publish();
+                self.publish().await;
             }
             self.tell_all();
             self.tidy(now);

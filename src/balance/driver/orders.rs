@@ -26,7 +26,7 @@ where
     P: Policy,
 {
     /// Does what the handle says. It holds when the answer comes.
-    pub(super) fn obey(&mut self, command: Command, now: Instant) {
+    pub(super) async fn obey(&mut self, command: Command, now: Instant) {
         match command {
             Command::List(reply) => {
                 let _ = reply.send(self.list());
@@ -38,7 +38,7 @@ where
                 let id = self.find_key(&key).map(|place| self.roll.members[place].id);
                 let found = id.is_some_and(|id| self.ejector.eject(&id, now));
                 self.follow(now);
-                self.publish();
+                self.publish().await;
                 let _ = reply.send(found);
             }
             Command::Restore(key, reply) => {
@@ -47,7 +47,7 @@ where
                     self.ejector.restore_by_hand(id, now);
                 }
                 self.follow(now);
-                self.publish();
+                self.publish().await;
                 let _ = reply.send(id.is_some());
             }
             Command::Weigh(key, weight, reply) => {
@@ -61,7 +61,7 @@ where
                         self.tell(Event::Weighed(key, after));
                     }
                 }
-                self.publish();
+                self.publish().await;
                 let _ = reply.send(found.is_some());
             }
         }

@@ -1,4 +1,16 @@
 //! From what is known of all members to the snapshot that requests read.
+//!
+//! ```text
+//! members ─▶ weights ─▶ plan ─▶ pickers ─▶ snapshot ─▶ slots ─▶ status, events
+//!                                 │
+//!                                 └── costly to prepare: on a thread for such work, meanwhile this
+//!                                     task waits and the others run
+//! ```
+//!
+//! While pickers are prepared elsewhere, requests read the snapshot before, and the driver takes in
+//! nothing: members stay where the plan says, and what discovery, requests and the handle say meanwhile
+//! waits in their channels, to be taken in together. So an endpoint that has left may get requests for
+//! as long as a table takes. One that was ejected gets none, as its gate is shut before.
 
 use std::{
     fmt,
@@ -8,7 +20,7 @@ use std::{
 };
 
 use rand::rngs::SmallRng;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tower::discover::Discover;
 
 use super::{
@@ -34,10 +46,13 @@ where
     P: Policy,
 {
     /// Makes a snapshot of what holds now, and has all requests use it.
-    pub(super) fn publish(&mut self) {
-        let Some(core) = self.core.upgrade() else {
+    ///
+    /// Waits only where the policy is [costly](Policy::is_costly), and then no longer than there is a
+    /// balancer.
+    pub(super) async fn publish(&mut self) {
+        if self.core.strong_count() == 0 {
             return;
-        };
+        }
         let now = Instant::now();
         let weighed = self.weigh(now);
         self.ejector.set_weighed(match weighed {
@@ -46,11 +61,21 @@ where
             weighed => weighed,
         });
         let plan = self.plan(weighed > 0, now);
+        let plan = plan.map(&mut |places| self.set(places));
+        let Some(pickers) = self.pickers(&plan, now).await else {
+            return;
+        };
+        // Not before: it would keep the balancer alive while a table is made.
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let mut pickers = pickers.into_iter();
         let mut spare = std::mem::take(&mut self.spare).arrays.into_iter();
         let mut numbered = Vec::with_capacity(self.roll.members.len());
-        let plan = plan.map(&mut |places| {
+        let plan = plan.map(&mut |set| {
             let arrays = spare.next().unwrap_or_default();
-            self.leaf(places, arrays, now, &mut numbered)
+            let picker = pickers.next().flatten();
+            self.leaf(&set, picker, arrays, &mut numbered)
         });
         let snapshot = Arc::new(Snapshot { plan });
         let slots = &core.slots;
@@ -122,14 +147,8 @@ where
         plan
     }
 
-    /// A set of endpoints to pick from, and those in it that are on trial.
-    fn leaf(
-        &mut self,
-        mut places: Vec<usize>,
-        mut arrays: Arrays<S, P::Load>,
-        now: Instant,
-        numbered: &mut Vec<MemberId>,
-    ) -> Leaf<S, P> {
+    /// Tells those to pick from apart from those that are on trial.
+    fn set(&self, mut places: Vec<usize>) -> Set {
         let members = &self.roll.members;
         // Read once for each, as requests change it all the while.
         let on_trial = |member: &Member<S, P::Load>| {
@@ -145,20 +164,87 @@ where
                 at += 1;
             }
         }
-        let candidates = places[..count].iter().map(|place| &members[*place]);
-        let candidates: Vec<_> = candidates
-            .map(|m| Candidate::lent(&m.state.key, self.effective(m, now)))
-            .collect();
-        let picker = prepare(&self.settings.policy, &candidates, &mut self.rng);
+        Set {
+            places,
+            candidates: count,
+        }
+    }
+
+    /// Those of a set that are picked from.
+    fn candidates(&self, set: &Set, now: Instant) -> Vec<Candidate<'_>> {
+        let places = &set.places[..set.candidates];
+        let members = places.iter().map(|place| &self.roll.members[*place]);
+        let candidates = members.map(|m| Candidate::lent(&m.state.key, self.effective(m, now)));
+        candidates.collect()
+    }
+
+    /// A picker for each leaf of a plan, in their order. `None` when the last balancer was dropped
+    /// before they were there.
+    async fn pickers(&mut self, plan: &Plan<Set>, now: Instant) -> Option<Vec<Option<P::Picker>>> {
+        let policy = Arc::clone(&self.settings.policy);
+        // Comes back from where it is drawn from, so that picks are repeatable there, too.
+        let mut rng = self.rng.clone();
+        let (mut leaves, mut costly) = (0, false);
+        plan.each_leaf(&mut |set| {
+            leaves += 1;
+            costly |= is_costly(&*policy, set.candidates);
+        });
+        if !costly {
+            let mut pickers = Vec::with_capacity(leaves);
+            plan.each_leaf(&mut |set| {
+                pickers.push(prepare(&*policy, &self.candidates(set, now), &mut rng));
+            });
+            self.rng = rng;
+            return Some(pickers);
+        }
+        let mut sets = Vec::with_capacity(leaves);
+        plan.each_leaf(&mut |set| {
+            let candidates = self.candidates(set, now);
+            let owned = candidates.into_iter().map(Candidate::into_owned);
+            sets.push(owned.collect::<Vec<_>>());
+        });
+        // Has the keys and no service: it goes on when this task ends, and must keep no connection
+        // open then. One that has not begun is taken back with the set of jobs.
+        let mut jobs = JoinSet::new();
+        jobs.spawn_blocking(move || {
+            let prepared = sets.iter().map(|set| prepare(&*policy, set, &mut rng));
+            (prepared.collect(), rng)
+        });
+        let built = tokio::select! {
+            biased;
+            _ = self.alive.recv() => return None,
+            built = jobs.join_next() => built,
+        };
+        Some(match built {
+            Some(Ok((pickers, rng))) => {
+                self.rng = rng;
+                pickers
+            }
+            // The runtime shuts down, and this task with it.
+            _ => {
+                tracing::debug!("no table was made, picks are random");
+                Vec::new()
+            }
+        })
+    }
+
+    /// What requests read of a set.
+    fn leaf(
+        &self,
+        set: &Set,
+        picker: Option<P::Picker>,
+        mut arrays: Arrays<S, P::Load>,
+        numbered: &mut Vec<MemberId>,
+    ) -> Leaf<S, P> {
         let first = numbered.len();
-        let members = places.iter().map(|place| &members[*place]);
+        let members = set.places.iter().map(|place| &self.roll.members[*place]);
         numbered.extend(members.clone().map(|m| m.id));
         arrays.hold(members.map(|m| (&m.state, &m.service)));
         Leaf {
             first,
             states: arrays.states,
             services: arrays.services,
-            candidates: count,
+            candidates: set.candidates,
             picker,
         }
     }
@@ -201,6 +287,20 @@ where
             *requests += of_it.map(|(_, picks)| picks).sum::<u64>();
         }
     }
+}
+
+/// The endpoints of a leaf, by their places.
+struct Set {
+    /// Those that are picked from, and behind them those that are on trial.
+    places: Vec<usize>,
+    /// How many there are to pick from.
+    candidates: usize,
+}
+
+/// A policy that panics over it is treated as most are.
+fn is_costly<P: Policy>(policy: &P, candidates: usize) -> bool {
+    candidates > 0
+        && catch_unwind(AssertUnwindSafe(|| policy.is_costly(candidates))).unwrap_or(false)
 }
 
 /// `None` when there is nobody to pick from, or when the policy panics: then chance picks, as the old

@@ -34,7 +34,8 @@
 //!
 //! # What it costs
 //! Two bytes a slot, 262 KB up to 256 endpoints and 1.6 MB for 10 000 (twice that from 65 537 endpoints
-//! on). Filling takes 10 to 25 tries for a slot, off the path of requests. Looking a key up reads one slot.
+//! on). Filling takes 10 to 25 tries for a slot, on a thread for blocking work. Looking a key up reads one
+//! slot.
 //!
 //! [*Maglev: a fast and reliable software network load balancer*]: https://research.google/pubs/pub44824/
 //! [*Linear hashing*]: https://en.wikipedia.org/wiki/Linear_hashing
@@ -53,6 +54,9 @@ use crate::{endpoint::load::InFlight, error::ConfigError};
 
 /// Up to so many endpoints there are as many slots.
 const FEW: u64 = 256;
+
+/// Slots that are filled within 100 µs.
+const SOME: u32 = 1_024;
 
 /// The most there can be, so that sizes fit.
 const MOST: u32 = 1 << 30;
@@ -124,6 +128,12 @@ impl Maglev {
         self.bound = Bound(None);
         self
     }
+
+    fn slots_of(&self, endpoints: usize) -> u32 {
+        let least = 2 * endpoints as u64;
+        let slots = self.slots.map_or_else(|| slots_for(endpoints), u64::from);
+        slots.max(least).min(MOST.into()) as u32
+    }
 }
 
 impl Policy for Maglev {
@@ -136,13 +146,14 @@ impl Policy for Maglev {
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Hashed<Slots> {
         let ranked = ranked(candidates);
-        let least = 2 * ranked.len() as u64;
-        let slots = self
-            .slots
-            .map_or_else(|| slots_for(ranked.len()), u64::from);
-        let spread = Spread::new(slots.max(least).min(MOST.into()) as u32);
+        let spread = Spread::new(self.slots_of(ranked.len()));
         let owners = Owners::new(&race(&ranked, spread));
         Hashed::new(Slots { owners, spread }, candidates, &ranked, self.bound)
+    }
+
+    /// Unless slots are [set](Maglev::slots) to very few: some 100 ns go by for each.
+    fn is_costly(&self, candidates: usize) -> bool {
+        self.slots_of(candidates) > SOME
     }
 }
 

@@ -10,6 +10,10 @@
 //! a request       ──▶ Picker::pick(&Set, &mut Draw) ──▶ index        (caller's task, O(1) mostly)
 //! ```
 //!
+//! A table that takes milliseconds, as those of [`RingHash`] and [`Maglev`] do, is prepared on one of
+//! tokio's threads for blocking work instead ([`Policy::is_costly`]), so that no task waits for it, even
+//! on a runtime of one thread. Until it is there requests are picked from the set before.
+//!
 //! # Which one
 //! | | goes by | a pick costs | for |
 //! |---|---|---|---|
@@ -91,8 +95,22 @@ pub trait Policy: Send + Sync + 'static {
 
     /// Prepares for a set of at least one candidate. The picker's indexes are those of `candidates`.
     ///
-    /// Called on the driver's task, for each change of the set or of its weights.
+    /// Called for each change of the set or of its weights; changes that come meanwhile are taken
+    /// together. On the driver's task, or, when this is costly, on a thread for blocking work.
     fn prepare(&self, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self::Picker;
+
+    /// Whether preparing for so many candidates takes longer than a task should hold up others, some
+    /// 100 µs; by default it does not.
+    ///
+    /// When it is, a change costs a thread switch and copies of all keys, and is seen as much later as
+    /// preparing takes: until then requests go to the endpoints of the set before, also to one that has
+    /// left, and none to those that were ejected. Where tokio's threads for blocking work are all taken,
+    /// it waits for one. With several sets (zones, versions, subsets), all are prepared there when one
+    /// is costly.
+    fn is_costly(&self, candidates: usize) -> bool {
+        let _ = candidates;
+        false
+    }
 }
 
 /// Picks from one set of endpoints, from many threads at a time.
@@ -129,6 +147,13 @@ impl Candidate<'static> {
 impl<'a> Candidate<'a> {
     pub(super) fn lent(key: &'a Key, weight: f64) -> Self {
         Self::with(Cow::Borrowed(key), weight)
+    }
+
+    pub(super) fn into_owned(self) -> Candidate<'static> {
+        Candidate {
+            key: Cow::Owned(self.key.into_owned()),
+            weight: self.weight,
+        }
     }
 
     #[inline]

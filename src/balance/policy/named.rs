@@ -106,6 +106,7 @@ impl AnyPolicy {
 /// A policy, seen from the driver's side.
 trait Prepare: fmt::Debug + Send + Sync {
     fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Box<dyn Picker<PeakEwma>>;
+    fn is_costly(&self, candidates: usize) -> bool;
 }
 
 impl<P> Prepare for P
@@ -115,6 +116,10 @@ where
 {
     fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Box<dyn Picker<PeakEwma>> {
         Box::new(Policy::prepare(self, candidates, rng))
+    }
+
+    fn is_costly(&self, candidates: usize) -> bool {
+        Policy::is_costly(self, candidates)
     }
 }
 
@@ -128,6 +133,10 @@ impl Policy for AnyPolicy {
 
     fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Self::Picker {
         self.policy.prepare(candidates, rng)
+    }
+
+    fn is_costly(&self, candidates: usize) -> bool {
+        self.policy.is_costly(candidates)
     }
 }
 

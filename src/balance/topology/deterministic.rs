@@ -15,10 +15,24 @@
 //! a circle, in an order that all clients agree on, and so do the clients; each uses the next `size`
 //! endpoints from its place on. Every endpoint is in the part of `clients · size / n` clients, rounded up
 //! or down, so none gets twice its due; the part grows to `n / clients` where a smaller one would leave
-//! endpoints without a client. One endpoint that comes or goes replaces at most one entry; two where the
-//! part spans the origin of the circle; and one is added or taken away where the part itself grows or
-//! shrinks. The price is that a change among the *clients* moves everybody's place. For few clients that
-//! change rarely.
+//! endpoints without a client. One endpoint that comes or goes replaces at most one entry, or two where
+//! the part spans the origin of the circle; where the part itself grows or shrinks, one is added or taken
+//! away and none replaced. The price is that a change among the *clients* moves everybody's place. For few
+//! clients that change rarely.
+//!
+//! # Never more than one entry
+//! By hash that always holds. By rank a change replaces two entries of 0.5 to 1.2 % of all parts: the mean
+//! over sets of up to some 100 endpoints, with 10 clients and parts of 10, and with 20 and parts of 20; up to
+//! 10 % where the set is hardly larger than a part.
+//!
+//! On a circle nothing else is possible. Let a part be the first `p` and the last `size − p` of `n`
+//! endpoints. If whichever one goes may cost it no more than one entry, so may its first and its last one,
+//! and that leaves it the first `p` and the last `size − p` of the `n − 1`: its `p` is the same for every
+//! `n`. Equal load asks for others. Where each endpoint has exactly `c` clients, the parts join end to end,
+//! to `c` chains round the circle. Five clients with parts of 12 make two at 30 endpoints, which cross the
+//! origin 6 apart, and three at 20, 4 apart. Of those three at least two cross it within a part, whose `p`
+//! would have to be the same at 30, where none are 4 or 8 apart. So it is wherever parts start. Parts that
+//! are no neighbours can do it for some numbers; no rule for all is known.
 //!
 //! In both, weights apply within the part, not to the choice of it: an endpoint of weight 3 gets three
 //! times as much as one of weight 1 *where it was chosen*. A heavy endpoint then competes with itself: one
@@ -76,7 +90,8 @@ impl Subsetting {
     }
 
     /// Chooses by the rank that [`Topology::peers`](super::Topology::peers) tells, and by hash while
-    /// none is known.
+    /// none is known. Load is even, and an endpoint that comes or goes replaces one entry of a part or
+    /// seldom two; by hash, never two.
     #[must_use]
     pub fn by_rank(mut self) -> Self {
         self.by_rank = true;
