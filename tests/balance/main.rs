@@ -14,5 +14,6 @@ mod policy;
 mod reasons;
 mod registry;
 mod services;
+mod slow_start;
 mod state;
 mod stress;
