@@ -10,6 +10,7 @@ mod handle;
 mod http;
 mod kit;
 mod model;
+mod moved;
 mod policy;
 mod reasons;
 mod registry;
