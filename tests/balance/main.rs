@@ -5,6 +5,7 @@
 mod cancel;
 mod cost;
 mod discovery;
+mod guard;
 mod handle;
 #[cfg(feature = "http")]
 mod http;

@@ -199,6 +199,20 @@ async fn the_warm_ones_are_not_flooded_in_weighted_turns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_out_does_not_raise_what_others_begin_with() {
+    let rig = Rig::new();
+    rig.list(["a"]).await;
+    rig.list(["b", "c", "d", "e"]).await;
+    let begins = async || rig.info("b").await.effective_weight;
+    // (5 / 1.5 - 1) / 4, and (2 / 1.5 - 1) / 1.
+    assert!((begins().await - 7.0 / 12.0).abs() < 1e-9);
+    for id in ["c", "d", "e"] {
+        rig.handle.eject(&key(id)).await.unwrap();
+    }
+    assert!((begins().await - 1.0 / 3.0).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_nobody_is_warm_nobody_ramps_in_whatever_order_they_come() {
     let rig = Rig::with(layer().policy(WeightedRoundRobin::new()));
     let states = async || {
