@@ -12,6 +12,7 @@ mod http;
 mod kit;
 mod model;
 mod moved;
+mod panics;
 mod policy;
 mod reasons;
 mod registry;
