@@ -20,7 +20,7 @@ use super::{
     error::Error,
     policy::Policy,
     state::EndpointState,
-    topology::Route,
+    topology::{Route, wish},
 };
 use crate::{
     attempt::{EndpointId, Tried},
@@ -222,7 +222,9 @@ where
         let Some(kept) = failed.request.take() else {
             break;
         };
-        let wish = core.route.route(&kept);
+        let Some(wish) = wish(&core.route, &kept) else {
+            return Stage::Refused(Error::route_panicked::<R>());
+        };
         // Not the same again: it has just failed, and in an outage each request would do so.
         let Ok(picked) = core.pick_other(wish, *tried) else {
             break;
@@ -270,7 +272,11 @@ where
                             return Poll::Ready(Err(error));
                         }
                     };
-                    let verdict = this.classify.judge(result.as_ref());
+                    let Ok(verdict) = judge(this.classify, &result) else {
+                        // Which is not the endpoint's fault: it gets no verdict.
+                        this.stage.set(Stage::Done);
+                        return Poll::Ready(Err(Error::classifier_panicked::<C>()));
+                    };
                     match result {
                         Ok(response) => {
                             match verdict {
@@ -281,8 +287,10 @@ where
                             let StageOwned::Calling { guard, .. } = done else {
                                 unreachable!("it was calling a line above");
                             };
-                            let response = this.classify.observe(response, guard);
-                            return Poll::Ready(Ok(response));
+                            let response =
+                                observe::<_, S::Error, _, _>(this.classify, response, guard);
+                            let panicked = |_| Error::classifier_panicked::<C>();
+                            return Poll::Ready(response.map_err(panicked));
                         }
                         Err(error) => {
                             guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
@@ -337,10 +345,33 @@ where
     }
 }
 
-/// A service panicked. What it said went to the panic hook.
+/// What is not ours panicked. What it said went to the panic hook.
 struct Panicked;
 
-/// A defect in one endpoint's service costs the request, not the caller's task.
+#[inline]
+fn judge<T, E, C: Classify<T, E>>(
+    classify: &C,
+    result: &Result<T, E>,
+) -> Result<Option<Verdict>, Panicked> {
+    if !C::MAY_PANIC {
+        return Ok(classify.judge(result.as_ref()));
+    }
+    catch(|| classify.judge(result.as_ref()))
+}
+
+#[inline]
+fn observe<T, E, C: Classify<T, E>, O: Observer>(
+    classify: &C,
+    response: T,
+    observer: O,
+) -> Result<C::Observed<O>, Panicked> {
+    if !C::MAY_PANIC {
+        return Ok(classify.observe(response, observer));
+    }
+    catch(|| classify.observe(response, observer))
+}
+
+/// A defect in what is not ours costs the request, not the caller's task.
 #[inline]
 fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|_| Panicked)

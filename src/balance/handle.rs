@@ -50,7 +50,8 @@ pub struct Status {
 pub enum Event {
     /// An endpoint was listed.
     Added(Key),
-    /// The service of an endpoint was replaced, as when its address changed.
+    /// The service of an endpoint was replaced. Where its address changed it is taken for another
+    /// process: it is not ejected any more, unless by hand, and ramps.
     Replaced(Key),
     /// An endpoint is not listed any more; so many of its requests are still in flight.
     Removed(Key, usize),
@@ -85,7 +86,7 @@ pub enum Event {
 pub enum EndpointState {
     /// It gets its share.
     Active,
-    /// It gets less for a while, because it is new or was restored.
+    /// It gets less for a while, because it is new, at another address, back or restored.
     Warming,
     /// It gets nothing, because its weight is 0.
     Drained,
@@ -107,11 +108,12 @@ pub struct EndpointInfo {
     pub cause: Option<Cause>,
     /// Its weight, by hand or from the registry.
     pub weight: Weight,
-    /// Its weight in picks now: the weight, times how far it is through slow start.
+    /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in
+    /// steps of a tenth.
     pub effective_weight: f64,
     /// Its load as the policy measures it; smaller is better.
     pub load: f64,
-    /// Its requests that are not complete.
+    /// Its requests that are not complete; those to an address that it had before do not count.
     pub in_flight: usize,
     /// Requests that went to it.
     pub requests: u64,

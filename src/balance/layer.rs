@@ -43,7 +43,7 @@ use crate::{
 /// that waits; linkerd's failfast timeout.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// An instance that flaps, or is restarted under its id, comes back with what is known of it.
+/// An instance that flaps, or is restarted at its address, comes back with what is known of it.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The time that orchestrators give a process to stop.
@@ -216,7 +216,8 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     }
 
     /// Sets how long the state of an endpoint that left is kept for when it comes back; 60 s by
-    /// default. Zero forgets at once.
+    /// default. Zero forgets at once. One that comes back ramps, and at another address it has only its
+    /// counts, its weight by hand, and an ejection by hand.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -11,7 +11,8 @@
 //! - **Discovery is followed while no request flows**, by a task that ends with the last balancer. Its
 //!   errors and its end are told, and the last good set serves on.
 //! - **State is kept by key** through every update: load, ejection, slow start, counts. One that comes
-//!   back within the grace finds it again.
+//!   back within the grace finds it again, and ramps. Another address is another process: of what was
+//!   known only the counts, and what was ordered by hand, hold for that, and it ramps.
 //! - **What could not be sent goes on**: an endpoint that is not ready, or a connection that fails before
 //!   the request was sent, costs a pick and not the request.
 //!
@@ -31,8 +32,11 @@
 //! thread for blocking work.
 //!
 //! # Panics of others
-//! An endpoint's service that panics costs the one request that it was called for; a policy that panics
-//! while it prepares leaves picks to chance until the next change.
+//! An endpoint's service that panics costs the one request that it was called for, and so does a
+//! [`Route`](topology::Route) or a classifier; the error [says so](Error::is_panic). A policy that
+//! panics has its picks made at random, while it prepares until the next change. What is not
+//! caught, and panics the caller's task, is `clone` of a service or of a classifier, and a load tracker
+//! that is told of a request: the request's place is given back, and the balancer goes on.
 
 mod checks;
 mod core;

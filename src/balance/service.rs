@@ -20,7 +20,7 @@ use super::{
     layer::BalanceLayer,
     policy::{DefaultPolicy, Policy},
     shared::Shared,
-    topology::Route,
+    topology::{Route, wish},
 };
 use crate::{
     attempt::Tried,
@@ -177,7 +177,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
-        let wish = self.core.route.route(&request);
+        let Some(wish) = wish(&self.core.route, &request) else {
+            return ResponseFuture::refuse(&self.core, Error::route_panicked::<R>());
+        };
         let asked = Tried::current();
         let tried = asked.unwrap_or_default();
         match self.core.pick(wish, tried) {

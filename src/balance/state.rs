@@ -204,6 +204,15 @@ impl<L> Held<L> {
         }))
     }
 
+    /// The state of an endpoint of the same name about which nothing is known but the counts, and which
+    /// knows nothing of the requests that this one has in flight.
+    pub(crate) fn succeeded_by(&self, tracker: L, round: Round) -> Self {
+        let common = Arc::clone(&self.0.health.beside.common);
+        let state = Self::new(self.0.key.clone(), tracker, round, common);
+        state.failed.store(self.failed(), Relaxed);
+        state
+    }
+
     /// Whether both refer to the same state.
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {

@@ -113,6 +113,9 @@ pub trait Observer: Send + 'static {
 /// Implemented by [`Answers`] and [`from_fn`] for any response, and by those of the protocols. One
 /// that decides at the head of a response needs only these two lines besides [`judge`](Self::judge):
 /// `type Observed<O: Observer> = Response;` and `fn observe(…) -> Response { response }`.
+///
+/// A panic in either is caught by the balancer and fails the request, without a verdict on the endpoint.
+/// In a retry layer, a breaker and the like it is the caller's, as is one in `clone`.
 pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// The response as the caller gets it: with an observer of its end, where one is needed.
     type Observed<O: Observer>;
@@ -123,6 +126,10 @@ pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// Hands on the response. `observer` knows the verdict on its head, if there was one, and is to
     /// be told that on its end; dropping it means the response is complete.
     fn observe<O: Observer>(&self, response: Response, observer: O) -> Self::Observed<O>;
+
+    /// Whether a panic must be looked for, which nobody does where the code is known.
+    #[doc(hidden)]
+    const MAY_PANIC: bool = true;
 }
 
 /// Any answer is a success and any error a failure, known with the head of the response.
@@ -132,6 +139,8 @@ pub struct Answers;
 
 impl<T, E> Classify<T, E> for Answers {
     type Observed<O: Observer> = T;
+
+    const MAY_PANIC: bool = false;
 
     fn judge(&self, result: Result<&T, &E>) -> Option<Verdict> {
         Some(match result {

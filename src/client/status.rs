@@ -146,7 +146,7 @@ where
 /// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
 /// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
 /// | a timeout, of the call or of an attempt | `DEADLINE_EXCEEDED` |
-/// | the endpoint's service panicked | `INTERNAL` |
+/// | the endpoint's service panicked, or the balancer's route or classifier | `INTERNAL` |
 /// | any other | as tonic says, mostly `UNKNOWN` |
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();

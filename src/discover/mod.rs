@@ -24,9 +24,11 @@
 //! - **It never errs and never ends.** tower's balancer takes an error for fatal and an end for an
 //!   end to polling. When the watch ends, this is logged and the last set stays.
 //!
-//! A new service at a changed address starts with a fresh load: latencies and failures measured at
-//! the old address say nothing about the new one, and often are why the address changed. Weight and
-//! everything else from the registry carry over.
+//! Another address is another process. A new service there starts with a fresh load: latencies and
+//! failures measured at the old address say nothing about it, and often are why the address changed.
+//! Weight and everything else from the registry carry over. Our own [`Balance`](crate::balance::Balance)
+//! also begins slow start there and ends an ejection, unless that was by hand; its counts go on. A new
+//! service at the same address changes nothing of what that knows.
 //!
 //! It works when polled, on the task of its consumer, within a tokio runtime. A poll costs time linear
 //! in the sets when they differ, and nothing otherwise. After 128 steps in a row it lets other tasks

@@ -1,4 +1,5 @@
-//! Slow start: an endpoint that is new or back gets a small share first, and its full share soon.
+//! Slow start: an endpoint that is new, back or at another address gets a small share first, and its
+//! full share soon.
 //!
 //! Caches are cold, pools empty, code not compiled: a full share at once is a burst of slow answers.
 //! The share grows as in [Envoy], `max(least, (age / window)^(1 / aggression))`, which multiplies the
@@ -9,7 +10,7 @@
 //!   its window was over (envoy#19526, #29259). Here the factor is 1 exactly from the end of the window,
 //!   never below 1 % before, and [`Ramp::next_change`] says when weights must be prepared anew.
 //! - *Useless when all are new*: then nothing is warm, and the ramp would only make shares depend on
-//!   the order of arrival. [`Ramp::begins`] says so.
+//!   the order of arrival. [`Ramp::begins`] says so, and when nobody is warm any more the ramps end.
 //! - *A flood for the rest*: one warm endpoint among nine new ones gets half of all requests where a tenth is
 //!   its due (envoy#26290). [`Ramp::least`] raises the least factor until nobody gets more than
 //!   half as much again as its due.
@@ -159,7 +160,7 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// Whether an endpoint that is new or back ramps, in a set with so many that take requests and have
+    /// Whether endpoints that are new or back ramp, in a set with so many that take requests and have
     /// their full share. In the first set, and in one that is all new, nobody does.
     pub fn begins(&self, warm: usize) -> bool {
         warm > 0 && !self.window.is_zero() && self.least < 1.0 && self.surge > 1.0

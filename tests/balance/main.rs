@@ -6,14 +6,18 @@ mod cancel;
 mod cost;
 mod costly;
 mod discovery;
+mod guard;
 mod handle;
 #[cfg(feature = "http")]
 mod http;
 mod kit;
 mod model;
+mod moved;
+mod panics;
 mod policy;
 mod reasons;
 mod registry;
 mod services;
+mod slow_start;
 mod state;
 mod stress;

@@ -2,8 +2,6 @@
 
 use std::error::Error as _;
 
-use tower::ServiceExt;
-
 use crate::kit::{Answer, Ready, Rig, key};
 
 #[tokio::test(start_paused = true)]
@@ -137,19 +135,4 @@ async fn a_poll_ready_that_panics_after_it_waited_is_no_panic_of_the_caller() {
         .unwrap_err();
     assert!(error.is_panic());
     assert_eq!(rig.in_flight().await, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_classifier_that_panics_leaves_no_request_behind() {
-    use tower_roster::{balance::BalanceLayer, classify};
-    let (feed, script) = crate::kit::script();
-    let judge = |_: Result<&String, &crate::kit::Failed>| panic!("a classifier that panics");
-    let layer = BalanceLayer::new().classify(classify::from_fn(judge));
-    let balance = layer.balance_plain(script);
-    feed.insert("a");
-    // The classifier is the caller's own code: its panic is the caller's.
-    let panic = tokio::spawn(balance.clone().oneshot(0)).await.unwrap_err();
-    assert!(panic.is_panic());
-    let list = balance.handle().endpoints().await.unwrap();
-    assert_eq!(list[0].in_flight, 0);
 }

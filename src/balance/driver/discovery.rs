@@ -22,11 +22,12 @@ use crate::{
     backoff::{Backoff, after},
     balance::{handle::Event, policy::Policy, state::Held},
     endpoint::{
+        Facts,
         eject::{Cause, Restored, Step, StepKind},
         load::LoadTracker,
     },
     error::BoxError,
-    instance::{Key, Weight},
+    instance::{Address, Key, Weight},
 };
 
 /// Changes that are taken in before a snapshot is made of a flood that does not end.
@@ -128,23 +129,19 @@ where
         if let Some(facts) = &facts {
             self.roll.revisions.add(facts);
         }
+        // The facts are shared with those of the service before, and have changed there, too.
+        let address = facts.as_ref().map(|facts| facts.instance().address.clone());
         if let Some(place) = self.find(&name) {
             self.checker.insert(&name, facts.as_deref(), now);
-            let member = &mut self.roll.members[place];
-            member.service = service;
-            let key = member.state.key.clone();
-            if facts.is_some() {
-                member.facts = facts;
-                self.roll.look(place, &self.settings.topology);
-            }
-            self.tell(Event::Replaced(key));
+            self.replace(place, service, facts, address, now);
             return;
         }
-        let known = match self.roll.gone.remove(&name) {
+        let mut gone = self.roll.gone.remove(&name);
+        let moved = gone.take_if(|gone| is_elsewhere(gone.address.as_ref(), address.as_ref()));
+        let known = match gone {
             Some(gone) => Ok(gone),
             None => {
-                let fresh = || self.settings.policy.tracker().fresh(now);
-                let Ok(tracker) = catch_unwind(AssertUnwindSafe(fresh)) else {
+                let Some(tracker) = self.fresh_tracker(now) else {
                     tracing::error!(endpoint = ?name, "left out, as the policy panicked");
                     return;
                 };
@@ -155,8 +152,8 @@ where
         let id = self.roll.next_id();
         let round = self.ejector.insert(id);
         let (mut by_hand, mut requests) = (None, 0);
-        let state = match known {
-            Ok(gone) => {
+        let state = match (known, moved) {
+            (Ok(gone), _) => {
                 // Open in the new round, and out again if it was out.
                 gone.state.health.follow(&Step {
                     key: (),
@@ -173,7 +170,16 @@ where
                 (by_hand, requests) = (gone.by_hand, gone.requests);
                 gone.state
             }
-            Err(tracker) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
+            (Err(tracker), Some(gone)) => {
+                if gone.cause == Some(Cause::ByHand) {
+                    self.ejector.eject(&id, now);
+                }
+                (by_hand, requests) = (gone.by_hand, gone.requests);
+                let state = gone.state.succeeded_by(tracker, round);
+                self.roll.replaced.push((gone.state, state.address()));
+                state
+            }
+            (Err(tracker), None) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
         };
         // It serves again: its requests are nobody's who left.
         self.roll.draining.remove(&state.id());
@@ -183,6 +189,7 @@ where
             state,
             service,
             facts,
+            address,
             requests,
             since: now,
             // In the first set nobody is warmer than others.
@@ -199,13 +206,65 @@ where
         self.roll.add(member, &self.settings.topology);
     }
 
+    /// Has a member use another service. What was found out about it holds on, unless that is at
+    /// another address and so another process.
+    fn replace(
+        &mut self,
+        place: usize,
+        service: Arc<S>,
+        facts: Option<Arc<Facts>>,
+        address: Option<Address>,
+        now: Instant,
+    ) {
+        let member = &self.roll.members[place];
+        let key = member.state.key.clone();
+        let moved = is_elsewhere(member.address.as_ref(), address.as_ref());
+        self.tell(Event::Replaced(key.clone()));
+        if moved {
+            match self.fresh_tracker(now) {
+                Some(tracker) => self.renew(place, tracker, now),
+                None => tracing::error!(endpoint = %key, "keeps its load, as the policy panicked"),
+            }
+        }
+        let member = &mut self.roll.members[place];
+        member.service = service;
+        if facts.is_some() {
+            (member.facts, member.address) = (facts, address);
+            self.roll.look(place, &self.settings.topology);
+        }
+    }
+
+    /// Forgets what was found out about a member, but for its counts and for what was ordered by hand.
+    fn renew(&mut self, place: usize, tracker: P::Load, now: Instant) {
+        let member = &self.roll.members[place];
+        let (id, was_out) = (member.id, member.out);
+        let ramp = self.begins_to_ramp(now).filter(|_| self.settled);
+        let round = self.ejector.renew(&id, now);
+        let member = &mut self.roll.members[place];
+        let state = member.state.succeeded_by(tracker, round);
+        // Its requests in flight are the old process's, and tell nothing of the new one.
+        let old = std::mem::replace(&mut member.state, state);
+        (member.ramp, member.out) = (ramp, false);
+        let key = old.key.clone();
+        self.roll.replaced.push((old, member.state.address()));
+        if was_out && self.ejector.cause(&id).is_none() {
+            self.tell(Event::Restored(key, Restored::Moved));
+        }
+    }
+
+    /// A tracker for an endpoint of which nothing is known; `None` when the policy panics.
+    fn fresh_tracker(&self, now: Instant) -> Option<P::Load> {
+        let fresh = || self.settings.policy.tracker().fresh(now);
+        catch_unwind(AssertUnwindSafe(fresh)).ok()
+    }
+
     fn remove(&mut self, name: &D::Key, now: Instant) -> bool {
-        self.follow(now);
+        let followed = self.follow(now);
         let Some((name, id)) = self.roll.index.remove_entry(name) else {
-            return false;
+            return followed;
         };
         let Some(place) = self.roll.place(id) else {
-            return false;
+            return followed;
         };
         let member = self.roll.take(place);
         let cause = self.ejector.cause(&id);
@@ -275,6 +334,12 @@ fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) ->
         tracing::error!("discovery panicked");
         Poll::Ready(None)
     })
+}
+
+/// Whether the second address is another one. Of services that do not say where they are, it is taken
+/// for the same.
+fn is_elsewhere(before: Option<&Address>, now: Option<&Address>) -> bool {
+    before.zip(now).is_some_and(|(before, now)| before != now)
 }
 
 /// Our own keys and strings as they are, anything else by what it prints.

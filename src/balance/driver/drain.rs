@@ -49,6 +49,7 @@ where
             let gone = Gone {
                 state: member.state,
                 until,
+                address: member.address,
                 cause,
                 by_hand: member.by_hand,
                 requests: member.requests,

@@ -26,13 +26,10 @@ where
     D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
     P: Policy,
 {
-    /// Since when an endpoint that is new or back ramps, if it does.
+    /// Since when an endpoint that is new or back ramps, if there is anybody warm: which
+    /// [`weigh`](Self::weigh) finds out when all of a burst are there.
     pub(super) fn begins_to_ramp(&self, now: Instant) -> Option<Instant> {
-        let ramp = self.settings.ramp?;
-        let warm = self.roll.members.iter();
-        let warm = warm.filter(|m| m.ramp.is_none() && !m.out);
-        // Whether there is one is all that matters; to count all for each of a burst is not for nothing.
-        ramp.begins(warm.take(1).count()).then_some(now)
+        self.settings.ramp.map(|_| now)
     }
 
     /// Whether the weights of endpoints in slow start have changed. Ends it for those that are warm.
@@ -130,6 +127,8 @@ where
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
                     member.out = true;
+                    // It begins anew when it is back.
+                    member.ramp = None;
                     Event::Ejected(key, cause, time)
                 }
                 StepKind::Probe => {
@@ -157,7 +156,7 @@ where
     /// Looks at what all weigh. Returns how many have a weight.
     pub(super) fn weigh(&mut self, now: Instant) -> usize {
         let (mut weighed, mut next) = (0, None::<Instant>);
-        let (mut warm, mut ramping) = (0.0, 0.0);
+        let (mut warm, mut ramping, mut are_warm) = (0.0, 0.0, 0);
         for member in &self.roll.members {
             let weight = member.weight();
             weighed += usize::from(weight > Weight::ZERO);
@@ -169,16 +168,27 @@ where
                     let at = since + ramp.next_change(age).unwrap_or_default();
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
-                _ if !member.out => warm += weight,
+                _ if !member.out && weight > 0.0 => {
+                    warm += weight;
+                    are_warm += 1;
+                }
                 _ => {}
             }
         }
+        self.least = 1.0;
+        if let (Some(ramp), Some(_)) = (self.settings.ramp, next) {
+            if ramp.begins(are_warm) {
+                // So that those who are warm are not flooded.
+                self.least = ramp.least(warm, ramping);
+            } else {
+                // Their order of arrival is all that they would differ by.
+                next = None;
+                for member in &mut self.roll.members {
+                    member.ramp = None;
+                }
+            }
+        }
         self.warm_at = next;
-        // So that those who are warm are not flooded.
-        self.least = match self.settings.ramp {
-            Some(ramp) if next.is_some() => ramp.least(warm, ramping),
-            _ => 1.0,
-        };
         weighed
     }
 

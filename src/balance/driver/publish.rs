@@ -13,6 +13,7 @@
 //! as long as a table takes. One that was ejected gets none, as its gate is shut before.
 
 use std::{
+    collections::HashMap,
     fmt,
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -81,6 +82,8 @@ where
         let slots = &core.slots;
         slots.publish(&snapshot, numbered.len(), &mut self.counts);
         self.count();
+        // Not cleared: after many it would keep room for as many for ever.
+        self.roll.replaced = Vec::new();
         let old = std::mem::replace(&mut self.current, snapshot);
         self.spare = Spare::new(old, &self.current);
         let usable = numbered.len().min(self.roll.members.len());
@@ -274,6 +277,14 @@ where
         });
         if strays.is_empty() {
             return;
+        }
+        let replaced = roll.replaced.iter();
+        let replaced: HashMap<_, _> = replaced.map(|(old, new)| (old.address(), *new)).collect();
+        for (address, _) in &mut strays {
+            // More than once where that was replaced, too.
+            while let Some(new) = replaced.get(address) {
+                *address = *new;
+            }
         }
         let gone = roll.gone.values_mut();
         let gone = gone.map(|gone| (gone.state.address(), &mut gone.requests));

@@ -22,7 +22,7 @@ use crate::{
         topology::{Topology, Traits},
     },
     endpoint::{Facts, eject::Cause},
-    instance::Weight,
+    instance::{Address, Weight},
 };
 
 /// Identifies a member for as long as it is listed; may be another's afterwards.
@@ -46,6 +46,9 @@ pub(in crate::balance) struct Roll<K, S, L> {
     pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
+    /// States whose place another took since the last snapshot, and the address of that: picks that
+    /// were counted for the one belong to the other.
+    pub(super) replaced: Vec<(Held<L>, usize)>,
     /// What moves on when the facts of any member change.
     pub(super) revisions: Revisions,
 }
@@ -57,6 +60,8 @@ pub(super) struct Member<S, L> {
     pub(super) state: Held<L>,
     pub(super) service: Arc<S>,
     pub(super) facts: Option<Arc<Facts>>,
+    /// Where its service sends to, if that is known. The facts may be ahead of it.
+    pub(super) address: Option<Address>,
     /// Requests that went to it, as of the last time that they were collected.
     pub(super) requests: u64,
     pub(super) since: Instant,
@@ -74,6 +79,7 @@ pub(super) struct Member<S, L> {
 pub(super) struct Gone<L> {
     pub(super) state: Held<L>,
     pub(super) until: Instant,
+    pub(super) address: Option<Address>,
     /// Why it was out when it left.
     pub(super) cause: Option<Cause>,
     pub(super) by_hand: Option<Weight>,
@@ -103,6 +109,7 @@ impl<K, S, L> Roll<K, S, L> {
             gone: HashMap::new(),
             forget_at: None,
             draining: HashMap::new(),
+            replaced: Vec::new(),
             revisions: Revisions::default(),
         }
     }

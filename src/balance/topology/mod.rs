@@ -39,6 +39,7 @@ use tokio::sync::watch;
 
 #[cfg(feature = "_hyper")]
 pub use self::route::ByHeaders;
+pub(in crate::balance) use self::route::wish;
 pub use self::{
     deterministic::Subsetting,
     guard::{Cause, Guard, Trip},

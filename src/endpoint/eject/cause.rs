@@ -67,6 +67,8 @@ pub enum Restored {
     Guard,
     /// Its probes were taken back before they could be answered: it is tried with a small share.
     Doubt,
+    /// It is at another address now, and so another process.
+    Moved,
 }
 
 impl fmt::Display for Restored {
@@ -76,6 +78,7 @@ impl fmt::Display for Restored {
             Self::HealthCheck => "its health checks pass",
             Self::ByHand => "restored by hand",
             Self::Doubt => "its probes were taken back before they could be answered",
+            Self::Moved => "it is at another address",
             Self::Guard => "too large a share of the set was out",
         })
     }

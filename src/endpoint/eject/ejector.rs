@@ -111,8 +111,27 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// Forgets an endpoint. Others may return, as fewer may now be out.
     pub fn remove(&mut self, key: &K, now: Instant) {
+        if self.forget(key) {
+            self.keep_share(now);
+        }
+    }
+
+    /// Another process has taken an endpoint's place: forgets what is known of the one before, and says
+    /// in which round the new one begins. Who is ejected by hand stays so.
+    pub fn renew(&mut self, key: &K, now: Instant) -> Round {
+        let held = self.entries.get(key).map(Entry::place) == Some(Place::Held);
+        self.forget(key);
+        let round = self.insert(key.clone());
+        if held {
+            self.eject(key, now);
+        }
+        round
+    }
+
+    /// Returns whether it was known.
+    fn forget(&mut self, key: &K) -> bool {
         let Some(entry) = self.entries.remove(key) else {
-            return;
+            return false;
         };
         if let Some(past) = entry.past() {
             if let Some(due) = past.due {
@@ -124,7 +143,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 None => {}
             }
         }
-        self.keep_share(now);
+        true
     }
 
     /// An endpoint should be ejected, as [`Health::record`] said.

@@ -1,0 +1,290 @@
+//! Slow start: who ramps and how, as requests and the handle see it.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::time::{Instant, advance};
+use tower::{ServiceExt, service_fn};
+use tower_roster::{
+    balance::{
+        Balance, BalanceLayer, EndpointState, Handle,
+        policy::{P2c, Policy, WeightedRoundRobin},
+    },
+    endpoint::{
+        SlowStart,
+        eject::{Cause, Ejection},
+    },
+    instance::Weight,
+};
+
+use crate::kit::{Answer, Feed, Rig, key, layer, script, settle};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Long, so that a step of the ramp has room for many requests that take their time.
+const WINDOW: Duration = Duration::from_secs(200);
+
+/// What each request takes: above the grain of peak EWMA, so that latencies are compared.
+const TAKES: Duration = Duration::from_millis(2);
+
+/// Requests for each look: 10 s, which is half of a step.
+const REQUESTS: usize = 5_000;
+
+type Service = tower::util::BoxCloneSyncService<(), &'static str, Infallible>;
+
+/// Answers with its name, after the time that it takes.
+fn service(name: &'static str) -> Service {
+    Service::new(service_fn(move |()| async move {
+        // Not a sleep, which is off by up to a millisecond.
+        advance(TAKES).await;
+        Ok(name)
+    }))
+}
+
+/// A balancer over endpoints that take their time.
+struct Scene<P: Policy> {
+    feed: Feed<Service>,
+    balance: Balance<Service, P>,
+    handle: Handle,
+}
+
+impl<P: Policy> Scene<P> {
+    async fn new(policy: P, ids: &[&'static str]) -> Self {
+        Self::with(BalanceLayer::new().policy(policy), ids).await
+    }
+
+    async fn with(layer: BalanceLayer<P>, ids: &[&'static str]) -> Self {
+        let (feed, script) = script();
+        let layer = layer.slow_start(SlowStart::new().window(WINDOW));
+        let balance = layer.unwrap().seed(7).balance_plain(script);
+        let scene = Self {
+            feed,
+            handle: balance.handle(),
+            balance,
+        };
+        scene.list(ids).await;
+        scene
+    }
+
+    async fn list(&self, ids: &[&'static str]) {
+        ids.iter().for_each(|id| self.feed.put(id, service(id)));
+        settle().await;
+    }
+
+    /// Which part of the requests goes to `id` from now on.
+    async fn share(&self, id: &str) -> f64 {
+        let mut hits = 0;
+        for _ in 0..REQUESTS {
+            hits += usize::from(self.balance.clone().oneshot(()).await.unwrap() == id);
+        }
+        hits as f64 / REQUESTS as f64
+    }
+
+    async fn state(&self, id: &str) -> (EndpointState, f64) {
+        let all = self.handle.endpoints().await.unwrap();
+        let info = all.into_iter().find(|info| info.key == key(id)).unwrap();
+        (info.state, info.effective_weight)
+    }
+
+    /// Watches `id` from `began` on through its ramp among `warm` others.
+    async fn ramps(&self, id: &str, warm: f64, began: Instant) {
+        for percent in [0, 20, 50, 70, 90, 100, 140] {
+            let at = began + WINDOW * percent / 100;
+            // A moment into the step.
+            tokio::time::sleep_until(at + 5 * MS).await;
+            let factor = f64::from(percent.clamp(10, 100)) / 100.0;
+            let due = factor / (warm + factor);
+            let (state, weight) = self.state(id).await;
+            assert!(
+                (weight - factor).abs() < 0.001,
+                "weight {weight} at {percent} %"
+            );
+            let expected = if percent < 100 {
+                EndpointState::Warming
+            } else {
+                assert_eq!(weight, 1.0, "exactly full after the window");
+                EndpointState::Active
+            };
+            assert_eq!(state, expected, "at {percent} %");
+            assert_share(self.share(id).await, due, &format!("at {percent} %"));
+        }
+    }
+}
+
+/// Within four standard errors.
+#[track_caller]
+fn assert_share(share: f64, due: f64, when: &str) {
+    let sigma = (due * (1.0 - due) / REQUESTS as f64).sqrt();
+    assert!(
+        (share - due).abs() < 4.0 * sigma,
+        "{share} {when}, and {due} is due"
+    );
+}
+
+/// A new endpoint, one restored by hand, and one that came back within the grace.
+async fn all_who_are_new_or_back_ramp<P: Policy>(policy: P) {
+    let scene = Scene::new(policy, &["a", "b", "c"]).await;
+    for id in ["a", "b", "c"] {
+        let (state, weight) = scene.state(id).await;
+        assert_eq!(
+            (state, weight),
+            (EndpointState::Active, 1.0),
+            "the first set does not ramp"
+        );
+        assert_share(scene.share(id).await, 1.0 / 3.0, "in the first set");
+    }
+
+    let new = Instant::now();
+    scene.list(&["new"]).await;
+    scene.ramps("new", 3.0, new).await;
+
+    scene.handle.eject(&key("a")).await.unwrap();
+    assert_eq!(scene.state("a").await.0, EndpointState::Ejected);
+    assert_eq!(scene.share("a").await, 0.0);
+    let restored = Instant::now();
+    scene.handle.restore(&key("a")).await.unwrap();
+    scene.ramps("a", 3.0, restored).await;
+
+    scene.feed.remove("b");
+    settle().await;
+    assert_share(scene.share("c").await, 1.0 / 3.0, "while b is away");
+    let back = Instant::now();
+    scene.list(&["b"]).await;
+    scene.ramps("b", 3.0, back).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_are_new_or_back_ramp_by_peak_ewma() {
+    all_who_are_new_or_back_ramp(P2c::peak_ewma()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_are_new_or_back_ramp_in_weighted_turns() {
+    all_who_are_new_or_back_ramp(WeightedRoundRobin::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_are_new_or_back_ramp_by_requests_in_flight() {
+    all_who_are_new_or_back_ramp(P2c::in_flight()).await;
+}
+
+/// Where many ramp at once, the rest get half as much again as their due and no more.
+async fn the_warm_ones_are_not_flooded<P: Policy>(policy: P) {
+    let scene = Scene::new(policy, &["a"]).await;
+    let began = Instant::now();
+    scene
+        .list(&["b", "c", "d", "e", "f", "g", "h", "i", "j"])
+        .await;
+    assert_eq!(scene.state("j").await.0, EndpointState::Warming);
+    assert_share(scene.share("a").await, 0.15, "with nine that are new");
+    // By then the ramp itself gives more than the limit asks for.
+    tokio::time::sleep_until(began + WINDOW * 8 / 10 + 5 * MS).await;
+    assert_share(
+        scene.share("a").await,
+        1.0 / (1.0 + 9.0 * 0.8),
+        "at eight tenths",
+    );
+    tokio::time::sleep_until(began + WINDOW + 5 * MS).await;
+    assert_share(scene.share("a").await, 0.1, "after the window");
+    assert_share(scene.share("j").await, 0.1, "after the window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_warm_ones_are_not_flooded_by_peak_ewma() {
+    the_warm_ones_are_not_flooded(P2c::peak_ewma()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_warm_ones_are_not_flooded_in_weighted_turns() {
+    the_warm_ones_are_not_flooded(WeightedRoundRobin::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_out_does_not_raise_what_others_begin_with() {
+    let rig = Rig::new();
+    rig.list(["a"]).await;
+    rig.list(["b", "c", "d", "e"]).await;
+    let begins = async || rig.info("b").await.effective_weight;
+    // (5 / 1.5 - 1) / 4, and (2 / 1.5 - 1) / 1.
+    assert!((begins().await - 7.0 / 12.0).abs() < 1e-9);
+    for id in ["c", "d", "e"] {
+        rig.handle.eject(&key(id)).await.unwrap();
+    }
+    assert!((begins().await - 1.0 / 3.0).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_is_warm_nobody_ramps_in_whatever_order_they_come() {
+    let rig = Rig::with(layer().policy(WeightedRoundRobin::new()));
+    let states = async || {
+        let all = rig.handle.endpoints().await.unwrap();
+        all.into_iter().map(|info| info.state).collect::<Vec<_>>()
+    };
+    rig.list(["old"]).await;
+    rig.feed.remove("old");
+    settle().await;
+    rig.list(["a", "b", "c"]).await;
+    assert_eq!(states().await, [EndpointState::Active; 3], "all are new");
+    assert_eq!(rig.spread(300, ["a", "b", "c"]).await, [100; 3]);
+
+    // All are out, and come back together.
+    for id in ["a", "b", "c"] {
+        rig.handle.eject(&key(id)).await.unwrap();
+    }
+    rig.handle.restore(&key("a")).await.unwrap();
+    assert_eq!(rig.info("a").await.state, EndpointState::Active);
+    rig.handle.restore(&key("b")).await.unwrap();
+    assert_eq!(rig.info("b").await.state, EndpointState::Warming);
+
+    // Who is drained takes no requests, and so bears nothing for others.
+    rig.handle.restore(&key("c")).await.unwrap();
+    for id in ["a", "b", "c"] {
+        let weight = Weight::ZERO;
+        rig.handle.set_weight(&key(id), weight).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    rig.list(["d", "e"]).await;
+    for id in ["d", "e"] {
+        assert_eq!(rig.info(id).await.state, EndpointState::Active);
+    }
+    assert_eq!(rig.spread(200, ["d", "e"]).await, [100; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_ejected_while_it_ramps_begins_anew() {
+    let ejection = Ejection::new().consecutive_failures(3);
+    let rig = Rig::with(layer().ejection(ejection).unwrap());
+    rig.list(["a", "b", "c"]).await;
+    let [new] = rig.list(["new"]).await;
+    new.answer(Answer::Fails);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    while rig.info("new").await.cause.is_none() {
+        let _ = rig.call().await;
+    }
+    let info = rig.info("new").await;
+    assert_eq!(info.state, EndpointState::Ejected);
+    assert!(matches!(
+        info.cause,
+        Some(Cause::ConsecutiveFailures { .. })
+    ));
+
+    new.answer(Answer::Name);
+    while rig.info("new").await.cause.is_some() {
+        tokio::time::sleep(100 * MS).await;
+        rig.call().await.unwrap();
+    }
+    let info = rig.info("new").await;
+    assert_eq!(info.state, EndpointState::Warming);
+    assert_eq!(info.effective_weight, 0.1, "from the beginning");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(rig.info("new").await.state, EndpointState::Active);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_slow_start_a_new_endpoint_has_its_full_share_at_once() {
+    let off = SlowStart::new().window(Duration::ZERO);
+    let rig = Rig::with(layer().slow_start(off).unwrap());
+    rig.list(["a", "b"]).await;
+    rig.list(["new"]).await;
+    assert_eq!(rig.info("new").await.state, EndpointState::Active);
+    assert_eq!(rig.spread(30, ["a", "b", "new"]).await, [10; 3]);
+}
