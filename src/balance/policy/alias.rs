@@ -14,8 +14,8 @@
 //! both come from a farther cache, one after the other. So each draw also makes the next one
 //! ([`Ahead`]), while it waits for the state anyhow.
 //!
-//! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most; however
-//! small its weight, it is drawn once in `n` × 2³² times.
+//! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most for each
+//! column that it is in; however small its weight, it is drawn once in `n` × 2³² times.
 //!
 //! [*A linear algorithm for generating random numbers with a given distribution*]: https://doi.org/10.1109/32.92917
 

@@ -30,13 +30,14 @@
 //!   relieve a heavy one by more than that ratio, and whatever piles up in flight counts anyhow. One that
 //!   was never measured still gets its probe.
 //!
-//! All of that vanishes for equal weights, where the pair is drawn without a table, as two
-//! different endpoints.
+//! For equal weights the pair is drawn without a table, as two different endpoints, and what is said of
+//! lighter ones does not arise.
 //!
 //! # What it costs
-//! One random number (two with weights), and per candidate the cache lines of its state, plus one of the
-//! table with weights; the same for any number of endpoints but for what the caches hold. Where the first
-//! drawn is idle and swift nobody can be better, and the second is not even fetched.
+//! One random number (one or two with weights), and per candidate the cache lines of its state, with
+//! weights also one of the table, and one of the weights where two are compared; the same for any
+//! number of endpoints but for what the caches hold. Where the first drawn is idle and swift, nobody is
+//! better by the default margin and grain; the second is not even fetched then, whatever these are.
 //!
 //! [*The power of two choices in randomized load balancing*]: https://doi.org/10.1109/71.963420
 //! [tower#696]: https://github.com/tower-rs/tower/issues/696
@@ -145,7 +146,8 @@ impl<L: LoadTracker> P2c<L> {
 
     /// Sets how many times as high the load of the first drawn must be before the second takes over,
     /// from 1 to 100; 1.125 for peak EWMA, else 1. At 1 any difference counts, and the noise of
-    /// estimates too; large, endpoints are taken as equal until one is that much worse.
+    /// estimates too; large, endpoints are taken as equal until one is that much worse. It says nothing
+    /// of [`in_flight`](P2c::in_flight), which compares whole numbers of requests.
     ///
     /// # Errors
     /// When it is out of range or not a number.
@@ -160,7 +162,7 @@ impl<L: LoadTracker> P2c<L> {
 
     /// Sets what is added to the load of every idle endpoint before loads are compared, in the unit of
     /// the tracker: differences well below it do not count. 0.0005 for peak EWMA, that is 0.5 ms;
-    /// else 0.
+    /// else 0. It says nothing of [`in_flight`](P2c::in_flight), as the margin.
     ///
     /// # Errors
     /// When it is negative, infinite or not a number.

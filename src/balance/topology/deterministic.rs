@@ -21,9 +21,8 @@
 //! clients that change rarely.
 //!
 //! # Never more than one entry
-//! By hash that always holds. By rank a change replaces two entries of 0.5 to 1.2 % of all parts: the mean
-//! over sets of up to some 100 endpoints, with 10 clients and parts of 10, and with 20 and parts of 20; up to
-//! 10 % where the set is hardly larger than a part.
+//! By hash that always holds. By rank a change may replace two entries of the parts that span the
+//! origin, which are no more than the clients that an endpoint has.
 //!
 //! On a circle nothing else is possible. Let a part be the first `p` and the last `size − p` of `n`
 //! endpoints. If whichever one goes may cost it no more than one entry, so may its first and its last one,
