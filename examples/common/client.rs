@@ -26,7 +26,7 @@ use tower_roster::{
     client::{HttpClient, HttpEndpoints, HttpError},
     discover::MakeEndpoint,
     instance::Key,
-    registry::{State, Watch},
+    registry::Watch,
     service::{
         breaker::{BreakerError, BreakerLayer},
         retry::{Reissue, Replay, ReplayBody, ShareReplay, TryTimeout},
@@ -82,7 +82,6 @@ impl Settings {
 pub struct Caller {
     client: Client,
     handles: Handles,
-    watch: Watch,
     figures: Arc<Figures>,
     again: Again,
     /// Of requests.
@@ -124,7 +123,7 @@ impl Caller {
             .balance(|balance| {
                 // The balancer waits for a first endpoint, but no longer than the caller does.
                 let wait = (*timeout).min(Duration::from_secs(3));
-                let balance = balance.policy(policy).wait(wait).watch(&watch);
+                let balance = balance.policy(policy).wait(wait);
                 balance.route(ByHeaders::new().key(KEY))
             })
             .reissue(
@@ -148,12 +147,11 @@ impl Caller {
             inner: HttpEndpoints::new().connect_timeout(Duration::from_secs(1)),
             figures: Arc::clone(&figures),
         };
-        let built = stack.build(watch.clone().discover(endpoints));
+        let built = stack.build(watch.discover(endpoints));
         let built = built.map_err(|error| error.to_string())?;
         Ok(Self {
             client: built.service,
             handles: built.handles,
-            watch,
             figures,
             again,
             number: Arc::default(),
@@ -190,16 +188,26 @@ impl Caller {
         let outcome = match tokio::time::timeout(self.timeout, self.exchange(&went)).await {
             Ok(outcome) => outcome,
             // The balancer's own wait for an endpoint may end at the same moment.
-            Err(_) => Err(match self.watch.view() {
-                view if !view.instances.is_empty() => "timeout".to_owned(),
-                view if view.state == State::Pending => "never_resolved".to_owned(),
-                _ => "no_instance".to_owned(),
-            }),
+            Err(_) => Err(self.no_instance().unwrap_or("timeout").to_owned()),
         };
         let error = outcome.as_ref().err().map(String::as_str);
         self.figures
             .note(began.elapsed(), error, went.to().as_ref());
         outcome
+    }
+
+    /// Why there is nobody to call, when that is so.
+    fn no_instance(&self) -> Option<&'static str> {
+        let status = self.handles.balance.status();
+        if status.endpoints > 0 {
+            return None;
+        }
+        Some(match status.registries.first() {
+            Some(registry) if registry.error.is_some() => "unreachable",
+            Some(registry) if registry.instances > 0 => "no_endpoint",
+            _ if status.resolved => "no_instance",
+            _ => "never_resolved",
+        })
     }
 
     async fn exchange(&mut self, went: &Went) -> Result<(), String> {
@@ -259,8 +267,8 @@ fn kind(error: &BoxError) -> &'static str {
 
 fn no_endpoint(reason: &NoEndpoint) -> &'static str {
     match reason {
-        // Its registry has never answered, for whatever reason.
-        NoEndpoint::NeverResolved | NoEndpoint::Unreachable { .. } => "never_resolved",
+        NoEndpoint::NeverResolved => "never_resolved",
+        NoEndpoint::Unreachable { .. } => "unreachable",
         NoEndpoint::Empty | NoEndpoint::Missing => "no_instance",
         NoEndpoint::AllEjected(_) => "all_ejected",
         _ => "no_endpoint",

@@ -13,6 +13,7 @@ use super::{
     guard::RequestGuard,
     handle::{Handle, Status},
     policy::{Draw, Policy},
+    registry::RegistryStatus,
     slots::{Hand, Slots},
     snapshot::Snapshot,
     topology::{Nowhere, Wish},
@@ -20,7 +21,6 @@ use super::{
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::load::LoadTracker,
-    registry::{State, Watch},
 };
 
 pub(crate) struct Core<S, P: Policy, C, R> {
@@ -31,8 +31,6 @@ pub(crate) struct Core<S, P: Policy, C, R> {
     pub(crate) classify: C,
     pub(crate) route: R,
     pub(crate) wait: Duration,
-    /// Tells what is the matter with the registry.
-    pub(crate) watch: Option<Watch>,
     /// The time of everything where nobody looks at it.
     pub(crate) epoch: Instant,
     /// The driver ends when this is dropped.
@@ -106,18 +104,9 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
     #[cold]
     pub(crate) fn reason(&self, nowhere: Option<Nowhere>) -> NoEndpoint {
         let status = self.handle.status();
-        if let Some(view) = self.watch.as_ref().map(Watch::view) {
-            match (view.state, &view.error) {
-                (State::Missing, _) if status.endpoints == 0 => return NoEndpoint::Missing,
-                // Which our own discovery has no word for.
-                (State::Empty, _) if status.endpoints == 0 => return NoEndpoint::Empty,
-                (State::Pending | State::Stale, Some(error)) if status.endpoints == 0 => {
-                    return NoEndpoint::Unreachable {
-                        since: view.age().unwrap_or_else(|| self.epoch.elapsed()),
-                        error: error.to_chain(),
-                    };
-                }
-                _ => {}
+        if status.endpoints == 0 {
+            if let Some(reason) = RegistryStatus::explain(&status.registries) {
+                return reason;
             }
         }
         match &status {

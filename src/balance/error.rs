@@ -119,13 +119,16 @@ impl std::error::Error for Error {
 pub enum NoEndpoint {
     /// Discovery has said nothing yet.
     NeverResolved,
-    /// The registry could not be asked, for this long, and nothing was known before.
+    /// The registry gives no list that can be used, for this long, and no endpoint was known before: it
+    /// cannot be reached, refuses, or answers garbage.
     Unreachable {
-        /// How long the registry has not answered.
+        /// How long it has given none.
         since: Duration,
         /// What it fails with.
         error: String,
     },
+    /// The registry lists instances, so many, and no endpoint could be made of any; the log says why.
+    NotMade(usize),
     /// The service exists and no instance of it may serve.
     Empty,
     /// The registry knows no such service.
@@ -145,7 +148,10 @@ impl fmt::Display for NoEndpoint {
         match self {
             Self::NeverResolved => f.write_str("discovery has said nothing yet"),
             Self::Unreachable { since, error } => {
-                write!(f, "the registry has not answered for {since:.1?}: {error}")
+                write!(f, "the registry gave no list for {since:.1?}: {error}")
+            }
+            Self::NotMade(count) => {
+                write!(f, "no endpoint could be made of {count} instances")
             }
             Self::Empty => f.write_str("no instance of the service may serve"),
             Self::Missing => f.write_str("the registry knows no such service"),

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::topology::{Notice, Split, Trip};
+use super::{
+    registry::RegistryStatus,
+    topology::{Notice, Split, Trip},
+};
 use crate::{
     endpoint::eject::{Cause, Restored},
     instance::{Instance, Key, Weight},
@@ -32,7 +35,7 @@ pub(super) enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Whether discovery has said anything yet.
+    /// Whether discovery or the registry behind it has said anything yet.
     pub resolved: bool,
     /// Endpoints that discovery lists.
     pub endpoints: usize,
@@ -42,6 +45,9 @@ pub struct Status {
     pub discovery_error: Option<Arc<str>>,
     /// Whether discovery has ended; the last good set serves on.
     pub discovery_ended: bool,
+    /// The registries that discovery follows, mostly one: as far as they are watched by one of ours that
+    /// this balancer polls, or were [given](super::BalanceLayer::watch) to it.
+    pub registries: Arc<[RegistryStatus]>,
 }
 
 /// What happened to a balancer.
@@ -78,6 +84,9 @@ pub enum Event {
     DiscoveryFailed(Arc<str>),
     /// Discovery ended; the last good set serves on.
     DiscoveryEnded,
+    /// A registry that discovery follows stands otherwise now; told of each once when it is first heard
+    /// of. Not told when it only has other words for the same trouble.
+    Registry(RegistryStatus),
 }
 
 /// How an endpoint stands.

@@ -17,7 +17,7 @@ use super::{
     Balance,
     checks::Checker,
     core::Core,
-    driver::{Apart, Driver, Roll, Settings, Spare},
+    driver::{Apart, Driver, Registries, Roll, Settings, Spare},
     handle::{Handle, Status},
     policy::{DefaultPolicy, Policy},
     slots::{Counts, Slots},
@@ -290,7 +290,9 @@ impl<P, C, R> BalanceLayer<P, C, R> {
         Ok(self)
     }
 
-    /// Has errors tell what is the matter with the registry, when there is no endpoint.
+    /// Has [status](super::Status::registries), events and errors tell how this registry stands. The
+    /// balancer learns that by itself where it polls one of our own discoveries, through any adaptors; this
+    /// is for discoveries of your own, and for those behind another task.
     #[must_use]
     pub fn watch(mut self, watch: &Watch) -> Self {
         self.watch = Some(watch.clone());
@@ -392,7 +394,6 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             classify: self.classify,
             route: self.route,
             wait: self.wait,
-            watch: self.watch,
             epoch: now,
             _alive: alive,
         });
@@ -445,6 +446,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             numbered: Vec::new(),
             spare: Spare::default(),
             counts: Counts::default(),
+            registries: Registries::new(self.watch, now),
             failures: 0,
             ask_at: None,
             spoken: false,

@@ -47,6 +47,7 @@ mod guard;
 mod handle;
 mod layer;
 pub mod policy;
+mod registry;
 mod service;
 mod shared;
 mod slots;
@@ -60,5 +61,6 @@ pub use self::{
     guard::RequestGuard,
     handle::{EndpointInfo, EndpointState, Event, Gone, Handle, Status},
     layer::{BalanceLayer, PlainBalanceLayer},
+    registry::RegistryStatus,
     service::Balance,
 };

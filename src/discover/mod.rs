@@ -30,6 +30,10 @@
 //! also begins slow start there and ends an ejection, unless that was by hand; its counts go on. A new
 //! service at the same address changes nothing of what that knows.
 //!
+//! What it has no word for, our own [`Balance`](crate::balance::Balance) learns all the same, through any
+//! adaptors that are on the same task: how the registry stands, and so why there is no endpoint
+//! ([`Status::registries`](crate::balance::Status::registries)).
+//!
 //! It works when polled, on the task of its consumer, within a tokio runtime. A poll costs time linear
 //! in the sets when they differ, and nothing otherwise. After 128 steps in a row it lets other tasks
 //! have their turn.
@@ -59,7 +63,7 @@ use crate::{
         load::{LoadTracker, PeakEwma},
     },
     instance::{Instance, Key},
-    registry::{Closed, Query, View, Watch},
+    registry::{self, Closed, Query, View, Watch},
 };
 
 /// As tokio's own resources do.
@@ -110,6 +114,8 @@ pub struct Discover<M, L = PeakEwma, C = CompleteOnResponse> {
     completion: C,
     query: Query,
     changed: Option<Changed>,
+    /// Until a balancer is told of it.
+    untold: Option<Watch>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Steps since it last had to wait.
     steps: u32,
@@ -141,6 +147,7 @@ impl<M: MakeEndpoint> Discover<M> {
             tracker: PeakEwma::new(),
             completion: CompleteOnResponse::default(),
             query: watch.query().clone(),
+            untold: Some(watch.clone()),
             changed: Some(changed(watch)),
             sleep: None,
             steps: 0,
@@ -192,6 +199,7 @@ impl<M: MakeEndpoint, L, C> Discover<M, L, C> {
             completion,
             query: self.query,
             changed: self.changed,
+            untold: self.untold,
             sleep: self.sleep,
             steps: self.steps,
         }
@@ -243,6 +251,9 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        if this.untold.is_some() {
+            registry::tell(&mut this.untold);
+        }
         loop {
             if this.steps >= BURST {
                 this.steps = 0;

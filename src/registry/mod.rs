@@ -20,6 +20,7 @@
 #[cfg(feature = "consul")]
 pub mod consul;
 pub mod fixed;
+mod follow;
 #[cfg(feature = "_transport")]
 mod http;
 #[cfg(feature = "memory")]
@@ -33,6 +34,10 @@ mod url;
 mod view;
 mod watch;
 
+pub(crate) use self::{
+    follow::{followed, tell},
+    watch::first,
+};
 pub use self::{
     pace::Limit,
     registration::{Announcement, Event, Health, Registration},

@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace};
+use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace, watch::first};
 use crate::{
     backoff::{after, jittered},
     catalog::{Listing, Settle},
@@ -125,16 +125,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
         );
         show(out, chosen, false);
         // The set is dropped with this future, and its tasks with the set.
-        let mut changes: Vec<_> = views.iter_mut().map(|v| Box::pin(changed(v))).collect();
-        poll_fn(|cx| {
-            let ready = changes.iter_mut().any(|c| c.as_mut().poll(cx).is_ready());
-            if ready {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        first(views.iter_mut().map(changed)).await;
     }
 }
 

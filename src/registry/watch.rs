@@ -1,6 +1,10 @@
 //! The handle to a watched service.
 
-use std::fmt;
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    task::Poll,
+};
 
 use tokio::sync::watch as cell;
 
@@ -78,6 +82,37 @@ impl Watch {
     pub async fn resolved(&mut self) -> Result<View, Closed> {
         self.wait_for(|view| view.state != State::Pending).await
     }
+}
+
+impl Watch {
+    /// Whether both hear of the same, so that one of them will do.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.cell.same_channel(&other.cell)
+    }
+
+    /// Whether nothing will come any more.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.cell.has_changed().is_err()
+    }
+
+    /// Waits until the view differs from the one seen last, or the watch has ended: at once, if so.
+    pub(crate) async fn stirs(&mut self) {
+        // An error is the end.
+        let _ = self.cell.changed().await;
+    }
+}
+
+/// Waits for the first of some futures. For ever, when there is none.
+pub(crate) async fn first<F: Future>(futures: impl Iterator<Item = F>) {
+    let mut futures: Vec<_> = futures.map(Box::pin).collect();
+    poll_fn(|cx| {
+        if futures.iter_mut().any(|f| f.as_mut().poll(cx).is_ready()) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 impl fmt::Debug for Watch {

@@ -409,6 +409,10 @@ pub(crate) fn events(receiver: &mut broadcast::Receiver<Event>) -> Vec<String> {
             Event::Restored(key, _) => format!("restored {key}"),
             Event::DiscoveryFailed(error) => format!("failed: {error}"),
             Event::DiscoveryEnded => "ended".into(),
+            Event::Registry(status) => match status.error {
+                Some(error) => format!("{} {:?}", status.state, error.kind()),
+                None => status.state.to_string(),
+            },
             other => format!("{other:?}"),
         });
     }

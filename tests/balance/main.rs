@@ -16,6 +16,7 @@ mod moved;
 mod panics;
 mod policy;
 mod reasons;
+mod registries;
 mod registry;
 mod services;
 mod slow_start;

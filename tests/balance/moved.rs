@@ -151,7 +151,7 @@ async fn counts_survive_two_changes_in_one_breath() {
     }
     let others: Vec<_> = with(WELL).split_off(1);
     for instances in [with(SLOW), others, with(WELL)] {
-        scene.listed.say(Some((instances, true)));
+        scene.listed.say(Ok((instances, true)));
         // The driver is asked to look at what there is, and not to wait for a while.
         tokio::task::yield_now().await;
     }
@@ -284,7 +284,7 @@ async fn one_that_comes_back_elsewhere_has_its_counts_and_what_was_ordered() {
     scene.handle.set_weight(&key("a"), weight).await.unwrap();
     let before = scene.call_until(|info| info.cause.is_some()).await;
     let after = returns_at(&mut scene, WELL).await;
-    assert_eq!(scene.said(), ["+a"]);
+    assert_eq!(scene.said(), ["+a", "live"]);
     assert_eq!((after.state, after.cause), (EndpointState::Warming, None));
     assert_eq!((after.load, after.weight), (0.0, weight));
     assert_eq!(
@@ -303,5 +303,5 @@ async fn one_that_comes_back_where_it_was_is_out_if_it_was() {
     let before = scene.call_until(|info| info.cause.is_some()).await;
     let after = returns_at(&mut scene, FAILS).await;
     assert_eq!(after.cause, before.cause);
-    assert_eq!(scene.said(), ["+a", "ejected a"]);
+    assert_eq!(scene.said(), ["+a", "ejected a", "live"]);
 }

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tower_roster::{balance::NoEndpoint, registry::State};
+use tower_roster::balance::NoEndpoint;
 
-use crate::{
-    kit::{Rig, Word, key, layer, settle},
-    registry::{Listed, at},
-};
+use crate::kit::{Rig, Word, key, layer, settle};
 
-fn reason(error: &tower_roster::balance::Error) -> NoEndpoint {
+pub(crate) fn reason(error: &tower_roster::balance::Error) -> NoEndpoint {
     error.no_endpoint_reason().expect("a reason").clone()
 }
 
@@ -146,34 +143,4 @@ async fn no_wait_fails_at_once_and_the_longest_does_not_overflow() {
     rig.feed.remove("a");
     settle().await;
     assert!(!a.lives());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_registry_says_is_told_when_the_balancer_knows_it() {
-    let listed = Listed::unreachable();
-    let mut watch = listed.watch();
-    let balance = layer().watch(&watch).balance(listed.discover());
-    let call = || balance.clone().oneshot(0);
-
-    match reason(&call().await.unwrap_err()) {
-        NoEndpoint::Unreachable { error, .. } => assert!(error.contains("nobody there"), "{error}"),
-        other => panic!("the registry's error must be told, not {other:?}"),
-    }
-
-    listed.say(Some((Vec::new(), false)));
-    watch
-        .wait_for(|view| view.state == State::Missing)
-        .await
-        .unwrap();
-    assert_eq!(reason(&call().await.unwrap_err()), NoEndpoint::Missing);
-
-    listed.say(Some((Vec::new(), true)));
-    watch
-        .wait_for(|view| view.state == State::Empty)
-        .await
-        .unwrap();
-    assert_eq!(reason(&call().await.unwrap_err()), NoEndpoint::Empty);
-
-    listed.say(Some((vec![at("a", 80, 1)], true)));
-    assert_eq!(call().await.unwrap(), "a 10.0.0.1:80");
 }

@@ -23,8 +23,8 @@ use tower_roster::{
 
 use crate::kit::{Control, Mock, settle};
 
-/// The instances of the service `web`, and whether it exists; `None` while the registry is away.
-type Said = Option<(Vec<Instance>, bool)>;
+/// The instances of the service `web`, and whether it exists; or what the registry fails with.
+type Said = Result<(Vec<Instance>, bool), ErrorKind>;
 
 pub(crate) struct Listed {
     cell: watch::Sender<Said>,
@@ -40,12 +40,12 @@ pub(crate) fn at(id: &str, port: u16, weight: u16) -> Instance {
 impl Listed {
     pub(crate) fn new(instances: impl IntoIterator<Item = Instance>) -> Self {
         let listed = Self::unreachable();
-        listed.say(Some((instances.into_iter().collect(), true)));
+        listed.say(Ok((instances.into_iter().collect(), true)));
         listed
     }
 
     pub(crate) fn unreachable() -> Self {
-        let (cell, said) = watch::channel(None);
+        let (cell, said) = watch::channel(Err(ErrorKind::Unreachable));
         Self {
             cell,
             registry: Registry::new(Scripted(said)),
@@ -61,7 +61,7 @@ impl Listed {
     pub(crate) async fn apply(&self, instances: impl IntoIterator<Item = Instance>) {
         let instances: Vec<_> = instances.into_iter().collect();
         let mut watch = self.watch();
-        self.say(Some((instances.clone(), true)));
+        self.say(Ok((instances.clone(), true)));
         let expected = instances.into_iter().collect();
         let seen =
             watch.wait_for(|view| view.state != State::Pending && view.instances == expected);
@@ -124,9 +124,8 @@ impl Source for Scripted {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
         let said = self.0.borrow_and_update().clone();
         Box::pin(async move {
-            let (instances, exists) = said.ok_or_else(|| {
-                Error::new(ErrorKind::Unreachable, "scripted", "web", "nobody there")
-            })?;
+            let (instances, exists) =
+                said.map_err(|kind| Error::new(kind, "scripted", "web", format!("{kind:?}")))?;
             Ok(Answer::Listing(Listing {
                 instances: instances.into_iter().map(Arc::new).collect(),
                 exists,

@@ -6,6 +6,7 @@
 mod support;
 
 mod bad_input;
+mod balance;
 #[cfg(feature = "consulrs")]
 mod consulrs;
 mod faults;

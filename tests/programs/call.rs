@@ -155,7 +155,7 @@ async fn errors_are_counted_by_kind() {
     let all = summary(&run("call", &flags).await);
     assert_eq!(
         all["errors"],
-        json!({ "never_resolved": all["failed"] }),
+        json!({ "unreachable": all["failed"] }),
         "{all}"
     );
     assert_ne!(all["failed"], Value::from(0));

@@ -28,6 +28,7 @@ use crate::{
     },
     error::BoxError,
     instance::{Address, Key, Weight},
+    registry::{Watch, followed},
 };
 
 /// Changes that are taken in before a snapshot is made of a flood that does not end.
@@ -50,7 +51,8 @@ where
     pub(super) async fn take_all(&mut self, now: Instant) -> bool {
         let (mut dirty, mut taken, mut quiet) = (false, 0, false);
         while taken < FLOOD && self.ask_at.is_none() {
-            let polled = poll_fn(|cx| Poll::Ready(ask(&mut self.discover, cx)));
+            let watches = &mut self.registries.new;
+            let polled = poll_fn(|cx| Poll::Ready(ask(&mut self.discover, watches, cx)));
             match polled.await {
                 Poll::Ready(change) => {
                     dirty |= self.take(change, now);
@@ -106,6 +108,7 @@ where
             None => {
                 tracing::warn!("discovery has ended, the last endpoints stay");
                 self.discover = None;
+                self.registries.stirred = true;
                 self.tell(Event::DiscoveryEnded);
                 // So that `resolved` is known, also when it ended at once.
                 true
@@ -313,9 +316,10 @@ pub(super) type Next<D> =
 /// Waits for discovery; `None` when it has nothing to say and yet some facts have changed.
 pub(super) async fn next<D: Discover>(
     discover: &mut Option<Pin<Box<D>>>,
+    watches: &mut Vec<Watch>,
     revisions: &Revisions,
 ) -> Option<Next<D>> {
-    poll_fn(|cx| match ask(discover, cx) {
+    poll_fn(|cx| match ask(discover, watches, cx) {
         Poll::Ready(next) => Poll::Ready(Some(next)),
         // Our own discovery writes down a new weight while it is polled, and says nothing.
         Poll::Pending if revisions.have_moved() => Poll::Ready(None),
@@ -324,12 +328,18 @@ pub(super) async fn next<D: Discover>(
     .await
 }
 
-/// Asks discovery. One that panics has ended: who knows what it would do next.
-fn ask<D: Discover>(discover: &mut Option<Pin<Box<D>>>, cx: &mut Context<'_>) -> Poll<Next<D>> {
+/// Asks discovery, and which watches it follows. One that panics has ended: who knows what it would do next.
+fn ask<D: Discover>(
+    discover: &mut Option<Pin<Box<D>>>,
+    watches: &mut Vec<Watch>,
+    cx: &mut Context<'_>,
+) -> Poll<Next<D>> {
     let Some(discover) = discover else {
         return Poll::Pending;
     };
-    let asked = catch_unwind(AssertUnwindSafe(|| discover.as_mut().poll_discover(cx)));
+    let asked = catch_unwind(AssertUnwindSafe(|| {
+        followed(watches, || discover.as_mut().poll_discover(cx))
+    }));
     asked.unwrap_or_else(|_| {
         tracing::error!("discovery panicked");
         Poll::Ready(None)

@@ -6,6 +6,7 @@
 //! ```text
 //!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
 //! waits for ─┼── the handle: eject, restore, weigh
+//!            ├── the registries behind it: how they stand
 //!            ├── time: slow start, grace, drain
 //!            └── the last balancer is dropped: ends
 //!      │
@@ -19,6 +20,7 @@ mod drain;
 mod health;
 mod orders;
 mod publish;
+mod registries;
 mod roll;
 mod spare;
 
@@ -39,7 +41,7 @@ use tokio::{
 use tower::discover::Discover;
 
 use self::{discovery::next, roll::MemberId};
-pub(super) use self::{roll::Roll, spare::Spare};
+pub(super) use self::{registries::Registries, roll::Roll, spare::Spare};
 use super::{
     checks::Checker,
     core::Core,
@@ -104,6 +106,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// What the next snapshot is made of.
     pub(super) spare: Spare<S, P::Load>,
     pub(super) counts: Counts,
+    /// How the registries stand that discovery follows.
+    pub(super) registries: Registries,
     /// Failures of discovery in a row, and when it is asked again.
     pub(super) failures: u32,
     pub(super) ask_at: Option<Instant>,
@@ -146,8 +150,9 @@ where
                 Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
                 found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
+                () = registries::changed(&mut self.registries.followed) => self.registries.stirred = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-                next = next(&mut self.discover, &self.roll.revisions),
+                next = next(&mut self.discover, &mut self.registries.new, &self.roll.revisions),
                     if asks && self.discover.is_some() => change = next,
             }
             let now = Instant::now();
@@ -178,6 +183,7 @@ where
             if dirty {
                 self.publish().await;
             }
+            self.look_at_registries();
             self.tell_all();
             self.tidy(now);
         }

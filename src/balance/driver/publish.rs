@@ -92,7 +92,7 @@ where
         let endpoints = self.roll.members.len();
         let (ended, spoken) = (self.discover.is_none(), self.spoken);
         self.status.send_modify(|status| {
-            status.resolved = spoken;
+            status.resolved |= spoken;
             status.endpoints = endpoints;
             status.usable = usable;
             status.discovery_ended = ended;

@@ -1,0 +1,127 @@
+//! How the registry stands that discovery follows.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::error::NoEndpoint;
+use crate::{
+    error::Error,
+    registry::{State, Watch},
+};
+
+/// How a registry stands that discovery follows. The endpoints of the last good set serve on, whatever it
+/// says.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RegistryStatus {
+    /// The service that is watched there.
+    pub service: Arc<str>,
+    /// How far its last word can be trusted.
+    pub state: State,
+    /// Instances that it lists and that may serve.
+    pub instances: usize,
+    /// What keeps it from being fresh; `None` while it answers.
+    pub error: Option<Error>,
+    /// Since when it has confirmed nothing, while it is [pending](State::Pending) or
+    /// [stale](State::Stale); `None` while it is fresh.
+    pub silent_since: Option<Instant>,
+    /// Whether nothing will come any more, because the runtime of the watch has shut down.
+    pub ended: bool,
+}
+
+impl RegistryStatus {
+    /// How it stands now, for one who has followed it since `began`.
+    pub(super) fn of(watch: &Watch, began: Instant) -> Self {
+        let view = watch.view();
+        let ended = watch.is_ended();
+        let state = match view.state {
+            // Of one that has ended nobody notices that it grows old.
+            fresh if ended && fresh != State::Pending => State::Stale,
+            state => state,
+        };
+        let silent = matches!(state, State::Pending | State::Stale);
+        Self {
+            service: Arc::clone(watch.query().service()),
+            state,
+            instances: view.instances.len(),
+            error: view.error,
+            silent_since: silent.then(|| view.confirmed.unwrap_or(began)),
+            ended,
+        }
+    }
+
+    /// How long it has confirmed nothing, while it is pending or stale; `None` while it is fresh.
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.silent_since.map(|since| since.elapsed())
+    }
+
+    /// Whether it stands as before, as far as that is worth an event: not for other words of the same
+    /// trouble.
+    pub(super) fn is_like(&self, before: &Self) -> bool {
+        let kind = |status: &Self| status.error.as_ref().map(Error::kind);
+        (self.state, kind(self), self.ended) == (before.state, kind(before), before.ended)
+    }
+
+    /// Why there is no endpoint, of all registries the one that says most: one that cannot be asked may
+    /// know some, and one that has said that there are none is the last to be blamed.
+    pub(super) fn explain(all: &[Self]) -> Option<NoEndpoint> {
+        let one = all.iter().min_by_key(|status| match status.state {
+            State::Pending | State::Stale if status.error.is_some() || status.ended => 0,
+            State::Stale => 1,
+            State::Pending => 2,
+            State::Live => 3,
+            State::Empty => 4,
+            State::Missing => 5,
+        })?;
+        Some(match (one.state, &one.error) {
+            (State::Pending, None) if !one.ended => NoEndpoint::NeverResolved,
+            (State::Pending | State::Stale, error) => NoEndpoint::Unreachable {
+                since: one.silent_for().unwrap_or_default(),
+                error: match error {
+                    Some(error) => error.to_chain(),
+                    None if one.ended => "the watch has ended with its runtime".to_owned(),
+                    None => "it is silent".to_owned(),
+                },
+            },
+            (State::Live, _) => NoEndpoint::NotMade(one.instances),
+            (State::Empty, _) => NoEndpoint::Empty,
+            (State::Missing, _) => NoEndpoint::Missing,
+        })
+    }
+}
+
+impl PartialEq for RegistryStatus {
+    fn eq(&self, other: &Self) -> bool {
+        let same_error = match (&self.error, &other.error) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.is_same(b),
+            _ => false,
+        };
+        let rest = |status: &Self| {
+            (
+                status.state,
+                status.instances,
+                status.silent_since,
+                status.ended,
+            )
+        };
+        same_error && rest(self) == rest(other) && self.service == other.service
+    }
+}
+
+impl Eq for RegistryStatus {}
+
+impl fmt::Display for RegistryStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "registry of {:?}: {}", self.service, self.state)?;
+        if let Some(silent) = self.silent_for() {
+            write!(f, " for {silent:.1?}")?;
+        }
+        match &self.error {
+            Some(error) => write!(f, ", {}", error.to_chain()),
+            None if self.ended => f.write_str(", ended"),
+            None => Ok(()),
+        }
+    }
+}
