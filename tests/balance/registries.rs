@@ -11,11 +11,11 @@ use tower_roster::{
     endpoint::Endpoint,
     error::ErrorKind,
     instance::{Key, Status},
-    registry::{Registry, State, memory::Memory},
+    registry::State,
 };
 
 use crate::{
-    kit::{Control, Mock, events, layer, settle},
+    kit::{Mock, events, layer, settle},
     reasons::reason,
     registry::{Listed, at},
 };
@@ -94,61 +94,12 @@ async fn each_reason_is_told_as_the_registry_tells_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_only_waits_has_never_resolved() {
-    let memory = Memory::new();
-    memory.pause();
-    let watch = Registry::new(memory.clone()).watch("web").unwrap();
-    let balance = layer()
-        .balance(watch.discover(|_: &Instance| Ok::<_, Infallible>(Control::new("any").service())));
-    assert_eq!(why(&balance).await, NoEndpoint::NeverResolved);
-    let status = only(&balance.handle());
-    assert_eq!(status.state, State::Pending);
-    assert!(status.error.is_none(), "{status}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn instances_of_which_no_endpoint_can_be_made_are_counted() {
     let listed = Listed::new([at("a", 80, 1), at("b", 80, 1)]);
     let watch = listed.watch();
     let balance = layer()
         .balance(watch.discover(|_: &Instance| Err::<Mock, _>("no service for that address")));
     assert_eq!(why(&balance).await, NoEndpoint::NotMade(2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn endpoints_serve_on_while_the_registry_is_away_and_the_age_is_told() {
-    let memory = Memory::new();
-    memory.register(at("a", 80, 1)).unwrap();
-    let watch = Registry::new(memory.clone()).watch("web").unwrap();
-    let mut seen = watch.clone();
-    let balance = layer().balance(watch.discover(|instance: &Instance| {
-        Ok::<_, Infallible>(Control::new(instance.id()).service())
-    }));
-    let handle = balance.handle();
-    let call = || balance.clone().oneshot(0);
-    assert_eq!(call().await.unwrap(), "a");
-    let mut told = handle.subscribe().await.unwrap();
-    let fresh = only(&handle);
-    assert_eq!((fresh.state, fresh.silent_since), (State::Live, None));
-    assert_eq!(&*fresh.service, "web");
-
-    memory.pause();
-    let stale = |status: &tower_roster::balance::Status| status.registries[0].state == State::Stale;
-    let status = handle.wait_for(stale).await.unwrap();
-    let silent = status.registries[0].silent_for().unwrap();
-    assert!(silent >= 30 * SECOND && silent < 31 * SECOND, "{silent:?}");
-    sleep(SECOND).await;
-    assert_eq!(only(&handle).silent_for().unwrap(), silent + SECOND);
-    assert_eq!(call().await.unwrap(), "a", "the last good set serves on");
-
-    memory.resume();
-    seen.wait_for(|view| view.state == State::Live)
-        .await
-        .unwrap();
-    settle().await;
-    assert_eq!(only(&handle), fresh);
-    assert_eq!(events(&mut told), ["stale", "live"]);
-    assert_eq!(call().await.unwrap(), "a");
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,4 +244,66 @@ fn a_watch_that_ended_with_its_runtime_is_stale_for_ever() {
         assert_eq!(events(&mut told), ["stale"]);
         assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a 10.0.0.1:80");
     });
+}
+
+/// With an embedded registry that answers nothing for a while.
+#[cfg(feature = "memory")]
+mod paused {
+    use tower_roster::{
+        balance::Status,
+        registry::{Registry, memory::Memory},
+    };
+
+    use super::*;
+    use crate::kit::Control;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_only_waits_has_never_resolved() {
+        let memory = Memory::new();
+        memory.pause();
+        let watch = Registry::new(memory.clone()).watch("web").unwrap();
+        let balance = layer().balance(
+            watch.discover(|_: &Instance| Ok::<_, Infallible>(Control::new("any").service())),
+        );
+        assert_eq!(why(&balance).await, NoEndpoint::NeverResolved);
+        let status = only(&balance.handle());
+        assert_eq!(status.state, State::Pending);
+        assert!(status.error.is_none(), "{status}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_serve_on_while_the_registry_is_away_and_the_age_is_told() {
+        let memory = Memory::new();
+        memory.register(at("a", 80, 1)).unwrap();
+        let watch = Registry::new(memory.clone()).watch("web").unwrap();
+        let mut seen = watch.clone();
+        let balance = layer().balance(watch.discover(|instance: &Instance| {
+            Ok::<_, Infallible>(Control::new(instance.id()).service())
+        }));
+        let handle = balance.handle();
+        let call = || balance.clone().oneshot(0);
+        assert_eq!(call().await.unwrap(), "a");
+        let mut told = handle.subscribe().await.unwrap();
+        let fresh = only(&handle);
+        assert_eq!((fresh.state, fresh.silent_since), (State::Live, None));
+        assert_eq!(&*fresh.service, "web");
+
+        memory.pause();
+        let stale = |status: &Status| status.registries[0].state == State::Stale;
+        let status = handle.wait_for(stale).await.unwrap();
+        let silent = status.registries[0].silent_for().unwrap();
+        assert!(silent >= 30 * SECOND && silent < 31 * SECOND, "{silent:?}");
+        sleep(SECOND).await;
+        assert_eq!(only(&handle).silent_for().unwrap(), silent + SECOND);
+        assert_eq!(call().await.unwrap(), "a", "the last good set serves on");
+
+        memory.resume();
+        seen.wait_for(|view| view.state == State::Live)
+            .await
+            .unwrap();
+        settle().await;
+        assert_eq!(only(&handle), fresh);
+        assert_eq!(events(&mut told), ["stale", "live"]);
+        assert_eq!(call().await.unwrap(), "a");
+    }
 }

@@ -54,7 +54,8 @@ impl Listed {
     }
 
     pub(crate) fn say(&self, said: Said) {
-        self.cell.send_replace(said);
+        // What it said before.
+        let _ = self.cell.send_replace(said);
     }
 
     /// Sets the instances, and waits until they are known.
