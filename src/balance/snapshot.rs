@@ -29,6 +29,11 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
+    /// Why requests without a wish can go nowhere, if so.
+    pub(crate) fn nowhere(&self) -> Option<Nowhere> {
+        self.plan.nowhere()
+    }
+
     /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
     ///
     /// # Errors

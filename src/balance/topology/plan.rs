@@ -209,6 +209,15 @@ impl<L> Plan<L> {
         }
     }
 
+    /// Why requests without a wish can go nowhere, if so.
+    pub(crate) fn nowhere(&self) -> Option<Nowhere> {
+        match self {
+            Self::Nowhere(reason) => Some(*reason),
+            Self::Subsets(subsets) => subsets.plans[0].nowhere(),
+            Self::Leaf(_) | Self::Choose(_) => None,
+        }
+    }
+
     /// Calls `f` with each leaf, in the order of [`map`](Self::map).
     pub(crate) fn each_leaf(&self, f: &mut impl FnMut(&L)) {
         match self {
