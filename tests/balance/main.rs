@@ -2,6 +2,7 @@
 //! cancellation, and random and concurrent use against a naive model. The clock is paused.
 #![allow(clippy::unwrap_used)]
 
+mod all_ejected;
 mod cancel;
 mod cost;
 mod costly;
