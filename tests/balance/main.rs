@@ -22,3 +22,4 @@ mod services;
 mod slow_start;
 mod state;
 mod stress;
+mod topology;
