@@ -13,6 +13,7 @@ mod handle;
 mod http;
 mod kit;
 mod model;
+mod model_topology;
 mod moved;
 mod panics;
 mod policy;
