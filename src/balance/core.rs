@@ -122,18 +122,13 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
                 resolved: false, ..
             } => NoEndpoint::NeverResolved,
             Status { endpoints: 0, .. } => NoEndpoint::Empty,
-            Status {
-                usable: 0,
-                endpoints,
-                ..
-            } => NoEndpoint::AllEjected(*endpoints),
-            _ => match nowhere {
+            _ => match nowhere.or_else(|| self.slots.read(|snapshot, _| snapshot.nowhere())) {
                 Some(Nowhere::Ejected) => NoEndpoint::AllEjected(status.endpoints),
                 Some(Nowhere::Subset) => NoEndpoint::EmptySubset,
                 Some(Nowhere::Version) => NoEndpoint::NoVersion,
                 Some(Nowhere::Zone) => NoEndpoint::EmptyZone,
                 // It changed between the pick and now.
-                _ => NoEndpoint::Empty,
+                Some(Nowhere::Empty) | None => NoEndpoint::Empty,
             },
         }
     }

@@ -133,7 +133,8 @@ pub enum NoEndpoint {
     Empty,
     /// The registry knows no such service.
     Missing,
-    /// All endpoints are ejected; this many.
+    /// All endpoints that the request may go to are ejected, of so many that are listed: by hand, or
+    /// [`Topology::panic`](super::topology::Topology::panic) says that it is not to go there all the same.
     AllEjected(usize),
     /// No endpoint belongs to the subset that the request asks for.
     EmptySubset,

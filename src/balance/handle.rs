@@ -39,7 +39,8 @@ pub struct Status {
     pub resolved: bool,
     /// Endpoints that discovery lists.
     pub endpoints: usize,
-    /// Endpoints that may be picked: listed, not drained by weight 0, not ejected.
+    /// Endpoints that may be picked: listed, not drained by weight 0, not ejected unless for a trial or
+    /// [in panic](super::topology::Topology::panic), and not left out by the rules of the topology.
     pub usable: usize,
     /// What discovery failed with last, while it has not recovered.
     pub discovery_error: Option<Arc<str>>,

@@ -130,7 +130,7 @@ impl<S, P: Policy, C, R> Balance<S, P, C, R> {
         self.core.handle.clone()
     }
 
-    /// The number of endpoints that may be picked.
+    /// The number of endpoints that may be picked, as in [`Status::usable`](super::Status::usable).
     pub fn usable(&self) -> usize {
         self.core.usable.load(Relaxed)
     }

@@ -29,6 +29,11 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
+    /// Why requests without a wish can go nowhere, if so.
+    pub(crate) fn nowhere(&self) -> Option<Nowhere> {
+        self.plan.nowhere()
+    }
+
     /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
     ///
     /// # Errors
@@ -87,6 +92,8 @@ pub(crate) struct Leaf<S, P: Policy> {
     pub(crate) services: Vec<Arc<S>>,
     /// How many there are to pick from.
     pub(crate) candidates: usize,
+    /// Whether all are ejected, and used all the same.
+    pub(crate) panic: bool,
     /// `None` when there are none, and when the policy panicked while it prepared.
     pub(crate) picker: Option<P::Picker>,
 }
@@ -97,7 +104,13 @@ const AGAIN: u32 = 3;
 impl<S, P: Policy> Leaf<S, P> {
     /// Whether an endpoint is neither ejected nor tried before, or on trial with this very request.
     fn will_do(&self, pick: usize, draw: &Draw<'_>) -> bool {
-        pick >= self.candidates || Set::new(&self.states).is_usable(pick, draw)
+        pick >= self.candidates || self.set().is_usable(pick, draw)
+    }
+
+    /// Those to pick from.
+    #[inline]
+    fn set(&self) -> Set<'_, P::Load> {
+        Set::new(&self.states[..self.candidates]).in_panic(self.panic)
     }
 
     /// Picks an endpoint, and the pass of its gate.
@@ -131,7 +144,7 @@ impl<S, P: Policy> Leaf<S, P> {
 
     #[inline]
     fn choose(&self, draw: &mut Draw<'_>) -> usize {
-        let set = Set::new(&self.states[..self.candidates]);
+        let set = self.set();
         let picker = self.picker.as_ref();
         let pick = once(picker, &set, draw);
         if set.is_usable(pick, draw) {

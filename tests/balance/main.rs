@@ -2,6 +2,7 @@
 //! cancellation, and random and concurrent use against a naive model. The clock is paused.
 #![allow(clippy::unwrap_used)]
 
+mod all_ejected;
 mod cancel;
 mod cost;
 mod costly;
@@ -12,6 +13,7 @@ mod handle;
 mod http;
 mod kit;
 mod model;
+mod model_topology;
 mod moved;
 mod panics;
 mod policy;
@@ -22,3 +24,4 @@ mod services;
 mod slow_start;
 mod state;
 mod stress;
+mod topology;

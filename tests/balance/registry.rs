@@ -1,18 +1,26 @@
 //! A registry that says what a test tells it.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
 
 use tokio::sync::watch;
+use tower::ServiceExt;
 use tower_roster::{
     Error, Instance, Registry,
+    balance::{
+        self, Balance, BalanceLayer, Handle,
+        policy::{Policy, RoundRobin},
+        topology::Wish,
+    },
     catalog::Listing,
+    classify::Answers,
     discover::{Discover, MakeEndpoint},
     error::ErrorKind,
     instance::Address,
@@ -30,6 +38,8 @@ pub(crate) struct Listed {
     cell: watch::Sender<Said>,
     registry: Registry,
     made: Arc<AtomicUsize>,
+    /// What steers the service that was made for an id last.
+    controls: Arc<Mutex<BTreeMap<String, Arc<Control>>>>,
 }
 
 pub(crate) fn at(id: &str, port: u16, weight: u16) -> Instance {
@@ -50,6 +60,7 @@ impl Listed {
             cell,
             registry: Registry::new(Scripted(said)),
             made: Arc::default(),
+            controls: Arc::default(),
         }
     }
 
@@ -84,17 +95,65 @@ impl Listed {
     pub(crate) fn discover(
         &self,
     ) -> Discover<impl MakeEndpoint<Service = Mock> + Send + 'static + use<>> {
-        let made = Arc::clone(&self.made);
+        let (made, controls) = (Arc::clone(&self.made), Arc::clone(&self.controls));
         self.watch().discover(move |instance: &Instance| {
             made.fetch_add(1, SeqCst);
             let name = format!("{} {}", instance.key, instance.address);
-            Ok::<_, Infallible>(Control::new(&name).service())
+            let control = Control::new(&name);
+            let service = control.service();
+            let mut controls = controls.lock().unwrap();
+            controls.insert(instance.key.id().into(), control);
+            Ok::<_, Infallible>(service)
         })
+    }
+
+    pub(crate) fn control(&self, id: &str) -> Arc<Control> {
+        Arc::clone(&self.controls.lock().unwrap()[id])
     }
 
     /// Services made.
     pub(crate) fn made(&self) -> usize {
         self.made.load(SeqCst)
+    }
+}
+
+/// A balancer over listed instances. What a request wishes is found out from its number.
+pub(crate) struct Placed<P: Policy = RoundRobin> {
+    pub(crate) listed: Listed,
+    pub(crate) balance: Balance<Mock, P, Answers, fn(&u32) -> Wish>,
+    pub(crate) handle: Handle,
+}
+
+impl<P: Policy> Placed<P> {
+    pub(crate) async fn new(
+        layer: BalanceLayer<P>,
+        wish: fn(&u32) -> Wish,
+        instances: impl IntoIterator<Item = Instance>,
+    ) -> Self {
+        let listed = Listed::new(instances);
+        let balance = layer.route(wish).balance(listed.discover());
+        settle().await;
+        Self {
+            listed,
+            handle: balance.handle(),
+            balance,
+        }
+    }
+
+    /// Sends a request. Returns the id of who answered.
+    pub(crate) async fn call(&self, number: u32) -> Result<String, balance::Error> {
+        let answer = self.balance.clone().oneshot(number).await?;
+        Ok(answer.split(' ').next().unwrap().into())
+    }
+
+    /// Sends so many requests; how many of them each endpoint answered.
+    pub(crate) async fn count(&self, requests: u32, number: u32) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for _ in 0..requests {
+            let id = self.call(number).await.unwrap();
+            *counts.entry(id).or_default() += 1;
+        }
+        counts
     }
 }
 

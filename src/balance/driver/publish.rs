@@ -34,7 +34,7 @@ use crate::{
         handle::Event,
         policy::{Candidate, Policy},
         snapshot::{Leaf, Snapshot},
-        topology::{self, Nowhere, Plan, Planned},
+        topology::{self, Plan, Planned, Set, Standing, Traits},
     },
     endpoint::eject::{Cause, GateState},
     instance::Weight,
@@ -62,7 +62,7 @@ where
             weighed => weighed,
         });
         let plan = self.plan(weighed > 0, now);
-        let plan = plan.map(&mut |places| self.set(places));
+        let usable = self.usable(&plan);
         let Some(pickers) = self.pickers(&plan, now).await else {
             return;
         };
@@ -86,7 +86,6 @@ where
         self.roll.replaced = Vec::new();
         let old = std::mem::replace(&mut self.current, snapshot);
         self.spare = Spare::new(old, &self.current);
-        let usable = numbered.len().min(self.roll.members.len());
         core.usable.store(usable, Relaxed);
         self.numbered = numbered;
         let endpoints = self.roll.members.len();
@@ -102,13 +101,14 @@ where
 
     /// Where requests go now, by the members' places. `weighed` tells whether any has a weight.
     fn plan(&mut self, weighed: bool, now: Instant) -> Plan {
-        let takes = |member: &Member<S, P::Load>| {
-            let gate = || member.state.health.gate();
-            !member.out || matches!(gate(), GateState::ProbeReady | GateState::Probing)
+        let is_tried = |member: &Member<S, P::Load>| {
+            let gate = member.state.health.gate();
+            matches!(gate, GateState::ProbeReady | GateState::Probing)
         };
         let members = &self.roll.members;
         let topology = &self.settings.topology;
         if topology.is_plain() {
+            let takes = |member: &Member<S, P::Load>| !member.out || is_tried(member);
             let mut used: Vec<usize> = (0..members.len()).collect();
             let mut at = 0;
             while let Some(member) = used.get(at).map(|place| &members[*place]) {
@@ -119,27 +119,31 @@ where
                     used.swap_remove(at);
                 }
             }
-            return match (used.is_empty(), members.is_empty()) {
-                (false, _) => Plan::Leaf(used),
-                (true, false) => Plan::Nowhere(Nowhere::Ejected),
-                (true, true) => Plan::Nowhere(Nowhere::Empty),
-            };
+            let set = Set::new(used, |place| members[place].out);
+            if set.candidates > 0 {
+                self.notices.clear();
+                return Plan::Leaf(set);
+            }
         }
-        // Whom somebody ejected by hand is not used even when there is nobody else.
-        let listed = members.iter().enumerate();
-        let listed =
-            listed.filter(|(_, m)| !m.out || self.ejector.cause(&m.id) != Some(Cause::ByHand));
-        let members: Vec<_> = listed
-            .filter_map(|(index, member)| {
-                Some(topology::Member {
-                    index,
-                    traits: self.roll.traits.get(index)?,
-                    weight: self.effective(member, now),
-                    available: takes(member),
-                })
-            })
-            .collect();
-        let Planned { plan, notices } = topology.plan(&members);
+        let unruled = Traits::none();
+        let members = members.iter().enumerate();
+        let members = members.map(|(index, member)| topology::Member {
+            index,
+            traits: self.roll.traits.get(index).unwrap_or(&unruled),
+            weight: self.effective(member, now),
+            standing: if !member.out {
+                Standing::In
+            } else if self.ejector.cause(&member.id) == Some(Cause::ByHand) {
+                Standing::Held
+            } else if is_tried(member) {
+                Standing::OnTrial
+            } else {
+                Standing::Out
+            },
+        });
+        let members: Vec<_> = members.collect();
+        let panics = topology.panics(self.ejector.settings().ejects_last());
+        let Planned { plan, notices } = topology.plan(&members, panics);
         for notice in &notices {
             if !self.notices.contains(notice) {
                 tracing::warn!("{notice}");
@@ -150,27 +154,14 @@ where
         plan
     }
 
-    /// Tells those to pick from apart from those that are on trial.
-    fn set(&self, mut places: Vec<usize>) -> Set {
-        let members = &self.roll.members;
-        // Read once for each, as requests change it all the while.
-        let on_trial = |member: &Member<S, P::Load>| {
-            let gate = || member.state.health.gate();
-            member.out && matches!(gate(), GateState::ProbeReady | GateState::Probing)
-        };
-        let (mut at, mut count) = (0, places.len());
-        while at < count {
-            if on_trial(&members[places[at]]) {
-                count -= 1;
-                places.swap(at, count);
-            } else {
-                at += 1;
-            }
+    /// How many endpoints may be picked. One that is in several subsets counts once.
+    fn usable(&self, plan: &Plan) -> usize {
+        if let Plan::Leaf(set) = plan {
+            return set.places.len();
         }
-        Set {
-            places,
-            candidates: count,
-        }
+        let mut used = vec![false; self.roll.members.len()];
+        plan.each_leaf(&mut |set| set.places.iter().for_each(|place| used[*place] = true));
+        used.into_iter().filter(|used| *used).count()
     }
 
     /// Those of a set that are picked from.
@@ -183,7 +174,7 @@ where
 
     /// A picker for each leaf of a plan, in their order. `None` when the last balancer was dropped
     /// before they were there.
-    async fn pickers(&mut self, plan: &Plan<Set>, now: Instant) -> Option<Vec<Option<P::Picker>>> {
+    async fn pickers(&mut self, plan: &Plan, now: Instant) -> Option<Vec<Option<P::Picker>>> {
         let policy = Arc::clone(&self.settings.policy);
         // Comes back from where it is drawn from, so that picks are repeatable there, too.
         let mut rng = self.rng.clone();
@@ -248,6 +239,7 @@ where
             states: arrays.states,
             services: arrays.services,
             candidates: set.candidates,
+            panic: set.panic,
             picker,
         }
     }
@@ -298,14 +290,6 @@ where
             *requests += of_it.map(|(_, picks)| picks).sum::<u64>();
         }
     }
-}
-
-/// The endpoints of a leaf, by their places.
-struct Set {
-    /// Those that are picked from, and behind them those that are on trial.
-    places: Vec<usize>,
-    /// How many there are to pick from.
-    candidates: usize,
 }
 
 /// A policy that panics over it is treated as most are.

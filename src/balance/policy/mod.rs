@@ -169,12 +169,22 @@ impl<'a> Candidate<'a> {
 /// The endpoints of one set, as a picker sees them; never empty.
 pub struct Set<'a, L> {
     states: &'a [Held<L>],
+    /// Whether all are ejected, and used all the same.
+    panic: bool,
 }
 
 impl<'a, L: LoadTracker> Set<'a, L> {
     #[inline]
     pub(super) fn new(states: &'a [Held<L>]) -> Self {
-        Self { states }
+        Self {
+            states,
+            panic: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn in_panic(self, panic: bool) -> Self {
+        Self { panic, ..self }
     }
 
     /// The number of endpoints.
@@ -215,11 +225,13 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     }
 
     /// Whether an endpoint has been neither ejected since the set was made nor tried before by an
-    /// attempt of the same request.
+    /// attempt of the same request. In a set of ejected endpoints, which are used [for want of
+    /// others](super::topology::Topology::panic), the latter only.
     #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];
-        state.health.is_open() && (draw.tried.is_empty() || !draw.tried.contains(state.id()))
+        let takes = state.health.is_open() || self.panic;
+        takes && (draw.tried.is_empty() || !draw.tried.contains(state.id()))
     }
 
     pub(super) fn id(&self, index: usize) -> EndpointId {

@@ -53,8 +53,8 @@ pub use self::{
     zone::{Locality, ZonePreference},
 };
 pub(crate) use self::{
-    plan::Plan,
-    planner::{Member, Planned, Traits},
+    plan::{Plan, Set},
+    planner::{Member, Planned, Standing, Traits},
     tally::Tally,
 };
 use crate::{error::ConfigError, instance::Instance};
@@ -102,7 +102,8 @@ pub struct Topology {
     subsetting: Option<Subsetting>,
     split: Option<Split>,
     peers: Option<Peers>,
-    panic: bool,
+    /// `None` while nobody has set it.
+    panic: Option<bool>,
 }
 
 impl Topology {
@@ -115,7 +116,7 @@ impl Topology {
             subsetting: None,
             split: None,
             peers: None,
-            panic: true,
+            panic: None,
         }
     }
 
@@ -163,11 +164,33 @@ impl Topology {
     }
 
     /// Whether requests go to ejected endpoints, and to versions without a share, when there is nobody
-    /// else; they do by default, because a request that is sent may succeed. When off they fail.
+    /// else; when not, they fail.
+    ///
+    /// By default they do, because a request that is sent may succeed. Where [`Ejection::eject_last`] is
+    /// on, which says that requests should rather fail at once, they go to ejected endpoints only when this
+    /// is set to `true`.
+    ///
+    /// That is so with other rules and without. When all endpoints that a request may go to are ejected, the
+    /// balancer panics until one of them is restored:
+    /// - The policy picks from them as if they were not ejected.
+    /// - How these requests end neither restores nor ejects anybody; except that of one whose time is up,
+    ///   the first request tries it, as it would without panic.
+    /// - Who is ejected by hand gets none, and who has weight 0 gets none unless all have.
+    /// - [`Locality::Strict`] and [`Otherwise::Fail`] hold: requests that may not leave a zone or a subset
+    ///   go to what is ejected there, and those that may leave a subset do.
+    /// - [`Event::Notice`] tells of it once, when it is about all endpoints and not about one subset.
+    ///
+    /// [`Ejection::eject_last`]: crate::endpoint::eject::Ejection::eject_last
+    /// [`Event::Notice`]: super::Event::Notice
     #[must_use]
     pub fn panic(mut self, panic: bool) -> Self {
-        self.panic = panic;
+        self.panic = Some(panic);
         self
+    }
+
+    /// Whether requests go to ejected endpoints when there are no others.
+    pub(crate) fn panics(&self, eject_last: bool) -> bool {
+        self.panic.unwrap_or(!eject_last)
     }
 
     /// The share of requests with this wish that each instance would get, from 0 to 1, under a policy
@@ -191,11 +214,16 @@ impl Topology {
             index,
             traits,
             weight: instance.weight.get().into(),
-            available: instance.status.is_serving(),
+            standing: if instance.status.is_serving() {
+                Standing::In
+            } else {
+                Standing::Out
+            },
         });
         let members: Vec<_> = members.collect();
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
-        Ok(self.plan(&members).plan.shares(wish, &weights))
+        let planned = self.plan(&members, self.panics(false));
+        Ok(planned.plan.shares(wish, &weights))
     }
 
     /// Whether every request may go to every endpoint.

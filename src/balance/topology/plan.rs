@@ -24,7 +24,7 @@ use super::{hash, route::Wish, subset::Subset};
 ///
 /// `L` is what stands at the leaves: the endpoints first, and pickers for them when the driver is done.
 #[derive(Debug)]
-pub(crate) enum Plan<L = Vec<usize>> {
+pub(crate) enum Plan<L = Set> {
     /// To one of these, as the policy says. Never empty as it comes from the planner.
     Leaf(L),
     /// To one of several branches.
@@ -33,6 +33,46 @@ pub(crate) enum Plan<L = Vec<usize>> {
     Subsets(SubsetPlan<L>),
     /// Nowhere.
     Nowhere(Nowhere),
+}
+
+/// The endpoints of a leaf, by their places in the driver's list.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Set {
+    /// Those that are picked from, and behind them those that are on trial.
+    pub(crate) places: Vec<usize>,
+    /// How many there are to pick from.
+    pub(crate) candidates: usize,
+    /// Whether all are ejected, and used all the same: on trial or not.
+    pub(crate) panic: bool,
+}
+
+impl Set {
+    /// Moves those that are on trial behind the others, most of which stay where they are.
+    pub(crate) fn new(mut places: Vec<usize>, on_trial: impl Fn(usize) -> bool) -> Self {
+        let (mut at, mut candidates) = (0, places.len());
+        while at < candidates {
+            if on_trial(places[at]) {
+                candidates -= 1;
+                places.swap(at, candidates);
+            } else {
+                at += 1;
+            }
+        }
+        Self {
+            places,
+            candidates,
+            panic: false,
+        }
+    }
+
+    /// All of them are picked from.
+    pub(crate) fn in_panic(places: Vec<usize>) -> Self {
+        Self {
+            candidates: places.len(),
+            places,
+            panic: true,
+        }
+    }
 }
 
 /// Why a request can go nowhere.
@@ -166,18 +206,24 @@ pub(crate) struct SubsetPlan<L> {
     pub(super) table: Vec<(Subset, usize)>,
     /// The plan for those that are not in the table.
     pub(super) missing: usize,
+    /// Plans of those whose endpoints are all on trial: requests that do not try one go where they would
+    /// if the subset were missing.
+    pub(super) on_trial: Vec<usize>,
 }
 
 impl<L> SubsetPlan<L> {
-    fn find(&self, wish: &Wish) -> &Plan<L> {
-        let plan = match wish.subset {
+    fn place(&self, wish: &Wish) -> usize {
+        match wish.subset {
             None => 0,
             Some(subset) => {
                 let found = self.table.binary_search_by_key(&subset, |(name, _)| *name);
                 found.map_or(self.missing, |i| self.table[i].1)
             }
-        };
-        &self.plans[plan]
+        }
+    }
+
+    fn find(&self, wish: &Wish) -> &Plan<L> {
+        &self.plans[self.place(wish)]
     }
 }
 
@@ -201,11 +247,22 @@ impl<L> Plan<L> {
                 plans,
                 table,
                 missing,
+                on_trial,
             }) => Plan::Subsets(SubsetPlan {
                 plans: plans.into_iter().map(|plan| plan.map(f)).collect(),
                 table,
                 missing,
+                on_trial,
             }),
+        }
+    }
+
+    /// Why requests without a wish can go nowhere, if so.
+    pub(crate) fn nowhere(&self) -> Option<Nowhere> {
+        match self {
+            Self::Nowhere(reason) => Some(*reason),
+            Self::Subsets(subsets) => subsets.plans[0].nowhere(),
+            Self::Leaf(_) | Self::Choose(_) => None,
         }
     }
 
@@ -246,7 +303,14 @@ impl<L> Plan<L> {
         match self {
             Self::Leaf(leaf) => will_do(leaf).then_some(leaf),
             Self::Nowhere(_) => None,
-            Self::Subsets(subsets) => subsets.find(wish).find(wish, will_do),
+            Self::Subsets(subsets) => {
+                let place = subsets.place(wish);
+                let found = subsets.plans[place].find(wish, will_do);
+                if found.is_none() && subsets.on_trial.contains(&place) {
+                    return subsets.plans[subsets.missing].find(wish, will_do);
+                }
+                found
+            }
             Self::Choose(choose) => {
                 if let Some(branch) = choose.pinned(wish).filter(|_| choose.by != By::Chance) {
                     return branch.plan.find(wish, will_do);
@@ -280,7 +344,8 @@ impl Plan {
     /// from 0 to 1.
     pub(crate) fn shares(&self, wish: &Wish, weights: &[f64]) -> Vec<f64> {
         let mut shares = vec![0.0; weights.len()];
-        self.each(wish, 1.0, &mut |leaf, share| {
+        self.each(wish, 1.0, &mut |set, share| {
+            let leaf = &set.places;
             let total: f64 = leaf.iter().map(|i| usable(weights[*i])).sum();
             for i in leaf {
                 shares[*i] += share

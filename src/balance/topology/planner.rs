@@ -3,10 +3,13 @@
 //! Planning happens on the driver's task, whenever an endpoint comes, goes, changes or is ejected, or a
 //! setting is changed. What the rules say of each instance is known by then ([`Traits`]), so a plan is
 //! arithmetic on numbers. Endpoints of weight 0 take no part, unless all have weight 0, and then all count
-//! as 1; those that are not available are left out. Where that leaves nobody, the rules of the stage
-//! apply (another version, group, zone or subset), and at the very end all are planned with as if
-//! they were available, unless [`Topology::panic`] is off. That undoes ejections only; it never crosses
-//! [`Locality::Strict`] or [`Otherwise::Fail`].
+//! as 1; those that are ejected are left out. Where that leaves nobody, the rules of the stage apply
+//! (another version, group, zone or subset), and at the very end all are planned with as if they were
+//! not ejected, if [`Topology::panic`] says so. That undoes ejections only, and not those by hand; it
+//! never crosses [`Locality::Strict`] or [`Otherwise::Fail`].
+//!
+//! One that is on trial is in the plan, so that some request tries it, and counts as ejected where it
+//! matters whether anybody is left.
 //!
 //! Costs O(n log n) at most, and O(n) without subsets or ranks.
 
@@ -17,7 +20,7 @@ use super::{
     deterministic::hash_key,
     hash,
     peers::Census,
-    plan::{By, Choose, Nowhere, Plan, SubsetPlan, usable},
+    plan::{By, Choose, Nowhere, Plan, Set, SubsetPlan, usable},
     priority::Group,
     split::{Shares, Version},
     subset::{Otherwise, Subset, Subsets},
@@ -33,8 +36,20 @@ pub(crate) struct Member<'a> {
     pub(crate) traits: &'a Traits,
     /// What it should get relative to others; 0 drains it.
     pub(crate) weight: f64,
-    /// Whether it is not ejected.
-    pub(crate) available: bool,
+    pub(crate) standing: Standing,
+}
+
+/// Which requests an endpoint may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// All.
+    In,
+    /// It is ejected, and one request may try it.
+    OnTrial,
+    /// It is ejected.
+    Out,
+    /// It is ejected by hand, and gets none in panic either.
+    Held,
 }
 
 /// What the rules of one topology know of an instance, in numbers. Found out when the instance
@@ -47,6 +62,19 @@ pub(crate) struct Traits {
     /// Priority.
     group: u32,
     subsets: Box<[Subset]>,
+}
+
+impl Traits {
+    /// Of one in a topology without rules.
+    pub(crate) fn none() -> Self {
+        Self {
+            key: 0,
+            zone: None,
+            version: Version::REST,
+            group: 0,
+            subsets: Box::default(),
+        }
+    }
 }
 
 impl Topology {
@@ -86,7 +114,8 @@ pub enum Notice {
         /// The caller's zone.
         zone: Arc<str>,
     },
-    /// Every endpoint is ejected, and they are used all the same.
+    /// Every endpoint is ejected, and they are used all the same; see
+    /// [`Topology::panic`](super::Topology::panic).
     Panic,
 }
 
@@ -121,8 +150,9 @@ pub(crate) struct Planned {
 }
 
 impl Topology {
-    /// Says where traffic may go. Pure: the same for the same members and settings.
-    pub(crate) fn plan(&self, members: &[Member<'_>]) -> Planned {
+    /// Says where traffic may go. Pure: the same for the same members and settings. `panics` tells
+    /// whether ejected endpoints are used when there are no others.
+    pub(crate) fn plan(&self, members: &[Member<'_>], panics: bool) -> Planned {
         let shares = self.split.as_ref().map(Split::shares);
         let mut planner = Planner {
             topology: self,
@@ -130,6 +160,7 @@ impl Topology {
             weights: weigh(members),
             shares: shares.as_ref(),
             census: self.peers.as_ref().map(Peers::census).unwrap_or_default(),
+            panics,
             crisis: false,
             whole: true,
             notices: Vec::new(),
@@ -157,7 +188,9 @@ struct Planner<'a> {
     weights: Vec<f64>,
     shares: Option<&'a Shares>,
     census: Census,
-    /// Whether everybody counts as available, because nobody is.
+    /// Whether ejected endpoints are used when there are no others.
+    panics: bool,
+    /// Whether they are used now.
     crisis: bool,
     /// Whether it is about all endpoints, not about a subset.
     whole: bool,
@@ -177,7 +210,7 @@ impl<'a> Planner<'a> {
             let local: Vec<usize> = local
                 .filter(|i| self.members[*i].traits.zone == mine)
                 .collect();
-            if self.live(&local).next().is_none() {
+            if !self.serves(&local) {
                 let zone = Arc::clone(&zone.zone);
                 self.notice(Notice::NoLocal { zone });
             }
@@ -205,7 +238,7 @@ impl<'a> Planner<'a> {
         named.sort_unstable();
         // Two selectors may be the same names in another order.
         named.dedup();
-        let mut table = Vec::new();
+        let (mut table, mut on_trial) = (Vec::new(), Vec::new());
         for subset in named.chunk_by(|a, b| a.0 == b.0) {
             let name = subset[0].0;
             let set: Vec<usize> = subset.iter().map(|(_, i)| *i).collect();
@@ -215,10 +248,16 @@ impl<'a> Planner<'a> {
                 Otherwise::Fail => true,
             };
             // One without an available endpoint is as good as none where there is somewhere else to go.
-            if set.iter().any(|i| self.is_live(*i)) || last_resort && self.topology.panic {
-                table.push((name, plans.len()));
-                plans.push(self.group(&set));
-            }
+            let plan = if self.serves(&set) || last_resort && self.panics {
+                self.group(&set)
+            } else if self.live(&set).next().is_some() {
+                on_trial.push(plans.len());
+                self.versions(&set)
+            } else {
+                continue;
+            };
+            table.push((name, plans.len()));
+            plans.push(plan);
         }
         let default = match subsets.otherwise {
             Otherwise::Any => Some(0),
@@ -239,20 +278,21 @@ impl<'a> Planner<'a> {
             plans,
             table,
             missing,
+            on_trial,
         })
     }
 
     /// Plans for a set that requests cannot leave.
     fn group(&mut self, set: &[usize]) -> Plan {
-        if set.iter().any(|i| self.is_live(*i)) {
-            return self.versions(set);
-        }
-        if !self.topology.panic {
-            return Plan::Nowhere(Nowhere::Ejected);
-        }
-        self.notice(Notice::Panic);
-        self.crisis = true;
-        let plan = self.versions(set);
+        self.crisis = self.panics && !self.serves(set);
+        let plan = if self.live(set).next().is_none() {
+            Plan::Nowhere(Nowhere::Ejected)
+        } else {
+            if self.crisis {
+                self.notice(Notice::Panic);
+            }
+            self.versions(set)
+        };
         self.crisis = false;
         plan
     }
@@ -276,13 +316,14 @@ impl<'a> Planner<'a> {
             if live > 0.0 {
                 let version = name.map_or(Version::REST, Version::new);
                 branches.push((share, live, version.id(), self.priorities(group)));
-            } else if share > 0.0 {
+            }
+            if share > 0.0 && !self.serves(group) {
                 let version = name.map(Into::into);
                 self.notice(Notice::NoVersion { version });
             }
         }
         if branches.iter().all(|(share, ..)| *share == 0.0) {
-            if !self.topology.panic {
+            if self.topology.panic == Some(false) {
                 return Plan::Nowhere(Nowhere::Version);
             }
             // Those that should get nothing serve by weight, rather than nobody.
@@ -360,16 +401,34 @@ impl<'a> Planner<'a> {
             Some(part) => part.choose(set, |i| self.members[i].traits.key, &self.census),
             None => set,
         };
-        let indexes = set.into_iter().map(|i| self.members[i].index);
-        Plan::Leaf(indexes.collect())
+        let index = |i: &mut usize| *i = self.members[*i].index;
+        let mut set = if self.crisis {
+            Set::in_panic(set)
+        } else {
+            Set::new(set, |i| self.members[i].standing == Standing::OnTrial)
+        };
+        set.places.iter_mut().for_each(index);
+        Plan::Leaf(set)
     }
 
-    fn is_live(&self, i: usize) -> bool {
-        self.crisis || self.members[i].available
+    /// Whether any of a set takes all requests.
+    fn serves(&self, set: &[usize]) -> bool {
+        let mut set = set.iter().map(|i| self.members[*i].standing);
+        set.any(|standing| match standing {
+            Standing::In => true,
+            Standing::OnTrial | Standing::Out => self.crisis,
+            Standing::Held => false,
+        })
     }
 
+    /// Those of a set that a plan is made with.
     fn live<'b>(&'b self, set: &'b [usize]) -> impl Iterator<Item = usize> + 'b {
-        set.iter().copied().filter(|i| self.is_live(*i))
+        let is_live = |i: &usize| match self.members[*i].standing {
+            Standing::In | Standing::OnTrial => true,
+            Standing::Out => self.crisis,
+            Standing::Held => false,
+        };
+        set.iter().copied().filter(is_live)
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -395,7 +454,7 @@ mod tests {
         key: Key,
         instance: Option<Arc<Instance>>,
         weight: f64,
-        available: bool,
+        standing: Standing,
     }
 
     fn traits(topology: &Topology, known: &[Known]) -> Vec<Traits> {
@@ -411,9 +470,10 @@ mod tests {
             index: known.index,
             traits,
             weight: known.weight,
-            available: known.available,
+            standing: known.standing,
         });
-        topology.plan(&members.collect::<Vec<_>>())
+        let panics = topology.panics(false);
+        topology.plan(&members.collect::<Vec<_>>(), panics)
     }
 
     fn plan(topology: &Topology, known: &[Known]) -> Planned {
@@ -427,7 +487,7 @@ mod tests {
             index,
             key: instance.key.clone(),
             weight: instance.weight.get().into(),
-            available: true,
+            standing: Standing::In,
             instance: Some(Arc::new(instance)),
         }
     }
@@ -445,7 +505,7 @@ mod tests {
 
     fn leaf(planned: &Planned) -> &[usize] {
         match &planned.plan {
-            Plan::Leaf(leaf) => leaf,
+            Plan::Leaf(set) => &set.places,
             other => panic!("no leaf: {other:?}"),
         }
     }
@@ -468,7 +528,7 @@ mod tests {
     fn everybody_with_a_weight_who_is_available_is_one_leaf() {
         let mut members = plain(6);
         members[1].weight = 0.0;
-        members[2].available = false;
+        members[2].standing = Standing::Out;
         members[3].weight = f64::NAN;
         members[4].weight = -1.0;
         let planned = plan(&Topology::new(), &members);
@@ -492,7 +552,7 @@ mod tests {
     fn nobody_available_is_a_panic_or_an_error() {
         let mut members = plain(3);
         for member in &mut members {
-            member.available = false;
+            member.standing = Standing::Out;
         }
         members[2].weight = 0.0;
         let panic = plan(&Topology::new(), &members);
@@ -524,7 +584,7 @@ mod tests {
     #[test]
     fn the_share_of_a_version_without_endpoints_goes_to_the_others() {
         let mut members = of_versions(&["v1", "v1", "v2", "v3", ""]);
-        members[2].available = false;
+        members[2].standing = Standing::Out;
         let topology = split(
             Shares::new()
                 .version("v1", 0.6)
@@ -550,7 +610,7 @@ mod tests {
         assert_eq!(shares(&topology, &members, Wish::new()), [0.8, 0.1, 0.1]);
         let only_v1 = split(Shares::new().version("v1", 1.0));
         assert_eq!(shares(&only_v1, &members, Wish::new()), [1.0, 0.0, 0.0]);
-        members[0].available = false;
+        members[0].standing = Standing::Out;
         assert_eq!(shares(&only_v1, &members, Wish::new()), [0.0, 0.5, 0.5]);
         let strict = plan(&only_v1.panic(false), &members).plan;
         assert!(matches!(strict, Plan::Nowhere(Nowhere::Version)));
@@ -562,7 +622,9 @@ mod tests {
             .enumerate()
             .map(|(i, stage)| {
                 let mut member = member(i, |instance| instance.meta("stage", stage));
-                member.available = stage != "gone";
+                if stage == "gone" {
+                    member.standing = Standing::Out;
+                }
                 member
             })
             .collect()
@@ -656,7 +718,7 @@ mod tests {
             [0.571429, 0.285714],
             "3 of 7 is 6/7 of a half"
         );
-        members[0].available = false;
+        members[0].standing = Standing::Out;
         assert_eq!(
             shares(&topology, &members, Wish::new()),
             [0.0, 0.2, 0.2, 0.2, 0.2, 0.2],
@@ -672,7 +734,7 @@ mod tests {
         let strict =
             |zone| Topology::new().zone(ZonePreference::new(zone).locality(Locality::Strict));
         assert_eq!(shares(&strict("a"), &members, Wish::new()), [1.0, 0.0, 0.0]);
-        members[0].available = false;
+        members[0].standing = Standing::Out;
         assert_eq!(
             shares(&strict("a"), &members, Wish::new()),
             [1.0, 0.0, 0.0],
@@ -688,8 +750,8 @@ mod tests {
     fn other_zones_are_in_reserve() {
         let members = of_zones(&["a", "a", "a", "b", "b", "b"]);
         let plan = plan(&Topology::new().zone(ZonePreference::new("a")), &members).plan;
-        let other = plan.find(&Wish::new(), &mut |leaf| leaf.contains(&4));
-        assert_eq!(other, Some(&vec![3, 4, 5]));
+        let other = plan.find(&Wish::new(), &mut |set| set.places.contains(&4));
+        assert_eq!(other.unwrap().places, [3, 4, 5]);
     }
 
     #[test]
@@ -704,17 +766,17 @@ mod tests {
         let topology = Topology::new().priority(Priority::by_metadata("priority"));
         assert_eq!(shares(&topology, &members, Wish::new())[10..], [0.0; 10]);
         for member in &mut members[..5] {
-            member.available = false;
+            member.standing = Standing::Out;
         }
         let spilt = shares(&topology, &members, Wish::new());
         assert_eq!(spilt[5], 0.14, "70 % on five");
         assert_eq!(spilt[10], 0.03, "30 % on ten");
         for member in &mut members[..10] {
-            member.available = false;
+            member.standing = Standing::Out;
         }
         assert_eq!(shares(&topology, &members, Wish::new())[10], 0.1);
         for member in &mut members {
-            member.available = false;
+            member.standing = Standing::Out;
         }
         assert_eq!(
             shares(&topology, &members, Wish::new())[0],
@@ -738,8 +800,14 @@ mod tests {
 
     fn any_member() -> impl Strategy<Value = Known> {
         let weight = prop_oneof![Just(0.0), Just(1.0), Just(5.0), Just(f64::NAN)];
-        (0..4_usize, 0..4_usize, 0..4_usize, weight, any::<bool>()).prop_map(
-            |(zone, version, stage, weight, available)| {
+        let standing = prop_oneof![
+            2 => Just(Standing::In),
+            1 => Just(Standing::OnTrial),
+            2 => Just(Standing::Out),
+            1 => Just(Standing::Held),
+        ];
+        (0..4_usize, 0..4_usize, 0..4_usize, weight, standing).prop_map(
+            |(zone, version, stage, weight, standing)| {
                 let name = |i: usize| ["", "a", "b", "c"][i];
                 let mut member = member(0, |instance| {
                     instance
@@ -747,7 +815,7 @@ mod tests {
                         .meta("version", name(version))
                         .meta("stage", name(stage))
                 });
-                (member.weight, member.available) = (weight, available);
+                (member.weight, member.standing) = (weight, standing);
                 member
             },
         )
@@ -791,17 +859,32 @@ mod tests {
             let shares = planned.plan.shares(&wish, &weights);
             let sum: f64 = shares.iter().sum();
             let drained = members.iter().any(|member| member.weight != 0.0);
-            let live = |member: &Known| member.available && (member.weight != 0.0 || !drained);
-            let someone = members.iter().any(live);
-            if someone || rule(0) {
+            let weighs = |member: &Known| member.weight != 0.0 || !drained;
+            let someone = members.iter().any(|m| weighs(m) && m.standing == Standing::In);
+            let panics = rule(0) && !someone;
+            let may = |member: &Known| weighs(member) && match member.standing {
+                Standing::In | Standing::OnTrial => true,
+                Standing::Out => panics,
+                Standing::Held => false,
+            };
+            if members.iter().any(may) {
                 prop_assert!((sum - 1.0).abs() < 1e-9, "{} of {:?}", sum, planned);
             } else {
                 prop_assert_eq!(sum, 0.0);
             }
             for (member, share) in members.iter().zip(&shares) {
-                let may = if someone { live(member) } else { member.weight != 0.0 || !drained };
-                prop_assert!(may || *share == 0.0, "{:?} gets {}", member, share);
+                prop_assert!(may(member) || *share == 0.0, "{:?} gets {}", member, share);
             }
+            prop_assert_eq!(
+                planned.notices.contains(&Notice::Panic),
+                panics && members.iter().any(may)
+            );
+            planned.plan.each_leaf(&mut |set| {
+                let standing = set.places.iter().map(|i| members[*i].standing);
+                let picked = standing.take(set.candidates);
+                let are_in = picked.filter(|standing| *standing == Standing::In).count();
+                assert_eq!(are_in, if set.panic { 0 } else { set.candidates }, "{set:?}");
+            });
         }
     }
 }

@@ -195,7 +195,8 @@ impl Ejection {
     }
 
     /// Whether the last endpoint may be ejected too, so that requests fail at once instead of at an
-    /// endpoint that fails them; not by default.
+    /// endpoint that fails them; not by default. A balancer with this on sends nothing to ejected endpoints,
+    /// unless its [`Topology::panic`](crate::balance::topology::Topology::panic) is set to.
     #[must_use]
     pub fn eject_last(mut self, last: bool) -> Self {
         self.last = last;
@@ -312,6 +313,11 @@ impl EjectionSettings {
         };
         let most = if self.last { n } else { n.saturating_sub(1) };
         share.min(most)
+    }
+
+    /// Whether the last endpoint may be ejected, too.
+    pub fn ejects_last(&self) -> bool {
+        self.last
     }
 
     /// Whether it looks at latencies.
