@@ -5,14 +5,7 @@
 //! while a new server is at a tenth of its share in slow start, and when everybody has their full share.
 //! Each look compares what every server got with what the topologies say on paper, and with a limit.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    future::{Ready, ready},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::sleep};
 use tower::{Service, ServiceExt};
@@ -22,30 +15,15 @@ use tower_roster::{
         Balance, BalanceLayer,
         topology::{Peers, Subsetting, Topology, Wish},
     },
-    registry::{Announcement, Closed, Health, memory::Memory},
+    registry::{Closed, memory::Memory},
 };
 
-use crate::size;
+use crate::{
+    kit::{Server, discover, instance, listed},
+    size,
+};
 
 const CLIENTS: usize = 5;
-
-/// Answers at once, with its name.
-#[derive(Clone)]
-struct Server(Arc<str>);
-
-impl Service<()> for Server {
-    type Response = Arc<str>;
-    type Error = Infallible;
-    type Future = Ready<Result<Arc<str>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, (): ()) -> Self::Future {
-        ready(Ok(Arc::clone(&self.0)))
-    }
-}
 
 /// What part of the servers a client uses.
 #[derive(Clone, Copy, Debug)]
@@ -118,11 +96,6 @@ struct Fleet {
     unused: usize,
 }
 
-fn listed(service: &str, id: &str) -> Announcement {
-    let address = "127.0.0.1:80".parse().unwrap();
-    Announcement::new(Instance::new(service, id, address)).health(Health::Unchecked)
-}
-
 impl Fleet {
     async fn new(part: Part) -> Self {
         let mut fleet = Self {
@@ -141,7 +114,9 @@ impl Fleet {
 
     fn start_server(&mut self) {
         let name = format!("server-{}", self.born[1]);
-        self.memory.register(listed("server", &name)).unwrap();
+        self.memory
+            .register(listed(instance("server", &name)))
+            .unwrap();
         self.born[1] += 1;
     }
 
@@ -160,21 +135,20 @@ impl Fleet {
     fn start_client(&mut self) {
         let name = format!("client-{}", self.born[0]);
         // A process knows its peers by the registry, in which it is itself.
-        let me = self.memory.register(listed("client", &name)).unwrap();
+        let me = self
+            .memory
+            .register(listed(instance("client", &name)))
+            .unwrap();
         let registry = Registry::new(self.memory.clone());
         let peers = Peers::new();
         let watch = registry.watch("client").unwrap();
         let follows = peers.clone().follow(me.key.clone(), watch);
         let topology = self.part.topology(&name, peers);
-        let discover = registry
-            .watch("server")
-            .unwrap()
-            .discover(|instance: &Instance| Ok::<_, Infallible>(Server(instance.id().into())));
         let layer = BalanceLayer::new().topology(topology.clone()).unwrap();
         self.clients.push(Client {
             name,
             topology,
-            balance: layer.seed(self.born[0] as u64).balance(discover),
+            balance: layer.seed(self.born[0] as u64).balance(discover(&registry)),
             follows: tokio::spawn(follows),
         });
         self.born[0] += 1;

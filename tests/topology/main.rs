@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "memory")]
+mod canary;
+#[cfg(feature = "memory")]
 mod fleet;
 mod handles;
+#[cfg(feature = "memory")]
+mod kit;
 mod subsetting;
 
 use std::{num::NonZeroUsize, sync::Arc};
