@@ -108,6 +108,20 @@ fn the_part_is_the_same_after_a_restart_and_in_any_order() {
     assert_ne!(part(&unnamed(), &all), part(&unnamed(), &all));
 }
 
+/// As chosen by another process; whoever changes this moves the parts of every client.
+#[test]
+fn the_part_is_the_same_in_every_process() {
+    let all = servers(0..100);
+    let ids = |topology| {
+        let part = part(&topology, &all);
+        let ids = part.iter().map(|id| &id["server-".len()..]);
+        ids.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(ids(by_hash("web-7", 8)), "12 24 28 35 50 59 85 91");
+    assert_eq!(ids(by_rank(0, 20, 8)), "21 40 41 54 55 60 68 85");
+    assert_eq!(ids(by_rank(19, 20, 8)), "36 37 40 5 54 74 85 97");
+}
+
 #[test]
 fn by_rank_without_a_rank_goes_by_hash() {
     let all = servers(0..100);
