@@ -434,6 +434,18 @@ mod tests {
         assert!(nobody.is_ok(), "requests without a key go by chance");
     }
 
+    /// As drawn by another process; whoever changes this moves every user.
+    #[test]
+    fn a_user_has_the_same_version_in_every_process() {
+        let mut rng = small_rng(Some(SEED));
+        let plan = split(true, &[("1", 0.5), ("2", 0.3), ("3", 0.2)]);
+        let versions = keys(32).map(|wish| *plan.leaf(&wish, &mut rng).unwrap());
+        assert_eq!(
+            versions.collect::<String>(),
+            "11321233111112121111121111222212"
+        );
+    }
+
     #[test]
     fn a_version_without_a_share_serves_those_who_wish_for_it_alone() {
         for sticky in [false, true] {
