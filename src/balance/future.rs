@@ -39,6 +39,7 @@ const SENDS: u32 = 4;
 ///                  ▲ │ the endpoint's poll_ready fails    │ not sent, and the request came back
 ///                  └─┴────────── pick another ◀───────────┘
 /// ```
+/// Where the endpoint is not ready at once, `call` looks for one that is.
 #[pin_project]
 pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
     route: PhantomData<fn() -> R>,
@@ -93,7 +94,9 @@ where
         let mut sends = 1;
         let stage = match advance::<S, P, Request>(picked, request, cx) {
             Sent::Calling(future, guard) => Stage::Calling { future, guard },
-            Sent::Pending(picked, request) => Stage::ready(picked, request),
+            Sent::Pending(picked, request) => {
+                ready(core, picked, request, &mut tried, &mut sends, cx)
+            }
             Sent::Failed(failed) => next(core, failed, &mut tried, &mut sends, cx),
         };
         Self {
@@ -234,7 +237,7 @@ where
         match advance::<S, P, Request>(picked, kept, cx) {
             Sent::Calling(future, guard) => return Stage::Calling { future, guard },
             Sent::Pending(picked, request) => {
-                return Stage::ready(picked, request);
+                return ready(core, picked, request, tried, sends, cx);
             }
             Sent::Failed(again) => {
                 tried.insert(again.at);
@@ -243,6 +246,54 @@ where
         }
     }
     Stage::Refused(failed.error)
+}
+
+/// Gives the request to another endpoint, where one of a few is ready, and else waits for the first,
+/// which is the one that the policy would have.
+#[cold]
+fn ready<S, P, C, R, Request>(
+    core: &Core<S, P, C, R>,
+    first: Picked<S, P::Load>,
+    mut request: Request,
+    tried: &mut Tried,
+    sends: &mut u32,
+    cx: &mut Context<'_>,
+) -> Stage<S, Request, RequestGuard<P::Load>>
+where
+    S: Service<Request> + Clone,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    R: Route<Request>,
+{
+    // They have not failed: the request may come back to them.
+    let mut seen = *tried;
+    seen.insert(first.guard.state().id());
+    let Some(wish) = wish(&core.route, &request) else {
+        return Stage::Refused(Error::route_panicked::<R>());
+    };
+    for _ in 1..SENDS {
+        let Ok(picked) = core.pick_other(wish, seen) else {
+            break;
+        };
+        let id = picked.guard.state().id();
+        seen.insert(id);
+        match advance::<S, P, Request>(picked, request, cx) {
+            Sent::Calling(future, guard) => {
+                Tried::note(id);
+                return Stage::Calling { future, guard };
+            }
+            Sent::Pending(_, kept) => request = kept,
+            Sent::Failed(failed) => {
+                let Some(kept) = failed.request else {
+                    return Stage::Refused(failed.error);
+                };
+                tried.insert(failed.at);
+                *sends += 1;
+                request = kept;
+            }
+        }
+    }
+    Stage::ready(first, request)
 }
 
 impl<S, P, C, R, Request> Future for ResponseFuture<S, P, C, R, Request>

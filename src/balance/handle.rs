@@ -77,7 +77,7 @@ pub enum Event {
     Restored(Key, Restored),
     /// An endpoint should be ejected and is not, because too many are.
     Spared(Key, Cause),
-    /// The guard of a traffic split took a version's share back.
+    /// The guard of a traffic split took a version's share back; told by every balancer with that split.
     SplitTripped(Trip),
     /// Something about where traffic goes.
     Notice(Notice),
@@ -121,7 +121,7 @@ pub struct EndpointInfo {
     /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in
     /// steps of a tenth.
     pub effective_weight: f64,
-    /// Its load as the policy measures it; smaller is better.
+    /// Its load as the policy measures it; smaller is better. No number when its tracker panics.
     pub load: f64,
     /// Its requests that are not complete; those to an address that it had before do not count.
     pub in_flight: usize,

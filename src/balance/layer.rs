@@ -427,6 +427,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             ),
             #[cfg(not(feature = "_hyper"))]
             checker: Checker(std::marker::PhantomData),
+            trip_told: 0,
             guard_at: common.tallies.is_some().then_some(now),
             common: Arc::new(common),
             alarms,

@@ -13,8 +13,8 @@
 //! - **State is kept by key** through every update: load, ejection, slow start, counts. One that comes
 //!   back within the grace finds it again, and ramps. Another address is another process: of what was
 //!   known only the counts, and what was ordered by hand, hold for that, and it ramps.
-//! - **What could not be sent goes on**: an endpoint that is not ready, or a connection that fails before
-//!   the request was sent, costs a pick and not the request.
+//! - **What could not be sent goes on**: an endpoint that is not ready while another is, or a connection
+//!   that fails before the request was sent, costs a pick and not the request.
 //!
 //! ```text
 //!                    driver (one task)                          callers (any thread)
@@ -38,6 +38,7 @@
 //! caught, and panics the caller's task, is `clone` of a service or of a classifier, and a load tracker
 //! that is told of a request: the request's place is given back, and the balancer goes on.
 
+mod careful;
 mod checks;
 mod core;
 mod driver;

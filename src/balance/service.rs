@@ -41,6 +41,12 @@ use crate::{
 /// [`BalanceLayer::wait`], and then fails with the reason. It reserves
 /// nothing, and a later `poll_ready` waits anew: no failure is for ever.
 ///
+/// An endpoint's own `poll_ready` is asked when a request is given to it. Where that fails, the request
+/// goes to another. Where it is pending, the request goes to the first of up to three others that are ready;
+/// if none is, it waits for the policy's choice, for as long as that takes. So a limit of concurrency at
+/// each endpoint sends requests on to the others; but one that is pending for ever, when all are, holds
+/// its requests until a timeout above ends them.
+///
 /// # Cancel safety
 /// Dropping the future of a request at any point gives back its place.
 pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, R = ()> {

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
 };
 
 use rand::{RngExt, rngs::SmallRng};
@@ -11,6 +10,7 @@ use rand::{RngExt, rngs::SmallRng};
 use crate::endpoint::{eject::Pass, load::LoadTracker};
 
 use super::{
+    careful::Shared,
     policy::{Draw, Picker, Policy, Set},
     state::Held,
     topology::{Nowhere, Plan, Wish},
@@ -34,7 +34,8 @@ impl<S, P: Policy> Snapshot<S, P> {
         self.plan.nowhere()
     }
 
-    /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
+    /// Picks for one request: a set, the number of an endpoint in it, and the pass of a probe. Who is none
+    /// ([`Pass::NONE`]) passes the gate when it is settled that it goes there.
     ///
     /// # Errors
     /// When the request can go nowhere.
@@ -68,9 +69,8 @@ impl<S, P: Policy> Snapshot<S, P> {
     ) -> Result<(&'a Leaf<S, P>, usize, u32), Nowhere> {
         let mut found = None;
         let other = self.plan.find(wish, &mut |other| {
-            found = other
-                .pick(draw)
-                .filter(|(pick, _)| other.will_do(*pick, draw));
+            let pick = other.pick(draw);
+            found = pick.filter(|(pick, _)| other.will_do(*pick, draw));
             found.is_some()
         });
         let (leaf, pick) = match (other, found, pick) {
@@ -89,7 +89,7 @@ pub(crate) struct Leaf<S, P: Policy> {
     /// Those that are picked from, and behind them those that are on trial.
     pub(crate) states: Vec<Held<P::Load>>,
     /// Apart from the states, so that comparing endpoints does not fetch services.
-    pub(crate) services: Vec<Arc<S>>,
+    pub(crate) services: Vec<Shared<S>>,
     /// How many there are to pick from.
     pub(crate) candidates: usize,
     /// Whether all are ejected, and used all the same.
@@ -113,33 +113,31 @@ impl<S, P: Policy> Leaf<S, P> {
         Set::new(&self.states[..self.candidates]).in_panic(self.panic)
     }
 
-    /// Picks an endpoint, and the pass of its gate.
+    /// Picks an endpoint, and the pass of a probe.
     #[inline]
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
         // Rather not with a request that failed already: it needs an answer. But where each request
         // has been through another balancer before this one, somebody must go.
         if self.candidates < self.states.len()
-            && (draw.tried.is_empty() || draw.rng.random_ratio(1, 8))
+            && (draw.tried.is_empty() || self.candidates == 0 || draw.rng.random_ratio(1, 8))
         {
-            if let Some(probe) = self.probe() {
+            if let Some(probe) = self.probe(draw) {
                 return Some(probe);
             }
         }
         if self.candidates == 0 {
             return None;
         }
-        let pick = self.choose(draw);
-        let pass = self.states[pick].health.admit();
-        Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
+        Some((self.choose(draw), Pass::NONE))
     }
 
-    /// An endpoint on trial, if it wants a request.
+    /// An endpoint on trial, if it wants a request. It has one permit, which is not for a request that
+    /// has been there.
     #[cold]
-    fn probe(&self) -> Option<(usize, u32)> {
-        (self.candidates..self.states.len()).find_map(|trial| {
-            let pass = self.states[trial].health.admit()?;
-            Some((trial, pass.pack()))
-        })
+    fn probe(&self, draw: &Draw<'_>) -> Option<(usize, u32)> {
+        let on_trial = self.states.iter().enumerate().skip(self.candidates);
+        let mut others = on_trial.filter(|(_, state)| !draw.tried.contains(state.id()));
+        others.find_map(|(trial, state)| Some((trial, state.health.admit()?.pack())))
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
+use tokio::sync::broadcast::Receiver;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_roster::{
     Instance,
@@ -66,28 +67,39 @@ async fn send<P: Policy>(
     hits
 }
 
-/// A canary at 30 % that takes so many milliseconds, where the others take 10. Returns why the guard
-/// took its share back.
-async fn trip<P: Policy>(policy: P, canary: u16) -> Option<topology::Trip> {
-    let guard = Guard::new("v2").window(Duration::from_secs(10));
-    let split = Split::new(Shares::canary("v2", 0.3)).unwrap();
-    let split = split.guard(guard).unwrap();
-    let layer = BalanceLayer::new().policy(policy);
-    let layer = layer.topology(Topology::new().split(split.clone()));
-    let instances = [("a", 10, "v1"), ("b", 10, "v1"), ("new", canary, "v2")];
-    let instances = instances.map(|(id, port, version)| at(id, port, 1).meta("version", version));
-    let balance = balance(layer.unwrap(), instances).await;
-    let handle = balance.handle();
-    let mut events = handle.subscribe().await.unwrap();
-    let to_canary = send(&balance, 4, 400, canary).await;
-    assert!(to_canary > 100, "{to_canary} went to the canary");
+/// The trip that is told, once at most.
+fn told(events: &mut Receiver<Event>) -> Option<topology::Trip> {
     let mut trip = None;
     while let Ok(event) = events.try_recv() {
         if let Event::SplitTripped(told) = event {
             assert!(trip.replace(told).is_none(), "it is told once");
         }
     }
-    assert_eq!(split.trip(), trip);
+    trip
+}
+
+/// A canary at 30 % that takes so many milliseconds, where the others take 10. Returns why the guard
+/// took its share back.
+async fn trip<P: Policy + Clone>(policy: P, canary: u16) -> Option<topology::Trip> {
+    let guard = Guard::new("v2").window(Duration::from_secs(10));
+    let split = Split::new(Shares::canary("v2", 0.3)).unwrap();
+    let split = split.guard(guard).unwrap();
+    let layer = BalanceLayer::new().policy(policy);
+    let layer = layer.topology(Topology::new().split(split.clone()));
+    let layer = layer.unwrap();
+    let instances = [("a", 10, "v1"), ("b", 10, "v1"), ("new", canary, "v2")];
+    let instances = instances.map(|(id, port, version)| at(id, port, 1).meta("version", version));
+    // Another balancer of the process, with the same split and without requests.
+    let other = balance(layer.clone(), instances.clone()).await;
+    let balance = balance(layer, instances).await;
+    let mut events = balance.handle().subscribe().await.unwrap();
+    let mut others = other.handle().subscribe().await.unwrap();
+    let to_canary = send(&balance, 4, 400, canary).await;
+    assert!(to_canary > 100, "{to_canary} went to the canary");
+    settle().await;
+    let trip = split.trip();
+    assert_eq!(told(&mut events), trip);
+    assert_eq!(told(&mut others), trip, "its traffic moves, too");
     if trip.is_some() {
         assert_eq!(split.shares().share("v2"), 0.0);
         assert_eq!(send(&balance, 4, 100, canary).await, 0);

@@ -25,3 +25,4 @@ mod slow_start;
 mod state;
 mod stress;
 mod topology;
+mod trial;

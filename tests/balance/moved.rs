@@ -160,6 +160,15 @@ async fn counts_survive_two_changes_in_one_breath() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_weight_that_comes_with_another_address_is_told() {
+    let mut scene = Scene::new(WELL).await;
+    let mut instances = with(ALSO_WELL);
+    instances[0] = at("a", ALSO_WELL, 5);
+    scene.listed.apply(instances).await;
+    assert_eq!(scene.said(), ["~a", "a weighs 5"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ejection_for_failures_ends_with_the_address() {
     let mut scene = Scene::new(FAILS).await;
     let before = scene.call_until(|info| info.cause.is_some()).await;

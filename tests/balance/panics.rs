@@ -1,4 +1,4 @@
-//! Routes, classifiers and clones that panic: no request is lost without a word, and none is in flight
+//! Routes, classifiers, clones, trackers and destructors that panic: no request is lost without a word, and none is in flight
 //! for ever.
 
 use std::{
@@ -8,16 +8,23 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 use tower_roster::{
-    balance::{BalanceLayer, Handle, RequestGuard, policy::RoundRobin, topology::Wish},
+    balance::{
+        BalanceLayer, Handle, RequestGuard,
+        policy::{Candidate, Draw, Picker, Policy, RoundRobin, Set},
+        topology::Wish,
+    },
     classify::{self, Classify, Observer, Verdict},
-    endpoint::load::InFlight,
+    endpoint::load::{InFlight, LoadTracker, Outcome},
 };
 
-use crate::kit::{Failed, Ready, layer, script, settle};
+use crate::kit::{Failed, Ready, Rig, key, layer, script, settle};
 
 /// Requests in flight and failures of all endpoints.
 async fn totals(handle: &Handle) -> (usize, u64) {
@@ -56,10 +63,12 @@ async fn a_route_that_panics_when_the_request_is_sent_on_costs_it_too() {
         let (feed, script) = script();
         let endpoints = [feed.insert("a"), feed.insert("b")];
         let asked = Arc::new(AtomicUsize::new(0));
+        // Once for the pick, and once for one that is ready, where that one is not.
+        let well = if waits { 2 } else { 1 };
         let route = {
             let asked = Arc::clone(&asked);
             move |_: &u32| {
-                assert_eq!(asked.fetch_add(1, SeqCst), 0, "a route that panics");
+                assert!(asked.fetch_add(1, SeqCst) < well, "a route that panics");
                 Wish::new()
             }
         };
@@ -76,7 +85,7 @@ async fn a_route_that_panics_when_the_request_is_sent_on_costs_it_too() {
             .expect("the caller's task goes on")
             .unwrap_err();
         assert!(error.is_panic(), "{error}");
-        assert_eq!(asked.load(SeqCst), 2);
+        assert_eq!(asked.load(SeqCst), well + 1);
         // The one endpoint that was not ready failed it.
         assert_eq!(totals(&balance.handle()).await, (0, 1));
     }
@@ -179,4 +188,109 @@ async fn a_clone_that_panics_is_the_callers_and_the_balancer_goes_on() {
     panics.store(false, SeqCst);
     balance.clone().oneshot(()).await.unwrap();
     assert_eq!(totals(&balance.handle()).await, (0, 0));
+}
+
+/// A service whose last copy panics when it is dropped.
+#[derive(Clone)]
+struct Bomb(#[allow(dead_code)] Arc<Fuse>);
+
+struct Fuse(bool);
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        assert!(!self.0 || std::thread::panicking(), "a drop that panics");
+    }
+}
+
+impl tower::Service<u32> for Bomb {
+    type Response = u32;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<u32, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, number: u32) -> Self::Future {
+        std::future::ready(Ok(number))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_panics_when_it_is_dropped_stops_nothing() {
+    let (feed, script) = script();
+    let balance = layer().balance_plain(script);
+    let bomb = |id: &str, goes_off| feed.put(id, Bomb(Arc::new(Fuse(goes_off))));
+    bomb("a", true);
+    bomb("b", false);
+    settle().await;
+    let handle = balance.handle();
+    // When it is replaced, and when it leaves.
+    bomb("a", true);
+    settle().await;
+    feed.remove("a");
+    settle().await;
+    assert_eq!(handle.status().usable, 1);
+    bomb("c", false);
+    settle().await;
+    assert_eq!(handle.endpoints().await.unwrap().len(), 2);
+    assert_eq!(balance.clone().oneshot(7).await.unwrap(), 7);
+}
+
+/// Cannot say its load, nor forget it.
+#[derive(Clone, Debug, Default)]
+struct Defect;
+
+impl LoadTracker for Defect {
+    fn fresh(&self, _: Instant) -> Self {
+        Self
+    }
+
+    fn record(&self, _: Outcome, _: Duration, _: Instant) {}
+
+    fn load(&self, _: usize, _: Instant) -> f64 {
+        panic!("a load that panics")
+    }
+
+    fn forget(&self, _: Instant) {
+        panic!("a tracker that panics")
+    }
+}
+
+#[derive(Debug)]
+struct ByDefect;
+
+impl Policy for ByDefect {
+    type Load = Defect;
+    type Picker = Least;
+
+    fn tracker(&self) -> Defect {
+        Defect
+    }
+
+    fn prepare(&self, _: &[Candidate<'_>], _: &mut SmallRng) -> Least {
+        Least
+    }
+}
+
+struct Least;
+
+impl Picker<Defect> for Least {
+    fn pick(&self, set: &Set<'_, Defect>, draw: &mut Draw<'_>) -> usize {
+        set.load(0, draw.now()) as usize
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tracker_that_panics_stops_neither_requests_nor_the_driver() {
+    let rig = Rig::with(BalanceLayer::new().policy(ByDefect).seed(1));
+    rig.list(["a", "b"]).await;
+    assert!(rig.handle.eject(&key("a")).await.unwrap());
+    assert!(rig.handle.restore(&key("a")).await.unwrap());
+    rig.spread(10, ["a", "b"]).await;
+    let loads = rig.handle.endpoints().await.unwrap();
+    assert!(loads.iter().all(|info| info.load.is_nan()), "{loads:?}");
+    rig.feed.remove("a");
+    rig.list(["c"]).await;
+    rig.spread(10, ["b", "c"]).await;
 }

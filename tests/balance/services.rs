@@ -65,11 +65,72 @@ async fn a_request_that_waited_in_vain_goes_to_another_endpoint() {
     a.ready(Ready::Waits);
     b.ready(Ready::Waits);
     let request = rig.start().await;
-    let (waits, other) = if a.polls() > 0 { (&a, &b) } else { (&b, &a) };
-    assert_eq!(other.polls(), 0);
+    // The other was asked whether it is ready at once.
+    let (waits, other) = if a.polls() > b.polls() {
+        (&a, &b)
+    } else {
+        (&b, &a)
+    };
+    assert_eq!((waits.polls(), other.polls()), (2, 1));
     other.ready(Ready::Yes);
     waits.ready(Ready::Fails);
     assert_eq!(request.await.unwrap().unwrap(), other.name);
+    assert_eq!(rig.in_flight().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_busy_costs_nothing_while_another_is_ready() {
+    let rig = Rig::new();
+    let [a, b] = rig.list(["a", "b"]).await;
+    a.ready(Ready::Waits);
+    b.answer(Answer::Holds);
+    let mut requests = Vec::new();
+    for _ in 0..10 {
+        requests.push(rig.start().await);
+    }
+    assert_eq!((a.calls(), b.calls()), (0, 10));
+    assert_eq!(rig.info("a").await.in_flight, 0, "its place is given back");
+    b.release(10);
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap(), "b");
+    }
+    let failures = (rig.info("a").await.failures, rig.info("b").await.failures);
+    assert_eq!(failures, (0, 0), "to be busy is no failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_looks_for_a_ready_endpoint_among_a_few_and_waits_for_the_first() {
+    let rig = Rig::new();
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    let all = rig.list(ids).await;
+    all.iter().for_each(|control| control.ready(Ready::Waits));
+    let request = rig.start().await;
+    let polls = || all.each_ref().map(|control| control.polls());
+    let asked = polls().iter().filter(|polls| **polls > 0).count();
+    assert_eq!(asked, 4);
+    let first = polls().iter().position(|polls| *polls == 2).unwrap();
+    assert_eq!(rig.info(ids[first]).await.in_flight, 1);
+    assert_eq!(rig.in_flight().await, 1, "it counts there alone");
+    all[first].ready(Ready::Yes);
+    assert_eq!(request.await.unwrap().unwrap(), ids[first]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_and_one_that_is_busy_leave_the_third() {
+    let rig = Rig::new();
+    let [a, b, c] = rig.list(["a", "b", "c"]).await;
+    a.ready(Ready::Waits);
+    b.ready(Ready::Fails);
+    for _ in 0..30 {
+        assert_eq!(rig.call().await.unwrap(), "c");
+    }
+    assert_eq!(c.calls(), 30);
+    b.ready(Ready::Panics);
+    let mut panics = 0;
+    for _ in 0..30 {
+        panics += usize::from(rig.call().await.is_err_and(|error| error.is_panic()));
+    }
+    assert!((1..30).contains(&panics), "{panics}: it may have been sent");
     assert_eq!(rig.in_flight().await, 0);
 }
 

@@ -20,7 +20,12 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, after},
-    balance::{handle::Event, policy::Policy, state::Held},
+    balance::{
+        careful::{Careful, Shared},
+        handle::Event,
+        policy::Policy,
+        state::Held,
+    },
     endpoint::{
         Facts,
         eject::{Cause, Restored, Step, StepKind},
@@ -128,7 +133,7 @@ where
         // What was decided about an endpoint of this name is about the one before.
         self.follow(now);
         let (service, facts) = (self.split)(service);
-        let service = Arc::new(service);
+        let service = Careful::new(service);
         if let Some(facts) = &facts {
             self.roll.revisions.add(facts);
         }
@@ -214,7 +219,7 @@ where
     fn replace(
         &mut self,
         place: usize,
-        service: Arc<S>,
+        service: Shared<S>,
         facts: Option<Arc<Facts>>,
         address: Option<Address>,
         now: Instant,
@@ -233,7 +238,7 @@ where
         member.service = service;
         if facts.is_some() {
             (member.facts, member.address) = (facts, address);
-            self.roll.look(place, &self.settings.topology);
+            self.look(place);
         }
     }
 
@@ -282,6 +287,19 @@ where
         self.roll.place(*self.roll.index.get(name)?)
     }
 
+    /// Reads the facts of a member. Returns whether it has another weight now.
+    fn look(&mut self, place: usize) -> bool {
+        let before = self.roll.members[place].weight();
+        self.roll.look(place, &self.settings.topology);
+        let member = &self.roll.members[place];
+        let weighs = member.weight() != before;
+        if weighs {
+            let event = Event::Weighed(member.state.key.clone(), member.weight());
+            self.news.push(News::Event(event));
+        }
+        weighs
+    }
+
     /// Reads the facts again, when any of them has changed.
     pub(super) fn look_at_facts(&mut self, now: Instant) -> bool {
         if !self.roll.revisions.have_moved() {
@@ -291,14 +309,7 @@ where
         // Where traffic may go depends on more than weights.
         let mut dirty = !self.settings.topology.is_plain();
         for place in 0..self.roll.members.len() {
-            let before = self.roll.members[place].weight();
-            self.roll.look(place, &self.settings.topology);
-            let member = &self.roll.members[place];
-            if member.weight() != before {
-                let event = Event::Weighed(member.state.key.clone(), member.weight());
-                self.news.push(News::Event(event));
-                dirty = true;
-            }
+            dirty |= self.look(place);
         }
         for (name, id) in &self.roll.index {
             if let Some(place) = self.roll.place(*id) {

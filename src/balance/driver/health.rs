@@ -1,6 +1,11 @@
 //! Ejection and slow start: who is out, and who gets less.
 
-use std::{fmt, hash::Hash, time::Duration};
+use std::{
+    fmt,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tower::discover::Discover;
@@ -107,8 +112,13 @@ where
             self.guard_at = Some(after(now, every.min(GUARD_LOOK)));
             if let Some(trip) = split.and_then(|split| split.check(now)) {
                 tracing::warn!("{trip}");
-                self.tell(Event::SplitTripped(trip));
             }
+        }
+        // Also when another balancer with the same split was the one that looked.
+        let split = self.settings.topology.as_split();
+        if let Some((epoch, trip)) = split.and_then(|split| split.trip_after(self.trip_told)) {
+            self.trip_told = epoch;
+            self.tell(Event::SplitTripped(trip));
         }
     }
 
@@ -137,7 +147,9 @@ where
                 }
                 StepKind::Restored { by } => {
                     tracing::info!(endpoint = %key, "restored: {by}");
-                    member.state.tracker().forget(now);
+                    let tracker = member.state.tracker();
+                    // A tracker that panics over it keeps what it knows.
+                    let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
                     member.out = false;
                     let ramp = self.begins_to_ramp(now);
                     self.roll.members[place].ramp = ramp;

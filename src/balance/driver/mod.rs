@@ -93,6 +93,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) alarms: mpsc::UnboundedReceiver<(EndpointId, Signal)>,
     /// When the guard of a split looks next.
     pub(super) guard_at: Option<Instant>,
+    /// The epoch of the split's trip that was told last.
+    pub(super) trip_told: u64,
     /// Settings of the topology that are shared with the user.
     pub(super) changes: topology::Changes,
     /// What was told about the topology last.

@@ -1,6 +1,11 @@
 //! What the handle asks and orders.
 
-use std::{fmt, hash::Hash, time::Duration};
+use std::{
+    fmt,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tower::discover::Discover;
@@ -11,13 +16,20 @@ use crate::{
     balance::{
         handle::{Command, EndpointInfo, EndpointState as Standing, Event},
         policy::Policy,
+        state::Held,
     },
+    endpoint::load::LoadTracker,
     instance::{Key, Weight},
 };
 
 /// How often picks are collected from where requests count them, in 32 bits: no thread can pick often
 /// enough for that to overflow.
 const COLLECT: Duration = Duration::from_secs(60);
+
+/// The load of an endpoint; no number when the tracker panics over it.
+fn load<L: LoadTracker>(state: &Held<L>, now: Instant) -> f64 {
+    catch_unwind(AssertUnwindSafe(|| state.load(now))).unwrap_or(f64::NAN)
+}
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
 where
@@ -104,7 +116,7 @@ where
                 cause: self.ejector.cause(&member.id),
                 weight,
                 effective_weight: self.effective(member, now),
-                load: state.load(now),
+                load: load(state, now),
                 in_flight: state.in_flight(),
                 requests,
                 failures: state.failed(),

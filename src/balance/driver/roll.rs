@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::{
     attempt::EndpointId,
     balance::{
+        careful::Shared,
         slots::make_room,
         state::Held,
         topology::{Topology, Traits},
@@ -58,7 +59,7 @@ const NOWHERE: u32 = u32::MAX;
 
 pub(super) struct Member<S, L> {
     pub(super) state: Held<L>,
-    pub(super) service: Arc<S>,
+    pub(super) service: Shared<S>,
     pub(super) facts: Option<Arc<Facts>>,
     /// Where its service sends to, if that is known. The facts may be ahead of it.
     pub(super) address: Option<Address>,
@@ -88,7 +89,7 @@ pub(super) struct Gone<L> {
 
 pub(super) struct Draining<S, L> {
     pub(super) state: Held<L>,
-    pub(super) _service: Arc<S>,
+    pub(super) _service: Shared<S>,
     pub(super) deadline: Instant,
 }
 

@@ -337,6 +337,13 @@ impl Split {
         version.is_some() && version.as_deref() == guarded
     }
 
+    /// Why the guard took a share back, where that was after this epoch, and in which.
+    pub(crate) fn trip_after(&self, epoch: u64) -> Option<(u64, Trip)> {
+        let state = self.state.borrow();
+        let trip = state.trip.as_ref().filter(|_| state.epoch > epoch)?;
+        Some((state.epoch, trip.clone()))
+    }
+
     /// How often the guard wants to look. `None` without one.
     pub(crate) fn look_every(&self) -> Option<Duration> {
         Some(self.guarded.as_deref()?.guard.look_every())

@@ -37,8 +37,9 @@ use tokio::time::Instant;
 
 /// Measures the load of one endpoint.
 ///
-/// Implement it to bring another measure. All methods are called on the path of a request, from
-/// many threads at a time: they should neither block nor allocate. Time is tokio's and comes in as
+/// Implement it to bring another measure. All methods but [`fresh`](Self::fresh) and
+/// [`forget`](Self::forget) are called on the path of a request, from many threads at a time: they should
+/// neither block nor allocate. Time is tokio's and comes in as
 /// an argument; calls from different threads may bring it slightly out of order.
 pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
     /// Whether it looks at times at all.
