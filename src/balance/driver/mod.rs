@@ -61,6 +61,12 @@ use crate::{
     error::BoxError,
 };
 
+/// What is taken in of one kind before a snapshot is made of a flood that does not end.
+const FLOOD: usize = 16_384;
+
+/// What is taken in before other tasks get their turn: some 50 µs' worth.
+const TURN: usize = 128;
+
 /// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
 pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
@@ -90,7 +96,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) checker: Checker<D::Key>,
     pub(super) common: Arc<Common>,
     /// What requests tell of endpoints.
-    pub(super) alarms: mpsc::UnboundedReceiver<(EndpointId, Signal)>,
+    pub(super) alarms: mpsc::UnboundedReceiver<Alarm>,
     /// When the guard of a split looks next.
     pub(super) guard_at: Option<Instant>,
     /// Settings of the topology that are shared with the user.
@@ -121,6 +127,9 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) collect_at: Instant,
 }
 
+/// What requests tell of an endpoint.
+type Alarm = (EndpointId, Signal);
+
 /// An event that is still to be told.
 pub(super) enum News<L> {
     Event(Event),
@@ -147,7 +156,7 @@ where
                 biased;
                 _ = self.alive.recv() => return,
                 Some(command) = self.commands.recv() => order = Some(command),
-                Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
+                Some(first) = self.alarms.recv() => alarm = Some(first),
                 found = self.checker.next() => self.checked(&found),
                 () = self.changes.changed() => replan = true,
                 () = registries::changed(&mut self.registries.followed) => self.registries.stirred = true,
@@ -163,12 +172,7 @@ where
             if let Some(order) = order {
                 self.obey(order, now).await;
             }
-            if let Some((id, signal)) = alarm {
-                self.hear(id, signal, now);
-                while let Ok((id, signal)) = self.alarms.try_recv() {
-                    self.hear(id, signal, now);
-                }
-            }
+            self.hear_all(alarm, now).await;
             if let Some(change) = change {
                 dirty |= self.take(change, now);
             }
