@@ -141,7 +141,7 @@ where
             let member = &mut self.roll.members[place];
             member.state.health.follow(&step);
             let key = member.state.key.clone();
-            dirty = true;
+            dirty |= !matches!(step.kind, StepKind::Spared { .. });
             let event = match step.kind {
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");

@@ -168,10 +168,8 @@ where
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
-            let mut dirty = replan;
-            if let Some(order) = order {
-                self.obey(order, now).await;
-            }
+            let (ordered, answers) = self.obey_all(order, now).await;
+            let mut dirty = replan | ordered;
             self.hear_all(alarm, now).await;
             if let Some(change) = change {
                 dirty |= self.take(change, now);
@@ -190,6 +188,9 @@ where
             self.look_at_registries();
             self.tell_all();
             self.tidy(now);
+            for (reply, found) in answers {
+                let _ = reply.send(found);
+            }
         }
     }
 
