@@ -25,7 +25,7 @@ use tower_roster::{
         },
         topology::{Shares, Split, Topology},
     },
-    endpoint::Endpoint,
+    endpoint::{Endpoint, eject::Ejection},
     instance::Weight,
 };
 
@@ -247,6 +247,31 @@ async fn an_order_that_changes_nothing_makes_no_table() {
     assert_eq!(rig.handle.eject(&nobody).await, Ok(false));
     assert_eq!(rig.handle.restore(&nobody).await, Ok(false));
     assert!(workshop.started.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_requests_tell_is_heard_though_orders_never_pause() {
+    let (mut workshop, policy) = slow();
+    let ejection = Ejection::new().consecutive_failures(3);
+    let rig = Rig::with(layer().policy(policy).ejection(ejection).unwrap());
+    workshop.go(Go::On);
+    let [a, ..] = rig.list(["a", "b", "c"]).await;
+    assert_eq!(workshop.begun().await, 3);
+    let first = weigh(&rig, "b", 2);
+    assert_eq!(workshop.begun().await, 3);
+    // While the table is made; the next order is there as soon as the table is.
+    a.answer(Answer::Fails);
+    for _ in 0..9 {
+        let _ = rig.call().await;
+    }
+    let second = weigh(&rig, "b", 3);
+    turns().await;
+    workshop.go(Go::On);
+    assert_eq!(workshop.begun().await, 2, "a has failed");
+    workshop.go(Go::On);
+    for order in [first, second] {
+        assert_eq!(order.await.unwrap(), Ok(true));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::{fmt, hash::Hash, time::Duration};
 use tokio::{task::yield_now, time::Instant};
 use tower::discover::Discover;
 
-use super::{Alarm, Driver, FLOOD, TURN, roll::Member};
+use super::{Alarm, Driver, FLOOD, TURN, at_once, roll::Member};
 use crate::{
     attempt::EndpointId,
     backoff::after,
@@ -97,8 +97,22 @@ where
         }
     }
 
-    pub(super) fn checked(&mut self, found: &Found<D::Key>) {
-        let now = Instant::now();
+    /// Hears all that checks have found.
+    pub(super) async fn check_all(&mut self, mut first: Option<Found<D::Key>>, now: Instant) {
+        for checked in 1..=FLOOD {
+            let found = match first.take() {
+                None => at_once(self.checker.next()).await,
+                found => found,
+            };
+            let Some(found) = found else { return };
+            self.checked(&found, now);
+            if checked % TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    fn checked(&mut self, found: &Found<D::Key>, now: Instant) {
         let Some(id) = self.roll.index.get(&found.key) else {
             return;
         };

@@ -27,9 +27,11 @@ mod spare;
 use std::{
     convert::Infallible,
     fmt,
+    future::{Future, poll_fn},
     hash::Hash,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
@@ -130,6 +132,16 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
 /// What requests tell of an endpoint.
 type Alarm = (EndpointId, Signal);
 
+/// What a future comes to, if it does so without waiting.
+async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
 /// An event that is still to be told.
 pub(super) enum News<L> {
     Event(Event),
@@ -149,15 +161,15 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let (mut order, mut change, mut alarm, mut replan) = (None, None, None, false);
-            // Discovery last, as it alone may always have something to say. That the others do not
-            // starve it is ensured below.
+            let (mut order, mut change, mut alarm, mut found) = (None, None, None, None);
+            let mut replan = false;
+            // Whatever it is that wakes the driver: that none of them starves another is ensured below.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
                 Some(command) = self.commands.recv() => order = Some(command),
                 Some(first) = self.alarms.recv() => alarm = Some(first),
-                found = self.checker.next() => self.checked(&found),
+                first = self.checker.next() => found = Some(first),
                 () = self.changes.changed() => replan = true,
                 () = registries::changed(&mut self.registries.followed) => self.registries.stirred = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -171,6 +183,10 @@ where
             let (ordered, answers) = self.obey_all(order, now).await;
             let mut dirty = replan | ordered;
             self.hear_all(alarm, now).await;
+            self.check_all(found, now).await;
+            dirty |= at_once(self.changes.changed()).await.is_some();
+            let stirred = registries::changed(&mut self.registries.followed);
+            self.registries.stirred |= at_once(stirred).await.is_some();
             if let Some(change) = change {
                 dirty |= self.take(change, now);
             }
