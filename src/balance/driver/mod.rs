@@ -211,7 +211,6 @@ where
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let now = Instant::now();
         let ejector = self
             .common
             .rules
@@ -219,7 +218,7 @@ where
             .then(|| self.ejector.next_deadline());
         let wakes = [
             self.ask_at,
-            self.next_farewell(now),
+            self.next_farewell(),
             self.warm_at,
             self.guard_at,
             ejector,

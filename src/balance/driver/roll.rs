@@ -48,6 +48,8 @@ pub(in crate::balance) struct Roll<K, S, L> {
     pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
+    /// When they are looked at next; while there are any.
+    pub(super) drain_at: Option<Instant>,
     /// States whose place another took since the last snapshot, and the address of that: picks that
     /// were counted for the one belong to the other.
     pub(super) replaced: Vec<(Held<L>, usize)>,
@@ -112,6 +114,7 @@ impl<K, S, L> Roll<K, S, L> {
             gone: HashMap::new(),
             forget_at: None,
             draining: HashMap::new(),
+            drain_at: None,
             replaced: Vec::new(),
             revisions: Revisions::default(),
         }
