@@ -11,17 +11,22 @@ use std::{
 };
 
 use rand::rngs::SmallRng;
-use tokio::{sync::mpsc, task::yield_now};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, yield_now},
+};
 use tower_roster::{
     Instance,
     balance::{
+        Gone,
         policy::{
             Candidate, Maglev, NAMES, P2c, Policy, RingHash, RoundRobin, WeightedRoundRobin,
             by_name,
         },
         topology::{Shares, Split, Topology},
     },
-    endpoint::Endpoint,
+    endpoint::{Endpoint, eject::Ejection},
+    instance::Weight,
 };
 
 use crate::kit::{Answer, Control, Rig, events, key, layer, script, settle};
@@ -191,6 +196,82 @@ async fn one_that_is_ejected_gets_nothing_before_the_table_is_there() {
     workshop.go(Go::On);
     assert_eq!(order.await.unwrap(), Ok(true));
     assert_eq!(rig.spread(6, ["a", "b"]).await, [0, 6]);
+}
+
+/// Orders a weight from a task of its own.
+fn weigh(rig: &Rig<Slow>, id: &str, weight: u16) -> JoinHandle<Result<bool, Gone>> {
+    let (handle, key) = (rig.handle.clone(), key(id));
+    tokio::spawn(async move { handle.set_weight(&key, Weight::from(weight)).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_meanwhile_are_obeyed_together_and_all_hold_when_they_are_answered() {
+    let (workshop, policy) = slow();
+    let (mut workshop, rig) = workshop.open(policy).await;
+    rig.feed.insert("c");
+    assert_eq!(workshop.begun().await, 3);
+    let weights: Vec<_> = (2..50).map(|weight| weigh(&rig, "b", weight)).collect();
+    let nobody = weigh(&rig, "nobody", 2);
+    turns().await;
+    let handle = rig.handle.clone();
+    let eject = tokio::spawn(async move { handle.eject(&key("a")).await });
+    turns().await;
+    workshop.go(Go::On);
+    assert_eq!(workshop.begun().await, 2, "b and c");
+    // Or it panics: the gate of a is shut already.
+    rig.spread(6, ["b", "c"]).await;
+    assert!(!eject.is_finished() && weights.iter().all(|order| !order.is_finished()));
+    workshop.go(Go::On);
+    assert_eq!(eject.await.unwrap(), Ok(true));
+    for order in weights {
+        assert_eq!(order.await.unwrap(), Ok(true));
+    }
+    assert_eq!(nobody.await.unwrap(), Ok(false));
+    assert_eq!(rig.info("b").await.weight, Weight::from(49));
+    settle().await;
+    assert!(
+        workshop.started.try_recv().is_err(),
+        "two tables, not fifty"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_changes_nothing_makes_no_table() {
+    let (workshop, policy) = slow();
+    let (mut workshop, rig) = workshop.open(policy).await;
+    let [a, nobody] = ["a", "nobody"].map(key);
+    assert_eq!(rig.handle.set_weight(&a, Weight::ONE).await, Ok(true));
+    assert_eq!(rig.handle.set_weight(&a, None).await, Ok(true));
+    assert_eq!(rig.handle.restore(&a).await, Ok(true));
+    assert_eq!(rig.handle.set_weight(&nobody, None).await, Ok(false));
+    assert_eq!(rig.handle.eject(&nobody).await, Ok(false));
+    assert_eq!(rig.handle.restore(&nobody).await, Ok(false));
+    assert!(workshop.started.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_requests_tell_is_heard_though_orders_never_pause() {
+    let (mut workshop, policy) = slow();
+    let ejection = Ejection::new().consecutive_failures(3);
+    let rig = Rig::with(layer().policy(policy).ejection(ejection).unwrap());
+    workshop.go(Go::On);
+    let [a, ..] = rig.list(["a", "b", "c"]).await;
+    assert_eq!(workshop.begun().await, 3);
+    let first = weigh(&rig, "b", 2);
+    assert_eq!(workshop.begun().await, 3);
+    // While the table is made; the next order is there as soon as the table is.
+    a.answer(Answer::Fails);
+    for _ in 0..9 {
+        let _ = rig.call().await;
+    }
+    let second = weigh(&rig, "b", 3);
+    turns().await;
+    workshop.go(Go::On);
+    assert_eq!(workshop.begun().await, 2, "a has failed");
+    workshop.go(Go::On);
+    for order in [first, second] {
+        assert_eq!(order.await.unwrap(), Ok(true));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ mod kit;
 mod model;
 mod model_topology;
 mod moved;
+mod outage;
 mod panics;
 mod policy;
 mod reasons;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_roster::{
     balance::{BalanceLayer, EndpointState, policy::RoundRobin},
@@ -105,6 +106,40 @@ async fn a_drain_has_an_end() {
     assert!(!request.is_finished());
     a.release(1);
     assert_eq!(request.await.unwrap().unwrap(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_drain_are_looked_at_every_100_ms_however_often_the_driver_wakes() {
+    let rig = Rig::new();
+    let mut said = rig.handle.subscribe().await.unwrap();
+    let [a, b] = rig.list(["a", "b"]).await;
+    a.answer(Answer::Holds);
+    b.answer(Answer::Holds);
+    let requests = [rig.start().await, rig.start().await];
+    let left = Instant::now();
+    rig.feed.remove("a");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Has no look of its own.
+    rig.feed.remove("b");
+    settle().await;
+    assert_eq!(events(&mut said), ["+a", "+b", "-a 1", "-b 1"]);
+    a.release(1);
+    b.release(1);
+    for request in requests {
+        request.await.unwrap().unwrap();
+    }
+    while left.elapsed() < Duration::from_millis(95) {
+        rig.handle.endpoints().await.unwrap();
+        settle().await;
+    }
+    assert!(
+        events(&mut said).is_empty(),
+        "of a hundred thousand, each look takes long"
+    );
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut told = events(&mut said);
+    told.sort();
+    assert_eq!(told, ["drained a 0", "drained b 0"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,12 @@
 //! Each way out and each way back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tower_roster::{
     classify::Outcome::{Cancelled, Failure, Overloaded, Success},
-    endpoint::eject::{Cause, Ejection, EjectionSettings, GateState, Restored, StepKind},
+    endpoint::eject::{
+        Cause, Ejection, EjectionSettings, GateState, Health, Recent, Restored, StepKind,
+    },
 };
 
 use crate::scene::{MS, SECOND, Scene};
@@ -473,6 +475,14 @@ fn clocks_that_stand_still_or_jump_do_no_harm() {
     assert_eq!(scene.healths[&0].gate(), GateState::Shut);
 }
 
+/// Whether an endpoint fails no more than its peers do.
+fn shares_its_failures(scene: &Scene, key: u32) -> bool {
+    let recent = |(key, health): (&u32, &Arc<Health>)| scene.ejector.recent(key, health);
+    let all: Recent = scene.healths.iter().map(recent).sum();
+    let own = scene.ejector.recent(&key, &scene.healths[&key]);
+    own.is_shared_by(all - own)
+}
+
 #[test]
 fn what_all_endpoints_fail_alike_is_not_held_against_one() {
     let mut scene = scene(4);
@@ -486,10 +496,7 @@ fn what_all_endpoints_fail_alike_is_not_held_against_one() {
         send(&mut scene, key, Success, 20);
         send(&mut scene, key, Failure, 5);
     }
-    let shares = |scene: &Scene, key| {
-        let endpoints = scene.healths.iter().map(|(key, health)| (key, &**health));
-        scene.ejector.shares_its_failures(&key, endpoints)
-    };
+    let shares = |scene: &Scene, key| shares_its_failures(scene, key);
     assert!((0..4).all(|key| shares(&scene, key)), "a fifth at each");
     send(&mut scene, 0, Failure, 40);
     assert!(
@@ -514,10 +521,7 @@ fn an_idle_endpoint_does_not_make_busy_ones_look_bad_and_a_dead_one_is_its_own_f
     }
     send(&mut scene, 3, Success, 2);
     send(&mut scene, 4, Failure, 20);
-    let shares = |key| {
-        let endpoints = scene.healths.iter().map(|(key, health)| (key, &**health));
-        scene.ejector.shares_its_failures(&key, endpoints)
-    };
+    let shares = |key| shares_its_failures(&scene, key);
     assert!((0..3).all(shares), "half at each that is busy");
     assert!(!shares(4), "all of its own");
 }

@@ -15,7 +15,7 @@ use tokio::{task::yield_now, time::Instant};
 use tower::discover::{Change, Discover};
 
 use super::{
-    Driver, News,
+    Driver, FLOOD, News, TURN,
     roll::{Member, Revisions},
 };
 use crate::{
@@ -35,12 +35,6 @@ use crate::{
     instance::{Address, Key, Weight},
     registry::{Watch, followed},
 };
-
-/// Changes that are taken in before a snapshot is made of a flood that does not end.
-const FLOOD: usize = 16_384;
-
-/// Changes between which other tasks get their turn: some 50 µs' worth.
-const TURN: usize = 128;
 
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
 const BACKOFF: Backoff = Backoff::known(100, 30_000);
@@ -248,10 +242,10 @@ where
         let (id, was_out) = (member.id, member.out);
         let ramp = self.begins_to_ramp(now).filter(|_| self.settled);
         let round = self.ejector.renew(&id, now);
-        let member = &mut self.roll.members[place];
-        let state = member.state.succeeded_by(tracker, round);
         // Its requests in flight are the old process's, and tell nothing of the new one.
-        let old = std::mem::replace(&mut member.state, state);
+        let state = member.state.succeeded_by(tracker, round);
+        let old = self.roll.renew(place, state);
+        let member = &mut self.roll.members[place];
         (member.ramp, member.out) = (ramp, false);
         let key = old.key.clone();
         self.roll.replaced.push((old, member.state.address()));

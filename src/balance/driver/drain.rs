@@ -43,6 +43,8 @@ where
             _service: member.service,
             deadline: after(now, self.settings.drain),
         };
+        let look = draining.deadline.min(after(now, DRAIN_LOOK));
+        self.roll.drain_at = Some(self.next_drain().map_or(look, |at| at.min(look)));
         self.roll.draining.insert(member.state.id(), draining);
         if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
             let until = after(now, self.settings.grace);
@@ -87,21 +89,36 @@ where
             self.roll.gone.retain(|_, gone| gone.until > now);
             self.roll.forget_at = self.roll.gone.values().map(|gone| gone.until).min();
         }
+        if self.next_drain().is_none_or(|at| at > now) {
+            return;
+        }
         let events = &self.events;
+        let mut look = after(now, DRAIN_LOOK);
         self.roll.draining.retain(|_, draining| {
             let in_flight = draining.state.in_flight();
             let stays = in_flight > 0 && draining.deadline > now;
-            if !stays {
+            if stays {
+                look = look.min(draining.deadline);
+            } else {
                 let _ = events.send(Event::Drained(draining.state.key.clone(), in_flight));
             }
             stays
         });
+        self.roll.drain_at = Some(look);
+    }
+
+    /// When those who drain are looked at next: not each time that the driver wakes, as they may be many.
+    fn next_drain(&self) -> Option<Instant> {
+        self.roll
+            .drain_at
+            .filter(|_| !self.roll.draining.is_empty())
     }
 
     /// When there is something to do about those who left.
-    pub(super) fn next_farewell(&self, now: Instant) -> Option<Instant> {
-        let drain = self.roll.draining.values().map(|d| d.deadline).min();
-        let drain = drain.map(|deadline| deadline.min(now + DRAIN_LOOK));
-        drain.into_iter().chain(self.roll.forget_at).min()
+    pub(super) fn next_farewell(&self) -> Option<Instant> {
+        self.next_drain()
+            .into_iter()
+            .chain(self.roll.forget_at)
+            .min()
     }
 }

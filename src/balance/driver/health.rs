@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use tower::discover::Discover;
 
-use super::{Driver, roll::Member};
+use super::{Alarm, Driver, FLOOD, TURN, at_once, roll::Member};
 use crate::{
     attempt::EndpointId,
     backoff::after,
     balance::{checks::Found, handle::Event, policy::Policy, topology::Split},
     endpoint::{
-        eject::{Signal, StepKind},
+        eject::{Recent, Signal, StepKind},
         load::LoadTracker,
     },
     instance::Weight,
@@ -56,35 +56,68 @@ where
         true
     }
 
-    /// Hears what requests tell of an endpoint.
-    pub(super) fn hear(&mut self, id: EndpointId, signal: Signal, now: Instant) {
-        let mut members = self.roll.members.iter();
-        let Some(member) = members.find(|member| member.state.id() == id) else {
+    /// Hears all that requests tell.
+    pub(super) async fn hear_all(&mut self, mut first: Option<Alarm>, now: Instant) {
+        // What all have failed is added up once: in an outage, all endpoints tell something.
+        let mut all = None;
+        for heard in 1..=FLOOD {
+            let Some((id, signal)) = first.take().or_else(|| self.alarms.try_recv().ok()) else {
+                return;
+            };
+            self.hear(id, signal, &mut all, now);
+            if heard % TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Hears what requests tell of an endpoint. `all` is what all that are in have failed, once that is
+    /// known.
+    fn hear(&mut self, id: EndpointId, signal: Signal, all: &mut Option<Recent>, now: Instant) {
+        let Some(place) = self.roll.place_of(id) else {
             return;
         };
+        let (members, ejector) = (&self.roll.members, &mut self.ejector);
+        let member = &members[place];
         match signal {
             Signal::Tripped { round, cause } => {
-                let members = self.roll.members.iter();
-                let endpoints = members.map(|m| (&m.id, &m.state.health));
-                if self.ejector.shares_its_failures(&member.id, endpoints) {
+                let recent = |m: &Member<S, P::Load>| ejector.recent(&m.id, &m.state.health);
+                let sum = all.get_or_insert_with(|| members.iter().map(recent).sum());
+                let own = recent(member);
+                if own.is_shared_by(*sum - own) {
                     let endpoint = &member.state.key;
                     tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
-                } else {
-                    self.ejector.trip(&member.id, round, cause, now);
+                    return;
+                }
+                ejector.trip(&member.id, round, cause, now);
+                if ejector.cause(&member.id).is_some() {
+                    *sum = *sum - own;
                 }
             }
             Signal::Probed {
                 round,
                 outcome,
                 latency,
-            } => self
-                .ejector
-                .probed(&member.id, round, outcome, latency, now),
+            } => ejector.probed(&member.id, round, outcome, latency, now),
         }
     }
 
-    pub(super) fn checked(&mut self, found: &Found<D::Key>) {
-        let now = Instant::now();
+    /// Hears all that checks have found.
+    pub(super) async fn check_all(&mut self, mut first: Option<Found<D::Key>>, now: Instant) {
+        for checked in 1..=FLOOD {
+            let found = match first.take() {
+                None => at_once(self.checker.next()).await,
+                found => found,
+            };
+            let Some(found) = found else { return };
+            self.checked(&found, now);
+            if checked % TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    fn checked(&mut self, found: &Found<D::Key>, now: Instant) {
         let Some(id) = self.roll.index.get(&found.key) else {
             return;
         };
@@ -132,7 +165,7 @@ where
             let member = &mut self.roll.members[place];
             member.state.health.follow(&step);
             let key = member.state.key.clone();
-            dirty = true;
+            dirty |= !matches!(step.kind, StepKind::Spared { .. });
             let event = match step.kind {
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");

@@ -27,9 +27,11 @@ mod spare;
 use std::{
     convert::Infallible,
     fmt,
+    future::{Future, poll_fn},
     hash::Hash,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
@@ -61,6 +63,12 @@ use crate::{
     error::BoxError,
 };
 
+/// What is taken in of one kind before a snapshot is made of a flood that does not end.
+const FLOOD: usize = 16_384;
+
+/// What is taken in before other tasks get their turn: some 50 µs' worth.
+const TURN: usize = 128;
+
 /// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
 pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
@@ -90,7 +98,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) checker: Checker<D::Key>,
     pub(super) common: Arc<Common>,
     /// What requests tell of endpoints.
-    pub(super) alarms: mpsc::UnboundedReceiver<(EndpointId, Signal)>,
+    pub(super) alarms: mpsc::UnboundedReceiver<Alarm>,
     /// When the guard of a split looks next.
     pub(super) guard_at: Option<Instant>,
     /// The epoch of the split's trip that was told last.
@@ -123,6 +131,19 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) collect_at: Instant,
 }
 
+/// What requests tell of an endpoint.
+type Alarm = (EndpointId, Signal);
+
+/// What a future comes to, if it does so without waiting.
+async fn at_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
 /// An event that is still to be told.
 pub(super) enum News<L> {
     Event(Event),
@@ -142,15 +163,15 @@ where
         loop {
             let wake = self.next_wake();
             let asks = self.ask_at.is_none();
-            let (mut order, mut change, mut alarm, mut replan) = (None, None, None, false);
-            // Discovery last, as it alone may always have something to say. That the others do not
-            // starve it is ensured below.
+            let (mut order, mut change, mut alarm, mut found) = (None, None, None, None);
+            let mut replan = false;
+            // Whatever it is that wakes the driver: that none of them starves another is ensured below.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
                 Some(command) = self.commands.recv() => order = Some(command),
-                Some((id, signal)) = self.alarms.recv() => alarm = Some((id, signal)),
-                found = self.checker.next() => self.checked(&found),
+                Some(first) = self.alarms.recv() => alarm = Some(first),
+                first = self.checker.next() => found = Some(first),
                 () = self.changes.changed() => replan = true,
                 () = registries::changed(&mut self.registries.followed) => self.registries.stirred = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -161,16 +182,13 @@ where
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
-            let mut dirty = replan;
-            if let Some(order) = order {
-                self.obey(order, now).await;
-            }
-            if let Some((id, signal)) = alarm {
-                self.hear(id, signal, now);
-                while let Ok((id, signal)) = self.alarms.try_recv() {
-                    self.hear(id, signal, now);
-                }
-            }
+            let (ordered, answers) = self.obey_all(order, now).await;
+            let mut dirty = replan | ordered;
+            self.hear_all(alarm, now).await;
+            self.check_all(found, now).await;
+            dirty |= at_once(self.changes.changed()).await.is_some();
+            let stirred = registries::changed(&mut self.registries.followed);
+            self.registries.stirred |= at_once(stirred).await.is_some();
             if let Some(change) = change {
                 dirty |= self.take(change, now);
             }
@@ -188,11 +206,13 @@ where
             self.look_at_registries();
             self.tell_all();
             self.tidy(now);
+            for (reply, found) in answers {
+                let _ = reply.send(found);
+            }
         }
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let now = Instant::now();
         let ejector = self
             .common
             .rules
@@ -200,7 +220,7 @@ where
             .then(|| self.ejector.next_deadline());
         let wakes = [
             self.ask_at,
-            self.next_farewell(now),
+            self.next_farewell(),
             self.warm_at,
             self.guard_at,
             ejector,

@@ -1,16 +1,17 @@
 //! What the handle asks and orders.
 
 use std::{
+    any::Any,
     fmt,
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, task::yield_now, time::Instant};
 use tower::discover::Discover;
 
-use super::{Driver, roll::Member};
+use super::{Driver, FLOOD, TURN, roll::Member};
 use crate::{
     backoff::after,
     balance::{
@@ -31,55 +32,80 @@ fn load<L: LoadTracker>(state: &Held<L>, now: Instant) -> f64 {
     catch_unwind(AssertUnwindSafe(|| state.load(now))).unwrap_or(f64::NAN)
 }
 
+/// Whether an order found its endpoint, for whoever gave it.
+pub(super) type Answer = (oneshot::Sender<bool>, bool);
+
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
 where
     D: Discover,
     D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
     P: Policy,
 {
-    /// Does what the handle says. It holds when the answer comes.
-    pub(super) async fn obey(&mut self, command: Command, now: Instant) {
-        match command {
-            Command::List(reply) => {
-                let _ = reply.send(self.list());
-            }
-            Command::Subscribe(reply) => {
-                let _ = reply.send(self.events.subscribe());
-            }
-            Command::Eject(key, reply) => {
-                let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                let found = id.is_some_and(|id| self.ejector.eject(&id, now));
-                self.follow(now);
-                self.publish().await;
-                let _ = reply.send(found);
-            }
-            Command::Restore(key, reply) => {
-                let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                if let Some(id) = &id {
-                    self.ejector.restore_by_hand(id, now);
+    /// Does all that the handle orders, so that many orders make one snapshot, and answers what it asks.
+    /// Returns whether a snapshot is due, and the answers to the orders, which hold with that.
+    pub(super) async fn obey_all(
+        &mut self,
+        mut first: Option<Command>,
+        now: Instant,
+    ) -> (bool, Vec<Answer>) {
+        let (mut dirty, mut answers, mut lists) = (false, Vec::new(), Vec::new());
+        for obeyed in 1..=FLOOD {
+            let Some(command) = first.take().or_else(|| self.commands.try_recv().ok()) else {
+                break;
+            };
+            match command {
+                Command::List(reply) => lists.push(reply),
+                Command::Subscribe(reply) => _ = reply.send(self.events.subscribe()),
+                Command::Eject(key, reply) => {
+                    let id = self.find_key(&key).map(|place| self.roll.members[place].id);
+                    let found = id.is_some_and(|id| self.ejector.eject(&id, now));
+                    // Shuts its gate, whatever else is ordered.
+                    dirty |= self.follow(now);
+                    answers.push((reply, found));
                 }
-                self.follow(now);
-                self.publish().await;
-                let _ = reply.send(id.is_some());
-            }
-            Command::Weigh(key, weight, reply) => {
-                let found = self.find_key(&key);
-                if let Some(place) = found {
-                    let member = &mut self.roll.members[place];
-                    let before = member.weight();
-                    member.by_hand = weight;
-                    let after = member.weight();
-                    if after != before {
-                        self.tell(Event::Weighed(key, after));
+                Command::Restore(key, reply) => {
+                    let id = self.find_key(&key).map(|place| self.roll.members[place].id);
+                    if let Some(id) = &id {
+                        self.ejector.restore_by_hand(id, now);
                     }
+                    dirty |= self.follow(now);
+                    answers.push((reply, id.is_some()));
                 }
-                self.publish().await;
-                let _ = reply.send(found.is_some());
+                Command::Weigh(key, weight, reply) => {
+                    let found = self.find_key(&key);
+                    if let Some(place) = found {
+                        let member = &mut self.roll.members[place];
+                        let before = member.weight();
+                        member.by_hand = weight;
+                        let after = member.weight();
+                        if after != before {
+                            self.tell(Event::Weighed(key, after));
+                            dirty = true;
+                        }
+                    }
+                    answers.push((reply, found.is_some()));
+                }
+            }
+            if obeyed % TURN == 0 {
+                yield_now().await;
             }
         }
+        if let Some(last) = lists.pop() {
+            let list = self.list();
+            for reply in lists {
+                let _ = reply.send(list.clone());
+                yield_now().await;
+            }
+            let _ = last.send(list);
+        }
+        (dirty, answers)
     }
 
     fn find_key(&self, key: &Key) -> Option<usize> {
+        let any: &dyn Any = key;
+        if let Some(name) = any.downcast_ref::<D::Key>() {
+            return self.roll.place(*self.roll.index.get(name)?);
+        }
         let mut members = self.roll.members.iter();
         members.position(|member| member.state.key == *key)
     }

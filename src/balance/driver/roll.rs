@@ -41,12 +41,16 @@ pub(in crate::balance) struct Roll<K, S, L> {
     places: Vec<u32>,
     /// Ids that are nobody's.
     free: Vec<MemberId>,
+    /// Members by the ids that requests know them by.
+    by_endpoint: HashMap<EndpointId, MemberId>,
     /// The states of those that left, for when they come back, and until when.
     pub(super) gone: HashMap<K, Gone<L>>,
     /// When the first of them is to be forgotten, or earlier.
     pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
+    /// When they are looked at next; while there are any.
+    pub(super) drain_at: Option<Instant>,
     /// States whose place another took since the last snapshot, and the address of that: picks that
     /// were counted for the one belong to the other.
     pub(super) replaced: Vec<(Held<L>, usize)>,
@@ -107,9 +111,11 @@ impl<K, S, L> Roll<K, S, L> {
             traits: Vec::new(),
             places: Vec::new(),
             free: Vec::new(),
+            by_endpoint: HashMap::new(),
             gone: HashMap::new(),
             forget_at: None,
             draining: HashMap::new(),
+            drain_at: None,
             replaced: Vec::new(),
             revisions: Revisions::default(),
         }
@@ -131,10 +137,16 @@ impl<K, S, L> Roll<K, S, L> {
         (place != NOWHERE).then_some(place as usize)
     }
 
+    /// Where the member is that requests know by this id.
+    pub(super) fn place_of(&self, id: EndpointId) -> Option<usize> {
+        self.place(*self.by_endpoint.get(&id)?)
+    }
+
     /// Adds a member behind all others.
     pub(super) fn add(&mut self, member: Member<S, L>, topology: &Topology) {
         let place = self.members.len();
         self.places[member.id.0 as usize] = place as u32;
+        self.by_endpoint.insert(member.state.id(), member.id);
         make_room(&mut self.members, place + 1);
         self.members.push(member);
         self.look(place, topology);
@@ -147,6 +159,7 @@ impl<K, S, L> Roll<K, S, L> {
             self.traits.swap_remove(place);
         }
         self.places[member.id.0 as usize] = NOWHERE;
+        self.forget_endpoint(member.state.id(), member.id);
         self.free.push(member.id);
         if let Some(moved) = self.members.get(place) {
             self.places[moved.id.0 as usize] = place as u32;
@@ -154,6 +167,23 @@ impl<K, S, L> Roll<K, S, L> {
         let left = self.members.len();
         make_room(&mut self.members, left);
         member
+    }
+
+    /// Has a member use another state. Returns the one before.
+    pub(super) fn renew(&mut self, place: usize, state: Held<L>) -> Held<L> {
+        let member = &mut self.members[place];
+        let (id, endpoint) = (member.id, state.id());
+        let old = std::mem::replace(&mut member.state, state);
+        self.forget_endpoint(old.id(), id);
+        self.by_endpoint.insert(endpoint, id);
+        old
+    }
+
+    fn forget_endpoint(&mut self, endpoint: EndpointId, id: MemberId) {
+        // Ids of endpoints begin anew after a million, so it may be another's by now.
+        if self.by_endpoint.get(&endpoint) == Some(&id) {
+            self.by_endpoint.remove(&endpoint);
+        }
     }
 
     /// Reads the facts of a member.

@@ -17,6 +17,7 @@ use super::{
     gate::Round,
     health::Health,
     peers::Peers,
+    recent::Recent,
     settings::{BUCKETS, EjectionSettings},
     step::{Step, StepKind},
 };
@@ -30,11 +31,6 @@ const FORGIVE: Duration = Duration::from_secs(10);
 
 /// So that clients which ejected an endpoint together do not probe it together; gRPC's ratio.
 const JITTER: f64 = 0.2;
-
-/// How many times the share of its peers must fail, for that to be an endpoint's own fault: as for
-/// latencies. Where an overload begins, counts are small and chance may still make three times as many;
-/// that costs half a second.
-const OWN: f64 = 3.0;
 
 /// Decides which endpoints are out.
 ///
@@ -156,39 +152,18 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Whether an endpoint's failures are no more than those of its peers: then the cause is common to
-    /// them, such as overload or a dependency, and ejecting it would only give the others its load too.
+    /// What an endpoint failed in the last one to two tenths of the window. Of one that is out, nothing.
     ///
-    /// Looks at the last one to two tenths of the window. An endpoint is ejected for what clearly exceeds
-    /// the share that its peers fail: three times as much, or half of what they would have answered. All
-    /// requests of the peers count alike, so that one which is idle, because it has just
-    /// returned, does not make the busy ones look bad.
-    pub fn shares_its_failures<'h, T>(
-        &self,
-        key: &K,
-        endpoints: impl Iterator<Item = (&'h K, &'h Health<T>)>,
-    ) -> bool
-    where
-        K: 'h,
-        T: 'h,
-    {
-        let (mut own, mut peers) = ((0, 0), (0, 0));
-        for (peer, health) in endpoints {
-            let Some(entry) = self.entries.get(peer) else {
-                continue;
-            };
-            if entry.place() != Place::In {
-                continue;
-            }
-            let (failed, total) = match entry.recent() {
-                Some(start) => health.sums().counts_since(start),
-                None => health.counts(),
-            };
-            let side = if peer == key { &mut own } else { &mut peers };
-            *side = (side.0 + failed, side.1 + total);
-        }
-        let [own, common] = [own, peers].map(|(failed, total)| failed as f64 / total.max(1) as f64);
-        own <= (common * OWN).min(common + (1.0 - common) * 0.5)
+    /// For [`Recent::is_shared_by`], which tells whether its peers fail as much.
+    pub fn recent<T>(&self, key: &K, health: &Health<T>) -> Recent {
+        let Some(entry) = self.entries.get(key).filter(|e| e.place() == Place::In) else {
+            return Recent::default();
+        };
+        let (failed, total) = match entry.recent() {
+            Some(start) => health.sums().counts_since(start),
+            None => health.counts(),
+        };
+        Recent { failed, total }
     }
 
     /// A probe is over, as [`Health::record`] said.

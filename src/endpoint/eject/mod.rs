@@ -26,7 +26,7 @@
 //! - *An overload* that all share ejects those whom chance hits first, where each is judged alone, and
 //!   gives the others their load too. Of 10 backends at 120 % of their capacity half went out that way,
 //!   and half of the goodput (`cargo bench --bench quality overload`). Here what peers fail as much is
-//!   not held against one of them ([`Ejector::shares_its_failures`]).
+//!   not held against one of them ([`Recent::is_shared_by`]).
 //! - *A probe that never ends* leaves resilience4j half open for ever (#2028), and any late answer
 //!   satisfies linkerd's. Here a probe has a deadline, its permit comes back when it is cancelled, and
 //!   answers from before count for nothing ([`Round`]).
@@ -42,6 +42,7 @@ mod entry;
 mod gate;
 mod health;
 mod peers;
+mod recent;
 mod settings;
 mod step;
 mod tally;
@@ -52,6 +53,7 @@ pub use self::{
     gate::{GateState, Pass, Round},
     health::{Health, Signal},
     peers::Peers,
+    recent::Recent,
     settings::{Ejection, EjectionSettings},
     step::{Step, StepKind},
 };
