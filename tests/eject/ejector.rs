@@ -242,6 +242,57 @@ fn when_the_set_shrinks_those_out_longest_return() {
 }
 
 #[test]
+fn a_fleet_that_is_drained_and_shut_down_takes_no_room_from_the_other() {
+    let mut scene = scene(8);
+    scene.weigh(|key| key >= 4);
+    for key in 0..4 {
+        scene.ejector.check_failed(&key, 3, scene.now);
+    }
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.open(), [4, 5, 6, 7], "they are no loss");
+    (4..8).for_each(|key| scene.fail(key));
+    assert_eq!(scene.open(), [6, 7], "half of those with a weight");
+    // All change places.
+    scene.weigh(|key| key < 4);
+    assert_eq!(scene.open(), [0, 1, 6, 7]);
+    assert_eq!(scene.restored(0), [Restored::Guard]);
+    // Nobody has a weight, and all count.
+    scene.weigh(|_| false);
+    assert_eq!((scene.open(), scene.ejector.out()), (vec![0, 1, 6, 7], 4));
+    scene.fail(6);
+    assert!(scene.is_open(6), "half of all are out");
+    scene.remove(7);
+    assert_eq!(scene.open(), [0, 1, 2, 6], "of seven, three");
+}
+
+#[test]
+fn one_without_a_weight_makes_no_other_return_by_going_or_by_hand() {
+    let mut scene = scene(6);
+    scene.weigh(|key| key > 0);
+    scene.fail(1);
+    scene.fail(2);
+    assert!(scene.ejector.eject(&0, scene.now));
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.open(), [3, 4, 5]);
+    scene.weigh(|_| true);
+    assert_eq!(scene.open(), [3, 4, 5], "half of all");
+    scene.weigh(|key| key != 5);
+    assert_eq!(scene.open(), [1, 3, 4, 5], "of five, two");
+    assert_eq!(scene.ejector.cause(&0), Some(Cause::ByHand));
+    scene.remove(0);
+    assert_eq!((scene.open(), scene.ejector.out()), (vec![1, 3, 4, 5], 1));
+}
+
+#[test]
+fn where_none_may_be_ejected_a_drained_one_is_not() {
+    let rules = Ejection::new().max_ejected(0.0).build().unwrap();
+    let mut scene = Scene::new(2, rules, 1);
+    scene.weigh(|key| key > 0);
+    scene.fail(0);
+    assert_eq!(scene.open(), [0, 1]);
+}
+
+#[test]
 fn what_half_of_the_requests_fail_on_goes_by_ratio() {
     let mut scene = scene(3);
     let mut sent = 0;

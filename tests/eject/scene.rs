@@ -53,6 +53,15 @@ impl Scene {
         self.follow();
     }
 
+    /// Sets which of them have a weight.
+    pub(crate) fn weigh(&mut self, weighs: impl Fn(Key) -> bool) {
+        for key in self.healths.keys() {
+            self.ejector.set_weighed(key, weighs(*key));
+        }
+        self.ejector.keep_share(self.now);
+        self.follow();
+    }
+
     /// Does what a driver does when it wakes, at each deadline until `now` moved on by this much.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;

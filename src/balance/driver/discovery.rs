@@ -204,6 +204,7 @@ where
             id,
             weight: Weight::ONE,
             by_hand,
+            weighs: true,
             out: false,
         };
         self.roll.add(member, &self.settings.topology);

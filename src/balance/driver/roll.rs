@@ -71,6 +71,8 @@ pub(super) struct Member<S, L> {
     /// As of the last look at the facts.
     pub(super) weight: Weight,
     pub(super) by_hand: Option<Weight>,
+    /// Whether it has one, as the ejector was told.
+    pub(super) weighs: bool,
     /// Whether its gate is not open: known here, because to look at each gate for each snapshot would
     /// fetch all states from memory.
     pub(super) out: bool,

@@ -30,6 +30,8 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) round: Round,
+    /// Whether it has a weight.
+    pub(super) weighs: bool,
     /// Of one that is or was out, or should have been.
     past: Option<Box<Past>>,
     /// Of one that has had requests.
@@ -57,6 +59,7 @@ impl Entry {
     pub(super) fn new(round: Round) -> Self {
         Self {
             round,
+            weighs: true,
             past: None,
             starts: None,
         }
