@@ -98,7 +98,7 @@ pub enum EndpointState {
     Active,
     /// It gets less for a while, because it is new, at another address, back or restored.
     Warming,
-    /// It gets nothing, because its weight is 0.
+    /// It gets nothing, because its weight is 0 and that of others is not.
     Drained,
     /// It gets nothing, because it fails or somebody said so.
     Ejected,
@@ -119,7 +119,7 @@ pub struct EndpointInfo {
     /// Its weight, by hand or from the registry.
     pub weight: Weight,
     /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in
-    /// steps of a tenth.
+    /// steps of a tenth. Where all weights are 0, it is 1.
     pub effective_weight: f64,
     /// Its load as the policy measures it; smaller is better.
     pub load: f64,

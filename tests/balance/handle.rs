@@ -177,9 +177,18 @@ async fn when_all_weights_are_0_all_count_the_same() {
     }
     assert_eq!(rig.balance.usable(), 3);
     assert_eq!(rig.spread(9, ["a", "b", "c"]).await, [3, 3, 3]);
+    for info in rig.handle.endpoints().await.unwrap() {
+        assert_eq!(info.state, EndpointState::Active);
+        assert_eq!((info.weight, info.effective_weight), (Weight::ZERO, 1.0));
+    }
     // One of more is enough for the others to be drained.
     rig.handle.set_weight(&key("b"), Weight::ONE).await.unwrap();
     assert_eq!(rig.spread(4, ["a", "b", "c"]).await, [0, 4, 0]);
+    let info = rig.info("a").await;
+    assert_eq!(
+        (info.state, info.effective_weight),
+        (EndpointState::Drained, 0.0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

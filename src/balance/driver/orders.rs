@@ -86,6 +86,7 @@ where
         self.collect(now);
         let members = &self.roll.members;
         let total: u64 = members.iter().map(|m| m.requests).sum();
+        let weighed = members.iter().any(|m| m.weight() > Weight::ZERO);
         let info = |member: &Member<S, P::Load>| {
             let state = &member.state;
             let (weight, requests) = (member.weight(), member.requests);
@@ -94,7 +95,7 @@ where
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
                 state: if member.out {
                     Standing::Ejected
-                } else if weight == Weight::ZERO {
+                } else if weighed && weight == Weight::ZERO {
                     Standing::Drained
                 } else if member.ramp.is_some() {
                     Standing::Warming
@@ -103,7 +104,11 @@ where
                 },
                 cause: self.ejector.cause(&member.id),
                 weight,
-                effective_weight: self.effective(member, now),
+                effective_weight: if weighed {
+                    self.effective(member, now)
+                } else {
+                    1.0
+                },
                 load: state.load(now),
                 in_flight: state.in_flight(),
                 requests,
