@@ -202,7 +202,12 @@ impl Handle {
         self.ask(Command::Subscribe).await
     }
 
-    /// Withholds requests from an endpoint until it is restored by hand. `false` when none has the key.
+    /// Withholds requests from an endpoint until it is restored by hand, also when it leaves and comes
+    /// back. `false` when none has the key.
+    ///
+    /// An order by hand is kept by the key, however long an endpoint is away, and may be changed and taken
+    /// back meanwhile; `false` says that there is neither an endpoint nor an order. It is forgotten with
+    /// the balancer, and when 65,536 others that are away have orders by the time that the endpoint leaves.
     ///
     /// # Errors
     /// When the balancer is gone.
@@ -210,7 +215,8 @@ impl Handle {
         self.ask(|reply| Command::Eject(key.clone(), reply)).await
     }
 
-    /// Lets requests go to an ejected endpoint again. `false` when none has the key.
+    /// Lets requests go to an ejected endpoint again. `false` when none has the key, as with
+    /// [`eject`](Self::eject).
     ///
     /// # Errors
     /// When the balancer is gone.
@@ -218,8 +224,8 @@ impl Handle {
         self.ask(|reply| Command::Restore(key.clone(), reply)).await
     }
 
-    /// Sets a weight instead of the registry's; `None` goes back to that. `false` when no endpoint has
-    /// the key.
+    /// Sets a weight instead of the registry's, also when the endpoint leaves and comes back; `None` goes
+    /// back to that. `false` when none has the key, as with [`eject`](Self::eject).
     ///
     /// # Errors
     /// When the balancer is gone.

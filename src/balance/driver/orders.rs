@@ -36,23 +36,34 @@ where
             }
             Command::Eject(key, reply) => {
                 let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                let found = id.is_some_and(|id| self.ejector.eject(&id, now));
+                let found = match id {
+                    Some(id) => self.ejector.eject(&id, now),
+                    None => self.roll.reorder(&key, |orders| orders.ejected = true),
+                };
                 self.follow(now);
                 self.publish().await;
                 let _ = reply.send(found);
             }
             Command::Restore(key, reply) => {
                 let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                if let Some(id) = &id {
-                    self.ejector.restore_by_hand(id, now);
-                }
+                let found = match id {
+                    Some(id) => {
+                        self.ejector.restore_by_hand(&id, now);
+                        true
+                    }
+                    None => self.roll.reorder(&key, |orders| orders.ejected = false),
+                };
                 self.follow(now);
                 self.publish().await;
-                let _ = reply.send(id.is_some());
+                let _ = reply.send(found);
             }
             Command::Weigh(key, weight, reply) => {
-                let found = self.find_key(&key);
-                if let Some(place) = found {
+                let place = self.find_key(&key);
+                let found = match place {
+                    Some(_) => true,
+                    None => self.roll.reorder(&key, |orders| orders.weight = weight),
+                };
+                if let Some(place) = place {
                     let member = &mut self.roll.members[place];
                     let before = member.weight();
                     member.by_hand = weight;
@@ -62,7 +73,7 @@ where
                     }
                 }
                 self.publish().await;
-                let _ = reply.send(found.is_some());
+                let _ = reply.send(found);
             }
         }
     }

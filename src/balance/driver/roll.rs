@@ -21,8 +21,8 @@ use crate::{
         state::Held,
         topology::{Topology, Traits},
     },
-    endpoint::{Facts, eject::Cause},
-    instance::{Address, Weight},
+    endpoint::{Facts, eject::History},
+    instance::{Address, Key, Weight},
 };
 
 /// Identifies a member for as long as it is listed; may be another's afterwards.
@@ -42,7 +42,9 @@ pub(in crate::balance) struct Roll<K, S, L> {
     free: Vec<MemberId>,
     /// The states of those that left, for when they come back, and until when.
     pub(super) gone: HashMap<K, Gone<L>>,
-    /// When the first of them is to be forgotten, or earlier.
+    /// What was ordered by hand of those that left, whenever that was.
+    pub(super) orders: HashMap<Key, Orders>,
+    /// When the first of `gone` is to be forgotten, or earlier.
     pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
@@ -82,10 +84,16 @@ pub(super) struct Gone<L> {
     pub(super) state: Held<L>,
     pub(super) until: Instant,
     pub(super) address: Option<Address>,
-    /// Why it was out when it left.
-    pub(super) cause: Option<Cause>,
-    pub(super) by_hand: Option<Weight>,
+    /// What the ejector knew of it.
+    pub(super) history: Option<History>,
     pub(super) requests: u64,
+}
+
+/// What was ordered by hand of an endpoint.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Orders {
+    pub(super) weight: Option<Weight>,
+    pub(super) ejected: bool,
 }
 
 pub(super) struct Draining<S, L> {
@@ -109,6 +117,7 @@ impl<K, S, L> Roll<K, S, L> {
             places: Vec::new(),
             free: Vec::new(),
             gone: HashMap::new(),
+            orders: HashMap::new(),
             forget_at: None,
             draining: HashMap::new(),
             replaced: Vec::new(),
@@ -155,6 +164,18 @@ impl<K, S, L> Roll<K, S, L> {
         let left = self.members.len();
         make_room(&mut self.members, left);
         member
+    }
+
+    /// Changes what was ordered of one that is not listed. Returns whether there were orders.
+    pub(super) fn reorder(&mut self, key: &Key, change: impl FnOnce(&mut Orders)) -> bool {
+        let Some(orders) = self.orders.get_mut(key) else {
+            return false;
+        };
+        change(orders);
+        if *orders == Orders::default() {
+            self.orders.remove(key);
+        }
+        true
     }
 
     /// Reads the facts of a member.

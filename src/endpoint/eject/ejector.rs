@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     cause::{Cause, Restored},
-    entry::{Entry, Place},
+    entry::{Entry, History, Place},
     gate::Round,
     health::Health,
     peers::Peers,
@@ -129,10 +129,49 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         round
     }
 
-    /// Forgets an endpoint. Others may return, as fewer may now be out.
-    pub fn remove(&mut self, key: &K, now: Instant) {
-        if self.forget(key) {
-            self.keep_share(now);
+    /// Forgets an endpoint, and hands out what was known of it, for when it [is back](Self::recall).
+    /// Others may return, as fewer may now be out.
+    pub fn remove(&mut self, key: &K, now: Instant) -> Option<History> {
+        let entry = self.forget(key)?;
+        self.keep_share(now);
+        entry.history()
+    }
+
+    /// Gives back what was known of an endpoint that has just been [inserted](Self::insert) again. If it
+    /// was out, it is out for the rest of its time, or spared; and the next time is longer than the last.
+    /// Who was ejected by hand is in, because that is an order and no experience.
+    pub fn recall(&mut self, key: &K, history: History, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.place() != Place::In {
+            return;
+        }
+        let past = entry.relive(history);
+        let (place, cause) = (past.place, past.cause);
+        // Of one that was on trial, none.
+        let rest = match place {
+            Place::Ejected => past.due.map(|(at, _)| at.saturating_duration_since(now)),
+            _ => None,
+        };
+        past.due = None;
+        if place == Place::In {
+            return;
+        }
+        (past.place, past.order, past.healthy) = (Place::In, None, now);
+        if place == Place::Held {
+            return;
+        }
+        if !self.has_room_for(key) {
+            return self.spare(key, cause, now);
+        }
+        self.line_up(key, now);
+        if let Place::Failing { .. } = place {
+            self.turn_out(key, place, cause, None);
+        } else {
+            let rest = rest.unwrap_or_default();
+            self.set_due(key, Some(now + rest));
+            self.turn_out(key, Place::Ejected, cause, Some(rest));
         }
     }
 
@@ -151,11 +190,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         round
     }
 
-    /// Returns whether it was known.
-    fn forget(&mut self, key: &K) -> bool {
-        let Some(entry) = self.entries.remove(key) else {
-            return false;
-        };
+    fn forget(&mut self, key: &K) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
         let group = group(&mut self.weighed, &mut self.drained, entry.weighs);
         group.len -= 1;
         if let Some(past) = entry.past() {
@@ -168,7 +204,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 None => {}
             }
         }
-        true
+        Some(entry)
     }
 
     /// An endpoint should be ejected, as [`Health::record`] said.
@@ -468,8 +504,9 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    fn has_room_for(&self, entry: &Entry) -> bool {
-        if !entry.weighs && self.weighed.len > 0 {
+    fn has_room_for(&self, key: &K) -> bool {
+        let weighs = self.entries.get(key).is_some_and(|entry| entry.weighs);
+        if !weighs && self.weighed.len > 0 {
             // Unless none is to be ejected at all.
             return self.rules.allowed(self.entries.len()) > 0;
         }
@@ -499,10 +536,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     fn eject_if_room(&mut self, key: &K, cause: Cause, now: Instant) {
-        let Some(entry) = self.entries.get(key) else {
-            return;
-        };
-        if !self.has_room_for(entry) {
+        if !self.has_room_for(key) {
             return self.spare(key, cause, now);
         }
         self.line_up(key, now);

@@ -27,6 +27,11 @@ pub(super) enum Place {
     Held,
 }
 
+/// What was known of an endpoint when it was [removed](super::Ejector::remove): how often it was ejected,
+/// and if it was out, why and until when.
+#[derive(Debug)]
+pub struct History(Box<Past>);
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) round: Round,
@@ -90,6 +95,16 @@ impl Entry {
                 order: None,
             })
         })
+    }
+
+    /// What is worth knowing when it is back.
+    pub(super) fn history(self) -> Option<History> {
+        let past = self.past?;
+        (past.times > 0 || past.place != Place::In).then_some(History(past))
+    }
+
+    pub(super) fn relive(&mut self, history: History) -> &mut Past {
+        self.past.insert(history.0)
     }
 
     /// The window begins anew: what was before is not held against it.
