@@ -156,7 +156,10 @@ impl fmt::Display for NoEndpoint {
             }
             Self::Empty => f.write_str("no instance of the service may serve"),
             Self::Missing => f.write_str("the registry knows no such service"),
-            Self::AllEjected(count) => write!(f, "all {count} endpoints are ejected"),
+            Self::AllEjected(listed) => write!(
+                f,
+                "all that the request may go to are ejected, of {listed} endpoints listed"
+            ),
             Self::EmptySubset => f.write_str("the subset that the request asks for is empty"),
             Self::NoVersion => f.write_str("no version with a share has an endpoint"),
             Self::EmptyZone => f.write_str("the zone has no endpoint, and no other may be used"),

@@ -98,7 +98,7 @@ pub enum EndpointState {
     Active,
     /// It gets less for a while, because it is new, at another address, back or restored.
     Warming,
-    /// It gets nothing, because its weight is 0.
+    /// It gets nothing, because its weight is 0 and that of others is not.
     Drained,
     /// It gets nothing, because it fails or somebody said so.
     Ejected,
@@ -119,7 +119,7 @@ pub struct EndpointInfo {
     /// Its weight, by hand or from the registry.
     pub weight: Weight,
     /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in
-    /// steps of a tenth.
+    /// steps of a tenth. Where all weights are 0, it is 1.
     pub effective_weight: f64,
     /// Its load as the policy measures it; smaller is better. No number when its tracker panics.
     pub load: f64,
@@ -202,7 +202,12 @@ impl Handle {
         self.ask(Command::Subscribe).await
     }
 
-    /// Withholds requests from an endpoint until it is restored by hand. `false` when none has the key.
+    /// Withholds requests from an endpoint until it is restored by hand, also when it leaves and comes
+    /// back. `false` when none has the key.
+    ///
+    /// An order by hand is kept by the key, however long an endpoint is away, and may be changed and taken
+    /// back meanwhile; `false` says that there is neither an endpoint nor an order. It is forgotten with
+    /// the balancer, and when 65,536 others that are away have orders by the time that the endpoint leaves.
     ///
     /// # Errors
     /// When the balancer is gone.
@@ -210,7 +215,8 @@ impl Handle {
         self.ask(|reply| Command::Eject(key.clone(), reply)).await
     }
 
-    /// Lets requests go to an ejected endpoint again. `false` when none has the key.
+    /// Lets requests go to an ejected endpoint again. `false` when none has the key, as with
+    /// [`eject`](Self::eject).
     ///
     /// # Errors
     /// When the balancer is gone.
@@ -218,8 +224,8 @@ impl Handle {
         self.ask(|reply| Command::Restore(key.clone(), reply)).await
     }
 
-    /// Sets a weight instead of the registry's; `None` goes back to that. `false` when no endpoint has
-    /// the key.
+    /// Sets a weight instead of the registry's, also when the endpoint leaves and comes back; `None` goes
+    /// back to that. `false` when none has the key, as with [`eject`](Self::eject).
     ///
     /// # Errors
     /// When the balancer is gone.

@@ -216,8 +216,9 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     }
 
     /// Sets how long the state of an endpoint that left is kept for when it comes back; 60 s by
-    /// default. Zero forgets at once. One that comes back ramps, and at another address it has only its
-    /// counts, its weight by hand, and an ejection by hand.
+    /// default. Zero forgets at once. One that comes back is ejected for the rest of its time if it was, and
+    /// ramps; at another address it has only its counts. What was ordered
+    /// [by hand](super::Handle::eject) holds however long it was away.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

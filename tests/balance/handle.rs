@@ -9,7 +9,7 @@ use tower_roster::{
         EndpointState, Event,
         topology::{Shares, Split, Topology},
     },
-    endpoint::Endpoint,
+    endpoint::{Endpoint, eject::Cause},
     instance::Weight,
 };
 
@@ -177,9 +177,60 @@ async fn when_all_weights_are_0_all_count_the_same() {
     }
     assert_eq!(rig.balance.usable(), 3);
     assert_eq!(rig.spread(9, ["a", "b", "c"]).await, [3, 3, 3]);
+    for info in rig.handle.endpoints().await.unwrap() {
+        assert_eq!(info.state, EndpointState::Active);
+        assert_eq!((info.weight, info.effective_weight), (Weight::ZERO, 1.0));
+    }
     // One of more is enough for the others to be drained.
     rig.handle.set_weight(&key("b"), Weight::ONE).await.unwrap();
     assert_eq!(rig.spread(4, ["a", "b", "c"]).await, [0, 4, 0]);
+    let info = rig.info("a").await;
+    assert_eq!(
+        (info.state, info.effective_weight),
+        (EndpointState::Drained, 0.0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_holds_however_long_an_endpoint_is_away() {
+    for grace in [60, 0].map(Duration::from_secs) {
+        let rig = Rig::with(layer().grace(grace));
+        let ids = ["a", "b", "c"];
+        rig.list(ids).await;
+        let [a, b, c] = ids.map(key);
+        let handle = &rig.handle;
+        assert!(handle.eject(&a).await.unwrap());
+        assert!(handle.set_weight(&b, Weight::from(3)).await.unwrap());
+        let leave = async || {
+            ids.iter().for_each(|id| rig.feed.remove(id));
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+        };
+        leave().await;
+        rig.list(ids).await;
+        assert_eq!(rig.info("a").await.cause, Some(Cause::ByHand));
+        assert_eq!(rig.info("b").await.weight, Weight::from(3));
+        assert_eq!(rig.spread(4, ids).await[0], 0);
+
+        // They may be changed while it is away, and are taken back one by one.
+        leave().await;
+        assert!(handle.restore(&a).await.unwrap());
+        assert!(!handle.restore(&a).await.unwrap(), "nothing is left of it");
+        assert!(handle.set_weight(&b, Weight::from(5)).await.unwrap());
+        assert!(handle.eject(&b).await.unwrap());
+        assert!(!handle.eject(&c).await.unwrap(), "nobody is known to be c");
+        rig.list(ids).await;
+        assert_eq!(rig.info("a").await.cause, None);
+        assert_eq!(rig.info("b").await.cause, Some(Cause::ByHand));
+        assert_eq!(rig.info("b").await.weight, Weight::from(5));
+
+        // Taken back while it is listed, they are gone.
+        assert!(handle.restore(&b).await.unwrap());
+        assert!(handle.set_weight(&b, None).await.unwrap());
+        leave().await;
+        assert!(!handle.set_weight(&b, None).await.unwrap());
+        rig.list(ids).await;
+        assert_eq!(rig.spread(6, ids).await, [2, 2, 2]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

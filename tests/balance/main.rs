@@ -7,6 +7,7 @@ mod cancel;
 mod cost;
 mod costly;
 mod discovery;
+mod drained;
 mod guard;
 mod handle;
 #[cfg(feature = "http")]

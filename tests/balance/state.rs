@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_roster::{
-    balance::{BalanceLayer, EndpointState, policy::RoundRobin},
+    balance::{BalanceLayer, EndpointState, Event, policy::RoundRobin},
+    endpoint::eject::Ejection,
     instance::Weight,
 };
 
@@ -240,15 +241,51 @@ async fn one_that_comes_back_too_late_is_a_stranger() {
         let rig = Rig::with(layer_with(grace, DRAIN));
         rig.list(["a", "b"]).await;
         rig.spread(6, ["a", "b"]).await;
-        rig.handle.eject(&key("a")).await.unwrap();
         rig.feed.remove("a");
         settle().await;
         tokio::time::sleep(away).await;
         rig.list(["a"]).await;
-        let info = rig.info("a").await;
-        assert_eq!((info.requests, info.cause), (0, None));
-        assert_ne!(info.state, EndpointState::Ejected);
+        assert_eq!(rig.info("a").await.requests, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_flaps_and_fails_is_tried_ever_more_rarely() {
+    let minute = Duration::from_secs(60);
+    let ejection = Ejection::new().consecutive_failures(1).slow_factor(None);
+    let ejection = ejection.time(Duration::from_secs(1), minute);
+    let rig = Rig::with(layer_with(GRACE, DRAIN).ejection(ejection).unwrap());
+    let [a, ..] = rig.list(["a", "b", "c"]).await;
+    a.answer(Answer::Fails);
+    let began = Instant::now();
+    let mut times = Vec::new();
+    while began.elapsed() < minute {
+        let mut said = rig.handle.subscribe().await.unwrap();
+        rig.feed.remove("a");
+        settle().await;
+        rig.feed.put("a", a.service());
+        settle().await;
+        while let Ok(event) = said.try_recv() {
+            if let Event::Ejected(key, _, time) = event {
+                assert_eq!(key.id(), "a");
+                times.push(time.unwrap());
+            }
+        }
+        for _ in 0..6 {
+            let _ = rig.call().await;
+        }
+        tokio::time::sleep(Duration::from_millis(98)).await;
+    }
+    // After 1, 2, 4, 8 and 16 s, each longer or shorter by a fifth.
+    assert!((5..=7).contains(&a.calls()), "tried {} times", a.calls());
+    let longest = times.iter().max().unwrap();
+    assert!(longest.as_secs() > 20, "{longest:?}");
+    // Each is what is left of the one before.
+    let left = times.windows(2).filter(|pair| {
+        let gone = pair[0].saturating_sub(pair[1]);
+        (99..=101).contains(&gone.as_millis())
+    });
+    assert!(left.count() > 500, "{times:?}");
 }
 
 #[tokio::test(start_paused = true)]

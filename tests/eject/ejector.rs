@@ -244,6 +244,57 @@ fn when_the_set_shrinks_those_out_longest_return() {
 }
 
 #[test]
+fn a_fleet_that_is_drained_and_shut_down_takes_no_room_from_the_other() {
+    let mut scene = scene(8);
+    scene.weigh(|key| key >= 4);
+    for key in 0..4 {
+        scene.ejector.check_failed(&key, 3, scene.now);
+    }
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.open(), [4, 5, 6, 7], "they are no loss");
+    (4..8).for_each(|key| scene.fail(key));
+    assert_eq!(scene.open(), [6, 7], "half of those with a weight");
+    // All change places.
+    scene.weigh(|key| key < 4);
+    assert_eq!(scene.open(), [0, 1, 6, 7]);
+    assert_eq!(scene.restored(0), [Restored::Guard]);
+    // Nobody has a weight, and all count.
+    scene.weigh(|_| false);
+    assert_eq!((scene.open(), scene.ejector.out()), (vec![0, 1, 6, 7], 4));
+    scene.fail(6);
+    assert!(scene.is_open(6), "half of all are out");
+    scene.remove(7);
+    assert_eq!(scene.open(), [0, 1, 2, 6], "of seven, three");
+}
+
+#[test]
+fn one_without_a_weight_makes_no_other_return_by_going_or_by_hand() {
+    let mut scene = scene(6);
+    scene.weigh(|key| key > 0);
+    scene.fail(1);
+    scene.fail(2);
+    assert!(scene.ejector.eject(&0, scene.now));
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.open(), [3, 4, 5]);
+    scene.weigh(|_| true);
+    assert_eq!(scene.open(), [3, 4, 5], "half of all");
+    scene.weigh(|key| key != 5);
+    assert_eq!(scene.open(), [1, 3, 4, 5], "of five, two");
+    assert_eq!(scene.ejector.cause(&0), Some(Cause::ByHand));
+    scene.remove(0);
+    assert_eq!((scene.open(), scene.ejector.out()), (vec![1, 3, 4, 5], 1));
+}
+
+#[test]
+fn where_none_may_be_ejected_a_drained_one_is_not() {
+    let rules = Ejection::new().max_ejected(0.0).build().unwrap();
+    let mut scene = Scene::new(2, rules, 1);
+    scene.weigh(|key| key > 0);
+    scene.fail(0);
+    assert_eq!(scene.open(), [0, 1]);
+}
+
+#[test]
 fn what_half_of_the_requests_fail_on_goes_by_ratio() {
     let mut scene = scene(3);
     let mut sent = 0;
@@ -448,6 +499,86 @@ fn state_is_kept_while_an_endpoint_is_known_and_gone_with_it() {
     scene.pass(60 * SECOND);
     assert!(scene.is_open(0), "no deadline of the old one is left");
     assert_eq!(scene.ejector.out(), 0);
+}
+
+#[test]
+fn one_that_was_away_is_out_for_the_rest_of_its_time_and_then_for_longer() {
+    let mut scene = scene(3);
+    scene.fail(0);
+    for _ in 0..4 {
+        let probe = scene.probe(0);
+        scene.record(0, probe, Failure, MS);
+    }
+    let time = scene.ejections(0).last().unwrap().1;
+    assert_near(time, 8_000);
+    scene.pass(SECOND);
+    scene.flap(0, SECOND);
+    let cause = Some(Cause::ConsecutiveFailures { n: 5 });
+    assert_eq!((scene.ejector.cause(&0), scene.ejector.out()), (cause, 1));
+    let rest = scene.ejections(0).last().unwrap().1;
+    assert_eq!(rest, time - 2_000);
+    let back = scene.now;
+    let probe = scene.probe(0);
+    let waited = (scene.now - back).as_millis();
+    assert!((rest..=rest + 10).contains(&waited), "{waited}");
+    scene.record(0, probe, Failure, MS);
+    assert_near(scene.ejections(0).last().unwrap().1, 16_000);
+    // Its time is up meanwhile, or it was on trial: it is tried at once.
+    for _ in 0..2 {
+        scene.flap(0, 30 * SECOND);
+        assert!(scene.admit(0).is_some_and(|pass| pass.is_probe()));
+    }
+    scene.flap(0, MS);
+    let probe = scene.admit(0).unwrap();
+    scene.record(0, probe, Success, MS);
+    assert!(scene.is_open(0));
+    // That it was out so often is known, too.
+    scene.flap(0, MS);
+    assert!(scene.is_open(0));
+    scene.fail(0);
+    assert_near(scene.ejections(0).last().unwrap().1, 30_000);
+}
+
+#[test]
+fn one_that_was_away_is_spared_when_others_have_taken_its_room() {
+    let mut scene = scene(4);
+    scene.fail(0);
+    scene.fail(1);
+    let history = scene.remove(0).unwrap();
+    // Of three, one is out already.
+    scene.insert(0);
+    scene.remove(3);
+    scene.ejector.recall(&0, history, scene.now);
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.open(), [0, 2]);
+    assert!(matches!(
+        scene.log.last(),
+        Some((_, 0, StepKind::Spared { .. }))
+    ));
+    let probe = scene.probe(1);
+    scene.record(1, probe, Success, MS);
+    scene.fail(0);
+    assert_near(scene.ejections(0).last().unwrap().1, 1_000);
+}
+
+#[test]
+fn whose_checks_failed_is_out_until_they_pass_and_by_hand_is_no_history() {
+    let mut scene = scene(5);
+    scene.ejector.check_failed(&0, 3, scene.now);
+    scene.flap(0, SECOND);
+    scene.pass(60 * SECOND);
+    assert_eq!((scene.is_open(0), scene.admit(0)), (false, None));
+    scene.ejector.check_passed(&0, scene.now);
+    scene.pass(Duration::ZERO);
+    assert!(scene.is_open(0));
+
+    scene.fail(1);
+    scene.ejector.eject(&1, scene.now);
+    scene.flap(1, SECOND);
+    assert_eq!((scene.is_open(1), scene.ejector.out()), (true, 0));
+    scene.fail(1);
+    assert_near(scene.ejections(1).last().unwrap().1, 1_000);
+    assert!(scene.remove(2).is_none(), "nothing has happened to it");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whatever happens, in whatever order.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use tower_roster::{
@@ -23,6 +23,7 @@ enum Event {
     Check(Key, bool),
     Eject(Key),
     Restore(Key),
+    Weigh(Key, bool),
     Pass(u64),
 }
 
@@ -37,6 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (key(), any::<bool>()).prop_map(|(key, passes)| Event::Check(key, passes)),
         1 => key().prop_map(Event::Eject),
         1 => key().prop_map(Event::Restore),
+        2 => (key(), any::<bool>()).prop_map(|(key, weighs)| Event::Weigh(key, weighs)),
         3 => (0u64..5_000).prop_map(Event::Pass),
     ]
 }
@@ -44,7 +46,8 @@ fn event() -> impl Strategy<Value = Event> {
 struct Run {
     scene: Scene,
     under_way: Vec<(Key, Pass)>,
-    held: std::collections::BTreeSet<Key>,
+    held: BTreeSet<Key>,
+    drained: BTreeSet<Key>,
 }
 
 impl Run {
@@ -55,6 +58,7 @@ impl Run {
             Event::Remove(key) => {
                 scene.remove(key);
                 self.held.remove(&key);
+                self.drained.remove(&key);
                 self.under_way.retain(|(whose, _)| *whose != key);
             }
             Event::Start(key) => {
@@ -90,6 +94,15 @@ impl Run {
                 scene.ejector.restore_by_hand(&key, scene.now);
                 self.held.remove(&key);
             }
+            Event::Weigh(key, weighs) => {
+                let drained = &mut self.drained;
+                if weighs {
+                    drained.remove(&key);
+                } else if scene.healths.contains_key(&key) {
+                    drained.insert(key);
+                }
+                scene.weigh(|key| !drained.contains(&key));
+            }
             Event::Pass(ms) => scene.pass(Duration::from_millis(ms)),
         }
         scene.pass(Duration::ZERO);
@@ -101,17 +114,22 @@ impl Run {
         let out = n - scene.open().len();
         prop_assert_eq!(scene.ejector.len(), n);
         prop_assert_eq!(scene.ejector.out(), out, "gates and counts agree");
-        let allowed = scene.ejector.settings().allowed(n);
+        // Where nobody has a weight, all count.
+        let counts = |key: &Key| !self.drained.contains(key) || self.drained.len() == n;
+        let counted: Vec<_> = scene.healths.keys().filter(|key| counts(key)).collect();
+        let out = counted.iter().filter(|key| !scene.is_open(***key)).count();
+        let held = counted.iter().filter(|key| self.held.contains(key)).count();
+        let allowed = scene.ejector.settings().allowed(counted.len());
         prop_assert!(
-            out <= allowed.max(self.held.len()),
+            out <= allowed.max(held),
             "{} of {} out, {} allowed, {} held",
             out,
-            n,
+            counted.len(),
             allowed,
-            self.held.len()
+            held
         );
-        if self.held.is_empty() && n > 0 {
-            prop_assert!(out < n, "the last one stays");
+        if held == 0 && n > 0 {
+            prop_assert!(out < counted.len(), "the last one stays");
         }
         let mut probes = self.under_way.iter().filter(|(key, pass)| {
             let gate = scene.healths[key].gate();
@@ -149,7 +167,8 @@ proptest! {
         let mut run = Run {
             scene: Scene::new(n, rules, seed),
             under_way: Vec::new(),
-            held: std::collections::BTreeSet::new(),
+            held: BTreeSet::new(),
+            drained: BTreeSet::new(),
         };
         for event in events {
             run.apply(event);

@@ -6,7 +6,9 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 use tower_roster::{
     classify::Outcome,
-    endpoint::eject::{EjectionSettings, Ejector, Health, Pass, Restored, Round, Signal, StepKind},
+    endpoint::eject::{
+        EjectionSettings, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
+    },
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -47,9 +49,28 @@ impl Scene {
         self.healths.entry(key).or_insert_with(health);
     }
 
-    pub(crate) fn remove(&mut self, key: Key) {
-        self.ejector.remove(&key, self.now);
+    pub(crate) fn remove(&mut self, key: Key) -> Option<History> {
+        let history = self.ejector.remove(&key, self.now);
         self.healths.remove(&key);
+        self.follow();
+        history
+    }
+
+    /// Has an endpoint be away for a while.
+    pub(crate) fn flap(&mut self, key: Key, away: Duration) {
+        let history = self.remove(key).expect("something is known of it");
+        self.pass(away);
+        self.insert(key);
+        self.ejector.recall(&key, history, self.now);
+        self.pass(Duration::ZERO);
+    }
+
+    /// Sets which of them have a weight.
+    pub(crate) fn weigh(&mut self, weighs: impl Fn(Key) -> bool) {
+        for key in self.healths.keys() {
+            self.ejector.set_weighed(key, weighs(*key));
+        }
+        self.ejector.keep_share(self.now);
         self.follow();
     }
 

@@ -153,7 +153,7 @@ where
         self.checker.insert(&name, facts.as_deref(), now);
         let id = self.roll.next_id();
         let round = self.ejector.insert(id);
-        let (mut by_hand, mut requests) = (None, 0);
+        let (mut history, mut requests) = (None, 0);
         let state = match (known, moved) {
             (Ok(gone), _) => {
                 // Open in the new round, and out again if it was out.
@@ -164,25 +164,27 @@ where
                         by: Restored::Guard,
                     },
                 });
-                match gone.cause {
-                    Some(Cause::ByHand) => _ = self.ejector.eject(&id, now),
-                    Some(cause) => self.ejector.trip(&id, round, cause, now),
-                    None => {}
-                }
-                (by_hand, requests) = (gone.by_hand, gone.requests);
+                (history, requests) = (gone.history, gone.requests);
                 gone.state
             }
             (Err(tracker), Some(gone)) => {
-                if gone.cause == Some(Cause::ByHand) {
-                    self.ejector.eject(&id, now);
-                }
-                (by_hand, requests) = (gone.by_hand, gone.requests);
+                requests = gone.requests;
                 let state = gone.state.succeeded_by(tracker, round);
                 self.roll.replaced.push((gone.state, state.address()));
                 state
             }
             (Err(tracker), None) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
         };
+        let orders = self.roll.orders.remove(&state.key).unwrap_or_default();
+        let weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
+        let weighs = orders.weight.unwrap_or(weight) > Weight::ZERO;
+        self.ejector.set_weighed(&id, weighs);
+        if let Some(history) = history {
+            self.ejector.recall(&id, history, now);
+        }
+        if orders.ejected {
+            self.ejector.eject(&id, now);
+        }
         // It serves again: its requests are nobody's who left.
         self.roll.draining.remove(&state.id());
         self.tell(Event::Added(state.key.clone()));
@@ -201,8 +203,9 @@ where
                 None
             },
             id,
-            weight: Weight::ONE,
-            by_hand,
+            weight,
+            by_hand: orders.weight,
+            weighs,
             out: false,
         };
         self.roll.add(member, &self.settings.topology);
@@ -269,10 +272,10 @@ where
             return followed;
         };
         let member = self.roll.take(place);
-        let cause = self.ejector.cause(&id);
-        self.ejector.remove(&id, now);
+        let ejected = self.ejector.cause(&id) == Some(Cause::ByHand);
+        let history = self.ejector.remove(&id, now);
         self.checker.remove(&name);
-        self.let_go(name, member, cause, now);
+        self.let_go(name, member, history, ejected, now);
         true
     }
 

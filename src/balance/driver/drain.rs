@@ -7,16 +7,16 @@ use tower::discover::Discover;
 
 use super::{
     Driver, News,
-    roll::{Draining, Gone, Member},
+    roll::{Draining, Gone, Member, Orders},
 };
 use crate::{
     backoff::after,
     balance::{handle::Event, policy::Policy},
-    endpoint::eject::Cause,
+    endpoint::eject::History,
 };
 
-/// Endpoints that are remembered at a time after they left, which takes some 20 MiB. Arbitrary: more
-/// than leave within the grace where names are not made up without end.
+/// Endpoints that are remembered at a time after they left, which takes some 20 MiB, and as many of whom
+/// orders are. Arbitrary: more than leave within the grace where names are not made up without end.
 const REMEMBERED: usize = 65_536;
 
 /// How often the requests of those that left are looked at.
@@ -33,9 +33,17 @@ where
         &mut self,
         name: D::Key,
         member: Member<S, P::Load>,
-        cause: Option<Cause>,
+        history: Option<History>,
+        ejected: bool,
         now: Instant,
     ) {
+        let orders = Orders {
+            weight: member.by_hand,
+            ejected,
+        };
+        if orders != Orders::default() && self.roll.orders.len() < REMEMBERED {
+            self.roll.orders.insert(member.state.key.clone(), orders);
+        }
         self.news.push(News::Left(member.state.clone()));
         // Whether it has requests in flight shows when no more can come.
         let draining = Draining {
@@ -52,8 +60,7 @@ where
                 state: member.state,
                 until,
                 address: member.address,
-                cause,
-                by_hand: member.by_hand,
+                history,
                 requests: member.requests,
             };
             self.roll.gone.insert(name, gone);

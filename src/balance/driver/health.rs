@@ -198,13 +198,18 @@ where
         dirty
     }
 
-    /// Looks at what all weigh. Returns how many have a weight.
-    pub(super) fn weigh(&mut self, now: Instant) -> usize {
-        let (mut weighed, mut next) = (0, None::<Instant>);
+    /// Looks at what all weigh. Returns whether any has a weight.
+    pub(super) fn weigh(&mut self, now: Instant) -> bool {
+        let (mut weighed, mut next) = (false, None::<Instant>);
         let (mut warm, mut ramping, mut are_warm) = (0.0, 0.0, 0);
-        for member in &self.roll.members {
+        for member in &mut self.roll.members {
             let weight = member.weight();
-            weighed += usize::from(weight > Weight::ZERO);
+            let weighs = weight > Weight::ZERO;
+            weighed |= weighs;
+            if member.weighs != weighs {
+                member.weighs = weighs;
+                self.ejector.set_weighed(&member.id, weighs);
+            }
             let weight = f64::from(weight.get());
             match (self.settings.ramp, member.ramp) {
                 (Some(ramp), Some(since)) => {

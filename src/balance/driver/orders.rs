@@ -58,32 +58,42 @@ where
                 Command::Subscribe(reply) => _ = reply.send(self.events.subscribe()),
                 Command::Eject(key, reply) => {
                     let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                    let found = id.is_some_and(|id| self.ejector.eject(&id, now));
+                    let found = match id {
+                        Some(id) => self.ejector.eject(&id, now),
+                        None => self.roll.reorder(&key, |orders| orders.ejected = true),
+                    };
                     // Shuts its gate, whatever else is ordered.
                     dirty |= self.follow(now);
                     answers.push((reply, found));
                 }
                 Command::Restore(key, reply) => {
                     let id = self.find_key(&key).map(|place| self.roll.members[place].id);
-                    if let Some(id) = &id {
-                        self.ejector.restore_by_hand(id, now);
-                    }
+                    let found = match id {
+                        Some(id) => {
+                            self.ejector.restore_by_hand(&id, now);
+                            true
+                        }
+                        None => self.roll.reorder(&key, |orders| orders.ejected = false),
+                    };
                     dirty |= self.follow(now);
-                    answers.push((reply, id.is_some()));
+                    answers.push((reply, found));
                 }
                 Command::Weigh(key, weight, reply) => {
-                    let found = self.find_key(&key);
-                    if let Some(place) = found {
-                        let member = &mut self.roll.members[place];
-                        let before = member.weight();
-                        member.by_hand = weight;
-                        let after = member.weight();
-                        if after != before {
-                            self.tell(Event::Weighed(key, after));
-                            dirty = true;
+                    let found = match self.find_key(&key) {
+                        Some(place) => {
+                            let member = &mut self.roll.members[place];
+                            let before = member.weight();
+                            member.by_hand = weight;
+                            let after = member.weight();
+                            if after != before {
+                                self.tell(Event::Weighed(key, after));
+                                dirty = true;
+                            }
+                            true
                         }
-                    }
-                    answers.push((reply, found.is_some()));
+                        None => self.roll.reorder(&key, |orders| orders.weight = weight),
+                    };
+                    answers.push((reply, found));
                 }
             }
             if obeyed % TURN == 0 {
@@ -124,6 +134,7 @@ where
         self.collect(now);
         let members = &self.roll.members;
         let total: u64 = members.iter().map(|m| m.requests).sum();
+        let weighed = members.iter().any(|m| m.weight() > Weight::ZERO);
         let info = |member: &Member<S, P::Load>| {
             let state = &member.state;
             let (weight, requests) = (member.weight(), member.requests);
@@ -132,7 +143,7 @@ where
                 instance: member.facts.as_ref().map(|facts| facts.instance()),
                 state: if member.out {
                     Standing::Ejected
-                } else if weight == Weight::ZERO {
+                } else if weighed && weight == Weight::ZERO {
                     Standing::Drained
                 } else if member.ramp.is_some() {
                     Standing::Warming
@@ -141,7 +152,11 @@ where
                 },
                 cause: self.ejector.cause(&member.id),
                 weight,
-                effective_weight: self.effective(member, now),
+                effective_weight: if weighed {
+                    self.effective(member, now)
+                } else {
+                    1.0
+                },
                 load: load(state, now),
                 in_flight: state.in_flight(),
                 requests,

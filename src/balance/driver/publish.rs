@@ -55,13 +55,13 @@ where
             return;
         }
         let now = Instant::now();
-        let weighed = self.weigh(now);
-        self.ejector.set_weighed(match weighed {
-            // Then all count as 1.
-            0 => self.roll.members.len(),
-            weighed => weighed,
-        });
-        let plan = self.plan(weighed > 0, now);
+        let mut weighed = self.weigh(now);
+        self.ejector.keep_share(now);
+        if self.follow(now) {
+            // Who has returned ramps.
+            weighed = self.weigh(now);
+        }
+        let plan = self.plan(weighed, now);
         let usable = self.usable(&plan);
         let Some(pickers) = self.pickers(&plan, now).await else {
             return;

@@ -22,8 +22,8 @@ use crate::{
         state::Held,
         topology::{Topology, Traits},
     },
-    endpoint::{Facts, eject::Cause},
-    instance::{Address, Weight},
+    endpoint::{Facts, eject::History},
+    instance::{Address, Key, Weight},
 };
 
 /// Identifies a member for as long as it is listed; may be another's afterwards.
@@ -45,7 +45,9 @@ pub(in crate::balance) struct Roll<K, S, L> {
     by_endpoint: HashMap<EndpointId, MemberId>,
     /// The states of those that left, for when they come back, and until when.
     pub(super) gone: HashMap<K, Gone<L>>,
-    /// When the first of them is to be forgotten, or earlier.
+    /// What was ordered by hand of those that left, whenever that was.
+    pub(super) orders: HashMap<Key, Orders>,
+    /// When the first of `gone` is to be forgotten, or earlier.
     pub(super) forget_at: Option<Instant>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     pub(super) draining: HashMap<EndpointId, Draining<S, L>>,
@@ -76,6 +78,8 @@ pub(super) struct Member<S, L> {
     /// As of the last look at the facts.
     pub(super) weight: Weight,
     pub(super) by_hand: Option<Weight>,
+    /// Whether it has one, as the ejector was told.
+    pub(super) weighs: bool,
     /// Whether its gate is not open: known here, because to look at each gate for each snapshot would
     /// fetch all states from memory.
     pub(super) out: bool,
@@ -85,10 +89,16 @@ pub(super) struct Gone<L> {
     pub(super) state: Held<L>,
     pub(super) until: Instant,
     pub(super) address: Option<Address>,
-    /// Why it was out when it left.
-    pub(super) cause: Option<Cause>,
-    pub(super) by_hand: Option<Weight>,
+    /// What the ejector knew of it.
+    pub(super) history: Option<History>,
     pub(super) requests: u64,
+}
+
+/// What was ordered by hand of an endpoint.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Orders {
+    pub(super) weight: Option<Weight>,
+    pub(super) ejected: bool,
 }
 
 pub(super) struct Draining<S, L> {
@@ -113,6 +123,7 @@ impl<K, S, L> Roll<K, S, L> {
             free: Vec::new(),
             by_endpoint: HashMap::new(),
             gone: HashMap::new(),
+            orders: HashMap::new(),
             forget_at: None,
             draining: HashMap::new(),
             drain_at: None,
@@ -184,6 +195,18 @@ impl<K, S, L> Roll<K, S, L> {
         if self.by_endpoint.get(&endpoint) == Some(&id) {
             self.by_endpoint.remove(&endpoint);
         }
+    }
+
+    /// Changes what was ordered of one that is not listed. Returns whether there were orders.
+    pub(super) fn reorder(&mut self, key: &Key, change: impl FnOnce(&mut Orders)) -> bool {
+        let Some(orders) = self.orders.get_mut(key) else {
+            return false;
+        };
+        change(orders);
+        if *orders == Orders::default() {
+            self.orders.remove(key);
+        }
+        true
     }
 
     /// Reads the facts of a member.

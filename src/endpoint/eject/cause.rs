@@ -63,7 +63,7 @@ pub enum Restored {
     HealthCheck,
     /// Somebody asked for it.
     ByHand,
-    /// The set shrank, and the share of it that may be out with it.
+    /// The set shrank, or fewer of it have a weight, and the share that may be out with it.
     Guard,
     /// Its probes were taken back before they could be answered: it is tried with a small share.
     Doubt,

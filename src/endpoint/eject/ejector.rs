@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     cause::{Cause, Restored},
-    entry::{Entry, Place},
+    entry::{Entry, History, Place},
     gate::Round,
     health::Health,
     peers::Peers,
@@ -48,8 +48,9 @@ const JITTER: f64 = 0.2;
 /// equal seeds are equal.
 ///
 /// As long as it is asked for at its [deadlines](Self::next_deadline), these hold:
-/// - without endpoints ejected by hand, never more are out than
-///   [`EjectionSettings::allowed`] says; when the set shrinks, those who have been out longest return;
+/// - without endpoints ejected by hand, never more of those that [have a weight](Self::set_weighed) are
+///   out than [`EjectionSettings::allowed`] says; when there are fewer, those who have been out longest
+///   return;
 /// - every endpoint that is out through its own requests is probed, again and again;
 /// - a word from an earlier [`Round`] changes nothing.
 pub struct Ejector<K> {
@@ -57,17 +58,36 @@ pub struct Ejector<K> {
     rng: SmallRng,
     entries: HashMap<K, Entry>,
     deadlines: BTreeMap<(Instant, u64), K>,
+    weighed: Group<K>,
+    drained: Group<K>,
+    peers: Option<Peers>,
+    next_tick: Instant,
+    steps: VecDeque<Step<K>>,
+    rounds: u32,
+    serial: u64,
+}
+
+/// The endpoints with a weight, or those without.
+struct Group<K> {
+    len: usize,
     /// Those who are out and not held, in the order in which they went.
     away: BTreeMap<u64, K>,
     /// Those who are held.
     held: usize,
-    peers: Option<Peers>,
-    next_tick: Instant,
-    steps: VecDeque<Step<K>>,
-    /// Endpoints with a weight, when that was told.
-    weighed: Option<usize>,
-    rounds: u32,
-    serial: u64,
+}
+
+impl<K> Group<K> {
+    fn new() -> Self {
+        Self {
+            len: 0,
+            away: BTreeMap::new(),
+            held: 0,
+        }
+    }
+
+    fn out(&self) -> usize {
+        self.away.len() + self.held
+    }
 }
 
 impl<K: Clone + Eq + Hash> Ejector<K> {
@@ -79,11 +99,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             rng,
             entries: HashMap::new(),
             deadlines: BTreeMap::new(),
-            away: BTreeMap::new(),
-            held: 0,
+            weighed: Group::new(),
+            drained: Group::new(),
             peers: None,
             steps: VecDeque::new(),
-            weighed: None,
             rounds: 0,
             serial: 0,
         }
@@ -94,52 +113,94 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         &self.rules
     }
 
-    /// Takes an endpoint on, with an open gate, and says in which round. One that is known stays as it
-    /// is.
+    /// Takes an endpoint on, with a weight and an open gate, and says in which round. One that is known
+    /// stays as it is.
     pub fn insert(&mut self, key: K) -> Round {
         if let Some(entry) = self.entries.get(&key) {
             return entry.round;
         }
         let round = self.next_round();
         self.entries.insert(key, Entry::new(round));
+        self.weighed.len += 1;
         round
     }
 
-    /// Forgets an endpoint. Others may return, as fewer may now be out.
-    pub fn remove(&mut self, key: &K, now: Instant) {
-        if self.forget(key) {
-            self.keep_share(now);
+    /// Forgets an endpoint, and hands out what was known of it, for when it [is back](Self::recall).
+    /// Others may return, as fewer may now be out.
+    pub fn remove(&mut self, key: &K, now: Instant) -> Option<History> {
+        let entry = self.forget(key)?;
+        self.keep_share(now);
+        entry.history()
+    }
+
+    /// Gives back what was known of an endpoint that has just been [inserted](Self::insert) again. If it
+    /// was out, it is out for the rest of its time, or spared; and the next time is longer than the last.
+    /// Who was ejected by hand is in, because that is an order and no experience.
+    pub fn recall(&mut self, key: &K, history: History, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.place() != Place::In {
+            return;
+        }
+        let past = entry.relive(history);
+        let (place, cause) = (past.place, past.cause);
+        // Of one that was on trial, none.
+        let rest = match place {
+            Place::Ejected => past.due.map(|(at, _)| at.saturating_duration_since(now)),
+            _ => None,
+        };
+        past.due = None;
+        if place == Place::In {
+            return;
+        }
+        (past.place, past.order, past.healthy) = (Place::In, None, now);
+        if place == Place::Held {
+            return;
+        }
+        if !self.has_room_for(key) {
+            return self.spare(key, cause, now);
+        }
+        self.line_up(key, now);
+        if let Place::Failing { .. } = place {
+            self.turn_out(key, place, cause, None);
+        } else {
+            let rest = rest.unwrap_or_default();
+            self.set_due(key, Some(now + rest));
+            self.turn_out(key, Place::Ejected, cause, Some(rest));
         }
     }
 
     /// Another process has taken an endpoint's place: forgets what is known of the one before, and says
     /// in which round the new one begins. Who is ejected by hand stays so.
     pub fn renew(&mut self, key: &K, now: Instant) -> Round {
-        let held = self.entries.get(key).map(Entry::place) == Some(Place::Held);
+        let entry = self.entries.get(key);
+        let held = entry.map(Entry::place) == Some(Place::Held);
+        let weighs = entry.is_none_or(|entry| entry.weighs);
         self.forget(key);
         let round = self.insert(key.clone());
+        self.set_weighed(key, weighs);
         if held {
             self.eject(key, now);
         }
         round
     }
 
-    /// Returns whether it was known.
-    fn forget(&mut self, key: &K) -> bool {
-        let Some(entry) = self.entries.remove(key) else {
-            return false;
-        };
+    fn forget(&mut self, key: &K) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        let group = group(&mut self.weighed, &mut self.drained, entry.weighs);
+        group.len -= 1;
         if let Some(past) = entry.past() {
             if let Some(due) = past.due {
                 self.deadlines.remove(&due);
             }
             match past.order {
-                Some(order) => _ = self.away.remove(&order),
-                None if past.place == Place::Held => self.held -= 1,
+                Some(order) => _ = group.away.remove(&order),
+                None if past.place == Place::Held => group.held -= 1,
                 None => {}
             }
         }
-        true
+        Some(entry)
     }
 
     /// An endpoint should be ejected, as [`Health::record`] said.
@@ -230,10 +291,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             return false;
         };
         if entry.place() != Place::Held {
+            let group = group(&mut self.weighed, &mut self.drained, entry.weighs);
             if let Some(order) = entry.remember(now).order.take() {
-                self.away.remove(&order);
+                group.away.remove(&order);
             }
-            self.held += 1;
+            group.held += 1;
             self.set_due(key, None);
             self.turn_out(key, Place::Held, Cause::ByHand, None);
             self.keep_share(now);
@@ -362,21 +424,74 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         self.steps.pop_front()
     }
 
-    /// Tells how many of the endpoints have a weight. Those that have none are no help when others are
-    /// out, so the share that may be out is of these.
-    pub fn set_weighed(&mut self, endpoints: usize) {
-        self.weighed = Some(endpoints);
+    /// Tells whether an endpoint has a weight; to be followed by [`keep_share`](Self::keep_share) when
+    /// that is known of all.
+    ///
+    /// One without gets no requests. So it is no help while others are out, and takes nothing away when
+    /// it is out itself: the share that may be out is of those with a weight. It is ejected whoever else
+    /// is out, its time runs, and it can be probed when it has a weight again. Where none has a weight,
+    /// all count.
+    pub fn set_weighed(&mut self, key: &K, weighs: bool) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.weighs == weighs {
+            return;
+        }
+        entry.weighs = weighs;
+        let (mut from, mut to) = (&mut self.weighed, &mut self.drained);
+        if weighs {
+            std::mem::swap(&mut from, &mut to);
+        }
+        from.len -= 1;
+        to.len += 1;
+        match entry.past().and_then(|past| past.order) {
+            Some(order) => to.away.extend(from.away.remove_entry(&order)),
+            None if entry.place() == Place::Held => {
+                from.held -= 1;
+                to.held += 1;
+            }
+            None => {}
+        }
     }
 
-    fn allowed(&self) -> usize {
-        let all = self.entries.len();
-        self.rules
-            .allowed(self.weighed.map_or(all, |weighed| weighed.min(all)))
+    /// Lets those return that may no longer be out.
+    pub fn keep_share(&mut self, now: Instant) {
+        loop {
+            let group = self.counted();
+            if group.out() <= self.rules.allowed(group.len) {
+                return;
+            }
+            // Those who are held stay.
+            let Some(key) = group.away.values().next().cloned() else {
+                return;
+            };
+            self.restore(&key, Restored::Guard, now);
+        }
+    }
+
+    /// Those of whom a share may be out.
+    fn counted(&self) -> &Group<K> {
+        if self.weighed.len > 0 {
+            &self.weighed
+        } else {
+            &self.drained
+        }
+    }
+
+    fn has_room_for(&self, key: &K) -> bool {
+        let weighs = self.entries.get(key).is_some_and(|entry| entry.weighs);
+        if !weighs && self.weighed.len > 0 {
+            // Unless none is to be ejected at all.
+            return self.rules.allowed(self.entries.len()) > 0;
+        }
+        let group = self.counted();
+        group.out() < self.rules.allowed(group.len)
     }
 
     /// The number of endpoints that take no requests, those on trial included.
     pub fn out(&self) -> usize {
-        self.away.len() + self.held
+        self.weighed.out() + self.drained.out()
     }
 
     /// The number of endpoints.
@@ -396,18 +511,24 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     fn eject_if_room(&mut self, key: &K, cause: Cause, now: Instant) {
-        if self.out() >= self.allowed() {
+        if !self.has_room_for(key) {
             return self.spare(key, cause, now);
         }
-        self.serial += 1;
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.remember(now).order = Some(self.serial);
-            self.away.insert(self.serial, key.clone());
-        }
+        self.line_up(key, now);
         if let Cause::HealthCheck { .. } = cause {
             self.turn_out(key, Place::Failing { probe: false }, cause, None);
         } else {
             self.eject_for_a_time(key, Some(cause), now);
+        }
+    }
+
+    /// Counts it among those who are out.
+    fn line_up(&mut self, key: &K, now: Instant) {
+        self.serial += 1;
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.remember(now).order = Some(self.serial);
+            let group = group(&mut self.weighed, &mut self.drained, entry.weighs);
+            group.away.insert(self.serial, key.clone());
         }
     }
 
@@ -453,10 +574,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         };
         // Requests of before are not held against it.
         entry.restart();
+        let group = group(&mut self.weighed, &mut self.drained, entry.weighs);
         let past = entry.remember(now);
         match past.order.take() {
-            Some(order) => _ = self.away.remove(&order),
-            None => self.held -= 1,
+            Some(order) => _ = group.away.remove(&order),
+            None => group.held -= 1,
         }
         (past.place, past.healthy) = (Place::In, now);
         self.set_due(key, None);
@@ -481,17 +603,6 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 round,
                 kind: StepKind::Spared { cause },
             });
-        }
-    }
-
-    /// Lets those return that may no longer be out.
-    fn keep_share(&mut self, now: Instant) {
-        while self.out() > self.allowed() {
-            // Those who are held stay.
-            let Some(key) = self.away.values().next().cloned() else {
-                return;
-            };
-            self.restore(&key, Restored::Guard, now);
         }
     }
 
@@ -529,11 +640,20 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 }
 
+/// The group of those with a weight, or of those without.
+fn group<'a, K>(
+    weighed: &'a mut Group<K>,
+    drained: &'a mut Group<K>,
+    weighs: bool,
+) -> &'a mut Group<K> {
+    if weighs { weighed } else { drained }
+}
+
 impl<K> fmt::Debug for Ejector<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ejector")
             .field("endpoints", &self.entries.len())
-            .field("out", &(self.away.len() + self.held))
+            .field("out", &(self.weighed.out() + self.drained.out()))
             .field("peers", &self.peers)
             .finish_non_exhaustive()
     }

@@ -27,9 +27,16 @@ pub(super) enum Place {
     Held,
 }
 
+/// What was known of an endpoint when it was [removed](super::Ejector::remove): how often it was ejected,
+/// and if it was out, why and until when.
+#[derive(Debug)]
+pub struct History(Box<Past>);
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) round: Round,
+    /// Whether it has a weight.
+    pub(super) weighs: bool,
     /// Of one that is or was out, or should have been.
     past: Option<Box<Past>>,
     /// Of one that has had requests.
@@ -57,6 +64,7 @@ impl Entry {
     pub(super) fn new(round: Round) -> Self {
         Self {
             round,
+            weighs: true,
             past: None,
             starts: None,
         }
@@ -87,6 +95,16 @@ impl Entry {
                 order: None,
             })
         })
+    }
+
+    /// What is worth knowing when it is back.
+    pub(super) fn history(self) -> Option<History> {
+        let past = self.past?;
+        (past.times > 0 || past.place != Place::In).then_some(History(past))
+    }
+
+    pub(super) fn relive(&mut self, history: History) -> &mut Past {
+        self.past.insert(history.0)
     }
 
     /// The window begins anew: what was before is not held against it.

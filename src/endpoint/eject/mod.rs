@@ -50,6 +50,7 @@ mod tally;
 pub use self::{
     cause::{Cause, Restored},
     ejector::Ejector,
+    entry::History,
     gate::{GateState, Pass, Round},
     health::{Health, Signal},
     peers::Peers,

@@ -187,7 +187,9 @@ impl Ejection {
     }
 
     /// Sets the share of the endpoints that may be ejected at a time, from 0 to 1; 0.5 by default.
-    /// Rounded down, but at least one; 0 ejects none. The last endpoint stays even with 1.
+    /// Rounded down, but at least one; 0 ejects none. The last endpoint stays even with 1. It is a share
+    /// of those that have a weight: who is drained by weight 0 is no loss. Where all weights are 0, it is
+    /// of all.
     #[must_use]
     pub fn max_ejected(mut self, share: f64) -> Self {
         self.max_ejected = share;
