@@ -14,7 +14,6 @@ use tower_roster::{
     balance::topology::{
         Otherwise, Priority, Shares, Split, Subset, Subsets, Topology, Version, Wish,
     },
-    instance::Weight,
 };
 
 use crate::{
@@ -41,7 +40,6 @@ struct Said {
 enum Step {
     /// Lists an endpoint, changes what is said of it, or removes it.
     Say(usize, Option<Said>),
-    Weigh(usize, Option<u16>),
     Eject(usize),
     Restore(usize),
     /// Shares of the first two versions and of the rest.
@@ -62,7 +60,6 @@ fn step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         6 => (name(), proptest::option::weighted(0.7, said)).prop_map(|(n, s)| Step::Say(n, s)),
-        2 => (name(), of(0..3_u16)).prop_map(|(n, w)| Step::Weigh(n, w)),
         3 => name().prop_map(Step::Eject),
         3 => name().prop_map(Step::Restore),
         2 => any::<[bool; 3]>().prop_map(Step::Split),
@@ -82,7 +79,6 @@ struct Rules {
 #[derive(Default)]
 struct Known {
     said: Option<Said>,
-    by_hand: Option<u16>,
     ejected: bool,
 }
 
@@ -99,11 +95,6 @@ impl Model {
         self.known[&name].said.expect("it is listed")
     }
 
-    fn weight(&self, name: usize) -> u16 {
-        let known = &self.known[&name];
-        known.by_hand.unwrap_or(self.said(name).weight)
-    }
-
     fn listed(&self) -> Set {
         let listed = self.known.iter().filter(|(_, known)| known.said.is_some());
         listed.map(|(name, _)| *name).collect()
@@ -112,8 +103,8 @@ impl Model {
     /// All but the drained.
     fn serving(&self) -> Set {
         let all = self.listed();
-        let weighed = all.iter().any(|name| self.weight(*name) > 0);
-        let serves = |name: &usize| !weighed || self.weight(*name) > 0;
+        let weighed = all.iter().any(|name| self.said(*name).weight > 0);
+        let serves = |name: &usize| !weighed || self.said(*name).weight > 0;
         all.into_iter().filter(serves).collect()
     }
 
@@ -176,9 +167,9 @@ impl Model {
         if !self.rules.priority {
             return self.live(set);
         }
-        let weighed = set.iter().any(|name| self.weight(*name) > 0);
+        let weighed = set.iter().any(|name| self.said(*name).weight > 0);
         let sum = |set: &Set| -> f64 {
-            let weights = set.iter().map(|name| self.weight(*name));
+            let weights = set.iter().map(|name| self.said(*name).weight);
             weights
                 .map(|weight| if weighed { weight.into() } else { 1.0 })
                 .sum()
@@ -248,12 +239,6 @@ impl Run {
                 if said.is_some() || NAMES[name] != "stays" {
                     self.model.known.entry(name).or_default().said = said;
                     self.list().await;
-                }
-            }
-            Step::Weigh(name, weight) => {
-                let set = weight.map(Weight::from);
-                if handle.set_weight(&key(NAMES[name]), set).await.unwrap() {
-                    self.model.known.entry(name).or_default().by_hand = weight;
                 }
             }
             Step::Eject(name) => {
