@@ -36,6 +36,7 @@ mod watch;
 
 pub(crate) use self::{
     follow::{followed, tell},
+    supervise::fenced,
     watch::first,
 };
 pub use self::{

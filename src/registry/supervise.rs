@@ -253,7 +253,7 @@ impl Job {
 }
 
 /// Runs a future whose panics become `None`: a defect in a backend costs one request.
-pub(super) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

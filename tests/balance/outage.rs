@@ -46,7 +46,7 @@ async fn of_many_that_fail_each_is_judged_by_those_that_are_still_in() {
         .iter()
         .for_each(|dead| dead.answer(Answer::Fails));
     // In turn, and without a pause: what all tell is heard in one go.
-    for round in 0..20 {
+    for round in 0..24 {
         controls[7].answer(match round % 5 {
             4 => Answer::Name,
             _ => Answer::Fails,

@@ -13,7 +13,7 @@ use std::{
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
         BalanceLayer, Handle, RequestGuard,
@@ -24,7 +24,7 @@ use tower_roster::{
     endpoint::load::{InFlight, LoadTracker, Outcome},
 };
 
-use crate::kit::{Failed, Ready, Rig, key, layer, script, settle};
+use crate::kit::{Control, Failed, Mock, Ready, Rig, key, layer, script, settle};
 
 /// Requests in flight and failures of all endpoints.
 async fn totals(handle: &Handle) -> (usize, u64) {
@@ -293,4 +293,44 @@ async fn a_tracker_that_panics_stops_neither_requests_nor_the_driver() {
     rig.feed.remove("a");
     rig.list(["c"]).await;
     rig.spread(10, ["b", "c"]).await;
+}
+
+/// A name that cannot always be told.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Name(&'static str);
+
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        assert_ne!(self.0, "bad", "a name that panics");
+        f.write_str(self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_panics_goes_on_with_what_is_left() {
+    let (names, listed) = tokio::sync::mpsc::unbounded_channel();
+    let discover = futures_util::stream::unfold(listed, |mut listed| async {
+        let change: Change<Name, Mock> = listed.recv().await?;
+        Some((Ok::<_, Infallible>(change), listed))
+    });
+    let balance = layer().balance_plain(Box::pin(discover));
+    let control = Control::new("a");
+    let list = |name| {
+        let change = Change::Insert(Name(name), control.service());
+        names.send(change).unwrap();
+    };
+    ["a", "b"].map(list);
+    settle().await;
+    let handle = balance.handle();
+    // All that is there is taken in at once: one that came before is listed all the same.
+    ["c", "bad", "d"].map(list);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let all = handle.endpoints().await.unwrap();
+    let ids: Vec<_> = all.iter().map(|info| info.key.id()).collect();
+    assert_eq!(ids, ["a", "b", "c", "d"]);
+    assert_eq!(handle.status().usable, 4);
+    assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a");
+    drop((balance, names));
+    settle().await;
+    assert!(!control.lives(), "it ends with the last balancer");
 }

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
-const BACKOFF: Backoff = Backoff::known(100, 30_000);
+pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
 where

@@ -38,11 +38,14 @@ use std::{
 use rand::rngs::SmallRng;
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tower::discover::Discover;
 
-use self::{discovery::next, roll::MemberId};
+use self::{
+    discovery::{BACKOFF, next},
+    roll::MemberId,
+};
 pub(super) use self::{registries::Registries, roll::Roll, spare::Spare};
 use super::{
     checks::Checker,
@@ -61,6 +64,7 @@ use crate::{
         eject::{Ejector, Signal},
     },
     error::BoxError,
+    registry::fenced,
 };
 
 /// What is taken in of one kind before a snapshot is made of a flood that does not end.
@@ -159,9 +163,31 @@ where
     P: Policy,
 {
     /// Runs until the last balancer is dropped.
+    ///
+    /// What may panic that is not ours is caught where it is called, with what that is worth. What that
+    /// leaves out, such as the destructor of a key, costs the turn that it was called in.
     pub(super) async fn run(mut self) {
+        let mut panics = 0_u32;
+        while fenced(self.turns(panics > 0)).await.is_none() {
+            panics = panics.saturating_add(1);
+            let delay = BACKOFF.delay(panics, &mut self.rng);
+            tracing::error!(go_on_in = ?delay, "the balancer's driver panicked");
+            tokio::select! {
+                _ = self.alive.recv() => return,
+                () = sleep(delay) => {}
+            }
+        }
+    }
+
+    /// Turn for turn, until the last balancer is dropped. The first makes a snapshot, when the turn before
+    /// it may have left that out.
+    async fn turns(&mut self, mut amiss: bool) {
         loop {
-            let wake = self.next_wake();
+            let wake = if amiss {
+                Some(Instant::now())
+            } else {
+                self.next_wake()
+            };
             let asks = self.ask_at.is_none();
             let (mut order, mut change, mut alarm, mut found) = (None, None, None, None);
             let mut replan = false;
@@ -183,7 +209,7 @@ where
                 self.ask_at = None;
             }
             let (ordered, answers) = self.obey_all(order, now).await;
-            let mut dirty = replan | ordered;
+            let mut dirty = replan | ordered | std::mem::take(&mut amiss);
             self.hear_all(alarm, now).await;
             self.check_all(found, now).await;
             dirty |= at_once(self.changes.changed()).await.is_some();
