@@ -5,10 +5,14 @@ pub(super) use with::Checker;
 #[cfg(not(feature = "_hyper"))]
 pub(super) use without::Checker;
 
-/// What a check found: whose it is, and how many have failed in a row (0 when it passes).
+/// What a check found.
 pub(super) struct Found<K> {
+    /// Whose it is.
     pub(super) key: K,
+    /// How many have failed in a row, where these are enough to say that the endpoint fails; else 0.
     pub(super) failures: u32,
+    /// Whether this one passed.
+    pub(super) passed: bool,
 }
 
 #[cfg(feature = "_hyper")]
@@ -53,6 +57,7 @@ mod with {
                 tracing::debug!("a health check failed: {error}");
             }
             Found {
+                passed: report.result.is_ok(),
                 key: report.key,
                 failures: match report.standing {
                     Standing::Passing => 0,

@@ -249,11 +249,11 @@ where
 }
 
 /// Gives the request to another endpoint, where one of a few is ready, and else waits for the first,
-/// which is the one that the policy would have.
+/// which is the one that the policy would have. A probe waits: to give its permit back counts as no answer.
 #[cold]
 fn ready<S, P, C, R, Request>(
     core: &Core<S, P, C, R>,
-    first: Picked<S, P::Load>,
+    mut first: Picked<S, P::Load>,
     mut request: Request,
     tried: &mut Tried,
     sends: &mut u32,
@@ -265,6 +265,9 @@ where
     P: Policy,
     R: Route<Request>,
 {
+    if first.guard.is_probe() {
+        return Stage::ready(first, request);
+    }
     // They have not failed: the request may come back to them.
     let mut seen = *tried;
     seen.insert(first.guard.state().id());
@@ -282,7 +285,13 @@ where
                 Tried::note(id);
                 return Stage::Calling { future, guard };
             }
-            Sent::Pending(_, kept) => request = kept,
+            Sent::Pending(picked, kept) => {
+                request = kept;
+                if picked.guard.is_probe() {
+                    first = picked;
+                    break;
+                }
+            }
             Sent::Failed(failed) => {
                 let Some(kept) = failed.request else {
                     return Stage::Refused(failed.error);

@@ -119,6 +119,11 @@ impl<L: LoadTracker> RequestGuard<L> {
         }
     }
 
+    /// Whether it is the one request that is to show whether the endpoint is back.
+    pub(super) fn is_probe(&self) -> bool {
+        Pass::is_packed_probe(self.phase.pass())
+    }
+
     #[inline]
     pub(super) fn state(&self) -> &EndpointState<L> {
         &self.state

@@ -448,6 +448,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             numbered: Vec::new(),
             spare: Spare::default(),
             counts: Counts::default(),
+            answers: Vec::new(),
             registries: Registries::new(self.watch, now),
             failures: 0,
             ask_at: None,

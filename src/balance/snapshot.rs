@@ -132,11 +132,15 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 
     /// An endpoint on trial, if it wants a request. It has one permit, which is not for a request that
-    /// has been there.
+    /// has been there. One that has passed is open to all, until a snapshot says that it is one of the
+    /// others: then it has its share, and not all that come meanwhile.
     #[cold]
     fn probe(&self, draw: &Draw<'_>) -> Option<(usize, u32)> {
         let on_trial = self.states.iter().enumerate().skip(self.candidates);
-        let mut others = on_trial.filter(|(_, state)| !draw.tried.contains(state.id()));
+        let mut others = on_trial.filter(|(_, state)| {
+            let passed = self.candidates > 0 && state.health.is_open();
+            !passed && !draw.tried.contains(state.id())
+        });
         others.find_map(|(trial, state)| Some((trial, state.health.admit()?.pack())))
     }
 

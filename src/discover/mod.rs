@@ -63,7 +63,7 @@ use crate::{
         load::{LoadTracker, PeakEwma},
     },
     instance::{Instance, Key},
-    registry::{self, Closed, Query, View, Watch},
+    registry::{Closed, Follower, Query, View, Watch},
 };
 
 /// As tokio's own resources do.
@@ -114,8 +114,8 @@ pub struct Discover<M, L = PeakEwma, C = CompleteOnResponse> {
     completion: C,
     query: Query,
     changed: Option<Changed>,
-    /// Until a balancer is told of it.
-    untold: Option<Watch>,
+    /// For the balancer, which is told of the registry.
+    follower: Follower,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Steps since it last had to wait.
     steps: u32,
@@ -147,7 +147,7 @@ impl<M: MakeEndpoint> Discover<M> {
             tracker: PeakEwma::new(),
             completion: CompleteOnResponse::default(),
             query: watch.query().clone(),
-            untold: Some(watch.clone()),
+            follower: Follower::new(watch.clone()),
             changed: Some(changed(watch)),
             sleep: None,
             steps: 0,
@@ -199,7 +199,7 @@ impl<M: MakeEndpoint, L, C> Discover<M, L, C> {
             completion,
             query: self.query,
             changed: self.changed,
-            untold: self.untold,
+            follower: self.follower,
             sleep: self.sleep,
             steps: self.steps,
         }
@@ -251,9 +251,7 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.untold.is_some() {
-            registry::tell(&mut this.untold);
-        }
+        this.follower.tell();
         loop {
             if this.steps >= BURST {
                 this.steps = 0;

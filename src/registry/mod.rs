@@ -35,7 +35,7 @@ mod view;
 mod watch;
 
 pub(crate) use self::{
-    follow::{followed, tell},
+    follow::{Followed, Follower, followed},
     supervise::fenced,
     watch::first,
 };

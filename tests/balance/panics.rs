@@ -319,11 +319,11 @@ async fn a_driver_that_panics_goes_on_with_what_is_left() {
         let change = Change::Insert(Name(name), control.service());
         names.send(change).unwrap();
     };
-    ["a", "b"].map(list);
+    ["a", "b"].into_iter().for_each(list);
     settle().await;
     let handle = balance.handle();
     // All that is there is taken in at once: one that came before is listed all the same.
-    ["c", "bad", "d"].map(list);
+    ["c", "bad", "d"].into_iter().for_each(list);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all = handle.endpoints().await.unwrap();
     let ids: Vec<_> = all.iter().map(|info| info.key.id()).collect();

@@ -181,6 +181,32 @@ async fn watches_are_released_with_the_balancer_and_with_the_end_of_discovery() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_discovery_may_come_late_and_may_be_exchanged_for_another() {
+    let (a, b) = (Listed::unreachable(), Listed::new([at("b", 80, 1)]));
+    let late = stream::once({
+        let a = a.discover();
+        async move {
+            sleep(SECOND).await;
+            a
+        }
+    });
+    let first = late.flatten().take_until(sleep(20 * SECOND));
+    let balance = layer().balance(Box::pin(first.chain(b.discover())));
+    let handle = balance.handle();
+    sleep(2 * SECOND).await;
+    assert_eq!(only(&handle).state, State::Pending);
+    assert!(matches!(
+        why(&balance).await,
+        NoEndpoint::Unreachable { .. }
+    ));
+
+    sleep(20 * SECOND).await;
+    assert_eq!(only(&handle).state, State::Live, "the other's");
+    assert_eq!(a.watchers(), 0, "nobody follows it any more");
+    assert_eq!(balance.clone().oneshot(0).await.unwrap(), "b 10.0.0.1:80");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_is_given_where_discovery_runs_on_another_task() {
     let listed = Listed::unreachable();
     let (sender, receiver) = tokio::sync::mpsc::channel(1);

@@ -48,7 +48,7 @@ async fn a_retry_is_no_probe_where_it_has_been_before() {
     let [a, b] = rig.list(["a", "b"]).await;
     let mut said = rig.handle.subscribe().await.unwrap();
     let mut tried = Tried::new();
-    let mut call = |tried: &mut Tried| {
+    let call = |tried: &mut Tried| {
         let mut balance = rig.balance.clone();
         tried.enter(|| balance.call(0))
     };
@@ -111,4 +111,28 @@ async fn requests_that_come_back_from_one_on_trial_leave_its_permit_alone() {
     assert_eq!(rig.call().await.unwrap(), "a");
     settle().await;
     assert_eq!(rig.info("a").await.cause, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_waits_for_one_that_is_busy_and_the_others_do_not() {
+    let rig = rig();
+    let [a, b] = rig.list(["a", "b"]).await;
+    let mut said = rig.handle.subscribe().await.unwrap();
+    a.answer(Answer::Fails);
+    for _ in 0..20 {
+        let _ = rig.call().await;
+    }
+    until(&mut said, probing).await;
+    a.answer(Answer::Name);
+    a.ready(Ready::Waits);
+    let probe = rig.start().await;
+    for _ in 0..10 {
+        assert_eq!(rig.call().await.unwrap(), "b");
+    }
+    assert_eq!(rig.info("a").await.in_flight, 1);
+    assert!(said.is_empty(), "nothing is known of it yet");
+    a.ready(Ready::Yes);
+    assert_eq!(probe.await.unwrap().unwrap(), "a");
+    until(&mut said, |event| matches!(event, Event::Restored(..))).await;
+    assert_eq!(b.calls() + a.calls(), 31);
 }

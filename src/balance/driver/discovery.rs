@@ -33,7 +33,7 @@ use crate::{
     },
     error::BoxError,
     instance::{Address, Key, Weight},
-    registry::{Watch, followed},
+    registry::{Followed, followed},
 };
 
 /// As an error that comes again and again says nothing new, it is asked for ever more slowly.
@@ -107,7 +107,6 @@ where
             None => {
                 tracing::warn!("discovery has ended, the last endpoints stay");
                 self.discover = None;
-                self.registries.stirred = true;
                 self.tell(Event::DiscoveryEnded);
                 // So that `resolved` is known, also when it ended at once.
                 true
@@ -150,6 +149,8 @@ where
                 Err(tracker)
             }
         };
+        // Before anything is noted of it: to print it is the user's code, which may panic.
+        let key = key(&name);
         self.checker.insert(&name, facts.as_deref(), now);
         let id = self.roll.next_id();
         let round = self.ejector.insert(id);
@@ -173,7 +174,7 @@ where
                 self.roll.replaced.push((gone.state, state.address()));
                 state
             }
-            (Err(tracker), None) => Held::new(key(&name), tracker, round, Arc::clone(&self.common)),
+            (Err(tracker), None) => Held::new(key, tracker, round, Arc::clone(&self.common)),
         };
         let orders = self.roll.orders.remove(&state.key).unwrap_or_default();
         let weight = facts.as_ref().map_or(Weight::ONE, |facts| facts.weight());
@@ -321,16 +322,18 @@ where
 pub(super) type Next<D> =
     Option<Result<Change<<D as Discover>::Key, <D as Discover>::Service>, <D as Discover>::Error>>;
 
-/// Waits for discovery; `None` when it has nothing to say and yet some facts have changed.
+/// Waits for discovery; `None` when it has nothing to say and yet some facts have changed, or it follows
+/// another registry.
 pub(super) async fn next<D: Discover>(
     discover: &mut Option<Pin<Box<D>>>,
-    watches: &mut Vec<Watch>,
+    watches: &mut Vec<Followed>,
     revisions: &Revisions,
 ) -> Option<Next<D>> {
     poll_fn(|cx| match ask(discover, watches, cx) {
         Poll::Ready(next) => Poll::Ready(Some(next)),
-        // Our own discovery writes down a new weight while it is polled, and says nothing.
-        Poll::Pending if revisions.have_moved() => Poll::Ready(None),
+        // Our own discovery writes down a new weight while it is polled, or tells of its registry, and
+        // says nothing.
+        Poll::Pending if revisions.have_moved() || !watches.is_empty() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await
@@ -339,7 +342,7 @@ pub(super) async fn next<D: Discover>(
 /// Asks discovery, and which watches it follows. One that panics has ended: who knows what it would do next.
 fn ask<D: Discover>(
     discover: &mut Option<Pin<Box<D>>>,
-    watches: &mut Vec<Watch>,
+    watches: &mut Vec<Followed>,
     cx: &mut Context<'_>,
 ) -> Poll<Next<D>> {
     let Some(discover) = discover else {

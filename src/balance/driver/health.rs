@@ -121,10 +121,11 @@ where
         let Some(id) = self.roll.index.get(&found.key) else {
             return;
         };
-        if found.failures == 0 {
-            self.ejector.check_passed(id, now);
-        } else {
+        if found.failures > 0 {
             self.ejector.check_failed(id, found.failures, now);
+        } else if found.passed {
+            // Of one that is back nobody knows yet whether the first failure is the last.
+            self.ejector.check_passed(id, now);
         }
     }
 

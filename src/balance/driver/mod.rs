@@ -44,6 +44,7 @@ use tower::discover::Discover;
 
 use self::{
     discovery::{BACKOFF, next},
+    orders::Answer,
     roll::MemberId,
 };
 pub(super) use self::{registries::Registries, roll::Roll, spare::Spare};
@@ -120,6 +121,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// What the next snapshot is made of.
     pub(super) spare: Spare<S, P::Load>,
     pub(super) counts: Counts,
+    /// Answers to orders, which hold with the next snapshot.
+    pub(super) answers: Vec<Answer>,
     /// How the registries stand that discovery follows.
     pub(super) registries: Registries,
     /// Failures of discovery in a row, and when it is asked again.
@@ -134,6 +137,9 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     /// When picks are collected next.
     pub(super) collect_at: Instant,
 }
+
+/// A driver that has not panicked for so long has not panicked.
+const LONG_AGO: Duration = Duration::from_secs(60);
 
 /// What requests tell of an endpoint.
 type Alarm = (EndpointId, Signal);
@@ -167,8 +173,11 @@ where
     /// What may panic that is not ours is caught where it is called, with what that is worth. What that
     /// leaves out, such as the destructor of a key, costs the turn that it was called in.
     pub(super) async fn run(mut self) {
-        let mut panics = 0_u32;
+        let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
+            if began.elapsed() > LONG_AGO {
+                panics = 0;
+            }
             panics = panics.saturating_add(1);
             let delay = BACKOFF.delay(panics, &mut self.rng);
             tracing::error!(go_on_in = ?delay, "the balancer's driver panicked");
@@ -176,6 +185,7 @@ where
                 _ = self.alive.recv() => return,
                 () = sleep(delay) => {}
             }
+            began = Instant::now();
         }
     }
 
@@ -199,7 +209,7 @@ where
                 Some(first) = self.alarms.recv() => alarm = Some(first),
                 first = self.checker.next() => found = Some(first),
                 () = self.changes.changed() => replan = true,
-                () = registries::changed(&mut self.registries.followed) => self.registries.stirred = true,
+                () = registries::changed(&mut self.registries.known) => self.registries.stirred = true,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 next = next(&mut self.discover, &mut self.registries.new, &self.roll.revisions),
                     if asks && self.discover.is_some() => change = next,
@@ -208,16 +218,17 @@ where
             if self.ask_at.is_some_and(|at| at <= now) {
                 self.ask_at = None;
             }
-            let (ordered, answers) = self.obey_all(order, now).await;
-            let mut dirty = replan | ordered | std::mem::take(&mut amiss);
-            self.hear_all(alarm, now).await;
-            self.check_all(found, now).await;
-            dirty |= at_once(self.changes.changed()).await.is_some();
-            let stirred = registries::changed(&mut self.registries.followed);
-            self.registries.stirred |= at_once(stirred).await.is_some();
+            let mut dirty = replan | std::mem::take(&mut amiss);
+            // Before anything else may panic, as it says each word once.
             if let Some(change) = change {
                 dirty |= self.take(change, now);
             }
+            dirty |= self.obey_all(order, now).await;
+            self.hear_all(alarm, now).await;
+            self.check_all(found, now).await;
+            dirty |= at_once(self.changes.changed()).await.is_some();
+            let stirred = registries::changed(&mut self.registries.known);
+            self.registries.stirred |= at_once(stirred).await.is_some();
             dirty |= self.take_all(now).await;
             dirty |= self.look_at_facts(now);
             dirty |= self.warm_up(now);
@@ -232,7 +243,7 @@ where
             self.look_at_registries();
             self.tell_all();
             self.tidy(now);
-            for (reply, found) in answers {
+            for (reply, found) in std::mem::take(&mut self.answers) {
                 let _ = reply.send(found);
             }
         }

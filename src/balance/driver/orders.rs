@@ -42,13 +42,9 @@ where
     P: Policy,
 {
     /// Does all that the handle orders, so that many orders make one snapshot, and answers what it asks.
-    /// Returns whether a snapshot is due, and the answers to the orders, which hold with that.
-    pub(super) async fn obey_all(
-        &mut self,
-        mut first: Option<Command>,
-        now: Instant,
-    ) -> (bool, Vec<Answer>) {
-        let (mut dirty, mut answers, mut lists) = (false, Vec::new(), Vec::new());
+    /// Returns whether a snapshot is due.
+    pub(super) async fn obey_all(&mut self, mut first: Option<Command>, now: Instant) -> bool {
+        let (mut dirty, mut lists) = (false, Vec::new());
         for obeyed in 1..=FLOOD {
             let Some(command) = first.take().or_else(|| self.commands.try_recv().ok()) else {
                 break;
@@ -64,7 +60,7 @@ where
                     };
                     // Shuts its gate, whatever else is ordered.
                     dirty |= self.follow(now);
-                    answers.push((reply, found));
+                    self.answers.push((reply, found));
                 }
                 Command::Restore(key, reply) => {
                     let id = self.find_key(&key).map(|place| self.roll.members[place].id);
@@ -76,7 +72,7 @@ where
                         None => self.roll.reorder(&key, |orders| orders.ejected = false),
                     };
                     dirty |= self.follow(now);
-                    answers.push((reply, found));
+                    self.answers.push((reply, found));
                 }
                 Command::Weigh(key, weight, reply) => {
                     let found = match self.find_key(&key) {
@@ -93,7 +89,7 @@ where
                         }
                         None => self.roll.reorder(&key, |orders| orders.weight = weight),
                     };
-                    answers.push((reply, found));
+                    self.answers.push((reply, found));
                 }
             }
             if obeyed % TURN == 0 {
@@ -108,7 +104,7 @@ where
             }
             let _ = last.send(list);
         }
-        (dirty, answers)
+        dirty
     }
 
     fn find_key(&self, key: &Key) -> Option<usize> {

@@ -82,12 +82,9 @@ where
         let slots = &core.slots;
         slots.publish(&snapshot, numbered.len(), &mut self.counts);
         self.count();
-        // Not cleared: after many it would keep room for as many for ever.
-        self.roll.replaced = Vec::new();
         let old = std::mem::replace(&mut self.current, snapshot);
-        self.spare = Spare::new(old, &self.current);
-        core.usable.store(usable, Relaxed);
         self.numbered = numbered;
+        core.usable.store(usable, Relaxed);
         let endpoints = self.roll.members.len();
         let (ended, spoken) = (self.discover.is_none(), self.spoken);
         self.status.send_modify(|status| {
@@ -96,6 +93,10 @@ where
             status.usable = usable;
             status.discovery_ended = ended;
         });
+        // What is dropped may be the user's and panic, so not before all is told. The list is not cleared:
+        // after many it would keep room for as many for ever.
+        self.roll.replaced = Vec::new();
+        self.spare = Spare::new(old, &self.current);
         self.tell_all();
     }
 

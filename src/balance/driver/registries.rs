@@ -8,44 +8,46 @@ use tower::discover::Discover;
 use super::Driver;
 use crate::{
     balance::{handle::Event, policy::Policy, registry::RegistryStatus},
-    registry::{State, Watch, first},
+    registry::{Followed, State, Watch, first},
 };
 
 /// The watches that discovery follows, and how they stood last.
 pub(in crate::balance) struct Registries {
     /// Those that discovery has told of since the last look.
-    pub(super) new: Vec<Watch>,
+    pub(super) new: Vec<Followed>,
     /// The user's first, then those of discovery.
-    pub(super) followed: Vec<Followed>,
-    /// How many the user gave.
-    given: usize,
+    pub(super) known: Vec<Known>,
     /// Whether any of them may stand otherwise than at the last look.
     pub(super) stirred: bool,
     began: Instant,
 }
 
+/// A registry, and how it stood at the last look.
+pub(super) type Known = (Followed, RegistryStatus);
+
 impl Registries {
     pub(in crate::balance) fn new(watch: Option<Watch>, now: Instant) -> Self {
         Self {
-            given: watch.iter().len(),
-            new: watch.into_iter().collect(),
-            followed: Vec::new(),
+            new: watch.map(Followed::given).into_iter().collect(),
+            known: Vec::new(),
             stirred: false,
             began: now,
         }
     }
-}
 
-/// A registry, and how it stood at the last look.
-pub(super) type Followed = (Watch, RegistryStatus);
+    fn are_as_before(&self) -> bool {
+        let over = || self.known.iter().any(|(followed, _)| followed.is_over());
+        !self.stirred && self.new.is_empty() && !over()
+    }
+}
 
 /// Waits until one of them says something new. For ever, when there is none.
 ///
 /// # Cancel safety
 /// Nothing is lost when the future is dropped.
-pub(super) async fn changed(followed: &mut [Followed]) {
-    let lasting = followed.iter_mut().filter(|(_, known)| !known.ended);
-    first(lasting.map(|(watch, _)| watch.stirs())).await;
+pub(super) async fn changed(known: &mut [Known]) {
+    let lasting = known.iter_mut().filter(|(_, known)| !known.ended);
+    first(lasting.map(|(followed, _)| followed.watch.stirs())).await;
 }
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
@@ -58,35 +60,31 @@ where
     /// that is on its way for an empty one.
     pub(super) fn look_at_registries(&mut self) {
         let registries = &mut self.registries;
-        if !registries.stirred && registries.new.is_empty() {
+        if registries.are_as_before() {
             return;
         }
         registries.stirred = false;
         let mut events = Vec::new();
-        for (watch, known) in &mut registries.followed {
-            let status = RegistryStatus::of(watch, registries.began);
+        // Whose discovery has been dropped, by whoever switches between several, is nobody's any more.
+        registries.known.retain(|(followed, _)| !followed.is_over());
+        for (followed, known) in &mut registries.known {
+            let status = RegistryStatus::of(&followed.watch, registries.began);
             if !status.is_like(known) {
                 events.push(Event::Registry(status.clone()));
             }
             *known = status;
         }
-        for watch in registries.new.drain(..) {
-            if registries
-                .followed
-                .iter()
-                .any(|(known, _)| known.is_same(&watch))
-            {
+        for new in registries.new.drain(..) {
+            let mut known = registries.known.iter_mut();
+            if let Some((known, _)) = known.find(|(known, _)| known.watch.is_same(&new.watch)) {
+                known.follow_with(&new);
                 continue;
             }
-            let status = RegistryStatus::of(&watch, registries.began);
+            let status = RegistryStatus::of(&new.watch, registries.began);
             events.push(Event::Registry(status.clone()));
-            registries.followed.push((watch, status));
+            registries.known.push((new, status));
         }
-        if self.discover.is_none() {
-            // Nobody uses what they say.
-            registries.followed.truncate(registries.given);
-        }
-        let known = registries.followed.iter().map(|(_, known)| known.clone());
+        let known = registries.known.iter().map(|(_, known)| known.clone());
         let known: Arc<[_]> = known.collect();
         self.status.send_modify(|status| {
             status.resolved |= known.iter().any(|known| known.state != State::Pending);

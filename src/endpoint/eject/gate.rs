@@ -122,6 +122,11 @@ impl Pass {
     /// What [`pack`](Self::pack) takes.
     pub(crate) const BITS: u32 = 22;
 
+    /// Whether a pass that was packed is that of a probe.
+    pub(crate) fn is_packed_probe(pass: u32) -> bool {
+        pass != Self::NONE && pass >> 16 & 1 == 1
+    }
+
     /// Few bits that tell it from those of rounds close by.
     #[inline]
     pub(crate) fn pack(self) -> u32 {
