@@ -9,7 +9,7 @@ use tower_roster::{
 
 use crate::{
     all_ejected::{at_once, fail, rig},
-    kit::{Control, Rig, events, key, settle},
+    kit::{Answer, Control, Rig, events, key, settle},
     reasons::reason,
 };
 
@@ -32,8 +32,18 @@ async fn who_is_drained_takes_no_room_and_is_tried_when_it_has_a_weight() {
     let (rig, controls) = four(Topology::new()).await;
     fail(&rig, ["a", "b"], &controls).await;
     drain(&rig, ["a", "b"]).await;
+    // Also when it comes back.
+    rig.feed.remove("a");
+    settle().await;
+    rig.feed.put("a", controls[0].service());
+    settle().await;
     let mut said = rig.handle.subscribe().await.unwrap();
-    fail(&rig, ["c"], &controls[2..]).await;
+    controls[2].answer(Answer::Fails);
+    for _ in 0..2 {
+        let _ = rig.call().await;
+    }
+    settle().await;
+    controls[2].answer(Answer::Name);
     assert_eq!(events(&mut said), ["ejected c"], "one of two");
     assert_eq!(rig.spread(4, ["d"]).await, [4]);
     assert_eq!(rig.info("a").await.state, EndpointState::Ejected);
@@ -57,6 +67,9 @@ async fn when_others_are_drained_who_has_been_out_longest_returns() {
         let mut said = rig.handle.subscribe().await.unwrap();
         drain(&rig, ["c"]).await;
         assert_eq!(events(&mut said), ["c weighs 0", "restored a"]);
+        assert_eq!(rig.info("a").await.state, EndpointState::Warming);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(rig.info("a").await.state, EndpointState::Active);
         drain(&rig, ["d"]).await;
         assert_eq!(events(&mut said), ["d weighs 0"]);
         assert_eq!(rig.spread(4, ["a"]).await, [4], "b is still out");

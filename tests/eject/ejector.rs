@@ -286,6 +286,17 @@ fn one_without_a_weight_makes_no_other_return_by_going_or_by_hand() {
 }
 
 #[test]
+fn another_process_in_the_place_of_a_drained_one_is_drained() {
+    let mut scene = scene(3);
+    scene.weigh(|key| key > 0);
+    scene.ejector.renew(&0, scene.now);
+    scene.fail(1);
+    scene.ejector.check_failed(&0, 3, scene.now);
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.ejector.out(), 2, "no loss to the others");
+}
+
+#[test]
 fn where_none_may_be_ejected_a_drained_one_is_not() {
     let rules = Ejection::new().max_ejected(0.0).build().unwrap();
     let mut scene = Scene::new(2, rules, 1);
