@@ -99,7 +99,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             }
             Ok(Picked {
                 guard: RequestGuard::new(state.begin(), began, pass),
-                service: leaf.services[pick].get().clone(),
+                service: S::clone(&leaf.services[pick]),
             })
         });
         picked.map_err(|nowhere| self.reason(Some(nowhere)))

@@ -35,12 +35,11 @@
 //! # Panics of others
 //! An endpoint's service that panics costs the one request that it was called for, and so does a
 //! [`Route`](topology::Route) or a classifier; the error [says so](Error::is_panic). A policy that
-//! panics has its picks made at random, while it prepares until the next change. A destructor of a service
-//! costs nothing, and whatever else panics on the driver's task costs one turn of it. What is not
+//! panics has its picks made at random, while it prepares until the next change. Whatever else
+//! panics on the driver's task, such as the destructor of a service, costs one turn of it. What is not
 //! caught, and panics the caller's task, is `clone` of a service or of a classifier, and a load tracker
 //! that is told of a request: the request's place is given back, and the balancer goes on.
 
-mod careful;
 mod checks;
 mod core;
 mod driver;

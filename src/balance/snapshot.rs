@@ -3,6 +3,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use rand::{RngExt, rngs::SmallRng};
@@ -10,7 +11,6 @@ use rand::{RngExt, rngs::SmallRng};
 use crate::endpoint::{eject::Pass, load::LoadTracker};
 
 use super::{
-    careful::Shared,
     policy::{Draw, Picker, Policy, Set},
     state::Held,
     topology::{Nowhere, Plan, Wish},
@@ -89,7 +89,7 @@ pub(crate) struct Leaf<S, P: Policy> {
     /// Those that are picked from, and behind them those that are on trial.
     pub(crate) states: Vec<Held<P::Load>>,
     /// Apart from the states, so that comparing endpoints does not fetch services.
-    pub(crate) services: Vec<Shared<S>>,
+    pub(crate) services: Vec<Arc<S>>,
     /// How many there are to pick from.
     pub(crate) candidates: usize,
     /// Whether all are ejected, and used all the same.

@@ -227,9 +227,9 @@ async fn a_service_that_panics_when_it_is_dropped_stops_nothing() {
     let handle = balance.handle();
     // When it is replaced, and when it leaves.
     bomb("a", true);
-    settle().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     feed.remove("a");
-    settle().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(handle.status().usable, 1);
     bomb("c", false);
     settle().await;

@@ -20,12 +20,7 @@ use super::{
 };
 use crate::{
     backoff::{Backoff, after},
-    balance::{
-        careful::{Careful, Shared},
-        handle::Event,
-        policy::Policy,
-        state::Held,
-    },
+    balance::{handle::Event, policy::Policy, state::Held},
     endpoint::{
         Facts,
         eject::{Cause, Restored, Step, StepKind},
@@ -126,7 +121,7 @@ where
         // What was decided about an endpoint of this name is about the one before.
         self.follow(now);
         let (service, facts) = (self.split)(service);
-        let service = Careful::new(service);
+        let service = Arc::new(service);
         if let Some(facts) = &facts {
             self.roll.revisions.add(facts);
         }
@@ -217,7 +212,7 @@ where
     fn replace(
         &mut self,
         place: usize,
-        service: Shared<S>,
+        service: Arc<S>,
         facts: Option<Arc<Facts>>,
         address: Option<Address>,
         now: Instant,

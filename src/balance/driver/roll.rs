@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use crate::{
     attempt::EndpointId,
     balance::{
-        careful::Shared,
         slots::make_room,
         state::Held,
         topology::{Topology, Traits},
@@ -65,7 +64,7 @@ const NOWHERE: u32 = u32::MAX;
 
 pub(super) struct Member<S, L> {
     pub(super) state: Held<L>,
-    pub(super) service: Shared<S>,
+    pub(super) service: Arc<S>,
     pub(super) facts: Option<Arc<Facts>>,
     /// Where its service sends to, if that is known. The facts may be ahead of it.
     pub(super) address: Option<Address>,
@@ -103,7 +102,7 @@ pub(super) struct Orders {
 
 pub(super) struct Draining<S, L> {
     pub(super) state: Held<L>,
-    pub(super) _service: Shared<S>,
+    pub(super) _service: Arc<S>,
     pub(super) deadline: Instant,
 }
 

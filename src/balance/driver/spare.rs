@@ -11,9 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::balance::{
-    careful::Shared, policy::Policy, slots::make_room, snapshot::Snapshot, state::Held,
-};
+use crate::balance::{policy::Policy, slots::make_room, snapshot::Snapshot, state::Held};
 
 /// The arrays of all leaves, in their order.
 pub(in crate::balance) struct Spare<S, L> {
@@ -23,7 +21,7 @@ pub(in crate::balance) struct Spare<S, L> {
 /// What a leaf is made of.
 pub(super) struct Arrays<S, L> {
     pub(super) states: Vec<Held<L>>,
-    pub(super) services: Vec<Shared<S>>,
+    pub(super) services: Vec<Arc<S>>,
 }
 
 impl<S, L> Spare<S, L> {
@@ -54,7 +52,7 @@ impl<S, L> Arrays<S, L> {
     /// Has them hold these, and leaves what they hold already as it is.
     pub(super) fn hold<'a>(
         &mut self,
-        mut endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Shared<S>)>,
+        mut endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Arc<S>)>,
     ) where
         S: 'a,
         L: 'a,
@@ -102,10 +100,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        balance::{careful::Careful, state::Common},
-        endpoint::eject::Round,
-        endpoint::load::InFlight,
-        instance::Key,
+        balance::state::Common, endpoint::eject::Round, endpoint::load::InFlight, instance::Key,
     };
 
     proptest! {
@@ -119,7 +114,7 @@ mod tests {
                 Held::new(key, InFlight::new(), Round::default(), Arc::clone(&common))
             };
             let states: Vec<_> = (0..8).map(state).collect();
-            let services: Vec<_> = (0..3).map(Careful::new).collect();
+            let services: Vec<_> = (0..3).map(Arc::new).collect();
             let mut arrays = Arrays::default();
             for turn in turns {
                 arrays.hold(turn.iter().map(|(a, b)| (&states[*a], &services[*b])));
