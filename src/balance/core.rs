@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     attempt::{EndpointId, Tried},
-    endpoint::{eject::Pass, load::LoadTracker},
+    endpoint::load::LoadTracker,
 };
 
 pub(crate) struct Core<S, P: Policy, C, R> {
@@ -82,14 +82,9 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             let mut draw = draw.since(*clock).ahead(ahead);
             let (leaf, pick, pass) = snapshot.pick(&wish, &mut draw)?;
             let state = &leaf.states[pick];
-            // Before it passes the gate: a pass that nobody records would keep a probe's permit.
             if !may(state.id()) {
                 return Err(Nowhere::Ejected);
             }
-            let pass = match pass {
-                Pass::NONE => state.health.admit().map_or(Pass::NONE, Pass::pack),
-                probe => probe,
-            };
             let count = &mut picks[leaf.first + pick];
             *count = count.wrapping_add(1);
             let timed = state.tracker().times(*count) || state.is_timed();

@@ -34,8 +34,7 @@ impl<S, P: Policy> Snapshot<S, P> {
         self.plan.nowhere()
     }
 
-    /// Picks for one request: a set, the number of an endpoint in it, and the pass of a probe. Who is none
-    /// ([`Pass::NONE`]) passes the gate when it is settled that it goes there.
+    /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
     ///
     /// # Errors
     /// When the request can go nowhere.
@@ -113,7 +112,7 @@ impl<S, P: Policy> Leaf<S, P> {
         Set::new(&self.states[..self.candidates]).in_panic(self.panic)
     }
 
-    /// Picks an endpoint, and the pass of a probe.
+    /// Picks an endpoint, and the pass of its gate.
     #[inline]
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
         // Rather not with a request that failed already: it needs an answer. But where each request
@@ -128,7 +127,18 @@ impl<S, P: Policy> Leaf<S, P> {
         if self.candidates == 0 {
             return None;
         }
-        Some((self.choose(draw), Pass::NONE))
+        let pick = self.choose(draw);
+        let state = &self.states[pick];
+        // In panic it may be on trial, too, and the permit is not for a request that has been there: which
+        // may be sent to another yet.
+        let may_pass = draw.tried.is_empty() || self.has_not_tried(state, draw);
+        let pass = if may_pass { state.health.admit() } else { None };
+        Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
+    }
+
+    #[cold]
+    fn has_not_tried(&self, state: &Held<P::Load>, draw: &Draw<'_>) -> bool {
+        state.health.is_open() || !draw.tried.contains(state.id())
     }
 
     /// An endpoint on trial, if it wants a request. It has one permit, which is not for a request that
