@@ -26,10 +26,10 @@ use crate::{
 
 /// The state of one endpoint, kept by its key through every update.
 ///
-/// What each request reads comes first, behind the counters of the `Arc`: 32 bytes that mostly lie in
-/// one cache line, and what the tracker reads. Of ten thousand endpoints, that is the difference between
-/// one cache and the next.
-#[repr(C)]
+/// What each request reads comes first: a cache line that seldom changes. The counter of the `Arc`, which
+/// each request changes, has the line before it to itself. Where both came as the allocator had it, two
+/// threads sent 57 or 35 million requests a second, by where it had put ten states.
+#[repr(C, align(64))]
 pub(crate) struct EndpointState<L> {
     /// References that are not requests; see [`Held`].
     held: AtomicU32,
