@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::Stream;
 use rand::rngs::SmallRng;
-use tokio::time::Instant;
+use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
@@ -21,10 +22,13 @@ use tower_roster::{
         topology::Wish,
     },
     classify::{self, Classify, Observer, Verdict},
-    endpoint::load::{InFlight, LoadTracker, Outcome},
+    endpoint::{
+        eject::Ejection,
+        load::{InFlight, LoadTracker, Outcome},
+    },
 };
 
-use crate::kit::{Control, Failed, Mock, Ready, Rig, key, layer, script, settle};
+use crate::kit::{Answer, Control, Failed, Mock, Ready, Rig, key, layer, script, settle};
 
 /// Requests in flight and failures of all endpoints.
 async fn totals(handle: &Handle) -> (usize, u64) {
@@ -306,14 +310,46 @@ impl std::fmt::Debug for Name {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_driver_that_panics_goes_on_with_what_is_left() {
+type Named = Change<Name, Mock>;
+
+/// A discovery of names that are sent to it.
+fn named() -> (
+    UnboundedSender<Named>,
+    impl Stream<Item = Result<Named, Infallible>> + Send,
+) {
     let (names, listed) = tokio::sync::mpsc::unbounded_channel();
     let discover = futures_util::stream::unfold(listed, |mut listed| async {
-        let change: Change<Name, Mock> = listed.recv().await?;
-        Some((Ok::<_, Infallible>(change), listed))
+        let change = listed.recv().await?;
+        Some((Ok(change), listed))
     });
-    let balance = layer().balance_plain(Box::pin(discover));
+    (names, Box::pin(discover))
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_name_panics_takes_no_part_in_anything() {
+    let (names, discover) = named();
+    let ejection = Ejection::new().consecutive_failures(1).max_ejected(1.0);
+    let balance = layer().ejection(ejection).unwrap().balance_plain(discover);
+    let control = Control::new("a");
+    for name in ["a", "bad", "bad", "bad"] {
+        let change = Change::Insert(Name(name), control.service());
+        names.send(change).unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    control.answer(Answer::Fails);
+    for _ in 0..10 {
+        assert!(balance.clone().oneshot(0).await.is_err());
+        settle().await;
+    }
+    let all = balance.handle().endpoints().await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].cause, None, "the last one stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_panics_goes_on_with_what_is_left() {
+    let (names, discover) = named();
+    let balance = layer().balance_plain(discover);
     let control = Control::new("a");
     let list = |name| {
         let change = Change::Insert(Name(name), control.service());

@@ -6,6 +6,7 @@ use tower_roster::{
         check::HealthCheck,
         eject::{Cause, Restored},
     },
+    registry::memory::Memory,
     service::stack::Stack,
 };
 
@@ -51,4 +52,49 @@ async fn a_server_whose_checks_fail_is_out_until_they_pass() {
         servers[1].gets() > 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_back_is_not_well_until_a_check_passes() {
+    let servers = servers(["a", "b"]).await;
+    let check = HealthCheck::http("/health")
+        .interval(20 * MS)
+        .timeout(1_000 * MS)
+        .max_failures(3);
+    let stack = Stack::http()
+        .try_balance(|balance| balance.health_check(check))
+        .unwrap();
+    let memory = Memory::new();
+    for server in &servers {
+        list(&memory, server.instance());
+    }
+    let built = stack.build(discover_in(memory.clone())).unwrap();
+    let handle = built.handles.balance;
+    handle.wait_for(|status| status.usable == 2).await.unwrap();
+    let mut events = handle.subscribe().await.unwrap();
+    let b = &servers[1];
+    b.set_healthy(false);
+    until("it is ejected", async || is_ejected(&handle, "b").await).await;
+
+    assert!(memory.deregister("b"));
+    handle
+        .wait_for(|status| status.endpoints == 1)
+        .await
+        .unwrap();
+    list(&memory, b.instance());
+    handle
+        .wait_for(|status| status.endpoints == 2)
+        .await
+        .unwrap();
+    // With the third check of those that are its own now, the first two have been heard.
+    let before = b.checks();
+    until("it is checked", async || b.checks() >= before + 3).await;
+    assert!(is_ejected(&handle, "b").await);
+    let told = std::iter::from_fn(|| events.try_recv().ok());
+    let restored: Vec<_> = told
+        .filter(|event| matches!(event, Event::Restored(..)))
+        .collect();
+    assert!(restored.is_empty(), "{restored:?}");
+    b.set_healthy(true);
+    until("it is back", async || !is_ejected(&handle, "b").await).await;
 }

@@ -71,6 +71,7 @@ struct Told {
     /// How many requests it handles in its mode, before it is good again.
     left: AtomicUsize,
     healthy: AtomicBool,
+    checks: AtomicUsize,
     gets: AtomicUsize,
     posts: AtomicUsize,
     waiting: AtomicUsize,
@@ -85,6 +86,7 @@ impl Server {
             mode: Mutex::new(Mode::Good),
             left: AtomicUsize::new(usize::MAX),
             healthy: AtomicBool::new(true),
+            checks: AtomicUsize::new(0),
             gets: AtomicUsize::new(0),
             posts: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -110,6 +112,11 @@ impl Server {
 
     pub(crate) fn set_healthy(&self, healthy: bool) {
         self.told.healthy.store(healthy, Relaxed);
+    }
+
+    /// Health checks that it was asked.
+    pub(crate) fn checks(&self) -> usize {
+        self.told.checks.load(Relaxed)
     }
 
     pub(crate) fn gets(&self) -> usize {
@@ -176,6 +183,7 @@ async fn answer(request: Request<Incoming>, told: Arc<Told>) -> Result<Response<
         Ok(response)
     };
     if request.uri().path() == "/health" {
+        told.checks.fetch_add(1, Relaxed);
         let healthy = told.healthy.load(Relaxed);
         return reply(if healthy { 200 } else { 503 }, String::new());
     }
@@ -229,9 +237,18 @@ pub(crate) fn discover(
 ) -> Discover<HttpEndpoints<ReplayBody<Body>>> {
     let memory = Memory::new();
     for instance in instances {
-        let announcement = Announcement::new(instance).health(Health::Unchecked);
-        memory.register(announcement).unwrap();
+        list(&memory, instance);
     }
+    discover_in(memory)
+}
+
+/// Lists an instance that the registry does not check.
+pub(crate) fn list(memory: &Memory, instance: Instance) {
+    let announcement = Announcement::new(instance).health(Health::Unchecked);
+    memory.register(announcement).unwrap();
+}
+
+pub(crate) fn discover_in(memory: Memory) -> Discover<HttpEndpoints<ReplayBody<Body>>> {
     let watch = Registry::new(memory).watch("web").unwrap();
     watch.discover(HttpEndpoints::new())
 }
