@@ -46,9 +46,7 @@ pub(crate) fn rig(topology: Topology, ejection: Ejection) -> Rig {
 pub(crate) async fn fail<const N: usize>(rig: &Rig, ids: [&str; N], controls: &[Arc<Control>]) {
     for (id, control) in ids.iter().zip(controls) {
         control.answer(Answer::Fails);
-        while rig.info(id).await.state != EndpointState::Ejected {
-            let _ = rig.call().await;
-        }
+        rig.call_until_ejected(id).await;
         control.answer(Answer::Name);
     }
 }
@@ -173,17 +171,22 @@ async fn what_comes_of_requests_in_panic_neither_ejects_nor_restores() {
     }
 }
 
+/// Of three, one is ejected for its failures, one by hand, and one is drained.
+async fn one_that_fails(rig: &Rig) -> [Arc<Control>; 3] {
+    let controls = rig.list(["a", "b", "drained"]).await;
+    let drained = key("drained");
+    rig.handle.set_weight(&drained, Weight::ZERO).await.unwrap();
+    fail(rig, ["a"], &controls).await;
+    rig.handle.eject(&key("b")).await.unwrap();
+    controls
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_ejected_by_hand_gets_nothing_in_panic() {
     for topology in topologies() {
         let rig = rig(topology, at_once().eject_last(true));
         let mut said = rig.handle.subscribe().await.unwrap();
-        let ids = ["a", "b", "drained"];
-        let controls = rig.list(ids).await;
-        let drained = key("drained");
-        rig.handle.set_weight(&drained, Weight::ZERO).await.unwrap();
-        fail(&rig, ["a"], &controls).await;
-        rig.handle.eject(&key("b")).await.unwrap();
+        let controls = one_that_fails(&rig).await;
         let [calls, ..] = controls.each_ref().map(|control| control.calls());
         for answer in [rig.call().await, rig.call().await] {
             assert_eq!(reason(answer), NoEndpoint::AllEjected(3));
@@ -194,12 +197,7 @@ async fn who_is_ejected_by_hand_gets_nothing_in_panic() {
     for topology in topologies() {
         let rig = rig(topology.panic(true), at_once().eject_last(true));
         let mut said = rig.handle.subscribe().await.unwrap();
-        let ids = ["a", "b", "drained"];
-        let controls = rig.list(ids).await;
-        let drained = key("drained");
-        rig.handle.set_weight(&drained, Weight::ZERO).await.unwrap();
-        fail(&rig, ["a"], &controls).await;
-        rig.handle.eject(&key("b")).await.unwrap();
+        one_that_fails(&rig).await;
         assert_eq!(rig.spread(4, ["a"]).await, [4]);
         assert_eq!((rig.balance.usable(), panics(&mut said)), (1, 1));
 
@@ -279,15 +277,18 @@ async fn in_panic_the_policy_decides_and_a_second_attempt_goes_elsewhere() {
         let before = owners().await;
         for (id, control) in ids.iter().zip(&controls) {
             control.answer(Answer::Fails);
-            while {
+            let is_ejected = async || {
                 let all = handle.endpoints().await.unwrap();
                 let info = all.iter().find(|info| info.key == key(id)).unwrap();
-                info.state != EndpointState::Ejected
-            } {
-                for key in 0..100 {
-                    let _ = call(key).await;
+                info.state == EndpointState::Ejected
+            };
+            for requests in 0..1_000 {
+                if is_ejected().await {
+                    break;
                 }
+                let _ = call(requests).await;
             }
+            assert!(is_ejected().await, "some keys are its own");
             control.answer(Answer::Name);
         }
         assert_eq!(balance.usable(), 3);

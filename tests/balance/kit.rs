@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
-        Balance, BalanceLayer, EndpointInfo, Error, Event, Handle,
+        Balance, BalanceLayer, EndpointInfo, EndpointState, Error, Event, Handle,
         policy::{Policy, RoundRobin},
     },
     instance::Key,
@@ -372,6 +372,17 @@ impl<P: Policy> Rig<P> {
             counts[id.unwrap_or_else(|| panic!("{name} must not be picked"))] += 1;
         }
         counts
+    }
+
+    /// Sends requests until the endpoint is ejected, which must be soon.
+    pub(crate) async fn call_until_ejected(&self, id: &str) {
+        for _ in 0..1_000 {
+            if self.info(id).await.state == EndpointState::Ejected {
+                return;
+            }
+            let _ = self.call().await;
+        }
+        panic!("{id} is not ejected");
     }
 
     /// Starts a request and lets it get as far as it can.

@@ -13,7 +13,7 @@ use tower_roster::{
     endpoint::eject::Ejection,
 };
 
-use crate::kit::{Answer, Ready, Rig, key, poll, settle};
+use crate::kit::{Answer, Control, Ready, Rig, poll, settle};
 
 fn rig() -> Rig<Random> {
     let ejection = Ejection::new()
@@ -38,8 +38,11 @@ async fn until(said: &mut Receiver<Event>, what: impl Fn(&Event) -> bool) {
     panic!("it did not happen within a minute");
 }
 
-fn probing(event: &Event) -> bool {
-    matches!(event, Event::Probing(of) if *of == key("a"))
+/// Has `a` fail until it is ejected, and waits until it is on trial.
+async fn put_on_trial(rig: &Rig<Random>, a: &Control, said: &mut Receiver<Event>) {
+    a.answer(Answer::Fails);
+    rig.call_until_ejected("a").await;
+    until(said, |event| matches!(event, Event::Probing(_))).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,11 +60,7 @@ async fn a_retry_is_no_probe_where_it_has_been_before() {
     }
     assert_eq!(tried.count(), 1);
 
-    a.answer(Answer::Fails);
-    for _ in 0..20 {
-        let _ = rig.call().await;
-    }
-    until(&mut said, probing).await;
+    put_on_trial(&rig, &a, &mut said).await;
     a.answer(Answer::Name);
     for _ in 0..200 {
         let mut again = tried;
@@ -92,11 +91,7 @@ async fn requests_that_come_back_from_one_on_trial_leave_its_permit_alone() {
 
     a.ready(Ready::Yes);
     b.ready(Ready::Yes);
-    a.answer(Answer::Fails);
-    for _ in 0..20 {
-        let _ = rig.call().await;
-    }
-    until(&mut said, probing).await;
+    put_on_trial(&rig, &a, &mut said).await;
     a.ready(Ready::Fails);
     for mut request in waiting {
         let Poll::Ready(answer) = poll(&mut request).await else {
@@ -118,13 +113,10 @@ async fn a_probe_waits_for_one_that_is_busy_and_the_others_do_not() {
     let rig = rig();
     let [a, b] = rig.list(["a", "b"]).await;
     let mut said = rig.handle.subscribe().await.unwrap();
-    a.answer(Answer::Fails);
-    for _ in 0..20 {
-        let _ = rig.call().await;
-    }
-    until(&mut said, probing).await;
+    put_on_trial(&rig, &a, &mut said).await;
     a.answer(Answer::Name);
     a.ready(Ready::Waits);
+    let calls = b.calls();
     let probe = rig.start().await;
     for _ in 0..10 {
         assert_eq!(rig.call().await.unwrap(), "b");
@@ -134,5 +126,5 @@ async fn a_probe_waits_for_one_that_is_busy_and_the_others_do_not() {
     a.ready(Ready::Yes);
     assert_eq!(probe.await.unwrap().unwrap(), "a");
     until(&mut said, |event| matches!(event, Event::Restored(..))).await;
-    assert_eq!(b.calls() + a.calls(), 31);
+    assert_eq!(b.calls(), calls + 10);
 }
