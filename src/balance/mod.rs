@@ -37,8 +37,9 @@
 //! [`Route`](topology::Route) or a classifier; the error [says so](Error::is_panic). A policy that
 //! panics has its picks made at random, while it prepares until the next change. Whatever else
 //! panics on the driver's task, such as the destructor of a service, costs one turn of it. What is not
-//! caught, and panics the caller's task, is `clone` of a service or of a classifier, and a load tracker
-//! that is told of a request: the request's place is given back, and the balancer goes on.
+//! caught, and panics the caller's task, is `clone` of a service or of a classifier, a load tracker that is
+//! told of a request, and a destructor of what a request was the last to hold: the request's place is given
+//! back, and the balancer goes on.
 
 mod checks;
 mod core;

@@ -129,16 +129,9 @@ impl<S, P: Policy> Leaf<S, P> {
         }
         let pick = self.choose(draw);
         let state = &self.states[pick];
-        // In panic it may be on trial, too, and the permit is not for a request that has been there: which
-        // may be sent to another yet.
-        let may_pass = draw.tried.is_empty() || self.has_not_tried(state, draw);
+        let may_pass = draw.tried.is_empty() || may_pass(state, draw);
         let pass = if may_pass { state.health.admit() } else { None };
         Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
-    }
-
-    #[cold]
-    fn has_not_tried(&self, state: &Held<P::Load>, draw: &Draw<'_>) -> bool {
-        state.health.is_open() || !draw.tried.contains(state.id())
     }
 
     /// An endpoint on trial, if it wants a request. It has one permit, which is not for a request that
@@ -165,6 +158,13 @@ impl<S, P: Policy> Leaf<S, P> {
             again(picker, &set, pick, draw)
         }
     }
+}
+
+/// Whether the pass of a gate is for a request that has been sent before. In panic the endpoint may be on
+/// trial, too: its one permit is not for who has been there, as that may yet be sent to another.
+#[cold]
+fn may_pass<L: LoadTracker>(state: &Held<L>, draw: &Draw<'_>) -> bool {
+    state.health.is_open() || !draw.tried.contains(state.id())
 }
 
 /// What a policy picks; any endpoint when that is out of range, or when the policy panics: a defect
