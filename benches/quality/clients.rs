@@ -34,6 +34,8 @@ pub(crate) enum Contender {
     TowerPending,
     TowerPeakEwma,
     RoundRobin,
+    /// Knows what waits at each server, and joins the shortest queue. No client can.
+    Oracle,
 }
 
 /// The default stack as it is.
@@ -62,6 +64,7 @@ impl Contender {
             Self::TowerPending => "tower p2c in flight".into(),
             Self::TowerPeakEwma => "tower p2c peak EWMA".into(),
             Self::RoundRobin => "plain round robin".into(),
+            Self::Oracle => "oracle: shortest queue".into(),
         }
     }
 
@@ -101,11 +104,17 @@ impl Contender {
             }
             Self::RoundRobin => {
                 let plain = RoundRobin {
-                    feed,
-                    nodes: Vec::new(),
+                    nodes: Listed::new(feed),
                     next: 0,
                 };
                 boxed(plain, patience)
+            }
+            Self::Oracle => {
+                let oracle = Oracle {
+                    nodes: Listed::new(feed),
+                    rng: SmallRng::seed_from_u64(seed),
+                };
+                boxed(oracle, patience)
             }
         };
         Built { client, budget }
@@ -145,9 +154,24 @@ pub(crate) enum Load<'a> {
     Closed(usize, usize),
 }
 
-/// Runs one contender in a world of its own.
+/// Runs one client of one contender in a world of its own.
 pub(crate) fn run(
     contender: Contender,
+    world: impl FnOnce(u64) -> (Vec<Node>, Feed),
+    load: &Load<'_>,
+    patience: Option<Duration>,
+    seed: u64,
+) -> Run {
+    run_many(contender, 1, world, load, patience, seed)
+}
+
+/// Runs so many clients of one contender in a world of their own. Each knows what it measured itself.
+///
+/// # Panics
+/// With several clients and a load that is no open loop.
+pub(crate) fn run_many(
+    contender: Contender,
+    clients: u64,
     world: impl FnOnce(u64) -> (Vec<Node>, Feed),
     load: &Load<'_>,
     patience: Option<Duration>,
@@ -160,17 +184,25 @@ pub(crate) fn run(
         .expect("a runtime");
     runtime.block_on(async {
         let (nodes, feed) = world(seed);
-        let Built { mut client, budget } = contender.build(feed, patience, seed);
+        let built = (0..clients).map(|client| {
+            // Apart from each other, the first as if it were alone.
+            let seed = seed.wrapping_add(client.wrapping_mul(0x9e37_79b9));
+            let Built { client, budget } = contender.build(feed.clone(), patience, seed);
+            (client, budget)
+        });
+        let (mut clients, budgets): (Vec<_>, Vec<_>) = built.unzip();
         let calls = match load {
-            Load::Open(phases) => crate::sim::open_loop(&mut client, phases, seed).await,
-            Load::Closed(requests, concurrency) => {
-                crate::sim::closed_loop(&mut client, *requests, *concurrency).await
-            }
+            Load::Open(phases) => crate::sim::open_loop(&mut clients, phases, seed).await,
+            Load::Closed(requests, concurrency) => match &mut *clients {
+                [client] => crate::sim::closed_loop(client, *requests, *concurrency).await,
+                _ => panic!("a closed loop is of one client"),
+            },
         };
+        let budgets = budgets.iter().flatten();
         Run {
             calls,
             nodes,
-            extra: budget.map_or(0, |budget| budget.withdrawn()),
+            extra: budgets.map(RetryBudget::withdrawn).sum(),
         }
     })
 }
@@ -190,17 +222,17 @@ impl tower::util::rng::Rng for Seeded {
     }
 }
 
-/// What one writes without a library.
-struct RoundRobin {
+/// The backends that the registry lists now.
+struct Listed {
     feed: Feed,
     nodes: Vec<(usize, Node)>,
-    next: usize,
 }
 
-impl Service<Request> for RoundRobin {
-    type Response = crate::sim::Answer;
-    type Error = BoxError;
-    type Future = crate::sim::NodeFuture;
+impl Listed {
+    fn new(feed: Feed) -> Self {
+        let nodes = Vec::new();
+        Self { feed, nodes }
+    }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         while let Poll::Ready(Some(Ok(change))) = Pin::new(&mut self.feed).poll_next(cx) {
@@ -214,9 +246,51 @@ impl Service<Request> for RoundRobin {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// What one writes without a library.
+struct RoundRobin {
+    nodes: Listed,
+    next: usize,
+}
+
+impl Service<Request> for RoundRobin {
+    type Response = crate::sim::Answer;
+    type Error = BoxError;
+    type Future = crate::sim::NodeFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.nodes.poll_ready(cx)
+    }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        self.next = (self.next + 1) % self.nodes.len();
-        self.nodes[self.next].1.call(request)
+        let nodes = &mut self.nodes.nodes;
+        self.next = (self.next + 1) % nodes.len();
+        nodes[self.next].1.call(request)
+    }
+}
+
+struct Oracle {
+    nodes: Listed,
+    rng: SmallRng,
+}
+
+impl Service<Request> for Oracle {
+    type Response = crate::sim::Answer;
+    type Error = BoxError;
+    type Future = crate::sim::NodeFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.nodes.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Self { nodes, rng } = self;
+        let shortest = nodes.nodes.iter_mut().min_by_key(|(_, node)| {
+            // Chance decides between equals.
+            (node.present(), rng.next_u32())
+        });
+        let (_, node) = shortest.expect("ready only while one is listed");
+        node.call(request)
     }
 }

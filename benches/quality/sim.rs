@@ -17,9 +17,13 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
-use pin_project::pin_project;
+use pin_project::{pin_project, pinned_drop};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
 use tower::{BoxError, Service, ServiceExt, discover::Change, util::BoxService};
 use tower_roster::classify::{Classify, Observer, Unsent, Verdict};
 
@@ -68,6 +72,8 @@ pub(crate) enum Latency {
     Fixed(Duration),
     /// Evenly spread from nothing to this.
     UpTo(Duration),
+    /// Exponentially distributed with this mean.
+    Exponential(Duration),
     LogNormal {
         median: Duration,
         sigma: f64,
@@ -79,6 +85,7 @@ impl Latency {
         match self {
             Self::Fixed(latency) => latency,
             Self::UpTo(most) => most.mul_f64(rng.random()),
+            Self::Exponential(mean) => mean.mul_f64(-(1.0 - rng.random::<f64>()).ln()),
             Self::LogNormal { median, sigma } => {
                 // Box and Muller's.
                 let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
@@ -114,6 +121,9 @@ struct Inner {
     /// Since when it does what, in order.
     script: Vec<(Duration, Mode)>,
     capacity: Option<Capacity>,
+    workers: Option<Workers>,
+    /// Requests that wait or are worked on, where there are workers.
+    present: usize,
     /// Requests that came, by [`BUCKET`]s.
     received: Vec<u64>,
     rng: SmallRng,
@@ -127,6 +137,22 @@ struct Capacity {
     /// When work on those that wait begins.
     waiting: VecDeque<Instant>,
     room: usize,
+}
+
+/// So many requests at a time, in the order of their arrival; all others wait.
+#[derive(Clone)]
+struct Workers {
+    free: Arc<Semaphore>,
+    abandoned: Abandoned,
+}
+
+/// What becomes of the work on a request whose caller has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abandoned {
+    /// It is finished, as most servers do.
+    Finished,
+    /// It ends at once, or never begins.
+    Cancelled,
 }
 
 impl Capacity {
@@ -157,6 +183,8 @@ impl Node {
             start: Instant::now(),
             script: vec![(Duration::ZERO, Mode::Serve(latency))],
             capacity: None,
+            workers: None,
+            present: 0,
             received: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
         })))
@@ -179,6 +207,34 @@ impl Node {
         self
     }
 
+    /// It works on so many requests at a time, and all others wait for as long as it takes.
+    pub(crate) fn workers(self, workers: usize, abandoned: Abandoned) -> Self {
+        self.inner().workers = Some(Workers {
+            free: Arc::new(Semaphore::new(workers)),
+            abandoned,
+        });
+        self
+    }
+
+    /// The requests that wait or are worked on, where there are workers.
+    pub(crate) fn present(&self) -> usize {
+        self.inner().present
+    }
+
+    /// Waits for a worker, and for its work.
+    async fn work(self, workers: Workers) -> Result<Answer, BoxError> {
+        let _present = Present::new(self.clone());
+        let _worker = workers.free.acquire().await;
+        let work = self.inner().work();
+        match work {
+            Some((work, answer)) => {
+                sleep(work).await;
+                Ok(answer)
+            }
+            None => Err("connection reset by peer".into()),
+        }
+    }
+
     /// The requests that came between two times.
     pub(crate) fn received(&self, from: Duration, to: Duration) -> u64 {
         let counts = &self.inner().received;
@@ -195,8 +251,49 @@ pub(crate) fn bucket(at: Duration) -> usize {
     (at.as_nanos() / BUCKET.as_nanos()) as usize
 }
 
+/// Counts a request as present.
+struct Present(Node);
+
+impl Present {
+    fn new(node: Node) -> Self {
+        node.inner().present += 1;
+        Self(node)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.inner().present -= 1;
+    }
+}
+
 impl Inner {
-    fn call(&mut self) -> NodeFuture {
+    /// What it does now, as an index into the script.
+    fn phase(&self, age: Duration) -> usize {
+        let phase = self.script.iter().rposition(|(since, _)| *since <= age);
+        phase.expect("it begins at the start")
+    }
+
+    /// How long a worker is busy with a request that it begins now, and what it answers then; nothing
+    /// where connections break.
+    fn work(&mut self) -> Option<(Duration, Answer)> {
+        let age = Instant::now().duration_since(self.start);
+        let (latency, status) = match self.script[self.phase(age)].1 {
+            Mode::Serve(latency) => (latency, 200),
+            Mode::Fail { share, after, .. } if self.rng.random::<f64>() < share => {
+                (Latency::Fixed(after), 503)
+            }
+            Mode::Fail { others, .. } => (others, 200),
+            Mode::Refuse | Mode::Swallow => return None,
+        };
+        // Timers round up to the next millisecond. Rounded by chance, the mean is exact.
+        let work = latency.draw(&mut self.rng).as_secs_f64() * 1e3;
+        let up = self.rng.random::<f64>() < work.fract();
+        let work = MS.mul_f64(work.trunc() + f64::from(u8::from(up)));
+        Some((work, Answer { status }))
+    }
+
+    fn call(&mut self, node: &Node) -> NodeFuture {
         let now = Instant::now();
         let age = now.duration_since(self.start);
         let bucket = bucket(age);
@@ -204,9 +301,14 @@ impl Inner {
             self.received.resize(bucket + 1, 0);
         }
         self.received[bucket] += 1;
-        let phase = self.script.iter().rposition(|(since, _)| *since <= age);
-        let phase = phase.expect("it begins at the start");
-        let (latency, status) = match self.script[phase].1 {
+        let phase = self.phase(age);
+        let mode = self.script[phase].1;
+        if let (Some(workers), Mode::Serve(_) | Mode::Fail { .. }) = (&self.workers, mode) {
+            let abandoned = workers.abandoned;
+            let work = tokio::spawn(node.clone().work(workers.clone()));
+            return NodeFuture::Work { work, abandoned };
+        }
+        let (latency, status) = match mode {
             Mode::Swallow => return NodeFuture::NEVER,
             Mode::Refuse => {
                 let error = Unsent::new("connection refused").with_request(Request);
@@ -253,28 +355,31 @@ impl Service<Request> for Node {
     }
 
     fn call(&mut self, _: Request) -> NodeFuture {
-        self.inner().call()
+        self.inner().call(self)
     }
 }
 
 /// A request at a backend.
-#[pin_project]
-pub(crate) struct NodeFuture {
-    /// `None` for ever.
-    #[pin]
-    sleep: Option<Sleep>,
-    result: Option<Result<Answer, BoxError>>,
+#[pin_project(project = NodeFutureProj, PinnedDrop)]
+pub(crate) enum NodeFuture {
+    Never,
+    At {
+        #[pin]
+        sleep: Sleep,
+        result: Option<Result<Answer, BoxError>>,
+    },
+    Work {
+        work: JoinHandle<Result<Answer, BoxError>>,
+        abandoned: Abandoned,
+    },
 }
 
 impl NodeFuture {
-    const NEVER: Self = Self {
-        sleep: None,
-        result: None,
-    };
+    const NEVER: Self = Self::Never;
 
     fn at(done: Instant, result: Result<Answer, BoxError>) -> Self {
-        Self {
-            sleep: Some(sleep_until(done)),
+        Self::At {
+            sleep: sleep_until(done),
             result: Some(result),
         }
     }
@@ -284,12 +389,32 @@ impl Future for NodeFuture {
     type Output = Result<Answer, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Some(sleep) = this.sleep.as_pin_mut() else {
-            return Poll::Pending;
-        };
-        ready!(sleep.poll(cx));
-        Poll::Ready(this.result.take().expect("not polled after it was done"))
+        match self.project() {
+            NodeFutureProj::Never => Poll::Pending,
+            NodeFutureProj::At { sleep, result } => {
+                ready!(sleep.poll(cx));
+                Poll::Ready(result.take().expect("not polled after it was done"))
+            }
+            NodeFutureProj::Work { work, .. } => {
+                let result = ready!(Pin::new(work).poll(cx));
+                Poll::Ready(
+                    result.expect("work neither panics nor is aborted before this is dropped"),
+                )
+            }
+        }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for NodeFuture {
+    fn drop(self: Pin<&mut Self>) {
+        if let NodeFutureProj::Work {
+            work,
+            abandoned: Abandoned::Cancelled,
+        } = self.project()
+        {
+            work.abort();
+        }
     }
 }
 
@@ -297,6 +422,16 @@ impl Future for NodeFuture {
 pub(crate) struct Feed {
     changes: VecDeque<(Instant, Change<usize, Node>)>,
     sleep: Pin<Box<Sleep>>,
+}
+
+/// As it was made: with all changes to come.
+impl Clone for Feed {
+    fn clone(&self) -> Self {
+        Self {
+            changes: self.changes.clone(),
+            sleep: Box::pin(sleep(Duration::ZERO)),
+        }
+    }
 }
 
 impl Feed {
@@ -357,9 +492,10 @@ impl Call {
 
 pub(crate) type Client = BoxService<Request, Answer, BoxError>;
 
-/// Sends requests at random times, so many a second for so long, whether or not they are answered.
+/// Sends requests at random times, each from a random client, so many a second for so long, whether or
+/// not they are answered.
 pub(crate) async fn open_loop(
-    client: &mut Client,
+    clients: &mut [Client],
     phases: &[(Duration, f64)],
     seed: u64,
 ) -> Vec<Call> {
@@ -382,6 +518,13 @@ pub(crate) async fn open_loop(
             }
             let began = Instant::now();
             sent += 1;
+            let client = match clients {
+                [client] => client,
+                _ => {
+                    let index = rng.random_range(0..clients.len());
+                    &mut clients[index]
+                }
+            };
             let calls = Arc::clone(&calls);
             let answer = match client.ready().await {
                 Ok(client) => client.call(Request),
