@@ -208,10 +208,10 @@ pub(crate) fn run_many(
 }
 
 /// tower's balancer has a trait of its own for chance.
-struct Seeded(SmallRng);
+pub(crate) struct Seeded(SmallRng);
 
 impl Seeded {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(SmallRng::seed_from_u64(seed))
     }
 }

@@ -6,6 +6,8 @@
 mod before_after;
 mod clients;
 mod crash;
+mod equals;
+mod exact;
 mod fast_failures;
 mod one_slow;
 mod overload;
@@ -29,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("crash and return, swallowing", crash::swallowing),
     ("before and after", before_after::report),
     ("overload", overload::report),
+    ("equals", equals::report),
 ];
 
 fn main() -> ExitCode {

@@ -30,6 +30,50 @@ fn equal_endpoints_get_equal_shares_while_measured() {
     }
 }
 
+/// How many of 10,000 requests each server gets, 20 a second and one after the other. `takes` tells how
+/// long the nth request to a server takes, from 0.
+fn one_by_one(
+    policy: &AnyPolicy,
+    weights: &[f64],
+    takes: impl Fn(usize, u64) -> Duration,
+) -> Vec<u64> {
+    let mut rng = rng();
+    let trial = Trial::new(policy, weights, &mut rng);
+    let mut counts = vec![0; weights.len()];
+    let mut now = Instant::now();
+    for _ in 0..10_000 {
+        now += 50 * MS;
+        let server = trial.pick(&mut Draw::new(&mut rng).at(now));
+        let takes = takes(server, counts[server]);
+        counts[server] += 1;
+        trial.start(server, now);
+        trial.end(server, Outcome::Success, takes, now + takes);
+    }
+    counts
+}
+
+#[test]
+fn equal_endpoints_share_by_weight_whatever_a_few_of_their_answers_take() {
+    let usual = MS * 3 / 10;
+    for policy in ["peak-ewma", "response-time"].map(|name| by_name(name).unwrap()) {
+        for (weights, share) in [([1.0, 1.0], 0.5), ([3.0, 1.0], 0.75), ([1.0, 3.0], 0.25)] {
+            let connects = |server, nth| match (server, nth) {
+                (0, 0) => 30 * MS,
+                (1, 0) => MS,
+                _ => usual,
+            };
+            let counts = one_by_one(&policy, &weights, connects);
+            assert_share(counts[0], 10_000, share, &format!("{policy:?}: connects"));
+            let stutters = |server, nth: u64| match (server, nth % 1_000) {
+                (0, 500) => 40 * MS,
+                _ => usual,
+            };
+            let counts = one_by_one(&policy, &weights, stutters);
+            assert_share(counts[0], 10_000, share, &format!("{policy:?}: stutters"));
+        }
+    }
+}
+
 #[test]
 fn twice_the_latency_gets_about_half_the_load() {
     let mut servers = [Latency::Constant(0.01); 5];

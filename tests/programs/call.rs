@@ -88,6 +88,35 @@ async fn is_the_same_on_rest_and_on_a_fixed_set() {
     assert_all_answered(&end, &addresses.each_ref().map(|address| &**address));
 }
 
+#[tokio::test]
+async fn equal_servers_get_equal_shares() {
+    let serves = tokio::join!(Serve::start(&[]), Serve::start(&[]));
+    let url = format!("fixed:{},{}", serves.0.addr, serves.1.addr);
+    let args = [
+        &*url,
+        "equal",
+        "--rate",
+        "200",
+        "--duration",
+        "3s",
+        "--json",
+    ];
+    let end = Program::start("call", &args).end_well(SOON).await;
+    let summary = summary(&end);
+    let (requests, used) = instances(&summary);
+    assert_eq!(used.len(), 2, "both are used: {summary}");
+    // Four fifths of its due, and less by four standard deviations of a fair draw.
+    let due = requests as f64 / 2.0;
+    let least = 0.8 * due - 4.0 * (requests as f64 * 0.25).sqrt();
+    for id in used {
+        let got = summary["per_instance"][&id].as_u64().expect("a count");
+        assert!(
+            got as f64 >= least,
+            "{got} of {requests} for {id}: {summary}"
+        );
+    }
+}
+
 /// Waits until a watch of its own lists this many instances.
 pub(super) async fn listed(url: &str, service: &str, instances: usize) {
     let mut watch = Program::start("watch", &[url, service, "--json"]);

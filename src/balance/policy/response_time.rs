@@ -1,6 +1,6 @@
 //! In proportion to speed.
 //!
-//! Each endpoint gets requests in proportion to its weight divided by its estimated latency: one that
+//! Each endpoint gets requests in proportion to its weight divided by its latency: one that
 //! answers in half the time gets twice as many. Unlike [`P2c`](super::P2c), which turns from a slow endpoint
 //! as far as another is better, this goes on using it, and it does not look at requests in flight. It
 //! fits endpoints of constant but different speed.
@@ -16,6 +16,12 @@
 //! - After 16 refusals one of these 16 is drawn in proportion to their speed. That is nearly
 //!   the same, and bounds what a pick costs when one endpoint is far faster than all others.
 //!
+//! The latency is the mean of what an endpoint [usually](Usual) takes; the estimate of [`PeakEwma`] where it
+//! failed, or keeps a request waiting for longer than usual. Means of equal endpoints differ by chance,
+//! and shares would follow that. So a mean that differs by no more than twice its standard error from
+//! what is typical of the set counts as typical: equal endpoints get exactly equal shares. Typical
+//! is the harmonic mean, as speeds are what is shared by: one slow endpoint hardly moves it.
+//!
 //! One that was never measured is accepted at once, and not again before its answer: see
 //! [`PeakEwma`]. One that fails counts as slow, by its penalty.
 
@@ -25,10 +31,13 @@ use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
 
 use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
-use crate::endpoint::load::{LoadTracker, PeakEwma};
+use crate::endpoint::load::{LoadTracker, PeakEwma, Usual};
 
 /// Endpoints looked at for one pick.
 const LOOK: usize = 16;
+
+/// In seconds: below the resolution of any clock, so that no speed is infinite.
+const SHORTEST: f64 = 1e-9;
 
 /// In proportion to weight divided by latency.
 ///
@@ -78,8 +87,9 @@ impl Policy for ResponseTime {
             shares,
             weights: small.then_some(weights),
             next: AtomicUsize::new(0),
-            least: AtomicU64::new(f64::INFINITY.to_bits()),
+            round: [f64::INFINITY, 0.0, 0.0].map(|start| AtomicU64::new(start.to_bits())),
             best: AtomicU64::new(0),
+            typical: AtomicU64::new(0),
         }
     }
 }
@@ -93,24 +103,37 @@ pub struct BySpeed {
     // them looked in vain.
     /// The endpoint to be looked at next.
     next: AtomicUsize,
-    /// Bits of the least estimate since endpoint 0 was looked at.
-    least: AtomicU64,
-    /// Bits of the least estimate of all, as far as is known. 0 accepts nobody by itself.
+    /// Bits of what was seen since endpoint 0 was looked at: the least latency, the sum of the
+    /// speeds of those with a usual latency, and how many these are.
+    round: [AtomicU64; 3],
+    /// Bits of the least latency of all, as far as is known. 0 accepts nobody by itself.
     best: AtomicU64,
+    /// Bits of the typical latency; 0 until all have been looked at.
+    typical: AtomicU64,
 }
 
 impl<L: LoadTracker> Picker<L> for BySpeed {
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+        let Some(weights) = &self.weights else {
+            let now = draw.now();
+            return self.pick_of_many(set, draw.rng, now);
+        };
         let now = draw.now();
-        match &self.weights {
-            Some(weights) => {
-                let looks = (0..set.len()).zip(weights);
-                let looks =
-                    looks.map(|(index, weight)| (index, estimate(set, index, now), *weight));
-                choose(looks, draw.rng)
+        let mut latencies = [Latency::Estimate(0.0); LOOK];
+        let latencies = &mut latencies[..set.len()];
+        let (mut speeds, mut usual) = (0.0, 0.0);
+        for (index, latency) in latencies.iter_mut().enumerate() {
+            *latency = Latency::of(set, index, now);
+            if let Some(speed) = latency.speed() {
+                speeds += speed;
+                usual += 1.0;
             }
-            None => self.pick_of_many(set, draw.rng, now),
         }
+        let typical = usual / speeds;
+        let looks = latencies.iter().zip(weights).enumerate();
+        let looks =
+            looks.map(|(index, (latency, weight))| (index, latency.seconds(typical), *weight));
+        choose(looks, draw.rng)
     }
 }
 
@@ -124,20 +147,20 @@ impl BySpeed {
         if rng.next_u64() >> 62 == 0 {
             self.look_around(set, now);
         }
-        let best = f64::from_bits(self.best.load(Relaxed));
+        let [best, typical] = [&self.best, &self.typical].map(get);
         let mut refused = [(0, 0.0); LOOK];
         for refusal in &mut refused {
             let index = self.shares.one(rng);
-            let estimate = estimate(set, index, now);
+            let latency = Latency::of(set, index, now).seconds(typical);
             // Also when both are 0, and when nobody was ever measured.
-            if unit(rng) * estimate <= best {
+            if unit(rng) * latency <= best {
                 return index;
             }
-            *refusal = (index, estimate);
+            *refusal = (index, latency);
         }
         choose(
             refused
-                .map(|(index, estimate)| (index, estimate, 1.0))
+                .map(|(index, latency)| (index, latency, 1.0))
                 .into_iter(),
             rng,
         )
@@ -147,31 +170,83 @@ impl BySpeed {
     fn look_around<L: LoadTracker>(&self, set: &Set<'_, L>, now: Instant) {
         let first = self.next.load(Relaxed);
         let last = (first + 4).min(set.len());
-        let mut least = f64::from_bits(self.least.load(Relaxed));
+        let [mut least, mut speeds, mut usual] = self.round.each_ref().map(get);
         for index in first..last {
-            let estimate = estimate(set, index, now);
+            let latency = Latency::of(set, index, now);
+            let seconds = latency.seconds(get(&self.typical));
             // Those never measured are accepted anyhow, and must not make everybody else refused.
-            if estimate > 0.0 {
-                least = least.min(estimate);
+            if seconds > 0.0 {
+                least = least.min(seconds);
+            }
+            if let Some(speed) = latency.speed() {
+                speeds += speed;
+                usual += 1.0;
             }
         }
-        let best = f64::from_bits(self.best.load(Relaxed));
         if last == set.len() {
-            self.best.store(least.to_bits(), Relaxed);
-            least = f64::INFINITY;
-        } else if least < best {
-            self.best.store(least.to_bits(), Relaxed);
+            set_bits(&self.best, least);
+            set_bits(
+                &self.typical,
+                if usual > 0.0 { usual / speeds } else { 0.0 },
+            );
+            [least, speeds, usual] = [f64::INFINITY, 0.0, 0.0];
+        } else if least < get(&self.best) {
+            set_bits(&self.best, least);
         }
-        self.least.store(least.to_bits(), Relaxed);
+        for (cell, value) in self.round.iter().zip([least, speeds, usual]) {
+            set_bits(cell, value);
+        }
         self.next.store(last % set.len(), Relaxed);
     }
 }
 
-/// The load without requests in flight.
-fn estimate<L: LoadTracker>(set: &Set<'_, L>, index: usize, now: Instant) -> f64 {
-    let load = set.tracker(index).load(0, now);
-    // Also false for NaN.
-    if load >= 0.0 { load } else { f64::INFINITY }
+fn get(bits: &AtomicU64) -> f64 {
+    f64::from_bits(bits.load(Relaxed))
+}
+
+fn set_bits(bits: &AtomicU64, value: f64) {
+    bits.store(value.to_bits(), Relaxed);
+}
+
+/// How long an endpoint takes, in seconds.
+#[derive(Clone, Copy, Debug)]
+enum Latency {
+    Usual(Usual),
+    /// The load without requests in flight, where something speaks against what is usual.
+    Estimate(f64),
+}
+
+impl Latency {
+    fn of<L: LoadTracker>(set: &Set<'_, L>, index: usize, now: Instant) -> Self {
+        let tracker = set.tracker(index);
+        if let Some(usual) = tracker.usual(&mut || now) {
+            return Self::Usual(usual);
+        }
+        let load = tracker.load(0, now);
+        // Also false for NaN.
+        Self::Estimate(if load >= 0.0 { load } else { f64::INFINITY })
+    }
+
+    /// In requests a second, where one is usual.
+    fn speed(self) -> Option<f64> {
+        match self {
+            Self::Usual(usual) if usual.is_known() => Some(1.0 / usual.mean().max(SHORTEST)),
+            _ => None,
+        }
+    }
+
+    /// What it counts as, where `typical` is usual for the whole set.
+    fn seconds(self, typical: f64) -> f64 {
+        match self {
+            Self::Usual(usual) if typical > 0.0 && usual.is_like(Usual::new(typical, 0.0), 0.0) => {
+                typical
+            }
+            Self::Usual(usual) if usual.is_known() => usual.mean().max(SHORTEST),
+            // There is nothing to compare with either: as one that was never measured.
+            Self::Usual(_) => 0.0,
+            Self::Estimate(estimate) => estimate,
+        }
+    }
 }
 
 /// From 0 up to 1.

@@ -9,6 +9,9 @@
 //! | [`PeakEwma`] | latency × (in flight + 1) | the default: notices slow and failing endpoints |
 //! | [`InFlight`] | in flight + 1 | requests of very different or unbounded length |
 //!
+//! Beside the load a tracker may tell what a request [usually](Usual) takes, so that policies need not tell
+//! equal endpoints apart by noise.
+//!
 //! A request passes through these states; leaving the last one gives back its place in flight:
 //!
 //! ```text
@@ -26,8 +29,10 @@ mod handle;
 mod in_flight;
 mod log2;
 mod peak_ewma;
+mod usual;
 
-pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma};
+pub(crate) use self::usual::GRAIN;
+pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma, usual::Usual};
 pub use crate::classify::Outcome;
 pub(super) use handle::State;
 
@@ -89,6 +94,17 @@ pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
     #[inline]
     fn may_lag(&self) -> bool {
         false
+    }
+
+    /// What a request usually takes, as long as nothing speaks against it: a failure, or a request that
+    /// waits for longer than that; `None`, by default, where it is not known.
+    ///
+    /// Policies take endpoints for equal where this [says so](Usual::is_like), and look at
+    /// [`load`](Self::load) where it does not.
+    #[inline]
+    fn usual(&self, now: &mut dyn FnMut() -> Instant) -> Option<Usual> {
+        let _ = now;
+        None
     }
 
     /// Forgets what was measured, as the endpoint is back after it was ejected.

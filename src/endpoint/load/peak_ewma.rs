@@ -25,6 +25,21 @@
 //!   than it waited, so it may raise the estimate and never lowers it. Else an endpoint that answers
 //!   nothing while clients time out would end as the cheapest of all.
 //!
+//! # What is usual
+//! A maximum shows that an endpoint is slow, and not that two are equal: of two servers that differ in
+//! nothing, one has seen the higher peak. So a plain mean is kept beside the estimate, and how far off it may be ([`Usual`], in
+//! a file of its own). Policies [ask for it](LoadTracker::usual) to see whether there is any difference
+//! before they compare estimates. What goes into it, and when it holds:
+//!
+//! - *A request that began before the first answer* is left out: it opened its connection, and what that took
+//!   says little of the next. As long as there are fewer than two samples, the endpoint gets one
+//!   request at a time.
+//! - *A failure* leaves it as it is, and it does not hold before the next success.
+//! - *A cancelled request* counts where it waited longer than the mean: so it only ever raises it.
+//! - *A late answer*, longer than the mean by four deviations, means that it does not hold until the next
+//!   answer that is not, or until the endpoint has been left alone for twice the estimate. *A request that
+//!   waits* for so long means the same.
+//!
 //! # What it costs
 //! A start and a record each change one counter; a busy endpoint's record does little else. By the
 //! formula above a sample weighs as much as the time since the one before, and where hundreds
@@ -51,8 +66,9 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    LoadTracker, Outcome,
+    LoadTracker, Outcome, Usual,
     log2::{exp2, log2},
+    usual::count,
 };
 
 /// Finagle's default, which linkerd and go-zero kept: a spike is down to 1 % after 46 s.
@@ -89,6 +105,12 @@ const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 /// take, while whoever restarts is back within seconds.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
+/// After a late answer an endpoint is not taken for an equal until it has been left alone for so many times
+/// its estimate. The more, the sooner callers turn from what is slow for a while, and the less equal are
+/// shares where latencies vary much; 2 is where both are better than with absolute deviations and no such
+/// time (`cargo bench --bench quality`).
+const SHUNNED: f64 = 2.0;
+
 /// The last answer was not swift, or nothing is known.
 const SLOW: u8 = 0;
 /// It was, and the estimate remembers others: a process that is not run for a moment must not have
@@ -121,16 +143,25 @@ pub struct PeakEwma {
     failed: AtomicBool,
     /// How swift the last answer was: one of the three above.
     pace: AtomicU8,
+    /// 0 before the first answer, and then one more than what `usual` has samples, as far as they are
+    /// counted.
+    answers: AtomicU8,
+    /// Whether the last answer of which `usual` knows was late.
+    late: AtomicBool,
+    /// Bits of a [`Usual`].
+    usual: AtomicU64,
     /// Bits of `log2(estimate) + nanoseconds since base × slope`; minus infinity while nothing is
     /// known.
     level: AtomicU64,
     /// When the last answer came, or the first of the waiting requests started, in nanoseconds since
     /// the base.
     heard: AtomicU64,
-    /// When the last sample was taken in; 0 while there was none.
-    sampled: AtomicU64,
     /// The same for all endpoints of a balancer.
     settings: Arc<Settings>,
+    /// When the last sample was taken in; 0 while there was none. No pick reads it.
+    sampled: AtomicU64,
+    /// When the first answer came; 0 while there was none. No pick reads it either.
+    warm: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -187,10 +218,14 @@ impl PeakEwma {
             waiting: AtomicU32::new(0),
             failed: AtomicBool::new(false),
             pace: AtomicU8::new(SLOW),
+            answers: AtomicU8::new(0),
+            late: AtomicBool::new(false),
+            usual: AtomicU64::new(Usual::UNKNOWN.to_bits()),
             level: AtomicU64::new(f64::NEG_INFINITY.to_bits()),
             heard: AtomicU64::new(0),
-            sampled: AtomicU64::new(0),
             settings,
+            sampled: AtomicU64::new(0),
+            warm: AtomicU64::new(0),
         }
     }
 
@@ -214,14 +249,15 @@ impl PeakEwma {
         log2(estimate.max(SHORTEST)) + float(now) * self.settings.slope
     }
 
-    fn sample(&self, sample: Duration, now: u64) {
+    /// Returns whether the sample was taken in.
+    fn sample(&self, sample: Duration, now: u64) -> bool {
         // Not the maximum of both: the threads that finish at the same time differ by that time, and
         // the next answer puts it right.
         self.heard.store(now, Relaxed);
         let before = self.sampled.load(Relaxed);
         if before > 0 && now.saturating_sub(before) < self.settings.close {
             self.raise(sample, now);
-            return;
+            return false;
         }
         // Whoever moves the time on owns the interval: none counts twice.
         let before = self.sampled.fetch_max(now.max(1), Relaxed);
@@ -232,6 +268,33 @@ impl PeakEwma {
             let next = follow(self.estimate(level, now), sample, kept);
             Some(self.level(next, now).to_bits())
         });
+        true
+    }
+
+    #[inline]
+    fn known(&self) -> Usual {
+        Usual::from_bits(self.usual.load(Relaxed))
+    }
+
+    /// Takes an answer into what is usual. Where two threads do at the same moment, one of both is lost.
+    fn learn(&self, sample: f64, began: u64, now: u64) {
+        let answers = self.answers.load(Relaxed);
+        if answers == 0 {
+            self.warm.store(now, Relaxed);
+            self.answers.store(1, Relaxed);
+        } else if began >= self.warm.load(Relaxed) {
+            let usual = self.known();
+            let late = usual.is_late(sample, answers - 1);
+            if self.late.load(Relaxed) != late {
+                self.late.store(late, Relaxed);
+            }
+            let usual = usual.and(sample, answers - 1);
+            self.usual.store(usual.to_bits(), Relaxed);
+            let counted = count(answers - 1) + 1;
+            if answers != counted {
+                self.answers.store(counted, Relaxed);
+            }
+        }
     }
 
     /// Writes only what changes: a store takes the cache line from other threads.
@@ -323,21 +386,34 @@ impl LoadTracker for PeakEwma {
 
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant) {
         let now = self.clock(now);
+        let took = nanos(rtt);
+        let began = now.saturating_sub(took);
         match outcome {
             Outcome::Success if self.failed.load(Relaxed) => {
                 // The penalty has done its work, and nothing is known of latencies before it.
                 self.failed.store(false, Relaxed);
                 self.heard.store(now, Relaxed);
                 self.sampled.fetch_max(now.max(1), Relaxed);
-                let level = self.level(seconds(nanos(rtt)), now);
+                let level = self.level(seconds(took), now);
                 self.level.store(level.to_bits(), Relaxed);
+                self.learn(seconds(took), began, now);
             }
-            Outcome::Success => self.sample(rtt, now),
+            Outcome::Success => {
+                if self.sample(rtt, now) {
+                    self.learn(seconds(took), began, now);
+                }
+            }
             Outcome::Failure | Outcome::Overloaded => {
                 self.failed.store(true, Relaxed);
                 self.sample(rtt.max(self.settings.penalty), now);
             }
-            Outcome::Cancelled => self.raise(rtt, now),
+            Outcome::Cancelled => {
+                self.raise(rtt, now);
+                let usual = self.known();
+                if usual.is_known() && seconds(took) > usual.mean() {
+                    self.learn(seconds(took), began, now);
+                }
+            }
         }
         self.set_pace(if outcome != Outcome::Success || rtt > SWIFT {
             SLOW
@@ -361,13 +437,43 @@ impl LoadTracker for PeakEwma {
         self.level.store(f64::NEG_INFINITY.to_bits(), Relaxed);
         self.sampled.store(0, Relaxed);
         self.failed.store(false, Relaxed);
+        self.answers.store(0, Relaxed);
+        self.late.store(false, Relaxed);
+        self.usual.store(Usual::UNKNOWN.to_bits(), Relaxed);
         self.set_pace(SLOW);
+    }
+
+    #[inline]
+    fn usual(&self, now: &mut dyn FnMut() -> Instant) -> Option<Usual> {
+        let answers = self.answers.load(Relaxed);
+        if answers == 0 || self.failed.load(Relaxed) {
+            return None;
+        }
+        let usual = self.known();
+        let waiting = self.waiting.load(Relaxed) > 0;
+        // What one sample says is little: one request at a time until there are two.
+        if waiting && answers <= 2 {
+            return None;
+        }
+        if waiting || self.late.load(Relaxed) {
+            let now = self.clock(now());
+            let silence = seconds(now.saturating_sub(self.heard.load(Relaxed)));
+            if waiting && usual.is_late(silence, answers - 1) {
+                return None;
+            }
+            // Also while it waits: the next answer tells.
+            let estimate = || self.estimate(self.level.load(Relaxed), now);
+            if self.late.load(Relaxed) && silence < SHUNNED * estimate() {
+                return None;
+            }
+        }
+        Some(usual)
     }
 
     fn load(&self, in_flight: usize, now: Instant) -> f64 {
         let now = self.clock(now);
         let waiting = self.waiting.load(Relaxed) > 0;
-        if waiting && self.sampled.load(Relaxed) == 0 {
+        if waiting && self.answers.load(Relaxed) == 0 && !self.failed.load(Relaxed) {
             return UNMEASURED + in_flight as f64;
         }
         let silence = now.saturating_sub(self.heard.load(Relaxed));
@@ -601,6 +707,124 @@ mod tests {
                 prop_assert!((load - cost).abs() < cost * 3e-4, "{} for {}", load, cost);
             }
         }
+    }
+
+    /// What is usual at `now`.
+    fn usual(tracker: &PeakEwma, now: Instant) -> Option<Usual> {
+        tracker.usual(&mut || now)
+    }
+
+    /// 100 answers after 10 ms each, the last at `base` + 1 s.
+    fn steady() -> (PeakEwma, Instant) {
+        let (ewma, base) = tracker();
+        for at in 1..=100 {
+            request(&ewma, Outcome::Success, 10 * MS, base + 10 * at * MS);
+        }
+        (ewma, base + SEC)
+    }
+
+    #[test]
+    fn what_is_usual_is_the_mean_of_answers() {
+        let (ewma, now) = steady();
+        let mean = usual(&ewma, now).expect("nothing speaks against it").mean();
+        assert!((mean - 0.010).abs() < 1e-6, "{mean}");
+        // Reading changes nothing, and does not sink.
+        assert_eq!(usual(&ewma, now + 60 * SEC), usual(&ewma, now));
+    }
+
+    #[test]
+    fn what_begins_before_the_first_answer_is_not_usual() {
+        let (ewma, base) = tracker();
+        assert_eq!(usual(&ewma, base), None, "nothing is known");
+        (0..3).for_each(|_| ewma.start(base));
+        for ms in [30, 31, 32] {
+            ewma.record(Outcome::Success, ms * MS, base + ms * MS);
+        }
+        let cold = usual(&ewma, base + SEC).expect("it has answered");
+        assert!(!cold.is_known(), "it may have been the connections");
+        assert!(cold.is_like(Usual::new(1e-3, 0.0), 0.0), "one more probe");
+        assert_close(ewma.load(0, base + 32 * MS), 0.032);
+        ewma.start(base + SEC);
+        assert_eq!(usual(&ewma, base + SEC), None, "one at a time");
+        ewma.record(Outcome::Success, MS, base + SEC + MS);
+        let warm = usual(&ewma, base + SEC + MS).expect("it has answered again");
+        assert!((warm.mean() - 0.001).abs() < 1e-6, "{warm:?}");
+        ewma.start(base + 2 * SEC);
+        assert_eq!(usual(&ewma, base + 2 * SEC), None, "one sample is little");
+        ewma.record(Outcome::Success, MS, base + 2 * SEC + MS);
+        ewma.start(base + 3 * SEC);
+        assert!(usual(&ewma, base + 3 * SEC).is_some());
+    }
+
+    #[test]
+    fn nothing_is_usual_while_a_request_waits_for_longer() {
+        let (ewma, now) = steady();
+        ewma.start(now);
+        assert!(usual(&ewma, now + 10 * MS).is_some());
+        assert_eq!(usual(&ewma, now + 12 * MS), None, "it is late");
+        ewma.record(Outcome::Success, 10 * MS, now + 12 * MS);
+        assert!(usual(&ewma, now + 12 * MS).is_some());
+    }
+
+    #[test]
+    fn after_a_late_answer_nothing_is_usual_for_twice_its_time() {
+        let (ewma, now) = steady();
+        request(&ewma, Outcome::Success, 100 * MS, now + 100 * MS);
+        let late = |ms: u32| usual(&ewma, now + ms * MS);
+        assert_eq!(late(100), None);
+        assert_eq!(late(290), None);
+        assert!(late(301).is_some());
+        // A usual answer before that will do, too.
+        request(&ewma, Outcome::Success, 10 * MS, now + 150 * MS);
+        assert!(late(150).is_some());
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_usual_until_the_next_success() {
+        let (ewma, now) = steady();
+        let before = usual(&ewma, now);
+        request(&ewma, Outcome::Failure, MS, now + MS);
+        assert_eq!(usual(&ewma, now + 60 * SEC), None);
+        request(&ewma, Outcome::Success, 10 * MS, now + SEC);
+        assert!(usual(&ewma, now + SEC).is_some());
+        ewma.penalize(now + SEC);
+        assert_eq!(usual(&ewma, now + SEC), None);
+        assert!(before.is_some());
+    }
+
+    #[test]
+    fn a_cancelled_request_raises_what_is_usual_and_never_lowers_it() {
+        let (ewma, now) = steady();
+        let mean = |now| usual(&ewma, now).map(|usual| usual.mean());
+        let before = mean(now);
+        request(&ewma, Outcome::Cancelled, MS, now + 2 * MS);
+        assert_eq!(mean(now + 2 * MS), before);
+        request(&ewma, Outcome::Cancelled, SEC, now + 2 * SEC);
+        assert_eq!(mean(now + 2 * SEC), None, "it was late");
+        assert!(mean(now + 9 * SEC) > before);
+    }
+
+    #[test]
+    fn an_endpoint_that_hangs_under_timeouts_is_not_like_its_equals_again() {
+        let (ewma, mut now) = steady();
+        let equal = usual(&ewma, now).expect("it answered");
+        for _ in 0..100 {
+            let began = now;
+            now += SEC;
+            ewma.start(began);
+            ewma.record(Outcome::Cancelled, SEC, now);
+        }
+        let alike = |now| usual(&ewma, now).is_some_and(|usual| usual.is_like(equal, 0.000_5));
+        assert!(!alike(now) && !alike(now + 60 * SEC));
+    }
+
+    #[test]
+    fn what_is_usual_is_forgotten_with_the_rest() {
+        let (ewma, now) = steady();
+        ewma.forget(now);
+        assert_eq!(usual(&ewma, now), None);
+        request(&ewma, Outcome::Success, SEC, now + SEC);
+        assert!(!usual(&ewma, now + SEC).expect("it answered").is_known());
     }
 
     #[test]
