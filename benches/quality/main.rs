@@ -3,14 +3,18 @@
 //!
 //! A scenario is named by a part of its name. `--check` fails when a bar is missed.
 
+mod antagonist;
 mod before_after;
 mod clients;
 mod crash;
+mod deploy;
 mod fast_failures;
+mod fleet;
 mod one_slow;
 mod overload;
 mod report;
 mod sim;
+mod storm;
 mod unequal;
 
 use std::process::ExitCode;
@@ -29,6 +33,9 @@ const SCENARIOS: &[Scenario] = &[
     ("crash and return, swallowing", crash::swallowing),
     ("before and after", before_after::report),
     ("overload", overload::report),
+    ("storm", storm::report),
+    ("deploy", deploy::report),
+    ("antagonist", antagonist::report),
 ];
 
 fn main() -> ExitCode {
