@@ -3,16 +3,20 @@
 //!
 //! A scenario is named by a part of its name. `--check` fails when a bar is missed.
 
+mod antagonist;
 mod before_after;
 mod clients;
 mod crash;
+mod deploy;
 mod equals;
 mod exact;
 mod fast_failures;
+mod fleet;
 mod one_slow;
 mod overload;
 mod report;
 mod sim;
+mod storm;
 mod unequal;
 
 use std::process::ExitCode;
@@ -32,6 +36,9 @@ const SCENARIOS: &[Scenario] = &[
     ("before and after", before_after::report),
     ("overload", overload::report),
     ("equals", equals::report),
+    ("storm", storm::report),
+    ("deploy", deploy::report),
+    ("antagonist", antagonist::report),
 ];
 
 fn main() -> ExitCode {

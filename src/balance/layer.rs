@@ -216,9 +216,11 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     }
 
     /// Sets how long the state of an endpoint that left is kept for when it comes back; 60 s by
-    /// default. Zero forgets at once. One that comes back is ejected for the rest of its time if it was, and
-    /// ramps; at another address it has only its counts. What was ordered
-    /// [by hand](super::Handle::eject) holds however long it was away.
+    /// default. Zero forgets at once. An endpoint that comes back is ejected for the rest of its time if it
+    /// was, and else goes on with [slow start](Self::slow_start) where it was: a warm one has its full
+    /// share. Registered anew, where the registry tells that
+    /// ([`generation`](crate::Instance::generation)), it ramps; at another address it has only its counts,
+    /// and ramps. What was ordered [by hand](super::Handle::eject) holds however long it was away.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -268,7 +270,8 @@ impl<P, C, R> BalanceLayer<P, C, R> {
         self
     }
 
-    /// Sets how endpoints that are new or back come to their full share; within 5 s by default.
+    /// Sets how endpoints that are new or restored come to their full share; by default within 5 s in
+    /// which they are listed and have a weight.
     ///
     /// # Errors
     /// When a setting of it is out of its range.

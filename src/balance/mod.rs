@@ -10,10 +10,10 @@
 //!   endpoints that an earlier attempt of it went to.
 //! - **Discovery is followed while no request flows**, by a task that ends with the last balancer. Its
 //!   errors and its end are told, and the last good set serves on.
-//! - **State is kept by key** through every update: load, ejection, slow start, counts. One that comes
-//!   back within the grace finds it again, and ramps. Another address is another process: of what was
-//!   known only the counts hold for that, and it ramps. What was ordered by hand holds for the key, at
-//!   whatever address and however long it was away.
+//! - **State is kept by key** through every update: load, ejection, slow start, counts. An endpoint that
+//!   comes back within the grace finds it again: it is as warm as it was. Another address is another
+//!   process: of what was known only the counts hold for that, and it ramps. What was ordered by hand
+//!   holds for the key, at whatever address and however long it was away.
 //! - **What could not be sent goes on**: an endpoint that is not ready while another is, or a connection
 //!   that fails before the request was sent, costs a pick and not the request.
 //!

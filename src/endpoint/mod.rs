@@ -31,12 +31,12 @@ mod slow_start;
 
 #[cfg(feature = "http")]
 pub use self::body::CompleteOnBody;
-pub(crate) use self::facts::Facts;
 pub use self::{
     cost::Cost,
     future::ResponseFuture,
     slow_start::{Ramp, SlowStart},
 };
+pub(crate) use self::{facts::Facts, slow_start::Age};
 pub use tower::load::CompleteOnResponse;
 
 use std::{

@@ -1,5 +1,5 @@
-//! Slow start: an endpoint that is new, back or at another address gets a small share first, and its
-//! full share soon.
+//! Slow start: an endpoint that is new, restored or at another address gets a small share first, and
+//! its full share soon.
 //!
 //! Caches are cold, pools empty, code not compiled: a full share at once is a burst of slow answers.
 //! The share grows as in [Envoy], `max(least, (age / window)^(1 / aggression))`, which multiplies the
@@ -14,10 +14,30 @@
 //! - *A flood for the rest*: one warm endpoint among nine new ones gets half of all requests where a tenth is
 //!   its due (envoy#26290). [`Ramp::least`] raises the least factor until nobody gets more than
 //!   half as much again as its due.
+//! - *A ramp for each blink*: a registry or a health check that flaps delists an endpoint for a moment,
+//!   and when each return begins a ramp, most of the service ramps for as long as that lasts. With one
+//!   server after the other delisted for 200 ms, at 70 % of what all can bear, the 99th percentile was
+//!   three times what it is without (`cargo bench --bench quality storm`). So the age belongs to the
+//!   process, not to the listing: see below.
+//!
+//! # What counts as warming
+//! The age of a ramp is the time for which the endpoint was sent requests, as only requests warm it.
+//! Time away from the registry and time at weight 0 count for nothing: the age stands still ([`Age`]).
+//! It is not turned back either. What was filled in the process stays as long as the process, and
+//! whoever was delisted for a moment has lost nothing; if time away cooled an endpoint, a flapping
+//! one would never be warm, and its requests would be slow because of the flapping alone. So within the
+//! grace of the balancer a warm endpoint comes back warm, and any other goes on where it was.
+//!
+//! A new age begins with whatever says that the process is another one: another key, another address, a
+//! new generation of the registration (where the registry tells), an ejection, or an absence beyond
+//! the grace. A process that was restarted within the grace at the same address looks the same in a
+//! registry without generations, and comes back warm there; another id for each start tells.
 //!
 //! [Envoy]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start
 
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
@@ -38,7 +58,12 @@ const SURGE: f64 = 1.5;
 /// Weights change in steps of a tenth: each step prepares the policy anew, off the path of requests.
 const STEPS: f64 = 10.0;
 
-/// Settings of slow start.
+/// Settings of slow start: an endpoint that is new, restored after an ejection, or at another address gets
+/// a small share first.
+///
+/// What counts is the time for which an endpoint was sent requests. Time away from the registry (within
+/// the [grace](crate::balance::BalanceLayer::grace) of the balancer) and time at weight 0 make it neither
+/// warmer nor colder.
 ///
 /// # Examples
 /// ```
@@ -208,6 +233,39 @@ impl Default for Ramp {
     }
 }
 
+/// The age of a ramp: for how long the endpoint has been sent requests. Pure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Age {
+    passed: Duration,
+    /// Since when more time passes; `None` while the age stands still, as it does at first.
+    since: Option<Instant>,
+}
+
+impl Age {
+    /// Whether time passes.
+    pub(crate) fn runs(self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Has time pass from now on.
+    pub(crate) fn run(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// Has the age stand still from now on.
+    pub(crate) fn stop(&mut self, now: Instant) {
+        *self = Self {
+            passed: self.at(now),
+            since: None,
+        };
+    }
+
+    pub(crate) fn at(self, now: Instant) -> Duration {
+        let running = self.since.map(|since| now.saturating_duration_since(since));
+        self.passed.saturating_add(running.unwrap_or_default())
+    }
+}
+
 /// The share, from `least` to 1, that an endpoint of this `age` should have of its full one.
 fn factor(age: Duration, window: Duration, least: f64, aggression: f64) -> f64 {
     if age >= window {
@@ -287,6 +345,26 @@ mod tests {
         ] {
             assert_eq!(ramp.least(warm, ramping), 0.1, "{warm} and {ramping}");
         }
+    }
+
+    #[test]
+    fn an_age_stands_still_until_it_runs_and_when_it_is_stopped() {
+        let start = Instant::now();
+        let mut age = Age::default();
+        assert_eq!((age.at(start + SEC), age.runs()), (Duration::ZERO, false));
+        age.run(start + SEC);
+        age.run(start + 2 * SEC);
+        assert_eq!((age.at(start + 3 * SEC), age.runs()), (2 * SEC, true));
+        assert_eq!(
+            age.at(start),
+            Duration::ZERO,
+            "also for a clock that is behind"
+        );
+        age.stop(start + 3 * SEC);
+        age.stop(start + 9 * SEC);
+        assert_eq!((age.at(start + 10 * SEC), age.runs()), (2 * SEC, false));
+        age.run(start + 10 * SEC);
+        assert_eq!(age.at(start + 11 * SEC), 3 * SEC);
     }
 
     #[test]

@@ -317,3 +317,23 @@ async fn one_that_comes_back_where_it_was_is_out_if_it_was() {
     let probing = format!("Probing({:?})", key("a"));
     assert_eq!(scene.said(), ["+a", "ejected a", &probing, "live"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_comes_back_where_it_was_ramps_only_if_it_was_registered_anew() {
+    let mut scene = Scene::new(SLOW).await;
+    let before = scene.call_until(|info| info.requests > 0).await;
+    let after = returns_at(&mut scene, SLOW).await;
+    assert_eq!(after.state, EndpointState::Active, "it is the same process");
+    assert_eq!(after.requests, before.requests);
+
+    let mut instances = with(SLOW);
+    let others = instances.split_off(1);
+    scene.listed.apply(others.clone()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    instances[0].generation += 1;
+    instances.extend(others);
+    scene.listed.apply(instances).await;
+    let anew = scene.info().await;
+    assert_eq!(anew.state, EndpointState::Warming, "it is another");
+    assert_eq!(anew.requests, before.requests);
+}

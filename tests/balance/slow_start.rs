@@ -26,6 +26,9 @@ const WINDOW: Duration = Duration::from_secs(200);
 /// What each request takes: above the grain of peak EWMA, so that latencies are compared.
 const TAKES: Duration = Duration::from_millis(2);
 
+/// How long what is known of an endpoint that left is kept.
+const GRACE: Duration = Duration::from_secs(60);
+
 /// Requests for each look: 10 s, which is half of a step.
 const REQUESTS: usize = 5_000;
 
@@ -54,7 +57,9 @@ impl<P: Policy> Scene<P> {
 
     async fn with(layer: BalanceLayer<P>, ids: &[&'static str]) -> Self {
         let (feed, script) = script();
-        let layer = layer.slow_start(SlowStart::new().window(WINDOW));
+        let layer = layer
+            .grace(GRACE)
+            .slow_start(SlowStart::new().window(WINDOW));
         let balance = layer.unwrap().seed(7).balance_plain(script);
         let scene = Self {
             feed,
@@ -120,8 +125,9 @@ fn assert_share(share: f64, due: f64, when: &str) {
     );
 }
 
-/// A new endpoint, one restored by hand, and one that came back within the grace.
-async fn all_who_are_new_or_back_ramp<P: Policy>(policy: P) {
+/// A new endpoint, one restored by hand, and one that comes back after the grace; but not one that comes
+/// back before that.
+async fn all_who_are_new_or_restored_ramp<P: Policy>(policy: P) {
     let scene = Scene::new(policy, &["a", "b", "c"]).await;
     for id in ["a", "b", "c"] {
         let (state, weight) = scene.state(id).await;
@@ -147,24 +153,30 @@ async fn all_who_are_new_or_back_ramp<P: Policy>(policy: P) {
     scene.feed.remove("b");
     settle().await;
     assert_share(scene.share("c").await, 1.0 / 3.0, "while b is away");
+    scene.list(&["b"]).await;
+    assert_eq!(scene.state("b").await, (EndpointState::Active, 1.0));
+    assert_share(scene.share("b").await, 0.25, "as soon as b is back");
+
+    scene.feed.remove("b");
+    tokio::time::sleep(GRACE + MS).await;
     let back = Instant::now();
     scene.list(&["b"]).await;
     scene.ramps("b", 3.0, back).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_are_new_or_back_ramp_by_peak_ewma() {
-    all_who_are_new_or_back_ramp(P2c::peak_ewma()).await;
+async fn all_who_are_new_or_restored_ramp_by_peak_ewma() {
+    all_who_are_new_or_restored_ramp(P2c::peak_ewma()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_are_new_or_back_ramp_in_weighted_turns() {
-    all_who_are_new_or_back_ramp(WeightedRoundRobin::new()).await;
+async fn all_who_are_new_or_restored_ramp_in_weighted_turns() {
+    all_who_are_new_or_restored_ramp(WeightedRoundRobin::new()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_are_new_or_back_ramp_by_requests_in_flight() {
-    all_who_are_new_or_back_ramp(P2c::in_flight()).await;
+async fn all_who_are_new_or_restored_ramp_by_requests_in_flight() {
+    all_who_are_new_or_restored_ramp(P2c::in_flight()).await;
 }
 
 /// Where many ramp at once, the rest get half as much again as their due and no more.
@@ -196,6 +208,119 @@ async fn the_warm_ones_are_not_flooded_by_peak_ewma() {
 #[tokio::test(start_paused = true)]
 async fn the_warm_ones_are_not_flooded_in_weighted_turns() {
     the_warm_ones_are_not_flooded(WeightedRoundRobin::new()).await;
+}
+
+/// How far `id` is in slow start, where a step is a tenth.
+async fn assert_factor(rig: &Rig, id: &str, factor: f64, when: &str) {
+    let info = rig.info(id).await;
+    assert!(
+        (info.effective_weight - factor).abs() < 0.01,
+        "{} {when}, and {factor} is due",
+        info.effective_weight
+    );
+    let state = if factor < 1.0 {
+        EndpointState::Warming
+    } else {
+        EndpointState::Active
+    };
+    assert_eq!(info.state, state, "{when}");
+}
+
+/// Delists an endpoint for a while.
+async fn away(rig: &Rig, id: &str, time: Duration) {
+    rig.feed.remove(id);
+    tokio::time::sleep(time).await;
+    rig.feed.insert(id);
+    settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_away_makes_an_endpoint_neither_warmer_nor_colder() {
+    let rig = Rig::new();
+    rig.list(["a", "b", "c"]).await;
+    rig.list(["new"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_factor(&rig, "new", 0.4, "after two of five seconds").await;
+    away(&rig, "new", Duration::from_secs(30)).await;
+    assert_factor(&rig, "new", 0.4, "when it is back").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_factor(&rig, "new", 0.8, "after two seconds more").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_factor(&rig, "new", 1.0, "after five seconds in all").await;
+    away(&rig, "new", Duration::from_secs(30)).await;
+    assert_factor(&rig, "new", 1.0, "once it was warm").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_flaps_at_any_period_warms_while_it_is_listed() {
+    for period in [7, 50, 250, 1_000, 10_000] {
+        let rig = Rig::new();
+        rig.list(["a", "b", "c"]).await;
+        rig.list(["new"]).await;
+        let listed = Duration::from_millis(period / 2);
+        let mut age = Duration::ZERO;
+        while age < Duration::from_secs(5) {
+            let info = rig.info("new").await;
+            let factor = (age.as_secs_f64() / 5.0).max(0.1);
+            assert!(
+                (info.effective_weight - factor).abs() < 0.01,
+                "{} after {age:?} at {period} ms",
+                info.effective_weight
+            );
+            tokio::time::sleep(listed).await;
+            // And the millisecond that it takes to settle.
+            age += listed + MS;
+            away(&rig, "new", listed).await;
+        }
+        assert_factor(&rig, "new", 1.0, "when it was listed for long enough").await;
+        // Those that were always warm stay so.
+        for _ in 0..10 {
+            away(&rig, "a", listed).await;
+            assert_factor(&rig, "a", 1.0, "after each absence").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_without_weight_makes_an_endpoint_neither_warmer_nor_colder() {
+    let rig = Rig::new();
+    rig.list(["a", "b", "c"]).await;
+    rig.list(["new"]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let weigh = async |id: &str, weight: u16| {
+        let weight = Weight::from(weight);
+        rig.handle.set_weight(&key(id), weight).await.unwrap();
+    };
+    let drained = async |id: &str| {
+        weigh(id, 0).await;
+        assert_eq!(rig.info(id).await.state, EndpointState::Drained);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        weigh(id, 1).await;
+    };
+    drained("new").await;
+    assert_factor(&rig, "new", 0.2, "when it has its weight again").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_factor(&rig, "new", 0.6, "after three seconds in all").await;
+    drained("a").await;
+    assert_factor(&rig, "a", 1.0, "as it was warm").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_out_when_it_left_begins_anew() {
+    let rig = Rig::new();
+    rig.list(["a", "b", "c", "d"]).await;
+    rig.handle.eject(&key("a")).await.unwrap();
+    away(&rig, "a", Duration::from_secs(1)).await;
+    assert_eq!(rig.info("a").await.state, EndpointState::Ejected);
+    rig.handle.restore(&key("a")).await.unwrap();
+    assert_factor(&rig, "a", 0.1, "when it is restored").await;
+    rig.feed.remove("a");
+    rig.handle.eject(&key("b")).await.unwrap();
+    rig.feed.remove("b");
+    settle().await;
+    rig.handle.restore(&key("b")).await.unwrap();
+    rig.list(["b"]).await;
+    assert_factor(&rig, "b", 0.1, "when it was restored while it was away").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 use rand::{Rng, RngExt};
 use tokio::time::Instant;
 use tower_roster::balance::policy::{
-    Draw, LeastRequests, P2c, Policy, ResponseTime, Trial, WeightedRandom, WeightedRoundRobin,
-    by_name,
+    Draw, LeastLoad, LeastRequests, P2c, Policy, ResponseTime, Trial, WeightedRandom,
+    WeightedRoundRobin, by_name,
 };
 
 use crate::{all, assert_share, dues, rng, weighted};
@@ -196,6 +196,7 @@ fn large_sets_get_their_shares_too() {
         ("p2c", heavy(P2c::in_flight(), &weights)),
         ("peak ewma", heavy(P2c::peak_ewma(), &weights)),
         ("least requests", heavy(LeastRequests::new(), &weights)),
+        ("least load", heavy(LeastLoad::new(), &weights)),
         ("response time", heavy(ResponseTime::new(), &weights)),
     ] {
         assert_share(count, PICKS, heaviest, name);

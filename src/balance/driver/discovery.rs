@@ -16,7 +16,7 @@ use tower::discover::{Change, Discover};
 
 use super::{
     Driver, FLOOD, News, TURN,
-    roll::{Member, Revisions},
+    roll::{Member, Revisions, generation},
 };
 use crate::{
     backoff::{Backoff, after},
@@ -150,6 +150,8 @@ where
         let id = self.roll.next_id();
         let round = self.ejector.insert(id);
         let (mut history, mut requests) = (None, 0);
+        // In the first set nobody is warmer than others.
+        let mut ramp = self.new_ramp().filter(|_| self.settled);
         let state = match (known, moved) {
             (Ok(gone), _) => {
                 // Open in the new round, and out again if it was out.
@@ -161,6 +163,10 @@ where
                     },
                 });
                 (history, requests) = (gone.history, gone.requests);
+                // Registered anew it is another process, and else as warm as it was.
+                if gone.generation == generation(facts.as_deref()) {
+                    ramp = gone.ramp;
+                }
                 gone.state
             }
             (Err(tracker), Some(gone)) => {
@@ -192,12 +198,7 @@ where
             address,
             requests,
             since: now,
-            // In the first set nobody is warmer than others.
-            ramp: if self.settled {
-                self.begins_to_ramp(now)
-            } else {
-                None
-            },
+            ramp,
             id,
             weight,
             by_hand: orders.weight,
@@ -239,7 +240,7 @@ where
     fn renew(&mut self, place: usize, tracker: P::Load, now: Instant) {
         let member = &self.roll.members[place];
         let (id, was_out) = (member.id, member.out);
-        let ramp = self.begins_to_ramp(now).filter(|_| self.settled);
+        let ramp = self.new_ramp().filter(|_| self.settled);
         let round = self.ejector.renew(&id, now);
         // Its requests in flight are the old process's, and tell nothing of the new one.
         let state = member.state.succeeded_by(tracker, round);

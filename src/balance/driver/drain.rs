@@ -7,7 +7,7 @@ use tower::discover::Discover;
 
 use super::{
     Driver, News,
-    roll::{Draining, Gone, Member, Orders},
+    roll::{Draining, Gone, Member, Orders, generation},
 };
 use crate::{
     backoff::after,
@@ -56,10 +56,20 @@ where
         self.roll.draining.insert(member.state.id(), draining);
         if !self.settings.grace.is_zero() && self.roll.gone.len() < REMEMBERED {
             let until = after(now, self.settings.grace);
+            let mut ramp = member.ramp;
+            if member.out {
+                // It begins anew when it is back.
+                ramp = self.new_ramp();
+            }
+            if let Some(age) = &mut ramp {
+                age.stop(now);
+            }
             let gone = Gone {
                 state: member.state,
                 until,
                 address: member.address,
+                generation: generation(member.facts.as_deref()),
+                ramp,
                 history,
                 requests: member.requests,
             };

@@ -16,6 +16,7 @@ use crate::{
     backoff::after,
     balance::{checks::Found, handle::Event, policy::Policy, topology::Split},
     endpoint::{
+        Age,
         eject::{Recent, Signal, StepKind},
         load::LoadTracker,
     },
@@ -31,10 +32,10 @@ where
     D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
     P: Policy,
 {
-    /// Since when an endpoint that is new or back ramps, if there is anybody warm: which
-    /// [`weigh`](Self::weigh) finds out when all of a burst are there.
-    pub(super) fn begins_to_ramp(&self, now: Instant) -> Option<Instant> {
-        self.settings.ramp.map(|_| now)
+    /// The ramp of an endpoint that is new or restored. Whether anybody is warm, so that there is
+    /// something to ramp for, [`weigh`](Self::weigh) finds out when all of a burst are there.
+    pub(super) fn new_ramp(&self) -> Option<Age> {
+        self.settings.ramp.map(|_| Age::default())
     }
 
     /// Whether the weights of endpoints in slow start have changed. Ends it for those that are warm.
@@ -46,12 +47,9 @@ where
             return false;
         };
         for member in &mut self.roll.members {
-            let age = member
+            member
                 .ramp
-                .map(|since| now.saturating_duration_since(since));
-            if age.is_some_and(|age| ramp.next_change(age).is_none()) {
-                member.ramp = None;
-            }
+                .take_if(|age| ramp.next_change(age.at(now)).is_none());
         }
         true
     }
@@ -185,7 +183,7 @@ where
                     // A tracker that panics over it keeps what it knows.
                     let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
                     member.out = false;
-                    let ramp = self.begins_to_ramp(now);
+                    let ramp = self.new_ramp();
                     self.roll.members[place].ramp = ramp;
                     Event::Restored(key, by)
                 }
@@ -201,22 +199,27 @@ where
 
     /// Looks at what all weigh. Returns whether any has a weight.
     pub(super) fn weigh(&mut self, now: Instant) -> bool {
-        let (mut weighed, mut next) = (false, None::<Instant>);
+        let mut members = self.roll.members.iter();
+        let weighed = members.any(|member| member.weight() > Weight::ZERO);
+        let mut next = None::<Instant>;
         let (mut warm, mut ramping, mut are_warm) = (0.0, 0.0, 0);
         for member in &mut self.roll.members {
             let weight = member.weight();
             let weighs = weight > Weight::ZERO;
-            weighed |= weighs;
             if member.weighs != weighs {
                 member.weighs = weighs;
                 self.ejector.set_weighed(&member.id, weighs);
             }
             let weight = f64::from(weight.get());
-            match (self.settings.ramp, member.ramp) {
-                (Some(ramp), Some(since)) => {
+            match (self.settings.ramp, &mut member.ramp) {
+                // It is sent nothing, and does not get warmer.
+                (Some(_), Some(age)) if weighed && !weighs => age.stop(now),
+                (Some(ramp), Some(age)) => {
                     ramping += weight;
-                    let age = now.saturating_duration_since(since);
-                    let at = since + ramp.next_change(age).unwrap_or_default();
+                    age.run(now);
+                    let age = age.at(now);
+                    let wait = ramp.next_change(age).unwrap_or_default();
+                    let at = now + wait.saturating_sub(age);
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
                 _ if !member.out && weight > 0.0 => {
@@ -235,7 +238,7 @@ where
                 // Their order of arrival is all that they would differ by.
                 next = None;
                 for member in &mut self.roll.members {
-                    member.ramp = None;
+                    member.ramp.take_if(|age| age.runs());
                 }
             }
         }
@@ -247,8 +250,8 @@ where
     pub(super) fn effective(&self, member: &Member<S, P::Load>, now: Instant) -> f64 {
         let weight = f64::from(member.weight().get());
         match (self.settings.ramp, member.ramp) {
-            (Some(ramp), Some(since)) => {
-                let factor = ramp.factor(now.saturating_duration_since(since));
+            (Some(ramp), Some(age)) => {
+                let factor = ramp.factor(age.at(now));
                 weight * factor.max(self.least)
             }
             _ => weight,

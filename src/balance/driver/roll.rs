@@ -21,7 +21,7 @@ use crate::{
         state::Held,
         topology::{Topology, Traits},
     },
-    endpoint::{Facts, eject::History},
+    endpoint::{Age, Facts, eject::History},
     instance::{Address, Key, Weight},
 };
 
@@ -71,8 +71,8 @@ pub(super) struct Member<S, L> {
     /// Requests that went to it, as of the last time that they were collected.
     pub(super) requests: u64,
     pub(super) since: Instant,
-    /// Since when it is in slow start.
-    pub(super) ramp: Option<Instant>,
+    /// While it is in slow start, how far it is.
+    pub(super) ramp: Option<Age>,
     pub(super) id: MemberId,
     /// As of the last look at the facts.
     pub(super) weight: Weight,
@@ -88,6 +88,10 @@ pub(super) struct Gone<L> {
     pub(super) state: Held<L>,
     pub(super) until: Instant,
     pub(super) address: Option<Address>,
+    /// How often its id had been registered, where the registry tells.
+    pub(super) generation: u64,
+    /// How far it was in slow start, if it was not warm.
+    pub(super) ramp: Option<Age>,
     /// What the ejector knew of it.
     pub(super) history: Option<History>,
     pub(super) requests: u64,
@@ -110,6 +114,11 @@ impl<S, L> Member<S, L> {
     pub(super) fn weight(&self) -> Weight {
         self.by_hand.unwrap_or(self.weight)
     }
+}
+
+/// How often an id was registered, where the registry tells; else 0.
+pub(super) fn generation(facts: Option<&Facts>) -> u64 {
+    facts.map_or(0, |facts| facts.instance().generation)
 }
 
 impl<K, S, L> Roll<K, S, L> {

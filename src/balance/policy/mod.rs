@@ -20,6 +20,7 @@
 //! | [`P2c::peak_ewma`] | latency × requests in flight, weight | 50 to 90 ns, 5 where endpoints are swift | nearly everything |
 //! | [`P2c::in_flight`] | requests in flight, weight | 4 to 15 ns | requests of very different length |
 //! | [`LeastRequests`] | the same, over all of a small set | 4 ns for each endpoint | few endpoints, long requests |
+//! | [`LeastLoad`] | recent latency × requests in flight, weight, over all of a small set | 15 ns for each endpoint | busy endpoints whose speed changes |
 //! | [`ResponseTime`] | latency, weight | 50 to 170 ns | endpoints of constant but different speed |
 //! | [`WeightedRoundRobin`], [`RoundRobin`] | turns | 2 to 5 ns, more with many threads | exact shares |
 //! | [`WeightedRandom`], [`Random`] | chance | 1 to 4 ns | tests, and tiny requests |
@@ -42,6 +43,7 @@
 mod alias;
 mod hash;
 mod hashed;
+mod least_load;
 mod least_requests;
 mod maglev;
 mod named;
@@ -55,6 +57,7 @@ mod weighted_round_robin;
 pub(crate) use self::alias::Ahead;
 pub use self::{
     hash::hash_key,
+    least_load::LeastLoad,
     least_requests::LeastRequests,
     maglev::Maglev,
     named::{AnyPolicy, NAMES, by_name},

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use rand::rngs::SmallRng;
 
 use super::{
-    Candidate, LeastRequests, Maglev, P2c, Picker, Policy, Random, ResponseTime, RingHash,
-    RoundRobin, WeightedRandom, WeightedRoundRobin,
+    Candidate, LeastLoad, LeastRequests, Maglev, P2c, Picker, Policy, Random, ResponseTime,
+    RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
 use crate::{
     endpoint::load::{LoadTracker, PeakEwma},
@@ -22,6 +22,7 @@ pub const NAMES: &[&str] = &[
     "least-requests",
     "p2c",
     "peak-ewma",
+    "least-load",
     "response-time",
     "ring-hash",
     "maglev",
@@ -51,6 +52,7 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
         "least-requests" => AnyPolicy::new(LeastRequests::new()),
         "p2c" => AnyPolicy::new(P2c::in_flight()),
         "peak-ewma" => AnyPolicy::new(P2c::peak_ewma()),
+        "least-load" => AnyPolicy::new(LeastLoad::new()),
         "response-time" => AnyPolicy::new(ResponseTime::new()),
         "ring-hash" => AnyPolicy::new(RingHash::new()),
         "maglev" => AnyPolicy::new(Maglev::new()),
