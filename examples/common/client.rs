@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceExt, timeout::error::Elapsed, util::BoxCloneSyncService};
 use tower_roster::{
     BoxError, Instance,
-    balance::{self, NoEndpoint, policy, policy::AnyPolicy, topology::ByHeaders},
+    balance::{self, NoEndpoint, policy, topology::ByHeaders},
     classify,
     client::{HttpClient, HttpEndpoints, HttpError},
     discover::MakeEndpoint,

@@ -442,7 +442,7 @@ impl Shared {
             // tonic would make `CANCELLED` or `UNKNOWN` of anything else, and `UNAVAILABLE` of this.
             Failure::Unsent(error, mut request) => {
                 given.restore(&mut request);
-                let (head, body) = request.into_parts();
+                let (head, body) = (*request).into_parts();
                 let body = body.into::<B>();
                 let body = body.expect("it is what was erased");
                 let error = ConnectError(error).into();

@@ -67,10 +67,13 @@ enum Line<B> {
 /// What became of connecting, once that is known.
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
+/// What becomes of a request in the queue of a connection.
+type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
 /// Why a request got no answer.
 pub(super) enum Failure<B> {
-    /// Nothing of it was sent.
-    Unsent(BoxError, Request<B>),
+    /// Nothing of it was sent. Boxed, as few are.
+    Unsent(BoxError, Box<Request<B>>),
     /// The connection broke, or the peer refused it.
     Broke(hyper::Error),
 }
@@ -122,13 +125,10 @@ where
     fn try_send(
         &self,
         request: Request<B>,
-    ) -> Result<
-        impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> + Send + use<B>,
-        Request<B>,
-    > {
+    ) -> Result<impl Future<Output = Sent<B>> + Send + use<B>, Box<Request<B>>> {
         match &mut *self.lock() {
             Line::Up(sender) if !sender.is_closed() => Ok(sender.try_send_request(request)),
-            _ => Err(request),
+            _ => Err(Box::new(request)),
         }
     }
 
@@ -136,12 +136,12 @@ where
     /// have it go round for ever.
     async fn connect_and_send(
         self: Arc<Self>,
-        request: Request<B>,
+        request: Box<Request<B>>,
     ) -> Result<Response<Incoming>, Failure<B>> {
         if let Err(error) = self.connected().await {
             return Err(Failure::Unsent(error.into(), request));
         }
-        match self.try_send(request) {
+        match self.try_send(*request) {
             Ok(sent) => sent.await.map_err(Failure::of),
             Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
         }
@@ -217,7 +217,7 @@ impl<B> Drop for Http2<B> {
 impl<B> Failure<B> {
     fn of(mut error: TrySendError<Request<B>>) -> Self {
         match error.take_message() {
-            Some(request) => Self::Unsent(error.into_error().into(), request),
+            Some(request) => Self::Unsent(error.into_error().into(), Box::new(request)),
             None => Self::Broke(error.into_error()),
         }
     }

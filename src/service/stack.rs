@@ -154,10 +154,6 @@ struct Above<C, R, H> {
 pub type Stacked<S, P, C, R, H, W = ()> =
     Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
 
-/// What [`Stack::build`] returns.
-pub type BuiltStack<S, P, C, R, H, W = (), K = Identity> =
-    Built<<K as Layer<Stacked<S, P, C, R, H, W>>>::Service>;
-
 /// What goes around all the rest: a [`BreakerLayer`], or nothing. It is known by its type, so that a stack
 /// without one has nothing to ask and no body to wrap.
 pub trait Outermost<S>: Layer<S> + sealed::Sealed {
@@ -404,7 +400,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     pub fn build<D, S, L: 'static, E: 'static>(
         self,
         discover: D,
-    ) -> Result<BuiltStack<S, P, C, R, H, W, K>, ConfigError>
+    ) -> Result<Built<K::Service>, ConfigError>
     where
         D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -429,10 +425,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build_plain<D, S>(
-        self,
-        discover: D,
-    ) -> Result<BuiltStack<S, P, C, R, H, W, K>, ConfigError>
+    pub fn build_plain<D, S>(self, discover: D) -> Result<Built<K::Service>, ConfigError>
     where
         D: Discover<Service = S> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -456,7 +449,7 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
         self,
         breaker: &K,
         balance: Balance<S, P, C, W>,
-    ) -> Result<BuiltStack<S, P, C, R, H, W, K>, ConfigError> {
+    ) -> Result<Built<K::Service>, ConfigError> {
         let budget = self.budget;
         // The balancer is innermost, because only there it is known which endpoint a request goes to:
         // what a single one does wrong is dealt with there.
