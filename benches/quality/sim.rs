@@ -61,7 +61,7 @@ impl<E> Classify<Answer, E> for Statuses {
         })
     }
 
-    fn observe<O: Observer>(&self, answer: Answer, _: O) -> Answer {
+    fn observe<O: Observer>(&self, answer: Answer, _: Option<Verdict>, _: O) -> Answer {
         answer
     }
 }

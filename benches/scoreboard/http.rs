@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fmt::Debug,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -25,11 +26,15 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use tower::{Service, ServiceExt};
 use tower_roster::{
     Instance,
-    balance::BalanceLayer,
+    balance::{Balance, BalanceLayer, policy::DefaultPolicy},
+    classify::Http,
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
-    registry,
-    service::stack::Stack,
+    registry::{self, Watch},
+    service::{
+        retry::{Replay, ReplayBody, ShareReplay},
+        stack::{Stack, Stacked},
+    },
 };
 
 use super::{
@@ -37,12 +42,12 @@ use super::{
     report::{Bar, Row},
 };
 
-const BACKENDS: usize = 4;
+pub const BACKENDS: usize = 4;
 const CONNECTIONS: usize = 32;
 
 type Empties = Empty<Bytes>;
 
-async fn serve(listener: TcpListener) {
+pub async fn serve(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         tokio::spawn(http1::Builder::new().serve_connection(
@@ -56,8 +61,30 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-/// Answers a second, to 32 callers at a time.
-fn rate<S, B>(runtime: &Runtime, service: &S, uri: &Uri, time: Duration) -> f64
+/// Has as many servers listen.
+pub fn listen<F>(servers: &Runtime, count: usize, serve: fn(TcpListener) -> F) -> Vec<String>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listen = |_| {
+        let listener = servers.block_on(TcpListener::bind("127.0.0.1:0"));
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        servers.spawn(serve(listener));
+        address.to_string()
+    };
+    (0..count).map(listen).collect()
+}
+
+/// Lists these addresses.
+pub fn watch(addresses: &[String]) -> Watch {
+    let registry = registry::connect(&format!("fixed:{}", addresses.join(",")));
+    let registry = registry.expect("a list");
+    registry.watch("web").expect("a service")
+}
+
+/// Has so many callers call for so long, or so many times each. Returns the answers.
+async fn call<S, B>(service: &S, callers: usize, time: Duration, most: usize) -> usize
 where
     S: Service<Request<Empties>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Debug + Send,
@@ -67,25 +94,39 @@ where
     B::Error: Debug + Send,
 {
     let started = Instant::now();
-    let callers = (0..CONNECTIONS).map(|_| {
-        let (mut service, uri) = (service.clone(), uri.clone());
-        runtime.spawn(async move {
-            let mut answers = 0u32;
-            while started.elapsed() < time {
+    let callers = (0..callers).map(|_| {
+        let mut service = service.clone();
+        tokio::spawn(async move {
+            let mut answers = 0;
+            while answers < most && (time.is_zero() || started.elapsed() < time) {
                 let mut request = Request::new(Empty::new());
-                *request.uri_mut() = uri.clone();
+                *request.uri_mut() = Uri::from_static("http://web/");
                 let ready = service.ready().await.expect("endpoints");
                 let answer = ready.call(request).await.expect("an answer");
                 let body = answer.into_body().collect().await.expect("a body");
-                answers += u32::from(!body.to_bytes().is_empty());
+                answers += usize::from(!body.to_bytes().is_empty());
             }
             answers
         })
     });
     let callers: Vec<_> = callers.collect();
-    let answers = runtime.block_on(join_all(callers));
-    let answers: u32 = answers.into_iter().map(|end| end.expect("no panic")).sum();
-    f64::from(answers) / started.elapsed().as_secs_f64()
+    let answers = join_all(callers).await.into_iter();
+    answers.map(|answers| answers.expect("no panic")).sum()
+}
+
+/// Answers a second, to 32 callers at a time.
+fn rate<S, B>(runtime: &Runtime, service: &S, time: Duration) -> f64
+where
+    S: Service<Request<Empties>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Debug + Send,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Debug + Send,
+{
+    let started = Instant::now();
+    let answers = runtime.block_on(call(service, CONNECTIONS, time, usize::MAX));
+    answers as f64 / started.elapsed().as_secs_f64()
 }
 
 /// What one writes without a balancer.
@@ -134,59 +175,79 @@ impl Service<Request<Empties>> for Bare {
     }
 }
 
+/// What is called, by name.
+pub struct Clients {
+    balance: Balance<HttpClient<Empties>>,
+    in_turn: InTurn,
+    stack: Whole,
+    unhedged: Whole,
+    bare: Bare,
+}
+
+type Whole = Stacked<HttpClient<ReplayBody<Empties>>, DefaultPolicy, Http, Replay, ShareReplay>;
+
+impl Clients {
+    /// In a runtime.
+    pub fn of(addresses: &[String]) -> Self {
+        let whole = |stack: Stack<_, _, _, _>| {
+            let built = stack.build(watch(addresses).discover(HttpEndpoints::new()));
+            built.expect("defaults").service
+        };
+        let mut endpoints = HttpEndpoints::new();
+        let clients = addresses.iter().map(|address| {
+            let address = address.parse().expect("an address");
+            let instance = Instance::new("web", "web", address);
+            endpoints.make_endpoint(&instance).expect("a client")
+        });
+        let next = Arc::<AtomicUsize>::default();
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let uris = addresses.iter().map(|address| format!("http://{address}/"));
+        Self {
+            balance: BalanceLayer::new().balance(watch(addresses).discover(HttpEndpoints::new())),
+            in_turn: InTurn {
+                clients: clients.collect(),
+                next: Arc::clone(&next),
+            },
+            stack: whole(Stack::http()),
+            unhedged: whole(Stack::http().hedge(false)),
+            bare: Bare {
+                client: Client::builder(TokioExecutor::new()).build(connector),
+                uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),
+                next,
+            },
+        }
+    }
+
+    /// Has one of them called so many times by each caller, to be counted from outside.
+    pub async fn drive(&self, what: &str, callers: usize, each: usize) -> Option<usize> {
+        let time = Duration::ZERO;
+        Some(match what {
+            "http-bare" => call(&self.bare, callers, time, each).await,
+            "http-endpoint" => call(&self.in_turn, callers, time, each).await,
+            "http-balancer" => call(&self.balance, callers, time, each).await,
+            "http-unhedged" => call(&self.unhedged, callers, time, each).await,
+            "http-stack" => call(&self.stack, callers, time, each).await,
+            _ => return None,
+        })
+    }
+}
+
 pub fn run(effort: Effort) -> Vec<Row> {
     let (servers, runtime) = (threads(1), here());
-    let addresses: Vec<_> = (0..BACKENDS)
-        .map(|_| {
-            let listener = servers.block_on(TcpListener::bind("127.0.0.1:0"));
-            let listener = listener.expect("a port");
-            let address = listener.local_addr().expect("an address");
-            servers.spawn(serve(listener));
-            address.to_string()
-        })
-        .collect();
+    let addresses = listen(&servers, BACKENDS, serve);
     let _entered = runtime.enter();
-    let watch = || {
-        let registry = registry::connect(&format!("fixed:{}", addresses.join(",")));
-        let registry = registry.expect("a list");
-        registry.watch("web").expect("a service")
-    };
-    let balance = BalanceLayer::new().balance(watch().discover(HttpEndpoints::new()));
-    let discover = watch().discover(HttpEndpoints::new());
-    let stack = Stack::http().build(discover).expect("defaults").service;
-    let discover = watch().discover(HttpEndpoints::new());
-    let unhedged = Stack::http().hedge(false).build(discover);
-    let unhedged = unhedged.expect("defaults").service;
-    let mut endpoints = HttpEndpoints::new();
-    let clients = addresses.iter().map(|address| {
-        let address = address.parse().expect("an address");
-        let instance = Instance::new("web", "web", address);
-        endpoints.make_endpoint(&instance).expect("a client")
-    });
-    let next = Arc::<AtomicUsize>::default();
-    let in_turn = InTurn {
-        clients: clients.collect(),
-        next: Arc::clone(&next),
-    };
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let uris = addresses.iter().map(|address| format!("http://{address}/"));
-    let bare = Bare {
-        client: Client::builder(TokioExecutor::new()).build(connector),
-        uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),
-        next,
-    };
-    let uri = &Uri::from_static("http://web/");
+    let clients = Clients::of(&addresses);
     let (runtime, time) = (&runtime, effort.time);
     // Twice as many, as these are noisy and the bars are close.
     let samples = interleave(
         2 * effort.rounds,
         vec![
-            Box::new(|| rate(runtime, &balance, uri, time)),
-            Box::new(|| rate(runtime, &in_turn, uri, time)),
-            Box::new(|| rate(runtime, &stack, uri, time)),
-            Box::new(|| rate(runtime, &bare, uri, time)),
-            Box::new(|| rate(runtime, &unhedged, uri, time)),
+            Box::new(|| rate(runtime, &clients.balance, time)),
+            Box::new(|| rate(runtime, &clients.in_turn, time)),
+            Box::new(|| rate(runtime, &clients.stack, time)),
+            Box::new(|| rate(runtime, &clients.bare, time)),
+            Box::new(|| rate(runtime, &clients.unhedged, time)),
         ],
     );
     vec![
@@ -199,7 +260,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
             &samples[2],
         )
         .against("bare hyper client", &samples[3])
-        .bar(Bar::AtLeast(0.95)),
+        .bar(Bar::AtLeast(1.1)),
         Row::new("the same without hedging", "/s", &samples[4])
             .against("bare hyper client", &samples[3]),
     ]

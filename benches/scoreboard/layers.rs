@@ -109,6 +109,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
         Row::new("retry", "ns", &samples[1])
             .against("tower::retry", &samples[2])
             .bar(Bar::AtMost(1.0)),
+        Row::new("retry, by itself", "ns", &samples[1]).bar(Bar::Limit(8.0)),
         Row::new("retry with a budget", "ns", &samples[3])
             .against("tower::retry, TpsBudget", &samples[4])
             .bar(Bar::AtMost(1.0)),

@@ -1,6 +1,6 @@
 //! Our figures beside those of the baselines, all from one run.
 //!
-//! `cargo bench --bench scoreboard` prints a table: figure, ours, baseline, ratio, bar, met. `-- --json`
+//! `cargo bench --bench scoreboard --features tonic` prints a table: figure, ours, baseline, ratio, bar, met. `-- --json`
 //! prints one object instead; `-- picks http` runs only these sections; `-- --test` runs everything once,
 //! and its figures say nothing.
 //!
@@ -21,11 +21,17 @@
 //! | memory | of one endpoint |
 //! | layers | each layer alone, beside tower's and tower-resilience's |
 //! | http | balancer and default stack over HTTP on loopback |
+//! | grpc | the same over gRPC, beside tonic's own channels; only with `--features tonic` |
+//!
+//! `-- --serve` and `-- --drive` are for callgrind, see `drive.rs`.
 
 #![allow(unreachable_pub, reason = "a program has no public items")]
 
 mod changes;
 mod cluster;
+mod drive;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod http;
 mod layers;
 mod measure;
@@ -40,7 +46,7 @@ use self::{measure::Effort, report::Row};
 
 type Section = fn(Effort) -> Vec<Row>;
 
-const SECTIONS: [(&str, &[Section]); 10] = [
+const SECTIONS: &[(&str, &[Section])] = &[
     ("picks", &[picks::sizes]),
     ("growth", &[picks::growth]),
     ("weights", &[picks::weights]),
@@ -58,11 +64,19 @@ const SECTIONS: [(&str, &[Section]); 10] = [
     ("memory", &[memory::run]),
     ("layers", &[layers::run]),
     ("http", &[http::run]),
+    #[cfg(feature = "tonic")]
+    ("grpc", &[grpc::run]),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let is_set = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    if is_set("--serve") {
+        return drive::serve();
+    }
+    if is_set("--drive") {
+        return drive::drive(&arguments);
+    }
     let wanted: Vec<_> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     if let Some(unknown) = wanted
         .iter()
@@ -81,9 +95,9 @@ fn main() -> ExitCode {
     };
     let mut sections = Vec::new();
     for (name, parts) in SECTIONS {
-        if wanted.is_empty() || wanted.iter().any(|wanted| *wanted == name) {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             eprintln!("measuring {name}");
-            sections.push((name, parts.iter().flat_map(|part| part(effort)).collect()));
+            sections.push((*name, parts.iter().flat_map(|part| part(effort)).collect()));
         }
     }
     if is_set("--json") {

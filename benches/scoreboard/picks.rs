@@ -25,7 +25,7 @@ use super::{
 
 const SIZES: [usize; 5] = [2, 10, 100, 1_000, 10_000];
 
-fn ours<P: Policy>(runtime: &Runtime, policy: P, size: usize) -> Balance<Noop, P> {
+pub fn ours<P: Policy>(runtime: &Runtime, policy: P, size: usize) -> Balance<Noop, P> {
     runtime.block_on(async {
         let services = ServiceList::new(vec![Noop; size]);
         let mut balance = BalanceLayer::new().policy(policy).balance_plain(services);

@@ -16,12 +16,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, Uri};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use tower::{Service, ServiceExt, timeout::error::Elapsed};
+use tower::{Service, ServiceExt, timeout::error::Elapsed, util::BoxCloneSyncService};
 use tower_roster::{
     BoxError, Instance,
-    balance::{self, NoEndpoint, policy, policy::AnyPolicy, topology::ByHeaders},
+    balance::{self, NoEndpoint, policy, topology::ByHeaders},
     classify,
     client::{HttpClient, HttpEndpoints, HttpError},
     discover::MakeEndpoint,
@@ -30,7 +30,7 @@ use tower_roster::{
     service::{
         breaker::{BreakerError, BreakerLayer},
         retry::{Reissue, Replay, ReplayBody, ShareReplay, TryTimeout},
-        stack::{Handles, Stack, Stacked},
+        stack::{Handles, Stack},
     },
 };
 
@@ -41,8 +41,9 @@ type Body = Empty<Bytes>;
 /// What the endpoints send: a body that retries and hedges can send again.
 type Sent = Request<ReplayBody<Body>>;
 
+/// Of one type, whether there is a breaker or not.
 type Client =
-    Stacked<Sending, AnyPolicy, classify::Http, Counted<Replay>, Counted<ShareReplay>, ByHeaders>;
+    BoxCloneSyncService<Request<Body>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
 
 /// Requests with the same value of it go to the same instance, where the policy hashes.
 const KEY: HeaderName = HeaderName::from_static("x-key");
@@ -88,7 +89,6 @@ pub struct Caller {
     number: Arc<AtomicU64>,
     uri: Uri,
     key: Arc<str>,
-    breaker: bool,
     timeout: Duration,
 }
 
@@ -138,26 +138,30 @@ impl Caller {
         if !settings.retry {
             stack = stack.attempts(NonZeroU32::MIN);
         }
-        if settings.breaker {
-            let breaker = BreakerLayer::builder().classify(classify::Http::default());
-            let breaker = breaker.name(service).build();
-            stack = stack.breaker(breaker.map_err(|error| error.to_string())?);
-        }
         let endpoints = Counting {
             inner: HttpEndpoints::new().connect_timeout(Duration::from_secs(1)),
             figures: Arc::clone(&figures),
         };
-        let built = stack.build(watch.discover(endpoints));
-        let built = built.map_err(|error| error.to_string())?;
+        let discover = watch.discover(endpoints);
+        let built = if settings.breaker {
+            let breaker = BreakerLayer::builder().classify(classify::Http::default());
+            let breaker = breaker.name(service).build();
+            let stack = breaker.map(|breaker| stack.breaker(breaker));
+            let built = stack.and_then(|stack| stack.build(discover));
+            built.map(|built| (boxed(built.service), built.handles))
+        } else {
+            let built = stack.build(discover);
+            built.map(|built| (boxed(built.service), built.handles))
+        };
+        let (client, handles) = built.map_err(|error| error.to_string())?;
         Ok(Self {
-            client: built.service,
-            handles: built.handles,
+            client,
+            handles,
             figures,
             again,
             number: Arc::default(),
             uri,
             key: settings.key.into(),
-            breaker: settings.breaker,
             timeout: settings.timeout,
         })
     }
@@ -173,11 +177,10 @@ impl Caller {
         summary.retries = self.again.retries.load(Relaxed);
         summary.hedges = self.again.hedges.load(Relaxed);
         summary.budget_refused = self.handles.budget.refused();
-        // One that is always closed by force stands for none.
-        if self.breaker {
-            summary.breaker.state = Some(self.handles.breaker.state().as_str());
+        if let Some(breaker) = &self.handles.breaker {
+            summary.breaker.state = Some(breaker.state().as_str());
+            summary.breaker.refused = breaker.refused();
         }
-        summary.breaker.refused = self.handles.breaker.refused();
         summary
     }
 
@@ -236,6 +239,18 @@ impl Caller {
     }
 }
 
+fn boxed<S, B>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    Client::new(service.map_response(|response: Response<B>| {
+        response.map(|body| body.map_err(Into::into).boxed_unsync())
+    }))
+}
+
 /// The kind of an error, as it is counted: what the last attempt failed with.
 fn kind(error: &BoxError) -> &'static str {
     if let Some(error) = BreakerError::find(&**error) {
@@ -259,7 +274,6 @@ fn kind(error: &BoxError) -> &'static str {
         };
     }
     match find::<balance::Error>(error) {
-        Some(error) if error.is_panic() => "panic",
         Some(error) => error.no_endpoint_reason().map_or("other", no_endpoint),
         None => "other",
     }

@@ -1,12 +1,12 @@
 //! What the stack does about failures, in plain words: ejections, probes, breaker transitions.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast::error::RecvError, watch};
 use tower_roster::{
     balance::Event,
     service::{
-        breaker::{Cause, State, Transition},
+        breaker::{BreakerHandle, Cause, State, Transition},
         stack::Handles,
     },
 };
@@ -31,9 +31,7 @@ pub async fn follow(handles: Handles, figures: &Figures, mut tell: impl FnMut(Ne
     let Ok(mut events) = handles.balance.subscribe().await else {
         return;
     };
-    let mut breaker = handles.breaker.subscribe();
-    // What was done to it when it was made is no news.
-    breaker.mark_unchanged();
+    let mut breaker = handles.breaker.as_ref().map(BreakerHandle::subscribe);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -48,12 +46,22 @@ pub async fn follow(handles: Handles, figures: &Figures, mut tell: impl FnMut(Ne
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
-            Ok(()) = breaker.changed() => {
-                let transition = *breaker.borrow_and_update();
+            Some(transition) = changed(&mut breaker) => {
                 figures.note_transition(transition, cause(transition.cause));
                 tell(News::Breaker(transition));
             }
         }
+    }
+}
+
+/// The next transition of the breaker, if there is one; `None` when it has gone.
+async fn changed(breaker: &mut Option<watch::Receiver<Transition>>) -> Option<Transition> {
+    match breaker {
+        Some(breaker) => {
+            breaker.changed().await.ok()?;
+            Some(*breaker.borrow_and_update())
+        }
+        None => pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a request got no answer from the balancer.
 
-use std::{any::type_name, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use crate::{error::BoxError, instance::Key};
 
@@ -10,20 +10,11 @@ use crate::{error::BoxError, instance::Key};
 /// |---|---|---|
 /// | [`is_no_endpoint`](Self::is_no_endpoint) | 503 | `UNAVAILABLE` |
 /// | an endpoint's own error ([`key`](Self::key), `source()`) | 502, or 504 for a timeout | `UNAVAILABLE` |
-/// | [`is_panic`](Self::is_panic) | 500 | `INTERNAL` |
 pub struct Error(Box<Kind>);
 
 enum Kind {
     NoEndpoint(NoEndpoint),
-    Endpoint {
-        key: Key,
-        source: BoxError,
-    },
-    Panicked {
-        key: Key,
-    },
-    /// What the caller gave the balancer panicked: what that is for, and its type.
-    Defect(&'static str, &'static str),
+    Endpoint { key: Key, source: BoxError },
 }
 
 impl Error {
@@ -34,20 +25,6 @@ impl Error {
     pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
         let key = key.clone();
         Self(Box::new(Kind::Endpoint { key, source }))
-    }
-
-    pub(super) fn panicked(key: &Key) -> Self {
-        Self(Box::new(Kind::Panicked { key: key.clone() }))
-    }
-
-    #[cold]
-    pub(super) fn route_panicked<R>() -> Self {
-        Self(Box::new(Kind::Defect("route", type_name::<R>())))
-    }
-
-    #[cold]
-    pub(super) fn classifier_panicked<C>() -> Self {
-        Self(Box::new(Kind::Defect("classifier", type_name::<C>())))
     }
 
     /// Whether there was no endpoint to send the request to. It was not sent.
@@ -63,17 +40,11 @@ impl Error {
         }
     }
 
-    /// Whether the endpoint's service panicked, or the balancer's route or classifier, which has no
-    /// [`key`](Self::key). Of the route the request was not sent; of the classifier it was answered.
-    pub fn is_panic(&self) -> bool {
-        matches!(*self.0, Kind::Panicked { .. } | Kind::Defect(..))
-    }
-
     /// The endpoint that failed, the last of them when the request was sent on.
     pub fn key(&self) -> Option<&Key> {
         match &*self.0 {
-            Kind::NoEndpoint(_) | Kind::Defect(..) => None,
-            Kind::Endpoint { key, .. } | Kind::Panicked { key } => Some(key),
+            Kind::NoEndpoint(_) => None,
+            Kind::Endpoint { key, .. } => Some(key),
         }
     }
 }
@@ -83,8 +54,6 @@ impl fmt::Display for Error {
         match &*self.0 {
             Kind::NoEndpoint(reason) => write!(f, "no endpoint: {reason}"),
             Kind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
-            Kind::Panicked { key } => write!(f, "the service of endpoint {key} panicked"),
-            Kind::Defect(what, name) => write!(f, "the balancer's {what} {name} panicked"),
         }
     }
 }
@@ -98,8 +67,6 @@ impl fmt::Debug for Error {
                 .field("key", key)
                 .field("source", source)
                 .finish(),
-            Kind::Panicked { key } => f.debug_struct("Panicked").field("key", key).finish(),
-            Kind::Defect(what, name) => f.debug_tuple("Defect").field(what).field(name).finish(),
         }
     }
 }

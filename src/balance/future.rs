@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
+    mem,
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
@@ -20,7 +20,7 @@ use super::{
     error::Error,
     policy::Policy,
     state::EndpointState,
-    topology::{Route, wish},
+    topology::Route,
 };
 use crate::{
     attempt::{EndpointId, Tried},
@@ -158,13 +158,6 @@ impl<Request> Failed<Request> {
     }
 }
 
-/// What a service did with a request.
-enum Called<F, E, S, Request> {
-    Calling(F),
-    Pending(S, Request),
-    Failed(E, Request),
-}
-
 /// Hands the request to the endpoint, if that is ready.
 #[inline]
 fn advance<S, P, Request>(
@@ -177,30 +170,53 @@ where
     S::Error: Into<BoxError>,
     P: Policy,
 {
-    // Apart, so that the guard need not be in memory for the call.
-    let Picked {
-        mut service,
-        mut guard,
-    } = picked;
-    let called = catch(move || match service.poll_ready(cx) {
-        Poll::Ready(Ok(())) => Called::Calling(service.call(request)),
-        Poll::Ready(Err(error)) => Called::Failed(error, request),
-        Poll::Pending => Called::Pending(service, request),
-    });
-    match called {
-        Ok(Called::Calling(future)) => Sent::Calling(future, guard),
-        Ok(Called::Pending(service, request)) => Sent::Pending(Picked { service, guard }, request),
-        Ok(Called::Failed(error, request)) => {
+    let Picked { mut service, guard } = picked;
+    let guard = Unwinds(Some(guard));
+    match service.poll_ready(cx) {
+        Poll::Ready(Ok(())) => {
+            let future = service.call(request);
+            Sent::Calling(future, guard.returned())
+        }
+        Poll::Pending => {
+            let guard = guard.returned();
+            Sent::Pending(Picked { service, guard }, request)
+        }
+        Poll::Ready(Err(error)) => {
+            let mut guard = guard.returned();
             guard.conclude(Verdict::FAILURE);
             let state = guard.state();
             let error = Error::endpoint(&state.key, error.into());
             Sent::Failed(Failed::new(state, error, Some(request)))
         }
-        // It may have been sent.
-        Err(Panicked) => {
+    }
+}
+
+/// Holds the place of a request while its endpoint runs. A panic of the endpoint goes on to the caller, and
+/// is held against the endpoint.
+struct Unwinds<L: LoadTracker>(Option<RequestGuard<L>>);
+
+impl<L: LoadTracker> Unwinds<L> {
+    /// It came back.
+    #[inline]
+    fn returned(mut self) -> RequestGuard<L> {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+/// The same while the future of the call is polled. Forgotten when it comes back.
+struct Unwinding<'a, L: LoadTracker>(&'a mut RequestGuard<L>);
+
+impl<L: LoadTracker> Drop for Unwinding<'_, L> {
+    fn drop(&mut self) {
+        self.0.conclude(Verdict::FAILURE);
+    }
+}
+
+impl<L: LoadTracker> Drop for Unwinds<L> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(guard) = &mut self.0 {
             guard.conclude(Verdict::FAILURE);
-            let state = guard.state();
-            Sent::Failed(Failed::new(state, Error::panicked(&state.key), None))
         }
     }
 }
@@ -225,9 +241,7 @@ where
         let Some(kept) = failed.request.take() else {
             break;
         };
-        let Some(wish) = wish(&core.route, &kept) else {
-            return Stage::Refused(Error::route_panicked::<R>());
-        };
+        let wish = core.route.route(&kept);
         // Not the same again: it has just failed, and in an outage each request would do so.
         let Ok(picked) = core.pick_other(wish, *tried) else {
             break;
@@ -271,9 +285,7 @@ where
     // They have not failed: the request may come back to them.
     let mut seen = *tried;
     seen.insert(first.guard.state().id());
-    let Some(wish) = wish(&core.route, &request) else {
-        return Stage::Refused(Error::route_panicked::<R>());
-    };
+    let wish = core.route.route(&request);
     for _ in 1..SENDS {
         let Ok(picked) = core.pick_other(wish, seen) else {
             break;
@@ -322,21 +334,13 @@ where
         loop {
             let failed = match this.stage.as_mut().project() {
                 StageProj::Calling { future, guard } => {
-                    let result = match catch(|| future.poll(cx)) {
-                        Ok(Poll::Pending) => return Poll::Pending,
-                        Ok(Poll::Ready(result)) => result,
-                        Err(Panicked) => {
-                            guard.conclude(Verdict::FAILURE);
-                            let error = Error::panicked(&guard.state().key);
-                            this.stage.set(Stage::Done);
-                            return Poll::Ready(Err(error));
-                        }
+                    let unwinds = Unwinding(guard);
+                    let polled = future.poll(cx);
+                    mem::forget(unwinds);
+                    let Poll::Ready(result) = polled else {
+                        return Poll::Pending;
                     };
-                    let Ok(verdict) = judge(this.classify, &result) else {
-                        // Which is not the endpoint's fault: it gets no verdict.
-                        this.stage.set(Stage::Done);
-                        return Poll::Ready(Err(Error::classifier_panicked::<C>()));
-                    };
+                    let verdict = this.classify.judge(result.as_ref());
                     match result {
                         Ok(response) => {
                             match verdict {
@@ -347,10 +351,9 @@ where
                             let StageOwned::Calling { guard, .. } = done else {
                                 unreachable!("it was calling a line above");
                             };
-                            let response =
-                                observe::<_, S::Error, _, _>(this.classify, response, guard);
-                            let panicked = |_| Error::classifier_panicked::<C>();
-                            return Poll::Ready(response.map_err(panicked));
+                            return Poll::Ready(Ok(this
+                                .classify
+                                .observe(response, verdict, guard)));
                         }
                         Err(error) => {
                             guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
@@ -403,38 +406,6 @@ where
             this.stage.set(stage);
         }
     }
-}
-
-/// What is not ours panicked. What it said went to the panic hook.
-struct Panicked;
-
-#[inline]
-fn judge<T, E, C: Classify<T, E>>(
-    classify: &C,
-    result: &Result<T, E>,
-) -> Result<Option<Verdict>, Panicked> {
-    if !C::MAY_PANIC {
-        return Ok(classify.judge(result.as_ref()));
-    }
-    catch(|| classify.judge(result.as_ref()))
-}
-
-#[inline]
-fn observe<T, E, C: Classify<T, E>, O: Observer>(
-    classify: &C,
-    response: T,
-    observer: O,
-) -> Result<C::Observed<O>, Panicked> {
-    if !C::MAY_PANIC {
-        return Ok(classify.observe(response, observer));
-    }
-    catch(|| classify.observe(response, observer))
-}
-
-/// A defect in what is not ours costs the request, not the caller's task.
-#[inline]
-fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Panicked)
 }
 
 impl<S: Service<Request>, P: Policy, C, R, Request> fmt::Debug

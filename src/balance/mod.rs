@@ -33,13 +33,11 @@
 //! thread for blocking work.
 //!
 //! # Panics of others
-//! An endpoint's service that panics costs the one request that it was called for, and so does a
-//! [`Route`](topology::Route) or a classifier; the error [says so](Error::is_panic). A policy that
-//! panics has its picks made at random, while it prepares until the next change. Whatever else
-//! panics on the driver's task, such as the destructor of a service, costs one turn of it. What is not
-//! caught, and panics the caller's task, is `clone` of a service or of a classifier, a load tracker that is
-//! told of a request, and a destructor of what a request was the last to hold: the request's place is given
-//! back, and the balancer goes on.
+//! A panic of an endpoint's service, a [`Route`](topology::Route), a classifier or a policy goes on to the
+//! caller of the request, as from any service of tower's. The request's place is given back, an endpoint
+//! that panicked has failed, and the balancer goes on. A panic on the driver's task, as of a policy that
+//! prepares or of the destructor of a service, costs one turn of it; while a policy cannot prepare, its
+//! picks are made at random.
 
 mod checks;
 mod core;

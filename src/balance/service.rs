@@ -20,7 +20,7 @@ use super::{
     layer::BalanceLayer,
     policy::{DefaultPolicy, Policy},
     shared::Shared,
-    topology::{Route, wish},
+    topology::Route,
 };
 use crate::{
     attempt::Tried,
@@ -46,6 +46,11 @@ use crate::{
 /// if none is, it waits for the policy's choice, for as long as that takes. So a limit of concurrency at
 /// each endpoint sends requests on to the others; but one that is pending for ever, when all are, holds
 /// its requests until a timeout above ends them.
+///
+/// # Panics
+/// A panic of an endpoint, a policy, a route or a classifier goes on to the caller, as from any service of
+/// tower's. The place of the request is given back, an endpoint that panicked has failed, and the balancer
+/// goes on.
 ///
 /// # Cancel safety
 /// Dropping the future of a request at any point gives back its place.
@@ -183,9 +188,7 @@ where
 
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
-        let Some(wish) = wish(&self.core.route, &request) else {
-            return ResponseFuture::refuse(&self.core, Error::route_panicked::<R>());
-        };
+        let wish = self.core.route.route(&request);
         let asked = Tried::current();
         let tried = asked.unwrap_or_default();
         match self.core.pick(wish, tried) {

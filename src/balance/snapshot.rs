@@ -1,10 +1,6 @@
 //! The endpoints at one moment, ready to be picked from: immutable.
 
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng};
 
@@ -167,17 +163,15 @@ fn may_pass<L: LoadTracker>(state: &Held<L>, draw: &Draw<'_>) -> bool {
     state.health.is_open() || !draw.tried.contains(state.id())
 }
 
-/// What a policy picks; any endpoint when that is out of range, or when the policy panics: a defect
-/// in it costs its order, not the caller's task.
+/// What a policy picks; any endpoint when that is out of range.
 #[inline]
 fn once<L: LoadTracker>(
     picker: Option<&impl Picker<L>>,
     set: &Set<'_, L>,
     draw: &mut Draw<'_>,
 ) -> usize {
-    let pick = picker.map(|picker| catch_unwind(AssertUnwindSafe(|| picker.pick(set, draw))));
-    match pick {
-        Some(Ok(pick)) if pick < set.len() => pick,
+    match picker.map(|picker| picker.pick(set, draw)) {
+        Some(pick) if pick < set.len() => pick,
         _ => any(set.len(), draw.rng),
     }
 }

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::{Grpc, Observer, Outcome, Pushback, Verdict};
+use super::{Grpc, Observer, Outcome, Verdict};
 
 /// The body of an answer, which tells an [`Observer`] how it ends.
 ///
@@ -36,8 +36,8 @@ pub(super) enum Awaited {
     Nothing,
     /// Whether it is whole.
     Whole,
-    /// The status of gRPC; and what the head said about trying again.
-    Status(Grpc, Option<Pushback>),
+    /// The status of gRPC.
+    Status(Grpc),
 }
 
 impl Awaited {
@@ -51,8 +51,8 @@ impl Awaited {
 
 impl<O: Observer> Watch<O> {
     fn ended(mut self, trailers: Option<&HeaderMap>) {
-        if let Awaited::Status(grpc, pushback) = self.awaited {
-            self.observer.conclude(grpc.end(trailers, pushback));
+        if let Awaited::Status(grpc) = self.awaited {
+            self.observer.conclude(grpc.end(trailers));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Every answer has HTTP status 200, also one that fails after a thousand messages; only its end
 //! tells. (linkerd's biaser looks at heads alone, and says itself that it misses these.)
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::{
@@ -13,6 +13,10 @@ use super::{
 };
 
 const UNKNOWN: usize = 2;
+
+// As constants, since a name that comes as text is parsed for each look-up.
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Judges answers over gRPC by their status.
 ///
@@ -81,26 +85,42 @@ impl Grpc {
     }
 
     /// The verdict that a head or trailers bring, if they bring one.
-    fn status(&self, fields: &HeaderMap, earlier: Option<Pushback>) -> Option<Verdict> {
-        let status = fields.get("grpc-status")?;
+    #[inline]
+    fn status(&self, fields: &HeaderMap) -> Option<Verdict> {
+        let status = fields.get(STATUS)?;
+        // Nearly all of them, so nothing is parsed, and nothing else looked up.
+        if status.as_bytes() == b"0" {
+            return Some(Verdict::new(self.outcomes[0]));
+        }
+        Some(self.bad_status(status, fields))
+    }
+
+    #[cold]
+    fn bad_status(&self, status: &HeaderValue, fields: &HeaderMap) -> Verdict {
         let code = self.index(status.to_str().ok().and_then(|text| text.parse().ok()));
-        Some(Verdict {
+        Verdict {
             outcome: self.outcomes[code],
-            pushback: pushback(fields).or(earlier).filter(|_| code != 0),
-        })
+            pushback: pushback(fields).filter(|_| code != 0),
+        }
     }
 
     fn head<B>(&self, response: &Response<B>) -> Option<Verdict> {
         let headers = response.headers();
-        let verdict = self.status(headers, None);
+        let verdict = self.status(headers);
         if verdict.is_some() || response.status() == StatusCode::OK {
             return verdict;
         }
-        let http = http_head(response.status(), headers);
+        Some(self.http(response.status(), headers))
+    }
+
+    /// The verdict on a head without a status of gRPC's.
+    #[cold]
+    fn http(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        let http = http_head(status, headers);
         if http.outcome == Outcome::Overloaded {
-            return Some(http);
+            return http;
         }
-        let code = match response.status().as_u16() {
+        let code = match status.as_u16() {
             400 => 13,
             401 => 16,
             403 => 7,
@@ -108,21 +128,21 @@ impl Grpc {
             502..=504 => 14,
             _ => UNKNOWN,
         };
-        Some(Verdict {
+        Verdict {
             outcome: self.outcomes[code],
             pushback: pushback(headers).or(http.pushback),
-        })
+        }
     }
 
     /// The verdict on an answer that has ended, where its head did not tell.
-    pub(super) fn end(&self, trailers: Option<&HeaderMap>, earlier: Option<Pushback>) -> Verdict {
-        let verdict = trailers.and_then(|trailers| self.status(trailers, earlier));
+    pub(super) fn end(&self, trailers: Option<&HeaderMap>) -> Verdict {
+        let verdict = trailers.and_then(|trailers| self.status(trailers));
         verdict.unwrap_or(Verdict::FAILURE)
     }
 }
 
 fn pushback(fields: &HeaderMap) -> Option<Pushback> {
-    let value = fields.get("grpc-retry-pushback-ms")?;
+    let value = fields.get(PUSHBACK)?;
     // What does not fit is unreadable too, says the gRFC.
     let ms: Option<i32> = value.to_str().ok().and_then(|text| text.parse().ok());
     Some(match ms.and_then(|ms| u64::try_from(ms).ok()) {
@@ -141,11 +161,13 @@ impl<B: Body, E> Classify<Response<B>, E> for Grpc {
         }
     }
 
-    fn observe<O: Observer>(&self, response: Response<B>, observer: O) -> Self::Observed<O> {
-        let awaited = match self.head(&response) {
-            Some(verdict) => Awaited::after(verdict),
-            None => Awaited::Status(*self, pushback(response.headers())),
-        };
+    fn observe<O: Observer>(
+        &self,
+        response: Response<B>,
+        head: Option<Verdict>,
+        observer: O,
+    ) -> Self::Observed<O> {
+        let awaited = head.map_or(Awaited::Status(*self), Awaited::after);
         response.map(|body| ObservedBody::new(body, observer, awaited))
     }
 }
@@ -182,7 +204,7 @@ mod tests {
                 _ => Outcome::Success,
             };
             let fields = fields(&[("grpc-status", &code.to_string())]);
-            let end = Grpc::default().end(Some(&fields), None);
+            let end = Grpc::default().end(Some(&fields));
             assert_eq!(end, Verdict::new(outcome), "{code}");
             let head = head(200, &[("grpc-status", &code.to_string())]);
             assert_eq!(head, Some(Verdict::new(outcome)), "{code}");
@@ -196,9 +218,9 @@ mod tests {
             assert_eq!(head, Some(Verdict::FAILURE), "{value:?}");
         }
         assert_eq!(head(200, &[]), None);
-        assert_eq!(Grpc::default().end(None, None), Verdict::FAILURE);
+        assert_eq!(Grpc::default().end(None), Verdict::FAILURE);
         let empty = HeaderMap::new();
-        assert_eq!(Grpc::default().end(Some(&empty), None), Verdict::FAILURE);
+        assert_eq!(Grpc::default().end(Some(&empty)), Verdict::FAILURE);
     }
 
     #[test]
@@ -242,7 +264,7 @@ mod tests {
             let pairs = [("grpc-status", "14"), ("grpc-retry-pushback-ms", value)];
             let failed = Verdict::FAILURE.pushback(expected);
             assert_eq!(head(200, &pairs), Some(failed), "{value:?}");
-            let end = Grpc::default().end(Some(&fields(&pairs)), None);
+            let end = Grpc::default().end(Some(&fields(&pairs)));
             assert_eq!(end, failed, "{value:?}");
         }
         let ok = [("grpc-status", "0"), ("grpc-retry-pushback-ms", "1")];
@@ -250,21 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn trailers_override_the_pushback_of_the_head() {
-        let (early, late) = (Pushback::Never, Pushback::After(Duration::from_millis(9)));
-        let grpc = Grpc::default();
-        let silent = fields(&[("grpc-status", "14")]);
-        let end = grpc.end(Some(&silent), Some(early));
-        assert_eq!(end.pushback, Some(early));
-        let speaking = fields(&[("grpc-status", "14"), ("grpc-retry-pushback-ms", "9")]);
-        let end = grpc.end(Some(&speaking), Some(early));
-        assert_eq!(end.pushback, Some(late));
-    }
-
-    #[test]
     fn an_outcome_can_be_set_and_a_number_out_of_range_is_unknown() {
         let grpc = Grpc::default().outcome(5, Outcome::Failure);
-        let end = |grpc: Grpc, code: &str| grpc.end(Some(&fields(&[("grpc-status", code)])), None);
+        let end = |grpc: Grpc, code: &str| grpc.end(Some(&fields(&[("grpc-status", code)])));
         assert_eq!(end(grpc, "5"), Verdict::FAILURE);
         for code in [2, 17, -1, i32::MAX] {
             let grpc = Grpc::default().outcome(code, Outcome::Success);

@@ -53,8 +53,7 @@ pub(super) const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 pub struct Http;
 
 impl Http {
-    /// Judges by a closure, like [`from_fn`](super::from_fn), and by the end of the body too. The
-    /// closure may be asked twice about one answer.
+    /// Judges by a closure, like [`from_fn`](super::from_fn), and by the end of the body too.
     pub fn with<F, B, E>(judge: F) -> HttpWith<F>
     where
         F: Fn(Result<&Response<B>, &E>) -> Verdict + Clone + Send + Sync + 'static,
@@ -78,8 +77,13 @@ impl<B: Body, E> Classify<Response<B>, E> for Http {
         Some(Self::verdict(result))
     }
 
-    fn observe<O: Observer>(&self, response: Response<B>, observer: O) -> Self::Observed<O> {
-        let awaited = Awaited::after(head(response.status(), response.headers()));
+    fn observe<O: Observer>(
+        &self,
+        response: Response<B>,
+        head: Option<Verdict>,
+        observer: O,
+    ) -> Self::Observed<O> {
+        let awaited = head.map_or(Awaited::Whole, Awaited::after);
         response.map(|body| ObservedBody::new(body, observer, awaited))
     }
 }
@@ -99,8 +103,13 @@ where
         Some((self.0)(result))
     }
 
-    fn observe<O: Observer>(&self, response: Response<B>, observer: O) -> Self::Observed<O> {
-        let awaited = Awaited::after((self.0)(Ok(&response)));
+    fn observe<O: Observer>(
+        &self,
+        response: Response<B>,
+        head: Option<Verdict>,
+        observer: O,
+    ) -> Self::Observed<O> {
+        let awaited = head.map_or(Awaited::Whole, Awaited::after);
         response.map(|body| ObservedBody::new(body, observer, awaited))
     }
 }

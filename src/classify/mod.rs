@@ -114,8 +114,10 @@ pub trait Observer: Send + 'static {
 /// that decides at the head of a response needs only these two lines besides [`judge`](Self::judge):
 /// `type Observed<O: Observer> = Response;` and `fn observe(…) -> Response { response }`.
 ///
-/// A panic in either is caught by the balancer and fails the request, without a verdict on the endpoint.
-/// In a retry layer, a breaker and the like it is the caller's, as is one in `clone`.
+/// A layer judges a response once, and hands the verdict to `observe`. Layers above it judge again, as one
+/// between may have changed the response; so `judge` should be cheap for a success.
+///
+/// A panic is the caller's. The request counts as cancelled.
 pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// The response as the caller gets it: with an observer of its end, where one is needed.
     type Observed<O: Observer>;
@@ -123,13 +125,14 @@ pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// Judges by the head of a response, or by an error. `None` leaves it to the end of the response.
     fn judge(&self, result: Result<&Response, &Error>) -> Option<Verdict>;
 
-    /// Hands on the response. `observer` knows the verdict on its head, if there was one, and is to
-    /// be told that on its end; dropping it means the response is complete.
-    fn observe<O: Observer>(&self, response: Response, observer: O) -> Self::Observed<O>;
-
-    /// Whether a panic must be looked for, which nobody does where the code is known.
-    #[doc(hidden)]
-    const MAY_PANIC: bool = true;
+    /// Hands on the response. `head` is what [`judge`](Self::judge) said of it. `observer` knows that, and
+    /// is to be told the verdict on its end; dropping it means the response is complete.
+    fn observe<O: Observer>(
+        &self,
+        response: Response,
+        head: Option<Verdict>,
+        observer: O,
+    ) -> Self::Observed<O>;
 }
 
 /// Any answer is a success and any error a failure, known with the head of the response.
@@ -140,8 +143,6 @@ pub struct Answers;
 impl<T, E> Classify<T, E> for Answers {
     type Observed<O: Observer> = T;
 
-    const MAY_PANIC: bool = false;
-
     fn judge(&self, result: Result<&T, &E>) -> Option<Verdict> {
         Some(match result {
             Ok(_) => Verdict::SUCCESS,
@@ -149,7 +150,7 @@ impl<T, E> Classify<T, E> for Answers {
         })
     }
 
-    fn observe<O: Observer>(&self, response: T, _: O) -> T {
+    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, _: O) -> T {
         response
     }
 }
@@ -186,7 +187,7 @@ where
         Some((self.0)(result))
     }
 
-    fn observe<O: Observer>(&self, response: T, _: O) -> T {
+    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, _: O) -> T {
         response
     }
 }

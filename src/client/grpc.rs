@@ -1,44 +1,50 @@
-//! Endpoints over gRPC: one tonic channel for each, for the clients that tonic generates.
+//! Endpoints over gRPC: an HTTP/2 connection for each, for the clients that tonic generates.
 //!
 //! ```text
-//! GreeterClient::new(balancer) ──▶ balancer ──▶ GrpcClient ──▶ Channel ──▶ one HTTP/2 connection
+//! GreeterClient::new(balancer) ──▶ balancer ──▶ GrpcClient ──▶ one HTTP/2 connection of hyper's
 //! ```
 //!
 //! The outcome of a call is in its trailers: give [`Grpc`](crate::classify::Grpc) to whoever judges
 //! (the balancer, a retry, [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
 //!
-//! A channel connects when a call needs it, and again when its connection is gone; a call that finds
-//! no connection comes back in the error. It does so for one call after another, though: where a peer
-//! swallows everything, the second call in the queue begins to connect when the first has given up.
-//! [`HttpEndpoints`](super::HttpEndpoints) with `http2` do not queue, and serve generated clients as
-//! well. What they lack is what tonic's `Endpoint` can be told. tonic makes `UNKNOWN` of errors that
-//! are not its own, unless a [`StatusLayer`](super::StatusLayer) stands around them.
+//! An endpoint connects when a call needs it, and again when its connection is gone; a call that finds
+//! no connection comes back in the error. All calls that wait for a connection wait for the same one, and
+//! fail together when it cannot be made. tonic makes `UNKNOWN` of errors that are not its own, unless a
+//! [`StatusLayer`](super::StatusLayer) stands around them.
+//!
+//! Each endpoint had a `Channel` of tonic's once. That is made for callers that share one connection and
+//! nothing else: each call goes through a queue to a task, and is boxed four times. Without it a call
+//! takes a tenth fewer instructions.
 
 use std::{
-    error::Error as _,
     fmt,
-    future::Future,
+    future::{Future, ready},
     mem,
+    num::NonZeroUsize,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
-use pin_project::pin_project;
-use tonic::{
-    Code, ConnectError, Status,
-    body::Body,
-    transport::{self, Channel, Endpoint},
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::USER_AGENT, uri::Authority,
 };
+use hyper::{body::Incoming, client::conn::http2::Builder};
+use hyper_util::rt::TokioTimer;
+use tokio::{sync::Semaphore, time::timeout};
+use tonic::{Code, ConnectError, Status, body::Body};
 use tower::Service;
 
-use super::{error::HttpError, kept::Kept, uri::Place};
+use super::{
+    erased::Erased,
+    error::HttpError,
+    http2::{Boxing, Failure, Http2},
+    uri::Place,
+};
 use crate::{
     backoff::NEVER,
-    classify,
     connect::{Connector, Target},
     discover::MakeEndpoint,
     error::BoxError,
@@ -52,12 +58,18 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// more often (<https://github.com/grpc/grpc/blob/master/doc/keepalive.md>).
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
+/// gRPC's own default for the answer to a ping, from the same text.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How often TCP probes a silent connection, which no server minds.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-type Configure = Arc<dyn Fn(Endpoint) -> Endpoint + Send + Sync>;
+/// Who calls, as far as a library can say.
+const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 
-/// Makes endpoints over gRPC, one lazily connected [`Channel`] for each.
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Makes endpoints over gRPC, one lazily connected HTTP/2 connection for each.
 ///
 /// HTTP/2 without TLS, unless set otherwise. Its services are [`GrpcClient`]s.
 ///
@@ -78,20 +90,30 @@ type Configure = Arc<dyn Fn(Endpoint) -> Endpoint + Send + Sync>;
 /// # }
 /// ```
 ///
-/// Customised, with whatever a channel of tonic can be told:
+/// Customised:
 /// ```
-/// use std::time::Duration;
+/// use std::{num::NonZeroUsize, time::Duration};
 /// use tower_roster::client::GrpcEndpoints;
 ///
 /// let endpoints = GrpcEndpoints::new()
 ///     .connect_timeout(Duration::from_millis(500))
-///     .configure(|endpoint| endpoint.timeout(Duration::from_secs(5)).concurrency_limit(100));
+///     .timeout(Duration::from_secs(5))
+///     .concurrency_limit(NonZeroUsize::new(100).unwrap());
 /// ```
 #[derive(Clone)]
 pub struct GrpcEndpoints {
     connect_timeout: Duration,
     keep_alive: Option<Duration>,
-    configure: Option<Configure>,
+    keep_alive_timeout: Duration,
+    keep_alive_while_idle: bool,
+    timeout: Option<Duration>,
+    concurrency_limit: Option<NonZeroUsize>,
+    user_agent: HeaderValue,
+    authority: Option<Authority>,
+    stream_window: Option<u32>,
+    connection_window: Option<u32>,
+    adaptive_window: bool,
+    max_header_list_size: Option<u32>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -102,7 +124,16 @@ impl GrpcEndpoints {
         Self {
             connect_timeout: CONNECT_WITHIN,
             keep_alive: Some(KEEP_ALIVE),
-            configure: None,
+            keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            keep_alive_while_idle: false,
+            timeout: None,
+            concurrency_limit: None,
+            user_agent: HeaderValue::from_static(AGENT),
+            authority: None,
+            stream_window: None,
+            connection_window: None,
+            adaptive_window: false,
+            max_header_list_size: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -118,25 +149,89 @@ impl GrpcEndpoints {
     }
 
     /// Sets after how much silence a connection is probed by a ping, while calls wait; 5 min by
-    /// default, at least 1 s, `None` for never. Without an answer within 20 s the connection is
-    /// closed. Less is for servers whose keep-alive policy permits it: others close the connection,
-    /// with `ENHANCE_YOUR_CALM`.
+    /// default, at least 1 s, `None` for never. Less is for servers whose keep-alive policy permits it:
+    /// others close the connection, with `ENHANCE_YOUR_CALM`.
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
         self
     }
 
-    /// Sets all else that tonic's `Endpoint` can be told: message windows, a timeout for calls, limits,
-    /// user agent, another origin. Called for each endpoint, after the other settings, which it can
-    /// override; its timeout for connecting runs beside [`connect_timeout`](Self::connect_timeout).
-    /// A later call replaces an earlier one.
+    /// Sets how long the answer to a [ping](Self::keep_alive) may take before the connection is closed;
+    /// 20 s by default. Short closes connections to servers that only pause.
     #[must_use]
-    pub fn configure<F>(mut self, configure: F) -> Self
-    where
-        F: Fn(Endpoint) -> Endpoint + Send + Sync + 'static,
-    {
-        self.configure = Some(Arc::new(configure));
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.keep_alive_timeout = timeout;
+        self
+    }
+
+    /// Whether connections are [probed](Self::keep_alive) while no call waits, too; they are not by
+    /// default, as servers may take that amiss. It finds out that a server is gone before a call does.
+    #[must_use]
+    pub fn keep_alive_while_idle(mut self, probes: bool) -> Self {
+        self.keep_alive_while_idle = probes;
+        self
+    }
+
+    /// Sets how long each call may take to the head of its answer; no limit by default. A call whose
+    /// `grpc-timeout` is shorter gets that. Whoever waits longer gets `DEADLINE_EXCEEDED`.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how many calls may wait for the head of their answer at a time, at each endpoint; others wait
+    /// before they are sent. No limit by default, but the server's own number of streams. A limit below
+    /// what a server can do at a time makes calls wait for nothing.
+    #[must_use]
+    pub fn concurrency_limit(mut self, calls: NonZeroUsize) -> Self {
+        self.concurrency_limit = Some(calls);
+        self
+    }
+
+    /// Sets the name of the caller's program, in front of this crate's.
+    #[must_use]
+    pub fn user_agent(mut self, program: HeaderValue) -> Self {
+        self.user_agent = joined(&program, &HeaderValue::from_static(AGENT));
+        self
+    }
+
+    /// Sets what calls carry as their authority, and what a server's certificate is verified against; by
+    /// default the name of the service.
+    #[must_use]
+    pub fn authority(mut self, authority: Authority) -> Self {
+        self.authority = Some(authority);
+        self
+    }
+
+    /// Sets how many bytes of a stream may be on their way unread; 2 MiB by default. Small slows down
+    /// large messages over long distances, large lets one slow reader hold that much memory.
+    #[must_use]
+    pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
+        self.stream_window = Some(bytes);
+        self
+    }
+
+    /// Sets the same for all streams of a connection; 5 MiB by default.
+    #[must_use]
+    pub fn initial_connection_window_size(mut self, bytes: u32) -> Self {
+        self.connection_window = Some(bytes);
+        self
+    }
+
+    /// Whether both windows follow what the connection carries, instead; they do not by default.
+    #[must_use]
+    pub fn adaptive_window(mut self, adapts: bool) -> Self {
+        self.adaptive_window = adapts;
+        self
+    }
+
+    /// Sets how many bytes the head or the trailers of an answer may have; 16 KiB by default. Larger
+    /// ones fail the call.
+    #[must_use]
+    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
+        self.max_header_list_size = Some(bytes);
         self
     }
 
@@ -173,6 +268,25 @@ impl GrpcEndpoints {
         let _ = origin;
         connector
     }
+
+    fn builder(&self) -> Builder<Boxing> {
+        let mut builder = Builder::new(Boxing);
+        let after = self.keep_alive;
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(after.map(|after| after.clamp(Duration::from_secs(1), NEVER)))
+            .keep_alive_timeout(self.keep_alive_timeout)
+            .keep_alive_while_idle(self.keep_alive_while_idle)
+            .initial_stream_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window);
+        if self.adaptive_window {
+            builder.adaptive_window(true);
+        }
+        if let Some(size) = self.max_header_list_size {
+            builder.max_header_list_size(size);
+        }
+        builder
+    }
 }
 
 impl MakeEndpoint for GrpcEndpoints {
@@ -180,24 +294,22 @@ impl MakeEndpoint for GrpcEndpoints {
     type Error = BoxError;
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<GrpcClient, BoxError> {
-        // A channel needs a task of its own.
+        // Connections need tasks of their own.
         tokio::runtime::Handle::try_current()?;
         let place = Place::new(instance, self.is_tls());
-        let origin = place.complete(Uri::default())?;
-        // Always http: the connector does the TLS, and tonic would refuse what it cannot do itself.
-        let mut endpoint =
-            Endpoint::from_shared(format!("http://{}", instance.address))?.origin(origin.clone());
-        if let Some(after) = self.keep_alive {
-            endpoint =
-                endpoint.http2_keep_alive_interval(after.clamp(Duration::from_secs(1), NEVER));
-        }
-        if let Some(configure) = &self.configure {
-            endpoint = configure(endpoint);
-        }
-        Ok(GrpcClient {
-            channel: endpoint.connect_with_connector_lazy(self.connector(instance, &origin)),
+        let given = self.authority.clone().map(Uri::from);
+        let origin = place.complete(given.unwrap_or_default())?;
+        let connector = self.connector(instance, &origin);
+        Ok(GrpcClient(Arc::new(Shared {
+            http2: Arc::new(Http2::new(connector, self.builder())),
             place: Arc::new(place),
-        })
+            origin,
+            user_agent: self.user_agent.clone(),
+            timeout: self.timeout,
+            places: self
+                .concurrency_limit
+                .map(|calls| Semaphore::new(calls.get().min(Semaphore::MAX_PERMITS))),
+        })))
     }
 }
 
@@ -212,6 +324,8 @@ impl fmt::Debug for GrpcEndpoints {
         f.debug_struct("GrpcEndpoints")
             .field("connect_timeout", &self.connect_timeout)
             .field("keep_alive", &self.keep_alive)
+            .field("timeout", &self.timeout)
+            .field("concurrency_limit", &self.concurrency_limit)
             .field("tls", &self.is_tls())
             .finish_non_exhaustive()
     }
@@ -230,9 +344,18 @@ impl fmt::Debug for GrpcEndpoints {
 /// [`take_request`](HttpError::take_request) gives it back. A generated client makes a status of it:
 /// `UNAVAILABLE`, when there was no connection or it broke.
 #[derive(Clone)]
-pub struct GrpcClient {
-    channel: Channel,
+pub struct GrpcClient(Arc<Shared>);
+
+/// What the clones of a client share.
+struct Shared {
+    http2: Arc<Http2<Erased>>,
     place: Arc<Place>,
+    /// Scheme and authority of all calls.
+    origin: Uri,
+    user_agent: HeaderValue,
+    timeout: Option<Duration>,
+    /// Where calls wait, if their number is limited.
+    places: Option<Semaphore>,
 }
 
 impl<B> Service<Request<B>> for GrpcClient
@@ -240,84 +363,211 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<Body>;
+    type Response = Response<Incoming>;
     type Error = HttpError;
-    type Future = GrpcFuture<B>;
+    type Future = GrpcFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
-        let ready = ready!(self.channel.poll_ready(cx));
-        Poll::Ready(ready.map_err(|error| fail::<B>(&self.place, error, None)))
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> GrpcFuture<B> {
-        let (request, kept) = Kept::keep(request);
-        GrpcFuture {
-            exchange: self.channel.call(request.map(Body::new)),
-            kept: Some(kept),
-            place: Arc::clone(&self.place),
+    fn call(&mut self, mut request: Request<B>) -> GrpcFuture {
+        let shared = &self.0;
+        let limit = shared.limit(request.headers());
+        let given = match shared.prepare(&mut request) {
+            Ok(given) => given,
+            Err(why) => {
+                let error = HttpError::invalid(Arc::clone(&shared.place), why);
+                return GrpcFuture(Box::pin(ready(Err(error))));
+            }
+        };
+        let request = request.map(Erased::new);
+        if limit.is_none() && shared.places.is_none() {
+            let (exchange, shared) = (shared.http2.send(request), Arc::clone(shared));
+            return GrpcFuture(Box::pin(async move {
+                let result = exchange.await;
+                result.map_err(|failure| shared.fail::<B>(failure, given))
+            }));
+        }
+        let shared = Arc::clone(shared);
+        GrpcFuture(Box::pin(async move {
+            let exchange = async {
+                let _place = match &shared.places {
+                    Some(places) => places.acquire().await.ok(),
+                    None => None,
+                };
+                shared.http2.send(request).await
+            };
+            match timeout(limit.unwrap_or(NEVER), exchange).await {
+                Ok(result) => result.map_err(|failure| shared.fail::<B>(failure, given)),
+                Err(_) => Err(shared.late(limit.unwrap_or_default())),
+            }
+        }))
+    }
+}
+
+impl Shared {
+    /// Turns a call into what goes out. Returns what it was.
+    fn prepare<B>(&self, request: &mut Request<B>) -> Result<Given, String> {
+        let uri = request.uri_mut();
+        let mut sent = self.origin.clone().into_parts();
+        if let Some(path) = uri.path_and_query() {
+            sent.path_and_query = Some(path.clone());
+        }
+        let sent =
+            Uri::from_parts(sent).map_err(|why| format!("cannot complete the URI: {why}"))?;
+        let uri = mem::replace(uri, sent);
+        let headers = request.headers_mut();
+        let agent = headers.insert(USER_AGENT, self.user_agent.clone());
+        if let Some(agent) = &agent {
+            headers.insert(USER_AGENT, joined(agent, &self.user_agent));
+        }
+        Ok(Given { uri, agent })
+    }
+
+    /// How long a call may take.
+    fn limit(&self, headers: &HeaderMap) -> Option<Duration> {
+        let asked = headers.get(GRPC_TIMEOUT).and_then(asked);
+        match (asked, self.timeout) {
+            (Some(asked), Some(set)) => Some(asked.min(set)),
+            (asked, set) => asked.or(set),
         }
     }
-}
 
-impl fmt::Debug for GrpcClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcClient")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
+    /// What the caller of a call with a body of type `B` is told.
+    #[cold]
+    fn fail<B: Send + 'static>(&self, failure: Failure<Erased>, given: Given) -> HttpError {
+        let place = Arc::clone(&self.place);
+        match failure {
+            // tonic would make `CANCELLED` or `UNKNOWN` of anything else, and `UNAVAILABLE` of this.
+            Failure::Unsent(error, mut request) => {
+                given.restore(&mut request);
+                let (head, body) = (*request).into_parts();
+                let body = body.into::<B>();
+                let body = body.expect("it is what was erased");
+                let error = ConnectError(error).into();
+                HttpError::unsent(place, error, Request::from_parts(head, body))
+            }
+            Failure::Broke(error) => HttpError::exchange::<B>(place, told(error), || None),
+        }
+    }
+
+    /// Its time is up.
+    #[cold]
+    fn late(&self, limit: Duration) -> HttpError {
+        let status = Status::deadline_exceeded(format!("no answer within {limit:?}"));
+        HttpError::exchange::<Body>(Arc::clone(&self.place), status, || None)
     }
 }
 
-/// A call over gRPC that waits for the head of its answer.
-#[pin_project]
-pub struct GrpcFuture<B = Body> {
-    #[pin]
-    exchange: <Channel as Service<Request<Body>>>::Future,
-    /// Taken when the exchange is over.
-    kept: Option<Kept<B>>,
-    place: Arc<Place>,
-}
-
-impl<B: Send + 'static> Future for GrpcFuture<B> {
-    type Output = Result<Response<Body>, HttpError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = ready!(this.exchange.poll(cx));
-        let kept = this.kept.take();
-        Poll::Ready(result.map_err(|error| fail(this.place, error, kept)))
-    }
-}
-
-fn fail<B: Send + 'static>(
-    place: &Arc<Place>,
-    error: transport::Error,
-    kept: Option<Kept<B>>,
-) -> HttpError {
-    let place = Arc::clone(place);
-    let request = || kept.and_then(Kept::give_back);
-    let source = error.source().and_then(|source| source.downcast_ref());
-    if source.is_some_and(hyper::Error::is_canceled) {
-        // The connection was gone when the call's turn came. tonic would make `CANCELLED` of that,
-        // as if the caller had wanted it, and `UNAVAILABLE` of this.
-        return HttpError::exchange(place, ConnectError(error.into()), request);
-    }
-    if classify::is_unsent(&error) {
-        return HttpError::exchange(place, error, request);
-    }
+/// The status of a call that was sent and not answered.
+fn told(error: hyper::Error) -> Status {
     let mut status = Status::from_error(error.into());
     if status.code() == Code::Unknown {
         // A connection that broke, which is `UNAVAILABLE` everywhere else.
         let told = mem::replace(&mut status, Status::unavailable("the connection broke"));
         status.set_source(Arc::new(told));
     }
-    HttpError::exchange(place, status, request)
+    status
 }
 
-impl<B> fmt::Debug for GrpcFuture<B> {
+/// What a call was before it was prepared, so that it comes back as it was.
+struct Given {
+    uri: Uri,
+    agent: Option<HeaderValue>,
+}
+
+impl Given {
+    fn restore<B>(self, request: &mut Request<B>) {
+        *request.uri_mut() = self.uri;
+        match self.agent {
+            Some(agent) => request.headers_mut().insert(USER_AGENT, agent),
+            None => request.headers_mut().remove(USER_AGENT),
+        };
+    }
+}
+
+/// One program, and another that it uses.
+fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValue {
+    let joined = [program.as_bytes(), b" ", library.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).expect("both are header values")
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). `None` if it is not.
+fn asked(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3_600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+impl fmt::Debug for GrpcClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcFuture")
-            .field("exchange", &self.exchange)
-            .field("place", &self.place)
+        f.debug_struct("GrpcClient")
+            .field("place", &self.0.place)
             .finish_non_exhaustive()
+    }
+}
+
+/// A call over gRPC that waits for the head of its answer.
+pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>);
+
+impl Future for GrpcFuture {
+    type Output = Result<Response<Incoming>, HttpError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for GrpcFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let read = |text| asked(&HeaderValue::from_static(text));
+        for (text, time) in [
+            ("2H", Duration::from_secs(7_200)),
+            ("2M", Duration::from_secs(120)),
+            ("2S", Duration::from_secs(2)),
+            ("300m", Duration::from_millis(300)),
+            ("0u", Duration::ZERO),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+        ] {
+            assert_eq!(read(text), Some(time), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "3",
+            "3x",
+            "-3m",
+            "+3m",
+            "3.5m",
+            "123456789m",
+            " 3m",
+        ] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
     }
 }

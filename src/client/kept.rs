@@ -59,7 +59,6 @@ impl<B: Body> Kept<B> {
     }
 
     /// Gives a request away for good.
-    #[cfg(any(feature = "http2", feature = "tls"))]
     pub(super) fn pass(request: Request<B>) -> Request<KeptBody<B>> {
         request.map(|body| KeptBody {
             state: State::Begun(body),

@@ -1,11 +1,15 @@
 //! Ready-made endpoints for the protocols that people call.
 
+#[cfg(feature = "tonic")]
+mod erased;
 mod error;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod http;
 mod http1;
-#[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
+#[cfg(feature = "tonic")]
+mod http2;
+#[cfg(any(feature = "http2", feature = "tls"))]
 mod kept;
 #[cfg(any(feature = "http2", feature = "tls"))]
 mod negotiated;

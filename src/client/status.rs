@@ -20,7 +20,6 @@ use tower::{Layer, Service};
 
 use super::HttpError;
 use crate::{
-    balance,
     classify::is_unsent,
     error::BoxError,
     service::{retry::TryTimeout, throttle::ThrottleError},
@@ -146,7 +145,6 @@ where
 /// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
 /// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
 /// | a timeout, of the call or of an attempt | `DEADLINE_EXCEEDED` |
-/// | the endpoint's service panicked, or the balancer's route or classifier | `INTERNAL` |
 /// | any other | as tonic says, mostly `UNKNOWN` |
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
@@ -181,10 +179,6 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
         }
         if error.is::<ThrottleError>() {
             return Some(Code::Unavailable);
-        }
-        let balance = error.downcast_ref::<balance::Error>();
-        if balance.is_some_and(balance::Error::is_panic) {
-            return Some(Code::Internal);
         }
         if error.is::<HttpError>() {
             // Unless the answer's own status comes below.

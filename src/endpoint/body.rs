@@ -47,10 +47,11 @@ where
     type Output = C::Observed<Handle<L>>;
 
     fn track_completion(&self, mut handle: Handle<L>, response: Response) -> Self::Output {
-        if let Some(verdict) = self.classify.judge(Ok(&response)) {
+        let verdict = self.classify.judge(Ok(&response));
+        if let Some(verdict) = verdict {
             handle.conclude(verdict);
         }
-        self.classify.observe(response, handle)
+        self.classify.observe(response, verdict, handle)
     }
 }
 

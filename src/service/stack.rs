@@ -1,14 +1,14 @@
 //! All of it, in the right order.
 //!
 //! ```text
-//! request ─▶ breaker ─▶ timeout ─▶ retry ─▶ hedge ─▶ balance ─▶ endpoint
-//!              │           │         │        │         │
-//!              │           │         │        │         └─ which one: policy, ejection, slow start;
-//!              │           │         │        │            what could not be sent goes on to another
-//!              │           │         │        └─ a second attempt where the first is slow
-//!              │           │         └─ another attempt where one failed, within a budget
-//!              │           └─ how long the caller waits for all of that
-//!              └─ nothing at all while nearly everything fails
+//! request ─▶ breaker ─▶ retry ─▶ hedge ─▶ balance ─▶ endpoint
+//!              │          │        │         │
+//!              │          │        │         └─ which one: policy, ejection, slow start;
+//!              │          │        │            what could not be sent goes on to another
+//!              │          │        └─ a second attempt where the first is slow
+//!              │          └─ another attempt where one failed, within a budget; and how long the
+//!              │             caller waits for all of them
+//!              └─ nothing at all while nearly everything fails; only where one is asked for
 //! ```
 //!
 //! [`Stack::build`] is the place to look: each layer stands there with the reason for its place. All of
@@ -20,14 +20,14 @@ use std::{fmt, hash::Hash, num::NonZeroU32, time::Duration};
 use tower::{
     Layer,
     discover::Discover,
-    timeout::{Timeout, TimeoutLayer},
+    layer::util::Identity,
     util::{Either, option_layer},
 };
 
 #[cfg(feature = "http")]
 use super::retry::{Replay, ShareReplay};
 use super::{
-    breaker::{Breaker, BreakerHandle, BreakerLayer},
+    breaker::{BreakerHandle, BreakerLayer},
     hedge::{Hedge, HedgeLayer},
     retry::{Cloned, Retry, RetryBudget, RetryLayer},
 };
@@ -44,7 +44,7 @@ use crate::{
 /// Longer than callers usually wait, and shorter than for ever.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Builds the whole client of a service: balancer, hedging, retries, timeout, circuit breaker.
+/// Builds the whole client of a service: balancer, hedging, retries with a timeout, circuit breaker.
 ///
 /// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt after the
 /// 95th percentile, retries, both on one budget and only for what may be repeated; 30 s for all of it;
@@ -121,7 +121,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// let handles = built.handles;
 /// assert_eq!(handles.balance.status().usable, 0);
 /// assert_eq!(handles.budget.withdrawn(), 0);
-/// assert_eq!(handles.breaker.refused(), 0);
+/// assert_eq!(handles.breaker.map(|breaker| breaker.refused()), Some(0));
 /// # let request = http::Request::get("/").body(Full::<Bytes>::default())?;
 /// # drop(built.service.oneshot(request));
 /// # Ok(())
@@ -129,9 +129,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # #[cfg(not(all(feature = "http", feature = "memory")))]
 /// # fn main() {}
 /// ```
-pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = ()> {
+pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = (), K = Identity> {
     balance: BalanceLayer<P, C, W>,
     above: Above<C, R, H>,
+    breaker: K,
 }
 
 /// The settings of the layers above the balancer.
@@ -145,21 +146,42 @@ struct Above<C, R, H> {
     hedges: bool,
     hedge_delay: Option<Duration>,
     timeout: Option<Duration>,
-    breaker: Option<BreakerLayer<C>>,
     budget: RetryBudget,
     seed: Option<u64>,
 }
 
-/// What [`Stack::build`] makes, from the outside in.
+/// What [`Stack::build`] makes, from the outside in. A breaker goes around it.
 pub type Stacked<S, P, C, R, H, W = ()> =
-    Breaker<Either<Timeout<Retried<S, P, C, R, H, W>>, Retried<S, P, C, R, H, W>>, C>;
-
-/// The part of a [`Stacked`] below its timeout.
-pub type Retried<S, P, C, R, H, W = ()> =
     Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
 
-/// What [`Stack::build`] returns.
-pub type BuiltStack<S, P, C, R, H, W = ()> = Built<Stacked<S, P, C, R, H, W>>;
+/// What goes around all the rest: a [`BreakerLayer`], or nothing. It is known by its type, so that a stack
+/// without one has nothing to ask and no body to wrap.
+pub trait Outermost<S>: Layer<S> + sealed::Sealed {
+    /// A handle to the breaker, if it is one.
+    fn handle(&self) -> Option<BreakerHandle>;
+}
+
+impl<S> Outermost<S> for Identity {
+    fn handle(&self) -> Option<BreakerHandle> {
+        None
+    }
+}
+
+impl<S, C: Clone> Outermost<S> for BreakerLayer<C> {
+    fn handle(&self) -> Option<BreakerHandle> {
+        Some(self.handle())
+    }
+}
+
+mod sealed {
+    use tower::layer::util::Identity;
+
+    use crate::service::breaker::BreakerLayer;
+
+    pub trait Sealed {}
+    impl Sealed for Identity {}
+    impl<C> Sealed for BreakerLayer<C> {}
+}
 
 /// Handles to what was built. None keeps the client alive.
 #[derive(Clone, Debug)]
@@ -167,8 +189,8 @@ pub type BuiltStack<S, P, C, R, H, W = ()> = Built<Stacked<S, P, C, R, H, W>>;
 pub struct Handles {
     /// The balancer: endpoints, events, ejection and weights by hand.
     pub balance: Handle,
-    /// The circuit breaker; always closed when there is none.
-    pub breaker: BreakerHandle,
+    /// The circuit breaker, if there is one.
+    pub breaker: Option<BreakerHandle>,
     /// The budget of retries and hedges, and what was drawn on it.
     pub budget: RetryBudget,
 }
@@ -248,23 +270,24 @@ impl<C: Clone, R, H> Stack<DefaultPolicy, C, R, H> {
                 hedges: true,
                 hedge_delay: None,
                 timeout: Some(TIMEOUT),
-                breaker: None,
                 budget: RetryBudget::new(),
                 seed: None,
             },
+            breaker: Identity::new(),
         }
     }
 }
 
-impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
+impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     /// Changes the balancer by settings that cannot be out of range, such as its policy.
     pub fn balance<P2, W2>(
         self,
         change: impl FnOnce(BalanceLayer<P, C, W>) -> BalanceLayer<P2, C, W2>,
-    ) -> Stack<P2, C, R, H, W2> {
+    ) -> Stack<P2, C, R, H, W2, K> {
         Stack {
             balance: change(self.balance),
             above: self.above,
+            breaker: self.breaker,
         }
     }
 
@@ -276,15 +299,16 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     pub fn try_balance<P2, W2>(
         self,
         change: impl FnOnce(BalanceLayer<P, C, W>) -> Result<BalanceLayer<P2, C, W2>, ConfigError>,
-    ) -> Result<Stack<P2, C, R, H, W2>, ConfigError> {
+    ) -> Result<Stack<P2, C, R, H, W2, K>, ConfigError> {
         Ok(Stack {
             balance: change(self.balance)?,
             above: self.above,
+            breaker: self.breaker,
         })
     }
 
     /// Sets which requests may be repeated, and how: for retries, and for hedges below them.
-    pub fn reissue<R2, H2>(self, retry: R2, hedge: H2) -> Stack<P, C, R2, H2, W> {
+    pub fn reissue<R2, H2>(self, retry: R2, hedge: H2) -> Stack<P, C, R2, H2, W, K> {
         let above = self.above;
         Stack {
             balance: self.balance,
@@ -297,10 +321,10 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
                 hedges: above.hedges,
                 hedge_delay: above.hedge_delay,
                 timeout: above.timeout,
-                breaker: above.breaker,
                 budget: above.budget,
                 seed: above.seed,
             },
+            breaker: self.breaker,
         }
     }
 
@@ -343,9 +367,12 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
 
     /// Puts a circuit breaker around all; none by default. Give it the stack's classifier.
     #[must_use]
-    pub fn breaker(mut self, breaker: BreakerLayer<C>) -> Self {
-        self.above.breaker = Some(breaker);
-        self
+    pub fn breaker(self, breaker: BreakerLayer<C>) -> Stack<P, C, R, H, W, BreakerLayer<C>> {
+        Stack {
+            balance: self.balance,
+            above: self.above,
+            breaker,
+        }
     }
 
     /// Sets the budget of retries and hedges; by default 20 % of the requests and 10 a second.
@@ -373,7 +400,7 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     pub fn build<D, S, L: 'static, E: 'static>(
         self,
         discover: D,
-    ) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError>
+    ) -> Result<Built<K::Service>, ConfigError>
     where
         D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -385,8 +412,10 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
         R: Clone,
         H: Clone,
         W: Send + Sync + 'static,
+        K: Outermost<Stacked<S, P, C, R, H, W>>,
     {
-        self.above.build(self.balance.balance(discover))
+        self.above
+            .build(&self.breaker, self.balance.balance(discover))
     }
 
     /// The same over anybody's discovery; see [`BalanceLayer::balance_plain`].
@@ -396,7 +425,7 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build_plain<D, S>(self, discover: D) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError>
+    pub fn build_plain<D, S>(self, discover: D) -> Result<Built<K::Service>, ConfigError>
     where
         D: Discover<Service = S> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -407,17 +436,20 @@ impl<P, C: Clone, R, H, W> Stack<P, C, R, H, W> {
         R: Clone,
         H: Clone,
         W: Send + Sync + 'static,
+        K: Outermost<Stacked<S, P, C, R, H, W>>,
     {
-        self.above.build(self.balance.balance_plain(discover))
+        self.above
+            .build(&self.breaker, self.balance.balance_plain(discover))
     }
 }
 
 impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
     /// The order of the layers, from the inside out, and why.
-    fn build<S, P: Policy, W>(
+    fn build<S, P: Policy, W, K: Outermost<Stacked<S, P, C, R, H, W>>>(
         self,
+        breaker: &K,
         balance: Balance<S, P, C, W>,
-    ) -> Result<BuiltStack<S, P, C, R, H, W>, ConfigError> {
+    ) -> Result<Built<K::Service>, ConfigError> {
         let budget = self.budget;
         // The balancer is innermost, because only there it is known which endpoint a request goes to:
         // what a single one does wrong is dealt with there.
@@ -436,9 +468,10 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
         let service = option_layer(hedge).layer(balance);
 
         // A retry is for what failed although the balancer and the hedge did what they could. Each
-        // attempt comes through both of them again, and goes to another endpoint.
+        // attempt comes through both of them again, and goes to another endpoint. It has the deadline of
+        // all attempts, too: that is the caller's patience, and what is under way ends with it.
         let mut retry = RetryLayer::reissue(self.retry)
-            .classify(self.classify.clone())
+            .classify(self.classify)
             .max_attempts(self.attempts)
             .budget(budget.clone());
         if let Some(timeout) = self.try_timeout {
@@ -452,19 +485,8 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
         }
         let service = retry.build()?.layer(service);
 
-        // Around all attempts: it is the caller's patience, and what is under way ends with it.
-        let service = option_layer(self.timeout.map(TimeoutLayer::new)).layer(service);
-
         // Outermost: it sees what callers see, so it opens when not even retries help, and then
-        // spares the service those, too. Without one, a breaker that never opens keeps the types.
-        let breaker = match self.breaker {
-            Some(breaker) => breaker,
-            None => {
-                let never = BreakerLayer::builder().classify(self.classify).build()?;
-                never.handle().force_closed();
-                never
-            }
-        };
+        // spares the service those, too.
         let handles = Handles {
             balance: handle,
             breaker: breaker.handle(),
@@ -477,7 +499,7 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
     }
 }
 
-impl<P: fmt::Debug, C, R, H, W> fmt::Debug for Stack<P, C, R, H, W> {
+impl<P: fmt::Debug, C, R, H, W, K: fmt::Debug> fmt::Debug for Stack<P, C, R, H, W, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stack")
             .field("balance", &self.balance)
@@ -485,7 +507,7 @@ impl<P: fmt::Debug, C, R, H, W> fmt::Debug for Stack<P, C, R, H, W> {
             .field("try_timeout", &self.above.try_timeout)
             .field("hedges", &self.above.hedges)
             .field("timeout", &self.above.timeout)
-            .field("breaker", &self.above.breaker.is_some())
+            .field("breaker", &self.breaker)
             .finish_non_exhaustive()
     }
 }

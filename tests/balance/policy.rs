@@ -180,17 +180,25 @@ impl Picker<InFlight> for Panics {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pick_that_panics_is_any_endpoint() {
+async fn a_pick_that_panics_is_the_callers_and_the_balancer_goes_on() {
     let policy = Panics::default();
     let rig = Rig::with(layer().policy(policy.clone()));
     rig.list(["a", "b"]).await;
     policy.pick.store(true, SeqCst);
-    let counts = rig.spread(100, ["a", "b"]).await;
-    assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
-    assert_eq!(rig.in_flight().await, 0);
-    assert_eq!(rig.info("a").await.requests as usize, counts[0]);
+    for _ in 0..10 {
+        let ended = tokio::spawn(rig.balance.clone().oneshot(0)).await;
+        assert!(ended.unwrap_err().is_panic());
+    }
+    let info = rig.info("a").await;
+    assert_eq!(
+        (info.failures, info.requests, rig.in_flight().await),
+        (0, 0, 0)
+    );
     policy.pick.store(false, SeqCst);
     assert_eq!(rig.spread(100, ["a", "b"]).await, [50, 50]);
+    // Whatever the panic left behind, a change is published.
+    rig.list(["c"]).await;
+    assert_eq!(rig.spread(90, ["a", "b", "c"]).await, [30, 30, 30]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use std::error::Error as _;
 
+use tower::ServiceExt;
+
 use crate::kit::{Answer, Ready, Rig, key};
 
 #[tokio::test(start_paused = true)]
@@ -27,7 +29,7 @@ async fn when_none_is_ready_the_last_error_comes_and_no_endpoint_is_asked_twice(
     let all = rig.list(["a", "b", "c"]).await;
     all.iter().for_each(|control| control.ready(Ready::Fails));
     let error = rig.call().await.unwrap_err();
-    assert!(!error.is_no_endpoint() && !error.is_panic());
+    assert!(!error.is_no_endpoint());
     assert_eq!(error.source().unwrap().to_string(), "not ready");
     let last = error.key().unwrap();
     assert!(all.iter().any(|control| key(&control.name) == *last));
@@ -128,9 +130,10 @@ async fn one_that_fails_and_one_that_is_busy_leave_the_third() {
     b.ready(Ready::Panics);
     let mut panics = 0;
     for _ in 0..30 {
-        panics += usize::from(rig.call().await.is_err_and(|error| error.is_panic()));
+        let call = tokio::spawn(rig.balance.clone().oneshot(0)).await;
+        panics += usize::from(call.is_err_and(|error| error.is_panic()));
     }
-    assert!((1..30).contains(&panics), "{panics}: it may have been sent");
+    assert!((1..30).contains(&panics), "{panics}");
     assert_eq!(rig.in_flight().await, 0);
 }
 
@@ -150,7 +153,7 @@ async fn an_error_of_a_service_is_passed_on_with_its_name_and_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_costs_one_request_and_its_endpoint() {
+async fn a_panic_of_an_endpoint_is_the_callers_and_held_against_the_endpoint() {
     for (ready, answer) in [
         (Ready::Panics, Answer::Name),
         (Ready::Yes, Answer::PanicsInCall),
@@ -162,12 +165,10 @@ async fn a_panic_costs_one_request_and_its_endpoint() {
         a.answer(answer);
         let mut failed = 0;
         for _ in 0..10 {
-            match rig.call().await {
-                Ok(name) => assert_eq!(name, "b"),
+            match tokio::spawn(rig.balance.clone().oneshot(0)).await {
+                Ok(name) => assert_eq!(name.unwrap(), "b"),
                 Err(error) => {
-                    assert!(error.is_panic() && !error.is_no_endpoint());
-                    assert_eq!(error.key(), Some(&key("a")));
-                    assert_eq!(error.to_string(), "the service of endpoint a panicked");
+                    assert!(error.is_panic());
                     failed += 1;
                 }
             }
@@ -184,16 +185,13 @@ async fn a_panic_costs_one_request_and_its_endpoint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_ready_that_panics_after_it_waited_is_no_panic_of_the_caller() {
+async fn a_poll_ready_that_panics_after_it_waited_is_held_against_the_endpoint() {
     let rig = Rig::new();
     let [a] = rig.list(["a"]).await;
     a.ready(Ready::Waits);
     let request = rig.start().await;
     a.ready(Ready::Panics);
-    let error = request
-        .await
-        .expect("the caller's task goes on")
-        .unwrap_err();
-    assert!(error.is_panic());
-    assert_eq!(rig.in_flight().await, 0);
+    assert!(request.await.unwrap_err().is_panic());
+    let info = rig.info("a").await;
+    assert_eq!((info.in_flight, info.failures), (0, 1));
 }

@@ -93,7 +93,12 @@ impl Classify<&'static str, BoxError> for AtTheEnd {
         result.err().map(|_| Verdict::FAILURE)
     }
 
-    fn observe<O: Observer>(&self, _: &'static str, observer: O) -> Streaming<O> {
+    fn observe<O: Observer>(
+        &self,
+        _: &'static str,
+        _: Option<Verdict>,
+        observer: O,
+    ) -> Streaming<O> {
         Streaming { observer }
     }
 }
@@ -112,7 +117,12 @@ impl Classify<&'static str, BoxError> for AtTheHead {
         })
     }
 
-    fn observe<O: Observer>(&self, _: &'static str, observer: O) -> Streaming<O> {
+    fn observe<O: Observer>(
+        &self,
+        _: &'static str,
+        _: Option<Verdict>,
+        observer: O,
+    ) -> Streaming<O> {
         Streaming { observer }
     }
 }

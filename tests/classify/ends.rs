@@ -138,13 +138,19 @@ async fn over_grpc_a_status_in_the_head_tells_at_once() {
 }
 
 #[tokio::test]
-async fn over_grpc_pushback_comes_with_trailers_or_with_the_head() {
-    let grpc = Grpc::default();
-    let last = || trailers(&[("grpc-status", "8")]);
-    let head = [("grpc-retry-pushback-ms", "-1")];
-    let told = read!(grpc, response(200, &head, body([data("a"), last()])));
+async fn over_grpc_pushback_comes_with_the_status() {
+    let pushback = [("grpc-retry-pushback-ms", "-1")];
+    let told = |head: &[(&'static str, &str)], last| {
+        let answer = response(200, head, body([data("a"), last]));
+        async move { read!(Grpc::default(), answer) }
+    };
+    let last = trailers(&[("grpc-status", "8"), pushback[0]]);
     let never = Verdict::OVERLOADED.pushback(Pushback::Never);
-    assert_eq!(told, [Word::Verdict(never), Over]);
+    assert_eq!(told(&[], last).await, [Word::Verdict(never), Over]);
+    // Metadata before the messages are another thing.
+    let last = trailers(&[("grpc-status", "8")]);
+    let expected = [Word::Verdict(Verdict::OVERLOADED), Over];
+    assert_eq!(told(&pushback, last).await, expected);
 }
 
 #[tokio::test]

@@ -51,10 +51,11 @@ where
 {
     let told = Told::default();
     let mut scribe = Scribe(told.clone());
-    if let Some(verdict) = classify.judge(Ok(&response)) {
+    let head = classify.judge(Ok(&response));
+    if let Some(verdict) = head {
         scribe.conclude(verdict);
     }
-    (classify.observe(response, scribe), told)
+    (classify.observe(response, head, scribe), told)
 }
 
 pub(crate) type Part = Result<Frame<Bytes>, std::io::Error>;

@@ -12,7 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use tower::{BoxError, Layer, Service, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceExt, timeout::error::Elapsed};
 use tower_roster::{
     Backoff,
     classify::{self, Classify, Observer, Pushback, Verdict},
@@ -119,7 +119,7 @@ async fn an_answer_whose_end_will_tell_is_handed_on() {
         fn judge(&self, result: Result<&Answer, &Failure>) -> Option<Verdict> {
             result.is_err().then_some(Verdict::FAILURE)
         }
-        fn observe<O: Observer>(&self, answer: Answer, _: O) -> Answer {
+        fn observe<O: Observer>(&self, answer: Answer, _: Option<Verdict>, _: O) -> Answer {
             answer
         }
     }
@@ -183,6 +183,28 @@ async fn a_retry_that_would_start_after_the_deadline_is_not_made() {
     let server = Server::new([fails(Failure::Broke).after(79 * MS)]);
     let result = ask(plain().deadline(100 * MS), &server).await;
     assert_eq!(result.unwrap(), answer(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_the_attempt_that_runs() {
+    let slow = || says(200).after(SEC);
+    for (script, calls) in [(vec![slow()], 1), (vec![says(503), slow()], 2)] {
+        let server = Server::new(script);
+        let start = Instant::now();
+        let error = ask(plain().deadline(100 * MS), &server).await.unwrap_err();
+        assert!(error.is::<Elapsed>(), "{error:?}");
+        assert_eq!(start.elapsed(), 100 * MS);
+        assert_eq!((server.calls(), server.in_flight()), (calls, 0));
+    }
+    // A per-try timeout that is longer changes nothing, and one that is shorter comes first.
+    let retry = || plain().max_attempts(NonZeroU32::MIN).deadline(100 * MS);
+    let server = Server::new([slow(), slow()]);
+    let error = ask(retry().try_timeout(SEC), &server).await.unwrap_err();
+    assert!(error.is::<Elapsed>(), "{error:?}");
+    let error = ask(retry().try_timeout(50 * MS), &server)
+        .await
+        .unwrap_err();
+    assert!(error.is::<RetryError>(), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

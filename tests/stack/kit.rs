@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     task::{AbortHandle, JoinSet},
 };
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, layer::util::Identity};
 use tower_roster::{
     BoxError, Instance, Registry,
     balance::{EndpointInfo, EndpointState, Handle, policy::DefaultPolicy},
@@ -33,14 +33,15 @@ use tower_roster::{
     registry::{Announcement, Health, memory::Memory},
     service::{
         retry::{Replay, ReplayBody, ShareReplay},
-        stack::{Handles, Stack, Stacked},
+        stack::{Handles, Outermost, Stack, Stacked},
     },
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
 pub(crate) type Body = Full<Bytes>;
-pub(crate) type HttpStack<W = ()> = Stack<DefaultPolicy, Http, Replay, ShareReplay, W>;
+pub(crate) type HttpStack<W = (), K = Identity> =
+    Stack<DefaultPolicy, Http, Replay, ShareReplay, W, K>;
 pub(crate) type Client<W = ()> =
     Stacked<HttpClient<ReplayBody<Body>>, DefaultPolicy, Http, Replay, ShareReplay, W>;
 
@@ -254,12 +255,13 @@ pub(crate) fn discover_in(memory: Memory) -> Discover<HttpEndpoints<ReplayBody<B
 }
 
 /// Builds the stack over these instances, and waits until it knows them.
-pub(crate) async fn build<W>(
-    stack: HttpStack<W>,
+pub(crate) async fn build<W, K>(
+    stack: HttpStack<W, K>,
     instances: impl IntoIterator<Item = Instance>,
-) -> (Client<W>, Handles)
+) -> (K::Service, Handles)
 where
     W: Send + Sync + 'static,
+    K: Outermost<Client<W>>,
 {
     let instances: Vec<_> = instances.into_iter().collect();
     let count = instances.len();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use hyper::body::Incoming;
 use tonic::body::Body;
 use tower::Service;
 use tower_roster::{
@@ -60,7 +61,7 @@ impl Drop for Scribe {
 }
 
 impl Service<Request<Body>> for Judged {
-    type Response = Response<ObservedBody<Body, Scribe>>;
+    type Response = Response<ObservedBody<Incoming, Scribe>>;
     type Error = HttpError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, HttpError>> + Send>>;
 
@@ -74,10 +75,13 @@ impl Service<Request<Body>> for Judged {
         Box::pin(async move {
             let result = answer.await;
             let grpc = Grpc::default();
-            if let Some(verdict) = grpc.judge(result.as_ref()) {
+            let head = grpc.judge(result.as_ref());
+            if let Some(verdict) = head {
                 told.lock().unwrap().push(Word::Head(verdict));
             }
-            result.map(|response| Classify::<_, HttpError>::observe(&grpc, response, Scribe(told)))
+            let observe =
+                |response| Classify::<_, HttpError>::observe(&grpc, response, head, Scribe(told));
+            result.map(observe)
         })
     }
 }

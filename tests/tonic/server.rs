@@ -42,6 +42,7 @@ pub(crate) struct Server {
 
 struct Seen {
     connections: AtomicUsize,
+    open: AtomicUsize,
     calls: AtomicUsize,
     last: Mutex<Option<(String, http::HeaderMap)>>,
     /// Streams fail after their messages, whatever they are asked for.
@@ -55,6 +56,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             connections: AtomicUsize::default(),
+            open: AtomicUsize::default(),
             calls: AtomicUsize::default(),
             last: Mutex::default(),
             failing: AtomicBool::default(),
@@ -107,6 +109,11 @@ impl Server {
 
     pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Relaxed)
+    }
+
+    /// Connections that stand.
+    pub(crate) fn open(&self) -> usize {
+        self.seen.open.load(Relaxed)
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -177,6 +184,8 @@ async fn accept(listener: TcpListener, wire: Wire, addr: SocketAddr, seen: Arc<S
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         seen.connections.fetch_add(1, Relaxed);
+        seen.open.fetch_add(1, Relaxed);
+        let open = Arc::clone(&seen);
         let (wire, seen) = (wire.clone(), Arc::clone(&seen));
         connections.spawn(async move {
             match wire {
@@ -188,6 +197,7 @@ async fn accept(listener: TcpListener, wire: Wire, addr: SocketAddr, seen: Arc<S
                     }
                 }
             }
+            open.open.fetch_sub(1, Relaxed);
         });
     }
 }

@@ -3,10 +3,9 @@
 use std::{error::Error, time::Duration};
 
 use tonic::{Code, Status, body::Body};
-use tower::{BoxError, ServiceBuilder, service_fn, util::BoxCloneSyncService};
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_roster::{
-    Registry,
-    balance::{self, BalanceLayer},
+    Registry, balance,
     classify::{Grpc, is_unsent},
     client::{GrpcEndpoints, StatusLayer},
     registry::{Watch, fixed::Fixed},
@@ -110,19 +109,6 @@ async fn an_open_breaker_is_unavailable() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(is_unsent(&status));
     assert_eq!(server.calls(), 0);
-}
-
-#[tokio::test]
-async fn a_panic_is_internal() {
-    let panics = service_fn(
-        async |_: http::Request<Body>| -> Result<http::Response<Body>, BoxError> {
-            panic!("on purpose")
-        },
-    );
-    let endpoints = tower::discover::ServiceList::new(vec![panics]);
-    let balance = BalanceLayer::new().balance_plain(endpoints);
-    let status = client!(balance).greet(ask("you", 0)).await.unwrap_err();
-    assert_eq!(status.code(), Code::Internal, "{status:?}");
 }
 
 #[cfg(feature = "http2")]

@@ -39,7 +39,6 @@ use tokio::sync::watch;
 
 #[cfg(feature = "_hyper")]
 pub use self::route::ByHeaders;
-pub(in crate::balance) use self::route::wish;
 pub use self::{
     deterministic::Subsetting,
     guard::{Cause, Guard, Trip},

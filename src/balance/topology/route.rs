@@ -4,8 +4,6 @@
 //! numbers: a [`Wish`]. It runs on the path of every request, so it should neither allocate nor wait;
 //! what the numbers mean was worked out when the set of endpoints changed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use super::{split::Version, subset::Subset};
 use crate::balance::policy::hash_key;
 
@@ -74,8 +72,7 @@ impl Wish {
 /// Says what a request wishes. Implemented by closures, by `()` for no wishes, and by
 /// [`ByHeaders`] for HTTP.
 ///
-/// A panic is caught by the balancer and fails the request: it goes nowhere, and its error is a
-/// [panic](crate::balance::Error::is_panic) that names the route.
+/// A panic is the caller's: the request goes nowhere.
 ///
 /// # Examples
 /// Who asks decides about the version, and what is asked for about the endpoints:
@@ -100,27 +97,9 @@ pub trait Route<Request>: Send + Sync + 'static {
     /// Says what `request` wishes. Called on the path of each request, and again for one that an
     /// endpoint could not be sent.
     fn route(&self, request: &Request) -> Wish;
-
-    /// Whether a panic must be looked for, which nobody does where there is no code.
-    #[doc(hidden)]
-    const MAY_PANIC: bool = true;
-}
-
-/// What a request wishes; `None` when the route panics.
-#[inline]
-pub(in crate::balance) fn wish<Request, R: Route<Request>>(
-    route: &R,
-    request: &Request,
-) -> Option<Wish> {
-    if !R::MAY_PANIC {
-        return Some(route.route(request));
-    }
-    catch_unwind(AssertUnwindSafe(|| route.route(request))).ok()
 }
 
 impl<Request> Route<Request> for () {
-    const MAY_PANIC: bool = false;
-
     fn route(&self, _: &Request) -> Wish {
         Wish::new()
     }

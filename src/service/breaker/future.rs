@@ -71,7 +71,7 @@ where
                 Poll::Ready(match result {
                     Ok(response) => {
                         call.answered(verdict);
-                        Ok(classify.observe(response, call))
+                        Ok(classify.observe(response, verdict, call))
                     }
                     Err(error) => {
                         // Nothing comes after an error that could tell more.

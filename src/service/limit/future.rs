@@ -48,7 +48,7 @@ where
         Poll::Ready(match result {
             Ok(response) => {
                 call.answered(verdict);
-                Ok(this.classify.observe(response, call))
+                Ok(this.classify.observe(response, verdict, call))
             }
             Err(error) => {
                 call.answered(verdict.or(Some(Verdict::FAILURE)));

@@ -4,14 +4,13 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower::Service;
+use tower::{Service, timeout::error::Elapsed};
 
 use super::{
     FailedAnswer, RetryError, Stop, TryTimeout, again, budget::SlotEnd, layer::Settings,
@@ -43,10 +42,13 @@ where
     spare: Option<R::Spare>,
     /// When the request came, where anything depends on it.
     came: Option<Instant>,
+    /// When it is given up; only where its answer does not come at once.
+    #[pin]
+    end: Option<Sleep>,
     service: S,
     reissue: R,
     classify: C,
-    terms: Arc<Terms>,
+    terms: Terms,
     /// What few requests need, so that the others need not carry it.
     wait: Rare<S::Response>,
 }
@@ -91,10 +93,11 @@ where
             tried,
             spare,
             came,
+            end: None,
             service,
             reissue: settings.reissue.clone(),
             classify: settings.classify.clone(),
-            terms: Arc::clone(&settings.terms),
+            terms: settings.terms.clone(),
             wait: Rare(None),
         }
     }
@@ -129,8 +132,12 @@ where
                         _ => return Poll::Ready(answer),
                     }
                 }
-                Poll::Pending if this.terms.try_timeout.is_none() => return Poll::Pending,
+                Poll::Pending if !this.terms.is_limited() => return Poll::Pending,
                 Poll::Pending => {
+                    if self.as_mut().poll_end(cx).is_ready() {
+                        self.project().attempt.set(None);
+                        return Poll::Ready(Err(Elapsed::new().into()));
+                    }
                     let error = ready!(self.as_mut().poll_timeout(cx));
                     let mut attempt = self.as_mut().project().attempt;
                     give_up(error.limit(), || attempt.set(None));
@@ -144,6 +151,25 @@ where
     }
 }
 
+impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request>,
+{
+    /// Waits until all attempts together have taken too long.
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if this.end.is_none() {
+            let Some(end) = this.terms.deadline(*this.came) else {
+                return Poll::Pending;
+            };
+            this.end.set(Some(sleep_until(end)));
+        }
+        let end = this.end.as_pin_mut();
+        end.map_or(Poll::Pending, |end| end.poll(cx))
+    }
+}
+
 // All of this is off the path of a request that is answered the first time.
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
 where
@@ -154,7 +180,9 @@ where
     /// Waits until the attempt that runs has taken too long.
     fn poll_timeout(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TryTimeout> {
         let this = self.project();
-        let limit = this.terms.try_timeout.unwrap_or(Duration::MAX);
+        let Some(limit) = this.terms.rules.try_timeout else {
+            return Poll::Pending;
+        };
         let wait = this.wait.0.get_or_insert_default();
         let start = wait.retried.or(*this.came);
         ready!(wait.poll_sleep(after(start.unwrap_or_else(Instant::now), limit), cx));
@@ -169,12 +197,12 @@ where
         pushback: Option<Pushback>,
     ) -> Result<(), Stop> {
         let this = self.project();
-        let (terms, reissue) = (&**this.terms, &*this.reissue);
+        let (terms, reissue) = (&*this.terms, &*this.reissue);
         let wait = this.wait.0.get_or_insert_default();
         let error = answer.as_ref().err();
-        let unsent = error.is_some_and(|error| (terms.unsent)(&**error));
+        let unsent = error.is_some_and(|error| (terms.rules.unsent)(&**error));
         wait.answer = Some(answer);
-        if wait.tries >= terms.max_attempts.get() {
+        if wait.tries >= terms.rules.max_attempts.get() {
             return Err(Stop::Exhausted);
         }
         if pushback == Some(Pushback::Never) {
@@ -188,14 +216,16 @@ where
             return Err(Stop::NotReplayable);
         }
         let delay = match pushback {
-            Some(Pushback::After(delay)) if delay > terms.max_pushback => {
+            Some(Pushback::After(delay)) if delay > terms.rules.max_pushback => {
                 return Err(Stop::Pushback);
             }
             Some(Pushback::After(delay)) => delay,
             // It cost nobody anything, and the next endpoint is another one.
             _ if unsent && wait.tries == 1 => Duration::ZERO,
             _ => {
-                let delays = wait.delays.get_or_insert_with(|| terms.delay.delays());
+                let delays = wait
+                    .delays
+                    .get_or_insert_with(|| terms.rules.delay.delays());
                 delays.next(&mut terms.rng())
             }
         };
@@ -249,7 +279,7 @@ where
     /// Starts the next attempt. The service is ready.
     fn attempt(self: Pin<&mut Self>) -> Result<(), Stop> {
         let mut this = self.project();
-        let (terms, reissue) = (&**this.terms, &*this.reissue);
+        let (terms, reissue) = (&*this.terms, &*this.reissue);
         let now = Instant::now();
         if terms.deadline(*this.came).is_some_and(|end| now >= end) {
             return Err(Stop::Deadline);

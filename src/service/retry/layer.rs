@@ -11,7 +11,11 @@ use tower::Layer;
 
 #[cfg(feature = "http")]
 use super::Replay;
-use super::{Cloned, Retry, RetryBudget, budget::SlotEnd, terms::Terms};
+use super::{
+    Cloned, Retry, RetryBudget,
+    budget::SlotEnd,
+    terms::{Rules, Terms},
+};
 use crate::{
     backoff::Backoff,
     classify::{self, Answers},
@@ -90,7 +94,7 @@ pub struct RetryBuilder<R = Cloned, C = Answers> {
 pub(super) struct Settings<R, C> {
     pub(super) reissue: R,
     pub(super) classify: C,
-    pub(super) terms: Arc<Terms>,
+    pub(super) terms: Terms,
 }
 
 impl RetryLayer {
@@ -113,14 +117,16 @@ impl RetryLayer {
             reissue,
             classify: Answers,
             terms: Terms {
-                delay: DELAY,
-                max_attempts: ATTEMPTS,
-                try_timeout: None,
-                deadline: None,
-                max_pushback: PUSHBACK,
-                unsent: classify::is_unsent,
+                rules: Rules {
+                    delay: DELAY,
+                    max_attempts: ATTEMPTS,
+                    try_timeout: None,
+                    deadline: None,
+                    max_pushback: PUSHBACK,
+                    unsent: classify::is_unsent,
+                    needs_time: true,
+                },
                 budget: Some(RetryBudget::new()),
-                needs_time: true,
                 seed: None,
             },
         }
@@ -141,7 +147,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// jitter. The first attempt after one that was not sent waits for nothing.
     #[must_use]
     pub fn delay(mut self, delay: Backoff) -> Self {
-        self.terms.delay = delay;
+        self.terms.rules.delay = delay;
         self
     }
 
@@ -149,7 +155,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// nothing again; many are pointless, for the budget ends before.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: NonZeroU32) -> Self {
-        self.terms.max_attempts = max_attempts;
+        self.terms.rules.max_attempts = max_attempts;
         self
     }
 
@@ -158,15 +164,18 @@ impl<R, C> RetryBuilder<R, C> {
     /// is sent again. Below the usual latency it multiplies the load, up to the budget.
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
-        self.terms.try_timeout = Some(timeout);
+        self.terms.rules.try_timeout = Some(timeout);
         self
     }
 
-    /// Sets how long after the request its last attempt may start; no limit by default. It bounds the
-    /// waiting for a backoff and for the service, and cuts off no attempt: a timeout above does.
+    /// Sets how long a request may take to the head of its answer, with all its attempts; no limit by
+    /// default. What runs then is dropped, and the error is tower's
+    /// [`Elapsed`](tower::timeout::error::Elapsed): a `Timeout` above has nothing to add. An attempt that
+    /// would start later is not waited for. It is the caller's patience, so it says nothing about the
+    /// endpoint; a per-try timeout does.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.terms.deadline = Some(deadline);
+        self.terms.rules.deadline = Some(deadline);
         self
     }
 
@@ -174,7 +183,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// more is handed on.
     #[must_use]
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
-        self.terms.max_pushback = max_pushback;
+        self.terms.rules.max_pushback = max_pushback;
         self
     }
 
@@ -182,7 +191,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// does. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
-        self.terms.unsent = unsent;
+        self.terms.rules.unsent = unsent;
         self
     }
 
@@ -215,8 +224,8 @@ impl<R, C> RetryBuilder<R, C> {
     /// When the per-try timeout or the deadline is zero.
     pub fn build(self) -> Result<RetryLayer<R, C>, ConfigError> {
         for (field, value) in [
-            ("retry: try_timeout", self.terms.try_timeout),
-            ("retry: deadline", self.terms.deadline),
+            ("retry: try_timeout", self.terms.rules.try_timeout),
+            ("retry: deadline", self.terms.rules.deadline),
         ] {
             if value == Some(Duration::ZERO) {
                 return Err(ConfigError::new(field, "zero must be above zero"));
@@ -227,13 +236,12 @@ impl<R, C> RetryBuilder<R, C> {
 
     fn make(mut self) -> RetryLayer<R, C> {
         let terms = &mut self.terms;
-        terms.needs_time =
-            terms.budget.is_some() || terms.try_timeout.is_some() || terms.deadline.is_some();
+        terms.rules.needs_time = terms.budget.is_some() || terms.is_limited();
         RetryLayer {
             settings: Settings {
                 reissue: self.reissue,
                 classify: self.classify,
-                terms: Arc::new(self.terms),
+                terms: self.terms,
             },
         }
     }

@@ -73,7 +73,7 @@ where
                         if let Some(verdict) = verdict {
                             call.conclude(verdict);
                         }
-                        Ok(classify.observe(response, call))
+                        Ok(classify.observe(response, verdict, call))
                     }
                     Err(error) => {
                         // Nothing comes after an error that could tell more.

@@ -1,0 +1,204 @@
+//! A request body of any type, that comes out again as what it was, and knows its end one frame ahead.
+//!
+//! A body that was written as a stream, as all of tonic's are, knows that it has ended only when it is
+//! asked for a next frame. hyper then sends an empty frame to say so, from a task that it starts to wait
+//! for that. Looked at one frame ahead, the last frame says it: a call of one message is one frame and one
+//! task less, here and at the server.
+
+use std::{
+    any::Any,
+    fmt, mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::error::BoxError;
+
+/// A body of whatever type, as all requests on one connection have the same.
+pub(super) struct Erased {
+    body: Box<dyn AnyBody + Send>,
+    ahead: Ahead,
+}
+
+type Next = Result<Frame<Bytes>, BoxError>;
+
+/// What is known of the next frame.
+enum Ahead {
+    Unknown,
+    Here(Next),
+    Ended,
+}
+
+impl Erased {
+    pub(super) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self {
+            body: Box::new(body),
+            ahead: Ahead::Unknown,
+        }
+    }
+
+    /// The body, if it was of this type.
+    pub(super) fn into<B: 'static>(self) -> Option<B> {
+        self.body.into_any().downcast().ok().map(|body| *body)
+    }
+}
+
+trait AnyBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>>;
+    fn has_ended(&self) -> bool;
+    fn size(&self) -> SizeHint;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<B> AnyBody for B
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+        let frame = Pin::new(self).poll_frame(cx);
+        frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_end_stream()
+    }
+
+    fn size(&self) -> SizeHint {
+        self.size_hint()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+impl Body for Erased {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+        let next = match mem::replace(&mut self.ahead, Ahead::Unknown) {
+            Ahead::Unknown => ready!(self.body.poll(cx)),
+            Ahead::Here(next) => Some(next),
+            Ahead::Ended => None,
+        };
+        self.ahead = match &next {
+            Some(Ok(frame)) if frame.is_data() && !self.body.has_ended() => {
+                match self.body.poll(cx) {
+                    Poll::Pending => Ahead::Unknown,
+                    Poll::Ready(Some(next)) => Ahead::Here(next),
+                    Poll::Ready(None) => Ahead::Ended,
+                }
+            }
+            Some(_) => Ahead::Unknown,
+            None => Ahead::Ended,
+        };
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.ahead {
+            Ahead::Unknown => self.body.has_ended(),
+            Ahead::Here(_) => false,
+            Ahead::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.ahead {
+            Ahead::Unknown => self.body.size(),
+            // Asked only before the first frame, where nothing is known.
+            Ahead::Here(_) => SizeHint::default(),
+            Ahead::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl fmt::Debug for Erased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Erased").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, task::Waker};
+
+    use futures_util::stream;
+    use http::HeaderMap;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    type Part = Result<Frame<Bytes>, Infallible>;
+
+    fn data(text: &'static str) -> Part {
+        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+    }
+
+    fn streamed(parts: impl stream::Stream<Item = Part> + Send + Unpin + 'static) -> Erased {
+        Erased::new(StreamBody::new(parts))
+    }
+
+    /// The text of the next frame, or "trailers".
+    fn next(body: &mut Erased) -> Poll<Option<String>> {
+        let cx = &mut Context::from_waker(Waker::noop());
+        Pin::new(body).poll_frame(cx).map(|frame| {
+            let frame = frame?.expect("no error");
+            let data = frame.into_data().map(|data| data.to_vec());
+            let text = data.map(|data| String::from_utf8(data).expect("text"));
+            Some(text.unwrap_or_else(|_| "trailers".into()))
+        })
+    }
+
+    fn text(text: &str) -> Poll<Option<String>> {
+        Poll::Ready(Some(text.into()))
+    }
+
+    #[test]
+    fn the_last_frame_of_a_stream_says_that_it_is_the_last() {
+        let mut body = streamed(stream::iter([data("a"), data("b")]));
+        assert!(!body.is_end_stream());
+        assert_eq!((next(&mut body), body.is_end_stream()), (text("a"), false));
+        assert_eq!((next(&mut body), body.is_end_stream()), (text("b"), true));
+        assert_eq!(next(&mut body), Poll::Ready(None));
+        assert_eq!(next(&mut body), Poll::Ready(None));
+    }
+
+    #[test]
+    fn trailers_come_after_the_last_data() {
+        let trailers = Ok(Frame::trailers(HeaderMap::new()));
+        let mut body = streamed(stream::iter([data("a"), trailers]));
+        assert_eq!((next(&mut body), body.is_end_stream()), (text("a"), false));
+        assert_eq!(next(&mut body), text("trailers"));
+        assert_eq!(next(&mut body), Poll::Ready(None));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_holds_up_nothing() {
+        use stream::StreamExt as _;
+
+        let open = stream::iter([data("a")]).chain(stream::pending());
+        let mut body = streamed(open);
+        assert_eq!((next(&mut body), body.is_end_stream()), (text("a"), false));
+        assert_eq!(next(&mut body), Poll::Pending);
+    }
+
+    #[test]
+    fn a_body_comes_out_as_what_it_was() {
+        let body = || Erased::new(Full::new(Bytes::from_static(b"data")));
+        assert_eq!(body().size_hint().exact(), Some(4));
+        assert!(!body().is_end_stream());
+        let back = body().into::<Full<Bytes>>().expect("it is of that type");
+        assert_eq!(Body::size_hint(&back).exact(), Some(4));
+        assert!(body().into::<String>().is_none());
+    }
+}

@@ -1,0 +1,236 @@
+//! Requests to one endpoint over HTTP/2, all on one connection.
+//!
+//! ```text
+//! Down ──a request needs it──▶ Connecting ──▶ Up ──the connection is lost──▶ (as Down)
+//!   ▲                              │ fails: every request that waits gets its error
+//!   └──────────────────────────────┘
+//! ```
+//! hyper's connection is used as it is: a request goes into its queue and its answer comes back from
+//! there, with no task, timer or look-up between. A request that was still queued when the connection
+//! ended comes back as well, and goes out once more on a new one. So no copy of it is kept.
+//!
+//! All that wait for a connection wait for the same one. It is made by a task, so that a caller that
+//! gives up takes nothing from the others; the task ends with the endpoint.
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::{Request, Response, Uri};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    client::conn::{
+        TrySendError,
+        http2::{Builder, SendRequest},
+    },
+    rt::Executor,
+};
+use tokio::{sync::watch, task::AbortHandle};
+use tower::Service;
+
+use crate::{connect::Connector, error::BoxError};
+
+/// What the clones of a client share.
+pub(super) struct Http2<B> {
+    connector: Connector,
+    builder: Builder<Boxing>,
+    /// Locked for a moment: nobody waits within.
+    line: Mutex<Line<B>>,
+}
+
+/// Starts the tasks of a connection: one for the connection, and for each request one or two, all of the
+/// same type. tokio moves a future some six times before it runs, and this one is as large as a connection:
+/// that takes 3,000 instructions of a request, and a box a tenth of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Boxing;
+
+impl<F> Executor<F> for Boxing
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::spawn(Box::pin(future));
+    }
+}
+
+enum Line<B> {
+    Down,
+    Connecting(Told, AbortHandle),
+    /// It may have been closed by now.
+    Up(SendRequest<B>),
+}
+
+/// What became of connecting, once that is known.
+type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
+
+/// What becomes of a request in the queue of a connection.
+type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
+/// Why a request got no answer.
+pub(super) enum Failure<B> {
+    /// Nothing of it was sent. Boxed, as few are.
+    Unsent(BoxError, Box<Request<B>>),
+    /// The connection broke, or the peer refused it.
+    Broke(hyper::Error),
+}
+
+/// Why there is no connection, for each request that waited for it.
+#[derive(Clone, Debug)]
+struct NoConnection(Arc<BoxError>);
+
+impl<B> Http2<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn new(connector: Connector, builder: Builder<Boxing>) -> Self {
+        Self {
+            connector,
+            builder,
+            line: Mutex::new(Line::Down),
+        }
+    }
+
+    /// Sends a request: at once, where there is a connection.
+    #[inline]
+    pub(super) fn send(
+        self: &Arc<Self>,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure<B>>> + Send + use<B> {
+        let sent = self.try_send(request);
+        let this = Arc::clone(self);
+        async move {
+            let request = match sent {
+                Err(request) => request,
+                Ok(sent) => match sent.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => match Failure::of(error) {
+                        // It was in the queue of a connection that has ended.
+                        Failure::Unsent(_, request) => request,
+                        broke => return Err(broke),
+                    },
+                },
+            };
+            Box::pin(this.connect_and_send(request)).await
+        }
+    }
+
+    /// Puts a request into the queue of the connection, if there is one.
+    #[inline]
+    fn try_send(
+        &self,
+        request: Request<B>,
+    ) -> Result<impl Future<Output = Sent<B>> + Send + use<B>, Box<Request<B>>> {
+        match &mut *self.lock() {
+            Line::Up(sender) if !sender.is_closed() => Ok(sender.try_send_request(request)),
+            _ => Err(Box::new(request)),
+        }
+    }
+
+    /// Sends a request on a connection that is waited for, once: a peer that closes each at once would
+    /// have it go round for ever.
+    async fn connect_and_send(
+        self: Arc<Self>,
+        request: Box<Request<B>>,
+    ) -> Result<Response<Incoming>, Failure<B>> {
+        if let Err(error) = self.connected().await {
+            return Err(Failure::Unsent(error.into(), request));
+        }
+        match self.try_send(*request) {
+            Ok(sent) => sent.await.map_err(Failure::of),
+            Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
+        }
+    }
+
+    /// Waits until there is a connection.
+    async fn connected(self: &Arc<Self>) -> Result<(), NoConnection> {
+        while let Some(mut told) = self.connect() {
+            // If not, the task went with its runtime.
+            if let Ok(told) = told.wait_for(Option::is_some).await {
+                return told.clone().unwrap_or(Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees that a connection is being made, where there is none.
+    fn connect(self: &Arc<Self>) -> Option<Told> {
+        let mut line = self.lock();
+        match &*line {
+            Line::Up(sender) if !sender.is_closed() => return None,
+            Line::Connecting(told, task) if !task.is_finished() => return Some(told.clone()),
+            _ => {}
+        }
+        let (tell, told) = watch::channel(None);
+        let (this, establish) = (Arc::downgrade(self), self.establish());
+        let task = tokio::spawn(async move {
+            let made = establish.await;
+            let Some(this) = this.upgrade() else { return };
+            let (line, result) = match made {
+                Ok(sender) => (Line::Up(sender), Ok(())),
+                Err(error) => (Line::Down, Err(NoConnection(Arc::new(error)))),
+            };
+            *this.lock() = line;
+            tell.send_replace(Some(result));
+        });
+        *line = Line::Connecting(told.clone(), task.abort_handle());
+        Some(told)
+    }
+
+    fn establish(&self) -> impl Future<Output = Result<SendRequest<B>, BoxError>> + Send + use<B> {
+        // The connector knows where to, and by which name.
+        let connection = self.connector.clone().call(Uri::default());
+        let builder = self.builder.clone();
+        async move {
+            let (sender, connection) = builder.handshake(connection.await?).await?;
+            tokio::spawn(async move {
+                // Whoever waits on it is told, too.
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection broke");
+                }
+            });
+            Ok(sender)
+        }
+    }
+}
+
+impl<B> Http2<B> {
+    fn lock(&self) -> MutexGuard<'_, Line<B>> {
+        // Nothing in here panics half-way.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Drop for Http2<B> {
+    fn drop(&mut self) {
+        if let Line::Connecting(_, task) = &*self.lock() {
+            task.abort();
+        }
+    }
+}
+
+impl<B> Failure<B> {
+    fn of(mut error: TrySendError<Request<B>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(error.into_error().into(), Box::new(request)),
+            None => Self::Broke(error.into_error()),
+        }
+    }
+}
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot connect")
+    }
+}
+
+impl Error for NoConnection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&**self.0)
+    }
+}
