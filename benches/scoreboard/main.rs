@@ -19,6 +19,7 @@
 //! | tasks | 64 tasks on two threads beside tower's balancer in a `Buffer` |
 //! | changes | one change of 10,000, a burst of 1,000, picks meanwhile |
 //! | memory | of one endpoint |
+//! | clients | memory of the client of a service, its watch included |
 //! | layers | each layer alone, beside tower's and tower-resilience's |
 //! | http | balancer and default stack over HTTP on loopback |
 
@@ -40,7 +41,7 @@ use self::{measure::Effort, report::Row};
 
 type Section = fn(Effort) -> Vec<Row>;
 
-const SECTIONS: [(&str, &[Section]); 10] = [
+const SECTIONS: [(&str, &[Section]); 11] = [
     ("picks", &[picks::sizes]),
     ("growth", &[picks::growth]),
     ("weights", &[picks::weights]),
@@ -56,6 +57,7 @@ const SECTIONS: [(&str, &[Section]); 10] = [
         ],
     ),
     ("memory", &[memory::run]),
+    ("clients", &[memory::client]),
     ("layers", &[layers::run]),
     ("http", &[http::run]),
 ];
