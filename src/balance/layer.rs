@@ -409,7 +409,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             tallies,
             core: weak.clone(),
         };
-        let driver = Driver {
+        let mut driver = Driver {
             discover: Some(Box::pin(discover)),
             split,
             core: weak,
@@ -455,7 +455,8 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             least: 1.0,
             collect_at: now,
         };
-        tokio::spawn(driver.run());
+        // By reference: a future keeps what it is called with beside what it works on.
+        tokio::spawn(async move { driver.run().await });
         Balance::new_with(core)
     }
 }

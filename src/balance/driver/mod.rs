@@ -173,7 +173,7 @@ where
     ///
     /// What may panic that is not ours is caught where it is called, with what that is worth. What that
     /// leaves out, such as the destructor of a key, costs the turn that it was called in.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
             if began.elapsed() > LONG_AGO {
