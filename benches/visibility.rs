@@ -1,9 +1,11 @@
-//! How long after a bare blocking query a change in Consul is visible in the `Discover`.
+//! How long after a bare blocking query a change in Consul is visible in the `Discover`, and what many
+//! services and long lists cost while nothing happens.
 //!
 //! A real agent; each round registers or deregisters one instance of a service of 20. Two watchers
 //! wait for it at the same time: a bare `GET …?index=N` over one hyper connection, stamped when its
 //! last byte has arrived, and the crate's whole way up to the `Change` that tower's balancer
-//! would get. Reported is the difference of the two, median and spread. Needs a Consul binary
+//! would get. Reported is the difference of the two, median and spread. Then 500 services are watched on
+//! an agent as it is by default, and one of 5,000 instances. Needs a Consul binary
 //! (`tests/run.sh` gets one); says so when there is none.
 //!
 //! `cargo bench --bench visibility`
@@ -20,14 +22,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future::poll_fn};
+use futures_util::{
+    StreamExt,
+    future::{join_all, poll_fn},
+};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
-use tower_roster::{Instance, registry};
+use tower_roster::{
+    Instance, Registry,
+    registry::{
+        self, State,
+        consul::{Config, Consistency, Consul, Options},
+    },
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,6 +55,108 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(run(if once { 3 } else { 200 }));
+    let time = Duration::from_secs(if once { 1 } else { 20 });
+    runtime.block_on(many_services(if once { 20 } else { 500 }, time));
+    runtime.block_on(long_list(if once { 100 } else { 5_000 }, time));
+}
+
+/// Watches many services on an agent that grants 200 connections, as it does by default.
+async fn many_services(services: usize, time: Duration) {
+    let agent = support::Agent::server().await;
+    for service in 0..services {
+        let name = format!("service-{service:03}");
+        agent
+            .register_service(&name, &name, "127.0.0.1", 80, json!({}))
+            .await;
+    }
+    let began = Instant::now();
+    let registry = Registry::new(Consul::new(config(&agent)).expect("a client"));
+    let watches = (0..services).map(|service| {
+        let watch = registry.watch(format!("service-{service:03}"));
+        watch.expect("a watch")
+    });
+    let mut watches: Vec<_> = watches.collect();
+    let live = watches
+        .iter_mut()
+        .map(|watch| watch.wait_for(|view| view.state == State::Live));
+    timeout(6 * PATIENCE, join_all(live))
+        .await
+        .expect("all are live in time");
+    let live = began.elapsed();
+    tokio::time::sleep(time).await;
+    let share = share_of_a_core(time).await;
+    println!("\n| {services} services, default agent | measured | bar |");
+    println!("|---|---|---|");
+    println!("| all live after | {:.2} s | 5 s |", live.as_secs_f64());
+    println!(
+        "| share of a core while idle | {:.2} % | 3 % |",
+        share * 100.0
+    );
+}
+
+/// What confirming a long list costs: with the probe, and as a stale query, which has none.
+async fn long_list(instances: usize, time: Duration) {
+    let agent = support::Agent::server().await;
+    // A transaction has at most 64 operations.
+    for first in (0..instances).step_by(20) {
+        let ids = first..instances.min(first + 20);
+        let operations: Vec<_> = ids.flat_map(entry).collect();
+        agent
+            .put("/v1/txn", Some(serde_json::Value::Array(operations)))
+            .await
+            .ok();
+    }
+    println!("\n| one confirmation of {instances} instances | processor |");
+    println!("|---|---|");
+    let stale = Options::default().consistency(Consistency::Stale(PATIENCE));
+    for (name, options) in [
+        ("by its index alone", Options::default()),
+        ("by reading the list", stale),
+    ] {
+        let wait = Duration::from_secs(1);
+        let consul = Consul::new(config(&agent).options(options.wait(wait)));
+        let registry = Registry::new(consul.expect("a client"));
+        let mut watch = registry.watch("web").expect("a watch");
+        let listed = watch.wait_for(|view| view.instances.len() == instances);
+        timeout(PATIENCE, listed)
+            .await
+            .expect("the list in time")
+            .expect("the runtime runs");
+        tokio::time::sleep(2 * wait).await;
+        let share = share_of_a_core(time).await;
+        println!("| {name} | {:.2} ms |", share * wait.as_secs_f64() * 1e3);
+    }
+}
+
+fn entry(index: usize) -> [serde_json::Value; 3] {
+    let (id, node) = (format!("web-{index:05}"), format!("node-{index:05}"));
+    let address = format!("10.0.{}.{}", index >> 8, index & 255);
+    [
+        json!({"Node": {"Verb": "set", "Node": {"Node": node, "Address": address}}}),
+        json!({"Service": {"Verb": "set", "Node": node, "Service": {
+            "ID": id, "Service": "web", "Address": address, "Port": 8080,
+            "Tags": ["v1", "primary"], "Meta": {"zone": "eu-1a", "version": "1.4.2"},
+        }}}),
+        json!({"Check": {"Verb": "set", "Check": {
+            "Node": node, "CheckID": format!("service:{id}"), "Name": "a check of the service",
+            "Status": "passing", "ServiceID": id, "Output": "HTTP GET: 200 OK Output: ok",
+        }}}),
+    ]
+}
+
+fn config(agent: &support::Agent) -> Config {
+    Config::new(&agent.url()).expect("an address")
+}
+
+/// The processor's time of this process while nothing happens.
+async fn share_of_a_core(time: Duration) -> f64 {
+    let spent = || -> Duration {
+        let spent = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+        spent.expect("a clock").into()
+    };
+    let (before, began) = (spent(), Instant::now());
+    tokio::time::sleep(time).await;
+    (spent() - before).as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 async fn run(rounds: usize) {

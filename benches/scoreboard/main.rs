@@ -19,6 +19,7 @@
 //! | tasks | 64 tasks on two threads beside tower's balancer in a `Buffer` |
 //! | changes | one change of 10,000, a burst of 1,000, picks meanwhile |
 //! | memory | of one endpoint |
+//! | clients | memory of the client of a service, its watch included |
 //! | layers | each layer alone, beside tower's and tower-resilience's |
 //! | http | balancer and default stack over HTTP on loopback |
 //! | grpc | the same over gRPC, beside tonic's own channels; only with `--features tonic` |
@@ -62,6 +63,7 @@ const SECTIONS: &[(&str, &[Section])] = &[
         ],
     ),
     ("memory", &[memory::run]),
+    ("clients", &[memory::client]),
     ("layers", &[layers::run]),
     ("http", &[http::run]),
     #[cfg(feature = "tonic")]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use tower::{Layer, discover::Discover};
@@ -17,7 +17,7 @@ use super::{
     Balance,
     checks::Checker,
     core::Core,
-    driver::{Apart, Driver, Registries, Roll, Settings, Spare},
+    driver::{Apart, Driver, Events, Registries, Roll, Settings, Spare},
     handle::{Handle, Status},
     policy::{DefaultPolicy, Policy},
     slots::{Counts, Slots},
@@ -48,9 +48,6 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// The time that orchestrators give a process to stop.
 const DRAIN: Duration = Duration::from_secs(30);
-
-/// Events that a receiver may be behind.
-const EVENTS: usize = 1_024;
 
 /// Builds [`Balance`]s, and is a [`Layer`] over discovery: settings first, then
 /// [`balance`](Self::balance).
@@ -415,14 +412,14 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             tallies,
             core: weak.clone(),
         };
-        let driver = Driver {
+        let mut driver = Driver {
             discover: Some(Box::pin(discover)),
             split,
             core: weak,
             alive: ended,
             commands,
             status,
-            events: broadcast::channel(EVENTS).0,
+            events: Events::default(),
             ejector: Ejector::new(self.ejection.unwrap_or_default(), small_rng(self.seed), now),
             #[cfg(feature = "_hyper")]
             checker: Checker(
@@ -461,7 +458,8 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             least: 1.0,
             collect_at: now,
         };
-        tokio::spawn(driver.run());
+        // By reference: a future keeps what it is called with beside what it works on.
+        tokio::spawn(async move { driver.run().await });
         Balance::new_with(core)
     }
 }

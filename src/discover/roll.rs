@@ -129,13 +129,17 @@ impl Roll {
                     None => Step::Quiet,
                 }
             }
-            None => match self.retries.first() {
-                Some((at, key)) if *at <= now => {
-                    let key = key.clone();
-                    self.make(key, maker, now)
+            None => {
+                // Else it would keep the room of the longest way for ever.
+                self.plan = Vec::new().into_iter();
+                match self.retries.first() {
+                    Some((at, key)) if *at <= now => {
+                        let key = key.clone();
+                        self.make(key, maker, now)
+                    }
+                    _ => Step::Idle,
                 }
-                _ => Step::Idle,
-            },
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod harness;
 mod index;
 mod kit;
 mod life;
+mod many;
 mod modes;
 mod pace;
 mod registration;

@@ -230,3 +230,32 @@ fn a_registry_survives_the_runtime_it_was_made_in() {
         let _: Result<(), _> = timeout(SECOND / 100, pending()).await;
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_go_on_are_seen_together_and_the_first_at_once() {
+    let memory = Memory::new();
+    let mut watch = registry(&memory).watch("web").unwrap();
+    watch.resolved().await.unwrap();
+    sleep(SECOND).await;
+    memory.register(instance("a")).unwrap();
+    let began = tokio::time::Instant::now();
+    watch.changed().await.unwrap();
+    assert!(began.elapsed() < SECOND / 100, "the first is seen at once");
+    let writes = async {
+        for weight in 0..1_000 {
+            memory.register(instance("a").weight(weight)).unwrap();
+            sleep(SECOND / 500).await;
+        }
+    };
+    let looks = async {
+        let mut looks = 0;
+        while timeout(SECOND, watch.changed()).await.is_ok() {
+            looks += 1;
+        }
+        looks
+    };
+    let ((), looks) = tokio::join!(writes, looks);
+    assert!((18..=24).contains(&looks), "{looks} lists in two seconds");
+    let last = watch.view().instances.iter().next().unwrap().weight.get();
+    assert_eq!(last, 999);
+}

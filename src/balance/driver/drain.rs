@@ -96,7 +96,7 @@ where
                     Event::Removed(state.key.clone(), in_flight)
                 }
             };
-            let _ = self.events.send(event);
+            self.events.publish(event);
         }
     }
 
@@ -109,7 +109,7 @@ where
         if self.next_drain().is_none_or(|at| at > now) {
             return;
         }
-        let events = &self.events;
+        let events = &mut self.events;
         let mut look = after(now, DRAIN_LOOK);
         self.roll.draining.retain(|_, draining| {
             let in_flight = draining.state.in_flight();
@@ -117,7 +117,7 @@ where
             if stays {
                 look = look.min(draining.deadline);
             } else {
-                let _ = events.send(Event::Drained(draining.state.key.clone(), in_flight));
+                events.publish(Event::Drained(draining.state.key.clone(), in_flight));
             }
             stays
         });

@@ -17,6 +17,7 @@
 
 mod discovery;
 mod drain;
+mod events;
 mod health;
 mod orders;
 mod publish;
@@ -37,7 +38,7 @@ use std::{
 
 use rand::rngs::SmallRng;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tower::discover::Discover;
@@ -47,7 +48,7 @@ use self::{
     orders::Answer,
     roll::MemberId,
 };
-pub(super) use self::{registries::Registries, roll::Roll, spare::Spare};
+pub(super) use self::{events::Events, registries::Registries, roll::Roll, spare::Spare};
 use super::{
     checks::Checker,
     core::Core,
@@ -96,7 +97,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) alive: mpsc::Receiver<Infallible>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) status: watch::Sender<Status>,
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) events: Events,
     pub(super) settings: Settings<P>,
     pub(super) rng: SmallRng,
     pub(super) ejector: Ejector<MemberId>,
@@ -172,7 +173,7 @@ where
     ///
     /// What may panic that is not ours is caught where it is called, with what that is worth. What that
     /// leaves out, such as the destructor of a key, costs the turn that it was called in.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
             if began.elapsed() > LONG_AGO {

@@ -74,7 +74,7 @@ where
             }
             *known = status;
         }
-        for new in registries.new.drain(..) {
+        for new in std::mem::take(&mut registries.new) {
             let mut known = registries.known.iter_mut();
             if let Some((known, _)) = known.find(|(known, _)| known.watch.is_same(&new.watch)) {
                 known.follow_with(&new);

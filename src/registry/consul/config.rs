@@ -155,7 +155,8 @@ impl Config {
     ///
     /// Parameters: `dc` (several, or one list with commas, in order of preference), `stale`
     /// (optionally a largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
-    /// `partition`, `peer`, `passing`, `connect`, `address` (a tagged address), `wait`, `token_file`.
+    /// `partition`, `peer`, `passing`, `connect`, `address` (a tagged address), `wait`,
+    /// `max_blocking`, `token_file`.
     ///
     /// # Errors
     /// When a part cannot be used, or a parameter is unknown; names it.
@@ -250,6 +251,11 @@ impl Config {
             "connect" => options.connect = switch()?,
             "address" => options.address = text(),
             "wait" => options.wait = duration(name, value)?,
+            "max_blocking" => {
+                options.max_blocking = value
+                    .parse()
+                    .map_err(|_| ConfigError::new(name, format!("{value:?} is not a number")))?;
+            }
             "token_file" => self.token = Token::File(value.into()),
             "token" => {
                 return Err(ConfigError::new(
@@ -261,7 +267,8 @@ impl Config {
                 return Err(ConfigError::new(
                     name,
                     "unknown parameter of a consul URL (known: dc, stale, consistent, cached, near, \
-                     filter, ns, partition, peer, passing, connect, address, wait, token_file)",
+                     filter, ns, partition, peer, passing, connect, address, wait, max_blocking, \
+                     token_file)",
                 ));
             }
         }
@@ -459,6 +466,8 @@ mod tests {
             ("consul://h:1?stale&cached", "only one of"),
             ("consul://h:1?wait=20", "wait"),
             ("consul://h:1?wait=1h", "wait"),
+            ("consul://h:1?max_blocking=0", "max_blocking"),
+            ("consul://h:1?max_blocking=x", "max_blocking"),
             ("consul://h:1?dc=", "dc"),
             ("consul://h:1?filter=", "filter"),
             ("consul://h:1?passing=maybe", "passing"),

@@ -39,6 +39,7 @@ pub struct Options {
     pub(super) connect: bool,
     pub(super) address: Option<String>,
     pub(super) wait: Duration,
+    pub(super) max_blocking: usize,
 }
 
 impl Default for Options {
@@ -55,6 +56,7 @@ impl Default for Options {
             connect: false,
             address: None,
             wait: Duration::from_secs(20),
+            max_blocking: 128,
         }
     }
 }
@@ -147,6 +149,20 @@ impl Options {
         self
     }
 
+    /// How many queries of the watches of this registry may block at the same time, each of which
+    /// occupies a connection of the agent; from 1 to 10,000, 128 by default: an agent takes 200 from one
+    /// address (`http_max_conns_per_client`), and registrations and other processes need some.
+    ///
+    /// With more watches than that they take turns: each blocks for 5 s when it has its turn, and looks
+    /// every 5 s without blocking while it has none. So a change is seen within about 5 s instead of at
+    /// once; above 500 watches within a hundredth of a second for each of them. An agent that grants fewer
+    /// connections is found out and followed. Either is warned of once.
+    #[must_use]
+    pub fn max_blocking(mut self, queries: usize) -> Self {
+        self.max_blocking = queries;
+        self
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let range = Duration::from_millis(100)..=Duration::from_secs(600);
         if !range.contains(&self.wait) {
@@ -158,6 +174,12 @@ impl Options {
                     range.start(),
                     range.end()
                 ),
+            ));
+        }
+        if !(1..=10_000).contains(&self.max_blocking) {
+            return Err(ConfigError::new(
+                "max_blocking",
+                format!("{} is not in 1..=10000", self.max_blocking),
             ));
         }
         let texts = [

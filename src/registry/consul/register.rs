@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use serde::Serialize;
+use tokio::time::Instant;
 
-use super::{options::Options, transport::Transport, watch::segment};
+use super::{options::Options, transport::Transport, turns::Turns, watch::segment};
 use crate::{
     error::{Error, ErrorKind},
     instance::Instance,
@@ -26,6 +27,8 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// Carries one service registration on the first agent of the configuration.
 pub(super) struct AgentService {
     transport: Arc<dyn Transport>,
+    /// Where a refused connection is noted, so that watches make room.
+    turns: Arc<Turns>,
     service: Arc<str>,
     id: String,
     /// `?ns=…` and the like, or nothing.
@@ -87,6 +90,7 @@ struct Check {
 impl AgentService {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
+        turns: Arc<Turns>,
         options: &Options,
         announcement: &Announcement,
     ) -> Result<Self, Error> {
@@ -133,6 +137,7 @@ impl AgentService {
             },
             body: body.into(),
             transport,
+            turns,
         })
     }
 
@@ -154,7 +159,12 @@ impl AgentService {
             request.headers.push((header::CONTENT_TYPE, json));
         }
         request.body = body;
-        self.transport.send(0, &self.service, request).await
+        let began = Instant::now();
+        let reply = self.transport.send(0, &self.service, request).await;
+        if let Err(error) = &reply {
+            self.turns.is_refused(error, began);
+        }
+        reply
     }
 
     async fn put(&self) -> Result<(), Error> {

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 use super::{
     options::{Consistency, Options},
+    probe::{NOBODY, Probe},
     transport::Transport,
+    turns::{Place, Turns},
     wire,
 };
 use crate::{
@@ -42,6 +44,10 @@ const ENDS_WITHIN: Duration = Duration::from_millis(100);
 /// restarted during the pause of the pace shows its lower index at the end of it.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// How soon a read that was refused a connection is sent again. Arbitrary: a blocking query ends every
+/// few milliseconds where there are so many.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
 /// Versions below this ignore `partition` and `peer`, and would answer with other instances.
 const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
 const KNOWS_PEERS: (u32, u32) = (1, 13);
@@ -49,6 +55,7 @@ const KNOWS_PEERS: (u32, u32) = (1, 13);
 /// Asks for the instances of a service.
 pub(super) struct HealthQuery {
     transport: Arc<dyn Transport>,
+    turns: Arc<Turns>,
     options: Arc<Options>,
     service: Arc<str>,
     decoder: wire::Decoder,
@@ -70,15 +77,35 @@ pub(super) struct HealthQuery {
     last: Option<(u64, bool)>,
     /// Answers in a row that came early and with the index that was asked for.
     early: u32,
+    /// How to ask whether the list changed.
+    probe: Probe,
     /// Until when the leader is asked, because a stale answer was too old.
     leader_until: Option<Instant>,
     /// Whether this agent was found new enough for the options.
     suitable: bool,
 }
 
+/// What a query is to bring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    List,
+    /// The index alone.
+    Probe,
+}
+
+/// A query that blocks.
+struct Hold<'a> {
+    place: &'a Place<'a>,
+    index: u64,
+    wait: Duration,
+    /// The connection that gave the index, while it stands.
+    link: Option<Link>,
+}
+
 impl HealthQuery {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
+        turns: Arc<Turns>,
         options: Arc<Options>,
         query: &Query,
         datacenter: Option<String>,
@@ -87,6 +114,7 @@ impl HealthQuery {
         Self {
             decoder: wire::Decoder::new(Arc::clone(&service), options.address.clone()),
             transport,
+            turns,
             options,
             service,
             tags: query.tags().to_vec(),
@@ -98,6 +126,7 @@ impl HealthQuery {
             news: false,
             last: None,
             early: 0,
+            probe: Probe::default(),
             leader_until: None,
             suitable: false,
         }
@@ -123,6 +152,11 @@ impl HealthQuery {
             // Indexes of one mode mean nothing to another.
             index = None;
         }
+        let turns = Arc::clone(&self.turns);
+        let place = match index {
+            Some(_) => turns.place().await,
+            None => None,
+        };
         let link = self.link.take();
         let lost = link.as_ref().is_some_and(Link::is_lost);
         self.anew = index.is_some() && lost && !self.anew;
@@ -130,50 +164,49 @@ impl HealthQuery {
             tracing::debug!(service = %self.service, "the connection that gave the index was lost");
             index = None;
         }
-        let mut wait = self.options.wait;
-        if link.is_none() && self.news {
-            wait = wait.min(FIRST_WAIT);
+        let hold = place.as_ref().zip(index).map(|(place, index)| Hold {
+            place,
+            index,
+            wait: match (&link, self.news) {
+                (None, true) => self.options.wait.min(FIRST_WAIT),
+                _ => self.options.wait,
+            },
+            link: link.filter(|_| !lost),
+        });
+        let mut probed = None;
+        if let Some(known) = index.filter(|_| self.probe.is_used(self.options.consistency)) {
+            // Whether both count alike is found out without blocking.
+            let mut blocks = hold.as_ref().filter(|_| self.probe.agrees(known));
+            loop {
+                let Some((reply, new)) = self.query(Asked::Probe, blocks).await? else {
+                    return Ok(Answer::Resync);
+                };
+                let same = self.probe.compare(known, new);
+                if same && blocks.is_none() && hold.is_some() {
+                    blocks = hold.as_ref();
+                    continue;
+                }
+                if same {
+                    self.probe.confirm();
+                    (self.link, self.news) = (reply.link, false);
+                    return Ok(Answer::Unchanged);
+                }
+                probed = Some(new);
+                break;
+            }
         }
-        let within = match index {
-            Some(_) => wait + wait / 16 + MARGIN,
-            None => READ_WITHIN,
-        };
-        let began = Instant::now();
-        let reply = self.get(self.path(index, wait), within);
-        let link = link.filter(|_| index.is_some() && !lost);
-        let Some(reply) = while_linked(reply, link).await else {
-            tracing::debug!(service = %self.service, "the index went to another connection");
-            self.index = None;
+        let blocks = hold.as_ref().filter(|_| probed.is_none());
+        let Some((reply, new)) = self.query(Asked::List, blocks).await? else {
             return Ok(Answer::Resync);
         };
-        let reply = reply?;
-        let new = self.index_of(&reply)?;
-        // Looked at first: without a quorum an idle query ends as if all were well.
-        if self.too_stale(&reply) {
-            self.leader_until = Some(Instant::now() + self.options.wait);
+        if probed.is_some_and(|probed| new < probed) {
             self.index = None;
             return Ok(Answer::Resync);
-        }
-        if let Some(asked) = index {
-            if new < asked {
-                tracing::debug!(asked, new, service = %self.service, "the index went backwards");
-                self.index = None;
-                return Ok(Answer::Resync);
-            }
-            if new == asked && began.elapsed() < wait {
-                // The sign of a restored snapshot or of an agent that is leaving: read anew. An agent
-                // that never holds a query gets slower and slower readers.
-                self.early = self.early.saturating_add(1);
-                let pause = Duration::from_millis(100) * (self.early - 1).min(10);
-                tokio::time::sleep(pause).await;
-                self.index = None;
-                return Ok(Answer::Resync);
-            }
-            self.early = 0;
         }
         // At the end of a wait nothing should have changed. The list is read all the same: behind
         // an index that lies (one that never moves), this is how changes are seen at all.
         let listing = self.listing(&reply, new).await?;
+        self.probe.listed(new, reply.body.len(), probed);
         self.last = Some((new, !listing.instances.is_empty()));
         self.index = Some(new);
         self.link = reply.link;
@@ -181,7 +214,85 @@ impl HealthQuery {
         Ok(Answer::Listing(listing))
     }
 
+    /// Asks once, and looks at what the index of the answer says. `None` when what was known of the
+    /// registry's position does not hold any more.
+    async fn query(
+        &mut self,
+        what: Asked,
+        hold: Option<&Hold<'_>>,
+    ) -> Result<Option<(Reply, u64)>, Error> {
+        let Some(hold) = hold else {
+            let reply = self.get(self.path(what, None), READ_WITHIN).await?;
+            let new = self.index_of(&reply)?;
+            return Ok(self.is_recent(&reply).then_some((reply, new)));
+        };
+        let wait = hold.place.wait(hold.wait);
+        let within = wait + wait / 16 + MARGIN;
+        let began = Instant::now();
+        let reply = self.send(self.path(what, Some((hold.index, wait))), within);
+        let Some(reply) = while_linked(reply, hold.link.clone()).await else {
+            tracing::debug!(service = %self.service, "the index went to another connection");
+            self.index = None;
+            return Ok(None);
+        };
+        if let Err(error) = &reply {
+            if self.turns.is_refused(error, began) {
+                tracing::debug!(service = %self.service, "no connection for a blocking query");
+                return Ok(None);
+            }
+        }
+        let reply = reply?;
+        let new = self.index_of(&reply)?;
+        if !self.is_recent(&reply) {
+            return Ok(None);
+        }
+        if new < hold.index {
+            let asked = hold.index;
+            tracing::debug!(asked, new, service = %self.service, "the index went backwards");
+            self.index = None;
+            return Ok(None);
+        }
+        if new == hold.index && began.elapsed() < wait {
+            // The sign of a restored snapshot or of an agent that is leaving: read anew. An agent
+            // that never holds a query gets slower and slower readers.
+            self.early = self.early.saturating_add(1);
+            let pause = Duration::from_millis(100) * (self.early - 1).min(10);
+            tokio::time::sleep(pause).await;
+            self.index = None;
+            return Ok(None);
+        }
+        self.early = 0;
+        Ok(Some((reply, new)))
+    }
+
+    /// Whether an answer is as recent as is asked for; else the leader is asked next. Looked at first:
+    /// without a quorum an idle query ends as if all were well.
+    fn is_recent(&mut self, reply: &Reply) -> bool {
+        let too_stale = self.too_stale(reply);
+        if too_stale {
+            self.leader_until = Some(Instant::now() + self.options.wait);
+            self.index = None;
+        }
+        !too_stale
+    }
+
+    /// Asks for what is answered at once. One that is refused a connection waits for another: those
+    /// that block give theirs back within a round.
     async fn get(&self, path: String, within: Duration) -> Result<Reply, Error> {
+        let _lane = self.turns.lane().await;
+        let until = Instant::now() + within;
+        loop {
+            let began = Instant::now();
+            match self.send(path.clone(), within).await {
+                Err(error) if began < until && self.turns.is_refused(&error, began) => {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+                reply => return reply,
+            }
+        }
+    }
+
+    async fn send(&self, path: String, within: Duration) -> Result<Reply, Error> {
         let request = Request::new(Method::GET, path, within);
         let reply = self
             .transport
@@ -324,7 +435,7 @@ impl HealthQuery {
         format!("/v1/catalog/services?{}", query.finish())
     }
 
-    fn path(&self, index: Option<u64>, wait: Duration) -> String {
+    fn path(&self, what: Asked, blocks: Option<(u64, Duration)>) -> String {
         let Options {
             near,
             filter,
@@ -349,11 +460,14 @@ impl HealthQuery {
         for tag in &self.tags {
             query.append_pair("tag", tag);
         }
+        if what == Asked::Probe {
+            query.append_pair("tag", NOBODY);
+        }
         if *passing {
             query.append_key_only("passing");
         }
         self.consistency(&mut query);
-        if let Some(index) = index {
+        if let Some((index, wait)) = blocks {
             query.append_pair("index", &index.to_string());
             query.append_pair("wait", &format!("{}ms", wait.as_millis()));
         }

@@ -13,7 +13,9 @@
 //! ```
 //!
 //! **Watching** hands over the latest state, through a cell for each service and never a queue: a
-//! thousand slow watchers cost a thousand cells of two numbers. The `index` grows with each change of
+//! thousand slow watchers cost a thousand cells of two numbers. A change after a quiet time is seen at
+//! once, and changes that go on are seen together, ten times a second, as with every other registry:
+//! a list is compared as a whole, so seeing each change of a rollout would cost the square of it. The `index` grows with each change of
 //! the whole registry; the `epoch` is random for each start, so that a restart is recognised even when
 //! the index has caught up.
 //!

@@ -91,10 +91,10 @@ pub(in crate::registry) enum Unresolved {
 
 /// What is held of a service.
 #[derive(Debug)]
-pub(in crate::registry) struct Look {
+pub(in crate::registry) struct Look<T = Record> {
     pub(in crate::registry) position: Position,
     pub(in crate::registry) exists: bool,
-    pub(in crate::registry) records: Vec<Record>,
+    pub(in crate::registry) records: Vec<T>,
 }
 
 impl Record {

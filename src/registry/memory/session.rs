@@ -22,9 +22,7 @@ use crate::{
     catalog::Listing,
     error::{Error, ErrorKind},
     instance::Host,
-    registry::{
-        Announcement, Answer, Backend, BoxFuture, Health, Lease, Limit, Query, Renewal, Source,
-    },
+    registry::{Announcement, Answer, Backend, BoxFuture, Health, Lease, Query, Renewal, Source},
 };
 
 /// How often an idle watch is confirmed; three times before a copy counts as stale.
@@ -198,23 +196,20 @@ impl Watcher {
         let Look {
             position,
             exists,
-            records,
+            records: instances,
         } = {
             // Under the lock, so that no change falls between the two.
             let store = self.shared.store();
             self.position.mark_unchanged();
-            store.look(&self.query)
+            store.look(&self.query, |record| Arc::clone(&record.instance))
         };
         let forgot = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
         self.seen = Some(position);
         Answer::Listing(Listing {
-            doubt: (forgot && records.is_empty())
+            doubt: (forgot && instances.is_empty())
                 .then(|| "the registry started anew and lists nothing".to_owned()),
             exists,
-            instances: records
-                .iter()
-                .map(|record| Arc::clone(&record.instance))
-                .collect(),
+            instances,
             rejected: Vec::new(),
         })
     }
@@ -233,7 +228,12 @@ impl Source for Watcher {
         Box::pin(async {
             let service = self.query.service();
             let changed = async {
+                let paused = self.shared.faults.is_paused();
                 self.shared.admit_for(service).await?;
+                if paused {
+                    // The copy may be stale, and need not stay so until it is confirmed.
+                    return Ok(true);
+                }
                 // Neither can fail: the senders are behind `self.shared`.
                 let changed = tokio::select! {
                     _ = self.position.changed() => true,
@@ -255,10 +255,6 @@ impl Source for Watcher {
                 false => Ok(Answer::Unchanged),
             }
         })
-    }
-
-    fn limit(&self) -> Limit {
-        Limit::NONE
     }
 }
 

@@ -182,7 +182,7 @@ impl Shared {
 impl Shared {
     pub(in crate::registry) fn look(&self, query: &Query) -> Look {
         self.tend();
-        self.store().look(query)
+        self.store().look(query, Record::clone)
     }
 
     /// Waits until the service has left this position, or an open watch shall break.

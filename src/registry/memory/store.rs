@@ -133,13 +133,15 @@ impl Store {
         }
     }
 
-    pub(super) fn look(&self, query: &Query) -> Look {
+    /// What there is of a service. Only what is wanted of each record is copied: a watch of thousands
+    /// looks often.
+    pub(super) fn look<T>(&self, query: &Query, wanted: impl Fn(&Record) -> T) -> Look<T> {
         let records = self.of(query.service());
         let records = records.filter(|record| query.matches(&record.instance.tags));
         Look {
             position: self.position_of(query.service()),
             exists: self.services.contains_key(query.service()),
-            records: records.cloned().collect(),
+            records: records.map(wanted).collect(),
         }
     }
 

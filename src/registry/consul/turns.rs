@@ -1,0 +1,364 @@
+//! How the watches of one registry share the connections that an agent grants.
+//!
+//! A blocking query occupies a connection for its whole wait, and an agent takes 200 connections from
+//! one address (`http_max_conns_per_client`). Measured on 1.8.7: any further one is accepted and closed
+//! within a millisecond, without a byte; newer versions answer 429. Requests that are tried again and
+//! again then cost more than they bring, and registrations of the same process find no connection.
+//!
+//! ```text
+//!          ┌─ a place is free ──▶ blocks: sees a change at once ──┐
+//! watch ───┤                                                      ├──▶ again
+//!          └─ none in a round ──▶ looks: sees what changed since ─┘
+//! ```
+//!
+//! So there is a bounded number of *places* for queries that block. A watch that gets none within a
+//! [round](ROUND) asks without blocking, on one of a few *lanes*, and queues again. While watches wait
+//! for a place, a place is held for a round only, so that they take turns. Every connection that is
+//! refused takes a place away: the places follow what the agent grants, whatever else uses it.
+
+use std::{
+    error::Error as _,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    error::{Error, ErrorKind},
+    registry::pace::{Limit, Pace},
+};
+
+/// How long a watch without a place waits for one before it looks, and how long a place is held
+/// while others wait: a sixth of the 30 s after which an unconfirmed copy counts as stale, and so few
+/// requests that 500 watches cost 1 % of a core.
+pub(super) const ROUND: Duration = Duration::from_secs(5);
+
+/// Looks of all watches: 100 a second. More watches than can look within a round get longer rounds
+/// instead of more of the processor; 3,000 are still confirmed within 30 s.
+const LOOKS: Limit = Limit::new(8, Duration::from_millis(10));
+
+/// Requests at a time that do not block. Arbitrary: as an agent answers them in milliseconds, 500
+/// first reads take a fraction of a second.
+const LANES: usize = 8;
+
+/// With fewer blocking queries than this, a connection that breaks is a broken connection.
+const FEWEST: usize = 8;
+
+/// While more queries than this block and their number grows, each blocks for a round only: whether
+/// there are too many shows when all have asked. Arbitrary: few processes watch so many services, and
+/// it leaves most of a small limit to those that come later.
+const MANY: usize = 32;
+
+/// A connection that is refused ends at once (measured: below 1 ms); 500 ms leaves room for a busy
+/// machine, and a query that an agent's end breaks is mostly older.
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
+
+/// After so long without a refusal an eighth more places are tried: other processes of the machine
+/// may have ended. Arbitrary: seldom enough that the refusals cost nothing.
+const WIDEN_AFTER: Duration = Duration::from_secs(600);
+
+/// Shares out connections; one for each registry.
+pub(super) struct Turns {
+    agent: Arc<str>,
+    places: Semaphore,
+    lanes: Semaphore,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Places that there are now, and at most.
+    granted: usize,
+    most: usize,
+    /// Blocking queries that the agent was found to hold.
+    ceiling: usize,
+    /// The most that blocked at the same time, and since when.
+    peak: usize,
+    peak_at: Instant,
+    /// Queries that block now.
+    held: usize,
+    /// Places that were taken away and are still held.
+    surplus: usize,
+    refused_at: Option<Instant>,
+    /// When a watch got no place last.
+    crowded_at: Option<Instant>,
+    warned: bool,
+    looks: Pace,
+}
+
+/// Leave to block.
+pub(super) struct Place<'a> {
+    turns: &'a Turns,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Turns {
+    pub(super) fn new(agent: Arc<str>, most: usize) -> Self {
+        Self {
+            agent,
+            places: Semaphore::new(most),
+            lanes: Semaphore::new(LANES),
+            state: Mutex::new(State {
+                granted: most,
+                most,
+                ceiling: most,
+                peak: 0,
+                peak_at: Instant::now(),
+                held: 0,
+                surplus: 0,
+                refused_at: None,
+                crowded_at: None,
+                warned: false,
+                looks: Pace::new(LOOKS, Instant::now()),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The numbers are whole at every point where their holder could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for leave to block; `None` when it is time to look instead.
+    pub(super) async fn place(&self) -> Option<Place<'_>> {
+        // Behind the reads that wait: they need a connection for a moment, this one for long.
+        drop(self.lane().await);
+        if let Ok(permit) = self.places.try_acquire() {
+            return Some(self.hold(permit));
+        }
+        self.crowded(Instant::now());
+        if let Ok(Ok(permit)) = timeout(ROUND, self.places.acquire()).await {
+            return Some(self.hold(permit));
+        }
+        let start = self.state().looks.take(Instant::now());
+        sleep_until(start).await;
+        None
+    }
+
+    fn hold<'a>(&'a self, permit: SemaphorePermit<'a>) -> Place<'a> {
+        let mut state = self.state();
+        state.held += 1;
+        if state.held > state.peak {
+            state.peak = state.held;
+            state.peak_at = Instant::now();
+        }
+        drop(state);
+        Place {
+            turns: self,
+            permit: Some(permit),
+        }
+    }
+
+    /// Waits for leave to send a request that does not block.
+    pub(super) async fn lane(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.lanes.acquire().await.ok()
+    }
+
+    /// Whether a request that began then failed because the agent grants no more connections; then
+    /// there is a place less.
+    pub(super) fn is_refused(&self, error: &Error, began: Instant) -> bool {
+        let refused = match error.kind() {
+            ErrorKind::Limited => error.retry_after().is_none(),
+            ErrorKind::Unreachable => began.elapsed() < REFUSED_WITHIN && is_broken(error),
+            _ => false,
+        };
+        let mut state = self.state();
+        if !refused || state.held < FEWEST {
+            return false;
+        }
+        let now = Instant::now();
+        state.refused_at = Some(now);
+        state.ceiling = (state.ceiling.min(state.held) - 1).max(FEWEST);
+        // An eighth is left to reads, registrations and other processes.
+        let granted = state.ceiling - state.ceiling / 8;
+        let granted = granted.max(FEWEST).min(state.granted);
+        let less = state.granted - granted;
+        state.granted = granted;
+        state.surplus += less - self.places.forget_permits(less);
+        drop(state);
+        self.crowded(now);
+        true
+    }
+
+    /// Notes that there are more watches than places.
+    fn crowded(&self, now: Instant) {
+        let mut state = self.state();
+        state.crowded_at = Some(now);
+        let wider = state.refused_at.is_some_and(|at| at + WIDEN_AFTER < now);
+        if wider && state.granted < state.most {
+            state.refused_at = Some(now);
+            let more = (1 + state.granted / 8).min(state.most - state.granted);
+            state.granted += more;
+            state.ceiling = state.most;
+            let kept = more.min(state.surplus);
+            state.surplus -= kept;
+            self.places.add_permits(more - kept);
+        }
+        if std::mem::replace(&mut state.warned, true) {
+            return;
+        }
+        let (granted, most) = (state.granted, state.most);
+        tracing::warn!(
+            agent = %self.agent, granted, most,
+            "more watches than connections: they take turns, so that a change may be seen {ROUND:?} \
+             later; see http_max_conns_per_client of the agent and `Options::max_blocking`"
+        );
+    }
+}
+
+impl Place<'_> {
+    /// How long to block, instead of so long.
+    pub(super) fn wait(&self, wait: Duration) -> Duration {
+        let state = self.turns.state();
+        let crowded = state.crowded_at.is_some_and(|at| at.elapsed() <= 2 * ROUND);
+        let grows = state.peak > MANY && state.peak_at.elapsed() < ROUND;
+        if crowded || grows {
+            wait.min(ROUND)
+        } else {
+            wait
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let turns = self.turns;
+        let mut state = turns.state();
+        state.held -= 1;
+        if state.surplus > 0 {
+            state.surplus -= 1;
+            if let Some(permit) = self.permit.take() {
+                permit.forget();
+            }
+        }
+    }
+}
+
+/// Whether the other side ended a connection that stood.
+fn is_broken(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            if error.is_incomplete_message() {
+                return true;
+            }
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            let kinds = [
+                BrokenPipe,
+                ConnectionAborted,
+                ConnectionReset,
+                UnexpectedEof,
+            ];
+            return kinds.contains(&error.kind());
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 40;
+
+    fn turns() -> Turns {
+        Turns::new("consul".into(), MOST)
+    }
+
+    fn broken() -> Error {
+        let source = io::Error::from(io::ErrorKind::ConnectionReset);
+        Error::new(ErrorKind::Unreachable, "consul", "web", "broke").with_source(source)
+    }
+
+    async fn take(turns: &Turns, places: usize) -> Vec<Place<'_>> {
+        let mut taken = Vec::new();
+        for _ in 0..places {
+            taken.push(turns.place().await.expect("a place is free"));
+        }
+        taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_without_a_place_looks_after_a_round_and_places_are_held_for_a_round() {
+        let turns = turns();
+        let held = take(&turns, MOST).await;
+        let wait = Duration::from_secs(20);
+        assert_eq!(held[0].wait(wait), ROUND, "there may be more");
+        tokio::time::advance(ROUND).await;
+        assert_eq!(held[0].wait(wait), wait, "nobody waits for a place");
+        let began = Instant::now();
+        assert!(turns.place().await.is_none());
+        assert_eq!(began.elapsed(), ROUND);
+        assert_eq!(held[0].wait(wait), ROUND);
+        let (place, ()) = tokio::join!(turns.place(), async { drop(held) });
+        assert!(
+            place.is_some(),
+            "a place that comes free goes to one that waits"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_bounded_whatever_the_number_of_watches() {
+        let turns = turns();
+        let _held = take(&turns, MOST).await;
+        let began = Instant::now();
+        futures_util::future::join_all((0..1_008).map(|_| turns.place())).await;
+        assert_eq!(began.elapsed(), ROUND + Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_takes_places_away_and_time_brings_them_back() {
+        let turns = turns();
+        let mut held = take(&turns, MOST).await;
+        // Thirty stand, and ten are refused one after the other.
+        for left in (30..MOST).rev() {
+            assert!(turns.is_refused(&broken(), Instant::now()));
+            held.truncate(left);
+        }
+        assert_eq!(turns.state().granted, 27, "an eighth is for others");
+        held.truncate(27);
+        assert!(
+            turns.place().await.is_none(),
+            "what was taken away is not given again"
+        );
+        held.truncate(26);
+        assert!(turns.place().await.is_some());
+        tokio::time::advance(WIDEN_AFTER).await;
+        let _full = take(&turns, 1).await;
+        assert!(turns.place().await.is_some(), "an eighth more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_breaks_late_or_alone_or_cannot_connect_is_no_refusal() {
+        let turns = turns();
+        assert!(
+            !turns.is_refused(&broken(), Instant::now()),
+            "no other query"
+        );
+        let _held = take(&turns, FEWEST).await;
+        let began = Instant::now();
+        tokio::time::advance(REFUSED_WITHIN).await;
+        assert!(
+            !turns.is_refused(&broken(), began),
+            "it had been open for long"
+        );
+        let source = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let down = Error::new(ErrorKind::Unreachable, "consul", "web", "down").with_source(source);
+        assert!(!turns.is_refused(&down, Instant::now()));
+        let limited = || Error::new(ErrorKind::Limited, "consul", "web", "429");
+        let later = limited().with_retry_after(Duration::from_secs(1));
+        assert!(
+            !turns.is_refused(&later, began),
+            "it says when to ask again"
+        );
+        assert!(turns.is_refused(&limited(), began));
+    }
+}
