@@ -7,6 +7,7 @@ mod before_after;
 mod clients;
 mod crash;
 mod fast_failures;
+mod near_capacity;
 mod one_slow;
 mod overload;
 mod report;
@@ -29,6 +30,8 @@ const SCENARIOS: &[Scenario] = &[
     ("crash and return, swallowing", crash::swallowing),
     ("before and after", before_after::report),
     ("overload", overload::report),
+    ("near capacity", near_capacity::steady),
+    ("near capacity, overload", near_capacity::overload),
 ];
 
 fn main() -> ExitCode {
