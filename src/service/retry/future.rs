@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
 use super::{
-    FailedAnswer, RetryError, Stop, TryTimeout, again, budget::SlotEnd, layer::Settings,
-    reissue::Reissue, terms::Terms,
+    FailedAnswer, RetryError, Stop, TryTimeout, budget::SlotEnd, layer::Settings, reissue::Reissue,
+    terms::Terms,
 };
 use crate::{
     attempt::{Tried, give_up},
@@ -271,7 +271,7 @@ where
         wait.tries += 1;
         tracing::debug!(attempt = wait.tries, "request is sent again");
         let (service, tried) = (this.service, this.tried);
-        let attempt = again::enter(|| tried.enter(|| service.call(request)));
+        let attempt = tried.enter(|| service.call(request));
         this.attempt.set(Some(attempt));
         Ok(())
     }
