@@ -12,6 +12,7 @@ mod equals;
 mod exact;
 mod fast_failures;
 mod fleet;
+mod near_capacity;
 mod one_slow;
 mod overload;
 mod report;
@@ -39,6 +40,8 @@ const SCENARIOS: &[Scenario] = &[
     ("storm", storm::report),
     ("deploy", deploy::report),
     ("antagonist", antagonist::report),
+    ("near capacity", near_capacity::steady),
+    ("near capacity, overload", near_capacity::overload),
 ];
 
 fn main() -> ExitCode {

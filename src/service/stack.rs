@@ -46,9 +46,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Builds the whole client of a service: balancer, hedging, retries with a timeout, circuit breaker.
 ///
-/// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt after the
-/// 95th percentile, retries, both on one budget and only for what may be repeated; 30 s for all of it;
-/// no circuit breaker, as ejection does its work endpoint by endpoint.
+/// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt beside the
+/// slowest 3 % where they are far from usual, retries, both on one budget and only for what may be
+/// repeated; 30 s for all of it; no circuit breaker, as ejection does its work endpoint by endpoint.
 ///
 /// # Examples
 /// The defaults, over whatever a registry lists:
@@ -191,7 +191,7 @@ pub struct Handles {
     pub balance: Handle,
     /// The circuit breaker, if there is one.
     pub breaker: Option<BreakerHandle>,
-    /// The budget of retries and hedges, and what was drawn on it.
+    /// The budget that bounds retries and hedges together, and what was drawn on it.
     pub budget: RetryBudget,
 }
 
@@ -343,14 +343,17 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self
     }
 
-    /// Whether slow attempts get a second one beside them; they do by default.
+    /// Whether slow attempts get a second one beside them; they do by default. Where servers finish the
+    /// work on requests that were dropped, and run near their capacity, `false` spares them
+    /// [3 % of load](crate::service::hedge#what-it-is-for-and-when-it-withdraws).
     #[must_use]
     pub fn hedge(mut self, hedges: bool) -> Self {
         self.above.hedges = hedges;
         self
     }
 
-    /// Sets after how long an attempt is slow; by default after the measured 95th percentile.
+    /// Sets after how long an attempt is slow; by default after the measured 97th percentile and three
+    /// medians.
     #[must_use]
     pub fn hedge_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
         self.above.hedge_delay = delay.into();
@@ -375,7 +378,8 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         }
     }
 
-    /// Sets the budget of retries and hedges; by default 20 % of the requests and 10 a second.
+    /// Sets the budget of retries and hedges; by default 20 % of the requests and one in 10 s. Hedges
+    /// also have a share of their own, so nearly all of it is left to retries.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.above.budget = budget;
@@ -456,8 +460,8 @@ impl<C: Clone, R: Clone, H: Clone> Above<C, R, H> {
         let handle = balance.handle();
 
         // Next to it, so that it times single attempts: above a retry it would take a backoff for
-        // slowness. It hedges retries, too, for they may meet an endpoint that hangs; the budget, which
-        // is that of the retries, bounds the sum of both.
+        // slowness. It hedges retries, too, for they may meet an endpoint that hangs. It has a share of
+        // its own, and the budget of the retries bounds the sum of both.
         let mut hedge = HedgeLayer::reissue(self.hedge)
             .classify(self.classify.clone())
             .shared_budget(budget.clone());

@@ -15,9 +15,15 @@ use tower_roster::{
 
 use crate::kit::*;
 
-/// A second attempt after 50 ms.
-fn plain() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
+/// A second attempt after 50 ms, out of what hedges have by default.
+fn by_share() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
     HedgeLayer::cloned().classify(by_status()).delay(50 * MS)
+}
+
+/// The same with more than enough.
+fn plain() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
+    let enough = RetryBudget::builder().reserve(100).build();
+    by_share().budget(enough.unwrap())
 }
 
 /// The same once, whatever comes of it.
@@ -143,18 +149,102 @@ async fn an_empty_budget_sends_nothing_more() {
     let server = Server::new([says(200).after(SEC)]);
     let result = ask(plain().budget(empty.clone()), &server).await;
     assert_eq!((result, server.calls()), ((Ok(200), 1_000), 1));
-    assert_eq!(empty.refused(), 1);
+    assert_eq!(empty.refused(), 19, "it is asked after each delay");
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_everything_is_slow_a_tenth_is_sent_twice() {
+async fn when_everything_is_slow_the_share_and_one_more_are_sent_twice() {
     let server = Server::new([says(200).after(SEC); 2_000]);
-    let hedge = plain().build().unwrap().layer(server.clone());
+    let hedge = by_share().build().unwrap().layer(server.clone());
     let calls = (0..1_000).map(|n| tokio::spawn(hedge.clone().oneshot(n)));
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap().unwrap();
     }
-    assert_eq!(server.calls(), 1_000 + 100 + 10);
+    assert_eq!(server.calls(), 1_000 + 30 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_still_runs_when_there_is_something_again_is_sent_then() {
+    let one = RetryBudget::builder().ratio(0.0).reserve(1).ttl(SEC);
+    let one = one.build().unwrap();
+    assert!(one.withdraw(Instant::now()));
+    let server = Server::new([says(200).after(10 * SEC), says(204).after(10 * MS)]);
+    // It comes back within a slot after a second.
+    let (result, took) = ask(plain().budget(one), &server).await;
+    assert_eq!(result, Ok(204));
+    assert!((1_010..=1_160).contains(&took), "{took} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_holds_over_any_window_and_nothing_grows_back_with_time() {
+    let server = Server::new([says(200).after(300 * MS); 9_000]);
+    let hedge = by_share()
+        .share(0.05)
+        .build()
+        .unwrap()
+        .layer(server.clone());
+    // 100 a second for 20 s, then a minute's pause, and again.
+    let mut hedges = 0;
+    for round in 1..=2u32 {
+        for _ in 0..2_000 {
+            tokio::spawn(hedge.clone().oneshot(7));
+            tokio::time::sleep(10 * MS).await;
+        }
+        tokio::time::sleep(60 * SEC).await;
+        hedges = server.calls() - 2_000 * round as usize;
+        let most = 100 * round as usize + 1;
+        assert!(
+            (most - 8..=most).contains(&hedges),
+            "{hedges} in round {round}"
+        );
+    }
+    // Over each second: what it earns, what the one before it left, and the one.
+    let seconds = server.times();
+    for start in (0..20_000u128).step_by(500) {
+        let sent = seconds
+            .iter()
+            .filter(|at| (start..start + 1_000).contains(*at));
+        assert!(sent.count() <= 100 + 5 + 6 + 1, "from {start} ms on");
+    }
+    assert!(hedges > 190);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_with_hardly_any_traffic_hedges_once_and_earns_the_next() {
+    let slow = [says(200).after(SEC); 3];
+    let fast = [says(200); 34];
+    let script = slow
+        .into_iter()
+        .chain(fast)
+        .chain([says(200).after(SEC); 3]);
+    let server = Server::new(script);
+    let hedge = by_share().build().unwrap().layer(server.clone());
+    let mut sent = Vec::new();
+    for n in 0..38 {
+        let before = server.calls();
+        hedge.clone().oneshot(n).await.unwrap();
+        sent.push(server.calls() - before);
+        tokio::time::sleep(10 * SEC).await;
+    }
+    assert_eq!(sent[..2], [2, 1], "one, and no second");
+    assert_eq!(sent[2..36], [1; 34], "fast ones earn");
+    assert_eq!(sent[36..], [2, 1], "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_and_services_of_a_layer_share_what_hedges_have() {
+    let server = Server::new([says(200).after(SEC); 99]);
+    let layer = by_share().build().unwrap();
+    let one = layer.layer(server.clone());
+    let others = [
+        one.clone(),
+        layer.layer(server.clone()),
+        layer.clone().layer(server.clone()),
+    ];
+    for service in [one].into_iter().chain(others) {
+        service.oneshot(7).await.unwrap();
+    }
+    assert_eq!(server.calls(), 4 + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,6 +318,14 @@ fn refuses_what_is_out_of_range_and_names_the_field() {
     for percentile in [0.0, 1.0, -0.5, 95.0, f64::NAN] {
         let error = HedgeLayer::cloned().percentile(percentile).build();
         assert_eq!(error.unwrap_err().field(), "hedge: percentile");
+    }
+    for times in [0.0, 0.99, -3.0, 1_001.0, f64::NAN] {
+        let error = HedgeLayer::cloned().times_median(times).build();
+        assert_eq!(error.unwrap_err().field(), "hedge: times_median");
+    }
+    for share in [-0.01, 1.01, f64::NAN] {
+        let error = HedgeLayer::cloned().share(share).build();
+        assert_eq!(error.unwrap_err().field(), "hedge: share");
     }
     for window in [Duration::ZERO, 999 * MS, 601 * SEC, Duration::MAX] {
         let error = HedgeLayer::cloned().window(window).build();

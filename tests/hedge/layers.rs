@@ -96,14 +96,23 @@ async fn a_retry_avoids_what_both_attempts_went_to() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_are_hedged_too_all_from_one_budget() {
-    let budget = RetryBudget::new();
+    let [budget, own] = [10, 10].map(|many| {
+        let budget = RetryBudget::builder().reserve(many).build();
+        budget.unwrap()
+    });
     let slow = fails(Failure::Broke).after(SEC);
     let server = Server::new(VecDeque::from([slow; 20]));
     let retry = RetryLayer::cloned().budget(budget.clone());
     let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
     let service = ServiceBuilder::new()
         .layer(retry.build().unwrap())
-        .layer(hedge.shared_budget(budget.clone()).build().unwrap())
+        .layer(
+            hedge
+                .budget(own.clone())
+                .shared_budget(budget.clone())
+                .build()
+                .unwrap(),
+        )
         .service(server.clone());
     assert!(service.oneshot(7).await.is_err());
     assert_eq!(
@@ -112,22 +121,31 @@ async fn retries_are_hedged_too_all_from_one_budget() {
         "three attempts, each hedged, and a failure beside the hedge made up for"
     );
     assert_eq!(budget.withdrawn(), 8, "all from one budget");
+    assert_eq!(own.withdrawn(), 6, "and the hedges from their own");
 }
 
 #[tokio::test(start_paused = true)]
-async fn hedges_leave_half_of_the_reserve_to_retries() {
-    let budget = RetryBudget::builder().ratio(0.0).reserve_per_sec(4);
-    let budget = budget.ttl(SEC).build().unwrap();
-    let hedge = HedgeLayer::cloned()
-        .classify(by_status())
-        .delay(Duration::ZERO);
-    let hedge = hedge.shared_budget(budget.clone()).build().unwrap();
-    let server = Server::new(VecDeque::from([says(200).after(10 * MS); 20]));
-    let service = hedge.layer(server.clone());
-    let calls = (0..5).map(|_| service.clone().oneshot(7));
-    futures_util::future::join_all(calls).await;
-    assert_eq!((server.calls(), budget.withdrawn()), (5 + 2, 2));
-    assert!(budget.withdraw(Instant::now()), "a retry may");
+async fn a_hedge_pays_from_its_share_and_from_the_shared_budget() {
+    // What hedges may, what both may, and what comes of it.
+    for (own, both, hedges) in [(1, 9, 1), (9, 1, 1), (0, 9, 0), (9, 0, 0), (3, 3, 3)] {
+        let [own, both] = [own, both].map(|attempts| {
+            let budget = RetryBudget::builder().ratio(0.0).reserve(attempts);
+            budget.build().unwrap()
+        });
+        let hedge = HedgeLayer::cloned()
+            .classify(by_status())
+            .delay(Duration::ZERO)
+            .budget(own.clone())
+            .shared_budget(both.clone());
+        let server = Server::new(VecDeque::from([says(200).after(10 * MS); 20]));
+        let service = hedge.build().unwrap().layer(server.clone());
+        let calls = (0..5).map(|_| service.clone().oneshot(7));
+        futures_util::future::join_all(calls).await;
+        assert_eq!(
+            (server.calls(), both.withdrawn()),
+            (5 + hedges, hedges as u64)
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

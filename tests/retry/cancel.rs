@@ -15,7 +15,7 @@ use crate::kit::*;
 /// Where a request is after so many milliseconds: it fails after 10, waits for 20, waits for the
 /// service until 50, and runs again until 60.
 async fn cancelled_after(ms: u32, expected_calls: usize, expected_withdrawn: u64) {
-    let budget = RetryBudget::new();
+    let budget = RetryBudget::builder().reserve(100).build().unwrap();
     let layer = RetryLayer::cloned()
         .classify(by_status())
         .delay(Backoff::fixed(20 * MS))

@@ -423,7 +423,7 @@ async fn an_attempt_that_was_given_up_may_have_been_carried_out() {
 #[tokio::test(start_paused = true)]
 async fn a_clone_works_on_its_own_and_shares_the_budget() {
     let server = Server::new([says(500), says(500)]);
-    let budget = RetryBudget::new();
+    let budget = RetryBudget::builder().reserve(2).build().unwrap();
     let retry = plain().budget(budget.clone()).build().unwrap();
     let mut one: Retry<_, _, _> = retry.layer(server.clone());
     // What one has reserved is its own.

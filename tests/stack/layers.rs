@@ -64,7 +64,7 @@ async fn hedge() {
 #[tokio::test]
 async fn retry_and_hedge_share_bodies_and_budget() {
     let [server] = servers(["a"]).await;
-    let budget = RetryBudget::new();
+    let budget = RetryBudget::builder().reserve(2).build().unwrap();
     let retry = RetryLayer::http().budget(budget.clone());
     let hedge = HedgeLayer::http_below_retry().delay(30 * MS);
     let client = ServiceBuilder::new()

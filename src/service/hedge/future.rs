@@ -13,12 +13,15 @@ use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use super::{latency::Latencies, layer::Shared};
+use super::{
+    latency::{Latencies, SHORTEST},
+    layer::Shared,
+};
 use crate::{
     attempt::Tried,
     backoff::after,
     classify::{Classify, Outcome},
-    service::retry::{Reissue, is_retry},
+    service::retry::Reissue,
 };
 
 /// A request and the attempts that run for it.
@@ -81,9 +84,7 @@ where
     #[inline]
     pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
         let now = Instant::now();
-        if shared.deposits && !is_retry() {
-            shared.budget.deposit(now);
-        }
+        shared.budget.deposit(now);
         let (request, spare) = shared.reissue.prepare(request);
         // Those that are never hedged may be slow in their own way, and are not measured.
         let spare = spare.filter(|spare| shared.reissue.is_idempotent(spare));
@@ -209,6 +210,12 @@ where
             sleep.as_mut().reset(next);
         }
         ready!(sleep.as_mut().poll(cx));
+        // Before the service is asked, which may reserve something. What hangs gets its hedge later.
+        let now = Instant::now();
+        if !shared.can_pay(now) {
+            plan.next = after(now, plan.delay.max(SHORTEST));
+            return Poll::Ready(());
+        }
         let service = &mut plan.service;
         let started = match ready!(within(this.tried, || service.poll_ready(cx))) {
             Ok(()) => plan.start(shared, this.tried),
@@ -254,16 +261,6 @@ where
 }
 
 impl<S, Spare> Plan<S, Spare> {
-    /// Takes the price of an attempt. A budget that is shared keeps something for retries: a failure
-    /// needs one more than a slow answer needs a hedge.
-    fn pay<R, C>(&self, shared: &Shared<R, C>, now: Instant) -> bool {
-        if shared.deposits {
-            shared.budget.withdraw(now)
-        } else {
-            shared.budget.withdraw_sparingly(now)
-        }
-    }
-
     /// Starts another attempt. The service is ready.
     fn start<Req, R, C>(
         &mut self,
@@ -275,7 +272,7 @@ impl<S, Spare> Plan<S, Spare> {
         S: Service<R::Request>,
     {
         let now = Instant::now();
-        if !shared.reissue.is_whole(&self.spare) || !self.pay(shared, now) {
+        if !shared.reissue.is_whole(&self.spare) || !shared.pay(now) {
             return None;
         }
         let request = shared.reissue.reissue(&self.spare)?;

@@ -1,90 +1,123 @@
-//! How long requests take, as a histogram over the last few seconds that nobody waits for.
+//! How long attempts took of late, and after how long the next one is slow.
 //!
-//! Buckets grow with the latency: sixteen for each doubling, so a percentile is at most a sixteenth too
-//! high. A sample is one atomic addition. The window is a ring of slots; at the start of each slot someone
-//! clears the oldest and computes the percentile for all others, who only read it.
+//! Two histograms: of the second that runs, where a sample is one atomic addition, and of what came
+//! before, whose counts fade. At the end of a second one of the callers adds the former to the latter
+//! and computes the delay; all others only read it.
+//!
+//! ```text
+//! delay = max( percentile of all, times_median × median of the last second )
+//! ```
+//!
+//! The percentile makes hedges rare. The median makes them stop: a *stray* slow answer leaves the median
+//! where it is, while a queue at every endpoint lifts the median towards the tail, and then no answer
+//! takes several times as long as the usual one.
 
 use std::{
     fmt,
-    sync::atomic::{
-        AtomicU32, AtomicU64, AtomicUsize,
-        Ordering::{AcqRel, Relaxed, Release},
+    sync::{
+        OnceLock,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
+        },
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// Buckets per doubling, as a power of two.
-const FINE: u32 = 4;
+/// The grain as a power of two, in nanoseconds: 66 µs, far below the shortest delay.
+const GRAIN: u32 = 16;
 
-/// From a microsecond to 2^36 of them, 19 hours: any latency.
-const DOUBLINGS: u32 = 36;
+/// Buckets per doubling, as a power of two: what is read from them is at most an eighth too high, and a
+/// delay need not be more exact than that.
+const FINE: u32 = 3;
+
+/// In units of the grain: up to 137 s, longer than callers wait.
+const DOUBLINGS: u32 = 21;
 
 const BUCKETS: usize = ((DOUBLINGS - FINE + 1) << FINE) as usize;
 
-/// As Finagle: a new percentile every fifth of the window.
-const SLOTS: usize = 5;
+/// How often the delay is computed: an overload ends hedging within that time.
+const TURN: Duration = Duration::from_secs(1);
 
-/// While someone moves the window.
+/// Fewer answers in a second say nothing about its median; then that of the window stands in.
+const FRESH: u64 = 5;
+
+/// While someone computes the delay.
 const MOVING: u64 = u64::MAX;
 
 /// Below it a timer is not exact anyhow.
-const SHORTEST: Duration = Duration::from_millis(1);
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Measured latencies, and the percentile that a hedge waits for.
+/// Measured latencies, and what is slow by them.
 pub(super) struct Latencies {
     base: Instant,
-    slot_ns: u64,
     percentile: f64,
+    times_median: f64,
     min_samples: u64,
-    // A statistic: relaxed. A sample that lands in a slot while that is cleared is lost.
-    slots: [Slot; SLOTS],
-    current: AtomicUsize,
-    /// When the next slot starts, in nanoseconds since `base`. Acquire and release hand the slots from
-    /// one mover to the next.
+    /// What is left of a count after a turn: an eighth after a window.
+    keep: f64,
+    /// Made with the first sample: many a client never sends what may be hedged.
+    counts: OnceLock<Box<Counts>>,
+    /// When the next turn is, in nanoseconds since `base`. Acquire and release hand the counts from one
+    /// mover to the next.
     due: AtomicU64,
-    /// The percentile in nanoseconds; 0 while it is not known.
+    // Each read for itself: relaxed. In nanoseconds; 0 while it is not known.
+    slow: AtomicU64,
     delay: AtomicU64,
 }
 
-struct Slot([AtomicU32; BUCKETS]);
+/// A statistic: relaxed. A sample that comes while its bucket is moved may be lost.
+struct Counts {
+    fresh: [AtomicU32; BUCKETS],
+    /// In 1/256 of a sample, so that the few above a percentile fade as slowly as the many.
+    faded: [AtomicU64; BUCKETS],
+}
+
+const SAMPLE: u64 = 256;
 
 impl Latencies {
-    pub(super) fn new(window: Duration, percentile: f64, min_samples: u32) -> Self {
-        let slot_ns = nanos(window) / SLOTS as u64;
+    pub(super) fn new(
+        window: Duration,
+        percentile: f64,
+        times_median: f64,
+        min_samples: u32,
+    ) -> Self {
         Self {
             base: Instant::now(),
-            slot_ns,
             percentile,
-            min_samples: min_samples.into(),
-            slots: std::array::from_fn(|_| Slot(std::array::from_fn(|_| AtomicU32::new(0)))),
-            current: AtomicUsize::new(0),
-            due: AtomicU64::new(slot_ns),
+            times_median,
+            min_samples: u64::from(min_samples.max(1)),
+            keep: (1.0 - 2.0 * TURN.as_secs_f64() / window.as_secs_f64()).max(0.0),
+            counts: OnceLock::new(),
+            due: AtomicU64::new(nanos(TURN)),
+            slow: AtomicU64::new(0),
             delay: AtomicU64::new(0),
         }
     }
 
-    /// The percentile, if enough was measured of late.
+    /// After how long an attempt is hedged, if enough was measured of late.
     pub(super) fn delay(&self, now: Instant) -> Option<Duration> {
         self.advance(now);
         match self.delay.load(Relaxed) {
             0 => None,
-            delay => Some(Duration::from_nanos(delay).max(SHORTEST)),
+            delay => Some(Duration::from_nanos(delay)),
         }
     }
 
     /// Whether an attempt that was dropped after that time was slow already. By buckets, so that callers
     /// who give up at the very percentile go on being counted.
     pub(super) fn is_slow(&self, latency: Duration, now: Instant) -> bool {
-        let delay = self.delay(now);
-        delay.is_some_and(|delay| bucket(latency) >= bucket(delay))
+        self.advance(now);
+        let slow = self.slow.load(Relaxed);
+        slow > 0 && bucket(nanos(latency)) >= bucket(slow)
     }
 
     pub(super) fn record(&self, latency: Duration, now: Instant) {
         self.advance(now);
-        let slot = &self.slots[self.current.load(Relaxed) % SLOTS];
-        slot.0[bucket(latency)].fetch_add(1, Relaxed);
+        let counts = self.counts.get_or_init(Box::default);
+        counts.fresh[bucket(nanos(latency))].fetch_add(1, Relaxed);
     }
 
     fn advance(&self, now: Instant) {
@@ -101,39 +134,54 @@ impl Latencies {
         if claim.is_err() {
             return; // someone else does it
         }
-        let began = now / self.slot_ns;
-        let passed = began - due / self.slot_ns + 1;
-        let current = self.current.load(Relaxed);
-        // However long it was idle, each slot is cleared once.
-        let cleared = passed.min(SLOTS as u64) as usize;
-        for step in 1..=cleared {
-            let slot = &self.slots[(current + step) % SLOTS];
-            slot.0.iter().for_each(|count| count.store(0, Relaxed));
+        let turn = nanos(TURN);
+        let began = now / turn;
+        let passed = began - due / turn + 1;
+        if let Some(counts) = self.counts.get() {
+            // However long it was idle, each count fades once.
+            let keep = self.keep.powf(passed as f64);
+            let (slow, delay) = self.measure(counts, keep).unwrap_or_default();
+            self.slow.store(slow, Relaxed);
+            self.delay.store(delay, Relaxed);
         }
-        self.current.store((current + cleared) % SLOTS, Relaxed);
-        let delay = self.percentile().map_or(0, |delay| nanos(delay).max(1));
-        self.delay.store(delay, Relaxed);
-        let next = (began + 1).saturating_mul(self.slot_ns).min(MOVING - 1);
+        let next = (began + 1).saturating_mul(turn).min(MOVING - 1);
         self.due.store(next, Release);
     }
 
-    fn percentile(&self) -> Option<Duration> {
-        let count = |bucket: usize| -> u64 {
-            let counts = self.slots.iter().map(|slot| &slot.0[bucket]);
-            counts.map(|count| u64::from(count.load(Relaxed))).sum()
-        };
-        let total: u64 = (0..BUCKETS).map(count).sum();
-        if total < self.min_samples.max(1) {
+    /// Moves what is fresh, and says what is slow and what is hedged, in nanoseconds.
+    fn measure(&self, counts: &Counts, keep: f64) -> Option<(u64, u64)> {
+        let mut fresh = [0; BUCKETS];
+        let mut all = [0; BUCKETS];
+        for bucket in 0..BUCKETS {
+            fresh[bucket] = u64::from(counts.fresh[bucket].swap(0, Relaxed));
+            let faded = counts.faded[bucket].load(Relaxed) as f64 * keep;
+            all[bucket] = faded as u64 + fresh[bucket] * SAMPLE;
+            counts.faded[bucket].store(all[bucket], Relaxed);
+        }
+        let total: u64 = all.iter().sum();
+        if total < self.min_samples * SAMPLE {
             return None;
         }
-        let rank = (self.percentile * total as f64).ceil() as u64;
-        let mut below = 0;
-        let bucket = (0..BUCKETS).find(|bucket| {
-            below += count(*bucket);
-            below >= rank
-        });
-        Some(highest(bucket.unwrap_or(BUCKETS - 1)))
+        let slow = quantile(&all, total, self.percentile);
+        let answers: u64 = fresh.iter().sum();
+        let median = if answers >= FRESH {
+            quantile(&fresh, answers, 0.5)
+        } else {
+            quantile(&all, total, 0.5)
+        };
+        let far = (median as f64 * self.times_median) as u64;
+        Some((slow, slow.max(far).max(nanos(SHORTEST))))
     }
+}
+
+fn quantile(counts: &[u64; BUCKETS], total: u64, at: f64) -> u64 {
+    let rank = (at * total as f64).ceil() as u64;
+    let mut below = 0;
+    let bucket = counts.iter().position(|count| {
+        below += count;
+        below >= rank
+    });
+    highest(bucket.unwrap_or(BUCKETS - 1))
 }
 
 /// Not by way of `as_nanos`: its 128 bits cost as much as all the rest, for each request.
@@ -142,32 +190,41 @@ fn nanos(duration: Duration) -> u64 {
     whole.saturating_add(duration.subsec_nanos().into())
 }
 
-/// The bucket of a latency: in order, each a sixteenth of a doubling wide.
-fn bucket(latency: Duration) -> usize {
-    let whole = latency.as_secs().saturating_mul(1_000_000);
-    let micros = whole.saturating_add(latency.subsec_micros().into());
-    let micros = micros.min((1 << DOUBLINGS) - 1);
-    let doubling = (micros | 1).ilog2().max(FINE);
-    let shift = doubling - FINE;
-    // The leading one stays in, and counts the doubling once.
-    ((u64::from(shift) << FINE) + (micros >> shift)) as usize
+fn bucket(ns: u64) -> usize {
+    let units = (ns >> GRAIN).min((1 << DOUBLINGS) - 1);
+    match units.checked_ilog2() {
+        Some(top) if top >= FINE => {
+            let within = (units >> (top - FINE)) & ((1 << FINE) - 1);
+            (((top - FINE + 1) << FINE) as u64 + within) as usize
+        }
+        _ => units as usize,
+    }
 }
 
-/// The highest latency of a bucket.
-fn highest(bucket: usize) -> Duration {
-    let (bucket, width) = (bucket as u64, 1 << FINE);
-    let shift = (bucket >> FINE).saturating_sub(1);
-    let lead = bucket - (shift << FINE);
-    debug_assert!(lead < 2 * width);
-    Duration::from_micros(((lead + 1) << shift) - 1).max(Duration::from_micros(1))
+/// The longest latency of a bucket, in nanoseconds.
+fn highest(bucket: usize) -> u64 {
+    let fine = 1 << FINE;
+    let (group, within) = (bucket as u64 / fine, bucket as u64 % fine);
+    let end = match group {
+        0 => within + 1,
+        _ => (fine + within + 1) << (group - 1),
+    };
+    (end << GRAIN) - 1
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            fresh: std::array::from_fn(|_| AtomicU32::new(0)),
+            faded: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
 }
 
 impl fmt::Debug for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Latencies")
-            .field("percentile", &self.percentile)
-            .field("delay", &Duration::from_nanos(self.delay.load(Relaxed)))
-            .finish_non_exhaustive()
+        let delay = self.delay(Instant::now());
+        f.debug_struct("Latencies").field("delay", &delay).finish()
     }
 }
 
@@ -180,23 +237,29 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const SEC: Duration = Duration::from_secs(1);
 
+    /// Without regard to the median.
     fn latencies(percentile: f64) -> (Latencies, Instant) {
-        let latencies = Latencies::new(10 * SEC, percentile, 100);
+        beyond_medians(percentile, 1.0)
+    }
+
+    fn beyond_medians(percentile: f64, times_median: f64) -> (Latencies, Instant) {
+        let latencies = Latencies::new(10 * SEC, percentile, times_median, 100);
         let base = latencies.base;
         (latencies, base)
     }
 
-    fn within_a_sixteenth(actual: Option<Duration>, expected: Duration) -> bool {
-        actual.is_some_and(|actual| expected <= actual && actual <= expected + expected / 16)
+    fn within_an_eighth(actual: Option<Duration>, expected: Duration) -> bool {
+        actual.is_some_and(|actual| expected <= actual && actual <= expected + expected / 8)
     }
 
     #[test]
     fn knows_nothing_before_enough_was_measured() {
         let (latencies, base) = latencies(0.95);
         (0..99).for_each(|_| latencies.record(5 * MS, base));
-        assert_eq!(latencies.delay(base + 2 * SEC), None);
-        latencies.record(5 * MS, base + 2 * SEC);
-        assert!(within_a_sixteenth(latencies.delay(base + 4 * SEC), 5 * MS));
+        assert_eq!(latencies.delay(base + SEC), None);
+        // The others have begun to fade.
+        (0..21).for_each(|_| latencies.record(5 * MS, base + SEC));
+        assert!(within_an_eighth(latencies.delay(base + 2 * SEC), 5 * MS));
     }
 
     #[test]
@@ -204,23 +267,53 @@ mod tests {
         for (percentile, expected) in [(0.5, 500), (0.95, 950), (0.99, 990)] {
             let (latencies, base) = latencies(percentile);
             (1..=1_000).for_each(|ms| latencies.record(ms * MS, base));
-            let delay = latencies.delay(base + 2 * SEC);
+            let delay = latencies.delay(base + SEC);
             assert!(
-                within_a_sixteenth(delay, expected * MS),
+                within_an_eighth(delay, expected * MS),
                 "{percentile}: {delay:?}"
             );
         }
     }
 
     #[test]
-    fn forgets_what_is_older_than_the_window() {
-        let (latencies, base) = latencies(0.95);
-        (0..1_000).for_each(|_| latencies.record(SEC, base));
-        for at in [2, 4, 6, 8] {
-            (0..1_000).for_each(|_| latencies.record(MS, base + at * SEC));
-            assert!(within_a_sixteenth(latencies.delay(base + at * SEC), SEC));
+    fn a_delay_is_several_medians_of_the_last_second() {
+        let (latencies, base) = beyond_medians(0.95, 3.0);
+        let mut second = |at: u32, usual: Duration| {
+            let now = base + at * SEC;
+            (0..96).for_each(|_| latencies.record(usual, now));
+            (0..4).for_each(|_| latencies.record(10 * usual, now));
+            latencies.delay(now + SEC)
+        };
+        for at in 0..5 {
+            assert!(within_an_eighth(second(at, 10 * MS), 30 * MS));
         }
-        assert!(within_a_sixteenth(latencies.delay(base + 10 * SEC), MS));
+        // At once, though nearly all that is known was fast.
+        assert!(within_an_eighth(second(5, 50 * MS), 150 * MS));
+        assert!(within_an_eighth(second(6, 100 * MS), 300 * MS));
+    }
+
+    #[test]
+    fn a_second_of_few_answers_leaves_the_median_to_all() {
+        let (latencies, base) = beyond_medians(0.5, 3.0);
+        (0..200).for_each(|_| latencies.record(10 * MS, base));
+        let later = base + 2 * SEC;
+        (0..4).for_each(|_| latencies.record(SEC, later));
+        assert!(within_an_eighth(latencies.delay(later + SEC), 30 * MS));
+    }
+
+    #[test]
+    fn forgets_with_the_window() {
+        let (latencies, base) = latencies(0.5);
+        (0..1_000).for_each(|_| latencies.record(SEC, base));
+        for at in 1..3 {
+            (0..250).for_each(|_| latencies.record(MS, base + at * SEC));
+            assert!(within_an_eighth(
+                latencies.delay(base + (at + 1) * SEC),
+                SEC
+            ));
+        }
+        (0..250).for_each(|_| latencies.record(MS, base + 3 * SEC));
+        assert!(within_an_eighth(latencies.delay(base + 4 * SEC), MS));
     }
 
     #[test]
@@ -230,8 +323,8 @@ mod tests {
         assert!(latencies.delay(base + 2 * SEC).is_some());
         assert_eq!(latencies.delay(base + 1_000_000 * SEC), None);
         (0..1_000).for_each(|_| latencies.record(MS, base + 1_000_000 * SEC));
-        let delay = latencies.delay(base + 1_000_002 * SEC);
-        assert!(within_a_sixteenth(delay, MS));
+        let delay = latencies.delay(base + 1_000_001 * SEC);
+        assert!(within_an_eighth(delay, MS));
     }
 
     #[test]
@@ -240,20 +333,26 @@ mod tests {
         for latency in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
             (0..100).for_each(|_| latencies.record(latency, base));
         }
-        assert!(latencies.delay(base + 2 * SEC) > Some(60_000 * SEC));
+        assert!(latencies.delay(base + 2 * SEC) > Some(130 * SEC));
+    }
+
+    #[test]
+    fn counts_are_made_with_the_first_sample() {
+        let (latencies, base) = latencies(0.95);
+        latencies.delay(base + 100 * SEC);
+        assert!(latencies.counts.get().is_none());
+        latencies.record(MS, base + 100 * SEC);
+        assert!(latencies.counts.get().is_some());
     }
 
     proptest! {
         #[test]
-        fn buckets_are_in_order_and_a_sixteenth_wide(micros in 0u64..1 << 36) {
-            let latency = Duration::from_micros(micros);
-            let index = bucket(latency);
+        fn buckets_are_in_order_and_an_eighth_wide(ns in 0u64..1 << (GRAIN + DOUBLINGS)) {
+            let index = bucket(ns);
             prop_assert!(index < BUCKETS);
-            prop_assert!(within_a_sixteenth(Some(highest(index)), latency.max(Duration::from_micros(1))));
-            prop_assert!(bucket(Duration::from_micros(micros + 1)) - index <= 1);
-            if index > 0 {
-                prop_assert!(highest(index - 1) < latency || micros == 1);
-            }
+            prop_assert!(ns <= highest(index) && highest(index) - ns <= (ns >> FINE).max(1 << GRAIN));
+            prop_assert!(bucket(ns + (1 << GRAIN)) - index <= 1);
+            prop_assert!(index == 0 || highest(index - 1) < ns);
         }
     }
 }

@@ -3,10 +3,26 @@
 //! A limit per request does not protect a service that is down: three attempts for each request are
 //! three times the load just when it can bear the least. A budget ties attempts beyond the first to
 //! the traffic: each request deposits a fraction, each further attempt withdraws one. By default that
-//! is a fifth of the requests of the last 10 s, plus 10 a second so that a client with little traffic
-//! can retry at all: a total failure costs 1.2 times the load, plus 10 a second, whatever the number
-//! of attempts ([Finagle's rule](https://twitter.github.io/finagle/guide/Clients.html#retries),
-//! with its numbers). Hedges draw on the same budget, but leave half of the reserve to retries.
+//! is a fifth of the requests of the last 10 s, and one more in that time so that a client with little
+//! traffic can retry at all. Hedges have a share of their own, and draw on this budget as well, so it
+//! bounds the sum of both.
+//!
+//! # What the service sees
+//! Its clients do not know of each other, so what is not tied to requests grows with their number.
+//! [Finagle's](https://twitter.github.io/finagle/guide/Clients.html#retries) reserve of 10 a second is
+//! little for a service with three clients; with a hundred it is 1,000 a second, and with a thousand that
+//! send a request a minute each, an outage sends all of them three times. Here the reserve is one in 10 s:
+//!
+//! | a client's requests in 10 s | of them sent again at most | load of a service that fails entirely |
+//! |---:|---:|---:|
+//! | 1 | 1 | 2.0 |
+//! | 5 | 2 | 1.4 |
+//! | 10 | 3 | 1.3 |
+//! | 100 | 21 | 1.21 |
+//!
+//! So a client with a request a minute can send each a second time, not a third, and no number of clients
+//! can more than double the load of a service. Whoever knows that a client is alone gives it
+//! [more](BudgetBuilder::reserve).
 //!
 //! # What is counted
 //! In any window of the time to live, at most `reserve + ratio × requests` withdrawals. Deposits and
@@ -35,7 +51,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::ledger::{Ledger, WITHDRAWAL};
+use super::ledger::{Ledger, Refill, WITHDRAWAL};
 use crate::error::ConfigError;
 
 /// As Finagle and tower: fine enough that a slot more or less does not matter.
@@ -44,7 +60,7 @@ const SLOTS: u32 = 10;
 /// A budget for retries and hedges, shared by its clones.
 ///
 /// # Examples
-/// The default: 20 % of the requests, and 10 a second, over 10 s.
+/// The default: 20 % of the requests, and one more, over 10 s.
 /// ```
 /// use tokio::time::Instant;
 /// use tower_roster::service::retry::RetryBudget;
@@ -54,7 +70,7 @@ const SLOTS: u32 = 10;
 /// for _ in 0..100 {
 ///     budget.deposit(now);
 /// }
-/// assert_eq!(budget.available(now), 120); // 20 for the requests, 100 in reserve
+/// assert_eq!(budget.available(now), 21); // 20 for the requests, one in reserve
 /// assert!(budget.withdraw(now));
 /// ```
 ///
@@ -62,7 +78,7 @@ const SLOTS: u32 = 10;
 /// ```
 /// use tower_roster::service::retry::RetryBudget;
 ///
-/// let budget = RetryBudget::builder().ratio(0.05).reserve_per_sec(0).build()?;
+/// let budget = RetryBudget::builder().ratio(0.05).reserve(0).build()?;
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
 #[derive(Clone)]
@@ -72,7 +88,6 @@ struct Inner {
     ledger: Ledger,
     base: Instant,
     deposit: i64,
-    reserve: i64,
     // Statistics, each read for itself: relaxed.
     withdrawn: AtomicU64,
     refused: AtomicU64,
@@ -84,10 +99,22 @@ struct Inner {
 pub(super) struct SlotEnd(Option<Instant>);
 
 impl RetryBudget {
-    /// A budget of a fifth of the requests and 10 a second, over 10 s.
+    /// A budget of a fifth of the requests and one more, over 10 s.
     pub fn new() -> Self {
         let BudgetBuilder { ttl, .. } = BudgetBuilder::DEFAULT;
-        Self::with(200_000, 100 * WITHDRAWAL, ttl)
+        Self::with(200_000, WITHDRAWAL, Refill::Time, ttl)
+    }
+
+    /// A share of the requests of the last second, and a few that must be earned back: of all that was
+    /// ever withdrawn only these were not deposited. The ratio is within 0.0 to 10.0.
+    pub(crate) fn earned(ratio: f64, few: u32) -> Self {
+        let reserve = i64::from(few) * WITHDRAWAL;
+        Self::with(
+            in_millionths(ratio),
+            reserve,
+            Refill::Deposits,
+            Duration::from_secs(1),
+        )
     }
 
     /// Settings other than the defaults.
@@ -95,13 +122,12 @@ impl RetryBudget {
         BudgetBuilder::DEFAULT
     }
 
-    fn with(deposit: i64, reserve: i64, ttl: Duration) -> Self {
+    fn with(deposit: i64, reserve: i64, refill: Refill, ttl: Duration) -> Self {
         let slot_ns = ttl.as_nanos() as u64 / u64::from(SLOTS);
         Self(Arc::new(Inner {
-            ledger: Ledger::new(reserve, SLOTS, slot_ns),
+            ledger: Ledger::new(reserve, refill, SLOTS, slot_ns),
             base: Instant::now(),
             deposit,
-            reserve,
             withdrawn: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }))
@@ -142,16 +168,6 @@ impl RetryBudget {
         };
         counter.fetch_add(1, Relaxed);
         granted
-    }
-
-    /// The same for what can be done without: leaves half of the reserve to those that cannot.
-    pub(crate) fn withdraw_sparingly(&self, now: Instant) -> bool {
-        let balance = self.0.ledger.balance(self.0.since(now));
-        if balance - WITHDRAWAL < self.0.reserve / 2 {
-            self.0.refused.fetch_add(1, Relaxed);
-            return false;
-        }
-        self.withdraw(now)
     }
 
     /// Whether an attempt could be sent now, counted as refused if not.
@@ -210,14 +226,20 @@ impl fmt::Debug for RetryBudget {
 #[derive(Clone, Copy, Debug)]
 pub struct BudgetBuilder {
     ratio: f64,
-    reserve_per_sec: u32,
+    reserve: Reserve,
     ttl: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Reserve {
+    InAll(u32),
+    PerSec(u32),
 }
 
 impl BudgetBuilder {
     const DEFAULT: Self = Self {
         ratio: 0.2,
-        reserve_per_sec: 10,
+        reserve: Reserve::InAll(1),
         ttl: Duration::from_secs(10),
     };
 
@@ -229,12 +251,20 @@ impl BudgetBuilder {
         self
     }
 
-    /// Sets the attempts per second that need no traffic; 10 by default. Zero leaves a client that
-    /// sends less than a request in [`ttl`](Self::ttl) without any retry; a number near the rate of
-    /// the requests makes the ratio meaningless.
+    /// Sets the attempts in each [`ttl`](Self::ttl) that need no traffic; one by default. Zero leaves a
+    /// client that sends fewer than `1 / ratio` requests in that time without any retry. Every client
+    /// has its own, so the service gets as many as it has clients: a number near that of the requests
+    /// of one client makes the ratio meaningless.
+    #[must_use]
+    pub fn reserve(mut self, attempts: u32) -> Self {
+        self.reserve = Reserve::InAll(attempts);
+        self
+    }
+
+    /// The same as a number per second: for a client that is known to be the only one, or one of few.
     #[must_use]
     pub fn reserve_per_sec(mut self, reserve_per_sec: u32) -> Self {
-        self.reserve_per_sec = reserve_per_sec;
+        self.reserve = Reserve::PerSec(reserve_per_sec);
         self
     }
 
@@ -253,7 +283,7 @@ impl BudgetBuilder {
     pub fn build(self) -> Result<RetryBudget, ConfigError> {
         let Self {
             ratio,
-            reserve_per_sec,
+            reserve,
             ttl,
         } = self;
         // Also refuses NaN.
@@ -269,11 +299,18 @@ impl BudgetBuilder {
                 format!("{ttl:?} is not within 1 s to 60 s"),
             ));
         }
-        let deposit = (ratio * WITHDRAWAL as f64).round() as i64;
         // Below 2^32 × 60 × 10^6, far within an `i64`.
-        let reserve = i64::from(reserve_per_sec) * (ttl.as_micros() as i64);
-        Ok(RetryBudget::with(deposit, reserve, ttl))
+        let reserve = match reserve {
+            Reserve::InAll(attempts) => i64::from(attempts) * WITHDRAWAL,
+            Reserve::PerSec(attempts) => i64::from(attempts) * (ttl.as_micros() as i64),
+        };
+        let deposit = in_millionths(ratio);
+        Ok(RetryBudget::with(deposit, reserve, Refill::Time, ttl))
     }
+}
+
+fn in_millionths(ratio: f64) -> i64 {
+    (ratio * WITHDRAWAL as f64).round() as i64
 }
 
 #[cfg(test)]
@@ -322,15 +359,54 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_a_fifth_and_ten_a_second() {
+    fn the_default_is_a_fifth_and_one() {
         let made = RetryBudget::builder().build().unwrap();
         for budget in [RetryBudget::new(), RetryBudget::default(), made] {
             let now = Instant::now();
-            assert_eq!(budget.available(now), 100);
+            assert_eq!(budget.available(now), 1);
             (0..50).for_each(|_| budget.deposit(now));
-            assert_eq!(budget.available(now), 110);
-            assert_eq!(budget.available(now + 11 * SEC), 100);
+            assert_eq!(budget.available(now), 11);
+            assert_eq!(budget.available(now + 11 * SEC), 1);
         }
+    }
+
+    #[test]
+    fn whatever_the_number_of_clients_and_their_traffic_the_load_is_at_most_doubled() {
+        for (clients, every) in [(1, 10), (1_000, 60_000), (1_000, 10_000), (100, 28), (1, 1)] {
+            let budgets: Vec<_> = (0..clients).map(|_| RetryBudget::new()).collect();
+            let (base, mut requests, mut retries) = (Instant::now(), 0, 0);
+            // Everything fails, and is sent again while there is anything to pay for it.
+            for step in 0..200 {
+                let now = base + Duration::from_millis(step * every);
+                for budget in &budgets {
+                    requests += 1;
+                    budget.deposit(now);
+                    let again = (0..2).take_while(|_| budget.withdraw(now)).count();
+                    assert!(
+                        again > 0 || every < 10_000,
+                        "one request a minute may be sent again"
+                    );
+                    retries += again;
+                }
+            }
+            let most = if every < 100 { 0.21 } else { 1.0 };
+            let load = retries as f64 / f64::from(requests);
+            assert!(
+                load <= most,
+                "{load} more with {clients} clients, one each {every} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_the_last_second_and_a_few_once() {
+        let (share, now) = (RetryBudget::earned(0.05, 2), Instant::now());
+        (0..1_000).for_each(|_| share.deposit(now));
+        assert_eq!(share.available(now), 52);
+        assert_eq!(share.available(now + 2 * SEC), 2);
+        let now = now + 2 * SEC;
+        assert!(share.withdraw(now) && share.withdraw(now) && !share.withdraw(now));
+        assert_eq!(share.available(now + 3_600 * SEC), 0);
     }
 
     #[test]
@@ -347,10 +423,11 @@ mod tests {
 
     #[test]
     fn clones_share_it() {
-        let (one, now) = (RetryBudget::new(), Instant::now());
+        let (one, now) = (RetryBudget::builder().reserve(2), Instant::now());
+        let one = one.build().unwrap();
         let other = one.clone();
         assert!(one.withdraw(now) && other.withdraw(now));
-        assert_eq!((one.available(now), other.withdrawn()), (98, 2));
+        assert_eq!((one.available(now), other.withdrawn()), (0, 2));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Service, timeout::error::Elapsed};
 
 use super::{
-    FailedAnswer, RetryError, Stop, TryTimeout, again, budget::SlotEnd, layer::Settings,
-    reissue::Reissue, terms::Terms,
+    FailedAnswer, RetryError, Stop, TryTimeout, budget::SlotEnd, layer::Settings, reissue::Reissue,
+    terms::Terms,
 };
 use crate::{
     attempt::{Tried, give_up},
@@ -301,7 +301,7 @@ where
         wait.tries += 1;
         tracing::debug!(attempt = wait.tries, "request is sent again");
         let (service, tried) = (this.service, this.tried);
-        let attempt = again::enter(|| tried.enter(|| service.call(request)));
+        let attempt = tried.enter(|| service.call(request));
         this.attempt.set(Some(attempt));
         Ok(())
     }

@@ -11,6 +11,12 @@
 //! balance = reserve + (booked in all - marks[oldest])
 //! ```
 //!
+//! Where a reserve is to be earned back, what the bookings before the window took from it stays taken:
+//!
+//! ```text
+//! balance = reserve - owed + (booked in all - marks[oldest])
+//! ```
+//!
 //! Deposits and withdrawals only ever touch the balance. Whoever comes first after the start of a slot
 //! claims the move by a compare-and-swap on `due`; everyone else goes on with the balance as it is,
 //! as if their clock were that little behind. Nobody waits. However long nothing happened, moving
@@ -40,21 +46,37 @@ pub(super) struct Ledger {
     /// What was booked before the window, so that `balance + gone` is the reserve and all that was
     /// ever booked. It wraps around, and only differences are used.
     gone: AtomicI64,
+    /// What is missing of an earned reserve because of what was booked before the window. Part of
+    /// `gone`, and known to movers only.
+    owed: AtomicI64,
     /// `balance + gone` at the start of each slot in the window, and of the one after it.
     marks: Box<[AtomicI64]>,
     reserve: i64,
+    refill: Refill,
     slot_ns: u64,
+}
+
+/// What fills a reserve again that was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refill {
+    /// Time: what was withdrawn is forgotten with the window, like a deposit.
+    Time,
+    /// Deposits that leave the window unused, and nothing else. So of all that was ever withdrawn only
+    /// the reserve was not deposited.
+    Deposits,
 }
 
 impl Ledger {
     /// Opens books over `slots` slots of `slot_ns` each; neither may be zero.
-    pub(super) fn new(reserve: i64, slots: u32, slot_ns: u64) -> Self {
+    pub(super) fn new(reserve: i64, refill: Refill, slots: u32, slot_ns: u64) -> Self {
         Self {
             balance: AtomicI64::new(reserve),
             due: AtomicU64::new(slot_ns),
             gone: AtomicI64::new(0),
+            owed: AtomicI64::new(0),
             marks: (0..=slots).map(|_| AtomicI64::new(reserve)).collect(),
             reserve,
+            refill,
             slot_ns,
         }
     }
@@ -124,7 +146,16 @@ impl Ledger {
         for slot in (due / self.slot_ns).max(oldest)..=tick {
             self.mark(slot).store(booked, Relaxed);
         }
-        let leaves = self.mark(oldest).load(Relaxed).wrapping_sub(self.reserve);
+        let mut leaves = self.mark(oldest).load(Relaxed).wrapping_sub(self.reserve);
+        if self.refill == Refill::Deposits {
+            // What left before, and now: more withdrawals than deposits are owed, and the contrary pays
+            // what is owed.
+            let owed = self.owed.load(Relaxed);
+            let net = leaves.wrapping_sub(gone.wrapping_sub(owed));
+            let owed = owed.saturating_sub(net).max(0);
+            self.owed.store(owed, Relaxed);
+            leaves = leaves.wrapping_add(owed);
+        }
         self.balance.fetch_sub(leaves.wrapping_sub(gone), Relaxed);
         self.gone.store(leaves, Relaxed);
         let next = (tick + 1).saturating_mul(self.slot_ns).min(MOVING - 1);
@@ -147,7 +178,7 @@ mod tests {
 
     /// Ten slots of 100 make a window of 1000.
     fn ledger(reserve: i64) -> Ledger {
-        Ledger::new(reserve * WITHDRAWAL, 10, 100)
+        Ledger::new(reserve * WITHDRAWAL, Refill::Time, 10, 100)
     }
 
     #[test]
@@ -221,6 +252,25 @@ mod tests {
     }
 
     #[test]
+    fn an_earned_reserve_grows_back_with_deposits_and_not_with_time() {
+        let ledger = Ledger::new(2 * WITHDRAWAL, Refill::Deposits, 10, 100);
+        assert!(ledger.withdraw(0) && ledger.withdraw(0) && !ledger.withdraw(0));
+        assert!(!ledger.withdraw(1_000_000), "time alone gives nothing back");
+        for at in 0..4 {
+            ledger.deposit(WITHDRAWAL / 4, 1_000_000 + at * 5_000);
+        }
+        assert!(ledger.withdraw(1_020_000) && !ledger.withdraw(1_020_000));
+        for at in 0..100 {
+            ledger.deposit(WITHDRAWAL, 2_000_000 + at * 100);
+        }
+        assert_eq!(
+            ledger.balance(3_000_000),
+            2 * WITHDRAWAL,
+            "and no more than it was"
+        );
+    }
+
+    #[test]
     fn many_threads_never_overdraw() {
         const THREADS: usize = 64;
         let ledger = ledger(10);
@@ -283,6 +333,33 @@ mod tests {
                 prop_assert_eq!(ledger.balance(now), naive.balance(now), "at {}", now);
             }
         }
+
+        #[test]
+        fn an_earned_reserve_is_the_only_thing_ever_withdrawn_that_was_not_deposited(
+            reserve in 0i64..4,
+            steps in prop::collection::vec((any::<bool>(), 1i64..600_000, 0u64..400, 0u32..40), 1..400),
+        ) {
+            let reserve = reserve * WITHDRAWAL;
+            let ledger = Ledger::new(reserve, Refill::Deposits, 10, 100);
+            let mut naive = Naive { reserve, booked: Vec::new() };
+            let (mut now, mut sum) = (0, 0);
+            for (withdraw, amount, pause, long) in steps {
+                now += if long == 0 { pause * 50 } else { pause };
+                // No more than what time gives back, ever.
+                prop_assert!(ledger.balance(now) <= naive.balance(now), "at {}", now);
+                let booked = if !withdraw {
+                    ledger.deposit(amount, now);
+                    amount
+                } else if ledger.withdraw(now) {
+                    -WITHDRAWAL
+                } else {
+                    0
+                };
+                naive.booked.push((now, booked));
+                sum += booked;
+                prop_assert!(sum >= -reserve, "at {}", now);
+            }
+        }
     }
 }
 
@@ -295,7 +372,7 @@ mod model {
     #[test]
     fn two_never_get_what_is_there_for_one() {
         loom::model(|| {
-            let ledger = Arc::new(Ledger::new(WITHDRAWAL, 1, 100));
+            let ledger = Arc::new(Ledger::new(WITHDRAWAL, Refill::Time, 1, 100));
             let other = ledger.clone();
             let thread = thread::spawn(move || other.withdraw(10));
             let mine = ledger.withdraw(10);
@@ -308,7 +385,7 @@ mod model {
     #[test]
     fn moving_the_window_loses_and_invents_nothing() {
         loom::model(|| {
-            let ledger = Arc::new(Ledger::new(WITHDRAWAL, 1, 100));
+            let ledger = Arc::new(Ledger::new(WITHDRAWAL, Refill::Time, 1, 100));
             ledger.deposit(WITHDRAWAL, 0);
             // Both find the window to be moved past that deposit.
             let other = ledger.clone();
@@ -324,9 +401,25 @@ mod model {
     }
 
     #[test]
+    fn what_is_owed_is_reckoned_once() {
+        loom::model(|| {
+            let ledger = Arc::new(Ledger::new(WITHDRAWAL, Refill::Deposits, 1, 100));
+            assert!(ledger.withdraw(0));
+            // Both find the window to be moved past that withdrawal, which does not come back.
+            let other = ledger.clone();
+            let thread = thread::spawn(move || other.withdraw(200));
+            let mine = ledger.withdraw(200);
+            let theirs = thread.join().unwrap();
+            assert!(!mine && !theirs, "nothing was deposited");
+            ledger.deposit(WITHDRAWAL, 200);
+            assert_eq!(ledger.balance(400), WITHDRAWAL, "it is earned back");
+        });
+    }
+
+    #[test]
     fn a_deposit_that_does_not_look_counts_in_one_of_the_two_slots() {
         loom::model(|| {
-            let ledger = Arc::new(Ledger::new(0, 1, 100));
+            let ledger = Arc::new(Ledger::new(0, Refill::Time, 1, 100));
             // Its clock is behind that of the one that moves the window.
             let other = ledger.clone();
             let thread = thread::spawn(move || other.deposit_in_slot(WITHDRAWAL));
@@ -340,7 +433,7 @@ mod model {
     #[test]
     fn one_that_finds_the_window_moved_sees_what_left_it() {
         loom::model(|| {
-            let ledger = Arc::new(Ledger::new(0, 1, 100));
+            let ledger = Arc::new(Ledger::new(0, Refill::Time, 1, 100));
             ledger.deposit(WITHDRAWAL, 0);
             let other = ledger.clone();
             let thread = thread::spawn(move || other.withdraw(200));

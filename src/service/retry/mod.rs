@@ -17,7 +17,7 @@
 //!   was not sent at all costs nobody anything: the first one after it follows at once.
 //! - **Elsewhere**: the attempts of a request share one [`Tried`], so a balancer below picks another
 //!   endpoint for each.
-//! - **How much in all**: a [`RetryBudget`], by default 20 % of the requests and 10 a second.
+//! - **How much in all**: a [`RetryBudget`], by default 20 % of the requests and one in 10 s.
 //!
 //! A failing *answer* that is not retried is handed on untouched, and kept for that until its retry is
 //! sent, or finds the service not ready: then it may hold the very place in a limit that everyone waits
@@ -29,7 +29,7 @@
 //! are slow, a retry for those that failed. So the hedge must see single attempts: above a retry it would
 //! take a backoff for slowness, and each of its two branches would retry on its own. Retries are
 //! hedged as first attempts are, since one may hang, and both draw on one budget, which bounds the sum
-//! of them. Timeouts and a limit on what is waiting belong above the retry, a breaker
+//! of them, though hedges have a share of their own as well. Timeouts and a limit on what is waiting belong above the retry, a breaker
 //! of one endpoint below the balancer.
 //!
 //! # What it costs
@@ -37,7 +37,6 @@
 //! the clock and one atomic addition, which are most of it. No allocation but what the copy needs, and
 //! a timer only for a per-try timeout of an attempt that has to wait.
 
-mod again;
 mod budget;
 mod error;
 mod future;
@@ -50,7 +49,6 @@ pub mod reissue;
 mod replay;
 mod terms;
 
-pub(crate) use self::again::is_retry;
 pub use self::{
     budget::{BudgetBuilder, RetryBudget},
     error::{FailedAnswer, RetryError, Stop, TryTimeout},
