@@ -378,7 +378,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         }
     }
 
-    /// Sets the budget of retries and hedges; by default 20 % of the requests and one in 10 s. Hedges
+    /// Sets the budget of retries and hedges; by default 20 % of the requests and ten in reserve. Hedges
     /// also have a share of their own, so nearly all of it is left to retries.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {

@@ -23,7 +23,10 @@
 //!   comes (Finagle, tower). Here silence counts: with requests waiting, the estimate is at least the
 //!   time since the last answer. A cancelled request proves one thing, that its answer takes longer
 //!   than it waited, so it may raise the estimate and never lowers it. Else an endpoint that answers
-//!   nothing while clients time out would end as the cheapest of all.
+//!   nothing while clients time out would end as the cheapest of all. Where nothing else was answered
+//!   meanwhile either, and it waited for longer than answers take, the endpoint counts as one that failed:
+//!   it gets a request a second until one is answered. Else each hedge that rescues a request would leave
+//!   the endpoint idle, and the next request would go there.
 //!
 //! # What is usual
 //! A maximum shows that an endpoint is slow, and not that two are equal: of two servers that differ in
@@ -100,8 +103,8 @@ const ONE_IN: u32 = 16;
 /// In nanoseconds, less a second.
 const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 
-/// So long after its last answer, an endpoint whose last answer was a failure gets one request to see
-/// whether it is back. A penalty is no latency: it would take a minute and more to sink to what others
+/// So long after its last answer, an endpoint whose last answer was a failure, or that let a request wait in
+/// vain, gets one request to see whether it is back. A penalty is no latency: it would take a minute and more to sink to what others
 /// take, while whoever restarts is back within seconds.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
@@ -297,6 +300,14 @@ impl PeakEwma {
         }
     }
 
+    /// Whether a request was given up after so long although nothing else was answered meanwhile, and that is
+    /// longer than answers take here. `took` is in nanoseconds.
+    fn is_silent(&self, took: u64, now: u64) -> bool {
+        let silence = now.saturating_sub(self.heard.load(Relaxed));
+        let usual = self.estimate(self.level.load(Relaxed), now);
+        silence >= took && seconds(took) > usual
+    }
+
     /// Writes only what changes: a store takes the cache line from other threads.
     fn set_pace(&self, pace: u8) {
         if self.pace.load(Relaxed) != pace {
@@ -408,6 +419,11 @@ impl LoadTracker for PeakEwma {
                 self.sample(rtt.max(self.settings.penalty), now);
             }
             Outcome::Cancelled => {
+                if self.is_silent(took, now) {
+                    self.failed.store(true, Relaxed);
+                    self.heard.store(now, Relaxed);
+                    self.raise(rtt.max(SECOND_CHANCE), now);
+                }
                 self.raise(rtt, now);
                 let usual = self.known();
                 if usual.is_known() && seconds(took) > usual.mean() {

@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_delay_is_several_medians_of_the_last_second() {
         let (latencies, base) = beyond_medians(0.95, 3.0);
-        let mut second = |at: u32, usual: Duration| {
+        let second = |at: u32, usual: Duration| {
             let now = base + at * SEC;
             (0..96).for_each(|_| latencies.record(usual, now));
             (0..4).for_each(|_| latencies.record(10 * usual, now));

@@ -29,6 +29,9 @@ const PERCENTILE: f64 = 0.97;
 /// times with σ 0.3: what is that slow is no chance.
 const TIMES_MEDIAN: f64 = 3.0;
 
+/// A burst gets no more hedges than the requests of a second pay for.
+const SHARE_OVER: Duration = Duration::from_secs(1);
+
 /// One more, once, for a client with hardly any traffic. Two of each of 100 clients lift the p99 of `near
 /// capacity` by a tenth at 95 %, where they are spent all at once.
 const FEW: u32 = 1;
@@ -322,7 +325,10 @@ impl<R, C> HedgeBuilder<R, C> {
                 format!("{:?} is not within 1 s to 600 s", self.window),
             ));
         }
-        let share = || RetryBudget::earned(self.share, FEW);
+        let share = || {
+            let share = RetryBudget::builder().ratio(self.share).reserve(FEW);
+            share.ttl(SHARE_OVER).finish()
+        };
         let budget = self.budget.unwrap_or_else(share);
         Ok(HedgeLayer {
             shared: Arc::new(Shared {
