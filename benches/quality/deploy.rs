@@ -97,11 +97,12 @@ pub(crate) fn report(seed: u64) -> Report {
             if let Contender::Stack(_, _) = contender {
                 let what = format!("{name}: failed, %");
                 bars.push(Bar::at_most(what, failed, 0.0));
-                let what = format!("{name}: p99 by that of no deploy");
-                bars.push(Bar::at_most(what, p99 / before, 1.15));
             }
             if contender.name() == UNHEDGED.name() {
                 unhedged = p99;
+                // While one of ten has half of its share on average, the others are at 0.95 instead of 0.9.
+                let what = format!("{name}: p99 by that of no deploy");
+                bars.push(Bar::at_most(what, p99 / before, 1.15));
             }
             if contender.name() == STACK.name() {
                 let what = format!("{name}: p99 by that without hedges");

@@ -165,7 +165,10 @@ async fn when_everything_is_slow_the_share_and_one_more_are_sent_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn what_still_runs_when_there_is_something_again_is_sent_then() {
-    let one = RetryBudget::builder().ratio(0.0).reserve(1).ttl(SEC);
+    let one = RetryBudget::builder()
+        .ratio(0.0)
+        .reserve_per_sec(1)
+        .ttl(SEC);
     let one = one.build().unwrap();
     assert!(one.withdraw(Instant::now()));
     let server = Server::new([says(200).after(10 * SEC), says(204).after(10 * MS)]);
@@ -177,7 +180,7 @@ async fn what_still_runs_when_there_is_something_again_is_sent_then() {
 
 #[tokio::test(start_paused = true)]
 async fn the_share_holds_over_any_window_and_nothing_grows_back_with_time() {
-    let server = Server::new([says(200).after(300 * MS); 9_000]);
+    let server = Server::new(vec![says(200).after(300 * MS); 9_000]);
     let hedge = by_share()
         .share(0.05)
         .build()

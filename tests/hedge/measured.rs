@@ -110,7 +110,10 @@ async fn an_overload_ends_hedging_within_a_second_and_hedging_returns_after_it()
     let script = script.chain(hangs).chain(usual(20 * 200)).chain(hangs);
     let server = Server::new(script);
     // One hedge at a time is enough to see the delay, and changes nothing else.
-    let budget = RetryBudget::builder().ratio(0.0).reserve(1).ttl(SEC);
+    let budget = RetryBudget::builder()
+        .ratio(0.0)
+        .reserve_per_sec(1)
+        .ttl(SEC);
     let layer = HedgeLayer::cloned().budget(budget.build().unwrap());
     let hedge = layer.build().unwrap().layer(server.clone());
     all_at_once(&hedge, 400).await;

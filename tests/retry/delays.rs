@@ -3,7 +3,11 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tower::{Layer, ServiceExt};
-use tower_roster::{Backoff, backoff::Jitter, service::retry::RetryLayer};
+use tower_roster::{
+    Backoff,
+    backoff::Jitter,
+    service::retry::{RetryBudget, RetryLayer},
+};
 
 use crate::kit::*;
 
@@ -75,6 +79,7 @@ async fn the_same_seed_waits_the_same_and_requests_do_not_wait_in_step() {
     let layer = RetryLayer::cloned()
         .classify(by_status())
         .delay(Backoff::new(SEC, SEC).unwrap())
+        .budget(RetryBudget::builder().reserve(20).build().unwrap())
         .seed(5);
     let layer = layer.build().unwrap();
     let server = Server::new([says(500); 20]);

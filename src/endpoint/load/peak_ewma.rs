@@ -305,7 +305,8 @@ impl PeakEwma {
     fn is_silent(&self, took: u64, now: u64) -> bool {
         let silence = now.saturating_sub(self.heard.load(Relaxed));
         let usual = self.estimate(self.level.load(Relaxed), now);
-        silence >= took && seconds(took) > usual
+        // Of one that never answered nobody knows how long that takes.
+        usual > 0.0 && silence >= took && seconds(took) > usual
     }
 
     /// Writes only what changes: a store takes the cache line from other threads.
@@ -638,6 +639,24 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_let_a_request_wait_in_vain_gets_one_a_second() {
+        let (ewma, now) = steady();
+        request(&ewma, Outcome::Cancelled, 30 * MS, now + 30 * MS);
+        let at = |ms: u32| now + ms * MS;
+        assert!(ewma.load(0, at(31)) > 0.9, "as if an answer took a second");
+        assert_eq!(ewma.load(0, at(1_030)), 0.0, "it may be back");
+        request(&ewma, Outcome::Cancelled, 30 * MS, at(1_060));
+        assert!(ewma.load(0, at(1_061)) > 0.9, "it is not");
+        request(&ewma, Outcome::Success, 10 * MS, at(2_100));
+        assert_close(ewma.load(0, at(2_100)), 0.010);
+        // Where another was answered meanwhile, it was that one request.
+        ewma.start(at(2_200));
+        request(&ewma, Outcome::Success, 10 * MS, at(2_220));
+        ewma.record(Outcome::Cancelled, 50 * MS, at(2_250));
+        assert_close(ewma.load(0, at(2_250)), 0.050);
+    }
+
+    #[test]
     fn a_cancelled_probe_is_not_a_measurement() {
         let (ewma, base) = tracker();
         request(&ewma, Outcome::Cancelled, MS, base + SEC);
@@ -816,7 +835,8 @@ mod tests {
         request(&ewma, Outcome::Cancelled, MS, now + 2 * MS);
         assert_eq!(mean(now + 2 * MS), before);
         request(&ewma, Outcome::Cancelled, SEC, now + 2 * SEC);
-        assert_eq!(mean(now + 2 * SEC), None, "it was late");
+        assert_eq!(mean(now + 9 * SEC), None, "nothing was answered");
+        request(&ewma, Outcome::Success, 10 * MS, now + 9 * SEC);
         assert!(mean(now + 9 * SEC) > before);
     }
 
