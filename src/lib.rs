@@ -86,6 +86,7 @@ pub mod registry;
 mod rng;
 pub mod service;
 mod sync;
+mod task;
 mod window;
 
 pub use self::{

@@ -17,6 +17,7 @@
 //! the registry cannot be reached ([`State::Stale`], with an error), it knows no such service
 //! ([`State::Missing`]), and the service has no instance that may serve ([`State::Empty`]).
 
+mod connect;
 #[cfg(feature = "consul")]
 pub mod consul;
 pub mod fixed;
@@ -26,23 +27,20 @@ mod http;
 #[cfg(feature = "memory")]
 pub mod memory;
 mod pace;
+#[cfg(any(feature = "consul", feature = "rest"))]
+mod redact;
 mod registration;
 #[cfg(feature = "rest")]
 pub mod rest;
 mod supervise;
-mod url;
 mod view;
 mod watch;
 
-pub(crate) use self::{
-    follow::{Followed, Follower, followed},
-    supervise::fenced,
-    watch::first,
-};
+pub(crate) use self::follow::{Followed, Follower, followed};
 pub use self::{
+    connect::{connect, connect_with},
     pace::Limit,
     registration::{Announcement, Event, Health, Registration},
-    url::{connect, connect_with},
     view::{State, View},
     watch::{Closed, Watch},
 };

@@ -17,11 +17,9 @@
 
 use std::{
     collections::HashSet,
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
+    future::Future,
     pin::pin,
     sync::{Arc, Weak},
-    task::Poll,
     time::Duration,
 };
 
@@ -32,12 +30,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace, watch::first};
+use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace};
 use crate::{
     backoff::{after, jittered},
     catalog::{Listing, Settle},
     error::{Error, ErrorKind},
     rng::small_rng,
+    task::{fenced, first_of, sleep_until_some},
 };
 
 /// While an empty reply is held back, the registry is asked this often whether it stands.
@@ -125,7 +124,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
         );
         show(out, chosen, false);
         // The set is dropped with this future, and its tasks with the set.
-        first(views.iter_mut().map(changed)).await;
+        first_of(views.iter_mut().map(changed)).await;
     }
 }
 
@@ -252,18 +251,6 @@ impl Job {
     }
 }
 
-/// Runs a future whose panics become `None`: a defect in a backend costs one request.
-pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        },
-    )
-    .await
-}
-
 /// Folds answers into the published view.
 struct Publisher<'a> {
     cell: &'a cell::Sender<View>,
@@ -285,12 +272,7 @@ impl Publisher<'_> {
         let mut future = pin!(future);
         loop {
             let due = self.deadline();
-            let sleep = async {
-                match due {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let sleep = sleep_until_some(due);
             tokio::select! {
                 biased;
                 value = &mut future => return value,

@@ -30,9 +30,13 @@ use rand::Rng;
 use super::{
     Candidate, Draw, Picker, Set,
     alias::{Shares, below},
-    hash::{hash_key, mix},
 };
-use crate::{endpoint::load::LoadTracker, error::ConfigError, instance::Key};
+use crate::{
+    balance::hash::{hash_key, mix},
+    endpoint::load::LoadTracker,
+    error::ConfigError,
+    instance::Key,
+};
 
 /// The paper's example, and what HAProxy and Google Pub/Sub recommend: tighter moves more keys, looser
 /// bounds less.

@@ -48,10 +48,9 @@ use rand::rngs::SmallRng;
 use self::race::race;
 use super::{
     Candidate, Policy,
-    hash::mix,
     hashed::{Bound, Hashed, Owners, Table, ranked},
 };
-use crate::{endpoint::load::InFlight, error::ConfigError};
+use crate::{balance::hash::mix, endpoint::load::InFlight, error::ConfigError};
 
 /// Up to so many endpoints there are as many slots.
 const FEW: u64 = 256;

@@ -40,7 +40,6 @@
 //! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
 
 mod alias;
-mod hash;
 mod hashed;
 mod least_requests;
 mod maglev;
@@ -54,7 +53,6 @@ mod weighted_round_robin;
 
 pub(crate) use self::alias::Ahead;
 pub use self::{
-    hash::hash_key,
     least_requests::LeastRequests,
     maglev::Maglev,
     named::{AnyPolicy, NAMES, by_name},
@@ -65,6 +63,7 @@ pub use self::{
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
+pub use super::hash::hash_key;
 
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;

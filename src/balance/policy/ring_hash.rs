@@ -52,10 +52,9 @@ use rand::rngs::SmallRng;
 
 use super::{
     Candidate, Policy,
-    hash::mix,
     hashed::{Bound, Hashed, Owners, Ranked, Table, ranked},
 };
-use crate::{endpoint::load::InFlight, error::ConfigError};
+use crate::{balance::hash::mix, endpoint::load::InFlight, error::ConfigError};
 
 /// The places of a ring, as a power of two: as many as a second-level cache holds, and fifty for each of
 /// 10 000 endpoints. Always the same, because half of the keys have another owner on a finer ring.

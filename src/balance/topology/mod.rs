@@ -30,7 +30,6 @@ mod priority;
 mod route;
 mod split;
 mod subset;
-mod tally;
 mod zone;
 
 use std::{future::pending, sync::Arc};
@@ -55,7 +54,6 @@ pub use self::{
 pub(crate) use self::{
     plan::{Plan, Set},
     planner::{Member, Planned, Standing, Traits},
-    tally::Tally,
 };
 use crate::{error::ConfigError, instance::Instance};
 

@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{split::Version, subset::Subset};
-use crate::balance::policy::hash_key;
+use crate::balance::hash::hash_key;
 
 /// What one request wishes: a key, a subset, a version. Nothing by default.
 ///

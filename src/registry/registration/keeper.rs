@@ -13,8 +13,9 @@ use crate::{
     backoff::{Backoff, after},
     error::{Error, ErrorKind},
     instance::Instance,
-    registry::{Backend, Lease, Renewal, Settings, supervise::fenced},
+    registry::{Backend, Lease, Renewal, Settings},
     rng::small_rng,
+    task::fenced,
 };
 
 /// How long leaving may take in all; a registration with a check expires by itself after that.

@@ -20,7 +20,8 @@
 //! asked later to one that asked earlier: how long a lap is makes no difference, where an endpoint has
 //! far more slots than it asks for in one.
 
-use super::{Spread, mix};
+use super::Spread;
+use crate::balance::hash::mix;
 use crate::balance::policy::hashed::Ranked;
 
 /// The share from which there is no slack, and how many slots of slack there are for each part of all
