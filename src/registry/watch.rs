@@ -4,7 +4,10 @@ use std::fmt;
 
 use tokio::sync::watch as cell;
 
-use super::{Query, State, View};
+use super::{
+    query::Query,
+    view::{State, View},
+};
 
 /// A watched service. Cheap to clone; the watch ends when the last clone is dropped.
 ///

@@ -8,12 +8,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Command, Event};
+use super::event::{Command, Event};
 use crate::{
     backoff::{Backoff, after},
     error::{Error, ErrorKind},
     instance::Instance,
-    registry::{Backend, Lease, Renewal, Settings},
+    registry::{
+        contract::{Backend, Lease, Renewal},
+        settings::Settings,
+    },
     rng::small_rng,
     task::fenced,
 };
