@@ -1,8 +1,7 @@
-//! What hashing policies promise: how many keys move when an endpoint goes, how even shares are, and how
+//! What the ring promises: how many keys move when an endpoint goes, how even shares are, and how
 //! long a table takes.
 //!
-//! `cargo bench --bench hashing` prints the figures that the essays of `Maglev` and `RingHash` give, as a
-//! table; with `--test` it runs for the smallest sets only. Nothing is sampled: every entry of a table is
+//! `cargo bench --bench hashing` prints the figures that the essay of `RingHash` gives, as a table; with `--test` it runs for the smallest sets only. Nothing is sampled: every entry of a table is
 //! looked up once, before and after. Each row is the worst of three ways of naming endpoints and of
 //! four endpoints that go.
 
@@ -12,7 +11,7 @@ use std::time::Instant;
 
 use rand::{SeedableRng, rngs::SmallRng};
 use tower_roster::{
-    balance::policy::{Candidate, Draw, Maglev, Policy, RingHash, Trial},
+    balance::policy::{Candidate, Draw, Policy, RingHash, Trial},
     instance::Key,
 };
 
@@ -55,13 +54,13 @@ fn unmixed(mut hash: u64) -> u64 {
     hash.wrapping_sub(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The owner of each entry: a table of Maglev's goes by the low bits of a hash, a ring by the high ones.
-fn owners<P: Policy>(policy: &P, of: &[(usize, Candidate<'static>)], high: bool) -> Vec<usize> {
+/// The owner of each entry, which goes by the high bits of a hash.
+fn owners<P: Policy>(policy: &P, of: &[(usize, Candidate<'static>)]) -> Vec<usize> {
     let candidates: Vec<Candidate<'static>> = of.iter().map(|(_, one)| one.clone()).collect();
     let mut rng = SmallRng::seed_from_u64(1);
     let trial = Trial::with_candidates(policy, &candidates, &mut rng);
     let owner = |entry: u64| {
-        let hash = if high { entry << (64 - ENTRIES) } else { entry };
+        let hash = entry << (64 - ENTRIES);
         let draw = &mut Draw::new(&mut rng).hash(Some(unmixed(hash)));
         of[trial.pick(draw)].0
     };
@@ -81,7 +80,7 @@ struct Worst {
     built: f64,
 }
 
-fn worst<P: Policy>(policy: &P, len: usize, weight: Weight, high: bool) -> Worst {
+fn worst<P: Policy>(policy: &P, len: usize, weight: Weight) -> Worst {
     let mut worst = Worst {
         shares: [1.0; 4],
         ..Worst::default()
@@ -97,7 +96,7 @@ fn worst<P: Policy>(policy: &P, len: usize, weight: Weight, high: bool) -> Worst
         worst.built = worst.built.max(started.elapsed().as_secs_f64() * 1e3);
         drop(picker);
 
-        let before = owners(policy, &set, high);
+        let before = owners(policy, &set);
         let mut counts = vec![0_u32; len];
         before.iter().for_each(|owner| counts[*owner] += 1);
         let share = |n: usize| f64::from(counts[n]) / all * total / weight(n);
@@ -113,7 +112,7 @@ fn worst<P: Policy>(policy: &P, len: usize, weight: Weight, high: bool) -> Worst
 
         for gone in [0, 1, len / 2, len - 1] {
             let rest: Vec<_> = set.iter().filter(|(n, _)| *n != gone).cloned().collect();
-            let after = owners(policy, &rest, high);
+            let after = owners(policy, &rest);
             let moved = before.iter().zip(&after).filter(|(a, b)| a != b);
             let (own, others): (Vec<_>, Vec<_>) = moved.partition(|(a, _)| **a == gone);
             let (own, others) = (own.len() as f64 / all, others.len() as f64 / all);
@@ -126,7 +125,7 @@ fn worst<P: Policy>(policy: &P, len: usize, weight: Weight, high: bool) -> Worst
     worst
 }
 
-fn print<P: Policy>(policy: &P, what: &str, rows: &[(usize, usize)], high: bool) {
+fn print<P: Policy>(policy: &P, what: &str, rows: &[(usize, usize)]) {
     for (weights, len) in rows {
         let (kind, weight) = WEIGHTS[*weights];
         let Worst {
@@ -135,7 +134,7 @@ fn print<P: Policy>(policy: &P, what: &str, rows: &[(usize, usize)], high: bool)
             others,
             shares: [least, low, high, most],
             built,
-        } = worst(policy, *len, weight, high);
+        } = worst(policy, *len, weight);
         let shares = format!("{least:.3}, {low:.3}, {high:.3}, {most:.3}");
         println!(
             "{what:<8} {len:>6} {kind:<20} {times:>6.2} × {:>7.3} % {:>7.3} %   {shares}   {built:>6.1} ms",
@@ -156,15 +155,9 @@ fn main() {
         sizes.iter().map(|len| (weights, *len)).collect::<Vec<_>>()
     };
     let rows = [
-        sizes(0, &[10, 100, 128, 256, 257, 512, 1_000, 4_000, 10_000]),
-        sizes(1, &[10, 100, 256, 1_000]),
-        sizes(3, &[10, 100, 256]),
-    ];
-    print(&Maglev::new(), "Maglev", &rows.concat(), false);
-    let rows = [
         sizes(0, &[3, 10, 50, 100, 300, 1_000, 3_000, 10_000]),
         sizes(1, &[10, 100]),
         sizes(2, &[3, 10, 50, 100, 300, 1_000, 3_000]),
     ];
-    print(&RingHash::new(), "ring", &rows.concat(), true);
+    print(&RingHash::new(), "ring", &rows.concat());
 }

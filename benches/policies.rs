@@ -17,8 +17,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 use tower_roster::{
     balance::policy::{
-        Draw, LeastRequests, Maglev, P2c, Policy, Random, ResponseTime, RingHash, RoundRobin,
-        Trial, WeightedRandom, WeightedRoundRobin,
+        Draw, LeastRequests, P2c, Policy, Random, ResponseTime, RingHash, RoundRobin, Trial,
+        WeightedRandom, WeightedRoundRobin,
     },
     classify::Outcome,
     endpoint::load::{LoadTracker, PeakEwma},
@@ -140,11 +140,6 @@ fn policies(criterion: &mut Criterion) {
     picks(&mut group, "idle", &RingHash::new(), even, 0, true);
     picks(&mut group, "busy", &RingHash::new(), even, 3, true);
     group.finish();
-
-    let mut group = criterion.benchmark_group("maglev");
-    picks(&mut group, "idle", &Maglev::new(), even, 0, true);
-    picks(&mut group, "busy", &Maglev::new(), even, 3, true);
-    group.finish();
 }
 
 /// What peak EWMA costs beside the pick.
@@ -184,8 +179,6 @@ fn preparing() {
     prepare("weighted-round-robin", &WeightedRoundRobin::new(), uneven);
     prepare("peak-ewma", &P2c::peak_ewma(), uneven);
     prepare("ring-hash", &RingHash::new(), uneven);
-    prepare("maglev, even", &Maglev::new(), even);
-    prepare("maglev, uneven", &Maglev::new(), uneven);
 }
 
 fn main() {

@@ -53,7 +53,7 @@ struct Args {
     /// Who gets a request.
     #[arg(long, value_name = "NAME", default_value = "peak-ewma", value_parser = policy::NAMES.to_vec())]
     policy: String,
-    /// The key of a request, sent as x-key, {n} being its number: what ring-hash and maglev go by.
+    /// The key of a request, sent as x-key, {n} being its number: what ring-hash goes by.
     #[arg(long, value_name = "KEY", default_value = "{n}")]
     key: String,
     /// Send what failed again, to another instance (the default).

@@ -65,6 +65,7 @@
 //! everything together and tells why in that order. [`docs`] holds the reasons of the defaults, what it
 //! costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod attempt;
 pub mod backoff;
@@ -86,6 +87,7 @@ pub mod registry;
 mod rng;
 pub mod service;
 mod sync;
+mod task;
 mod window;
 
 pub use self::{

@@ -17,7 +17,7 @@ pub(crate) use std::{
 #[cfg(not(all(test, roster_loom)))]
 pub(crate) use try_lock::{Locked, TryLock};
 
-pub(crate) use atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// A lock that nobody waits for, in a model.
 #[cfg(all(test, roster_loom))]

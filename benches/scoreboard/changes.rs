@@ -16,7 +16,7 @@ use tower::{ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
         Balance, BalanceLayer,
-        policy::{Candidate, DefaultPolicy, Maglev, Policy},
+        policy::{Candidate, DefaultPolicy, Policy, RingHash},
     },
     instance::Key,
 };
@@ -222,7 +222,7 @@ pub fn picks_meanwhile(effort: Effort) -> Vec<Row> {
     let pace = Duration::from_millis(10);
     let [changing, quiet] = tails(&runtime, DefaultPolicy::default, pace, effort);
     let pace = Duration::from_millis(50);
-    let [building, still] = tails(&runtime, Maglev::new, pace, effort);
+    let [building, still] = tails(&runtime, RingHash::new, pace, effort);
     vec![
         Row::new(
             "p99.9 of a pick of 10,000, 100 changes a second",
@@ -232,7 +232,7 @@ pub fn picks_meanwhile(effort: Effort) -> Vec<Row> {
         .against("quiet", &quiet)
         .bar(Bar::AtMost(3.0)),
         Row::new(
-            "p99.9 of a pick of 10,000, while Maglev tables are built",
+            "p99.9 of a pick of 10,000, while rings are built",
             "ns",
             &building,
         )

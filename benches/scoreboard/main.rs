@@ -14,7 +14,7 @@
 //! | picks | pick, call and completion beside tower's balancer, from 2 to 10,000 endpoints |
 //! | growth | the same from 10 to 100,000 endpoints; what bounds it is the cache: a pick writes a line or two of a state that is drawn anywhere, and reads those of a second one where the first is not idle |
 //! | weights | weighted picks beside unweighted |
-//! | hashing | look-ups in Maglev's table and on a ring |
+//! | hashing | look-ups on a ring |
 //! | allocations | of one request |
 //! | tasks | 64 tasks on two threads beside tower's balancer in a `Buffer` |
 //! | changes | one change of 10,000, a burst of 1,000, picks meanwhile |

@@ -12,7 +12,7 @@ use super::{
     error::NoEndpoint,
     guard::RequestGuard,
     handle::{Handle, Status},
-    policy::{Draw, Policy},
+    policy::{Ahead, Draw, Policy},
     registry::RegistryStatus,
     slots::{Hand, Slots},
     snapshot::Snapshot,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) struct Core<S, P: Policy, C, R> {
-    pub(crate) slots: Slots<Snapshot<S, P>>,
+    pub(crate) slots: Slots<Snapshot<S, P>, Kept>,
     /// Endpoints that may be picked. Relaxed: a hint for `poll_ready`, a pick looks for itself.
     pub(crate) usable: AtomicUsize,
     pub(crate) handle: Handle,
@@ -35,6 +35,15 @@ pub(crate) struct Core<S, P: Policy, C, R> {
     pub(crate) epoch: Instant,
     /// The driver ends when this is dropped.
     pub(crate) _alive: mpsc::Sender<Infallible>,
+}
+
+/// What a pick leaves for the next one on its thread.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// When the clock was read last.
+    clock: Option<Instant>,
+    /// What the next pick is, if it is from the same table.
+    ahead: Ahead,
 }
 
 /// An endpoint for one request, which counts there from now on.
@@ -75,8 +84,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             let Hand {
                 rng,
                 picks,
-                clock,
-                ahead,
+                kept: Kept { clock, ahead },
             } = hand;
             let draw = Draw::new(rng).hash(wish.hash).tried(tried);
             let mut draw = draw.since(*clock).ahead(ahead);

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{error::BoxError, instance::Key};
+use crate::{classify::NotSent, error::BoxError, instance::Key};
 
 /// A request that got no answer.
 ///
@@ -75,7 +75,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             Kind::Endpoint { source, .. } => Some(&**source),
-            _ => None,
+            Kind::NoEndpoint(_) => NotSent::SOURCE,
         }
     }
 }

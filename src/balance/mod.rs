@@ -46,6 +46,7 @@ mod error;
 mod future;
 mod guard;
 mod handle;
+mod hash;
 mod layer;
 pub mod policy;
 mod registry;
@@ -54,6 +55,7 @@ mod shared;
 mod slots;
 mod snapshot;
 mod state;
+mod tally;
 pub mod topology;
 
 pub use self::{

@@ -3,21 +3,21 @@
 use std::{
     fmt,
     future::Future,
-    hash::Hash,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
 use tokio::time::timeout;
-use tower::{Service, discover::Discover};
+use tower::Service;
 
+#[cfg(doc)]
+use super::BalanceLayer;
 use super::{
     core::Core,
     error::Error,
     future::ResponseFuture,
     handle::Handle,
-    layer::BalanceLayer,
     policy::{DefaultPolicy, Policy},
     shared::Shared,
     topology::Route,
@@ -25,7 +25,6 @@ use super::{
 use crate::{
     attempt::Tried,
     classify::{Answers, Classify},
-    endpoint::Endpoint,
     error::BoxError,
 };
 
@@ -61,72 +60,6 @@ pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, R = ()> {
 }
 
 type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
-
-impl<S> Balance<S> {
-    /// Balances over the endpoints of one of our discoveries, with all defaults; a [`BalanceLayer`] has
-    /// settings. For the services of other discoveries, see [`plain`](Self::plain).
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime: it starts the task that follows discovery.
-    ///
-    /// # Examples
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), tower_roster::BoxError> {
-    /// use std::convert::Infallible;
-    /// use tower::ServiceExt;
-    /// use tower_roster::{Instance, balance::Balance, registry};
-    ///
-    /// let registry = registry::connect("fixed:10.0.0.1:80,10.0.0.2:80")?;
-    /// let discover = registry.watch("user-service")?.discover(|_: &Instance| {
-    ///     Ok::<_, Infallible>(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }))
-    /// });
-    /// let balance = Balance::new(discover);
-    /// assert_eq!(balance.clone().oneshot(1).await?, 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn new<D, L: 'static, E: 'static>(discover: D) -> Self
-    where
-        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
-        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
-        D::Error: Into<BoxError> + Send,
-        D::Service: Send,
-        S: Send + Sync + 'static,
-    {
-        BalanceLayer::new().balance(discover)
-    }
-
-    /// Balances over anybody's discovery, with all defaults; see
-    /// [`BalanceLayer::balance_plain`].
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    ///
-    /// # Examples
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), tower_roster::BoxError> {
-    /// use std::convert::Infallible;
-    /// use tower::{ServiceExt, discover::ServiceList};
-    /// use tower_roster::balance::Balance;
-    ///
-    /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
-    /// let balance = Balance::plain(ServiceList::new(vec![service, service]));
-    /// assert_eq!(balance.clone().oneshot(1).await?, 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn plain<D>(discover: D) -> Self
-    where
-        D: Discover<Service = S> + Send + 'static,
-        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
-        D::Error: Into<BoxError> + Send,
-        S: Send + Sync + 'static,
-    {
-        BalanceLayer::new().balance_plain(discover)
-    }
-}
 
 impl<S, P: Policy, C, R> Balance<S, P, C, R> {
     pub(super) fn new_with(core: Arc<Core<S, P, C, R>>) -> Self {

@@ -22,39 +22,36 @@
 use std::{cell::Cell, hint::spin_loop, sync::Arc, thread};
 
 use rand::rngs::SmallRng;
-use tokio::time::Instant;
 
 use crate::{
-    balance::policy::Ahead,
     rng::small_rng,
     sync::{Locked, TryLock, yield_now},
 };
 
-pub(crate) struct Slots<T> {
+/// A snapshot for each thread that reads, and an `H` that belongs to it.
+pub(crate) struct Slots<T, H> {
     /// A power of two, so that the next is found by masking.
-    slots: Box<[Slot<T>]>,
+    slots: Box<[Slot<T, H>]>,
 }
 
 /// Alone in its cache line and in the one that is fetched along with it.
 #[repr(align(128))]
-struct Slot<T>(TryLock<Seat<T>>);
+struct Slot<T, H>(TryLock<Seat<T, H>>);
 
-struct Seat<T> {
+struct Seat<T, H> {
     snapshot: Arc<T>,
-    hand: Hand,
+    hand: Hand<H>,
 }
 
 /// What a reader may change: belongs to its slot, so that threads share none of it.
-pub(crate) struct Hand {
+pub(crate) struct Hand<H> {
     /// Neither shared nor seeded for each request.
     pub(crate) rng: SmallRng,
     /// Picks of each endpoint, by its number in the snapshot, since they were collected. Half as large
     /// as what they add up to: there is one for each thread and endpoint.
     pub(crate) picks: Vec<u32>,
-    /// When a reader read the clock last.
-    pub(crate) clock: Option<Instant>,
-    /// What the next reader picks, if it picks from the same table.
-    pub(crate) ahead: Ahead,
+    /// What else a reader keeps for the next one.
+    pub(crate) kept: H,
 }
 
 thread_local! {
@@ -75,7 +72,7 @@ fn first() -> usize {
     })
 }
 
-impl<T> Slots<T> {
+impl<T, H: Default> Slots<T, H> {
     /// With a seed there is one slot only, so that the same picks follow whatever thread makes them.
     pub(crate) fn new(snapshot: Arc<T>, seed: Option<u64>) -> Self {
         let slots = match seed {
@@ -96,8 +93,7 @@ impl<T> Slots<T> {
                 hand: Hand {
                     rng: small_rng(seed),
                     picks: Vec::new(),
-                    clock: None,
-                    ahead: Ahead::default(),
+                    kept: H::default(),
                 },
             }))
         };
@@ -108,19 +104,19 @@ impl<T> Slots<T> {
 
     /// Lends the latest snapshot.
     #[inline]
-    pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
+    pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand<H>) -> R) -> R {
         self.read_from(first(), reader)
     }
 
     #[inline]
-    fn read_from<R>(&self, first: usize, reader: impl FnOnce(&T, &mut Hand) -> R) -> R {
+    fn read_from<R>(&self, first: usize, reader: impl FnOnce(&T, &mut Hand<H>) -> R) -> R {
         let mut seat = self.seat(first);
         let seat = &mut *seat;
         reader(&seat.snapshot, &mut seat.hand)
     }
 
     #[inline]
-    fn seat(&self, first: usize) -> Locked<'_, Seat<T>> {
+    fn seat(&self, first: usize) -> Locked<'_, Seat<T, H>> {
         let mask = self.slots.len() - 1;
         match self.slots[first & mask].0.try_lock() {
             Some(seat) => seat,
@@ -130,7 +126,7 @@ impl<T> Slots<T> {
 
     /// The first that is free from the next on.
     #[cold]
-    fn other_seat(&self, first: usize) -> Locked<'_, Seat<T>> {
+    fn other_seat(&self, first: usize) -> Locked<'_, Seat<T, H>> {
         let mask = self.slots.len() - 1;
         let mut others = (1..self.slots.len()).map(|step| first.wrapping_add(step) & mask);
         others
@@ -208,7 +204,7 @@ pub(crate) fn make_room<T>(list: &mut Vec<T>, len: usize) {
 
 /// Waits until a slot is free: some nanoseconds, or as long as the thread in it is preempted, and then
 /// this one has nothing better to do than to let it run.
-fn take<T>(slot: &Slot<T>) -> Locked<'_, Seat<T>> {
+fn take<T, H>(slot: &Slot<T, H>) -> Locked<'_, Seat<T, H>> {
     // A model only sees what happens at a yield.
     const SPINS: u32 = if cfg!(all(test, roster_loom)) { 0 } else { 100 };
     let mut spins = 0;
@@ -237,7 +233,7 @@ mod tests {
     #[test]
     fn nothing_old_is_read_or_kept_after_a_publish() {
         let old = Arc::new(0u64);
-        let slots = Slots::new(Arc::clone(&old), None);
+        let slots = Slots::<_, ()>::new(Arc::clone(&old), None);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -262,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_taken_slot_keeps_nobody_waiting() {
-        let slots = Slots::new(Arc::new(7), None);
+        let slots = Slots::<_, ()>::new(Arc::new(7), None);
         let taken = Barrier::new(2);
         let read = Barrier::new(2);
         thread::scope(|scope| {
@@ -283,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_reader_costs_the_slot_nothing() {
-        let slots = Slots::new(Arc::new(7), Some(1));
+        let slots = Slots::<_, ()>::new(Arc::new(7), Some(1));
         let reader = || slots.read(|_, _| panic!("a policy that panics"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reader)).is_err());
         slots.publish(&Arc::new(8), 0, &mut Counts::default());
@@ -299,10 +295,15 @@ mod model {
     };
 
     use super::*;
-    use crate::sync;
+    use crate::{
+        balance::state::{Common, Held},
+        endpoint::{eject::Round, load::InFlight},
+        instance::Key,
+        sync,
+    };
 
     /// Slots whose snapshot is the number of its endpoints.
-    fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize>>, Arc<usize>) {
+    fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize, ()>>, Arc<usize>) {
         let snapshot = Arc::new(endpoints);
         let slots = Slots::with(slots, &snapshot, Some(1));
         slots.publish(&snapshot, endpoints, &mut Counts::default());
@@ -310,7 +311,7 @@ mod model {
     }
 
     /// Picks the last endpoint, and counts that.
-    fn pick(slots: &Slots<usize>, first: usize) -> usize {
+    fn pick(slots: &Slots<usize, ()>, first: usize) -> usize {
         slots.read_from(first, |snapshot, hand| {
             assert_eq!(hand.picks.len(), *snapshot, "counts of another snapshot");
             hand.picks[*snapshot - 1] += 1;
@@ -378,6 +379,29 @@ mod model {
             slots.publish(&Arc::new(2), 2, &mut Counts::default());
             assert_eq!(pick(&slots, 3), 2);
             reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn when_an_endpoint_has_left_the_snapshot_all_its_requests_are_known() {
+        loom::model(|| {
+            let common = Arc::new(Common::lonely());
+            let state = Held::new(Key::new("a", ""), InFlight::new(), Round::default(), common);
+            let old = Arc::new(vec![state.clone()]);
+            let slots = sync::Arc::new(Slots::<_, ()>::new(old, Some(1)));
+            let other = slots.clone();
+            let request =
+                thread::spawn(move || other.read(|snapshot, _| snapshot.first().map(Held::begin)));
+            slots.publish(&Arc::default(), 0, &mut Counts::default());
+            let known = state.in_flight();
+            let request = request.join().unwrap();
+            assert_eq!(
+                known,
+                usize::from(request.is_some()),
+                "it drains or it does not"
+            );
+            drop(request);
+            assert_eq!(state.in_flight(), 0);
         });
     }
 }

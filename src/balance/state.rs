@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     attempt::EndpointId,
-    balance::topology::Tally,
+    balance::tally::Tally,
     classify::Outcome,
     endpoint::{
         eject::{EjectionSettings, Health, Round, Signal},
@@ -306,10 +306,7 @@ mod model {
     use loom::thread;
 
     use super::*;
-    use crate::{
-        balance::slots::{Counts, Slots},
-        endpoint::load::InFlight,
-    };
+    use crate::endpoint::load::InFlight;
 
     fn state() -> Held<InFlight> {
         let common = Arc::new(Common::lonely());
@@ -333,28 +330,6 @@ mod model {
             drop(snapshot);
             assert_eq!(state.in_flight(), 1);
             drop(mine);
-            assert_eq!(state.in_flight(), 0);
-        });
-    }
-
-    #[test]
-    fn when_an_endpoint_has_left_the_snapshot_all_its_requests_are_known() {
-        loom::model(|| {
-            let state = state();
-            let old = Arc::new(vec![state.clone()]);
-            let slots = sync::Arc::new(Slots::new(old, Some(1)));
-            let other = slots.clone();
-            let request =
-                thread::spawn(move || other.read(|snapshot, _| snapshot.first().map(Held::begin)));
-            slots.publish(&Arc::default(), 0, &mut Counts::default());
-            let known = state.in_flight();
-            let request = request.join().unwrap();
-            assert_eq!(
-                known,
-                usize::from(request.is_some()),
-                "it drains or it does not"
-            );
-            drop(request);
             assert_eq!(state.in_flight(), 0);
         });
     }

@@ -1,4 +1,5 @@
 //! Verdicts on HTTP: the status tells, and then the body must come whole.
+#![expect(clippy::disallowed_types, reason = "a date in a header is a date")]
 
 use std::{
     fmt,

@@ -34,6 +34,7 @@ mod grpc;
 mod http;
 mod unsent;
 
+pub(crate) use self::unsent::NotSent;
 pub use self::unsent::{Unsent, is_unsent, reclaim};
 #[cfg(feature = "_hyper")]
 pub use self::{

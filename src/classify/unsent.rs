@@ -12,11 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{
-    balance,
-    error::BoxError,
-    service::{breaker::BreakerError, failfast::FailFastError},
-};
+use crate::error::BoxError;
 
 /// Says that the request was certainly not sent, and may bring it back.
 ///
@@ -113,6 +109,24 @@ impl Error for Unsent {
     }
 }
 
+/// The source of an error of this crate's own layers that refused a request before it was sent: a
+/// balancer without an endpoint, a breaker that is open, failfast.
+#[derive(Debug)]
+pub(crate) struct NotSent;
+
+impl NotSent {
+    /// As what `source()` returns.
+    pub(crate) const SOURCE: Option<&'static (dyn Error + 'static)> = Some(&NotSent);
+}
+
+impl fmt::Display for NotSent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request was not sent")
+    }
+}
+
+impl Error for NotSent {}
+
 /// Whether an error says that the request was certainly not sent, so that it may be sent elsewhere
 /// whatever it does.
 ///
@@ -175,11 +189,7 @@ fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     if let Some(unsent) = error.downcast_ref::<Unsent>() {
         return Some(Word::Unsent(Some(unsent)));
     }
-    let balance = error.downcast_ref::<balance::Error>();
-    if balance.is_some_and(balance::Error::is_no_endpoint)
-        || error.is::<BreakerError>()
-        || error.is::<FailFastError>()
-    {
+    if error.is::<NotSent>() {
         return Some(Word::Unsent(None));
     }
     #[cfg(feature = "tonic")]

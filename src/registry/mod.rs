@@ -17,8 +17,10 @@
 //! the registry cannot be reached ([`State::Stale`], with an error), it knows no such service
 //! ([`State::Missing`]), and the service has no instance that may serve ([`State::Empty`]).
 
+mod connect;
 #[cfg(feature = "consul")]
 pub mod consul;
+mod contract;
 pub mod fixed;
 mod follow;
 #[cfg(feature = "_transport")]
@@ -26,313 +28,37 @@ mod http;
 #[cfg(feature = "memory")]
 pub mod memory;
 mod pace;
+mod publisher;
+mod query;
+#[cfg(any(feature = "consul", feature = "rest"))]
+mod redact;
 mod registration;
 #[cfg(feature = "rest")]
 pub mod rest;
+mod settings;
 mod supervise;
-mod url;
 mod view;
 mod watch;
+mod watches;
 
-pub(crate) use self::{
-    follow::{Followed, Follower, followed},
-    supervise::fenced,
-    watch::first,
-};
+pub(crate) use self::follow::{Followed, Follower, followed};
 pub use self::{
+    connect::{connect, connect_with},
+    contract::{Answer, Backend, BoxFuture, Lease, Renewal, Source},
     pace::Limit,
+    query::Query,
     registration::{Announcement, Event, Health, Registration},
-    url::{connect, connect_with},
+    settings::{Mode, Settings},
     view::{State, View},
     watch::{Closed, Watch},
 };
 
-use std::{
-    collections::HashMap,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
 use tokio::{runtime::Handle, sync::watch as cell};
 
-use crate::{
-    backoff::Backoff,
-    catalog::{EmptyGuard, Listing},
-    error::{ConfigError, Error, ErrorKind},
-};
-
-/// A boxed future, as backends return them.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// What to watch: a service, and which of its instances. Equal queries share one watch.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Query {
-    service: Arc<str>,
-    tags: Vec<String>,
-    passing_only: bool,
-}
-
-impl Query {
-    /// All instances of `service` that are passing or warning.
-    pub fn new(service: impl Into<Arc<str>>) -> Self {
-        Self {
-            service: service.into(),
-            tags: Vec::new(),
-            passing_only: false,
-        }
-    }
-
-    /// Only instances that carry this tag, and every other tag of the query.
-    #[must_use]
-    pub fn tag(mut self, tag: impl Into<String>) -> Self {
-        self.tags.push(tag.into());
-        self
-    }
-
-    /// Only instances all of whose checks pass; by default warning ones serve too, with their
-    /// warning weight.
-    #[must_use]
-    pub fn passing_only(mut self) -> Self {
-        self.passing_only = true;
-        self
-    }
-
-    /// The service.
-    pub fn service(&self) -> &Arc<str> {
-        &self.service
-    }
-
-    /// The tags that an instance must carry.
-    pub fn tags(&self) -> &[String] {
-        &self.tags
-    }
-
-    /// Whether `tags` holds every tag of the query.
-    pub fn matches(&self, tags: &[String]) -> bool {
-        self.tags.iter().all(|tag| tags.contains(tag))
-    }
-}
-
-impl From<&str> for Query {
-    fn from(service: &str) -> Self {
-        Self::new(service)
-    }
-}
-
-impl From<String> for Query {
-    fn from(service: String) -> Self {
-        Self::new(service)
-    }
-}
-
-impl From<Arc<str>> for Query {
-    fn from(service: Arc<str>) -> Self {
-        Self::new(service)
-    }
-}
-
-/// One adapter to a registry.
-///
-/// Implement this to bring another registry; [`Registry::new`] makes it usable. Neither method may
-/// block or do I/O: they prepare what the supervising tasks then drive.
-pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Its name in errors and logs, such as `consul http://127.0.0.1:8500`.
-    fn name(&self) -> Arc<str>;
-
-    /// Prepares to read the instances of a service: usually one source, else several in order of
-    /// preference, of which the first with instances is used.
-    ///
-    /// # Errors
-    /// When the query cannot be asked of this backend.
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error>;
-
-    /// Prepares to register an instance.
-    ///
-    /// # Errors
-    /// When this backend cannot hold such an instance or check.
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error>;
-}
-
-/// What a [`Source`] learned.
-#[derive(Debug)]
-pub enum Answer {
-    /// The whole state.
-    Listing(Listing),
-    /// The registry confirmed that nothing changed.
-    Unchanged,
-    /// What was known of the registry's position no longer holds: [`Source::read`] must follow.
-    Resync,
-}
-
-/// Reads one query of one registry. Dropping a future of it ends the request behind it.
-pub trait Source: Send + 'static {
-    /// Reads the state now. Whatever position in the registry's history was known is forgotten
-    /// first: this is how a source starts, and how it goes on after any error.
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>>;
-
-    /// Waits until the state may have changed since the last answer, then reads it. It need not be
-    /// right about that, but must answer now and then, because an answer confirms the copy.
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>>;
-
-    /// How often it may be asked, whatever the answers are.
-    fn limit(&self) -> Limit {
-        Limit::default()
-    }
-}
-
-/// Whether a registration still stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    /// It stands.
-    Kept,
-    /// The registry does not know it: [`Lease::register`] must follow.
-    Lost,
-}
-
-/// Carries one registration of one instance. Every future must end in bounded time.
-pub trait Lease: Send + 'static {
-    /// Registers in full; repeating it changes nothing.
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>>;
-
-    /// Sends a heartbeat, or looks whether the registration still stands.
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>>;
-
-    /// Takes the instance out; done already counts as success.
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>>;
-
-    /// The time between renewals.
-    fn renew_every(&self) -> Duration;
-}
-
-/// How changes are learned of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mode {
-    /// Keep a request open that the registry answers when something changes.
-    #[default]
-    Watch,
-    /// Ask again and again, with this time between (± 10 % jitter), for places where a long request
-    /// cannot be held.
-    Poll(Duration),
-}
-
-impl Mode {
-    /// Polling every 5 s.
-    pub const POLL: Self = Self::Poll(Duration::from_secs(5));
-}
-
-/// How a [`Registry`] treats its backend. Every default has its reason in its setter.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    mode: Mode,
-    stale_after: Duration,
-    backoff: Backoff,
-    empty_guard: EmptyGuard,
-    removal_grace: Duration,
-    linger: Duration,
-    seed: Option<u64>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mode: Mode::Watch,
-            stale_after: Duration::from_secs(30),
-            backoff: Backoff::known(50, 750),
-            empty_guard: EmptyGuard::default(),
-            removal_grace: Duration::ZERO,
-            linger: Duration::ZERO,
-            seed: None,
-        }
-    }
-}
-
-impl Settings {
-    /// How changes are learned of; [`Mode::Watch`] by default.
-    #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// The age from which a copy that the registry did not confirm is reported stale; 30 s by
-    /// default. It only changes what is reported: a stale set serves on. Must be longer than a
-    /// backend takes to confirm an idle watch (Consul: 21.25 s by default).
-    #[must_use]
-    pub fn stale_after(mut self, age: Duration) -> Self {
-        self.stale_after = age;
-        self
-    }
-
-    /// The delay before a registry that failed is asked again; from 50 ms to 750 ms by default,
-    /// with full jitter. The cap is this low because it bounds how long a healed registry goes
-    /// unnoticed, and asking a local agent twice a second costs nothing; for many clients on remote
-    /// servers raise it.
-    /// What only people can mend (a refused request) is retried ten times as slowly.
-    #[must_use]
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// What happens with a reply that would empty the set; see [`EmptyGuard`].
-    #[must_use]
-    pub fn empty_guard(mut self, guard: EmptyGuard) -> Self {
-        self.empty_guard = guard;
-        self
-    }
-
-    /// How long an instance stays after it is no longer listed; zero by default. With a grace, one
-    /// that re-registers at once is not disturbed, and one that is gone gets requests for longer.
-    #[must_use]
-    pub fn removal_grace(mut self, grace: Duration) -> Self {
-        self.removal_grace = grace;
-        self
-    }
-
-    /// How long a watch goes on after its last [`Watch`] was dropped, while the [`Registry`] lives;
-    /// zero by default. Consul holds a cancelled query's connection until its wait ends, so clients that
-    /// often drop and repeat the same watch should let it linger.
-    #[must_use]
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-
-    /// Makes every jitter repeat itself, for tests; random by default.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        if let Mode::Poll(every) = self.mode {
-            if every < Duration::from_millis(10) {
-                return Err(ConfigError::new(
-                    "mode",
-                    format!("a poll every {every:?} is below 10 ms"),
-                ));
-            }
-            if every > self.stale_after {
-                return Err(ConfigError::new(
-                    "mode",
-                    format!(
-                        "a poll every {every:?} lets each copy go stale, which is after {:?}",
-                        self.stale_after
-                    ),
-                ));
-            }
-        }
-        if self.stale_after.is_zero() {
-            return Err(ConfigError::new("stale_after", "must be above zero"));
-        }
-        Ok(())
-    }
-}
+use self::watches::Watches;
+use crate::error::{ConfigError, Error, ErrorKind};
 
 /// A handle to a registry. Cheap to clone; clones share their watches.
 ///
@@ -362,21 +88,13 @@ impl Settings {
 #[derive(Clone)]
 pub struct Registry(Arc<Shared>);
 
-pub(crate) struct Shared {
+struct Shared {
     backend: Arc<dyn Backend>,
     settings: Settings,
-    /// The sender belongs to the task, so that its end, of whatever cause, is seen by the watchers.
-    watches: Mutex<HashMap<Query, Weak<cell::Sender<View>>>>,
+    watches: Arc<Watches>,
     /// Closed when the last handle goes; lingering watches then end at once.
     _alive: cell::Sender<()>,
     alive: cell::Receiver<()>,
-}
-
-impl Shared {
-    fn watches(&self) -> MutexGuard<'_, HashMap<Query, Weak<cell::Sender<View>>>> {
-        // The map is whole at every point where its holder could panic.
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Registry {
@@ -399,7 +117,7 @@ impl Registry {
         Self(Arc::new(Shared {
             backend,
             settings,
-            watches: Mutex::default(),
+            watches: Arc::default(),
             _alive,
             alive,
         }))
@@ -418,27 +136,24 @@ impl Registry {
     pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, Error> {
         let query = query.into();
         let runtime = self.runtime(query.service())?;
-        let mut watches = self.0.watches();
-        if let Some(cell) = watches.get(&query).and_then(Weak::upgrade) {
-            return Ok(Watch::new(query, cell.subscribe()));
-        }
-        let sources = self.0.backend.watch(&query)?;
-        if sources.is_empty() {
-            let (backend, service) = (self.name(), Arc::clone(query.service()));
-            let what = "the backend has no source for this query";
-            return Err(Error::new(ErrorKind::Internal, backend, service, what));
-        }
-        let (cell, receiver) = cell::channel(View::default());
-        let cell = Arc::new(cell);
-        watches.insert(query.clone(), Arc::downgrade(&cell));
-        let job = supervise::Job {
-            query: query.clone(),
-            settings: self.0.settings.clone(),
-            backend: self.0.backend.name(),
-            registry: Arc::downgrade(&self.0),
-            alive: self.0.alive.clone(),
-        };
-        supervise::spawn(&runtime, job, sources, cell);
+        let receiver = self.0.watches.follow(&query, || {
+            let sources = self.0.backend.watch(&query)?;
+            if sources.is_empty() {
+                let (backend, service) = (self.name(), Arc::clone(query.service()));
+                let what = "the backend has no source for this query";
+                return Err(Error::new(ErrorKind::Internal, backend, service, what));
+            }
+            let cell = Arc::new(cell::Sender::new(View::default()));
+            let job = supervise::Job {
+                query: query.clone(),
+                settings: self.0.settings.clone(),
+                backend: self.0.backend.name(),
+                watches: Arc::downgrade(&self.0.watches),
+                alive: self.0.alive.clone(),
+            };
+            supervise::spawn(&runtime, job, sources, Arc::clone(&cell));
+            Ok(cell)
+        })?;
         Ok(Watch::new(query, receiver))
     }
 

@@ -16,12 +16,7 @@
 //! ```
 
 use std::{
-    collections::HashSet,
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{Arc, Weak},
-    task::Poll,
     time::Duration,
 };
 
@@ -32,12 +27,20 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, Mode, Query, Settings, Shared, Source, State, View, pace::Pace, watch::first};
+use super::{
+    contract::{Answer, Source},
+    pace::Pace,
+    publisher::{Publisher, show},
+    query::Query,
+    settings::{Mode, Settings},
+    view::{State, View},
+    watches::Watches,
+};
 use crate::{
     backoff::{after, jittered},
-    catalog::{Listing, Settle},
-    error::{Error, ErrorKind},
+    error::ErrorKind,
     rng::small_rng,
+    task::{fenced, first_of},
 };
 
 /// While an empty reply is held back, the registry is asked this often whether it stands.
@@ -52,7 +55,7 @@ pub(super) struct Job {
     pub(super) query: Query,
     pub(super) settings: Settings,
     pub(super) backend: Arc<str>,
-    pub(super) registry: Weak<Shared>,
+    pub(super) watches: Weak<Watches>,
     pub(super) alive: cell::Receiver<()>,
 }
 
@@ -91,17 +94,12 @@ async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
             // Errs when the last registry handle is gone.
             _ = alive.changed() => {}
         }
-        let Some(registry) = job.registry.upgrade() else {
+        let unused = match job.watches.upgrade() {
+            Some(watches) => watches.forget_unused(&job.query, cell),
             // One may have subscribed before the registry went.
-            if cell.receiver_count() == 0 {
-                return;
-            }
-            continue;
+            None => cell.receiver_count() == 0,
         };
-        // A subscriber is added under the same lock.
-        let mut watches = registry.watches();
-        if cell.receiver_count() == 0 {
-            watches.remove(&job.query);
+        if unused {
             return;
         }
     }
@@ -125,7 +123,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
         );
         show(out, chosen, false);
         // The set is dropped with this future, and its tasks with the set.
-        first(views.iter_mut().map(changed)).await;
+        first_of(views.iter_mut().map(changed)).await;
     }
 }
 
@@ -160,25 +158,12 @@ async fn supervise(
     let Settings {
         mode,
         backoff,
-        stale_after,
-        empty_guard,
-        removal_grace,
         seed,
         ..
     } = job.settings;
     let mut rng: SmallRng = small_rng(seed);
     let mut pace = Pace::new(source.limit(), Instant::now());
-    let mut publisher = Publisher {
-        cell,
-        relayed,
-        job,
-        settle: Settle::new(empty_guard, removal_grace, job.query.passing_only),
-        listed: State::Pending,
-        without_instances: State::Missing,
-        confirmed: None,
-        error: None,
-        stale_after,
-    };
+    let mut publisher = Publisher::new(&job.query, &job.backend, &job.settings, cell, relayed);
     let mut failures: u32 = 0;
     let mut read = true;
     loop {
@@ -194,10 +179,9 @@ async fn supervise(
                 source.next().await
             }
         };
-        let answer = publisher
-            .during(fenced(request))
-            .await
-            .unwrap_or_else(|| Err(job.error(ErrorKind::Internal, "the backend panicked")));
+        let answer = publisher.during(fenced(request)).await;
+        let answer = answer
+            .unwrap_or_else(|| Err(publisher.error(ErrorKind::Internal, "the backend panicked")));
         read = mode != Mode::Watch;
         let pause = match answer {
             Ok(Answer::Resync) => {
@@ -243,185 +227,4 @@ async fn supervise(
             publisher.during(sleep_until(next)).await;
         }
     }
-}
-
-impl Job {
-    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
-        let service = Arc::clone(self.query.service());
-        Error::new(kind, Arc::clone(&self.backend), service, message)
-    }
-}
-
-/// Runs a future whose panics become `None`: a defect in a backend costs one request.
-pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        },
-    )
-    .await
-}
-
-/// Folds answers into the published view.
-struct Publisher<'a> {
-    cell: &'a cell::Sender<View>,
-    relayed: bool,
-    job: &'a Job,
-    settle: Settle,
-    /// What the last applied listing said, or `Pending`.
-    listed: State,
-    /// What it says once no instance of it is left: empty or missing.
-    without_instances: State,
-    confirmed: Option<Instant>,
-    error: Option<Error>,
-    stale_after: Duration,
-}
-
-impl Publisher<'_> {
-    /// Waits for a future, and does meanwhile what becomes due.
-    async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        loop {
-            let due = self.deadline();
-            let sleep = async {
-                match due {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                value = &mut future => return value,
-                () = sleep => {
-                    // The last of the instances that had a grace may have left.
-                    if self.settle.tick(Instant::now()) && self.settle.set().is_empty() {
-                        self.listed = self.without_instances;
-                    }
-                    self.publish();
-                }
-            }
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let stale = self
-            .confirmed
-            .and_then(|at| at.checked_add(self.stale_after))
-            .filter(|at| *at > Instant::now());
-        self.settle.deadline().into_iter().chain(stale).min()
-    }
-
-    /// Takes a reply; returns whether it was applied.
-    fn list(&mut self, listing: Listing) -> bool {
-        let now = Instant::now();
-        let exists = listing.exists;
-        let doubt = listing.doubt.clone();
-        let empty = listing.instances.is_empty();
-        if !self.settle.offer(listing, now) {
-            let why = doubt.unwrap_or_else(|| "the empty guard is set".to_owned());
-            let message = format!("an empty list is held back: {why}");
-            let known = self.error.as_ref().map(Error::kind) == Some(ErrorKind::Doubtful);
-            if !known {
-                self.fail(self.job.error(ErrorKind::Doubtful, message), 1);
-            }
-            return false;
-        }
-        let known = Arc::clone(&self.cell.borrow().rejected);
-        if !Arc::ptr_eq(&known, self.settle.rejected()) {
-            let known: HashSet<_> = known.iter().collect();
-            let new = self.settle.rejected().iter();
-            for rejected in new.filter(|rejected| !known.contains(rejected)) {
-                tracing::warn!(
-                    backend = %self.job.backend, service = %self.job.query.service(), "{rejected}"
-                );
-            }
-        }
-        self.without_instances = if exists || !empty {
-            State::Empty
-        } else {
-            State::Missing
-        };
-        self.listed = if self.settle.set().is_empty() {
-            self.without_instances
-        } else {
-            State::Live
-        };
-        self.confirm();
-        true
-    }
-
-    fn confirm(&mut self) {
-        if self.settle.is_holding() {
-            return;
-        }
-        self.confirmed = Some(Instant::now());
-        if self.error.take().is_some() {
-            tracing::info!(
-                backend = %self.job.backend, service = %self.job.query.service(),
-                "the registry answers again"
-            );
-        }
-        self.publish();
-    }
-
-    fn fail(&mut self, error: Error, failures: u32) {
-        let repeated = self
-            .error
-            .as_ref()
-            .is_some_and(|known| known.to_chain() == error.to_chain());
-        if repeated {
-            tracing::debug!(failures, error = %error.to_chain(), "the registry fails again");
-        } else {
-            tracing::warn!(failures, error = %error.to_chain(), "keeping the last good set");
-            self.error = Some(error);
-        }
-        self.publish();
-    }
-
-    fn state(&self) -> State {
-        match self.confirmed {
-            None => State::Pending,
-            Some(_) if self.error.is_some() => State::Stale,
-            Some(at) if at.elapsed() >= self.stale_after => State::Stale,
-            Some(_) => self.listed,
-        }
-    }
-
-    /// Shows the present state.
-    fn publish(&self) {
-        let view = View {
-            instances: self.settle.set().clone(),
-            withheld: Arc::clone(self.settle.withheld()),
-            rejected: Arc::clone(self.settle.rejected()),
-            state: self.state(),
-            error: self.error.clone(),
-            confirmed: self.confirmed,
-        };
-        show(self.cell, view, self.relayed);
-    }
-}
-
-/// Shows a view. Watchers are woken only when it differs from what they saw by more than its age,
-/// unless they are to hear of each confirmation.
-fn show(cell: &cell::Sender<View>, new: View, always: bool) {
-    cell.send_if_modified(|view| {
-        let same_error = match (&view.error, &new.error) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.is_same(b),
-            _ => false,
-        };
-        let same = view.state == new.state
-            && same_error
-            && view.instances.is_same(&new.instances)
-            && Arc::ptr_eq(&view.withheld, &new.withheld)
-            && Arc::ptr_eq(&view.rejected, &new.rejected);
-        if same {
-            view.confirmed = new.confirmed;
-        } else {
-            *view = new;
-        }
-        always || !same
-    });
 }

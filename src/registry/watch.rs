@@ -1,14 +1,13 @@
 //! The handle to a watched service.
 
-use std::{
-    fmt,
-    future::{Future, poll_fn},
-    task::Poll,
-};
+use std::fmt;
 
 use tokio::sync::watch as cell;
 
-use super::{Query, State, View};
+use super::{
+    query::Query,
+    view::{State, View},
+};
 
 /// A watched service. Cheap to clone; the watch ends when the last clone is dropped.
 ///
@@ -100,19 +99,6 @@ impl Watch {
         // An error is the end.
         let _ = self.cell.changed().await;
     }
-}
-
-/// Waits for the first of some futures. For ever, when there is none.
-pub(crate) async fn first<F: Future>(futures: impl Iterator<Item = F>) {
-    let mut futures: Vec<_> = futures.map(Box::pin).collect();
-    poll_fn(|cx| {
-        if futures.iter_mut().any(|f| f.as_mut().poll(cx).is_ready()) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
 }
 
 impl fmt::Debug for Watch {

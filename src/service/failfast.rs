@@ -89,6 +89,7 @@ use tower::{Layer, Service};
 use super::find_in_chain;
 use crate::{
     backoff,
+    classify::NotSent,
     error::{BoxError, ConfigError},
 };
 
@@ -392,4 +393,8 @@ impl fmt::Display for FailFastError {
     }
 }
 
-impl Error for FailFastError {}
+impl Error for FailFastError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        NotSent::SOURCE
+    }
+}

@@ -9,7 +9,7 @@ use tower_roster::{
     attempt::Tried,
     balance::{
         EndpointState, Error, Event, NoEndpoint,
-        policy::{Maglev, Policy},
+        policy::{Policy, RingHash},
         topology::{
             Locality, Notice, Otherwise, Priority, Shares, Split, Subset, Subsets, Topology, Wish,
             ZonePreference,
@@ -258,7 +258,7 @@ async fn in_panic_the_policy_decides_and_a_second_attempt_goes_elsewhere() {
         let layer = layer().topology(topology.panic(true)).unwrap();
         let layer = layer.ejection(at_once().eject_last(true)).unwrap();
         let layer = layer
-            .policy(Maglev::new())
+            .policy(RingHash::new())
             .route(|n: &u32| Wish::new().key(n.to_le_bytes()));
         let (feed, script) = crate::kit::script();
         let balance = layer.balance_plain(script);

@@ -14,7 +14,7 @@ use tower_roster::{
     attempt::Tried,
     balance::{
         Event,
-        policy::{Maglev, Policy},
+        policy::{Policy, RingHash},
         topology::{
             Locality, Notice, Otherwise, Peers, Priority, Shares, Split, Subset, Subsets,
             Subsetting, Topology, Version, Wish, ZonePreference,
@@ -239,7 +239,7 @@ async fn a_request_that_is_sent_on_wishes_what_it_did_before() {
     let topology = Topology::new()
         .subsets(Subsets::by(["stage"]).otherwise(Otherwise::Fail))
         .split(split);
-    let layer = layer().topology(topology).unwrap().policy(Maglev::new());
+    let layer = layer().topology(topology).unwrap().policy(RingHash::new());
     let placed = Placed::new(layer, all_at_once, places).await;
     let mut owners = BTreeSet::new();
     for key in 0..40 {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower_roster::{
     attempt::Tried,
     balance::{
-        policy::{Candidate, Draw, Maglev, Policy, RingHash, Trial, by_name, hash_key},
+        policy::{Candidate, Draw, Policy, RingHash, Trial, by_name, hash_key},
         topology::Wish,
     },
     instance::Key,
@@ -54,8 +54,6 @@ fn removing_one_moves_few_keys() {
         let due = 1.0 / n as f64;
         let ring = moved(&RingHash::new(), n, n / 2);
         assert!(ring <= due + 0.01, "ring, one of {n}: {ring}");
-        let maglev = moved(&Maglev::new(), n, n / 2);
-        assert!(maglev <= 2.0 * due, "maglev, one of {n}: {maglev}");
     }
 }
 
@@ -63,14 +61,6 @@ fn removing_one_moves_few_keys() {
 fn removing_one_of_many_moves_few_keys() {
     let ring = moved(&RingHash::new(), 1_000, 500);
     assert!(ring <= 0.001 + 0.01, "ring: {ring}");
-    // The table grows from 256 on, and most for each endpoint below 1 024 and 4 096.
-    for n in [128, 129, 256, 257, 512, 513, 1_000, 1_024, 4_096, 10_000] {
-        let maglev = moved(&Maglev::new(), n, n / 2);
-        let due = 1.0 / n as f64;
-        // Of these keys so few move that chance has a part in it: three standard deviations.
-        let chance = 3.0 * (2.0 * due / KEYS as f64).sqrt();
-        assert!(maglev <= 2.0 * due + chance, "maglev, one of {n}: {maglev}");
-    }
 }
 
 /// What a change moved, as parts of all keys: from endpoints or to them, and between others.
@@ -163,19 +153,18 @@ fn the_ring_moves_only_the_keys_of_the_one_whose_weight_changes() {
 #[test]
 fn all_weights_times_a_number_give_each_key_the_same_owner() {
     let weights = [1.0, 2.0, 3.5, 0.1];
-    for name in ["ring-hash", "maglev"] {
-        let policy = by_name(name).unwrap();
-        let times = |factor: f64| owners(&policy, &weighed(&weights.map(|w| w * factor)));
-        let once = times(1.0);
-        for factor in [0.001, 3.0] {
-            assert!(times(factor) == once, "{name}, times {factor}");
-        }
+    let name = "ring-hash";
+    let policy = by_name(name).unwrap();
+    let times = |factor: f64| owners(&policy, &weighed(&weights.map(|w| w * factor)));
+    let once = times(1.0);
+    for factor in [0.001, 3.0] {
+        assert!(times(factor) == once, "{name}, times {factor}");
     }
 }
 
 #[test]
 fn the_order_of_the_candidates_does_not_matter() {
-    for (name, n) in [("ring-hash", 50), ("maglev", 50), ("maglev", 600)] {
+    for (name, n) in [("ring-hash", 50), ("ring-hash", 600)] {
         let candidates: Vec<Candidate> = (0..n)
             .map(|index| {
                 Candidate::new(
@@ -205,110 +194,98 @@ fn keys_have_the_same_owner_in_every_process() {
         owners.map(|key| &key.id()["web-".len()..]).collect()
     };
     assert_eq!(first("ring-hash", &candidates), "514402062636322230011540");
-    assert_eq!(first("maglev", &candidates), "241443210411234034222453");
     // With weights, which are rounded somewhere.
     let weighed = weighed(&[1.0, 2.0, 3.5, 0.1, 0.7, 1.0, 10.0]);
     assert_eq!(first("ring-hash", &weighed), "514666062666662260611541");
-    assert_eq!(first("maglev", &weighed), "246666212466636064226256");
     // By way of a request's wish.
     let mut rng = rng();
-    for (name, expected) in [("ring-hash", "350152543543"), ("maglev", "013316322062")] {
-        let trial = Trial::with_candidates(&by_name(name).unwrap(), &candidates, &mut rng);
-        let owner = |key: u32| {
-            let hash = Wish::new().key(format!("user-{key}")).hash;
-            trial.pick(&mut Draw::new(&mut rng).hash(hash)).to_string()
-        };
-        assert_eq!((0..12).map(owner).collect::<String>(), expected, "{name}");
-    }
+    let expected = "350152543543";
+    let trial = Trial::with_candidates(&by_name("ring-hash").unwrap(), &candidates, &mut rng);
+    let owner = |key: u32| {
+        let hash = Wish::new().key(format!("user-{key}")).hash;
+        trial.pick(&mut Draw::new(&mut rng).hash(hash)).to_string()
+    };
+    assert_eq!((0..12).map(owner).collect::<String>(), expected);
     assert_eq!(
         Wish::new().key("abc").hash,
         Some(0x44BC_2CF5_AD77_0999),
         "XXH64"
     );
-    // The table of so many is of another size.
-    let candidates: Vec<Candidate> = (0..600).map(candidate).collect();
-    let owners = owners(&Maglev::new(), &candidates);
-    let first: Vec<&str> = owners[..5].iter().map(|key| key.id()).collect();
-    assert_eq!(first, ["web-207", "web-590", "web-92", "web-64", "web-501"]);
 }
 
 #[test]
 fn requests_without_a_key_go_anywhere() {
-    for name in ["ring-hash", "maglev"] {
-        let mut rng = rng();
-        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
-        let picks: BTreeSet<usize> = (0..200)
-            .map(|_| trial.pick(&mut Draw::new(&mut rng)))
-            .collect();
-        assert_eq!(picks.len(), 5, "{name}");
-    }
+    let name = "ring-hash";
+    let mut rng = rng();
+    let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
+    let picks: BTreeSet<usize> = (0..200)
+        .map(|_| trial.pick(&mut Draw::new(&mut rng)))
+        .collect();
+    assert_eq!(picks.len(), 5, "{name}");
 }
 
 #[test]
 fn hashes_that_differ_little_are_spread() {
-    for name in ["ring-hash", "maglev"] {
-        let mut rng = rng();
-        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
-        let mut counts = [0; 5];
-        for hash in 0..5_000 {
-            counts[trial.pick(&mut Draw::new(&mut rng).hash(Some(hash)))] += 1;
+    let name = "ring-hash";
+    let mut rng = rng();
+    let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 5], &mut rng);
+    let mut counts = [0; 5];
+    for hash in 0..5_000 {
+        counts[trial.pick(&mut Draw::new(&mut rng).hash(Some(hash)))] += 1;
+    }
+    assert!(
+        counts.iter().all(|count| *count > 850),
+        "{name}: {counts:?}"
+    );
+}
+
+#[test]
+fn keys_of_one_that_cannot_be_used_are_spread_over_all_others() {
+    let name = "ring-hash";
+    let mut rng = rng();
+    let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 11], &mut rng);
+    let mut tried = Tried::new();
+    tried.insert(trial.id(4));
+    let mut counts = [0; 11];
+    for _ in 0..100_000 {
+        let hash = Some(rng.next_u64());
+        let owner = trial.pick(&mut Draw::new(&mut rng).hash(hash));
+        let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
+        if owner == 4 {
+            counts[picked] += 1;
+            let again = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
+            assert_eq!(again, picked, "{name}: the second choice is as steady");
+        } else {
+            assert_eq!(picked, owner, "{name}: nobody else's key moves");
         }
+    }
+    assert_eq!(counts[4], 0, "{name}");
+    let total: u32 = counts.iter().sum();
+    for (index, count) in counts.iter().enumerate().filter(|(index, _)| *index != 4) {
+        let share = f64::from(*count) / f64::from(total);
         assert!(
-            counts.iter().all(|count| *count > 850),
-            "{name}: {counts:?}"
+            (0.08..0.12).contains(&share),
+            "{name}: {share} of them to {index}"
         );
     }
 }
 
 #[test]
-fn keys_of_one_that_cannot_be_used_are_spread_over_all_others() {
-    for name in ["ring-hash", "maglev"] {
-        let mut rng = rng();
-        let trial = Trial::new(&by_name(name).unwrap(), &[1.0; 11], &mut rng);
-        let mut tried = Tried::new();
-        tried.insert(trial.id(4));
-        let mut counts = [0; 11];
-        for _ in 0..100_000 {
-            let hash = Some(rng.next_u64());
-            let owner = trial.pick(&mut Draw::new(&mut rng).hash(hash));
-            let picked = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
-            if owner == 4 {
-                counts[picked] += 1;
-                let again = trial.pick(&mut Draw::new(&mut rng).hash(hash).tried(tried));
-                assert_eq!(again, picked, "{name}: the second choice is as steady");
-            } else {
-                assert_eq!(picked, owner, "{name}: nobody else's key moves");
-            }
-        }
-        assert_eq!(counts[4], 0, "{name}");
-        let total: u32 = counts.iter().sum();
-        for (index, count) in counts.iter().enumerate().filter(|(index, _)| *index != 4) {
-            let share = f64::from(*count) / f64::from(total);
-            assert!(
-                (0.08..0.12).contains(&share),
-                "{name}: {share} of them to {index}"
-            );
-        }
-    }
-}
-
-#[test]
 fn the_only_usable_one_is_found_and_none_is_no_panic() {
-    for name in ["ring-hash", "maglev"] {
-        let mut rng = rng();
-        let trial = Trial::new(&by_name(name).unwrap(), &[1.0, 1.0, 1.0, 0.0001], &mut rng);
-        let mut tried = Tried::new();
-        (0..3).for_each(|index| tried.insert(trial.id(index)));
-        for hash in 0..100 {
-            let mut draw = Draw::new(&mut rng).hash(Some(hash)).tried(tried);
-            assert_eq!(trial.pick(&mut draw), 3, "{name}");
-        }
-        let trial = Trial::new(&by_name(name).unwrap(), &[1.0], &mut rng);
-        let mut tried = Tried::new();
-        tried.insert(trial.id(0));
-        let mut draw = Draw::new(&mut rng).hash(Some(9)).tried(tried);
-        assert_eq!(trial.pick(&mut draw), 0, "{name}");
+    let name = "ring-hash";
+    let mut rng = rng();
+    let trial = Trial::new(&by_name(name).unwrap(), &[1.0, 1.0, 1.0, 0.0001], &mut rng);
+    let mut tried = Tried::new();
+    (0..3).for_each(|index| tried.insert(trial.id(index)));
+    for hash in 0..100 {
+        let mut draw = Draw::new(&mut rng).hash(Some(hash)).tried(tried);
+        assert_eq!(trial.pick(&mut draw), 3, "{name}");
     }
+    let trial = Trial::new(&by_name(name).unwrap(), &[1.0], &mut rng);
+    let mut tried = Tried::new();
+    tried.insert(trial.id(0));
+    let mut draw = Draw::new(&mut rng).hash(Some(9)).tried(tried);
+    assert_eq!(trial.pick(&mut draw), 0, "{name}");
 }
 
 /// The cap of an endpoint: ⌈factor × requests, the new one included × share⌉.
@@ -348,8 +325,7 @@ fn nobody_is_above_its_cap() {
         assert!(on_owner > 1_000, "{what}: caps are used");
     }
     check("ring", &RingHash::new(), 1.25, &weights);
-    check("maglev", &Maglev::new(), 1.25, &weights);
-    check("maglev, even", &Maglev::new(), 1.25, &[1.0; 40]);
+    check("even ring", &RingHash::new(), 1.25, &[1.0; 40]);
     check(
         "tight ring",
         &RingHash::new().load_factor(1.0).unwrap(),
@@ -357,8 +333,8 @@ fn nobody_is_above_its_cap() {
         &weights,
     );
     check(
-        "loose maglev",
-        &Maglev::new().load_factor(3.0).unwrap(),
+        "loose ring",
+        &RingHash::new().load_factor(3.0).unwrap(),
         3.0,
         &weights,
     );
@@ -367,31 +343,30 @@ fn nobody_is_above_its_cap() {
 #[test]
 fn large_sets_are_about_below_their_caps() {
     let now = Instant::now();
-    for name in ["ring-hash", "maglev"] {
-        for n in [100, 500, 2_000] {
-            let mut rng = rng();
-            let trial = Trial::new(&by_name(name).unwrap(), &vec![1.0; n], &mut rng);
-            let owner = trial.pick(&mut Draw::new(&mut rng).hash(Some(77)));
-            let set = trial.set();
-            for times in 1..=10 {
-                for _ in 0..n {
-                    // All with the same key.
-                    let picked = trial.pick(&mut Draw::new(&mut rng).hash(Some(77)));
-                    trial.start(picked, now);
-                }
-                let most = (0..n).map(|index| set.in_flight(index)).max().unwrap();
-                let on_owner = set.in_flight(owner);
-                let cap = cap(1.25, times * n, &vec![1.0; n], 0) as f64;
-                // Requests in flight are estimated from 64 endpoints.
-                assert!(
-                    most as f64 <= (cap * 1.3).max(cap + 1.0),
-                    "{name}, {n}: {most} for {cap}"
-                );
-                assert!(
-                    on_owner as f64 >= cap - 1.0,
-                    "{name}, {n}: {on_owner} on the owner, cap {cap}"
-                );
+    let name = "ring-hash";
+    for n in [100, 500, 2_000] {
+        let mut rng = rng();
+        let trial = Trial::new(&by_name(name).unwrap(), &vec![1.0; n], &mut rng);
+        let owner = trial.pick(&mut Draw::new(&mut rng).hash(Some(77)));
+        let set = trial.set();
+        for times in 1..=10 {
+            for _ in 0..n {
+                // All with the same key.
+                let picked = trial.pick(&mut Draw::new(&mut rng).hash(Some(77)));
+                trial.start(picked, now);
             }
+            let most = (0..n).map(|index| set.in_flight(index)).max().unwrap();
+            let on_owner = set.in_flight(owner);
+            let cap = cap(1.25, times * n, &vec![1.0; n], 0) as f64;
+            // Requests in flight are estimated from 64 endpoints.
+            assert!(
+                most as f64 <= (cap * 1.3).max(cap + 1.0),
+                "{name}, {n}: {most} for {cap}"
+            );
+            assert!(
+                on_owner as f64 >= cap - 1.0,
+                "{name}, {n}: {on_owner} on the owner, cap {cap}"
+            );
         }
     }
 }
@@ -413,7 +388,6 @@ fn without_a_bound_a_key_stays_where_it_is() {
         }
     }
     check("ring", &RingHash::new().unbounded());
-    check("maglev", &Maglev::new().unbounded());
 }
 
 #[test]
@@ -422,17 +396,6 @@ fn settings_out_of_range_are_refused() {
         assert_eq!(
             RingHash::new().load_factor(factor).unwrap_err().field(),
             "RingHash::load_factor"
-        );
-        assert_eq!(
-            Maglev::new().load_factor(factor).unwrap_err().field(),
-            "Maglev::load_factor"
-        );
-    }
-    for slots in [0, 1, (1 << 24) + 1] {
-        let error = Maglev::new().slots(slots).unwrap_err();
-        assert!(
-            error.to_string().contains("not from 2 to 16777216"),
-            "{error}"
         );
     }
 }
@@ -444,9 +407,6 @@ fn tables_too_small_for_their_set_still_hold_everyone() {
         .map(|index| if index == 0 { 1e6 } else { 1e-6 })
         .collect();
     let everyone = |picks: BTreeSet<usize>, what: &str| assert_eq!(picks.len(), 40, "{what}");
-    let trial = Trial::new(&Maglev::new().slots(2).unwrap(), &weights, &mut rng);
-    let picks = (0..5_000).map(|hash| trial.pick(&mut Draw::new(&mut rng).hash(Some(hash))));
-    everyone(picks.collect(), "maglev");
     let few = NonZeroU32::new(3).unwrap();
     let ring = RingHash::new().places(few);
     let trial = Trial::new(&ring, &weights, &mut rng);

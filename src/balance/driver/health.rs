@@ -10,7 +10,7 @@ use std::{
 use tokio::{task::yield_now, time::Instant};
 use tower::discover::Discover;
 
-use super::{Alarm, Driver, FLOOD, TURN, at_once, roll::Member};
+use super::{Alarm, Driver, FLOOD, TURN, roll::Member};
 use crate::{
     attempt::EndpointId,
     backoff::after,
@@ -21,6 +21,7 @@ use crate::{
         load::LoadTracker,
     },
     instance::Weight,
+    task::at_once,
 };
 
 /// How often the guard of a split looks, where its window does not ask for more.

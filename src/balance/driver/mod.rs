@@ -28,11 +28,9 @@ mod spare;
 use std::{
     convert::Infallible,
     fmt,
-    future::{Future, poll_fn},
     hash::Hash,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Weak},
-    task::Poll,
     time::Duration,
 };
 
@@ -66,7 +64,7 @@ use crate::{
         eject::{Ejector, Signal},
     },
     error::BoxError,
-    registry::fenced,
+    task::{at_once, fenced},
 };
 
 /// What is taken in of one kind before a snapshot is made of a flood that does not end.
@@ -144,16 +142,6 @@ const LONG_AGO: Duration = Duration::from_secs(60);
 
 /// What requests tell of an endpoint.
 type Alarm = (EndpointId, Signal);
-
-/// What a future comes to, if it does so without waiting.
-async fn at_once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
 
 /// An event that is still to be told.
 pub(super) enum News<L> {

@@ -8,7 +8,8 @@ use tower::discover::Discover;
 use super::Driver;
 use crate::{
     balance::{handle::Event, policy::Policy, registry::RegistryStatus},
-    registry::{Followed, State, Watch, first},
+    registry::{Followed, State, Watch},
+    task::first_of,
 };
 
 /// The watches that discovery follows, and how they stood last.
@@ -47,7 +48,7 @@ impl Registries {
 /// Nothing is lost when the future is dropped.
 pub(super) async fn changed(known: &mut [Known]) {
     let lasting = known.iter_mut().filter(|(_, known)| !known.ended);
-    first(lasting.map(|(followed, _)| followed.watch.stirs())).await;
+    first_of(lasting.map(|(followed, _)| followed.watch.stirs())).await;
 }
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>

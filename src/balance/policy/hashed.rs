@@ -1,4 +1,4 @@
-//! What ring and Maglev share: the way from a key's owner to one that can be used.
+//! The way from a key's owner to one that can be used.
 //!
 //! ```text
 //! hash ─▶ owner ── usable and below its cap? ── yes ──▶ owner
@@ -30,9 +30,13 @@ use rand::Rng;
 use super::{
     Candidate, Draw, Picker, Set,
     alias::{Shares, below},
-    hash::{hash_key, mix},
 };
-use crate::{endpoint::load::LoadTracker, error::ConfigError, instance::Key};
+use crate::{
+    balance::hash::{hash_key, mix},
+    endpoint::load::LoadTracker,
+    error::ConfigError,
+    instance::Key,
+};
 
 /// The paper's example, and what HAProxy and Google Pub/Sub recommend: tighter moves more keys, looser
 /// bounds less.
@@ -69,29 +73,28 @@ impl Bound {
     }
 }
 
-/// Whose keys are whose.
-pub trait Table: Send + Sync + 'static {
-    /// The owner of a hash, then those that follow. Endpoints may come again; goes on for ever.
-    fn owners(&self, hash: u64) -> impl Iterator<Item = usize>;
-}
-
 #[derive(Debug)]
-pub struct Hashed<T> {
-    table: T,
+pub struct Hashed {
+    places: Places,
     shares: Shares,
     /// Each endpoint's weight divided by that of all.
     dues: Box<[f64]>,
     bound: Bound,
 }
 
-impl<T: Table> Hashed<T> {
-    pub(super) fn new(table: T, candidates: &[Candidate], ranked: &[Ranked], bound: Bound) -> Self {
+impl Hashed {
+    pub(super) fn new(
+        places: Places,
+        candidates: &[Candidate],
+        ranked: &[Ranked],
+        bound: Bound,
+    ) -> Self {
         let mut dues = vec![0.0; ranked.len()];
         for one in ranked {
             dues[one.index] = one.due;
         }
         Self {
-            table,
+            places,
             shares: Shares::new(candidates),
             dues: dues.into(),
             bound,
@@ -99,7 +102,7 @@ impl<T: Table> Hashed<T> {
     }
 }
 
-/// A candidate, as a table sees it.
+/// A candidate, as the ring sees it.
 #[derive(Debug)]
 pub(super) struct Ranked {
     pub(super) index: usize,
@@ -127,7 +130,7 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     order.into_iter().map(ranked).collect()
 }
 
-impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
+impl<L: LoadTracker> Picker<L> for Hashed {
     #[inline]
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
         let Some(hash) = draw.hash else {
@@ -135,7 +138,7 @@ impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
         };
         // Whatever the user's hash is worth.
         let hash = mix(hash);
-        let mut owners = self.table.owners(hash);
+        let mut owners = self.places.from(hash);
         let owner = owners.next().unwrap_or(0);
         let mut caps = Caps::new(self);
         if set.is_usable(owner, draw) && caps.allow(owner, set, draw) {
@@ -179,13 +182,13 @@ impl<L: LoadTracker, T: Table> Picker<L> for Hashed<T> {
     }
 }
 
-impl<T: Table> Hashed<T> {
+impl Hashed {
     /// One of a large set that is below its cap, when those next to the owner are not.
     #[cold]
     fn farther<L: LoadTracker>(
         &self,
         hash: u64,
-        caps: &mut Caps<'_, T>,
+        caps: &mut Caps<'_>,
         set: &Set<'_, L>,
         draw: &mut Draw<'_>,
     ) -> Option<usize> {
@@ -196,7 +199,7 @@ impl<T: Table> Hashed<T> {
             for _ in 0..2 {
                 let step = below(among, draw.rng.next_u64());
                 let hash = mix(hash.wrapping_add(step as u64));
-                let next = self.table.owners(hash).next()?;
+                let next = self.places.from(hash).next()?;
                 if set.is_usable(next, draw) && caps.allow(next, set, draw) {
                     let used = self.used(set, next);
                     if found.is_none_or(|(other, _)| used < other) {
@@ -212,21 +215,21 @@ impl<T: Table> Hashed<T> {
     }
 }
 
-impl<T> Hashed<T> {
+impl Hashed {
     fn used<L: LoadTracker>(&self, set: &Set<'_, L>, index: usize) -> f64 {
         set.in_flight(index) as f64 / self.dues[index]
     }
 }
 
 /// The caps of one pick, worked out when they are first needed.
-struct Caps<'a, T> {
-    hashed: &'a Hashed<T>,
+struct Caps<'a> {
+    hashed: &'a Hashed,
     /// The factor times the requests in flight, the one to come included.
     allowed: Option<f64>,
 }
 
-impl<'a, T> Caps<'a, T> {
-    fn new(hashed: &'a Hashed<T>) -> Self {
+impl<'a> Caps<'a> {
+    fn new(hashed: &'a Hashed) -> Self {
         Self {
             hashed,
             allowed: None,
@@ -272,25 +275,48 @@ fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut D
     in_flight as f64 / due
 }
 
-/// The owner of each entry of a table; in half the space, and so in nearer caches, where there are
-/// less than 65 536 endpoints.
+/// The owner of each place of a ring.
 #[derive(Debug)]
-pub(super) enum Owners {
+pub(super) struct Places {
+    owners: Owners,
+    /// The number of places, as a power of two.
+    bits: u32,
+}
+
+/// In half the space, and so in nearer caches, where there are less than 65 536 endpoints.
+#[derive(Debug)]
+enum Owners {
     Few(Box<[u16]>),
     Many(Box<[u32]>),
 }
 
-impl Owners {
-    pub(super) fn new(owners: &[u32]) -> Self {
+impl Places {
+    /// `owners` has `1 << bits` elements.
+    pub(super) fn new(owners: &[u32], bits: u32) -> Self {
         let few: Result<Box<[u16]>, _> = owners.iter().map(|owner| u16::try_from(*owner)).collect();
-        few.map_or_else(|_| Self::Many(owners.into()), Self::Few)
+        let owners = few.map_or_else(|_| Owners::Many(owners.into()), Owners::Few);
+        Self { owners, bits }
+    }
+
+    /// The owner of a hash, then those that follow, round the end. Endpoints may come again.
+    #[inline]
+    fn from(&self, hash: u64) -> impl Iterator<Item = usize> {
+        let first = place(hash, self.bits);
+        let mask = (1 << self.bits) - 1;
+        (first..).map(move |place| self.owner(place & mask))
     }
 
     #[inline]
-    pub(super) fn get(&self, entry: usize) -> usize {
-        match self {
-            Self::Few(owners) => usize::from(owners[entry]),
-            Self::Many(owners) => owners[entry] as usize,
+    pub(super) fn owner(&self, place: usize) -> usize {
+        match &self.owners {
+            Owners::Few(owners) => usize::from(owners[place]),
+            Owners::Many(owners) => owners[place] as usize,
         }
     }
+}
+
+/// The place of a hash, among `1 << bits`.
+#[inline]
+pub(super) fn place(hash: u64, bits: u32) -> usize {
+    (hash >> (64 - bits)) as usize
 }

@@ -10,8 +10,7 @@
 //! a request       ──▶ Picker::pick(&Set, &mut Draw) ──▶ index        (caller's task, O(1) mostly)
 //! ```
 //!
-//! A table that takes milliseconds, as those of [`RingHash`] and [`Maglev`] do, is prepared on one of
-//! tokio's threads for blocking work instead ([`Policy::is_costly`]), so that no task waits for it, even
+//! A table that takes milliseconds, as that of [`RingHash`] does, is prepared on one of tokio's threads for blocking work instead ([`Policy::is_costly`]), so that no task waits for it, even
 //! on a runtime of one thread. Until it is there requests are picked from the set before.
 //!
 //! # Which one
@@ -24,7 +23,7 @@
 //! | [`ResponseTime`] | latency, weight | 50 to 170 ns | endpoints of constant but different speed |
 //! | [`WeightedRoundRobin`], [`RoundRobin`] | turns | 2 to 5 ns, more with many threads | exact shares |
 //! | [`WeightedRandom`], [`Random`] | chance | 1 to 4 ns | tests, and tiny requests |
-//! | [`RingHash`], [`Maglev`] | the request's key | 10 to 30 ns | caches, sessions |
+//! | [`RingHash`] | the request's key | 10 to 30 ns | caches, sessions |
 //!
 //! [`by_name`] makes any of them, with default settings, from a word in a configuration. The figures are
 //! from `cargo bench --bench policies`, without the clock, on one core.
@@ -41,11 +40,9 @@
 //! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
 
 mod alias;
-mod hash;
 mod hashed;
 mod least_load;
 mod least_requests;
-mod maglev;
 mod named;
 mod p2c;
 mod random;
@@ -56,10 +53,8 @@ mod weighted_round_robin;
 
 pub(crate) use self::alias::Ahead;
 pub use self::{
-    hash::hash_key,
     least_load::LeastLoad,
     least_requests::LeastRequests,
-    maglev::Maglev,
     named::{AnyPolicy, NAMES, by_name},
     p2c::P2c,
     random::{Random, WeightedRandom},
@@ -68,6 +63,7 @@ pub use self::{
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
+pub use super::hash::hash_key;
 
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;

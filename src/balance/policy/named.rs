@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use rand::rngs::SmallRng;
 
 use super::{
-    Candidate, LeastLoad, LeastRequests, Maglev, P2c, Picker, Policy, Random, ResponseTime,
-    RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
+    Candidate, LeastLoad, LeastRequests, P2c, Picker, Policy, Random, ResponseTime, RingHash,
+    RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
 use crate::{
     endpoint::load::{LoadTracker, PeakEwma},
@@ -25,7 +25,6 @@ pub const NAMES: &[&str] = &[
     "least-load",
     "response-time",
     "ring-hash",
-    "maglev",
 ];
 
 /// A policy with default settings, by its name: one of [`NAMES`].
@@ -39,7 +38,7 @@ pub const NAMES: &[&str] = &[
 /// ```
 /// use tower_roster::balance::policy;
 ///
-/// assert!(policy::by_name("maglev").is_ok());
+/// assert!(policy::by_name("ring-hash").is_ok());
 /// let error = policy::by_name("magic").unwrap_err();
 /// assert!(error.to_string().contains("weighted-random, least-requests, p2c"));
 /// ```
@@ -55,7 +54,6 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
         "least-load" => AnyPolicy::new(LeastLoad::new()),
         "response-time" => AnyPolicy::new(ResponseTime::new()),
         "ring-hash" => AnyPolicy::new(RingHash::new()),
-        "maglev" => AnyPolicy::new(Maglev::new()),
         _ => {
             let message = format!("{name:?} is none of {}", NAMES.join(", "));
             return Err(ConfigError::new("policy", message));

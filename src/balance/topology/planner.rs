@@ -16,13 +16,13 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
-    Peers, Split, Topology,
     deterministic::hash_key,
     hash,
-    peers::Census,
+    peers::{Census, Peers},
     plan::{By, Choose, Nowhere, Plan, Set, SubsetPlan, usable},
     priority::Group,
-    split::{Shares, Version},
+    rules::Topology,
+    split::{Shares, Split, Version},
     subset::{Otherwise, Subset, Subsets},
     zone::{Locality, Zone},
 };

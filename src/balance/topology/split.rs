@@ -29,9 +29,8 @@ use tokio::{sync::watch as cell, time::Instant};
 use super::{
     guard::{Guard, Trip, Watchman},
     hash,
-    tally::Tally,
 };
-use crate::{error::ConfigError, instance::Instance};
+use crate::{balance::tally::Tally, error::ConfigError, instance::Instance};
 
 /// Names a version: a hash of its name, the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

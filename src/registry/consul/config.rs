@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::options::{Consistency, Options};
-use crate::{connect::Target, error::ConfigError, instance::Address, registry::url::shown};
+use crate::{connect::Target, error::ConfigError, instance::Address, registry::redact::shown};
 
 /// Where the ACL token comes from. Its `Debug` never shows a token.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::{
     registry::{
         BoxFuture,
         http::{Reply, Request},
-        url::shown,
+        redact::shown,
     },
 };
 

@@ -1,4 +1,8 @@
 //! One registry, behind all its handles.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a state file outlives the process, whose clock starts anew"
+)]
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},

@@ -8,13 +8,17 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Command, Event};
+use super::event::{Command, Event};
 use crate::{
     backoff::{Backoff, after},
     error::{Error, ErrorKind},
     instance::Instance,
-    registry::{Backend, Lease, Renewal, Settings, supervise::fenced},
+    registry::{
+        contract::{Backend, Lease, Renewal},
+        settings::Settings,
+    },
     rng::small_rng,
+    task::fenced,
 };
 
 /// How long leaving may take in all; a registration with a check expires by itself after that.

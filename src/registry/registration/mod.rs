@@ -15,9 +15,13 @@
 //! as watchers need to notice, then stop accepting and finish what is in flight.
 
 mod announcement;
+mod event;
 mod keeper;
 
-pub use self::announcement::{Announcement, Health};
+pub use self::{
+    announcement::{Announcement, Health},
+    event::Event,
+};
 
 use std::sync::Arc;
 
@@ -26,39 +30,12 @@ use tokio::{
     sync::{broadcast, mpsc, oneshot, watch as cell},
 };
 
-use self::keeper::Keeper;
-use super::{Backend, Settings};
+use self::{event::Command, keeper::Keeper};
+use super::{contract::Backend, settings::Settings};
 use crate::{
     error::{Error, ErrorKind},
     instance::Instance,
 };
-
-/// What happens to a registration.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The registry holds the instance for the first time.
-    Registered,
-    /// The registry could not be asked to register the instance.
-    RegisterFailed(Error),
-    /// A heartbeat, or a look whether the registration stands, failed.
-    HeartbeatFailed(Error),
-    /// Heartbeats arrive again.
-    Recovered,
-    /// The registry had lost the instance, and holds it again.
-    Reregistered,
-    /// The instance was updated.
-    Updated,
-    /// The instance was taken out.
-    Deregistered,
-    /// The instance could not be taken out; its check will expire.
-    DeregisterFailed(Error),
-}
-
-enum Command {
-    Update(Box<Announcement>, oneshot::Sender<Result<(), Error>>),
-    Deregister(oneshot::Sender<Result<(), Error>>),
-}
 
 /// Keeps an instance registered for as long as it lives.
 ///

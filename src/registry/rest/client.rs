@@ -11,7 +11,7 @@ use crate::{
         Announcement, Backend, Lease, Query, Source,
         http::{CONNECT_WITHIN, Http, is_local},
         memory::{Defaults, Sessions, entry_of},
-        url::shown,
+        redact::shown,
     },
 };
 

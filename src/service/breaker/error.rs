@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::service::find_in_chain;
+use crate::{classify::NotSent, service::find_in_chain};
 
 /// A call that the breaker refused; the inner service never saw it.
 ///
@@ -79,4 +79,8 @@ impl fmt::Display for BreakerError {
     }
 }
 
-impl Error for BreakerError {}
+impl Error for BreakerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        NotSent::SOURCE
+    }
+}

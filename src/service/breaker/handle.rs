@@ -2,108 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
-use super::shared::Shared;
-use crate::window;
-
-/// What a breaker does with calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum State {
-    /// Lets all through.
-    Closed,
-    /// Refuses all.
-    Open,
-    /// Lets a few through to see.
-    HalfOpen,
-    /// Refuses all until told otherwise.
-    ForcedOpen,
-    /// Lets all through until told otherwise; still counts.
-    ForcedClosed,
-}
-
-impl State {
-    /// Its name in logs and metrics, such as `half_open`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::ForcedOpen => "forced_open",
-            Self::ForcedClosed => "forced_closed",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How many calls there are in the window, and how many of them were bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counts {
-    /// All calls with a verdict.
-    pub total: u64,
-    /// Those that failed, or found the service overloaded.
-    pub failed: u64,
-    /// Those that were slow, failed or not.
-    pub slow: u64,
-}
-
-impl From<window::Counts> for Counts {
-    fn from(counts: window::Counts) -> Self {
-        Self {
-            total: counts.total,
-            failed: counts.failed,
-            slow: counts.slow,
-        }
-    }
-}
-
-/// Why the state changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The breaker was made.
-    Created,
-    /// Too large a share of calls failed.
-    Failures(Counts),
-    /// Too large a share of calls was slow.
-    SlowCalls(Counts),
-    /// The open time was over, and a call came.
-    OpenTimeOver,
-    /// A probe failed, or was slow.
-    ProbeFailed,
-    /// A probe had no answer by its deadline.
-    ProbeTimedOut,
-    /// Enough probes succeeded.
-    ProbesSucceeded,
-    /// By hand, through the handle.
-    Forced,
-    /// By hand, through [`BreakerHandle::reset`].
-    Reset,
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Transition {
-    /// The state left.
-    pub from: State,
-    /// The state entered.
-    pub to: State,
-    /// Why.
-    pub cause: Cause,
-    /// When.
-    pub at: Instant,
-    /// For how long it opens, where it does by itself.
-    pub open_for: Option<Duration>,
-    pub(super) generation: u32,
-}
+use super::{
+    shared::Shared,
+    state::{Counts, State, Transition},
+};
 
 /// A hand on a breaker: shows its state, and moves it. Cheap to clone; keeps no service alive.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use tower::Layer;
 
 use super::{
     Breaker, BreakerHandle,
-    machine::{MAX_DEADLINE, MAX_PROBES, Rules},
+    machine::Rules,
     shared::{Limits, Shared, Window, micros},
 };
 use crate::{
@@ -106,6 +106,12 @@ enum Kind {
 const BUCKETS: usize = 10;
 const MIN_CALLS: u64 = 20;
 const MAX_CALLS: usize = 100_000;
+
+/// More at a time are no probes any more.
+const MAX_PROBES: u32 = 63;
+
+/// Longer than anybody waits for an answer to begin.
+const MAX_DEADLINE: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl<C> Builder<C> {

@@ -107,16 +107,18 @@ mod future;
 mod handle;
 mod layer;
 mod machine;
-#[cfg(test)]
+#[cfg(all(test, not(roster_loom)))]
 mod model;
 mod service;
 mod shared;
+mod state;
 
 pub use self::{
     call::Call,
     error::{BreakerError, Refused},
     future::ResponseFuture,
-    handle::{BreakerHandle, Cause, Counts, State, Transition},
+    handle::BreakerHandle,
     layer::{BreakerLayer, Builder},
     service::Breaker,
+    state::{Cause, Counts, State, Transition},
 };

@@ -71,7 +71,8 @@ where
             return ResponseFuture::refused(self.shared.refuse_early());
         }
         match self.shared.admit() {
-            Ok(call) => {
+            Ok(pass) => {
+                let call = Call::new(Arc::clone(&self.shared), pass);
                 ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
             }
             Err(error) => ResponseFuture::refused(error),

@@ -3,8 +3,11 @@
 use std::{
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -12,14 +15,30 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Call, Cause, State, Transition,
     error::{BreakerError, Refused},
-    machine::{self, Machine, Moved, Pass, Probed, Refusal, Rules, Why},
+    machine::{Machine, Moved, Pass, Probed, Refusal, Rules, Why},
+    state::{Cause, State, Transition},
 };
 use crate::window::{CountWindow, Counts, TimeWindow};
 
+/// On cache lines of its own: every call reads the word, and what is beside it in memory, counts of
+/// calls and of owners, is written by every call.
+#[repr(align(128))]
+struct Word(AtomicU64);
+
+impl Word {
+    fn of(machine: &Machine) -> u64 {
+        let closed = matches!(machine.state(), State::Closed | State::ForcedClosed);
+        machine.generation() << 1 | u64::from(closed)
+    }
+}
+
 pub(super) struct Shared {
-    machine: Machine,
+    /// The generation of the machine, and whether it lets all calls through: what nearly every call needs
+    /// of it, without its lock. Written with the lock held. Release and acquire: a call that finds the
+    /// breaker closed again also finds the window that was emptied before.
+    word: Word,
+    machine: Mutex<Machine>,
     window: Window,
     limits: Limits,
     base: Instant,
@@ -78,8 +97,10 @@ impl Shared {
             open_for: None,
             generation: 0,
         };
+        let machine = Machine::new(rules);
         Self {
-            machine: Machine::new(rules),
+            word: Word(AtomicU64::new(Word::of(&machine))),
+            machine: Mutex::new(machine),
             window,
             limits,
             base,
@@ -89,38 +110,77 @@ impl Shared {
         }
     }
 
+    /// Looks at the machine, or changes it, and tells of what changed.
+    #[cold]
+    fn with<T>(&self, act: impl FnOnce(&mut Machine, u64, &mut Vec<Moved>) -> T) -> T {
+        self.with_cause(None, act)
+    }
+
+    /// The same, with what was counted if that is why it opens.
+    fn with_cause<T>(
+        &self,
+        counted: Option<Cause>,
+        act: impl FnOnce(&mut Machine, u64, &mut Vec<Moved>) -> T,
+    ) -> T {
+        let mut moves = Vec::new();
+        let now = Instant::now();
+        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut machine, self.millis(now), &mut moves);
+        // Before any probe can close it, so that the time closed begins with an empty window; and
+        // not when it opens, where those that were counting in that moment would count for the next
+        // time closed.
+        if moves
+            .iter()
+            .any(|moved| moved.to == State::HalfOpen || moved.why == Why::Forced)
+        {
+            self.clear(now);
+        }
+        self.word.0.store(Word::of(&machine), Release);
+        // Whoever is told may look at the breaker.
+        drop(machine);
+        moves
+            .iter()
+            .for_each(|moved| self.tell(moved, counted, now));
+        done
+    }
+
     /// Whether a call now would be refused.
     #[inline]
     pub(super) fn refuses(&self) -> bool {
-        self.machine.refuses(|| self.millis(Instant::now()))
+        self.word.0.load(Acquire) & 1 == 0 && self.with(|machine, now, _| machine.refuses(now))
     }
 
     #[inline]
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Call, BreakerError> {
-        let admitted = self
-            .machine
-            .admit(|| self.millis(Instant::now()), &mut |moved| {
-                self.publish(moved, None)
+    pub(super) fn admit(&self) -> Result<Pass, BreakerError> {
+        let word = self.word.0.load(Acquire);
+        if word & 1 == 1 {
+            return Ok(Pass {
+                generation: word >> 1,
+                probe: false,
             });
-        match admitted {
-            Ok(pass) => Ok(Call::new(Arc::clone(self), pass)),
-            Err(Refusal::Open(millis)) => Err(self.refuse(Refused::Open {
-                remaining: Duration::from_millis(millis),
-            })),
-            Err(Refusal::Probing) => Err(self.refuse(Refused::Probing)),
-            Err(Refusal::Forced) => Err(self.refuse(Refused::Forced)),
         }
+        self.with(|machine, now, moves| machine.admit(now, moves))
+            .map_err(|refusal| {
+                self.refuse(match refusal {
+                    Refusal::Open(millis) => Refused::Open {
+                        remaining: Duration::from_millis(millis),
+                    },
+                    Refusal::Probing => Refused::Probing,
+                    Refusal::Forced => Refused::Forced,
+                })
+            })
     }
 
     /// Refuses a call for which the inner service was not asked whether it is ready.
     pub(super) fn refuse_early(&self) -> BreakerError {
-        self.refuse(match self.machine.state() {
+        let refused = self.with(|machine, now, _| match machine.state() {
             State::ForcedOpen => Refused::Forced,
             State::HalfOpen => Refused::Probing,
             _ => Refused::Open {
-                remaining: self.remaining().unwrap_or_default(),
+                remaining: Duration::from_millis(machine.remaining(now).unwrap_or_default()),
             },
-        })
+        });
+        self.refuse(refused)
     }
 
     fn refuse(&self, refused: Refused) -> BreakerError {
@@ -143,11 +203,17 @@ impl Shared {
         micros >= self.limits.probe_deadline
     }
 
+    /// Whether a call of this generation still counts.
+    #[inline]
+    fn is_current(&self, pass: Pass) -> bool {
+        self.word.0.load(Acquire) >> 1 == pass.generation
+    }
+
     /// Counts a call made while closed, if it still is the same time closed; returns its number in
     /// a window of calls.
     #[inline]
     pub(super) fn record(&self, pass: Pass, now: Option<Instant>, failed: bool, slow: bool) -> u64 {
-        if !self.machine.is_current(pass) {
+        if !self.is_current(pass) {
             return 0;
         }
         if !failed && !slow {
@@ -159,9 +225,9 @@ impl Shared {
                 window.record(now, failed, slow);
                 (0, window.counts(now))
             }
-            Window::Calls(window) => window.put(failed, slow),
+            Window::Calls(window) => window.record(failed, slow),
         };
-        self.judge(pass, now, counts);
+        self.judge(pass, counts);
         number
     }
 
@@ -169,7 +235,7 @@ impl Shared {
     #[inline]
     fn record_good(&self, now: Option<Instant>) -> u64 {
         match &self.window {
-            Window::Calls(window) => return window.put_good(),
+            Window::Calls(window) => return window.record(false, false).0,
             // Three calls more or less are too many where a few decide.
             Window::Time(window) if now.is_none() && self.limits.min_calls >= 16 => {
                 window.record_good(Instant::now);
@@ -183,7 +249,7 @@ impl Shared {
 
     /// Counts a good call as bad after all.
     pub(super) fn amend(&self, pass: Pass, number: u64) {
-        if !self.machine.is_current(pass) {
+        if !self.is_current(pass) {
             return;
         }
         let now = Instant::now();
@@ -194,45 +260,36 @@ impl Shared {
             }
             Window::Calls(window) => window.amend(number),
         };
-        self.judge(pass, Some(now), counts);
+        self.judge(pass, counts);
     }
 
-    fn judge(&self, pass: Pass, now: Option<Instant>, counts: Counts) {
-        if let Some(cause) = self.limits.judge(counts) {
-            let now = self.millis(now.unwrap_or_else(Instant::now));
-            self.machine
-                .trip(pass, now, &mut |moved| self.publish(moved, Some(cause)));
+    fn judge(&self, pass: Pass, counts: Counts) {
+        if let cause @ Some(_) = self.limits.judge(counts) {
+            self.with_cause(cause, |machine, now, moves| machine.trip(pass, now, moves));
         }
     }
 
     pub(super) fn begin(&self, pass: Pass) {
-        self.machine.begin(pass);
+        self.with(|machine, _, _| machine.begin(pass));
     }
 
     pub(super) fn probed(&self, pass: Pass, result: Probed, begun: bool) {
-        let now = self.millis(Instant::now());
-        self.machine.probed(pass, result, begun, now, &mut |moved| {
-            self.publish(moved, None)
-        });
+        self.with(|machine, now, moves| machine.probed(pass, result, begun, now, moves));
     }
 
     pub(super) fn relapsed(&self, pass: Pass) {
-        let now = self.millis(Instant::now());
-        self.machine
-            .relapsed(pass, now, &mut |moved| self.publish(moved, None));
+        self.with(|machine, now, moves| machine.relapsed(pass, now, moves));
     }
 
     pub(super) fn state(&self) -> State {
-        self.machine
-            .expire(self.millis(Instant::now()), &mut |moved| {
-                self.publish(moved, None)
-            });
-        self.machine.state()
+        self.with(|machine, now, moves| {
+            machine.expire(now, moves);
+            machine.state()
+        })
     }
 
     pub(super) fn remaining(&self) -> Option<Duration> {
-        let now = self.millis(Instant::now());
-        self.machine.remaining(now).map(Duration::from_millis)
+        self.with(|machine, now, _| machine.remaining(now).map(Duration::from_millis))
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -251,65 +308,45 @@ impl Shared {
     }
 
     pub(super) fn force(&self, to: State) {
-        let now = Instant::now();
-        let (from, generation) = self.machine.force(to, self.millis(now));
-        self.clear(now);
-        self.tell(Transition {
-            from,
-            to,
-            cause: if to == State::Closed {
-                Cause::Reset
-            } else {
-                Cause::Forced
-            },
-            at: now,
-            open_for: None,
-            generation,
-        });
+        self.with(|machine, now, moves| machine.force(to, now, moves));
     }
 
-    fn publish(&self, moved: Moved, counted: Option<Cause>) {
-        let now = Instant::now();
-        // Before any probe can close it, so that the time closed begins with an empty window; and
-        // not when it opens, where those that were counting in that moment would count for the next
-        // time closed.
-        if moved.to == State::HalfOpen {
-            self.clear(now);
-        }
-        let cause = match moved.why {
+    /// Two threads may come here in the wrong order: the later change stays.
+    fn tell(&self, moved: &Moved, counted: Option<Cause>, at: Instant) {
+        let Moved {
+            generation,
+            from,
+            to,
+            why,
+            open_for,
+        } = *moved;
+        let cause = match why {
             Why::TimeOver => Cause::OpenTimeOver,
             Why::ProbeBad => Cause::ProbeFailed,
             Why::ProbeLate => Cause::ProbeTimedOut,
             Why::ProbesGood => Cause::ProbesSucceeded,
-            Why::Tripped => counted.unwrap_or(Cause::Forced),
+            Why::Forced if to == State::Closed => Cause::Reset,
+            Why::Forced | Why::Tripped => counted.unwrap_or(Cause::Forced),
         };
-        self.tell(Transition {
-            from: moved.from,
-            to: moved.to,
-            cause,
-            at: now,
-            open_for: moved.open_for,
-            generation: moved.generation,
-        });
-    }
-
-    /// Two threads may come here in the wrong order: the later change stays.
-    fn tell(&self, transition: Transition) {
-        let Transition {
-            from, to, cause, ..
-        } = &transition;
-        let (name, open_for) = (&*self.name, transition.open_for);
-        if *to == State::Open {
+        let name = &*self.name;
+        if to == State::Open {
             tracing::warn!(name, %from, %to, ?cause, ?open_for, "circuit breaker opened");
         } else {
             tracing::info!(name, %from, %to, ?cause, "circuit breaker changed");
         }
         self.latest.send_if_modified(|latest| {
-            let later = machine::is_later(transition.generation, latest.generation);
-            if later {
-                *latest = transition;
+            let is_later = generation > latest.generation;
+            if is_later {
+                *latest = Transition {
+                    from,
+                    to,
+                    cause,
+                    at,
+                    open_for,
+                    generation,
+                };
             }
-            later
+            is_later
         });
     }
 
@@ -341,7 +378,7 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("name", &self.name)
-            .field("state", &self.machine.state())
+            .field("machine", &self.machine)
             .field("window", &self.window)
             .field("limits", &self.limits)
             .finish_non_exhaustive()

@@ -1,11 +1,11 @@
-//! Settings, the layer made of them, and the handle.
+//! Settings, and the layer made of them.
 
 use std::{fmt, sync::Arc};
 
 use tokio::sync::Semaphore;
 use tower::Layer;
 
-use super::{AdaptiveLimit, gradient::Rules, shared::Shared};
+use super::{gradient::Rules, handle::LimitHandle, service::AdaptiveLimit, shared::Shared};
 use crate::{classify::Answers, error::ConfigError};
 
 /// Limits calls at a time by latency and overload. See the [module](super).
@@ -58,32 +58,6 @@ impl<C> fmt::Debug for AdaptiveLimitLayer<C> {
         f.debug_struct("AdaptiveLimitLayer")
             .field("shared", &self.shared)
             .finish_non_exhaustive()
-    }
-}
-
-/// Shows a limit. Cheap to clone.
-#[derive(Clone)]
-pub struct LimitHandle(Arc<Shared>);
-
-impl LimitHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
-    }
-
-    /// How many calls at a time are let through now.
-    pub fn limit(&self) -> u32 {
-        self.0.limit()
-    }
-
-    /// How many calls are under way; above the limit for a while after that has shrunk.
-    pub fn in_flight(&self) -> u32 {
-        self.0.in_flight()
-    }
-}
-
-impl fmt::Debug for LimitHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LimitHandle").field(&self.0).finish()
     }
 }
 

@@ -89,6 +89,7 @@
 mod call;
 mod future;
 mod gradient;
+mod handle;
 mod layer;
 mod permits;
 mod service;
@@ -97,6 +98,7 @@ mod shared;
 pub use self::{
     call::Call,
     future::ResponseFuture,
-    layer::{AdaptiveLimitLayer, Builder, LimitHandle},
+    handle::LimitHandle,
+    layer::{AdaptiveLimitLayer, Builder},
     service::AdaptiveLimit,
 };

@@ -11,7 +11,9 @@ use std::{
 
 use tower::Service;
 
-use super::{Call, LimitHandle, future::ResponseFuture, permits::Permit, shared::Shared};
+use super::{
+    call::Call, future::ResponseFuture, handle::LimitHandle, permits::Permit, shared::Shared,
+};
 use crate::classify::{Answers, Classify};
 
 /// Lets only so many calls through at a time, as many as go well; made by an

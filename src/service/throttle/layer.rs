@@ -1,11 +1,8 @@
-//! Settings, the layer made of them, and the handle.
+//! Settings, and the layer made of them.
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -13,7 +10,7 @@ use rand::RngExt;
 use tokio::time::Instant;
 use tower::Layer;
 
-use super::{Throttle, shared::Shared};
+use super::{handle::ThrottleHandle, service::Throttle, shared::Shared};
 use crate::{classify::Answers, error::ConfigError, rng::small_rng, window::TimeWindow};
 
 /// Throttles a service by what it accepts. See the [module](super).
@@ -65,32 +62,6 @@ impl<C> fmt::Debug for ThrottleLayer<C> {
         f.debug_struct("ThrottleLayer")
             .field("shared", &self.shared)
             .finish_non_exhaustive()
-    }
-}
-
-/// Shows what a throttle does. Cheap to clone.
-#[derive(Clone)]
-pub struct ThrottleHandle(Arc<Shared>);
-
-impl ThrottleHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
-    }
-
-    /// The share of calls that are refused now, 0 to 1.
-    pub fn probability(&self) -> f64 {
-        self.0.probability(Instant::now())
-    }
-
-    /// How many calls were refused since the throttle was made.
-    pub fn refused(&self) -> u64 {
-        self.0.refused.load(Relaxed)
-    }
-}
-
-impl fmt::Debug for ThrottleHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ThrottleHandle").field(&self.0).finish()
     }
 }
 

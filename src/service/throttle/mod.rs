@@ -74,6 +74,7 @@
 mod call;
 mod error;
 mod future;
+mod handle;
 mod layer;
 mod service;
 mod shared;
@@ -82,6 +83,7 @@ pub use self::{
     call::Call,
     error::ThrottleError,
     future::ResponseFuture,
-    layer::{Builder, ThrottleHandle, ThrottleLayer},
+    handle::ThrottleHandle,
+    layer::{Builder, ThrottleLayer},
     service::Throttle,
 };

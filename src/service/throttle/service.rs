@@ -6,9 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use tokio::time::Instant;
 use tower::Service;
 
-use super::{Call, ThrottleHandle, future::ResponseFuture, shared::Shared};
+use super::{call::Call, future::ResponseFuture, handle::ThrottleHandle, shared::Shared};
 use crate::{
     classify::{Answers, Classify},
     error::BoxError,
@@ -60,8 +61,10 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match self.shared.admit() {
-            Ok(call) => {
+        let now = Instant::now();
+        match self.shared.admit(now) {
+            Ok(()) => {
+                let call = Call::new(Arc::clone(&self.shared), now);
                 ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
             }
             Err(error) => ResponseFuture::refused(error),

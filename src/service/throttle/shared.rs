@@ -11,7 +11,7 @@ use std::{
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::{Call, ThrottleError};
+use super::error::ThrottleError;
 use crate::{rng::small_rng, window::TimeWindow};
 
 /// At least one call in this time is let through.
@@ -37,8 +37,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Call, ThrottleError> {
-        let now = Instant::now();
+    /// Lets a call that is made now through, or refuses it.
+    pub(super) fn admit(&self, now: Instant) -> Result<(), ThrottleError> {
         let probability = self.probability(now);
         if probability > 0.0 && self.draw() < probability && !self.is_due(now) {
             self.window.add(now, 1, 0);
@@ -46,7 +46,7 @@ impl Shared {
             return Err(ThrottleError::new(Arc::clone(&self.name), probability));
         }
         self.window.add(now, 1, 1);
-        Ok(Call::new(Arc::clone(self), now))
+        Ok(())
     }
 
     pub(super) fn probability(&self, now: Instant) -> f64 {

@@ -3,7 +3,7 @@
 //! `std`'s hashers promise neither, and some differ by seed. [`hash_key`] is XXH64 with seed 0, which
 //! libraries for every language compute too, so clients written in others can agree on who owns a key.
 
-/// Hashes a key for [`RingHash`](super::RingHash) and [`Maglev`](super::Maglev): XXH64 with seed 0.
+/// Hashes a key for [`RingHash`](super::policy::RingHash): XXH64 with seed 0.
 ///
 /// Takes about 10 ns for keys of up to 32 bytes, and 10 GB a second beyond.
 ///

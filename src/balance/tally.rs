@@ -14,7 +14,7 @@ use crate::classify::Outcome;
 
 /// The latency that is compared: high enough to show a slow path, low enough that 100 requests have ten
 /// beyond it.
-pub(super) const PERCENTILE: f64 = 0.9;
+pub(crate) const PERCENTILE: f64 = 0.9;
 
 /// Eight buckets per doubling, from 1 µs to an hour.
 const BUCKETS: usize = 240;
@@ -71,7 +71,7 @@ impl Tally {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let load = |count: &AtomicU64| count.load(Relaxed);
         Counts {
             requests: load(&self.requests),
@@ -102,14 +102,14 @@ impl fmt::Debug for Tally {
 
 /// A tally at one moment, or the difference of two.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counts {
-    pub(super) requests: u64,
-    pub(super) failures: u64,
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
     latencies: Vec<u64>,
 }
 
 impl Counts {
-    pub(super) fn since(&self, earlier: &Self) -> Self {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
         let pairs = self.latencies.iter().zip(&earlier.latencies);
         Self {
             requests: self.requests.wrapping_sub(earlier.requests),
@@ -118,12 +118,12 @@ impl Counts {
         }
     }
 
-    pub(super) fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.latencies.iter().sum()
     }
 
     /// The latency that nine tenths of the answers stayed below, rounded up to a bucket.
-    pub(super) fn percentile(&self, answers: u64) -> Option<Duration> {
+    pub(crate) fn percentile(&self, answers: u64) -> Option<Duration> {
         let rank = (answers as f64 * PERCENTILE).ceil() as u64;
         let mut seen = 0;
         let reached = self.latencies.iter().position(|count| {
@@ -134,7 +134,7 @@ impl Counts {
     }
 
     /// The answers in buckets wholly beyond `latency`.
-    pub(super) fn slower_than(&self, latency: Duration) -> u64 {
+    pub(crate) fn slower_than(&self, latency: Duration) -> u64 {
         self.latencies.iter().skip(bucket(latency) + 1).sum()
     }
 }

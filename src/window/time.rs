@@ -1,39 +1,26 @@
-//! What became of the last calls: counts over a sliding span of time, or of the last N calls.
+//! Counts over a sliding span of time.
 //!
-//! A decision to withhold traffic needs counts that are exact and recent. An average that decays
-//! (EWMA) means something else at every rate of requests, and hides a burst of failures behind a long
-//! good past; counts that are never taken back, or only all at once, do not slide. Both windows here
-//! do, take no lock, and allocate when they are made and never after.
-//!
-//! [`TimeWindow`] never clears a counter that others may be adding to, which is where such windows
-//! lose calls. It counts all calls since ever, and remembers what the sums were when each bucket
-//! began; the window is a difference of two sums:
+//! It never clears a counter that others may be adding to, which is where such windows lose calls. It
+//! counts all calls since ever, and remembers what the sums were when each bucket began; the window is
+//! a difference of two sums:
 //!
 //! ```text
 //! sums at the beginning of each bucket       3    7    9   14 │ 20 now
 //!                                            └────────────────┴──▶ 17 calls in the window
 //! ```
 //!
-//! Reading is O(1), turning to another bucket O(buckets), however long nothing happened.
-//! [`CountWindow`] is a ring of outcomes with running sums: each call takes the place of the call N
-//! before it, and adds the difference of the two. Both cost two or three atomic operations a call.
+//! Reading is O(1), turning to another bucket O(buckets), however long nothing happened. A call costs two
+//! or three atomic operations.
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
+use super::Counts;
 use crate::sync::{
-    AtomicU8, AtomicU64,
+    AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-
-/// How many calls there were, and how many of them were bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) total: u64,
-    pub(crate) failed: u64,
-    pub(crate) slow: u64,
-}
 
 /// Sums since ever: calls times 2³² plus failures, and slow calls apart.
 ///
@@ -299,163 +286,6 @@ impl fmt::Debug for TimeWindow {
     }
 }
 
-/// Counts of the last `n` calls.
-///
-/// A call that is recorded while `n` others are may take the place of a later one; the counts are
-/// those of the calls in the ring all the same.
-pub(crate) struct CountWindow {
-    /// What became of the call at each place; 0 for none yet.
-    ring: Box<[AtomicU8]>,
-    /// The number of the next call. Relaxed: it only hands out places.
-    next: AtomicU64,
-    /// The number of the first call of this lap around the ring, which spares a division. Relaxed: a
-    /// hint.
-    lap: AtomicU64,
-    /// The three sums, 20 bits each, [`BIAS`] above what they are.
-    ///
-    /// Each call adds the difference it made to the ring, as one number: what it replaced was put
-    /// there by another call, whose own difference may come later. So a sum may be below zero for a
-    /// moment, which the bias keeps from its neighbours. Relaxed: it publishes no other memory.
-    sums: AtomicU64,
-}
-
-const CALL: u8 = 1;
-const FAILED: u8 = 2;
-const SLOW: u8 = 4;
-
-const FIELD: u32 = 20;
-const MASK: u64 = (1 << FIELD) - 1;
-/// Far more than the number of threads that can be within `record` at once.
-const BIAS: u64 = 1 << 18;
-
-impl CountWindow {
-    /// The largest number of calls: with the bias the sums stay within their bits.
-    pub(crate) const MAX: usize = 500_000;
-
-    /// Makes an empty window over the last `n` calls, from 1 to [`MAX`](Self::MAX).
-    pub(crate) fn new(n: usize) -> Self {
-        let n = n.clamp(1, Self::MAX);
-        Self {
-            ring: (0..n).map(|_| AtomicU8::new(0)).collect(),
-            next: AtomicU64::new(0),
-            lap: AtomicU64::new(0),
-            sums: AtomicU64::new(BIAS << (2 * FIELD) | BIAS << FIELD | BIAS),
-        }
-    }
-
-    /// Counts a call in the place of the oldest, and returns the counts with it.
-    #[cfg(test)]
-    pub(crate) fn record(&self, failed: bool, slow: bool) -> Counts {
-        self.put(failed, slow).1
-    }
-
-    /// Counts a call in the place of the oldest, and returns its number and the counts with it.
-    pub(crate) fn put(&self, failed: bool, slow: bool) -> (u64, Counts) {
-        let number = self.next.fetch_add(1, Relaxed);
-        let place = self.place(number);
-        let call = CALL | if failed { FAILED } else { 0 } | if slow { SLOW } else { 0 };
-        let sums = self.replace(place, call);
-        (number, self.decode(sums))
-    }
-
-    #[inline]
-    fn place(&self, number: u64) -> usize {
-        let n = self.ring.len() as u64;
-        let ahead = number.wrapping_sub(self.lap.load(Relaxed));
-        if ahead < n {
-            return ahead as usize;
-        }
-        let place = number % n;
-        if place == 0 {
-            self.lap.store(number, Relaxed);
-        }
-        place as usize
-    }
-
-    /// Counts a good call, and returns its number.
-    #[inline]
-    pub(crate) fn put_good(&self) -> u64 {
-        let number = self.next.fetch_add(1, Relaxed);
-        let place = self.place(number);
-        // The usual case, and one exchange less: a good call for a good call.
-        if self.ring[place].load(Relaxed) != CALL {
-            self.replace(place, CALL);
-        }
-        number
-    }
-
-    /// Counts a call that was [put](Self::put) as good as failed after all, unless it has left the
-    /// window. Only the lowest 39 bits of its number count. (One that leaves in this very moment leaves its failure to the call in its place.)
-    pub(crate) fn amend(&self, number: u64) -> Counts {
-        let n = self.ring.len() as u64;
-        let next = self.next.load(Relaxed);
-        let since = next.wrapping_sub(number) & ((1 << 39) - 1);
-        if (1..=n).contains(&since) {
-            let place = ((next - since) % n) as usize;
-            let old = self.ring[place].fetch_or(FAILED, Relaxed);
-            if old & FAILED == 0 {
-                self.sums.fetch_add(spread(FAILED), Relaxed);
-            }
-            // A reset had emptied it. If a call is in it by now, that has taken the failure away.
-            let emptied = old == 0
-                && self.ring[place]
-                    .compare_exchange(FAILED, 0, Relaxed, Relaxed)
-                    .is_ok();
-            if emptied {
-                self.sums.fetch_sub(spread(FAILED), Relaxed);
-            }
-        }
-        self.counts()
-    }
-
-    /// The last calls.
-    pub(crate) fn counts(&self) -> Counts {
-        self.decode(self.sums.load(Relaxed))
-    }
-
-    /// Forgets all calls. O(n).
-    pub(crate) fn reset(&self) {
-        (0..self.ring.len()).for_each(|place| {
-            self.replace(place, 0);
-        });
-    }
-
-    fn replace(&self, place: usize, call: u8) -> u64 {
-        let old = self.ring[place].swap(call, Relaxed);
-        if old == call {
-            return self.sums.load(Relaxed);
-        }
-        let change = spread(call).wrapping_sub(spread(old));
-        self.sums.fetch_add(change, Relaxed).wrapping_add(change)
-    }
-
-    fn decode(&self, sums: u64) -> Counts {
-        let n = self.ring.len() as u64;
-        let field = |at: u32| (sums >> (at * FIELD) & MASK).saturating_sub(BIAS).min(n);
-        let total = field(2);
-        Counts {
-            total,
-            failed: field(1).min(total),
-            slow: field(0).min(total),
-        }
-    }
-}
-
-/// One call as a summand of the three sums.
-fn spread(call: u8) -> u64 {
-    let bit = |mask: u8| u64::from(call & mask != 0);
-    bit(CALL) << (2 * FIELD) | bit(FAILED) << FIELD | bit(SLOW)
-}
-
-impl fmt::Debug for CountWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CountWindow")
-            .field("calls", &self.ring.len())
-            .field("counts", &self.counts())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Nanoseconds, at most those of 146 years.
 fn nanos(duration: Duration) -> u64 {
     duration
@@ -468,7 +298,7 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 #[cfg(not(roster_loom))]
 mod tests {
-    use std::{collections::VecDeque, thread};
+    use std::thread;
 
     use proptest::prelude::*;
 
@@ -576,7 +406,6 @@ mod tests {
             window.record(base, true, false);
             assert_eq!(window.counts(base), counts(1, 1, 0));
         }
-        assert_eq!(CountWindow::new(0).record(true, true), counts(1, 1, 1));
     }
 
     #[test]
@@ -602,45 +431,6 @@ mod tests {
         let end = base + 5 * SECOND;
         assert_eq!(window.counts(end), counts(80_000, 20_000, 8_000));
         assert_eq!(window.counts(end + 10 * SECOND), Counts::default());
-    }
-
-    #[test]
-    fn the_last_calls_slide() {
-        let window = CountWindow::new(100);
-        (0..10_000).for_each(|_| {
-            window.record(false, false);
-        });
-        for failures in 1..=150 {
-            let seen = window.record(true, false);
-            assert_eq!(seen, counts(100, failures.min(100), 0));
-        }
-    }
-
-    #[test]
-    fn threads_keep_the_sums_of_the_ring() {
-        for n in [1, 3, 1_000] {
-            let window = CountWindow::new(n);
-            thread::scope(|scope| {
-                for thread in 0..8 {
-                    let window = &window;
-                    scope.spawn(move || {
-                        for i in 0..20_000 {
-                            let seen = window.record((i + thread) % 3 == 0, i % 7 == 0);
-                            assert!(seen.failed <= seen.total && seen.total <= n as u64);
-                        }
-                    });
-                }
-            });
-            let in_ring = |mask: u8| {
-                let calls = window.ring.iter();
-                calls.filter(|call| call.load(Relaxed) & mask != 0).count() as u64
-            };
-            let expected = counts(in_ring(CALL), in_ring(FAILED), in_ring(SLOW));
-            assert_eq!(window.counts(), expected);
-            assert_eq!(expected.total, n as u64);
-            window.reset();
-            assert_eq!(window.counts(), Counts::default());
-        }
     }
 
     #[derive(Clone, Debug)]
@@ -714,52 +504,10 @@ mod tests {
                 prop_assert_eq!(window.counts(at(now)), expected);
             }
         }
-
-        #[test]
-        fn count_window_counts_as_a_list_does(
-            n in 1..40_usize,
-            steps in prop::collection::vec(step(), 0..200),
-        ) {
-            let window = CountWindow::new(n);
-            let mut calls: VecDeque<(bool, bool)> = VecDeque::new();
-            let mut put = None;
-            for step in steps {
-                match step {
-                    Step::Record { failed, slow, .. } => {
-                        put = Some(match failed || slow {
-                            true => window.put(failed, slow).0,
-                            false => window.put_good(),
-                        });
-                        calls.push_back((failed, slow));
-                        if calls.len() > n {
-                            calls.pop_front();
-                        }
-                    }
-                    Step::Counts { .. } => {}
-                    Step::Amend => {
-                        if let Some(number) = put {
-                            window.amend(number);
-                        }
-                        if let Some(last) = calls.back_mut() {
-                            last.0 = true;
-                        }
-                    }
-                    Step::Reset => {
-                        window.reset();
-                        calls.clear();
-                    }
-                }
-                let with = |is: fn(&(bool, bool)) -> bool| {
-                    calls.iter().filter(|call| is(call)).count() as u64
-                };
-                let expected = counts(calls.len() as u64, with(|c| c.0), with(|c| c.1));
-                prop_assert_eq!(window.counts(), expected);
-            }
-        }
     }
 }
 
-/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::`
+/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::time`
 #[cfg(all(test, roster_loom))]
 mod models {
     use loom::{sync::Arc, thread};
@@ -808,34 +556,6 @@ mod models {
             let allowed = [(2, 1), (1, 0), (2, 0)];
             assert!(allowed.contains(&(seen.total, seen.failed)), "{seen:?}");
             other.join().expect("no panic");
-        });
-    }
-
-    #[test]
-    fn running_sums_are_those_of_the_ring() {
-        loom::model(|| {
-            let window = Arc::new(CountWindow::new(2));
-            window.record(true, false);
-            let other = {
-                let window = Arc::clone(&window);
-                thread::spawn(move || {
-                    window.record(true, true);
-                    window.record(false, false);
-                })
-            };
-            let seen = window.record(false, true);
-            assert!(seen.total <= 2 && seen.failed <= seen.total);
-            other.join().expect("no panic");
-            let in_ring = |mask: u8| {
-                let calls = window.ring.iter();
-                calls.filter(|call| call.load(Relaxed) & mask != 0).count() as u64
-            };
-            let expected = Counts {
-                total: 2,
-                failed: in_ring(FAILED),
-                slow: in_ring(SLOW),
-            };
-            assert_eq!(window.counts(), expected);
         });
     }
 }

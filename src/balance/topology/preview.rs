@@ -1,0 +1,45 @@
+//! What a topology would do, without a balancer.
+
+use std::sync::Arc;
+
+use super::{
+    planner::{Member, Standing},
+    route::Wish,
+    rules::Topology,
+};
+use crate::{error::ConfigError, instance::Instance};
+
+impl Topology {
+    /// The share of requests with this wish that each instance would get, from 0 to 1, under a policy
+    /// that heeds weights. All shares are 0 when such requests would fail. Instances that are critical or in
+    /// maintenance count as ejected.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn shares(
+        &self,
+        instances: &[Arc<Instance>],
+        wish: &Wish,
+    ) -> Result<Vec<f64>, ConfigError> {
+        self.check()?;
+        let traits = instances.iter();
+        let traits: Vec<_> = traits
+            .map(|instance| self.traits(&instance.key, Some(instance)))
+            .collect();
+        let members = instances.iter().zip(&traits).enumerate();
+        let members = members.map(|(index, (instance, traits))| Member {
+            index,
+            traits,
+            weight: instance.weight.get().into(),
+            standing: if instance.status.is_serving() {
+                Standing::In
+            } else {
+                Standing::Out
+            },
+        });
+        let members: Vec<_> = members.collect();
+        let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
+        let planned = self.plan(&members, self.panics(false));
+        Ok(planned.plan.shares(wish, &weights))
+    }
+}

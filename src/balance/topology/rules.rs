@@ -1,0 +1,275 @@
+//! The rules of where traffic may go, as the user sets them.
+
+use std::future::pending;
+
+use tokio::sync::watch;
+
+#[cfg(doc)]
+use super::{Locality, Otherwise};
+use super::{
+    deterministic::Subsetting,
+    peers::{self, Peers},
+    priority::Priority,
+    split::{self, Split},
+    subset::Subsets,
+    zone::ZonePreference,
+};
+use crate::error::ConfigError;
+
+/// The rules of where traffic may go; see the [module](super). Everywhere, by default.
+///
+/// # Examples
+/// Stay in the zone as far as that is fair:
+/// ```
+/// use tower_roster::balance::topology::{Topology, ZonePreference};
+///
+/// let topology = Topology::new().zone(ZonePreference::new("eu-1a"));
+/// # topology.shares(&[], &Default::default())?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+/// A canary at 1 %, and the near datacenter first:
+/// ```
+/// use std::sync::Arc;
+/// use tower_roster::{
+///     Instance,
+///     balance::topology::{Priority, Shares, Split, Topology, Wish},
+/// };
+///
+/// let split = Split::new(Shares::canary("v2", 0.01))?;
+/// let topology = Topology::new()
+///     .split(split.clone())
+///     .priority(Priority::by_datacenter(["fra", "ams"]));
+///
+/// let web = |id, version| {
+///     let address = "10.0.0.1:80".parse().unwrap();
+///     Arc::new(Instance::new("web", id, address).meta("version", version))
+/// };
+/// let instances = [web("a", "v1"), web("b", "v1"), web("c", "v2")];
+/// assert_eq!(topology.shares(&instances, &Wish::new())?, [0.495, 0.495, 0.01]);
+///
+/// split.set(Shares::canary("v2", 0.5))?;
+/// assert_eq!(topology.shares(&instances, &Wish::new())?, [0.25, 0.25, 0.5]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Topology {
+    pub(super) zone: Option<ZonePreference>,
+    pub(super) priority: Option<Priority>,
+    pub(super) subsets: Option<Subsets>,
+    pub(super) subsetting: Option<Subsetting>,
+    pub(super) split: Option<Split>,
+    pub(super) peers: Option<Peers>,
+    /// `None` while nobody has set it.
+    pub(super) panic: Option<bool>,
+}
+
+impl Topology {
+    /// No rules: requests may go to every endpoint.
+    pub fn new() -> Self {
+        Self {
+            zone: None,
+            priority: None,
+            subsets: None,
+            subsetting: None,
+            split: None,
+            peers: None,
+            panic: None,
+        }
+    }
+
+    /// Prefers the caller's zone; none by default.
+    #[must_use]
+    pub fn zone(mut self, zone: ZonePreference) -> Self {
+        self.zone = Some(zone);
+        self
+    }
+
+    /// Prefers groups in an order; none by default.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Lets requests ask for a part of the endpoints; none by default, and then wishes for a subset have
+    /// no effect.
+    #[must_use]
+    pub fn subsets(mut self, subsets: Subsets) -> Self {
+        self.subsets = Some(subsets);
+        self
+    }
+
+    /// Uses a part of a large set only; everybody by default.
+    #[must_use]
+    pub fn subsetting(mut self, subsetting: Subsetting) -> Self {
+        self.subsetting = Some(subsetting);
+        self
+    }
+
+    /// Splits traffic between versions; versions do not matter by default.
+    #[must_use]
+    pub fn split(mut self, split: Split) -> Self {
+        self.split = Some(split);
+        self
+    }
+
+    /// What is known of the other callers, for zones and for subsetting by rank; nothing by default.
+    #[must_use]
+    pub fn peers(mut self, peers: Peers) -> Self {
+        self.peers = Some(peers);
+        self
+    }
+
+    /// Whether requests go to ejected endpoints, and to versions without a share, when there is nobody
+    /// else; when not, they fail.
+    ///
+    /// By default they do, because a request that is sent may succeed. Where [`Ejection::eject_last`] is
+    /// on, which says that requests should rather fail at once, they go to ejected endpoints only when this
+    /// is set to `true`.
+    ///
+    /// That is so with other rules and without. When all endpoints that a request may go to are ejected, the
+    /// balancer panics until one of them is restored:
+    /// - The policy picks from them as if they were not ejected.
+    /// - How these requests end neither restores nor ejects anybody; except that of one whose time is up,
+    ///   the first request tries it, as it would without panic.
+    /// - Who is ejected by hand gets none, and who has weight 0 gets none unless all have.
+    /// - [`Locality::Strict`] and [`Otherwise::Fail`] hold: requests that may not leave a zone or a subset
+    ///   go to what is ejected there, and those that may leave a subset do.
+    /// - [`Event::Notice`] tells of it once, when it is about all endpoints and not about one subset.
+    ///
+    /// [`Ejection::eject_last`]: crate::endpoint::eject::Ejection::eject_last
+    /// [`Event::Notice`]: crate::balance::Event::Notice
+    #[must_use]
+    pub fn panic(mut self, panic: bool) -> Self {
+        self.panic = Some(panic);
+        self
+    }
+
+    /// Whether requests go to ejected endpoints when there are no others.
+    pub(crate) fn panics(&self, eject_last: bool) -> bool {
+        self.panic.unwrap_or(!eject_last)
+    }
+
+    /// Whether every request may go to every endpoint.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Self {
+            zone,
+            priority,
+            subsets,
+            subsetting,
+            split,
+            peers: _,
+            panic: _,
+        } = self;
+        zone.is_none()
+            && priority.is_none()
+            && subsets.is_none()
+            && subsetting.is_none()
+            && split.is_none()
+    }
+
+    /// Refuses what cannot be used.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        // A split and its guard were checked when they were made.
+        self.zone.as_ref().map_or(Ok(()), ZonePreference::check)?;
+        self.priority.as_ref().map_or(Ok(()), Priority::check)?;
+        self.subsets.as_ref().map_or(Ok(()), Subsets::check)
+    }
+
+    /// Tells when to plan anew although no endpoint changed. To be made before the first plan.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes {
+            split: self.split.as_ref().map(Split::subscribe),
+            peers: self.peers.as_ref().map(Peers::subscribe),
+        }
+    }
+
+    /// The split, for its tallies and its guard.
+    pub(crate) fn as_split(&self) -> Option<&Split> {
+        self.split.as_ref()
+    }
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Changes of settings that are shared with the user.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    split: Option<watch::Receiver<split::State>>,
+    peers: Option<watch::Receiver<peers::Census>>,
+}
+
+impl Changes {
+    /// Waits for a change. For ever, when nothing can change.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn changed(&mut self) {
+        async fn next<T>(changes: &mut Option<watch::Receiver<T>>) {
+            let Some(changes) = changes else {
+                return pending().await;
+            };
+            if changes.changed().await.is_err() {
+                // Nobody holds the handle any more.
+                pending().await
+            }
+        }
+        tokio::select! {
+            () = next(&mut self.split) => {}
+            () = next(&mut self.peers) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::{super::Shares, *};
+
+    #[test]
+    fn a_change_of_shares_or_peers_wakes_the_driver_once() {
+        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        let peers = Peers::new();
+        let topology = Topology::new().split(split.clone()).peers(peers.clone());
+        let mut changes = topology.changes();
+        let mut wait = || task::spawn(async { changes.changed().await }).poll();
+        assert_pending!(wait());
+        split.set(Shares::canary("v2", 0.2)).unwrap();
+        split.set(Shares::canary("v2", 0.3)).unwrap();
+        assert_ready!(wait());
+        assert_pending!(wait());
+        peers.set_zones([("a", 1.0)]).unwrap();
+        assert_ready!(wait());
+        assert_pending!(wait());
+        peers.set_zones([("a", 1.0)]).unwrap();
+        assert_pending!(wait());
+    }
+
+    #[test]
+    fn without_shared_settings_nothing_ever_changes() {
+        let mut changes = Topology::default().changes();
+        assert_pending!(task::spawn(async { changes.changed().await }).poll());
+        let gone = Topology::new().peers(Peers::new());
+        let mut changes = gone.changes();
+        drop(gone);
+        assert_pending!(task::spawn(async { changes.changed().await }).poll());
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let zone = Topology::new().zone(ZonePreference::new(""));
+        assert_eq!(zone.check().unwrap_err().field(), "zone");
+        let priority = Topology::new().priority(Priority::by_zone(["a"]).overprovision(0.0));
+        assert_eq!(
+            priority.check().unwrap_err().field(),
+            "priority overprovision"
+        );
+        assert!(Topology::new().subsets(Subsets::by([""])).check().is_err());
+        assert!(Topology::new().check().is_ok());
+    }
+}

@@ -1,0 +1,208 @@
+//! Folds what a registry answers into the view that is published.
+
+use std::{collections::HashSet, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{sync::watch as cell, time::Instant};
+
+use super::{
+    query::Query,
+    settings::Settings,
+    view::{State, View},
+};
+use crate::{
+    catalog::{Listing, Settle},
+    error::{Error, ErrorKind},
+    task::sleep_until_some,
+};
+
+/// Folds answers into the published view.
+pub(super) struct Publisher<'a> {
+    cell: &'a cell::Sender<View>,
+    /// Whether those who follow the view hear of mere confirmations, too.
+    relayed: bool,
+    backend: &'a Arc<str>,
+    service: &'a Arc<str>,
+    settle: Settle,
+    /// What the last applied listing said, or `Pending`.
+    listed: State,
+    /// What it says once no instance of it is left: empty or missing.
+    without_instances: State,
+    confirmed: Option<Instant>,
+    error: Option<Error>,
+    stale_after: Duration,
+}
+
+impl<'a> Publisher<'a> {
+    pub(super) fn new(
+        query: &'a Query,
+        backend: &'a Arc<str>,
+        settings: &Settings,
+        cell: &'a cell::Sender<View>,
+        relayed: bool,
+    ) -> Self {
+        let Settings {
+            empty_guard,
+            removal_grace,
+            stale_after,
+            ..
+        } = *settings;
+        Self {
+            cell,
+            relayed,
+            backend,
+            service: query.service(),
+            settle: Settle::new(empty_guard, removal_grace, query.passing_only),
+            listed: State::Pending,
+            without_instances: State::Missing,
+            confirmed: None,
+            error: None,
+            stale_after,
+        }
+    }
+
+    /// An error of this watch.
+    pub(super) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        let (backend, service) = (Arc::clone(self.backend), Arc::clone(self.service));
+        Error::new(kind, backend, service, message)
+    }
+
+    /// Waits for a future, and does meanwhile what becomes due.
+    pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            let sleep = sleep_until_some(self.deadline());
+            tokio::select! {
+                biased;
+                value = &mut future => return value,
+                () = sleep => {
+                    // The last of the instances that had a grace may have left.
+                    if self.settle.tick(Instant::now()) && self.settle.set().is_empty() {
+                        self.listed = self.without_instances;
+                    }
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let stale = self
+            .confirmed
+            .and_then(|at| at.checked_add(self.stale_after))
+            .filter(|at| *at > Instant::now());
+        self.settle.deadline().into_iter().chain(stale).min()
+    }
+
+    /// Takes a reply; returns whether it was applied.
+    pub(super) fn list(&mut self, listing: Listing) -> bool {
+        let now = Instant::now();
+        let exists = listing.exists;
+        let doubt = listing.doubt.clone();
+        let empty = listing.instances.is_empty();
+        if !self.settle.offer(listing, now) {
+            let why = doubt.unwrap_or_else(|| "the empty guard is set".to_owned());
+            let message = format!("an empty list is held back: {why}");
+            let known = self.error.as_ref().map(Error::kind) == Some(ErrorKind::Doubtful);
+            if !known {
+                let error = self.error(ErrorKind::Doubtful, message);
+                self.fail(error, 1);
+            }
+            return false;
+        }
+        let known = Arc::clone(&self.cell.borrow().rejected);
+        if !Arc::ptr_eq(&known, self.settle.rejected()) {
+            let known: HashSet<_> = known.iter().collect();
+            let new = self.settle.rejected().iter();
+            for rejected in new.filter(|rejected| !known.contains(rejected)) {
+                tracing::warn!(
+                    backend = %self.backend, service = %self.service, "{rejected}"
+                );
+            }
+        }
+        self.without_instances = if exists || !empty {
+            State::Empty
+        } else {
+            State::Missing
+        };
+        self.listed = if self.settle.set().is_empty() {
+            self.without_instances
+        } else {
+            State::Live
+        };
+        self.confirm();
+        true
+    }
+
+    pub(super) fn confirm(&mut self) {
+        if self.settle.is_holding() {
+            return;
+        }
+        self.confirmed = Some(Instant::now());
+        if self.error.take().is_some() {
+            tracing::info!(
+                backend = %self.backend, service = %self.service,
+                "the registry answers again"
+            );
+        }
+        self.publish();
+    }
+
+    pub(super) fn fail(&mut self, error: Error, failures: u32) {
+        let repeated = self
+            .error
+            .as_ref()
+            .is_some_and(|known| known.to_chain() == error.to_chain());
+        if repeated {
+            tracing::debug!(failures, error = %error.to_chain(), "the registry fails again");
+        } else {
+            tracing::warn!(failures, error = %error.to_chain(), "keeping the last good set");
+            self.error = Some(error);
+        }
+        self.publish();
+    }
+
+    fn state(&self) -> State {
+        match self.confirmed {
+            None => State::Pending,
+            Some(_) if self.error.is_some() => State::Stale,
+            Some(at) if at.elapsed() >= self.stale_after => State::Stale,
+            Some(_) => self.listed,
+        }
+    }
+
+    /// Shows the present state.
+    fn publish(&self) {
+        let view = View {
+            instances: self.settle.set().clone(),
+            withheld: Arc::clone(self.settle.withheld()),
+            rejected: Arc::clone(self.settle.rejected()),
+            state: self.state(),
+            error: self.error.clone(),
+            confirmed: self.confirmed,
+        };
+        show(self.cell, view, self.relayed);
+    }
+}
+
+/// Shows a view. Watchers are woken only when it differs from what they saw by more than its age,
+/// unless they are to hear of each confirmation.
+pub(super) fn show(cell: &cell::Sender<View>, new: View, always: bool) {
+    cell.send_if_modified(|view| {
+        let same_error = match (&view.error, &new.error) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.is_same(b),
+            _ => false,
+        };
+        let same = view.state == new.state
+            && same_error
+            && view.instances.is_same(&new.instances)
+            && Arc::ptr_eq(&view.withheld, &new.withheld)
+            && Arc::ptr_eq(&view.rejected, &new.rejected);
+        if same {
+            view.confirmed = new.confirmed;
+        } else {
+            *view = new;
+        }
+        always || !same
+    });
+}

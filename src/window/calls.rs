@@ -1,0 +1,216 @@
+//! Counts of the last `n` calls: a ring of outcomes behind a lock.
+//!
+//! The lock is held for some ten nanoseconds, and the inner service takes longer than that: threads seldom
+//! meet there. In exchange the counts are exact in every moment.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::Counts;
+
+/// Counts of the last `n` calls.
+pub(crate) struct CountWindow(Mutex<Ring>);
+
+struct Ring {
+    /// What became of the call at each place; `None` before there was one.
+    calls: Box<[Option<Outcome>]>,
+    /// How many calls there were in all.
+    number: u64,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy)]
+struct Outcome {
+    failed: bool,
+    slow: bool,
+}
+
+impl CountWindow {
+    /// Makes an empty window over the last `n` calls, at least one.
+    pub(crate) fn new(n: usize) -> Self {
+        Self(Mutex::new(Ring {
+            calls: vec![None; n.max(1)].into(),
+            number: 0,
+            counts: Counts::default(),
+        }))
+    }
+
+    /// Counts a call in the place of the oldest, and returns its number and the counts with it.
+    #[inline]
+    pub(crate) fn record(&self, failed: bool, slow: bool) -> (u64, Counts) {
+        let mut ring = self.ring();
+        let number = ring.number;
+        ring.number += 1;
+        let place = ring.place(number);
+        ring.replace(place, Some(Outcome { failed, slow }));
+        (number, ring.counts)
+    }
+
+    /// Counts a call that was recorded as good as failed after all, unless it has left the window.
+    pub(crate) fn amend(&self, number: u64) -> Counts {
+        let mut ring = self.ring();
+        let behind = ring.number.saturating_sub(number);
+        if (1..=ring.calls.len() as u64).contains(&behind) {
+            let place = ring.place(number);
+            // Unless it was forgotten by a reset.
+            if let Some(outcome) = ring.calls[place] {
+                let failed = true;
+                ring.replace(place, Some(Outcome { failed, ..outcome }));
+            }
+        }
+        ring.counts
+    }
+
+    /// The last calls.
+    pub(crate) fn counts(&self) -> Counts {
+        self.ring().counts
+    }
+
+    /// Forgets all calls. O(n).
+    pub(crate) fn reset(&self) {
+        let mut ring = self.ring();
+        ring.calls.fill(None);
+        ring.counts = Counts::default();
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // Nothing within panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    fn place(&self, number: u64) -> usize {
+        (number % self.calls.len() as u64) as usize
+    }
+
+    fn replace(&mut self, place: usize, outcome: Option<Outcome>) {
+        let old = std::mem::replace(&mut self.calls[place], outcome);
+        for (outcome, is_new) in [(old, false), (outcome, true)] {
+            let Some(Outcome { failed, slow }) = outcome else {
+                continue;
+            };
+            let Counts {
+                total,
+                failed: failures,
+                slow: slows,
+            } = &mut self.counts;
+            for (sum, counts) in [(total, true), (failures, failed), (slows, slow)] {
+                match is_new {
+                    true => *sum += u64::from(counts),
+                    false => *sum -= u64::from(counts),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CountWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ring = self.ring();
+        f.debug_struct("CountWindow")
+            .field("calls", &ring.calls.len())
+            .field("counts", &ring.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(roster_loom)))]
+mod tests {
+    use std::{collections::VecDeque, thread};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_last_calls_slide() {
+        let window = CountWindow::new(100);
+        (0..10_000).for_each(|_| {
+            window.record(false, false);
+        });
+        for failures in 1..=150 {
+            let (_, seen) = window.record(true, false);
+            assert_eq!((seen.total, seen.failed), (100, failures.min(100)));
+        }
+    }
+
+    #[test]
+    fn threads_lose_no_call() {
+        let window = CountWindow::new(100_000);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope
+                    .spawn(|| (0..10_000).for_each(|i| _ = window.record(i % 4 == 0, i % 10 == 0)));
+            }
+        });
+        let Counts {
+            total,
+            failed,
+            slow,
+        } = window.counts();
+        assert_eq!((total, failed, slow), (80_000, 20_000, 8_000));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Record(bool, bool),
+        /// Of the call so many before the last.
+        Amend(usize),
+        Reset,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => any::<(bool, bool)>().prop_map(|(failed, slow)| Step::Record(failed, slow)),
+            3 => (0..60_usize).prop_map(Step::Amend),
+            1 => Just(Step::Reset),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn counts_as_a_list_does(
+            n in 1..40_usize,
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            let window = CountWindow::new(n);
+            // The number of each call, and what became of it.
+            let mut calls: VecDeque<(u64, bool, bool)> = VecDeque::new();
+            let mut numbers = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Record(failed, slow) => {
+                        let (number, _) = window.record(failed, slow);
+                        numbers.push(number);
+                        calls.push_back((number, failed, slow));
+                        if calls.len() > n {
+                            calls.pop_front();
+                        }
+                    }
+                    Step::Amend(back) => {
+                        if let Some(at) = numbers.len().checked_sub(1 + back) {
+                            window.amend(numbers[at]);
+                            let named = calls.iter_mut().find(|(number, ..)| *number == numbers[at]);
+                            if let Some((_, failed, _)) = named {
+                                *failed = true;
+                            }
+                        }
+                    }
+                    Step::Reset => {
+                        window.reset();
+                        calls.clear();
+                    }
+                }
+                let expected = Counts {
+                    total: calls.len() as u64,
+                    failed: calls.iter().filter(|(_, failed, _)| *failed).count() as u64,
+                    slow: calls.iter().filter(|(_, _, slow)| *slow).count() as u64,
+                };
+                prop_assert_eq!(window.counts(), expected);
+            }
+        }
+    }
+}
