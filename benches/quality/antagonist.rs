@@ -24,14 +24,14 @@ fn world(seed: u64) -> (Vec<Node>, Feed) {
     let mut slow = Vec::new();
     for at in every(STAY, Duration::ZERO, END) {
         let next = sample(&mut rng, SERVERS, SLOW).into_vec();
-        for index in 0..SERVERS {
+        for (index, node) in nodes.iter_mut().enumerate() {
             let mean = match (slow.contains(&index), next.contains(&index)) {
                 (false, true) => 2 * WORK,
                 (true, false) => WORK,
                 _ => continue,
             };
             let mode = Mode::Serve(Latency::Exponential(mean));
-            nodes[index] = nodes[index].clone().then(at, mode);
+            *node = node.clone().then(at, mode);
         }
         slow = next;
     }
