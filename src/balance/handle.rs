@@ -16,7 +16,8 @@ use crate::{
 /// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::UnboundedSender<Command>,
+    // Boxed, because a channel makes room for 32 at once, and most balancers never get one.
+    commands: mpsc::UnboundedSender<Box<Command>>,
     status: watch::Receiver<Status>,
     /// Behind a pointer, as most have none.
     split: Option<Arc<Split>>,
@@ -149,7 +150,7 @@ impl std::error::Error for Gone {}
 
 impl Handle {
     pub(super) fn new(
-        commands: mpsc::UnboundedSender<Command>,
+        commands: mpsc::UnboundedSender<Box<Command>>,
         status: watch::Receiver<Status>,
         split: Option<&Split>,
     ) -> Self {
@@ -283,7 +284,8 @@ impl Handle {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).map_err(|_| Gone(()))?;
+        let command = Box::new(command(reply));
+        self.commands.send(command).map_err(|_| Gone(()))?;
         answer.await.map_err(|_| Gone(()))
     }
 }

@@ -75,7 +75,8 @@ pub(crate) struct Common {
     /// When to eject; `None` for never.
     pub(crate) rules: Option<EjectionSettings>,
     /// Where requests tell what the driver must decide.
-    pub(crate) alarm: mpsc::UnboundedSender<(EndpointId, Signal)>,
+    /// Boxed, because a channel makes room for 32 at once.
+    pub(crate) alarm: mpsc::UnboundedSender<Box<(EndpointId, Signal)>>,
     /// Counts for the guard of a traffic split: the canary's, and everybody else's.
     pub(crate) tallies: Option<[Arc<Tally>; 2]>,
     /// Whether every request is timed, whatever the tracker needs.
@@ -162,7 +163,7 @@ impl<L> EndpointState<L> {
             };
             if let Some(signal) = signal {
                 // The driver ends when nobody is left to be balanced.
-                let _ = common.alarm.send((self.id(), signal));
+                let _ = common.alarm.send(Box::new((self.id(), signal)));
             }
         }
         if let Some([canary, baseline]) = &common.tallies {

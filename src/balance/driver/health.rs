@@ -60,9 +60,10 @@ where
         // What all have failed is added up once: in an outage, all endpoints tell something.
         let mut all = None;
         for heard in 1..=FLOOD {
-            let Some((id, signal)) = first.take().or_else(|| self.alarms.try_recv().ok()) else {
+            let Some(alarm) = first.take().or_else(|| self.alarms.try_recv().ok()) else {
                 return;
             };
+            let (id, signal) = *alarm;
             self.hear(id, signal, &mut all, now);
             if heard % TURN == 0 {
                 yield_now().await;

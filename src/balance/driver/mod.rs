@@ -93,7 +93,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
     pub(super) split: Apart<D::Service, S>,
     pub(super) core: Weak<Core<S, P, C, R>>,
     pub(super) alive: mpsc::Receiver<Infallible>,
-    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) commands: mpsc::UnboundedReceiver<Box<Command>>,
     pub(super) status: watch::Sender<Status>,
     pub(super) events: Events,
     pub(super) settings: Settings<P>,
@@ -141,7 +141,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
 const LONG_AGO: Duration = Duration::from_secs(60);
 
 /// What requests tell of an endpoint.
-type Alarm = (EndpointId, Signal);
+type Alarm = Box<(EndpointId, Signal)>;
 
 /// An event that is still to be told.
 pub(super) enum News<L> {

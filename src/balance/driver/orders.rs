@@ -43,13 +43,13 @@ where
 {
     /// Does all that the handle orders, so that many orders make one snapshot, and answers what it asks.
     /// Returns whether a snapshot is due.
-    pub(super) async fn obey_all(&mut self, mut first: Option<Command>, now: Instant) -> bool {
+    pub(super) async fn obey_all(&mut self, mut first: Option<Box<Command>>, now: Instant) -> bool {
         let (mut dirty, mut lists) = (false, Vec::new());
         for obeyed in 1..=FLOOD {
             let Some(command) = first.take().or_else(|| self.commands.try_recv().ok()) else {
                 break;
             };
-            match command {
+            match *command {
                 Command::List(reply) => lists.push(reply),
                 Command::Subscribe(reply) => _ = reply.send(self.events.subscribe()),
                 Command::Eject(key, reply) => {
