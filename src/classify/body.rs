@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::{Grpc, Observer, Outcome, Verdict};
+use super::{Observer, Outcome, Verdict, codes::Codes};
 
 /// The body of an answer, which tells an [`Observer`] how it ends.
 ///
@@ -37,7 +37,7 @@ pub(super) enum Awaited {
     /// Whether it is whole.
     Whole,
     /// The status of gRPC.
-    Status(Grpc),
+    Status(Codes),
 }
 
 impl Awaited {
@@ -51,8 +51,8 @@ impl Awaited {
 
 impl<O: Observer> Watch<O> {
     fn ended(mut self, trailers: Option<&HeaderMap>) {
-        if let Awaited::Status(grpc) = self.awaited {
-            self.observer.conclude(grpc.end(trailers));
+        if let Awaited::Status(codes) = self.awaited {
+            self.observer.conclude(codes.end(trailers));
         }
     }
 

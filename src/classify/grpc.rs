@@ -3,20 +3,15 @@
 //! Every answer has HTTP status 200, also one that fails after a thousand messages; only its end
 //! tells. (linkerd's biaser looks at heads alone, and says itself that it misses these.)
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::{
-    Classify, Observer, Outcome, Pushback, Verdict,
+    Classify, Observer, Outcome, Verdict,
     body::{Awaited, ObservedBody},
-    http::{LONGEST_PUSHBACK, head as http_head},
+    codes::{Codes, UNKNOWN, pushback},
+    http::head as http_head,
 };
-
-const UNKNOWN: usize = 2;
-
-// As constants, since a name that comes as text is parsed for each look-up.
-const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Judges answers over gRPC by their status.
 ///
@@ -54,20 +49,9 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 ///
 /// let classify = Grpc::default().outcome(2, Outcome::Success);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grpc {
-    outcomes: [Outcome; 17],
-}
-
-impl Default for Grpc {
-    fn default() -> Self {
-        let mut outcomes = [Outcome::Success; 17];
-        for failure in [UNKNOWN, 4, 13, 14, 15] {
-            outcomes[failure] = Outcome::Failure;
-        }
-        outcomes[8] = Outcome::Overloaded;
-        Self { outcomes }
-    }
+    codes: Codes,
 }
 
 impl Grpc {
@@ -75,38 +59,13 @@ impl Grpc {
     /// does not define means `UNKNOWN`, as everywhere in gRPC.
     #[must_use]
     pub fn outcome(mut self, code: impl Into<i32>, outcome: Outcome) -> Self {
-        self.outcomes[self.index(code.into().try_into().ok())] = outcome;
+        self.codes.set(code.into().try_into().ok(), outcome);
         self
-    }
-
-    fn index(&self, code: Option<usize>) -> usize {
-        let known = code.filter(|code| *code < self.outcomes.len());
-        known.unwrap_or(UNKNOWN)
-    }
-
-    /// The verdict that a head or trailers bring, if they bring one.
-    #[inline]
-    fn status(&self, fields: &HeaderMap) -> Option<Verdict> {
-        let status = fields.get(STATUS)?;
-        // Nearly all of them, so nothing is parsed, and nothing else looked up.
-        if status.as_bytes() == b"0" {
-            return Some(Verdict::new(self.outcomes[0]));
-        }
-        Some(self.bad_status(status, fields))
-    }
-
-    #[cold]
-    fn bad_status(&self, status: &HeaderValue, fields: &HeaderMap) -> Verdict {
-        let code = self.index(status.to_str().ok().and_then(|text| text.parse().ok()));
-        Verdict {
-            outcome: self.outcomes[code],
-            pushback: pushback(fields).filter(|_| code != 0),
-        }
     }
 
     fn head<B>(&self, response: &Response<B>) -> Option<Verdict> {
         let headers = response.headers();
-        let verdict = self.status(headers);
+        let verdict = self.codes.status(headers);
         if verdict.is_some() || response.status() == StatusCode::OK {
             return verdict;
         }
@@ -129,26 +88,10 @@ impl Grpc {
             _ => UNKNOWN,
         };
         Verdict {
-            outcome: self.outcomes[code],
+            outcome: self.codes.outcome(code),
             pushback: pushback(headers).or(http.pushback),
         }
     }
-
-    /// The verdict on an answer that has ended, where its head did not tell.
-    pub(super) fn end(&self, trailers: Option<&HeaderMap>) -> Verdict {
-        let verdict = trailers.and_then(|trailers| self.status(trailers));
-        verdict.unwrap_or(Verdict::FAILURE)
-    }
-}
-
-fn pushback(fields: &HeaderMap) -> Option<Pushback> {
-    let value = fields.get(PUSHBACK)?;
-    // What does not fit is unreadable too, says the gRFC.
-    let ms: Option<i32> = value.to_str().ok().and_then(|text| text.parse().ok());
-    Some(match ms.and_then(|ms| u64::try_from(ms).ok()) {
-        Some(ms) => Pushback::After(std::time::Duration::from_millis(ms).min(LONGEST_PUSHBACK)),
-        None => Pushback::Never,
-    })
 }
 
 impl<B: Body, E> Classify<Response<B>, E> for Grpc {
@@ -167,7 +110,7 @@ impl<B: Body, E> Classify<Response<B>, E> for Grpc {
         head: Option<Verdict>,
         observer: O,
     ) -> Self::Observed<O> {
-        let awaited = head.map_or(Awaited::Status(*self), Awaited::after);
+        let awaited = head.map_or(Awaited::Status(self.codes), Awaited::after);
         response.map(|body| ObservedBody::new(body, observer, awaited))
     }
 }
@@ -177,6 +120,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::classify::Pushback;
 
     fn fields(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pairs = pairs.iter();
@@ -204,7 +148,7 @@ mod tests {
                 _ => Outcome::Success,
             };
             let fields = fields(&[("grpc-status", &code.to_string())]);
-            let end = Grpc::default().end(Some(&fields));
+            let end = Codes::default().end(Some(&fields));
             assert_eq!(end, Verdict::new(outcome), "{code}");
             let head = head(200, &[("grpc-status", &code.to_string())]);
             assert_eq!(head, Some(Verdict::new(outcome)), "{code}");
@@ -218,9 +162,9 @@ mod tests {
             assert_eq!(head, Some(Verdict::FAILURE), "{value:?}");
         }
         assert_eq!(head(200, &[]), None);
-        assert_eq!(Grpc::default().end(None), Verdict::FAILURE);
+        assert_eq!(Codes::default().end(None), Verdict::FAILURE);
         let empty = HeaderMap::new();
-        assert_eq!(Grpc::default().end(Some(&empty)), Verdict::FAILURE);
+        assert_eq!(Codes::default().end(Some(&empty)), Verdict::FAILURE);
     }
 
     #[test]
@@ -264,7 +208,7 @@ mod tests {
             let pairs = [("grpc-status", "14"), ("grpc-retry-pushback-ms", value)];
             let failed = Verdict::FAILURE.pushback(expected);
             assert_eq!(head(200, &pairs), Some(failed), "{value:?}");
-            let end = Grpc::default().end(Some(&fields(&pairs)));
+            let end = Codes::default().end(Some(&fields(&pairs)));
             assert_eq!(end, failed, "{value:?}");
         }
         let ok = [("grpc-status", "0"), ("grpc-retry-pushback-ms", "1")];
@@ -274,7 +218,7 @@ mod tests {
     #[test]
     fn an_outcome_can_be_set_and_a_number_out_of_range_is_unknown() {
         let grpc = Grpc::default().outcome(5, Outcome::Failure);
-        let end = |grpc: Grpc, code: &str| grpc.end(Some(&fields(&[("grpc-status", code)])));
+        let end = |grpc: Grpc, code: &str| grpc.codes.end(Some(&fields(&[("grpc-status", code)])));
         assert_eq!(end(grpc, "5"), Verdict::FAILURE);
         for code in [2, 17, -1, i32::MAX] {
             let grpc = Grpc::default().outcome(code, Outcome::Success);

@@ -9,11 +9,10 @@ use std::{
 use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use http_body::Body;
 
-use super::{Classify, Observer, Outcome, Pushback, Verdict, body::Awaited, body::ObservedBody};
-
-/// The longest time that an endpoint can ask for. linkerd's: an endpoint that is wrong about itself,
-/// or whose clock is, must not be left alone for a day.
-pub(super) const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
+use super::{
+    Classify, LONGEST_PUSHBACK, Observer, Outcome, Pushback, Verdict, body::Awaited,
+    body::ObservedBody,
+};
 
 /// Judges answers over HTTP by their status.
 ///

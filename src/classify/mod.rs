@@ -29,6 +29,8 @@
 #[cfg(feature = "_hyper")]
 mod body;
 #[cfg(feature = "_hyper")]
+mod codes;
+#[cfg(feature = "_hyper")]
 mod grpc;
 #[cfg(feature = "_hyper")]
 mod http;
@@ -44,6 +46,11 @@ pub use self::{
 };
 
 use std::{fmt, time::Duration};
+
+/// The longest time that an endpoint can ask for; linkerd's. A bad `Retry-After`, or a skewed clock, must not
+/// leave an endpoint alone for a day.
+#[cfg(feature = "_hyper")]
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

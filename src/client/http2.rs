@@ -149,13 +149,28 @@ where
 
     /// Waits until there is a connection.
     async fn connected(self: &Arc<Self>) -> Result<(), NoConnection> {
-        while let Some(mut told) = self.connect() {
-            // If not, the task went with its runtime.
+        for _ in 0..2 {
+            let Some(mut told) = self.connect() else {
+                return Ok(());
+            };
+            // If not, the task went with its runtime. This one may be another, but one that shuts down ends
+            // every task at once.
             if let Ok(told) = told.wait_for(Option::is_some).await {
                 return told.clone().unwrap_or(Ok(()));
             }
         }
-        Ok(())
+        let gone: BoxError = "the runtime is shutting down".into();
+        Err(NoConnection(Arc::new(gone)))
+    }
+
+    /// Drops the connection, if it has ended.
+    fn let_go(&self) {
+        let mut line = self.lock();
+        let ended = matches!(&*line, Line::Up(sender) if sender.is_closed());
+        let old = ended.then(|| std::mem::replace(&mut *line, Line::Down));
+        // The lock is open again before those are woken whose requests come back.
+        drop(line);
+        drop(old);
     }
 
     /// Sees that a connection is being made, where there is none.
@@ -182,16 +197,24 @@ where
         Some(told)
     }
 
-    fn establish(&self) -> impl Future<Output = Result<SendRequest<B>, BoxError>> + Send + use<B> {
+    fn establish(
+        self: &Arc<Self>,
+    ) -> impl Future<Output = Result<SendRequest<B>, BoxError>> + Send + use<B> {
         // The connector knows where to, and by which name.
         let connection = self.connector.clone().call(Uri::default());
         let builder = self.builder.clone();
+        let this = Arc::downgrade(self);
         async move {
             let (sender, connection) = builder.handshake(connection.await?).await?;
             tokio::spawn(async move {
                 // Whoever waits on it is told, too.
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection broke");
+                }
+                // Its sender goes at once: a request that came to its queue in this moment is given back
+                // with it.
+                if let Some(this) = this.upgrade() {
+                    this.let_go();
                 }
             });
             Ok(sender)

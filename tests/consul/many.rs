@@ -204,7 +204,7 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
     let requests = proxy.requests();
     let probes = requests
         .iter()
-        .filter(|request| request.target.contains("tag="));
+        .filter(|request| request.target.contains("filter="));
     assert_eq!(probes.count(), requests.len(), "{requests:?}");
     assert!((3..=8).contains(&requests.len()), "{requests:?}");
     let now = watch.view();
@@ -215,6 +215,23 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         .catalog_instance("node-new", "web-new", "web", "127.0.0.1", 81)
         .await;
     see(&mut watch, "a new one", |view| view.instances.len() == 201).await;
+    // A check changes, and the service does not.
+    pass(Duration::from_secs(2)).await;
+    let node_fails = serde_json::json!({
+        "Node": "node-7", "Address": "127.0.0.1",
+        "Check": {"CheckID": "serfHealth", "Name": "alive", "Status": "critical"},
+    });
+    let began = std::time::Instant::now();
+    agent.catalog_register(node_fails).await;
+    see(&mut watch, "one is critical", |view| {
+        view.instances.len() == 200
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_millis(1_500),
+        "it wakes the probe: {:?}",
+        began.elapsed()
+    );
     // The agent comes back with nothing of the index that was known, and knows one more.
     agent.kill9();
     agent.restart().await;

@@ -23,10 +23,10 @@
 //!   comes (Finagle, tower). Here silence counts: with requests waiting, the estimate is at least the
 //!   time since the last answer. A cancelled request proves one thing, that its answer takes longer
 //!   than it waited, so it may raise the estimate and never lowers it. Else an endpoint that answers
-//!   nothing while clients time out would end as the cheapest of all. Where nothing else was answered
-//!   meanwhile either, and it waited for longer than answers take, the endpoint counts as one that failed:
-//!   it gets a request a second until one is answered. Else each hedge that rescues a request would leave
-//!   the endpoint idle, and the next request would go there.
+//!   nothing while clients time out would end as the cheapest of all. After two in a row that waited for
+//!   longer than answers take while nothing else was answered, the endpoint counts as one that failed: it
+//!   gets a request a second until one is answered. Else each hedge that rescues a request would leave the
+//!   endpoint idle, and the next request would go there.
 //!
 //! # What is usual
 //! A maximum shows that an endpoint is slow, and not that two are equal: of two servers that differ in
@@ -102,6 +102,9 @@ const ONE_IN: u32 = 16;
 
 /// In nanoseconds, less a second.
 const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
+
+/// In nanoseconds: more than the grain in which requests are timed.
+const COARSEST: u64 = 1_000;
 
 /// So long after its last answer, an endpoint whose last answer was a failure, or that let a request wait in
 /// vain, gets one request to see whether it is back. A penalty is no latency: it would take a minute and more to sink to what others
@@ -305,8 +308,9 @@ impl PeakEwma {
     fn is_silent(&self, took: u64, now: u64) -> bool {
         let silence = now.saturating_sub(self.heard.load(Relaxed));
         let usual = self.estimate(self.level.load(Relaxed), now);
-        // Of one that never answered nobody knows how long that takes.
-        usual > 0.0 && silence >= took && seconds(took) > usual
+        // Of one that never answered nobody knows how long that takes. What a request took is measured more
+        // coarsely than when the last answer came.
+        usual > 0.0 && silence.saturating_add(COARSEST) >= took && seconds(took) > usual
     }
 
     /// Writes only what changes: a store takes the cache line from other threads.
@@ -420,7 +424,8 @@ impl LoadTracker for PeakEwma {
                 self.sample(rtt.max(self.settings.penalty), now);
             }
             Outcome::Cancelled => {
-                if self.is_silent(took, now) {
+                // The second in a row: one alone may be that request's own.
+                if self.late.load(Relaxed) && self.is_silent(took, now) {
                     self.failed.store(true, Relaxed);
                     self.heard.store(now, Relaxed);
                     self.raise(rtt.max(SECOND_CHANCE), now);
@@ -641,14 +646,16 @@ mod tests {
     #[test]
     fn an_endpoint_that_let_a_request_wait_in_vain_gets_one_a_second() {
         let (ewma, now) = steady();
-        request(&ewma, Outcome::Cancelled, 30 * MS, now + 30 * MS);
         let at = |ms: u32| now + ms * MS;
-        assert!(ewma.load(0, at(31)) > 0.9, "as if an answer took a second");
-        assert_eq!(ewma.load(0, at(1_030)), 0.0, "it may be back");
-        request(&ewma, Outcome::Cancelled, 30 * MS, at(1_060));
-        assert!(ewma.load(0, at(1_061)) > 0.9, "it is not");
-        request(&ewma, Outcome::Success, 10 * MS, at(2_100));
-        assert_close(ewma.load(0, at(2_100)), 0.010);
+        request(&ewma, Outcome::Cancelled, 30 * MS, at(30));
+        assert_close(ewma.load(0, at(30)), 0.030);
+        request(&ewma, Outcome::Cancelled, 40 * MS, at(80));
+        assert!(ewma.load(0, at(81)) > 0.9, "as if an answer took a second");
+        assert_eq!(ewma.load(0, at(1_080)), 0.0, "it may be back");
+        request(&ewma, Outcome::Cancelled, 30 * MS, at(1_110));
+        assert!(ewma.load(0, at(1_111)) > 0.9, "it is not");
+        request(&ewma, Outcome::Success, 10 * MS, at(2_150));
+        assert_close(ewma.load(0, at(2_150)), 0.010);
         // Where another was answered meanwhile, it was that one request.
         ewma.start(at(2_200));
         request(&ewma, Outcome::Success, 10 * MS, at(2_220));

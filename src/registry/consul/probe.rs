@@ -1,10 +1,11 @@
 //! Whether a list is still what it was, without reading it again.
 //!
 //! At the end of a wait Consul sends the whole list, changed or not: 3.8 MB for 5,000 instances, three
-//! times a minute. But the index of a query is that of its service, whatever a `tag` leaves of the list.
-//! So a long list is watched by a *probe*: the same query for a tag that nobody has, which answers `[]`
-//! and the index. Measured on 1.8.7 with 5,000 instances: 1 ms and 2 bytes, where the list takes 61 ms (a
-//! `filter` takes 21 ms, and HEAD is not served).
+//! times a minute. But the index of a query is that of its service, whatever a `filter` leaves of the list.
+//! So a long list is watched by a *probe*: the same query with a filter that nobody satisfies, which answers
+//! `[]` and the index. Measured on 1.8.7 with 5,000 instances: 21 ms of the agent and 2 bytes, where the list
+//! takes 61 ms and the bytes. (A `tag` that nobody has takes 1 ms, but such a query does not wake when a check
+//! changes: Consul then watches the services alone. HEAD is not served.)
 //!
 //! The probe is another query, and an index holds for one query only. So nothing rests on both counting
 //! alike: after each list the probe must first give the very index of that list, else the list is read
@@ -17,8 +18,8 @@
 
 use super::options::Consistency;
 
-/// The tag that nobody has. One that has it costs bytes and nothing else.
-pub(super) const NOBODY: &str = "tower-roster:none";
+/// The filter that nobody satisfies. An instance that does costs bytes and nothing else.
+pub(super) const NOBODY: &str = r#"Service.ID == "tower-roster:none""#;
 
 /// From this size on a list is probed. Arbitrary: some 60 instances, below which a list is read in less
 /// than a millisecond.

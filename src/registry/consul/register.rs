@@ -162,7 +162,7 @@ impl AgentService {
         let began = Instant::now();
         let reply = self.transport.send(0, &self.service, request).await;
         if let Err(error) = &reply {
-            self.turns.is_refused(error, began);
+            self.turns.is_refused(error, began, false);
         }
         reply
     }

@@ -42,6 +42,9 @@ pub(super) const ROUND: Duration = Duration::from_secs(5);
 /// instead of more of the processor; 3,000 are still confirmed within 30 s.
 const LOOKS: Limit = Limit::new(8, Duration::from_millis(10));
 
+/// How long a query that blocks lets reads go first. Arbitrary, ten times what a read takes.
+const LANE_WITHIN: Duration = Duration::from_millis(100);
+
 /// Requests at a time that do not block. Arbitrary: as an agent answers them in milliseconds, 500
 /// first reads take a fraction of a second.
 const LANES: usize = 8;
@@ -126,7 +129,9 @@ impl Turns {
     /// Waits for leave to block; `None` when it is time to look instead.
     pub(super) async fn place(&self) -> Option<Place<'_>> {
         // Behind the reads that wait: they need a connection for a moment, this one for long.
-        drop(self.lane().await);
+        // No longer than reads take that are answered: those of a datacenter that hangs must not hold up
+        // the queries of another.
+        drop(timeout(LANE_WITHIN, self.lane()).await);
         if let Ok(permit) = self.places.try_acquire() {
             return Some(self.hold(permit));
         }
@@ -159,9 +164,9 @@ impl Turns {
         self.lanes.acquire().await.ok()
     }
 
-    /// Whether a request that began then failed because the agent grants no more connections; then
-    /// there is a place less.
-    pub(super) fn is_refused(&self, error: &Error, began: Instant) -> bool {
+    /// Whether a request that began then failed because the agent grants no more connections; then there are
+    /// no more places than queries that stand. `had_place` says that it was one of those that were to block.
+    pub(super) fn is_refused(&self, error: &Error, began: Instant, had_place: bool) -> bool {
         let refused = match error.kind() {
             ErrorKind::Limited => error.retry_after().is_none(),
             ErrorKind::Unreachable => began.elapsed() < REFUSED_WITHIN && is_broken(error),
@@ -173,7 +178,9 @@ impl Turns {
         }
         let now = Instant::now();
         state.refused_at = Some(now);
-        state.ceiling = (state.ceiling.min(state.held) - 1).max(FEWEST);
+        // A read that is tried again says nothing new: only what was to block counts as one less.
+        let stand = state.held - usize::from(had_place);
+        state.ceiling = state.ceiling.min(stand).max(FEWEST);
         // An eighth is left to reads, registrations and other processes.
         let granted = state.ceiling - state.ceiling / 8;
         let granted = granted.max(FEWEST).min(state.granted);
@@ -320,7 +327,7 @@ mod tests {
         let mut held = take(&turns, MOST).await;
         // Thirty stand, and ten are refused one after the other.
         for left in (30..MOST).rev() {
-            assert!(turns.is_refused(&broken(), Instant::now()));
+            assert!(turns.is_refused(&broken(), Instant::now(), true));
             held.truncate(left);
         }
         assert_eq!(turns.state().granted, 27, "an eighth is for others");
@@ -337,28 +344,54 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_read_that_is_refused_again_and_again_takes_no_more_than_one_refusal() {
+        let turns = turns();
+        let _held = take(&turns, 32).await;
+        for _ in 0..100 {
+            assert!(turns.is_refused(&broken(), Instant::now(), false));
+        }
+        assert_eq!(
+            turns.state().granted,
+            28,
+            "an eighth less than those that stand"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_that_hang_hold_up_no_query_that_may_block() {
+        let turns = turns();
+        let mut lanes = Vec::new();
+        for _ in 0..LANES {
+            lanes.push(turns.lane().await);
+        }
+        let began = Instant::now();
+        assert!(turns.place().await.is_some());
+        assert_eq!(began.elapsed(), LANE_WITHIN);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_breaks_late_or_alone_or_cannot_connect_is_no_refusal() {
         let turns = turns();
         assert!(
-            !turns.is_refused(&broken(), Instant::now()),
+            !turns.is_refused(&broken(), Instant::now(), true),
             "no other query"
         );
         let _held = take(&turns, FEWEST).await;
         let began = Instant::now();
         tokio::time::advance(REFUSED_WITHIN).await;
         assert!(
-            !turns.is_refused(&broken(), began),
+            !turns.is_refused(&broken(), began, true),
             "it had been open for long"
         );
         let source = io::Error::from(io::ErrorKind::ConnectionRefused);
         let down = Error::new(ErrorKind::Unreachable, "consul", "web", "down").with_source(source);
-        assert!(!turns.is_refused(&down, Instant::now()));
+        assert!(!turns.is_refused(&down, Instant::now(), true));
         let limited = || Error::new(ErrorKind::Limited, "consul", "web", "429");
         let later = limited().with_retry_after(Duration::from_secs(1));
         assert!(
-            !turns.is_refused(&later, began),
+            !turns.is_refused(&later, began, true),
             "it says when to ask again"
         );
-        assert!(turns.is_refused(&limited(), began));
+        assert!(turns.is_refused(&limited(), began, true));
     }
 }

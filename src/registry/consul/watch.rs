@@ -236,7 +236,7 @@ impl HealthQuery {
             return Ok(None);
         };
         if let Err(error) = &reply {
-            if self.turns.is_refused(error, began) {
+            if self.turns.is_refused(error, began, true) {
                 tracing::debug!(service = %self.service, "no connection for a blocking query");
                 return Ok(None);
             }
@@ -284,7 +284,7 @@ impl HealthQuery {
         loop {
             let began = Instant::now();
             match self.send(path.clone(), within).await {
-                Err(error) if began < until && self.turns.is_refused(&error, began) => {
+                Err(error) if began < until && self.turns.is_refused(&error, began, false) => {
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 reply => return reply,
@@ -446,22 +446,22 @@ impl HealthQuery {
         } = &*self.options;
         let mut query = form_urlencoded::Serializer::new(String::new());
         self.options.tenancy(&mut query);
-        let pairs = [
-            ("dc", &self.datacenter),
-            ("near", near),
-            ("filter", filter),
-            ("peer", peer),
-        ];
+        let pairs = [("dc", &self.datacenter), ("near", near), ("peer", peer)];
         for (name, value) in pairs {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }
         }
+        match (filter, what == Asked::Probe) {
+            (Some(filter), false) => _ = query.append_pair("filter", filter),
+            (Some(filter), true) => {
+                query.append_pair("filter", &format!("({filter}) and {NOBODY}"));
+            }
+            (None, true) => _ = query.append_pair("filter", NOBODY),
+            (None, false) => {}
+        }
         for tag in &self.tags {
             query.append_pair("tag", tag);
-        }
-        if what == Asked::Probe {
-            query.append_pair("tag", NOBODY);
         }
         if *passing {
             query.append_key_only("passing");

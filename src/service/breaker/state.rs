@@ -83,7 +83,7 @@ pub enum Cause {
     ProbesSucceeded,
     /// By hand, through the handle.
     Forced,
-    /// By hand, through [`BreakerHandle::reset`].
+    /// By hand, through [`BreakerHandle::reset`](super::BreakerHandle::reset).
     Reset,
 }
 

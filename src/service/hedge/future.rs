@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::{
     latency::{Latencies, SHORTEST},
-    layer::Shared,
+    shared::Shared,
 };
 use crate::{
     attempt::Tried,

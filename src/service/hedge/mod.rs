@@ -62,85 +62,16 @@
 mod future;
 mod latency;
 mod layer;
+mod service;
+mod shared;
 
 pub use self::{
     future::ResponseFuture,
     layer::{HedgeBuilder, HedgeLayer},
+    service::Hedge,
 };
 
-use std::{
-    fmt, mem,
-    sync::Arc,
-    task::{Context, Poll},
-};
-
-use tower::Service;
-
-use self::layer::Shared;
-use super::retry::{Cloned, Reissue};
+#[cfg(doc)]
+use super::retry::Reissue;
 #[cfg(doc)]
 use crate::attempt::Tried;
-use crate::classify::{Answers, Classify};
-
-/// Sends slow requests a second time; made by [`HedgeLayer`].
-pub struct Hedge<S, R = Cloned, C = Answers> {
-    service: S,
-    shared: Arc<Shared<R, C>>,
-}
-
-impl<S, R, C> Hedge<S, R, C> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.service
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.service
-    }
-
-    /// The inner service, without the hedging.
-    pub fn into_inner(self) -> S {
-        self.service
-    }
-}
-
-impl<S, Req, R, C> Service<Req> for Hedge<S, R, C>
-where
-    R: Reissue<Req>,
-    S: Service<R::Request> + Clone,
-    C: Classify<S::Response, S::Error>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, Req, R, C>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        let clone = self.service.clone();
-        let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(ready, self.shared.clone(), request)
-    }
-}
-
-impl<S: Clone, R, C> Clone for Hedge<S, R, C> {
-    fn clone(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl<S: fmt::Debug, R, C> fmt::Debug for Hedge<S, R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hedge")
-            .field("service", &self.service)
-            .field("settings", &self.shared)
-            .finish()
-    }
-}

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Service, timeout::error::Elapsed};
 
 use super::{
-    FailedAnswer, RetryError, Stop, TryTimeout, budget::SlotEnd, layer::Settings, reissue::Reissue,
+    FailedAnswer, RetryError, Stop, TryTimeout, budget::SlotEnd, reissue::Reissue, terms::Settings,
     terms::Terms,
 };
 use crate::{

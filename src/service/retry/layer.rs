@@ -12,9 +12,10 @@ use tower::Layer;
 #[cfg(feature = "http")]
 use super::Replay;
 use super::{
-    Cloned, Retry, RetryBudget,
-    budget::SlotEnd,
-    terms::{Rules, Terms},
+    budget::{RetryBudget, SlotEnd},
+    reissue::Cloned,
+    service::Retry,
+    terms::{Rules, Settings, Terms},
 };
 use crate::{
     backoff::Backoff,
@@ -87,14 +88,6 @@ pub struct RetryBuilder<R = Cloned, C = Answers> {
     reissue: R,
     classify: C,
     terms: Terms,
-}
-
-/// What all requests of a layer go by.
-#[derive(Clone, Debug)]
-pub(super) struct Settings<R, C> {
-    pub(super) reissue: R,
-    pub(super) classify: C,
-    pub(super) terms: Terms,
 }
 
 impl RetryLayer {

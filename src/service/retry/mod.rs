@@ -47,6 +47,7 @@ mod ledger;
 pub mod reissue;
 #[cfg(feature = "http")]
 mod replay;
+mod service;
 mod terms;
 
 pub use self::{
@@ -55,6 +56,7 @@ pub use self::{
     future::ResponseFuture,
     layer::{RetryBuilder, RetryLayer},
     reissue::{Cloned, Reissue},
+    service::Retry,
 };
 #[cfg(feature = "http")]
 pub use self::{
@@ -62,83 +64,5 @@ pub use self::{
     replay::{ReplayBody, ReplayError},
 };
 
-use std::{
-    fmt, mem,
-    task::{Context, Poll},
-};
-
-use tower::Service;
-
-use self::{budget::SlotEnd, layer::Settings};
 #[cfg(doc)]
-use crate::{attempt::Tried, backoff::Backoff};
-use crate::{
-    classify::{Answers, Classify},
-    error::BoxError,
-};
-
-/// Sends requests again that failed; made by [`RetryLayer`].
-pub struct Retry<S, R = Cloned, C = Answers> {
-    service: S,
-    settings: Settings<R, C>,
-    slot: SlotEnd,
-}
-
-impl<S, R, C> Retry<S, R, C> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.service
-    }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.service
-    }
-
-    /// The inner service, without the retries.
-    pub fn into_inner(self) -> S {
-        self.service
-    }
-}
-
-impl<S, Req, R, C> Service<Req> for Retry<S, R, C>
-where
-    R: Reissue<Req>,
-    S: Service<R::Request> + Clone,
-    S::Error: Into<BoxError>,
-    C: Classify<S::Response, S::Error>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = ResponseFuture<S, Req, R, C>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.service.poll_ready(cx).map_err(Into::into)
-    }
-
-    #[inline]
-    fn call(&mut self, request: Req) -> Self::Future {
-        let clone = self.service.clone();
-        let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(ready, &self.settings, &mut self.slot, request)
-    }
-}
-
-impl<S: Clone, R: Clone, C: Clone> Clone for Retry<S, R, C> {
-    fn clone(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-            settings: self.settings.clone(),
-            slot: self.slot,
-        }
-    }
-}
-
-impl<S: fmt::Debug, R, C> fmt::Debug for Retry<S, R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retry")
-            .field("service", &self.service)
-            .field("settings", &self.settings.terms)
-            .finish()
-    }
-}
+use crate::{attempt::Tried, backoff::Backoff, classify::Classify};

@@ -14,7 +14,7 @@ use std::{
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::{RetryBudget, budget::SlotEnd};
+use super::budget::{RetryBudget, SlotEnd};
 use crate::{
     backoff::{Backoff, after},
     rng::small_rng,
@@ -85,4 +85,12 @@ impl fmt::Debug for Terms {
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }
+}
+
+/// What all requests of a layer go by.
+#[derive(Clone, Debug)]
+pub(super) struct Settings<R, C> {
+    pub(super) reissue: R,
+    pub(super) classify: C,
+    pub(super) terms: Terms,
 }
