@@ -19,7 +19,7 @@
 //! | [`P2c::peak_ewma`] | latency × requests in flight, weight | 50 to 90 ns, 5 where endpoints are swift | nearly everything |
 //! | [`P2c::in_flight`] | requests in flight, weight | 4 to 15 ns | requests of very different length |
 //! | [`LeastRequests`] | the same, over all of a small set | 4 ns for each endpoint | few endpoints, long requests |
-//! | [`LeastLoad`] | recent latency × requests in flight, weight, over all of a small set | 15 ns for each endpoint | busy endpoints whose speed changes |
+//! | [`LeastLoad`] | recent latency × requests in flight, weight, over all of a small set | 10 ns for each endpoint | busy endpoints whose speed changes |
 //! | [`ResponseTime`] | latency, weight | 50 to 170 ns | endpoints of constant but different speed |
 //! | [`WeightedRoundRobin`], [`RoundRobin`] | turns | 2 to 5 ns, more with many threads | exact shares |
 //! | [`WeightedRandom`], [`Random`] | chance | 1 to 4 ns | tests, and tiny requests |
