@@ -100,7 +100,7 @@ async fn retries_are_hedged_too_all_from_one_budget() {
         let budget = RetryBudget::builder().reserve(many).build();
         budget.unwrap()
     });
-    let slow = fails(Failure::Broke).after(SEC);
+    let slow = fails(Failure::Broke).after(400 * MS);
     let server = Server::new(VecDeque::from([slow; 20]));
     let retry = RetryLayer::cloned().budget(budget.clone());
     let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
@@ -146,6 +146,23 @@ async fn a_hedge_pays_from_its_share_and_from_the_shared_budget() {
             (5 + hedges, hedges as u64)
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hangs_is_sent_again_for_the_budget_of_retries_alone() {
+    let [own, both] = [0, 1].map(|attempts| {
+        let budget = RetryBudget::builder().ratio(0.0).reserve(attempts);
+        budget.build().unwrap()
+    });
+    let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
+    let hedge = hedge.budget(own.clone()).shared_budget(both.clone());
+    let server = Server::new([says(200).after(10 * SEC), says(204)]);
+    let service = hedge.build().unwrap().layer(server.clone());
+    let began = Instant::now();
+    let answer = service.oneshot(7).await.unwrap();
+    assert_eq!(answer.status, 204);
+    assert_eq!(began.elapsed(), 500 * MS, "after ten delays");
+    assert_eq!((own.withdrawn(), both.withdrawn()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

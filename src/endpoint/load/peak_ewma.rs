@@ -428,7 +428,7 @@ impl LoadTracker for PeakEwma {
                 if self.late.load(Relaxed) && self.is_silent(took, now) {
                     self.failed.store(true, Relaxed);
                     self.heard.store(now, Relaxed);
-                    self.raise(rtt.max(SECOND_CHANCE), now);
+                    self.raise(rtt.max(self.settings.penalty), now);
                 }
                 self.raise(rtt, now);
                 let usual = self.known();
@@ -650,10 +650,10 @@ mod tests {
         request(&ewma, Outcome::Cancelled, 30 * MS, at(30));
         assert_close(ewma.load(0, at(30)), 0.030);
         request(&ewma, Outcome::Cancelled, 40 * MS, at(80));
-        assert!(ewma.load(0, at(81)) > 0.9, "as if an answer took a second");
+        assert!(ewma.load(0, at(81)) > 4.9, "as if it had failed");
         assert_eq!(ewma.load(0, at(1_080)), 0.0, "it may be back");
         request(&ewma, Outcome::Cancelled, 30 * MS, at(1_110));
-        assert!(ewma.load(0, at(1_111)) > 0.9, "it is not");
+        assert!(ewma.load(0, at(1_111)) > 4.0, "it is not");
         request(&ewma, Outcome::Success, 10 * MS, at(2_150));
         assert_close(ewma.load(0, at(2_150)), 0.010);
         // Where another was answered meanwhile, it was that one request.

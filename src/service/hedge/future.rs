@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::{
     latency::{Latencies, SHORTEST},
-    shared::Shared,
+    shared::{Shared, hangs_after},
 };
 use crate::{
     attempt::Tried,
@@ -212,13 +212,15 @@ where
         ready!(sleep.as_mut().poll(cx));
         // Before the service is asked, which may reserve something. What hangs gets its hedge later.
         let now = Instant::now();
-        if !shared.can_pay(now) {
+        let waited = now.saturating_duration_since(this.watch.start);
+        let rescues = waited >= hangs_after(plan.delay);
+        if !shared.can_pay(now, rescues) {
             plan.next = after(now, plan.delay.max(SHORTEST));
             return Poll::Ready(());
         }
         let service = &mut plan.service;
         let started = match ready!(within(this.tried, || service.poll_ready(cx))) {
-            Ok(()) => plan.start(shared, this.tried),
+            Ok(()) => plan.start(shared, this.tried, rescues),
             Err(_) => None, // the attempts that run have nothing to do with it
         };
         let Some(extra) = started else {
@@ -266,13 +268,14 @@ impl<S, Spare> Plan<S, Spare> {
         &mut self,
         shared: &Shared<R, C>,
         tried: &mut Tried,
+        rescues: bool,
     ) -> Option<(Pin<Box<S::Future>>, Watch)>
     where
         R: Reissue<Req, Spare = Spare>,
         S: Service<R::Request>,
     {
         let now = Instant::now();
-        if !shared.reissue.is_whole(&self.spare) || !shared.pay(now) {
+        if !shared.reissue.is_whole(&self.spare) || !shared.pay(now, rescues) {
             return None;
         }
         let request = shared.reissue.reissue(&self.spare)?;

@@ -22,7 +22,8 @@
 //! - **Within a share of its own**, 3 % of the attempts of the last second, so of what the service gets
 //!   anyhow, whatever the number of clients. A client starts with one more, which it must earn back. A
 //!   [shared budget](HedgeBuilder::shared_budget) bounds the sum of retries and hedges on top of that. An
-//!   attempt for which there is nothing left asks again after each delay.
+//!   attempt for which there is nothing left asks again after each delay. A request that has waited for ten
+//!   delays hangs; below a retry it may be sent again for the budget of retries alone.
 //! - **The delay is measured**: a percentile over the last 15 s, of answers that succeeded and of attempts
 //!   that were dropped after having taken longer than that; failures do not count, since a fast failure
 //!   says nothing of how long an answer takes. Where fewer than 100 were measured nothing is hedged. It

@@ -20,15 +20,32 @@ pub(super) struct Shared<R, C> {
 }
 
 impl<R, C> Shared<R, C> {
-    /// Whether there is enough for an attempt, counted as refused if not.
-    pub(super) fn can_pay(&self, now: Instant) -> bool {
-        self.budget.allows(now) && self.shared.as_ref().is_none_or(|it| it.allows(now))
+    /// Whether there is enough for an attempt, counted as refused if not. One that rescues a request needs no
+    /// share of its own.
+    pub(super) fn can_pay(&self, now: Instant, rescues: bool) -> bool {
+        (self.is_free(rescues) || self.budget.allows(now))
+            && self.shared.as_ref().is_none_or(|it| it.allows(now))
     }
 
     /// Takes the price of an attempt from both budgets; from the shared one first, which others empty.
-    pub(super) fn pay(&self, now: Instant) -> bool {
-        self.shared.as_ref().is_none_or(|it| it.withdraw(now)) && self.budget.withdraw(now)
+    pub(super) fn pay(&self, now: Instant, rescues: bool) -> bool {
+        self.shared.as_ref().is_none_or(|it| it.withdraw(now))
+            && (self.is_free(rescues) || self.budget.withdraw(now))
     }
+
+    fn is_free(&self, rescues: bool) -> bool {
+        rescues && self.shared.is_some()
+    }
+}
+
+/// After how long a request hangs: what is sent then is no hedge of a slow answer but a retry in place of a
+/// failure, and only the budget of retries bounds it.
+///
+/// Ten delays. In an overload the delay grows with the median, so nothing waits for so long there; and beside a
+/// process that stops for 10 s the share alone left requests waiting for seconds. Below a tenth of a second
+/// nothing hangs.
+pub(super) fn hangs_after(delay: Duration) -> Duration {
+    delay.max(Duration::from_millis(10)).saturating_mul(10)
 }
 
 #[derive(Debug)]
