@@ -31,7 +31,7 @@ pub(crate) struct Core<S, P: Policy, C, R> {
     pub(crate) classify: C,
     pub(crate) route: R,
     pub(crate) wait: Duration,
-    /// The time of everything where nobody looks at it.
+    /// The zero point of the times that requests keep.
     pub(crate) epoch: Instant,
     /// The driver ends when this is dropped.
     pub(crate) _alive: mpsc::Sender<Infallible>,

@@ -52,8 +52,9 @@
 //! The mean follows the answers with a gain of 1/8: a difference of many deviations shows with the second
 //! answer, one of a single deviation after some ten. The price: where servers are slow for seconds at
 //! a time and each client sends them few requests, clients turn from them later than by peaks alone. With
-//! 100 clients, ten servers at 75 % and three of them at half speed for 5 s each time, the p99 is 178 ms;
-//! by peaks alone it is 154 ms, by requests in flight 284 ms. With a grain of 0 no endpoints are equal.
+//! 100 clients, ten servers at 75 % and three of them at half speed for 5 s each time, the p99 is 221 ms; by
+//! requests in flight it is 396 ms (`cargo bench --bench quality antagonist`). With a grain of 0 no endpoints
+//! are equal.
 //!
 //! # What it costs
 //! One random number (one or two with weights), and per candidate the cache lines of its state, with
