@@ -25,7 +25,7 @@
 //! use bytes::Bytes;
 //! use http_body_util::Empty;
 //! use tower::{Service, ServiceExt};
-//! use tower_roster::{client::HttpEndpoints, registry, service::stack::Stack};
+//! use tower_roster::{client::{HttpEndpoints, Stack}, registry};
 //!
 //! // `consul://127.0.0.1:8500`, `consul:` (as the `consul` command), `rest://…`, `memory:`.
 //! let registry = registry::connect("consul:")?;
@@ -61,7 +61,7 @@
 //! [`registry`] tells how registries are watched and what a [`View`](registry::View) promises when
 //! they fail; [`registry::consul`], [`registry::memory`] and [`registry::rest`] are the backends;
 //! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`balance`] is the balancer, with
-//! its [policies](balance::policy) and its [topology](balance::topology); [`service::stack`] puts
+//! its [policies](balance::policy) and its [topology](balance::topology); [`client::Stack`] puts
 //! everything together and tells why in that order. [`docs`] holds the reasons of the defaults, what it
 //! costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -72,7 +72,6 @@ pub mod backoff;
 pub mod balance;
 pub mod catalog;
 pub mod classify;
-#[cfg(feature = "http")]
 pub mod client;
 #[cfg(feature = "_hyper")]
 mod connect;

@@ -18,7 +18,8 @@ use tower::{
 };
 use tower_roster::{
     balance::{BalanceLayer, policy},
-    service::{retry::RetryBudget, stack::Stack},
+    client::Stack,
+    service::retry::RetryBudget,
 };
 
 use crate::sim::{Call, Client, Feed, Node, Request, Statuses};

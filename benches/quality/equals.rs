@@ -24,7 +24,7 @@ use tower::{
 use tower_roster::{
     balance::policy::{self, AnyPolicy, Draw, Trial},
     classify::Outcome,
-    service::stack::Stack,
+    client::Stack,
 };
 
 use crate::{

@@ -28,12 +28,9 @@ use tower_roster::{
     BoxError,
     balance::BalanceLayer,
     classify::Grpc,
-    client::GrpcEndpoints,
+    client::{GrpcEndpoints, Stack},
     endpoint::eject::Ejection,
-    service::{
-        retry::{Replay, ShareReplay},
-        stack::Stack,
-    },
+    service::retry::{Replay, ShareReplay},
 };
 
 use self::greeter::{
@@ -156,7 +153,7 @@ pub struct Clients {
         tower_roster::balance::policy::DefaultPolicy,
         Grpc,
     >,
-    pub stack: tower_roster::service::stack::Stacked<
+    pub stack: tower_roster::client::Stacked<
         tower_roster::client::GrpcClient,
         tower_roster::balance::policy::DefaultPolicy,
         Grpc,

@@ -28,13 +28,10 @@ use tower_roster::{
     Instance,
     balance::{Balance, BalanceLayer, policy::DefaultPolicy},
     classify::Http,
-    client::{HttpClient, HttpEndpoints},
+    client::{HttpClient, HttpEndpoints, Stack, Stacked},
     discover::MakeEndpoint,
     registry::{self, Watch},
-    service::{
-        retry::{Replay, ReplayBody, ShareReplay},
-        stack::{Stack, Stacked},
-    },
+    service::retry::{Replay, ReplayBody, ShareReplay},
 };
 
 use super::{

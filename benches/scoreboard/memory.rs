@@ -9,9 +9,8 @@ use tower::ServiceExt;
 use tower_roster::{
     Instance, Registry,
     balance::{BalanceLayer, Status},
-    client::HttpEndpoints,
+    client::{HttpEndpoints, Stack},
     registry::memory::Memory,
-    service::stack::Stack,
 };
 
 use super::{

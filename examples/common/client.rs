@@ -23,14 +23,13 @@ use tower_roster::{
     BoxError, Instance,
     balance::{self, NoEndpoint, policy, topology::ByHeaders},
     classify,
-    client::{HttpClient, HttpEndpoints, HttpError},
+    client::{Handles, HttpClient, HttpEndpoints, HttpError, Stack},
     discover::MakeEndpoint,
     instance::Key,
     registry::Watch,
     service::{
         breaker::{BreakerError, BreakerLayer},
         retry::{Reissue, Replay, ReplayBody, ShareReplay, TryTimeout},
-        stack::{Handles, Stack},
     },
 };
 

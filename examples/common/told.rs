@@ -5,10 +5,8 @@ use std::{future::pending, time::Duration};
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tower_roster::{
     balance::Event,
-    service::{
-        breaker::{BreakerHandle, Cause, State, Transition},
-        stack::Handles,
-    },
+    client::Handles,
+    service::breaker::{BreakerHandle, Cause, State, Transition},
 };
 
 use super::figures::{Figures, Summary};

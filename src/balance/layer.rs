@@ -231,7 +231,7 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     /// [`Event::Drained`](super::Event::Drained) with the number of requests that are still in flight.
     /// None of them is ended. Each has what it needs in its own future, usually the connection too, and a
     /// connection that requests share closes with the last of them. What ends them is a timeout: one above
-    /// the balancer for each request (tower's `Timeout`, or the [stack's](crate::service::stack)), or one
+    /// the balancer for each request (tower's `Timeout`, or the [stack's](crate::client::Stack)), or one
     /// that the endpoint's service has. A request that is waiting for an answer is not polled, so to end
     /// it here, every request would have to leave its waker with its endpoint, under a lock, for a deadline
     /// that nearly none comes to.

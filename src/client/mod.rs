@@ -1,23 +1,31 @@
-//! Ready-made endpoints for the protocols that people call.
+//! Clients of a service: the [`Stack`] of balancer and layers, and endpoints for HTTP and gRPC.
 
 #[cfg(feature = "tonic")]
 mod erased;
+#[cfg(feature = "http")]
 mod error;
 #[cfg(feature = "tonic")]
 mod grpc;
+#[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
 mod http1;
 #[cfg(feature = "tonic")]
 mod http2;
-#[cfg(any(feature = "http2", feature = "tls"))]
+#[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]
 mod kept;
-#[cfg(any(feature = "http2", feature = "tls"))]
+#[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]
 mod negotiated;
+#[cfg(feature = "http")]
 mod pool;
+mod stack;
 #[cfg(feature = "tonic")]
 mod status;
+#[cfg(feature = "http")]
 mod uri;
 
+pub use self::stack::{Built, Handles, Outermost, Stack, Stacked};
+#[cfg(feature = "http")]
 pub use self::{
     error::HttpError,
     http::{HttpClient, HttpEndpoints, HttpFuture},

@@ -36,7 +36,7 @@ use crate::{
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use tower::Layer;
 /// use tower_roster::{
-///     client::{GrpcEndpoints, StatusLayer}, registry, service::stack::Stack,
+///     client::{GrpcEndpoints, Stack, StatusLayer}, registry,
 /// };
 ///
 /// let registry = registry::connect("memory:")?;

@@ -1,4 +1,5 @@
-//! Middleware around a balancer, and around any other service.
+//! Middleware around a balancer, and around any other service: plain tower layers, each usable alone.
+//! [`client::Stack`](crate::client::Stack) puts them around a balancer in the order that works.
 
 use std::{error::Error, iter};
 
@@ -7,7 +8,6 @@ pub mod failfast;
 pub mod hedge;
 pub mod limit;
 pub mod retry;
-pub mod stack;
 pub mod throttle;
 
 /// Finds an error of ours in an error or among its causes, however deep others have wrapped it.

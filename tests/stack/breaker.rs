@@ -4,10 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tower_roster::{
     classify::Http,
-    service::{
-        breaker::{BreakerError, BreakerLayer, Cause, State},
-        stack::Stack,
-    },
+    client::Stack,
+    service::breaker::{BreakerError, BreakerLayer, Cause, State},
 };
 
 use crate::kit::*;

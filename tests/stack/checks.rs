@@ -2,12 +2,12 @@
 
 use tower_roster::{
     balance::Event,
+    client::Stack,
     endpoint::{
         check::HealthCheck,
         eject::{Cause, Restored},
     },
     registry::memory::Memory,
-    service::stack::Stack,
 };
 
 use crate::kit::*;

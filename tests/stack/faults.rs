@@ -2,8 +2,8 @@
 
 use tower_roster::{
     balance::Event,
+    client::Stack,
     endpoint::eject::{Cause, Restored},
-    service::stack::Stack,
 };
 
 use crate::kit::*;

@@ -28,13 +28,10 @@ use tower_roster::{
     BoxError, Instance, Registry,
     balance::{EndpointInfo, EndpointState, Handle, policy::DefaultPolicy},
     classify::Http,
-    client::{HttpClient, HttpEndpoints},
+    client::{Handles, HttpClient, HttpEndpoints, Outermost, Stack, Stacked},
     discover::Discover,
     registry::{Announcement, Health, memory::Memory},
-    service::{
-        retry::{Replay, ReplayBody, ShareReplay},
-        stack::{Handles, Outermost, Stack, Stacked},
-    },
+    service::retry::{Replay, ReplayBody, ShareReplay},
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);

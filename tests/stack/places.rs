@@ -3,7 +3,7 @@
 use http::{HeaderName, Request};
 use tower_roster::{
     balance::topology::{ByHeaders, Locality, Otherwise, Subsets, Topology, ZonePreference},
-    service::stack::Stack,
+    client::Stack,
 };
 
 use crate::kit::*;

@@ -7,7 +7,7 @@ use tower_roster::{
         Event, Handle,
         topology::{Guard, Shares, Split, Topology},
     },
-    service::stack::Stack,
+    client::Stack,
 };
 
 use crate::kit::*;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use tower::{ServiceExt, timeout::error::Elapsed};
-use tower_roster::service::{retry::RetryError, stack::Stack};
+use tower_roster::{client::Stack, service::retry::RetryError};
 
 use crate::kit::*;
 

@@ -17,13 +17,10 @@ use tower_roster::{
         policy::{DefaultPolicy, RoundRobin},
     },
     classify::{self, Grpc},
-    client::{GrpcClient, GrpcEndpoints},
+    client::{Built, GrpcClient, GrpcEndpoints, Handles, Stack, Stacked},
     endpoint::eject::{Cause, Restored},
     registry::fixed::Fixed,
-    service::{
-        retry::{Replay, ReplayBody, ShareReplay},
-        stack::{Built, Handles, Stack, Stacked},
-    },
+    service::retry::{Replay, ReplayBody, ShareReplay},
 };
 
 use crate::{

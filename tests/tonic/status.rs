@@ -7,9 +7,9 @@ use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_roster::{
     Registry, balance,
     classify::{Grpc, is_unsent},
-    client::{GrpcEndpoints, StatusLayer},
+    client::{GrpcEndpoints, Stack, StatusLayer},
     registry::{Watch, fixed::Fixed},
-    service::{breaker::BreakerLayer, stack::Stack},
+    service::breaker::BreakerLayer,
 };
 
 use crate::{greeter::greeter_client::GreeterClient, outcomes::ask, server::Server};

@@ -25,12 +25,7 @@ use tower::{
 };
 
 #[cfg(feature = "http")]
-use super::retry::{Replay, ShareReplay};
-use super::{
-    breaker::{BreakerHandle, BreakerLayer},
-    hedge::{Hedge, HedgeLayer},
-    retry::{Cloned, Retry, RetryBudget, RetryLayer},
-};
+use crate::service::retry::{Replay, ShareReplay};
 use crate::{
     balance::{
         Balance, BalanceLayer, Handle,
@@ -39,6 +34,11 @@ use crate::{
     classify::Answers,
     endpoint::Endpoint,
     error::{BoxError, ConfigError},
+    service::{
+        breaker::{BreakerHandle, BreakerLayer},
+        hedge::{Hedge, HedgeLayer},
+        retry::{Cloned, Retry, RetryBudget, RetryLayer},
+    },
 };
 
 /// Longer than callers usually wait, and shorter than for ever.
@@ -59,7 +59,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// use bytes::Bytes;
 /// use http_body_util::Full;
 /// use tower::ServiceExt;
-/// use tower_roster::{client::HttpEndpoints, registry, service::stack::Stack};
+/// use tower_roster::{client::{HttpEndpoints, Stack}, registry};
 ///
 /// let registry = registry::connect("memory:")?;
 /// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
@@ -88,13 +88,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// use tower_roster::{
 ///     balance::topology::{Topology, ZonePreference},
 ///     classify::Http,
-///     client::HttpEndpoints,
+///     client::{HttpEndpoints, Stack},
 ///     endpoint::check::HealthCheck,
 ///     registry,
 ///     service::{
 ///         breaker::BreakerLayer,
 ///         retry::{Replay, RetryBudget, ShareReplay},
-///         stack::Stack,
 ///     },
 /// };
 ///
@@ -231,7 +230,7 @@ impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use tower::Layer;
     /// use tower_roster::{
-    ///     client::{GrpcEndpoints, StatusLayer}, registry, service::stack::Stack,
+    ///     client::{GrpcEndpoints, Stack, StatusLayer}, registry,
     /// };
     ///
     /// let registry = registry::connect("memory:")?;
