@@ -80,9 +80,15 @@ async fn a_rolling_replacement_loses_no_request() {
     listed(&url, &service, 3).await;
     let mut ids: Vec<_> = serves.iter().map(|serve| serve.id.clone()).collect();
     let load = Load::start(&url, &service);
+    let mut proxies = Vec::new();
     for serve in &mut serves {
-        let flags = ["--register", &url, &service, "--delay", "20ms"];
-        let next = Serve::start(&flags).await;
+        // The proxy tells when the new server is used. Replaced below: the server is not there yet.
+        let proxy = FaultProxy::http(([127, 0, 0, 1], 1).into()).await;
+        let advertised = proxy.addr().to_string();
+        let flags = ["--register", &url, &service, "--advertise", &advertised];
+        let next = Serve::start(&[&flags[..], &["--delay", "20ms"]].concat()).await;
+        proxy.set_upstream(next.addr);
+        proxies.push(proxy);
         ids.push(next.id.clone());
         let mut former = std::mem::replace(serve, next);
         eventually(SOON, "the new one passes", || async {
@@ -91,6 +97,10 @@ async fn a_rolling_replacement_loses_no_request() {
         .await;
         former.program.stop().await;
     }
+    eventually(SOON, "all the new ones are used", || async {
+        proxies.iter().all(|proxy| !proxy.requests().is_empty())
+    })
+    .await;
     assert_none_failed(&load.finish().await, &ids);
 }
 
