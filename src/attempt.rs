@@ -1,10 +1,8 @@
 //! Which endpoints one request has been sent to, so that its next attempt goes to another.
 //!
-//! A retry or a hedge stands above the balancer, with other layers between, and must tell it "not the
-//! one that just failed", while the balancer must tell it which one that was. Neither is a part of the
-//! request: its type is the user's. So the word goes round it. Whoever makes several attempts at one
-//! request keeps a [`Tried`] for them and runs each attempt within it, in `call` and in every poll of
-//! the future; a balancer below, on the same task, reads it and notes its pick there.
+//! A retry or a hedge keeps a [`Tried`] for the attempts at one request, and makes it current in `call`
+//! and in every poll of an attempt. A balancer below, on the same task, avoids the endpoints in it and
+//! adds the one that it picks.
 //!
 //! ```text
 //! retry:    tried.enter(|| inner.call(request))      tried.enter(|| future.poll(cx))
@@ -12,10 +10,12 @@
 //! balancer:                    └── Tried::current(), Tried::note ────┘
 //! ```
 //!
-//! It costs a few nanoseconds, no allocation, and nothing where nobody asks. A `Buffer` or another
-//! task between the two loses the word: then a retry may go to the same endpoint.
+//! It costs a few nanoseconds and no allocation. Where a `Buffer` or another task stands between the two,
+//! the balancer sees no `Tried`: then a retry may go to the same endpoint.
 
 use std::{cell::Cell, time::Duration};
+
+use crate::ambient::during;
 
 /// The endpoints that the attempts of one request went to, the last three of them.
 ///
@@ -41,10 +41,10 @@ pub struct EndpointId(u32);
 const ID_BITS: u32 = 20;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const COUNT_SHIFT: u32 = 3 * ID_BITS;
-/// As large as it gets.
+/// The count stays at this, so that no set equals [`NOBODY`].
 const COUNT_MAX: u64 = 14;
 
-/// Nobody asks: the number of attempts never gets to this.
+/// No retry or hedge stands above. Different from every set: a count is at most 14.
 const NOBODY: Tried = Tried(u64::MAX);
 
 impl EndpointId {
@@ -53,7 +53,7 @@ impl EndpointId {
         self.0
     }
 
-    /// That of the low bits.
+    /// The id of these bits; higher ones are ignored.
     #[inline]
     pub(crate) fn of_bits(bits: u32) -> Self {
         Self(bits & ID_MASK as u32)
@@ -63,7 +63,7 @@ impl EndpointId {
     pub fn next() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Relaxed: the numbers only have to differ. 0 stands for nobody.
+        // Relaxed: the numbers only have to differ. 0 stands for no endpoint.
         Self(NEXT.fetch_add(1, Relaxed) % (ID_MASK as u32) + 1)
     }
 }
@@ -75,24 +75,16 @@ thread_local! {
 
 /// Drops an attempt that was not answered within `limit`.
 ///
-/// A request that is dropped says nothing about its endpoint, because mostly it is the caller who has
-/// gone. One whose time is up does: dropped in here, it counts as failed where it waited for (nearly)
-/// all of that time. Without it an endpoint that swallows requests is never seen to fail.
+/// A dropped request says nothing about its endpoint: mostly the caller has gone. But a request whose time
+/// is up counts as a failure of its endpoint when it is dropped in here after waiting for at least 90 % of
+/// `limit`. Otherwise an endpoint that never answers would never be seen to fail.
 pub fn give_up<T>(limit: Duration, drop: impl FnOnce() -> T) -> T {
-    /// Puts back what was there, also when a destructor panics.
-    struct Restore(Option<Duration>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            GIVEN_UP.set(self.0);
-        }
-    }
-    let _restore = Restore(GIVEN_UP.replace(Some(limit)));
-    drop()
+    during(&GIVEN_UP, &mut Some(limit), drop)
 }
 
-/// Whether a request that waited for so long is dropped because its time is up.
+/// Whether a request that waited for this time is being dropped because its time is up.
 pub(crate) fn is_given_up(waited: Duration) -> bool {
-    // A hedge that began late has had no chance to answer.
+    // A hedge that began late had less time, so its endpoint is not held responsible.
     let limit = GIVEN_UP.get();
     limit.is_some_and(|limit| waited >= limit.mul_f64(0.9))
 }
@@ -132,23 +124,11 @@ impl Tried {
     /// Runs a part of an attempt: what is picked in it is noted here, and avoids what is here.
     #[inline]
     pub fn enter<T>(&mut self, attempt: impl FnOnce() -> T) -> T {
-        /// Puts back what was current, also when the attempt panics.
-        struct Restore<'a> {
-            tried: &'a mut Tried,
-            outer: Tried,
-        }
-        impl Drop for Restore<'_> {
-            #[inline]
-            fn drop(&mut self) {
-                *self.tried = CURRENT.replace(self.outer);
-            }
-        }
-        let outer = CURRENT.replace(*self);
-        let _restore = Restore { tried: self, outer };
-        attempt()
+        during(&CURRENT, self, attempt)
     }
 
-    /// What the attempt that runs now has tried before; `None` when nobody asks.
+    /// What the attempt that runs now has tried before; `None` when no retry
+    /// or hedge stands above.
     #[inline]
     pub fn current() -> Option<Self> {
         let current = CURRENT.get();
@@ -199,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_waited_for_the_whole_time_is_given_up() {
+    fn only_a_request_that_waited_for_the_whole_time_is_given_up() {
         let second = Duration::from_secs(1);
         assert!(!is_given_up(second));
         give_up(second, || {

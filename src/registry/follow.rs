@@ -1,28 +1,29 @@
 //! Which watches a discovery follows.
 //!
-//! tower's discovery has two words, insert and remove. It cannot say that the registry knows no such
-//! service, refuses to tell, or has been silent for a minute, and a balancer that has no endpoint must
-//! tell these apart. The [`Discover`](crate::discover::Discover) knows, but stands below whatever
-//! adaptors the user put between: merged with another, filtered, boxed. So, as with
-//! [attempts](crate::attempt), the word goes round them. A balancer asks its discovery within
-//! [`followed`]; one of ours that is polled in there gives it its watch.
+//! tower's `Discover` can only insert and remove. A balancer without endpoints must also know whether the
+//! registry has no such service, refuses access, or has not answered for a minute. Our
+//! [`Discover`](crate::discover::Discover) knows its watch, but the user may have merged, filtered or boxed
+//! it. So a balancer polls its discovery within [`followed`], and our discovery adds its watch to the
+//! current list.
 //!
-//! It costs a look at a thread-local, once. A task between the two loses the word; the user then says it
-//! with [`BalanceLayer::watch`](crate::balance::BalanceLayer::watch).
+//! It costs a thread-local access until the watch has been handed over. Where another task stands between
+//! the two, the user names the watch with
+//! [`BalanceLayer::watch`](crate::balance::BalanceLayer::watch).
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     sync::{Arc, Weak},
 };
 
 use super::Watch;
+use crate::ambient::during;
 
 thread_local! {
-    /// `None` while nobody listens.
-    static FOLLOWED: RefCell<Option<Vec<Followed>>> = const { RefCell::new(None) };
+    /// `None` while no balancer polls.
+    static FOLLOWED: Cell<Option<Vec<Followed>>> = const { Cell::new(None) };
 }
 
-/// A watch that a discovery follows, for as long as that lives.
+/// A watch that a discovery follows while that discovery lives.
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) watch: Watch,
@@ -33,12 +34,12 @@ pub(crate) struct Followed {
 #[derive(Debug)]
 pub(crate) struct Follower {
     life: Arc<()>,
-    /// Until somebody is told.
+    /// Until a balancer was told of it.
     untold: Option<Watch>,
 }
 
 impl Followed {
-    /// By the user, until told otherwise.
+    /// A watch that the user named; it is followed until the user takes it back.
     pub(crate) fn given(watch: Watch) -> Self {
         Self {
             watch,
@@ -46,14 +47,15 @@ impl Followed {
         }
     }
 
-    /// Another discovery follows the same watch, and may do so for longer; unless the user gave it.
+    /// Ties the watch to the discovery of `other`, which follows the same one and may live longer. A watch
+    /// that the user named stays.
     pub(crate) fn follow_with(&mut self, other: &Self) {
         if self.follower.is_some() {
             self.follower.clone_from(&other.follower);
         }
     }
 
-    /// Whether the discovery is gone that followed it.
+    /// Whether the discovery that followed it was dropped.
     pub(crate) fn is_over(&self) -> bool {
         let mut follower = self.follower.iter();
         follower.any(|follower| follower.strong_count() == 0)
@@ -68,39 +70,36 @@ impl Follower {
         }
     }
 
-    /// Tells whoever asks of the watch, once.
+    /// Tells the balancer that polls now of the watch; only the first one is told.
     pub(crate) fn tell(&mut self) {
         if self.untold.is_none() {
             return;
         }
-        FOLLOWED.with_borrow_mut(|followed| {
-            if let Some(followed) = followed {
-                let follower = Arc::downgrade(&self.life);
-                followed.extend(self.untold.take().map(|watch| Followed {
-                    watch,
-                    follower: Some(follower),
-                }));
-            }
-        });
+        if let Some(mut followed) = FOLLOWED.take() {
+            let follower = Some(Arc::downgrade(&self.life));
+            followed.extend(self.untold.take().map(|watch| Followed { watch, follower }));
+            FOLLOWED.set(Some(followed));
+        }
     }
 }
 
-/// Asks a discovery. Adds to `watches` those that it follows and has not told of before.
+/// Polls a discovery by `ask`. Adds to `watches` those that it follows and has not told of before.
 pub(crate) fn followed<T>(watches: &mut Vec<Followed>, ask: impl FnOnce() -> T) -> T {
-    /// Puts back what was there, also when discovery panics.
-    struct Restore<'a> {
+    /// Keeps what was told also when the discovery panics.
+    struct Told<'a> {
         watches: &'a mut Vec<Followed>,
-        outer: Option<Vec<Followed>>,
+        told: Option<Vec<Followed>>,
     }
-    impl Drop for Restore<'_> {
+    impl Drop for Told<'_> {
         fn drop(&mut self) {
-            let told = FOLLOWED.replace(self.outer.take());
-            self.watches.extend(told.into_iter().flatten());
+            self.watches.extend(self.told.take().into_iter().flatten());
         }
     }
-    let outer = FOLLOWED.replace(Some(Vec::new()));
-    let _restore = Restore { watches, outer };
-    ask()
+    let mut told = Told {
+        watches,
+        told: Some(Vec::new()),
+    };
+    during(&FOLLOWED, &mut told.told, ask)
 }
 
 #[cfg(test)]
@@ -116,7 +115,7 @@ mod tests {
         let follower = |service: &str| Follower::new(registry.watch(service).unwrap());
         let mut web = follower("web");
         web.tell();
-        assert!(web.untold.is_some(), "nobody asks");
+        assert!(web.untold.is_some(), "no balancer polls");
 
         let (mut outer, mut inner) = (Vec::new(), Vec::new());
         let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -138,6 +137,6 @@ mod tests {
         assert_eq!(services(&inner), [("web".to_owned(), true)]);
         let mut late = follower("late");
         late.tell();
-        assert!(late.untold.is_some(), "nobody asks any more");
+        assert!(late.untold.is_some(), "no balancer polls any more");
     }
 }
