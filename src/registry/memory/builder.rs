@@ -1,40 +1,11 @@
 //! Settings of an embedded registry.
 
-use std::{
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{
-    Memory, Shared,
-    persist::{self, Saver},
-    shared,
-    store::Store,
-};
+#[cfg(doc)]
+use super::Memory;
+use super::{persist, record::Defaults, shared::MemoryShared, state, store::Store};
 use crate::error::{ConfigError, Error};
-
-/// What holds for registrations that do not say.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::registry) struct Defaults {
-    pub(in crate::registry) max_failures: NonZeroU32,
-    pub(in crate::registry) check_interval: Duration,
-    pub(in crate::registry) check_timeout: Duration,
-}
-
-/// One lost heartbeat is no failure yet, and two may be a burst of lost packets.
-const MAX_FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self {
-            max_failures: MAX_FAILURES,
-            // As `Health::http` has them.
-            check_interval: Duration::from_secs(10),
-            check_timeout: Duration::from_secs(2),
-        }
-    }
-}
 
 /// Configures a [`Memory`].
 ///
@@ -52,13 +23,13 @@ impl Default for Defaults {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default)]
-pub struct Builder {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MemoryBuilder {
     defaults: Defaults,
     persist: Option<PathBuf>,
 }
 
-impl Builder {
+impl MemoryBuilder {
     /// Sets how many heartbeats may be missing, or checks fail, in a row; 3 by default. With 1 a single
     /// lost packet takes an instance out; a large number keeps dead ones.
     #[must_use]
@@ -94,29 +65,15 @@ impl Builder {
         self
     }
 
-    /// Creates the registry.
-    ///
-    /// # Errors
-    /// When a setting is out of its range, or the file of [`persist`](Self::persist) is there and
-    /// cannot be read as a saved state; it is left as it is.
-    pub fn build(self) -> Result<Memory, Error> {
+    /// Creates what a [`Memory`] is a handle to.
+    pub(super) fn open(self) -> Result<Arc<MemoryShared>, Error> {
         self.validate()?;
-        let (store, saver) = match self.persist {
-            None => (Store::new(), None),
-            Some(path) => {
-                let store = persist::read(&path, true, self.defaults, shared::now())?;
-                let saver = Saver::new(path, store.position());
-                (store, Some(saver))
-            }
+        let store = match &self.persist {
+            None => Store::new(),
+            Some(path) => persist::read(path, true, self.defaults, state::now())?,
         };
-        let shared = Shared::new("memory".into(), self.defaults, store, saver);
-        Ok(Memory::over(shared))
-    }
-
-    pub(super) fn load(self, path: &Path) -> Result<Memory, Error> {
-        let store = persist::read(path, false, self.defaults, shared::now())?;
-        let shared = Shared::new("memory".into(), self.defaults, store, None);
-        Ok(Memory::over(shared))
+        let name = "memory".into();
+        Ok(MemoryShared::new(name, self.defaults, store, self.persist))
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -126,8 +83,8 @@ impl Builder {
             ..
         } = self.defaults;
         for (field, time) in [
-            ("check_interval", check_interval),
-            ("check_timeout", check_timeout),
+            ("memory.check_interval", check_interval),
+            ("memory.check_timeout", check_timeout),
         ] {
             if time < Duration::from_millis(1) {
                 return Err(ConfigError::new(field, format!("{time:?} is below 1 ms")));

@@ -65,54 +65,60 @@
 //! # }
 //! ```
 
+mod backend;
 mod builder;
+mod entry;
 mod faults;
 mod named;
 mod persist;
 mod probe;
 mod record;
-mod session;
+mod saver;
 mod shared;
+mod state;
 mod store;
 mod tend;
 pub(super) mod wire;
 
-pub use self::builder::Builder;
-pub(super) use self::{
-    builder::Defaults,
-    session::{Sessions, entry_of},
-    shared::Shared,
-};
+pub use self::builder::MemoryBuilder;
 #[cfg(feature = "rest")]
 pub(super) use self::{
-    record::{Entry, Look, Position, Unresolved},
-    session::renew_every,
+    entry::renew_every,
+    record::{Lookup, NewRecord, Position, Unresolved},
+};
+pub(super) use self::{
+    entry::{Sessions, new_record},
+    record::Defaults,
+    shared::MemoryShared,
 };
 
 use std::{fmt, path::Path, sync::Arc};
 
+use self::store::Store;
 use super::{Announcement, Renewal};
-use crate::{error::Error, instance::Instance};
+use crate::{
+    error::{Error, ErrorKind},
+    instance::Instance,
+};
 
 /// A handle to an embedded registry.
 ///
 /// Cloning gives another client of the same registry. The registry ends with its last handle, and
 /// with it its tasks; a registration and a watch hold one each.
 pub struct Memory {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<MemoryShared>,
     sessions: Sessions,
 }
 
 impl Memory {
     /// Creates an empty registry with default settings.
     pub fn new() -> Self {
-        let (defaults, store) = (Defaults::default(), store::Store::new());
-        Self::over(Shared::new("memory".into(), defaults, store, None))
+        Self::with_store(Store::new())
     }
 
     /// Starts to configure a registry.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> MemoryBuilder {
+        MemoryBuilder::default()
     }
 
     /// The registry of this process with that name (the empty one too), made with default settings when
@@ -127,10 +133,16 @@ impl Memory {
     /// # Errors
     /// When the file cannot be read or is no saved state; it is left as it is.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Builder::default().load(path.as_ref())
+        let store = persist::read(path.as_ref(), false, Defaults::default(), state::now())?;
+        Ok(Self::with_store(store))
     }
 
-    fn over(shared: Arc<Shared>) -> Self {
+    fn with_store(store: Store) -> Self {
+        let defaults = Defaults::default();
+        Self::over(MemoryShared::new("memory".into(), defaults, store, None))
+    }
+
+    fn over(shared: Arc<MemoryShared>) -> Self {
         Self {
             shared,
             sessions: Sessions::default(),
@@ -138,7 +150,7 @@ impl Memory {
     }
 
     /// Saves the state to a file, in one step: the file is whole at any time. Blocks for as long as
-    /// the disk takes; [`Builder::persist`] saves in the background.
+    /// the disk takes; [`MemoryBuilder::persist`] saves in the background.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -146,8 +158,7 @@ impl Memory {
         let path = path.as_ref();
         let document = persist::Document::of(&self.shared.store());
         document.write(path).map_err(|error| {
-            let kind = crate::error::ErrorKind::Unavailable;
-            persist::failure(kind, path, "cannot be written", error)
+            persist::failure(ErrorKind::Unavailable, path, "cannot be written", error)
         })
     }
 
@@ -160,10 +171,10 @@ impl Memory {
     /// When the instance or its check cannot be held.
     pub fn register(&self, announcement: impl Into<Announcement>) -> Result<Arc<Instance>, Error> {
         let announcement = announcement.into();
-        announcement.validate(&self.shared.name)?;
-        let (name, defaults) = (&self.shared.name, self.shared.defaults);
-        let entry = entry_of(&announcement, name, defaults, None)?;
-        Ok(self.shared.register(entry).0.instance)
+        let (name, defaults) = (self.shared.name(), self.shared.defaults());
+        announcement.validate(name)?;
+        let new = new_record(&announcement, name, defaults, None)?;
+        Ok(self.shared.register(new).0.instance)
     }
 
     /// Notes a sign of life of the instance with this id.
@@ -218,18 +229,29 @@ impl Memory {
     /// Makes the next `operations` of clients fail as unavailable: reads, the starts of waiting for a
     /// change, registrations, heartbeats, deregistrations, and requests to the REST front.
     pub fn fail_next(&self, operations: u32) {
-        self.shared.faults.fail_next(operations);
+        self.shared.fail_next(operations);
     }
 
     /// Breaks every open watch, as a connection that is reset. Watches come back by themselves.
     pub fn drop_watchers(&self) {
-        self.shared.faults.drop_watchers();
+        self.shared.drop_watchers();
     }
 
     /// Forgets everything, as a restart without a saved state does: services, instances, the index, and
     /// the epoch is another one.
     pub fn wipe(&self) {
         self.shared.wipe();
+    }
+}
+
+impl MemoryBuilder {
+    /// Creates the registry.
+    ///
+    /// # Errors
+    /// When a setting is out of its range, or the file of [`persist`](Self::persist) is there and
+    /// cannot be read as a saved state; it is left as it is.
+    pub fn build(self) -> Result<Memory, Error> {
+        Ok(Memory::over(self.open()?))
     }
 }
 
@@ -249,7 +271,7 @@ impl Clone for Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
-            .field("name", &self.shared.name)
+            .field("name", self.shared.name())
             .field("index", &self.index())
             .finish_non_exhaustive()
     }

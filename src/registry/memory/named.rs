@@ -5,12 +5,12 @@ use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
 };
 
-use super::{Defaults, Shared, store::Store};
+use super::{record::Defaults, shared::MemoryShared, store::Store};
 
-static NAMED: LazyLock<Mutex<HashMap<String, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<Mutex<HashMap<String, Weak<MemoryShared>>>> = LazyLock::new(Mutex::default);
 
 /// The registry of that name, made when no handle to it is left.
-pub(super) fn find(name: &str) -> Arc<Shared> {
+pub(super) fn find(name: &str) -> Arc<MemoryShared> {
     // The map is whole at every point where its holder could panic.
     let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
@@ -22,7 +22,7 @@ pub(super) fn find(name: &str) -> Arc<Shared> {
     } else {
         format!("memory:{name}")
     };
-    let shared = Shared::new(label.into(), Defaults::default(), Store::new(), None);
+    let shared = MemoryShared::new(label.into(), Defaults::default(), Store::new(), None);
     named.insert(name.to_owned(), Arc::downgrade(&shared));
     shared
 }

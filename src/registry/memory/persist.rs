@@ -8,19 +8,14 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{runtime::Handle, sync::watch as cell, task::AbortHandle};
 
 use super::{
-    Defaults, Shared,
-    record::{Now, Position, Record},
+    record::{Defaults, Now, Position, Record},
     store::Store,
     wire,
 };
@@ -29,8 +24,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// What a file holds.
 pub(super) struct Document {
     /// The order of documents of one process, for a writer that comes late.
-    order: u64,
-    position: Position,
+    pub(super) order: u64,
+    pub(super) position: Position,
     records: Vec<Record>,
 }
 
@@ -119,7 +114,7 @@ fn fill(store: &mut Store, bytes: &[u8], defaults: Defaults, now: Now) -> Result
     {
         let parsed = wire::parse(record, defaults)
             .map_err(|error| format!("instances[{place}]: {error}"))?;
-        store.restore(parsed.entry, parsed.last_heartbeat, now);
+        store.restore(parsed.record, parsed.last_heartbeat, now);
     }
     store.resume_from(index);
     Ok(())
@@ -133,118 +128,4 @@ pub(super) fn failure(
 ) -> Error {
     let message = format!("state file {:?} {what}", path.display().to_string());
     Error::new(kind, "memory", "", message).with_source(source)
-}
-
-/// Keeps a file up to date.
-#[derive(Debug)]
-pub(super) struct Saver {
-    file: Arc<StateFile>,
-    /// What ought to be saved, and what a save was last tried for.
-    wanted: cell::Sender<Position>,
-    tried: cell::Sender<Position>,
-    task: Mutex<Option<AbortHandle>>,
-}
-
-#[derive(Debug)]
-struct StateFile {
-    path: PathBuf,
-    /// The order of the newest document written: a writer that comes late must not undo it.
-    newest: Mutex<u64>,
-}
-
-impl StateFile {
-    fn write(&self, document: &Document) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if document.order <= *newest {
-            return;
-        }
-        match document.write(&self.path) {
-            Ok(()) => *newest = document.order,
-            // Goes on without: heartbeats bring instances back, but no file brings back a registry
-            // that stopped.
-            Err(error) => {
-                let path = self.path.display();
-                tracing::error!(%path, %error, "the state of the registry could not be saved");
-            }
-        }
-    }
-}
-
-impl Saver {
-    pub(super) fn new(path: PathBuf, restored: Position) -> Self {
-        Self {
-            file: Arc::new(StateFile {
-                path,
-                newest: Mutex::new(0),
-            }),
-            wanted: cell::channel(restored).0,
-            tried: cell::channel(restored).0,
-            task: Mutex::new(None),
-        }
-    }
-
-    /// Notes that the state is now at `position`, which is to be saved.
-    pub(super) fn want(&self, shared: &Weak<Shared>, position: Position) {
-        let changed = self.wanted.send_if_modified(|wanted| {
-            let changed = *wanted != position;
-            *wanted = position;
-            changed
-        });
-        if changed {
-            self.ensure_running(shared);
-        }
-    }
-
-    fn ensure_running(&self, shared: &Weak<Shared>) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        if let Ok(runtime) = Handle::try_current() {
-            let mut wanted = self.wanted.subscribe();
-            // What made this necessary is news to the task.
-            wanted.mark_changed();
-            let work = run(Weak::clone(shared), wanted);
-            *task = Some(runtime.spawn(work).abort_handle());
-        }
-    }
-
-    /// Waits until a save of `position` or of a later state was tried.
-    pub(super) async fn tried(&self, shared: &Weak<Shared>, position: Position) {
-        self.ensure_running(shared);
-        let mut tried = self.tried.subscribe();
-        // Cannot fail: the sender is behind `self`.
-        let _ = tried
-            .wait_for(|tried| tried.epoch != position.epoch || tried.index >= position.index)
-            .await;
-    }
-
-    /// Saves what is not yet saved, when the last handle goes.
-    pub(super) fn finish(&self, store: &Store) {
-        if *self.tried.borrow() != store.position() {
-            self.file.write(&Document::of(store));
-        }
-    }
-}
-
-async fn run(registry: Weak<Shared>, mut wanted: cell::Receiver<Position>) {
-    while wanted.changed().await.is_ok() {
-        let (document, file) = {
-            let Some(shared) = registry.upgrade() else {
-                return;
-            };
-            let Some(saver) = &shared.saver else { return };
-            wanted.mark_unchanged();
-            let document = Document::of(&shared.store());
-            (document, Arc::clone(&saver.file))
-        };
-        let position = document.position;
-        let written = tokio::task::spawn_blocking(move || file.write(&document));
-        if written.await.is_err() {
-            return;
-        }
-        if let Some(saver) = registry.upgrade().as_ref().and_then(|r| r.saver.as_ref()) {
-            saver.tried.send_replace(position);
-        }
-    }
 }

@@ -8,20 +8,20 @@ use std::{
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Shared, record::Check};
+use super::{record::RecordCheck, state::MemoryState};
 use crate::{error::BoxError, instance::Address};
 
-pub(super) struct Job {
-    pub(super) registry: Weak<Shared>,
+pub(super) struct CheckJob {
+    pub(super) registry: Weak<MemoryState>,
     pub(super) id: Arc<str>,
     pub(super) serial: u64,
     pub(super) address: Address,
-    pub(super) check: Arc<Check>,
+    pub(super) check: Arc<RecordCheck>,
 }
 
-impl fmt::Debug for Job {
+impl fmt::Debug for CheckJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
+        f.debug_struct("CheckJob")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
@@ -29,7 +29,7 @@ impl fmt::Debug for Job {
 
 /// Checks one registration until it is no longer held. The first check comes at a random point of
 /// the first interval, so that instances which registered together are not checked together.
-pub(super) async fn run(job: Job) {
+pub(super) async fn run(job: CheckJob) {
     let share: f64 = rand::rng().random();
     sleep(job.check.interval.mul_f64(share)).await;
     loop {
@@ -40,18 +40,18 @@ pub(super) async fn run(job: Job) {
         if let Err(error) = &outcome {
             tracing::debug!(id = %job.id, address = %job.address, %error, "a check failed");
         }
-        let Some(shared) = job.registry.upgrade() else {
+        let Some(state) = job.registry.upgrade() else {
             return;
         };
-        if !shared.checked(&job.id, job.serial, outcome.is_ok(), Instant::now()) {
+        if !state.checked(&job.id, job.serial, outcome.is_ok(), Instant::now()) {
             return;
         }
-        drop(shared);
+        drop(state);
         sleep(job.check.interval).await;
     }
 }
 
-async fn probe(address: &Address, check: &Check) -> Result<(), BoxError> {
+async fn probe(address: &Address, check: &RecordCheck) -> Result<(), BoxError> {
     let stream = crate::probe::connect(address).await?;
     match &check.path {
         None => Ok(()),

@@ -28,7 +28,7 @@ impl Beat {
 
 /// A check that the registry makes itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::registry) struct Check {
+pub(in crate::registry) struct RecordCheck {
     /// The path to request; without one, connecting is the check.
     pub(in crate::registry) path: Option<String>,
     pub(in crate::registry) interval: Duration,
@@ -38,12 +38,34 @@ pub(in crate::registry) struct Check {
     pub(in crate::registry) reap_after: Option<Duration>,
 }
 
+/// What holds for registrations that do not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::registry) struct Defaults {
+    pub(in crate::registry) max_failures: NonZeroU32,
+    pub(in crate::registry) check_interval: Duration,
+    pub(in crate::registry) check_timeout: Duration,
+}
+
+/// One lost heartbeat is no failure yet, and two may be a burst of lost packets.
+const MAX_FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            max_failures: MAX_FAILURES,
+            // As `Health::http` has them.
+            check_interval: Duration::from_secs(10),
+            check_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
 /// A registration as it arrives.
 #[derive(Clone, Debug)]
-pub(in crate::registry) struct Entry {
+pub(in crate::registry) struct NewRecord {
     pub(in crate::registry) instance: Instance,
     pub(in crate::registry) beat: Option<Beat>,
-    pub(in crate::registry) check: Option<Arc<Check>>,
+    pub(in crate::registry) check: Option<Arc<RecordCheck>>,
     /// Who registers: an equal one makes a registration an update of the same incarnation.
     pub(in crate::registry) session: Option<Arc<str>>,
 }
@@ -54,7 +76,7 @@ pub(in crate::registry) struct Record {
     /// With the status that the check left it.
     pub(in crate::registry) instance: Arc<Instance>,
     pub(in crate::registry) beat: Option<Beat>,
-    pub(in crate::registry) check: Option<Arc<Check>>,
+    pub(in crate::registry) check: Option<Arc<RecordCheck>>,
     pub(in crate::registry) session: Option<Arc<str>>,
     /// The status that it registered with.
     pub(in crate::registry) announced: Status,
@@ -91,7 +113,7 @@ pub(in crate::registry) enum Unresolved {
 
 /// What is held of a service.
 #[derive(Debug)]
-pub(in crate::registry) struct Look<T = Record> {
+pub(in crate::registry) struct Lookup<T = Record> {
     pub(in crate::registry) position: Position,
     pub(in crate::registry) exists: bool,
     pub(in crate::registry) records: Vec<T>,
@@ -99,7 +121,7 @@ pub(in crate::registry) struct Look<T = Record> {
 
 impl Record {
     /// Whether a registration says nothing new, apart from being a sign of life.
-    pub(super) fn is_renewed_by(&self, entry: &Entry) -> bool {
+    pub(super) fn is_renewed_by(&self, new: &NewRecord) -> bool {
         let Instance {
             key,
             service,
@@ -110,12 +132,12 @@ impl Record {
             tags,
             metadata,
             generation: _,
-        } = &entry.instance;
+        } = &new.instance;
         let known = &*self.instance;
         // The status is compared with the announced one: that of a check is the registry's own.
         (known.key == *key && known.service == *service && known.address == *address)
             && (known.weight == *weight && known.zone == *zone && self.announced == *status)
             && (known.tags == *tags && known.metadata == *metadata)
-            && (self.beat == entry.beat && self.check == entry.check)
+            && (self.beat == new.beat && self.check == new.check)
     }
 }

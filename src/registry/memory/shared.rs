@@ -1,21 +1,16 @@
-//! One registry, behind all its handles.
-#![expect(
-    clippy::disallowed_types,
-    reason = "a state file outlives the process, whose clock starts anew"
-)]
+//! One registry with its task, behind all its handles.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
+use tokio::{sync::watch as cell, task::AbortHandle};
 
 use super::{
-    Defaults,
-    faults::{Faults, Injected},
-    persist::Saver,
-    record::{Entry, Now, Position, Record},
+    faults::Injected,
+    record::{Defaults, NewRecord, Position, Record},
+    state::{MemoryState, now},
     store::Store,
     tend,
 };
@@ -25,78 +20,60 @@ use crate::{
     instance::Host,
     registry::{
         Query,
-        memory::record::{Look, Unresolved},
+        memory::record::{Lookup, Unresolved},
     },
 };
 
+/// The operations of clients on a [`MemoryState`], each of which starts the task where it is needed.
 #[derive(Debug)]
-pub(in crate::registry) struct Shared {
-    pub(in crate::registry) name: Arc<str>,
-    pub(in crate::registry) defaults: Defaults,
-    pub(super) faults: Faults,
-    pub(super) saver: Option<Saver>,
-    store: Mutex<Store>,
-    /// Wakes the task before its deadline; closed when the last handle goes.
-    poke: cell::Sender<()>,
+pub(in crate::registry) struct MemoryShared {
+    state: Arc<MemoryState>,
     task: Mutex<Option<AbortHandle>>,
-    this: Weak<Shared>,
 }
 
-pub(super) fn now() -> Now {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let unix_ms = since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    });
-    Now {
-        at: Instant::now(),
-        unix_ms,
-    }
-}
-
-impl Shared {
+impl MemoryShared {
+    /// With `file`, every change is saved there.
     pub(super) fn new(
         name: Arc<str>,
         defaults: Defaults,
         store: Store,
-        saver: Option<Saver>,
+        file: Option<PathBuf>,
     ) -> Arc<Self> {
-        let shared = Arc::new_cyclic(|this| Self {
-            name,
-            defaults,
-            faults: Faults::new(),
-            saver,
-            store: Mutex::new(store),
-            poke: cell::channel(()).0,
+        let shared = Self {
+            state: Arc::new(MemoryState::new(name, defaults, store, file)),
             task: Mutex::new(None),
-            this: Weak::clone(this),
-        });
+        };
         shared.tend();
-        shared
+        Arc::new(shared)
+    }
+
+    pub(in crate::registry) fn name(&self) -> &Arc<str> {
+        &self.state.name
+    }
+
+    pub(in crate::registry) fn defaults(&self) -> Defaults {
+        self.state.defaults
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        // No operation of the store panics between changes that belong together.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.store()
     }
 
-    /// Makes sure that the task runs where there is something for it to do: it may not have started
-    /// for want of a runtime, or have ended with one.
+    /// Makes sure that the task runs when there are instances: it may not have started because no
+    /// runtime ran, or it may have ended with its runtime.
     pub(super) fn tend(&self) {
-        let idle = self.store().is_empty();
+        let idle = self.state.store().is_empty();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle || task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        if let Some(shared) = self.this.upgrade() {
-            *task = tend::spawn(&shared, self.poke.subscribe());
+        if !idle && task.as_ref().is_none_or(AbortHandle::is_finished) {
+            *task = tend::spawn(&self.state);
         }
     }
 
-    pub(in crate::registry) fn register(&self, entry: Entry) -> (Record, Position) {
+    pub(in crate::registry) fn register(&self, new: NewRecord) -> (Record, Position) {
         let (record, position, sooner) = {
-            let mut store = self.store();
+            let mut store = self.state.store();
             let checks = store.checks;
-            let (record, _) = store.register(entry, now());
+            let (record, _) = store.register(new, now());
             let sooner = checks != store.checks || store.is_sooner(&record);
             (record, store.position(), sooner)
         };
@@ -105,7 +82,7 @@ impl Shared {
     }
 
     pub(in crate::registry) fn heartbeat(&self, id: &str) -> Renewal {
-        let renewal = self.store().heartbeat(id, now());
+        let renewal = self.state.store().heartbeat(id, now());
         self.after(false);
         renewal
     }
@@ -116,7 +93,7 @@ impl Shared {
         generation: Option<u64>,
     ) -> Option<(Record, Position)> {
         let removed = {
-            let mut store = self.store();
+            let mut store = self.state.store();
             let removed = store.deregister(id, generation);
             removed.map(|record| (record, store.position()))
         };
@@ -125,68 +102,60 @@ impl Shared {
         removed
     }
 
-    /// Takes the outcome of a check; returns whether that registration is still held.
-    pub(super) fn checked(&self, id: &str, serial: u64, passed: bool, at: Instant) -> bool {
-        if self.faults.is_paused() {
-            return true;
-        }
-        let outcome = self.store().checked(id, serial, passed, at);
-        if outcome == Some(true) {
-            // A critical instance has a deadline.
-            self.after(true);
-        }
-        outcome.is_some()
-    }
-
     pub(super) fn set_paused(&self, paused: bool) {
-        // Under the lock: the task must not expire anything between the two.
-        let mut store = self.store();
-        if self.faults.set_paused(paused) && !paused {
-            store.grant(Instant::now(), Duration::MAX);
-        }
-        drop(store);
+        self.state.set_paused(paused);
         self.after(true);
     }
 
     pub(super) fn wipe(&self) {
-        self.store().wipe();
+        self.state.store().wipe();
         self.after(true);
     }
 
-    /// Lets an operation in: waits while paused, then fails it when a test asked for that.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.faults.is_paused()
+    }
+
+    pub(super) fn fail_next(&self, operations: u32) {
+        self.state.faults.fail_next(operations);
+    }
+
+    pub(super) fn drop_watchers(&self) {
+        self.state.faults.drop_watchers();
+    }
+
+    /// Changes when open watches shall break.
+    pub(super) fn drops(&self) -> cell::Receiver<u64> {
+        self.state.faults.drops()
+    }
+
+    /// Waits while paused, then fails the operation when a test asked for that.
     pub(in crate::registry) async fn admit(&self) -> Result<(), Injected> {
-        self.faults.admit().await
+        self.state.faults.admit().await
+    }
+
+    /// Waits while paused.
+    pub(in crate::registry) async fn open(&self) {
+        self.state.faults.open().await;
+    }
+
+    /// Waits until a save of this position was tried, when there is a file.
+    pub(in crate::registry) async fn saved(&self, position: Position) {
+        self.state.saved(position).await;
     }
 
     fn after(&self, poke: bool) {
-        self.persist_changes();
         self.tend();
-        if poke {
-            self.poke.send_replace(());
-        }
-    }
-
-    /// Asks for a save of what changed since the last.
-    pub(super) fn persist_changes(&self) {
-        if let Some(saver) = &self.saver {
-            saver.want(&self.this, self.store().position());
-        }
-    }
-
-    /// Waits until a save of this position was tried, where a file is kept.
-    pub(in crate::registry) async fn saved(&self, position: Position) {
-        if let Some(saver) = &self.saver {
-            saver.tried(&self.this, position).await;
-        }
+        self.state.changed(poke);
     }
 }
 
 /// What the REST front needs.
 #[cfg(feature = "rest")]
-impl Shared {
-    pub(in crate::registry) fn look(&self, query: &Query) -> Look {
+impl MemoryShared {
+    pub(in crate::registry) fn look(&self, query: &Query) -> Lookup {
         self.tend();
-        self.store().look(query, Record::clone)
+        self.state.store().look(query, Record::clone)
     }
 
     /// Waits until the service has left this position, or an open watch shall break.
@@ -195,9 +164,9 @@ impl Shared {
         service: &Arc<str>,
         position: Position,
     ) -> Result<(), Injected> {
-        let mut drops = self.faults.drops();
-        let mut cell = self.store().subscribe(service);
-        // Neither fails: the senders are behind `self`.
+        let mut drops = self.state.faults.drops();
+        let mut cell = self.state.store().subscribe(service);
+        // Neither fails: `self` holds the senders.
         tokio::select! {
             biased;
             _ = drops.changed() => Err(Injected),
@@ -208,34 +177,21 @@ impl Shared {
         }
     }
 
-    /// Waits while paused.
-    pub(in crate::registry) async fn open(&self) {
-        self.faults.open().await;
-    }
-
     pub(in crate::registry) fn resolve(
         &self,
         name: &str,
         host: Option<&Host>,
         port: Option<u16>,
     ) -> Result<Arc<str>, Unresolved> {
-        self.store().resolve(name, host, port)
+        self.state.store().resolve(name, host, port)
     }
 
     pub(in crate::registry) fn get(&self, id: &str) -> Option<Record> {
-        self.store().get(id).cloned()
+        self.state.store().get(id).cloned()
     }
 
     pub(in crate::registry) fn services(&self) -> (Position, Vec<(Arc<str>, usize)>) {
-        let store = self.store();
+        let store = self.state.store();
         (store.position(), store.counts())
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(saver) = self.saver.take() {
-            saver.finish(&self.store());
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tokio::{sync::watch as cell, time::Instant};
 
 #[cfg(feature = "rest")]
 use super::record::Unresolved;
-use super::record::{Entry, Look, Now, Position, Record};
+use super::record::{Lookup, NewRecord, Now, Position, Record};
 #[cfg(feature = "rest")]
 use crate::instance::Host;
 use crate::{
@@ -26,7 +26,7 @@ struct Service {
     ids: BTreeSet<Arc<str>>,
 }
 
-/// The state behind a lock.
+/// The state of a registry.
 #[derive(Debug)]
 pub(super) struct Store {
     epoch: u64,
@@ -48,6 +48,12 @@ const FIRST: u64 = 1;
 
 /// The number of cells from which unused ones are swept.
 const SWEEP_CELLS: usize = 64;
+
+/// Locks a store that is shared.
+pub(super) fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    // No operation of the store panics between changes that belong together.
+    store.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn random_epoch() -> u64 {
     // Zero would look like none; 53 bits survive readers that take JSON numbers for floats.
@@ -135,10 +141,10 @@ impl Store {
 
     /// What there is of a service. Only what is wanted of each record is copied: a watch of thousands
     /// looks often.
-    pub(super) fn look<T>(&self, query: &Query, wanted: impl Fn(&Record) -> T) -> Look<T> {
+    pub(super) fn look<T>(&self, query: &Query, wanted: impl Fn(&Record) -> T) -> Lookup<T> {
         let records = self.of(query.service());
         let records = records.filter(|record| query.matches(&record.instance.tags));
-        Look {
+        Lookup {
             position: self.position_of(query.service()),
             exists: self.services.contains_key(query.service()),
             records: records.map(wanted).collect(),
@@ -154,35 +160,35 @@ impl Store {
     }
 
     /// Takes a registration. Returns the record, and whether anything changed that shows.
-    pub(super) fn register(&mut self, mut entry: Entry, now: Now) -> (Record, bool) {
-        let id: Arc<str> = entry.instance.id().into();
+    pub(super) fn register(&mut self, mut new: NewRecord, now: Now) -> (Record, bool) {
+        let id: Arc<str> = new.instance.id().into();
         // Ids are unique in the whole registry, so a scope would only hide equal ones.
-        entry.instance.key = crate::instance::Key::new(Arc::clone(&id), "");
-        let expires = entry.beat.and_then(|beat| now.at.checked_add(beat.ttl));
+        new.instance.key = crate::instance::Key::new(Arc::clone(&id), "");
+        let expires = new.beat.and_then(|beat| now.at.checked_add(beat.ttl));
         if let Some(known) = self.records.get_mut(&id) {
-            let same_session = known.session == entry.session;
-            entry.instance.generation = known.instance.generation;
-            if same_session && known.is_renewed_by(&entry) {
+            let same_session = known.session == new.session;
+            new.instance.generation = known.instance.generation;
+            if same_session && known.is_renewed_by(&new) {
                 known.last_heartbeat = now.unix_ms;
-                if entry.beat.is_some() {
+                if new.beat.is_some() {
                     known.expires = expires;
                 }
                 return (known.clone(), false);
             }
-            if entry.session.is_none() || !same_session {
-                entry.instance.generation += 1;
+            if new.session.is_none() || !same_session {
+                new.instance.generation += 1;
             }
         } else {
-            entry.instance.generation = 1;
+            new.instance.generation = 1;
         }
-        (self.insert(id, entry, expires, now.unix_ms), true)
+        (self.insert(id, new, expires, now.unix_ms), true)
     }
 
     /// Takes a record of a saved state as it stands.
-    pub(super) fn restore(&mut self, entry: Entry, last_heartbeat: u64, now: Now) {
-        let expires = entry.beat.and_then(|beat| now.at.checked_add(beat.ttl));
-        let id = entry.instance.id().into();
-        self.insert(id, entry, expires, last_heartbeat);
+    pub(super) fn restore(&mut self, new: NewRecord, last_heartbeat: u64, now: Now) {
+        let expires = new.beat.and_then(|beat| now.at.checked_add(beat.ttl));
+        let id = new.instance.id().into();
+        self.insert(id, new, expires, last_heartbeat);
     }
 
     /// Goes on from the index of a saved state.
@@ -193,16 +199,16 @@ impl Store {
     fn insert(
         &mut self,
         id: Arc<str>,
-        entry: Entry,
+        new: NewRecord,
         expires: Option<Instant>,
         last_heartbeat: u64,
     ) -> Record {
-        let Entry {
+        let NewRecord {
             instance,
             beat,
             check,
             session,
-        } = entry;
+        } = new;
         self.serial += 1;
         let service = Arc::clone(&instance.service);
         let record = Record {

@@ -21,37 +21,37 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Shared, probe, store::Store};
+use super::{probe, state::MemoryState, store::Store};
 
 /// What timers of a busy machine are late by at any time; arbitrary, well above the millisecond of a
 /// timer and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
 
 /// Starts the task, when a runtime runs.
-pub(super) fn spawn(shared: &Arc<Shared>, poke: cell::Receiver<()>) -> Option<AbortHandle> {
+pub(super) fn spawn(state: &Arc<MemoryState>) -> Option<AbortHandle> {
     let runtime = Handle::try_current().ok()?;
-    let task = runtime.spawn(tend(Arc::downgrade(shared), poke));
+    let task = runtime.spawn(tend(Arc::downgrade(state), state.pokes()));
     Some(task.abort_handle())
 }
 
-async fn tend(registry: Weak<Shared>, mut poke: cell::Receiver<()>) {
+async fn tend(registry: Weak<MemoryState>, mut poke: cell::Receiver<()>) {
     let mut probes = Probes::default();
     loop {
         poke.mark_unchanged();
         let next = {
-            let Some(shared) = registry.upgrade() else {
+            let Some(state) = registry.upgrade() else {
                 return;
             };
-            let mut store = shared.store();
+            let mut store = state.store();
             probes.follow(&store, &registry);
-            if shared.faults.is_paused() {
+            if state.faults.is_paused() {
                 store.planned = None;
             } else {
                 turn(&mut store, Instant::now());
             }
             let next = store.planned;
             drop(store);
-            shared.persist_changes();
+            state.changed(false);
             next
         };
         let due = async {
@@ -100,7 +100,7 @@ struct Probes {
 
 impl Probes {
     /// Starts and ends checks so that each checked registration has one.
-    fn follow(&mut self, store: &Store, registry: &Weak<Shared>) {
+    fn follow(&mut self, store: &Store, registry: &Weak<MemoryState>) {
         while self.tasks.try_join_next().is_some() {}
         if self.seen == store.checks {
             return;
@@ -121,7 +121,7 @@ impl Probes {
             if self.running.contains_key(&id) {
                 continue;
             }
-            let job = probe::Job {
+            let job = probe::CheckJob {
                 registry: Weak::clone(registry),
                 id: Arc::clone(&id),
                 serial: record.serial,

@@ -7,10 +7,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{
-    Defaults,
-    record::{Beat, Check, Entry, Record},
-};
+use super::record::{Beat, Defaults, NewRecord, Record, RecordCheck};
 use crate::instance::{Address, Host, Instance, Status, Weight};
 
 /// What a registration without heartbeat and check gets.
@@ -76,7 +73,7 @@ fn show<'a>(
     instance: &'a Instance,
     status: Status,
     beat: Option<Beat>,
-    check: Option<&'a Check>,
+    check: Option<&'a RecordCheck>,
 ) -> Shown<'a> {
     Shown {
         id: instance.id(),
@@ -130,13 +127,13 @@ pub(super) fn saved(record: &Record) -> impl Serialize + '_ {
 
 /// A registration as a client sends it.
 #[cfg(feature = "rest")]
-pub(in crate::registry) fn announced(entry: &Entry) -> impl Serialize + '_ {
-    let instance = &entry.instance;
-    let check = entry.check.as_deref();
-    let mut shown = show(instance, instance.status, entry.beat, check);
-    shown.session = entry.session.as_deref();
+pub(in crate::registry) fn announced(new: &NewRecord) -> impl Serialize + '_ {
+    let instance = &new.instance;
+    let check = new.check.as_deref();
+    let mut shown = show(instance, instance.status, new.beat, check);
+    shown.session = new.session.as_deref();
     // How many failures count is for the registry to say.
-    if entry.beat.is_some() {
+    if new.beat.is_some() {
         shown.heartbeat_interval = None;
     }
     if let Some(check) = &mut shown.health_check {
@@ -174,7 +171,7 @@ impl std::error::Error for FieldError {}
 /// A registration as it was read.
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct Parsed {
-    pub(in crate::registry) entry: Entry,
+    pub(in crate::registry) record: NewRecord,
     /// Of a saved record; 0 in a registration.
     pub(in crate::registry) last_heartbeat: u64,
 }
@@ -221,7 +218,7 @@ pub(in crate::registry) fn parse(value: &Value, defaults: Defaults) -> Result<Pa
     )?;
     let session = text(field("session"), "session")?.map(Arc::from);
     Ok(Parsed {
-        entry: Entry {
+        record: NewRecord {
             instance,
             beat,
             check,
@@ -371,7 +368,7 @@ fn beat(
     }
 }
 
-fn check(value: &Value, defaults: Defaults) -> Result<Option<Check>, FieldError> {
+fn check(value: &Value, defaults: Defaults) -> Result<Option<RecordCheck>, FieldError> {
     if value.is_null() {
         return Ok(None);
     }
@@ -387,7 +384,7 @@ fn check(value: &Value, defaults: Defaults) -> Result<Option<Check>, FieldError>
     let failures = failures.and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?));
     let reap = field("reapAfter");
     let reap = whole(reap, "healthCheck.reapAfter", 0, millis(LONGEST))?;
-    Ok(Some(Check {
+    Ok(Some(RecordCheck {
         path: path.map(str::to_owned),
         interval: time(field("interval"), "healthCheck.interval")?
             .unwrap_or(defaults.check_interval),

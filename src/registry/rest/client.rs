@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::session::{Registrar, Watcher};
+use super::session::{RestLease, RestSource};
 use crate::{
     connect::{Connector, Target},
     error::{ConfigError, Error},
@@ -10,7 +10,7 @@ use crate::{
     registry::{
         Announcement, Backend, Lease, Query, Source,
         http::{CONNECT_WITHIN, Http, is_local},
-        memory::{Defaults, Sessions, entry_of},
+        memory::{Defaults, Sessions, new_record},
         redact::shown,
     },
 };
@@ -118,7 +118,7 @@ impl Backend for Client {
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
-        let watcher = Watcher::new(self.http.clone(), query.clone(), self.wait);
+        let watcher = RestSource::new(self.http.clone(), query.clone(), self.wait);
         Ok(vec![Box::new(watcher)])
     }
 
@@ -126,7 +126,7 @@ impl Backend for Client {
         let session = self.sessions.of(announcement.instance().id());
         // What the registry's own defaults are, it decides itself.
         let defaults = Defaults::default();
-        let entry = entry_of(announcement, self.http.backend(), defaults, Some(session))?;
-        Ok(Box::new(Registrar::new(self.http.clone(), entry)))
+        let record = new_record(announcement, self.http.backend(), defaults, Some(session))?;
+        Ok(Box::new(RestLease::new(self.http.clone(), record)))
     }
 }

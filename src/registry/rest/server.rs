@@ -27,7 +27,7 @@ use crate::{
     instance::Host,
     registry::{
         BoxFuture, Query, Renewal,
-        memory::{Look, Memory, Shared, Unresolved, wire},
+        memory::{Lookup, Memory, MemoryShared, Unresolved, wire},
     },
 };
 
@@ -57,7 +57,7 @@ impl Server {
         &self.memory
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &MemoryShared {
         &self.memory.shared
     }
 
@@ -104,8 +104,8 @@ impl Server {
     async fn register<B: Body>(&self, body: B) -> Result<Answer, Failure> {
         let body = input::json(body).await?;
         let shared = self.shared();
-        let parsed = wire::parse(&body, shared.defaults).map_err(input::field)?;
-        let (record, position) = shared.register(parsed.entry);
+        let parsed = wire::parse(&body, shared.defaults()).map_err(input::field)?;
+        let (record, position) = shared.register(parsed.record);
         shared.saved(position).await;
         Ok(positioned(
             json(StatusCode::OK, &wire::shown(&record)),
@@ -240,7 +240,7 @@ fn unknown(name: &str) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, message)
 }
 
-fn listing(name: &str, look: &Look) -> Answer {
+fn listing(name: &str, look: &Lookup) -> Answer {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Listing<'a, T> {

@@ -16,7 +16,7 @@ use crate::{
     registry::{
         Answer, BoxFuture, Lease, Query, Renewal, Source,
         http::{Http, Reply, Request},
-        memory::{Defaults, Entry, Position, renew_every, wire},
+        memory::{Defaults, NewRecord, Position, renew_every, wire},
     },
 };
 
@@ -35,7 +35,7 @@ fn encode(text: &str) -> impl std::fmt::Display + '_ {
 }
 
 /// One watch.
-pub(super) struct Watcher {
+pub(super) struct RestSource {
     http: Http,
     query: Query,
     path: String,
@@ -45,7 +45,7 @@ pub(super) struct Watcher {
     seen: Option<Position>,
 }
 
-impl Watcher {
+impl RestSource {
     pub(super) fn new(http: Http, query: Query, wait: Duration) -> Self {
         let mut path = format!("/registry/services/{}?", encode(query.service()));
         for tag in query.tags() {
@@ -140,7 +140,7 @@ impl Watcher {
         let parsed = wire::parse(&value, Defaults::default());
         let instance = parsed
             .map_err(|error| (id(), error.to_string()))?
-            .entry
+            .record
             .instance;
         if instance.service != *self.query.service() {
             return Err((id(), format!("it belongs to {:?}", instance.service)));
@@ -149,7 +149,7 @@ impl Watcher {
     }
 }
 
-impl Source for Watcher {
+impl Source for RestSource {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
         Box::pin(async {
             let path = self.path.trim_end_matches(['?', '&']).to_owned();
@@ -185,18 +185,18 @@ impl Source for Watcher {
 }
 
 /// One registration.
-pub(super) struct Registrar {
+pub(super) struct RestLease {
     http: Http,
-    entry: Entry,
+    record: NewRecord,
     agent: usize,
     generation: Option<u64>,
 }
 
-impl Registrar {
-    pub(super) fn new(http: Http, entry: Entry) -> Self {
+impl RestLease {
+    pub(super) fn new(http: Http, record: NewRecord) -> Self {
         Self {
             http,
-            entry,
+            record,
             agent: 0,
             generation: None,
         }
@@ -208,7 +208,7 @@ impl Registrar {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Option<Reply>, Error> {
-        let service = &self.entry.instance.service;
+        let service = &self.record.instance.service;
         let mut request = Request::new(method, path, REGISTER_WITHIN);
         if let Some(body) = body {
             request.body = Bytes::from(body);
@@ -230,7 +230,7 @@ impl Registrar {
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> Error {
-        let service = Arc::clone(&self.entry.instance.service);
+        let service = Arc::clone(&self.record.instance.service);
         Error::new(kind, Arc::clone(self.http.backend()), service, message)
     }
 
@@ -242,10 +242,10 @@ impl Registrar {
     }
 }
 
-impl Lease for Registrar {
+impl Lease for RestLease {
     fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async {
-            let body = self.body(&wire::announced(&self.entry))?;
+            let body = self.body(&wire::announced(&self.record))?;
             let reply = self.send(Method::PUT, "/registry/register", Some(body));
             let reply = reply.await?.ok_or_else(|| {
                 self.error(
@@ -266,7 +266,7 @@ impl Lease for Registrar {
 
     fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
         Box::pin(async {
-            let body = self.body(&json!({"serviceId": self.entry.instance.id()}))?;
+            let body = self.body(&json!({"serviceId": self.record.instance.id()}))?;
             let reply = self.send(Method::POST, "/registry/heartbeat", Some(body));
             Ok(match reply.await? {
                 Some(_) => Renewal::Kept,
@@ -277,7 +277,7 @@ impl Lease for Registrar {
 
     fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async {
-            let mut path = format!("/registry/{}", encode(self.entry.instance.id()));
+            let mut path = format!("/registry/{}", encode(self.record.instance.id()));
             if let Some(generation) = self.generation {
                 // One that another process registered is not ours to take out.
                 let _ = write!(path, "?generation={generation}");
@@ -288,6 +288,6 @@ impl Lease for Registrar {
     }
 
     fn renew_every(&self) -> Duration {
-        renew_every(&self.entry)
+        renew_every(&self.record)
     }
 }

@@ -1,0 +1,193 @@
+//! Clients of a registry in the same process: watches and registrations.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch as cell,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Memory,
+    entry::{new_record, renew_every},
+    record::{Lookup, NewRecord, Position},
+    shared::MemoryShared,
+};
+use crate::{
+    catalog::Listing,
+    error::{Error, ErrorKind},
+    registry::{Announcement, Answer, Backend, BoxFuture, Lease, Query, Renewal, Source},
+};
+
+/// How often an idle watch is confirmed; three times before a copy counts as stale.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+
+/// How long an operation of a registration may take while the registry is paused.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+impl Backend for Memory {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(self.shared.name())
+    }
+
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+        self.shared.tend();
+        let position = self.shared.store().subscribe(query.service());
+        Ok(vec![Box::new(MemorySource {
+            shared: Arc::clone(&self.shared),
+            query: query.clone(),
+            position,
+            drops: self.shared.drops(),
+            seen: None,
+        })])
+    }
+
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+        let session = self.sessions.of(announcement.instance().id());
+        let (name, defaults) = (self.shared.name(), self.shared.defaults());
+        let record = new_record(announcement, name, defaults, Some(session))?;
+        Ok(Box::new(MemoryLease {
+            shared: Arc::clone(&self.shared),
+            record,
+            generation: None,
+        }))
+    }
+}
+
+impl MemoryShared {
+    fn error(&self, kind: ErrorKind, service: &Arc<str>, message: &str) -> Error {
+        Error::new(kind, Arc::clone(self.name()), Arc::clone(service), message)
+    }
+
+    async fn admit_for(&self, service: &Arc<str>) -> Result<(), Error> {
+        let admitted = self.admit().await;
+        admitted.map_err(|_| self.error(ErrorKind::Unavailable, service, "told to fail"))
+    }
+}
+
+struct MemorySource {
+    shared: Arc<MemoryShared>,
+    query: Query,
+    position: cell::Receiver<Position>,
+    drops: cell::Receiver<u64>,
+    seen: Option<Position>,
+}
+
+impl MemorySource {
+    fn list(&mut self) -> Answer {
+        let Lookup {
+            position,
+            exists,
+            records: instances,
+        } = {
+            // Under the lock, so that no change falls between the two.
+            let store = self.shared.store();
+            self.position.mark_unchanged();
+            store.look(&self.query, |record| Arc::clone(&record.instance))
+        };
+        let forgot = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
+        self.seen = Some(position);
+        Answer::Listing(Listing {
+            doubt: (forgot && instances.is_empty())
+                .then(|| "the registry started anew and lists nothing".to_owned()),
+            exists,
+            instances,
+            rejected: Vec::new(),
+        })
+    }
+}
+
+impl Source for MemorySource {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(async {
+            self.shared.admit_for(self.query.service()).await?;
+            self.drops.mark_unchanged();
+            Ok(self.list())
+        })
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+        Box::pin(async {
+            let service = self.query.service();
+            let changed = async {
+                let paused = self.shared.is_paused();
+                self.shared.admit_for(service).await?;
+                if paused {
+                    // The copy may be stale, and need not stay so until it is confirmed.
+                    return Ok(true);
+                }
+                // Neither can fail: the senders are behind `self.shared`.
+                let changed = tokio::select! {
+                    _ = self.position.changed() => true,
+                    () = sleep(CONFIRM_EVERY) => false,
+                };
+                self.shared.open().await;
+                Ok(changed)
+            };
+            let changed: Result<bool, Error> = tokio::select! {
+                biased;
+                _ = self.drops.changed() => {
+                    let message = "the watch was told to break";
+                    Err(self.shared.error(ErrorKind::Unreachable, service, message))
+                }
+                changed = changed => changed,
+            };
+            match changed? {
+                true => Ok(self.list()),
+                false => Ok(Answer::Unchanged),
+            }
+        })
+    }
+}
+
+struct MemoryLease {
+    shared: Arc<MemoryShared>,
+    record: NewRecord,
+    generation: Option<u64>,
+}
+
+impl MemoryLease {
+    async fn bounded<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let service = &self.record.instance.service;
+        let bounded = async {
+            self.shared.admit_for(service).await?;
+            Ok(work.await)
+        };
+        timeout(ANSWER_WITHIN, bounded).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {ANSWER_WITHIN:?}");
+            Err(self.shared.error(ErrorKind::Timeout, service, &message))
+        })
+    }
+}
+
+impl Lease for MemoryLease {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            let generation = self.bounded(async {
+                let (record, position) = self.shared.register(self.record.clone());
+                self.shared.saved(position).await;
+                record.instance.generation
+            });
+            self.generation = Some(generation.await?);
+            Ok(())
+        })
+    }
+
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+        Box::pin(self.bounded(async { self.shared.heartbeat(self.record.instance.id()) }))
+    }
+
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.bounded(async {
+            // A generation that another process registered is not ours to take out.
+            let id = self.record.instance.id();
+            if let Some((_, position)) = self.shared.deregister(id, self.generation) {
+                self.shared.saved(position).await;
+            }
+        }))
+    }
+
+    fn renew_every(&self) -> Duration {
+        renew_every(&self.record)
+    }
+}

@@ -1,0 +1,130 @@
+//! From an announcement to what the registry holds, here and for a client over REST.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use rand::RngExt;
+
+use super::{
+    record::{Beat, Defaults, NewRecord, RecordCheck},
+    wire,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    instance::Host,
+    registry::{Announcement, Health},
+};
+
+/// The longest time between heartbeats, so that a lost registration is noticed soon; one costs a
+/// lookup.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+
+/// The time between heartbeats of a registration: a third of its TTL, so that two may be lost.
+pub(in crate::registry) fn renew_every(new: &NewRecord) -> Duration {
+    new.beat
+        .map_or(RENEW_EVERY, |beat| (beat.ttl / 3).min(RENEW_EVERY))
+}
+
+/// Tells the registrations of one client apart: those that follow each other without a gap (an update)
+/// are one, those before and after an end are two.
+#[derive(Debug, Default)]
+pub(in crate::registry) struct Sessions(Mutex<HashMap<Arc<str>, Weak<str>>>);
+
+impl Sessions {
+    pub(in crate::registry) fn of(&self, id: &str) -> Arc<str> {
+        // The map is whole at every point where its holder could panic.
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(id).and_then(Weak::upgrade) {
+            return session;
+        }
+        sessions.retain(|_, session| session.strong_count() > 0);
+        let session: Arc<str> = format!("{:016x}", rand::rng().random::<u64>()).into();
+        sessions.insert(id.into(), Arc::downgrade(&session));
+        session
+    }
+}
+
+/// Turns an announcement into what the registry holds.
+///
+/// # Errors
+/// When the instance or its check cannot be held.
+pub(in crate::registry) fn new_record(
+    announcement: &Announcement,
+    backend: &Arc<str>,
+    defaults: Defaults,
+    session: Option<Arc<str>>,
+) -> Result<NewRecord, Error> {
+    let instance = announcement.instance().clone();
+    let invalid = |message: String| {
+        Error::new(
+            ErrorKind::Invalid,
+            Arc::clone(backend),
+            Arc::clone(&instance.service),
+            message,
+        )
+    };
+    let longest = wire::LONGEST_NAME;
+    let zone = instance.zone.as_deref().unwrap_or_default();
+    if [&*instance.service, instance.id(), zone]
+        .iter()
+        .any(|text| text.len() > longest)
+    {
+        let message = format!("service, id and zone must not be longer than {longest} bytes");
+        return Err(invalid(message));
+    }
+    // A host can be made without parsing it.
+    let host = instance.address.host().to_string();
+    if let Err(error) = host.parse::<Host>() {
+        return Err(invalid(error.to_string()));
+    }
+    let check = |path: Option<String>, interval: Duration, timeout: Duration| {
+        Some(Arc::new(RecordCheck {
+            path,
+            interval: interval.min(wire::LONGEST),
+            timeout: timeout.min(wire::LONGEST),
+            max_failures: defaults.max_failures,
+            reap_after: announcement
+                .reaped_after()
+                .map(|time| time.min(wire::LONGEST)),
+        }))
+    };
+    let (beat, check) = match announcement.health_check() {
+        Health::Ttl(ttl) => {
+            let beat = Beat::within((*ttl).min(wire::LONGEST), defaults.max_failures);
+            (Some(beat), None)
+        }
+        Health::Http { .. } if cfg!(not(feature = "_hyper")) => {
+            let message = "a check over HTTP needs the feature \"http\" or \"rest\"";
+            return Err(invalid(message.to_owned()));
+        }
+        Health::Http {
+            target,
+            interval,
+            timeout,
+        } => {
+            if !wire::is_path(target) || target.len() > longest {
+                let message = format!(
+                    "{target:?} cannot be checked: this registry requests a path of the instance, \
+                     which begins with / and is at most {longest} bytes of visible ASCII"
+                );
+                return Err(invalid(message));
+            }
+            (None, check(Some(target.clone()), *interval, *timeout))
+        }
+        Health::Tcp { interval, timeout } => (None, check(None, *interval, *timeout)),
+        Health::Grpc { .. } => {
+            let message = "this registry makes no gRPC checks; use a TTL, HTTP or TCP";
+            return Err(invalid(message.to_owned()));
+        }
+        Health::Unchecked => (None, None),
+    };
+    Ok(NewRecord {
+        instance,
+        beat,
+        check,
+        session,
+    })
+}

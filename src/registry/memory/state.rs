@@ -1,0 +1,108 @@
+//! What all tasks and handles of one registry share.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a state file outlives the process, whose clock starts anew"
+)]
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{sync::watch as cell, time::Instant};
+
+use super::{
+    faults::Faults,
+    record::{Defaults, Now, Position},
+    saver::Saver,
+    store::{Store, lock},
+};
+
+#[derive(Debug)]
+pub(super) struct MemoryState {
+    pub(super) name: Arc<str>,
+    pub(super) defaults: Defaults,
+    pub(super) faults: Faults,
+    store: Arc<Mutex<Store>>,
+    saver: Option<Saver>,
+    /// Wakes the [tending](super::tend) task before its deadline; closed when the last handle goes.
+    poke: cell::Sender<()>,
+}
+
+pub(super) fn now() -> Now {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let unix_ms = since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    });
+    Now {
+        at: Instant::now(),
+        unix_ms,
+    }
+}
+
+impl MemoryState {
+    /// With `file`, every change is saved there.
+    pub(super) fn new(
+        name: Arc<str>,
+        defaults: Defaults,
+        store: Store,
+        file: Option<PathBuf>,
+    ) -> Self {
+        let store = Arc::new(Mutex::new(store));
+        Self {
+            name,
+            defaults,
+            faults: Faults::new(),
+            saver: file.map(|path| Saver::new(path, Arc::clone(&store))),
+            store,
+            poke: cell::channel(()).0,
+        }
+    }
+
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.store)
+    }
+
+    pub(super) fn pokes(&self) -> cell::Receiver<()> {
+        self.poke.subscribe()
+    }
+
+    /// Follows an operation: asks for a save of what it changed and, with `poke`, wakes the task.
+    pub(super) fn changed(&self, poke: bool) {
+        if let Some(saver) = &self.saver {
+            saver.save_changes();
+        }
+        if poke {
+            self.poke.send_replace(());
+        }
+    }
+
+    /// Takes the outcome of a check; returns whether that registration is still held.
+    pub(super) fn checked(&self, id: &str, serial: u64, passed: bool, at: Instant) -> bool {
+        if self.faults.is_paused() {
+            return true;
+        }
+        let outcome = self.store().checked(id, serial, passed, at);
+        if outcome == Some(true) {
+            // A critical instance has a deadline.
+            self.changed(true);
+        }
+        outcome.is_some()
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        // Under the lock: the task must not expire anything between the two.
+        let mut store = self.store();
+        if self.faults.set_paused(paused) && !paused {
+            store.grant(Instant::now(), Duration::MAX);
+        }
+    }
+
+    /// Waits until a save of this position was tried, when there is a file.
+    pub(super) async fn saved(&self, position: Position) {
+        if let Some(saver) = &self.saver {
+            saver.tried(position).await;
+        }
+    }
+}
