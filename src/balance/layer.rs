@@ -17,10 +17,10 @@ use super::{
     Balance,
     checks::Checker,
     core::Core,
-    driver::{Apart, Driver, Events, Registries, Roll, Settings, Spare},
+    driver::{Apart, Driver, Ends, Setup},
     handle::{Handle, Status},
     policy::{DefaultPolicy, Policy},
-    slots::{Counts, Slots},
+    slots::Slots,
     snapshot::Snapshot,
     state::Common,
     topology::{Split, Topology},
@@ -31,7 +31,7 @@ use crate::{
     classify::Answers,
     endpoint::{
         Endpoint, Ramp, SlowStart,
-        eject::{Ejection, EjectionSettings, Ejector},
+        eject::{Ejection, EjectionSettings},
         load::LoadTracker,
     },
     error::{BoxError, ConfigError},
@@ -372,7 +372,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
         PlainBalanceLayer { settings: self }
     }
 
-    fn start<D, S>(self, discover: D, split: Apart<D::Service, S>) -> Balance<S, P, C, R>
+    fn start<D, S>(self, discover: D, apart: Apart<D::Service, S>) -> Balance<S, P, C, R>
     where
         D: Discover + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -412,52 +412,33 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             tallies,
             core: weak.clone(),
         };
-        let mut driver = Driver {
-            discover: Some(Box::pin(discover)),
-            split,
+        #[cfg(feature = "_hyper")]
+        let checker = Checker(
+            self.checks
+                .map(|checks| Prober::new(checks, small_rng(self.seed))),
+        );
+        #[cfg(not(feature = "_hyper"))]
+        let checker = Checker(std::marker::PhantomData);
+        let setup = Setup {
+            policy: self.policy,
+            grace: self.grace,
+            drain: self.drain,
+            topology: self.topology,
+            ejection: self.ejection,
+            ramp: self.ramp,
+            watch: self.watch,
+            seed: self.seed,
+        };
+        let ends = Ends {
             core: weak,
+            empty,
+            common: Arc::new(common),
             alive: ended,
             commands,
-            status,
-            events: Events::default(),
-            ejector: Ejector::new(self.ejection.unwrap_or_default(), small_rng(self.seed), now),
-            #[cfg(feature = "_hyper")]
-            checker: Checker(
-                self.checks
-                    .map(|checks| Prober::new(checks, small_rng(self.seed))),
-            ),
-            #[cfg(not(feature = "_hyper"))]
-            checker: Checker(std::marker::PhantomData),
-            trip_told: 0,
-            guard_at: common.tallies.is_some().then_some(now),
-            common: Arc::new(common),
             alarms,
-            changes: self.topology.changes(),
-            notices: Vec::new(),
-            news: Vec::new(),
-            settings: Settings {
-                policy: Arc::new(self.policy),
-                grace: self.grace,
-                drain: self.drain,
-                topology: self.topology,
-                ramp: self.ramp,
-            },
-            rng: small_rng(self.seed),
-            roll: Roll::new(),
-            current: empty,
-            numbered: Vec::new(),
-            spare: Spare::default(),
-            counts: Counts::default(),
-            answers: Vec::new(),
-            registries: Registries::new(self.watch, now),
-            failures: 0,
-            ask_at: None,
-            spoken: false,
-            settled: false,
-            warm_at: None,
-            least: 1.0,
-            collect_at: now,
+            status,
         };
+        let mut driver = Driver::new(discover, apart, checker, setup, ends);
         // By reference: a future keeps what it is called with beside what it works on.
         tokio::spawn(async move { driver.run().await });
         Balance::new_with(core)

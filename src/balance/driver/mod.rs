@@ -1,153 +1,117 @@
 //! Follows discovery, and makes a snapshot of what holds now.
 //!
 //! One task for each balancer, which runs while no request flows: endpoints appear and leave whether or
-//! not anybody calls. It is the only writer. What requests tell it they leave in the endpoints' state.
+//! not there are requests. It is the only writer. Requests leave what they tell it in the endpoints' state.
 //!
 //! ```text
 //!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
 //! waits for ─┼── the handle: eject, restore, weigh
-//!            ├── the registries behind it: how they stand
+//!            ├── requests and health checks: an endpoint fails, or is back
+//!            ├── the registries behind discovery: how they stand
 //!            ├── time: slow start, grace, drain
 //!            └── the last balancer is dropped: ends
 //!      │
 //!      └──▶ takes in everything that is there ──▶ one snapshot ──▶ slots
 //! ```
 //!
-//! A table that takes long is made on another thread (see `publish`).
+//! Each part has a file and a private state:
+//!
+//! ```text
+//! source, registries, orders        what comes in from other tasks
+//! endpoints ─┬─ members, departed   what is known of each endpoint, listed or not
+//!            ├─ ejections, warm_up  which endpoints get nothing or less
+//!            ├─ planning            where traffic may go
+//!            └─ news                events that become true with the next snapshot
+//! publisher ─── spare               the snapshot, and the picks that requests count
+//! ```
 
-mod discovery;
-mod drain;
-mod events;
-mod health;
+mod departed;
+mod ejections;
+mod endpoints;
+mod member;
+mod members;
+mod news;
 mod orders;
-mod publish;
+mod picks;
+mod planning;
+mod publisher;
 mod registries;
-mod roll;
+mod report;
+mod revisions;
+mod setup;
+mod source;
 mod spare;
+mod turn;
+mod warm_up;
 
 use std::{
     convert::Infallible,
     fmt,
     hash::Hash,
-    pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use rand::rngs::SmallRng;
 use tokio::{
     sync::{mpsc, watch},
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tower::discover::Discover;
 
 use self::{
-    discovery::{BACKOFF, next},
-    orders::Answer,
-    roll::MemberId,
+    departed::Departed,
+    ejections::{Alarm, Ejections},
+    endpoints::Endpoints,
+    orders::Orders,
+    picks::Strays,
+    planning::{Planning, usable},
+    publisher::Publisher,
+    registries::Registries,
+    revisions::Revisions,
+    source::{BACKOFF, Burst, Said, Source},
+    turn::{FLOOD, TURN},
+    warm_up::WarmUp,
 };
-pub(super) use self::{events::Events, registries::Registries, roll::Roll, spare::Spare};
+pub(super) use self::{
+    setup::{Ends, Setup},
+    source::Apart,
+};
 use super::{
-    checks::Checker,
+    checks::{Checker, Found},
     core::Core,
-    handle::{Command, Event, Status},
+    handle::{Event, Status},
     policy::Policy,
-    slots::Counts,
-    snapshot::Snapshot,
-    state::{Common, Held},
-    topology::{self, Notice, Topology},
+    topology,
 };
 use crate::{
-    attempt::EndpointId,
-    endpoint::{
-        Facts, Ramp,
-        eject::{Ejector, Signal},
-    },
+    endpoint::eject::Ejector,
     error::BoxError,
+    registry::State,
+    rng::small_rng,
     task::{at_once, fenced},
 };
-
-/// What is taken in of one kind before a snapshot is made of a flood that does not end.
-const FLOOD: usize = 16_384;
-
-/// What is taken in before other tasks get their turn: some 50 µs' worth.
-const TURN: usize = 128;
-
-/// Takes a service that discovery brought apart: how to call it, and what the registry says of it.
-pub(super) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
-
-/// What stays the same while a driver runs.
-pub(super) struct Settings<P> {
-    /// Shared with the thread that prepares, where that is costly.
-    pub(super) policy: Arc<P>,
-    pub(super) grace: Duration,
-    pub(super) drain: Duration,
-    pub(super) topology: Topology,
-    /// `None` for no slow start.
-    pub(super) ramp: Option<Ramp>,
-}
-
-pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
-    /// `None` when it has ended.
-    pub(super) discover: Option<Pin<Box<D>>>,
-    pub(super) split: Apart<D::Service, S>,
-    pub(super) core: Weak<Core<S, P, C, R>>,
-    pub(super) alive: mpsc::Receiver<Infallible>,
-    pub(super) commands: mpsc::UnboundedReceiver<Box<Command>>,
-    pub(super) status: watch::Sender<Status>,
-    pub(super) events: Events,
-    pub(super) settings: Settings<P>,
-    pub(super) rng: SmallRng,
-    pub(super) ejector: Ejector<MemberId>,
-    pub(super) checker: Checker<D::Key>,
-    pub(super) common: Arc<Common>,
-    /// What requests tell of endpoints.
-    pub(super) alarms: mpsc::UnboundedReceiver<Alarm>,
-    /// When the guard of a split looks next.
-    pub(super) guard_at: Option<Instant>,
-    /// The epoch of the split's trip that was told last.
-    pub(super) trip_told: u64,
-    /// Settings of the topology that are shared with the user.
-    pub(super) changes: topology::Changes,
-    /// What was told about the topology last.
-    pub(super) notices: Vec<Notice>,
-    /// What is to be told as soon as it holds.
-    pub(super) news: Vec<News<P::Load>>,
-    pub(super) roll: Roll<D::Key, S, P::Load>,
-    /// The snapshot that requests read, and the ids of the members in it, in its order.
-    pub(super) current: Arc<Snapshot<S, P>>,
-    pub(super) numbered: Vec<MemberId>,
-    /// What the next snapshot is made of.
-    pub(super) spare: Spare<S, P::Load>,
-    pub(super) counts: Counts,
-    /// Answers to orders, which hold with the next snapshot.
-    pub(super) answers: Vec<Answer>,
-    /// How the registries stand that discovery follows.
-    pub(super) registries: Registries,
-    /// Failures of discovery in a row, and when it is asked again.
-    pub(super) failures: u32,
-    pub(super) ask_at: Option<Instant>,
-    /// Whether discovery has said anything, and whether it has paused since.
-    pub(super) spoken: bool,
-    pub(super) settled: bool,
-    /// When the weights of slow start change next, and the least factor now.
-    pub(super) warm_at: Option<Instant>,
-    pub(super) least: f64,
-    /// When picks are collected next.
-    pub(super) collect_at: Instant,
-}
 
 /// A driver that has not panicked for so long has not panicked.
 const LONG_AGO: Duration = Duration::from_secs(60);
 
-/// What requests tell of an endpoint.
-type Alarm = Box<(EndpointId, Signal)>;
-
-/// An event that is still to be told.
-pub(super) enum News<L> {
-    Event(Event),
-    /// This endpoint is not listed any more.
-    Left(Held<L>),
+pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
+    source: Source<D, S>,
+    registries: Registries,
+    orders: Orders,
+    checker: Checker<D::Key>,
+    /// What requests tell of endpoints.
+    alarms: mpsc::UnboundedReceiver<Alarm>,
+    /// Settings of the topology that are shared with the user.
+    changes: topology::Changes,
+    revisions: Revisions,
+    endpoints: Endpoints<D::Key, S, P>,
+    publisher: Publisher<S, P>,
+    core: Weak<Core<S, P, C, R>>,
+    alive: mpsc::Receiver<Infallible>,
+    status: watch::Sender<Status>,
+    rng: SmallRng,
 }
 
 impl<D, S, P, C, R> Driver<D, S, P, C, R>
@@ -157,10 +121,46 @@ where
     D::Error: Into<BoxError>,
     P: Policy,
 {
+    pub(super) fn new(
+        discover: D,
+        apart: Apart<D::Service, S>,
+        checker: Checker<D::Key>,
+        setup: Setup<P>,
+        ends: Ends<S, P, C, R>,
+    ) -> Self {
+        let now = Instant::now();
+        let rng = || small_rng(setup.seed);
+        let policy = Arc::new(setup.policy);
+        let by_requests = setup.ejection.is_some();
+        let ejector = Ejector::new(setup.ejection.unwrap_or_default(), rng(), now);
+        Self {
+            source: Source::new(discover, apart, rng()),
+            registries: Registries::new(setup.watch, now),
+            orders: Orders::new(ends.commands),
+            checker,
+            alarms: ends.alarms,
+            changes: setup.topology.changes(),
+            revisions: Revisions::default(),
+            publisher: Publisher::new(Arc::clone(&policy), ends.empty, rng(), now),
+            endpoints: Endpoints::new(
+                policy,
+                ends.common,
+                Departed::new(setup.grace, setup.drain),
+                Ejections::new(ejector, by_requests),
+                WarmUp::new(setup.ramp),
+                Planning::new(setup.topology, now),
+            ),
+            core: ends.core,
+            alive: ends.alive,
+            status: ends.status,
+            rng: rng(),
+        }
+    }
+
     /// Runs until the last balancer is dropped.
     ///
-    /// What may panic that is not ours is caught where it is called, with what that is worth. What that
-    /// leaves out, such as the destructor of a key, costs the turn that it was called in.
+    /// Code of the user that may panic is fenced where it is called. What that leaves out, such as the
+    /// destructor of a key, costs the turn in which it was called.
     pub(super) async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
@@ -182,83 +182,221 @@ where
     /// it may have left that out.
     async fn turns(&mut self, mut amiss: bool) {
         loop {
-            let wake = if amiss {
-                Some(Instant::now())
-            } else {
-                self.next_wake()
-            };
-            let asks = self.ask_at.is_none();
-            let (mut order, mut change, mut alarm, mut found) = (None, None, None, None);
-            let mut replan = false;
-            // Whatever it is that wakes the driver: that none of them starves another is ensured below.
+            let now = Instant::now();
+            let wake = if amiss { now } else { self.next_wake() };
+            let asks = self.source.is_due(now);
+            let (mut order, mut said, mut alarm, mut found) = (None, None, None, None);
+            let mut dirty = std::mem::take(&mut amiss);
+            // Whatever wakes the driver: below, it takes in all that is there, so that nothing starves.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
-                Some(command) = self.commands.recv() => order = Some(command),
+                Some(command) = self.orders.next() => order = Some(command),
                 Some(first) = self.alarms.recv() => alarm = Some(first),
                 first = self.checker.next() => found = Some(first),
-                () = self.changes.changed() => replan = true,
-                () = registries::changed(&mut self.registries.known) => self.registries.stirred = true,
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-                next = next(&mut self.discover, &mut self.registries.new, &self.roll.revisions),
-                    if asks && self.discover.is_some() => change = next,
+                () = self.changes.changed() => dirty = true,
+                () = self.registries.changed() => {}
+                () = sleep_until(wake) => {}
+                next = self.source.next(&self.revisions), if asks => said = next,
             }
             let now = Instant::now();
-            if self.ask_at.is_some_and(|at| at <= now) {
-                self.ask_at = None;
+            // First, before anything can panic: discovery says each change once.
+            if let Some(said) = said {
+                dirty |= self.take(said, now);
             }
-            let mut dirty = replan | std::mem::take(&mut amiss);
-            // Before anything else may panic, as it says each word once.
-            if let Some(change) = change {
-                dirty |= self.take(change, now);
+            dirty |= self.orders.obey_all(order, &mut self.endpoints, now).await;
+            if self.orders.wants_list() {
+                let now = Instant::now();
+                self.collect(now);
+                self.orders.send_list(self.endpoints.list(now)).await;
             }
-            dirty |= self.obey_all(order, now).await;
             self.hear_all(alarm, now).await;
             self.check_all(found, now).await;
             dirty |= at_once(self.changes.changed()).await.is_some();
-            let stirred = registries::changed(&mut self.registries.known);
-            self.registries.stirred |= at_once(stirred).await.is_some();
-            dirty |= self.take_all(now).await;
+            at_once(self.registries.changed()).await;
+            let mut burst = Burst::default();
+            while let Some(said) = self.source.next_of(&mut burst).await {
+                dirty |= self.take(said, now);
+            }
             dirty |= self.look_at_facts(now);
-            dirty |= self.warm_up(now);
-            if self.collect_at <= now {
+            if self.publisher.next_wake() <= now {
                 self.collect(now);
             }
-            self.judge(now);
-            dirty |= self.follow(now);
+            dirty |= self.endpoints.judge(now);
             if dirty {
                 self.publish().await;
             }
             self.look_at_registries();
-            self.tell_all();
-            self.tidy(now);
-            for (reply, found) in std::mem::take(&mut self.answers) {
-                let _ = reply.send(found);
+            self.endpoints.publish_news();
+            self.endpoints.tidy(now);
+            self.orders.answer_all();
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let wakes = [self.source.next_wake(), self.endpoints.next_wake()];
+        let wakes = wakes.into_iter().flatten();
+        wakes.fold(self.publisher.next_wake(), Instant::min)
+    }
+
+    /// Takes in what discovery said. Returns whether a snapshot is due.
+    fn take(&mut self, said: Said<D::Key, S>, now: Instant) -> bool {
+        match said {
+            Said::Insert(name, listing) => {
+                self.note_error(None);
+                if let Some(facts) = listing.facts() {
+                    self.revisions.add(facts);
+                }
+                let facts = listing.shared_facts();
+                let settled = self.source.has_settled();
+                if self.endpoints.insert(&name, listing, settled, now) {
+                    self.checker.insert(&name, facts.as_deref(), now);
+                }
+                true
+            }
+            Said::Remove(name) => {
+                self.note_error(None);
+                self.checker.remove(&name);
+                self.endpoints.remove(&name, now)
+            }
+            Said::Failed(error) => {
+                self.note_error(Some(&error));
+                self.endpoints.tell(Event::DiscoveryFailed(error));
+                false
+            }
+            Said::Ended => {
+                self.endpoints.tell(Event::DiscoveryEnded);
+                // So that `resolved` is known, also when it ended at once.
+                true
             }
         }
     }
 
-    fn next_wake(&self) -> Option<Instant> {
-        let ejector = self
-            .common
-            .rules
-            .is_some()
-            .then(|| self.ejector.next_deadline());
-        let wakes = [
-            self.ask_at,
-            self.next_farewell(),
-            self.warm_at,
-            self.guard_at,
-            ejector,
-            Some(self.collect_at),
-        ];
-        wakes.into_iter().flatten().min()
+    fn note_error(&self, error: Option<&Arc<str>>) {
+        self.status.send_if_modified(|status| {
+            let changed = status.discovery_error.as_ref() != error;
+            status.discovery_error = error.cloned();
+            changed
+        });
     }
-}
 
-impl<D: Discover, S, P: Policy, C, R> Driver<D, S, P, C, R> {
-    /// Has an event told with the next snapshot, which makes it true.
-    fn tell(&mut self, event: Event) {
-        self.news.push(News::Event(event));
+    /// Hears all that requests tell.
+    async fn hear_all(&mut self, mut first: Option<Alarm>, now: Instant) {
+        let mut peers = None;
+        for heard in 1..=FLOOD {
+            let Some(alarm) = first.take().or_else(|| self.alarms.try_recv().ok()) else {
+                return;
+            };
+            self.endpoints.hear(&alarm, &mut peers, now);
+            if heard % TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Hears all that health checks have found.
+    async fn check_all(&mut self, mut first: Option<Found<D::Key>>, now: Instant) {
+        for checked in 1..=FLOOD {
+            let found = match first.take() {
+                None => at_once(self.checker.next()).await,
+                found => found,
+            };
+            let Some(Found {
+                key,
+                failures,
+                passed,
+            }) = found
+            else {
+                return;
+            };
+            self.endpoints.checked(&key, failures, passed, now);
+            if checked % TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Reads the facts again, when any of them has changed. Returns whether a snapshot is due.
+    fn look_at_facts(&mut self, now: Instant) -> bool {
+        if !self.revisions.have_moved() {
+            return false;
+        }
+        self.revisions.catch_up();
+        let dirty = self.endpoints.look_at_facts();
+        for (name, member) in self.endpoints.members().named() {
+            self.checker.insert(name, member.facts(), now);
+        }
+        dirty
+    }
+
+    /// Publishes how the registries stand. After the endpoints that they list, so that a set that is on its
+    /// way is not taken for an empty one.
+    fn look_at_registries(&mut self) {
+        let Some(changed) = self.registries.look(self.source.take_found()) else {
+            return;
+        };
+        let registries: Arc<[_]> = self.registries.statuses().cloned().collect();
+        self.status.send_modify(|status| {
+            status.resolved |= registries.iter().any(|known| known.state != State::Pending);
+            status.registries = registries;
+        });
+        for status in changed {
+            self.endpoints.tell(Event::Registry(status));
+        }
+    }
+
+    /// Adds up the requests that went to each endpoint.
+    fn collect(&mut self, now: Instant) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let (endpoints, mut strays) = (&mut self.endpoints, Strays::default());
+        let count = |id, state: &_, picks| endpoints.count(&mut strays, id, state, picks);
+        self.publisher.collect(&core.slots, now, count);
+        endpoints.count_strays(strays);
+    }
+
+    /// Makes a snapshot of what holds now, and has all requests use it.
+    ///
+    /// Waits only where the policy is [costly](Policy::is_costly), and then no longer than there is a
+    /// balancer.
+    async fn publish(&mut self) {
+        if self.core.strong_count() == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let plan = self.endpoints.plan(now);
+        let endpoints = &self.endpoints;
+        let listed = endpoints.members().all().len();
+        let usable = usable(&plan, listed);
+        let candidates = |set: &_| endpoints.candidates(set, now);
+        let prepared = self.publisher.prepare(&plan, candidates);
+        let pickers = self.publisher.pickers(prepared, &mut self.alive);
+        let Some(pickers) = pickers.await else {
+            return;
+        };
+        // Not before: it would keep the balancer alive while a table is made.
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let made = self
+            .publisher
+            .make(plan, pickers, self.endpoints.members().all());
+        let (endpoints, mut strays) = (&mut self.endpoints, Strays::default());
+        let count = |id, state: &_, picks| endpoints.count(&mut strays, id, state, picks);
+        let old = self.publisher.publish(made, &core.slots, count);
+        endpoints.count_strays(strays);
+        core.usable.store(usable, Relaxed);
+        let (ended, spoken) = (self.source.has_ended(), self.source.has_spoken());
+        self.status.send_modify(|status| {
+            status.resolved |= spoken;
+            status.endpoints = listed;
+            status.usable = usable;
+            status.discovery_ended = ended;
+        });
+        // Last, as these drop what is the user's and may panic.
+        endpoints.forget_replaced();
+        self.publisher.recycle(old);
+        self.endpoints.publish_news();
     }
 }

@@ -1,98 +1,83 @@
-//! The registries that discovery follows: what it has no word for.
-
-use std::{fmt, hash::Hash, sync::Arc};
+//! The registries that discovery follows: what a `Discover` cannot say.
 
 use tokio::time::Instant;
-use tower::discover::Discover;
 
-use super::Driver;
 use crate::{
-    balance::{handle::Event, policy::Policy, registry::RegistryStatus},
-    registry::{Followed, State, Watch},
+    balance::registry::RegistryStatus,
+    registry::{Followed, Watch},
     task::first_of,
 };
 
 /// The watches that discovery follows, and how they stood last.
-pub(in crate::balance) struct Registries {
-    /// Those that discovery has told of since the last look.
-    pub(super) new: Vec<Followed>,
+pub(super) struct Registries {
     /// The user's first, then those of discovery.
-    pub(super) known: Vec<Known>,
+    known: Vec<Known>,
+    /// Those that were not looked at yet.
+    new: Vec<Followed>,
     /// Whether any of them may stand otherwise than at the last look.
-    pub(super) stirred: bool,
+    stirred: bool,
     began: Instant,
 }
 
 /// A registry, and how it stood at the last look.
-pub(super) type Known = (Followed, RegistryStatus);
+type Known = (Followed, RegistryStatus);
 
 impl Registries {
-    pub(in crate::balance) fn new(watch: Option<Watch>, now: Instant) -> Self {
+    pub(super) fn new(watch: Option<Watch>, now: Instant) -> Self {
         Self {
-            new: watch.map(Followed::given).into_iter().collect(),
             known: Vec::new(),
+            new: watch.map(Followed::given).into_iter().collect(),
             stirred: false,
             began: now,
         }
     }
 
-    fn are_as_before(&self) -> bool {
-        let over = || self.known.iter().any(|(followed, _)| followed.is_over());
-        !self.stirred && self.new.is_empty() && !over()
+    /// Waits until one of them says something new. For ever, when there is none.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn changed(&mut self) {
+        let known = self.known.iter_mut();
+        let lasting = known.filter(|(_, known)| !known.ended);
+        first_of(lasting.map(|(followed, _)| followed.watch.stirs())).await;
+        self.stirred = true;
     }
-}
 
-/// Waits until one of them says something new. For ever, when there is none.
-///
-/// # Cancel safety
-/// Nothing is lost when the future is dropped.
-pub(super) async fn changed(known: &mut [Known]) {
-    let lasting = known.iter_mut().filter(|(_, known)| !known.ended);
-    first_of(lasting.map(|(followed, _)| followed.watch.stirs())).await;
-}
-
-impl<D, S, P, C, R> Driver<D, S, P, C, R>
-where
-    D: Discover,
-    D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
-    P: Policy,
-{
-    /// Tells how the registries stand. After the endpoints that they told of, so that nobody takes a set
-    /// that is on its way for an empty one.
-    pub(super) fn look_at_registries(&mut self) {
-        let registries = &mut self.registries;
-        if registries.are_as_before() {
-            return;
+    /// Looks at them, and at those that discovery has `found` since. Returns those that stand otherwise now;
+    /// `None` when nothing may have changed.
+    pub(super) fn look(&mut self, found: Vec<Followed>) -> Option<Vec<RegistryStatus>> {
+        self.new.extend(found);
+        let over = || self.known.iter().any(|(followed, _)| followed.is_over());
+        if !self.stirred && self.new.is_empty() && !over() {
+            return None;
         }
-        registries.stirred = false;
-        let mut events = Vec::new();
-        // Whose discovery has been dropped, by whoever switches between several, is nobody's any more.
-        registries.known.retain(|(followed, _)| !followed.is_over());
-        for (followed, known) in &mut registries.known {
-            let status = RegistryStatus::of(&followed.watch, registries.began);
+        self.stirred = false;
+        let mut changed = Vec::new();
+        // A registry whose discovery was dropped, as by a user who switches between several, is no one's any
+        // more.
+        self.known.retain(|(followed, _)| !followed.is_over());
+        for (followed, known) in &mut self.known {
+            let status = RegistryStatus::of(&followed.watch, self.began);
             if !status.is_like(known) {
-                events.push(Event::Registry(status.clone()));
+                changed.push(status.clone());
             }
             *known = status;
         }
-        for new in std::mem::take(&mut registries.new) {
-            let mut known = registries.known.iter_mut();
+        for new in std::mem::take(&mut self.new) {
+            let mut known = self.known.iter_mut();
             if let Some((known, _)) = known.find(|(known, _)| known.watch.is_same(&new.watch)) {
                 known.follow_with(&new);
                 continue;
             }
-            let status = RegistryStatus::of(&new.watch, registries.began);
-            events.push(Event::Registry(status.clone()));
-            registries.known.push((new, status));
+            let status = RegistryStatus::of(&new.watch, self.began);
+            changed.push(status.clone());
+            self.known.push((new, status));
         }
-        let known = registries.known.iter().map(|(_, known)| known.clone());
-        let known: Arc<[_]> = known.collect();
-        self.status.send_modify(|status| {
-            status.resolved |= known.iter().any(|known| known.state != State::Pending);
-            status.registries = known;
-        });
-        for event in events {
-            self.tell(event);
-        }
+        Some(changed)
+    }
+
+    /// How they stand.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = &RegistryStatus> {
+        self.known.iter().map(|(_, status)| status)
     }
 }

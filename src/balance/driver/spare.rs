@@ -14,14 +14,14 @@ use std::sync::Arc;
 use crate::balance::{policy::Policy, slots::make_room, snapshot::Snapshot, state::Held};
 
 /// The arrays of all leaves, in their order.
-pub(in crate::balance) struct Spare<S, L> {
-    pub(super) arrays: Vec<Arrays<S, L>>,
+pub(super) struct Spare<S, L> {
+    arrays: Vec<Arrays<S, L>>,
 }
 
 /// What a leaf is made of.
 pub(super) struct Arrays<S, L> {
-    pub(super) states: Vec<Held<L>>,
-    pub(super) services: Vec<Arc<S>>,
+    states: Vec<Held<L>>,
+    services: Vec<Arc<S>>,
 }
 
 impl<S, L> Spare<S, L> {
@@ -46,14 +46,30 @@ impl<S, L> Spare<S, L> {
         });
         Self { arrays }
     }
+
+    /// The arrays, of the first leaf first.
+    pub(super) fn into_arrays(self) -> impl Iterator<Item = Arrays<S, L>> {
+        self.arrays.into_iter()
+    }
 }
 
 impl<S, L> Arrays<S, L> {
+    /// The states and services of these, reusing what is there.
+    pub(super) fn of<'a>(
+        mut self,
+        endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Arc<S>)>,
+    ) -> (Vec<Held<L>>, Vec<Arc<S>>)
+    where
+        S: 'a,
+        L: 'a,
+    {
+        self.hold(endpoints);
+        (self.states, self.services)
+    }
+
     /// Has them hold these, and leaves what they hold already as it is.
-    pub(super) fn hold<'a>(
-        &mut self,
-        mut endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Arc<S>)>,
-    ) where
+    fn hold<'a>(&mut self, mut endpoints: impl ExactSizeIterator<Item = (&'a Held<L>, &'a Arc<S>)>)
+    where
         S: 'a,
         L: 'a,
     {

@@ -1,0 +1,212 @@
+//! Which endpoints are ejected: what requests and checks tell goes to the ejector, and what it decides to
+//! the members.
+
+use std::hash::Hash;
+
+use tokio::time::Instant;
+
+use super::{
+    member::{Member, MemberId},
+    members::Members,
+    news::News,
+    warm_up::WarmUp,
+};
+use crate::{
+    attempt::EndpointId,
+    balance::handle::Event,
+    endpoint::{
+        eject::{Cause, Ejector, History, Recent, Round, Signal, StepKind},
+        load::LoadTracker,
+    },
+};
+
+/// What requests tell of an endpoint.
+pub(super) type Alarm = Box<(EndpointId, Signal)>;
+
+/// What all endpoints that are in have failed lately, once that is known: in an outage all endpoints tell
+/// something, and it is added up once.
+pub(super) type Peers = Option<Recent>;
+
+/// Decides which endpoints are ejected.
+pub(super) struct Ejections {
+    ejector: Ejector<MemberId>,
+    /// Whether requests may eject endpoints. If not, there is nothing to look at from time to time.
+    by_requests: bool,
+}
+
+impl Ejections {
+    pub(super) fn new(ejector: Ejector<MemberId>, by_requests: bool) -> Self {
+        Self {
+            ejector,
+            by_requests,
+        }
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.by_requests.then(|| self.ejector.next_deadline())
+    }
+
+    pub(super) fn insert(&mut self, id: MemberId) -> Round {
+        self.ejector.insert(id)
+    }
+
+    /// Tells of a member that was just inserted what is known from before.
+    pub(super) fn resume(
+        &mut self,
+        id: MemberId,
+        weighs: bool,
+        history: Option<History>,
+        by_hand: bool,
+        now: Instant,
+    ) {
+        self.ejector.set_weighed(&id, weighs);
+        if let Some(history) = history {
+            self.ejector.recall(&id, history, now);
+        }
+        if by_hand {
+            self.ejector.eject(&id, now);
+        }
+    }
+
+    /// Another process has taken a member's place.
+    pub(super) fn renew(&mut self, id: MemberId, now: Instant) -> Round {
+        self.ejector.renew(&id, now)
+    }
+
+    /// Forgets a member. Returns what was known of it, and whether it was ejected by hand.
+    pub(super) fn remove(&mut self, id: MemberId, now: Instant) -> (Option<History>, bool) {
+        let by_hand = self.is_by_hand(id);
+        (self.ejector.remove(&id, now), by_hand)
+    }
+
+    /// Why a member is ejected, if it is.
+    pub(super) fn cause(&self, id: MemberId) -> Option<Cause> {
+        self.ejector.cause(&id)
+    }
+
+    pub(super) fn is_by_hand(&self, id: MemberId) -> bool {
+        self.cause(id) == Some(Cause::ByHand)
+    }
+
+    /// Whether the last endpoint may be ejected, too.
+    pub(super) fn ejects_last(&self) -> bool {
+        self.ejector.settings().ejects_last()
+    }
+
+    pub(super) fn eject_by_hand(&mut self, id: MemberId, now: Instant) -> bool {
+        self.ejector.eject(&id, now)
+    }
+
+    pub(super) fn restore_by_hand(&mut self, id: MemberId, now: Instant) {
+        self.ejector.restore_by_hand(&id, now);
+    }
+
+    pub(super) fn set_weighed(&mut self, id: MemberId, weighs: bool) {
+        self.ejector.set_weighed(&id, weighs);
+    }
+
+    /// Restores endpoints while too many are ejected.
+    pub(super) fn keep_share(&mut self, now: Instant) {
+        self.ejector.keep_share(now);
+    }
+
+    /// Hears what requests tell of an endpoint.
+    pub(super) fn hear<K, S, L>(
+        &mut self,
+        members: &Members<K, S, L>,
+        alarm: &Alarm,
+        peers: &mut Peers,
+        now: Instant,
+    ) where
+        K: Eq + Hash + 'static,
+    {
+        let (endpoint, signal) = **alarm;
+        let Some(member) = members.find_endpoint(endpoint) else {
+            return;
+        };
+        let ejector = &mut self.ejector;
+        match signal {
+            Signal::Tripped { round, cause } => {
+                let recent = |m: &Member<S, L>| ejector.recent(&m.id(), &m.state().health);
+                let sum = peers.get_or_insert_with(|| members.all().iter().map(recent).sum());
+                let own = recent(member);
+                if own.is_shared_by(*sum - own) {
+                    let endpoint = member.key();
+                    tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
+                    return;
+                }
+                ejector.trip(&member.id(), round, cause, now);
+                if ejector.cause(&member.id()).is_some() {
+                    *sum = *sum - own;
+                }
+            }
+            Signal::Probed {
+                round,
+                outcome,
+                latency,
+            } => ejector.probed(&member.id(), round, outcome, latency, now),
+        }
+    }
+
+    /// A health check has failed so often in a row that the endpoint fails, or it has passed.
+    pub(super) fn checked(&mut self, id: MemberId, failures: u32, passed: bool, now: Instant) {
+        if failures > 0 {
+            self.ejector.check_failed(&id, failures, now);
+        } else if passed {
+            // After a first failure it is not known yet whether more follow.
+            self.ejector.check_passed(&id, now);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn judge<K, S, L>(&mut self, members: &Members<K, S, L>, now: Instant)
+    where
+        K: Eq + Hash + 'static,
+    {
+        let health = |id: &MemberId| Some(&members.get(*id)?.state().health);
+        self.ejector.due(now, health);
+        if self.by_requests && self.ejector.is_tick_due(now) {
+            let endpoints = members.all().iter().map(Member::health);
+            self.ejector.tick(now, endpoints);
+        }
+    }
+
+    /// Does what the ejector decided. Returns whether a snapshot is due.
+    pub(super) fn follow<K, S, L>(
+        &mut self,
+        members: &mut Members<K, S, L>,
+        warm_up: &WarmUp,
+        news: &mut News<L>,
+        now: Instant,
+    ) -> bool
+    where
+        K: Eq + Hash + 'static,
+        L: LoadTracker,
+    {
+        let mut dirty = false;
+        while let Some(step) = self.ejector.next_step() {
+            let Some(member) = members.get_mut(step.key) else {
+                continue;
+            };
+            member.follow(&step, warm_up.new_age(), now);
+            let key = member.key().clone();
+            dirty |= !matches!(step.kind, StepKind::Spared { .. });
+            news.tell(match step.kind {
+                StepKind::Ejected { cause, time } => {
+                    tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
+                    Event::Ejected(key, cause, time)
+                }
+                StepKind::Probe => Event::Probing(key),
+                StepKind::Restored { by } => {
+                    tracing::info!(endpoint = %key, "restored: {by}");
+                    Event::Restored(key, by)
+                }
+                StepKind::Spared { cause } => {
+                    tracing::warn!(endpoint = %key, "not ejected, too many are: {cause}");
+                    Event::Spared(key, cause)
+                }
+            });
+        }
+        dirty
+    }
+}

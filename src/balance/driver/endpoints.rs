@@ -1,0 +1,398 @@
+//! What is known of all endpoints, and what follows from each change. Pure.
+
+use std::{
+    fmt,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::{sync::broadcast, time::Instant};
+
+use super::{
+    departed::{Departed, Gone},
+    ejections::{Alarm, Ejections, Peers},
+    member::{Listing, Member, MemberId},
+    members::{Members, key},
+    news::News,
+    picks::{Replaced, Strays},
+    planning::Planning,
+    report::list,
+    warm_up::WarmUp,
+};
+use crate::{
+    balance::{
+        handle::{EndpointInfo, Event},
+        policy::{Candidate, Policy},
+        state::{Common, Held},
+        topology::{Plan, Set},
+    },
+    endpoint::{
+        eject::{Restored, Step, StepKind},
+        load::LoadTracker,
+    },
+    instance::{Key, Weight},
+};
+
+/// What is known of all endpoints.
+pub(super) struct Endpoints<K, S, P: Policy> {
+    policy: Arc<P>,
+    common: Arc<Common>,
+    members: Members<K, S, P::Load>,
+    departed: Departed<K, S, P::Load>,
+    replaced: Replaced<P::Load>,
+    ejections: Ejections,
+    warm_up: WarmUp,
+    planning: Planning,
+    news: News<P::Load>,
+}
+
+impl<K, S, P> Endpoints<K, S, P>
+where
+    K: Eq + Hash + Clone + fmt::Debug + 'static,
+    P: Policy,
+{
+    pub(super) fn new(
+        policy: Arc<P>,
+        common: Arc<Common>,
+        departed: Departed<K, S, P::Load>,
+        ejections: Ejections,
+        warm_up: WarmUp,
+        planning: Planning,
+    ) -> Self {
+        Self {
+            policy,
+            common,
+            members: Members::new(),
+            departed,
+            replaced: Replaced::new(),
+            ejections,
+            warm_up,
+            planning,
+            news: News::new(),
+        }
+    }
+
+    pub(super) fn members(&self) -> &Members<K, S, P::Load> {
+        &self.members
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let wakes = [
+            self.departed.next_wake(),
+            self.warm_up.next_wake(),
+            self.planning.next_wake(),
+            self.ejections.next_wake(),
+        ];
+        wakes.into_iter().flatten().min()
+    }
+
+    /// Discovery lists an endpoint, or has another service for it. The first set is not `settled` yet: in
+    /// that no endpoint is warmer than others. Returns whether the endpoint is used: not when the policy
+    /// panics over it.
+    pub(super) fn insert(
+        &mut self,
+        name: &K,
+        listing: Listing<S>,
+        settled: bool,
+        now: Instant,
+    ) -> bool {
+        // What was decided about an endpoint of this name is about the one before.
+        self.follow(now);
+        match self.members.find(name) {
+            Some(id) => {
+                self.replace(id, listing, settled, now);
+                true
+            }
+            None => self.add(name, listing, settled, now),
+        }
+    }
+
+    fn add(&mut self, name: &K, listing: Listing<S>, settled: bool, now: Instant) -> bool {
+        let mut gone = self.departed.take(name);
+        let moved = gone.take_if(|gone| listing.is_elsewhere(gone.address.as_ref()));
+        let known = match gone {
+            Some(gone) => Ok(gone),
+            None => match self.fresh_tracker(now) {
+                Some(tracker) => Err(tracker),
+                None => {
+                    tracing::error!(endpoint = ?name, "left out, as the policy panicked");
+                    return false;
+                }
+            },
+        };
+        // Before anything is noted of it: printing and cloning a name is the user's code, which may panic.
+        let (key, name) = (key(name), name.clone());
+        let id = self.members.next_id();
+        let round = self.ejections.insert(id);
+        let mut age = self.warm_up.new_age().filter(|_| settled);
+        let (mut history, mut requests) = (None, 0);
+        let state = match (known, moved) {
+            (Ok(gone), _) => {
+                // Registered anew it is another process, and else as warm as it was.
+                if gone.generation == listing.generation() {
+                    age = gone.age;
+                }
+                (history, requests) = (gone.history, gone.requests);
+                // Open in the new round, and out again if it was out.
+                gone.state.health.follow(&Step {
+                    key: (),
+                    round,
+                    kind: StepKind::Restored {
+                        by: Restored::Guard,
+                    },
+                });
+                gone.state
+            }
+            (
+                Err(tracker),
+                Some(Gone {
+                    state: old,
+                    requests: before,
+                    ..
+                }),
+            ) => {
+                requests = before;
+                let state = old.succeeded_by(tracker, round);
+                self.replaced.add(old, state.address());
+                state
+            }
+            (Err(tracker), None) => Held::new(key, tracker, round, Arc::clone(&self.common)),
+        };
+        let orders = self.departed.take_orders(&state.key);
+        // Its requests in flight are not those of an endpoint that left any more.
+        self.departed.serves_again(state.id());
+        self.news.tell(Event::Added(state.key.clone()));
+        let mut member = Member::new(id, state, listing, now);
+        member.resume(requests, age, orders.weight);
+        let weighs = member.weight() > Weight::ZERO;
+        self.ejections
+            .resume(id, weighs, history, orders.ejected, now);
+        let topology = self.planning.topology();
+        self.members.add(name, member, topology);
+        true
+    }
+
+    /// Has a member use another service. What was found out about it holds on, unless the service is at
+    /// another address and so another process.
+    fn replace(&mut self, id: MemberId, listing: Listing<S>, settled: bool, now: Instant) {
+        let Some(member) = self.members.get(id) else {
+            return;
+        };
+        let key = member.key().clone();
+        let moved = listing.is_elsewhere(member.address());
+        self.news.tell(Event::Replaced(key.clone()));
+        if moved {
+            match self.fresh_tracker(now) {
+                Some(tracker) => self.renew(id, tracker, settled, now),
+                None => tracing::error!(endpoint = %key, "keeps its load, as the policy panicked"),
+            }
+        }
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
+        let before = member.weight();
+        if member.serve_with(listing) {
+            self.members.look(id, self.planning.topology());
+            let now = self.members.get(id).map(Member::weight);
+            if let Some(weight) = now.filter(|weight| *weight != before) {
+                self.news.tell(Event::Weighed(key, weight));
+            }
+        }
+    }
+
+    /// Forgets what was found out about a member, except for its counts and for what was ordered by hand.
+    fn renew(&mut self, id: MemberId, tracker: P::Load, settled: bool, now: Instant) {
+        let Some(member) = self.members.get(id) else {
+            return;
+        };
+        let was_out = member.is_out();
+        let age = self.warm_up.new_age().filter(|_| settled);
+        let round = self.ejections.renew(id, now);
+        // Its requests in flight are the old process's, and tell nothing of the new one.
+        let state = member.state().succeeded_by(tracker, round);
+        let address = state.address();
+        let Some(old) = self.members.renew(id, state, age) else {
+            return;
+        };
+        if was_out && self.ejections.cause(id).is_none() {
+            let key = old.key.clone();
+            self.news.tell(Event::Restored(key, Restored::Moved));
+        }
+        self.replaced.add(old, address);
+    }
+
+    /// A tracker for an endpoint of which nothing is known; `None` when the policy panics.
+    fn fresh_tracker(&self, now: Instant) -> Option<P::Load> {
+        let fresh = || self.policy.tracker().fresh(now);
+        catch_unwind(AssertUnwindSafe(fresh)).ok()
+    }
+
+    /// Discovery does not list an endpoint any more. Returns whether a snapshot is due.
+    pub(super) fn remove(&mut self, name: &K, now: Instant) -> bool {
+        let followed = self.follow(now);
+        let Some((name, member)) = self.members.remove(name) else {
+            return followed;
+        };
+        let (history, ejected) = self.ejections.remove(member.id(), now);
+        self.news.tell_removed(member.state().clone());
+        // One that is ejected begins slow start anew when it is back.
+        let age = if member.is_out() {
+            self.warm_up.new_age()
+        } else {
+            member.age()
+        };
+        let departed = &mut self.departed;
+        departed.keep(name, &member, age, history, ejected, now);
+        true
+    }
+
+    /// Reads all facts again. Returns whether a snapshot is due.
+    pub(super) fn look_at_facts(&mut self) -> bool {
+        let topology = self.planning.topology();
+        // Where traffic may go depends on more than weights.
+        let mut dirty = !topology.is_plain();
+        let news = &mut self.news;
+        self.members.look_at_all(topology, |member| {
+            dirty = true;
+            news.tell(Event::Weighed(member.key().clone(), member.weight()));
+        });
+        dirty
+    }
+
+    /// Ejects an endpoint by hand. Returns whether it is known, and whether a snapshot is due.
+    pub(super) fn eject(&mut self, key: &Key, now: Instant) -> (bool, bool) {
+        let found = match self.members.find_key(key) {
+            Some(id) => self.ejections.eject_by_hand(id, now),
+            None => self.departed.reorder(key, |orders| orders.ejected = true),
+        };
+        // Shuts its gate, whatever else is ordered.
+        (found, self.follow(now))
+    }
+
+    /// Restores an endpoint by hand. Returns whether it is known, and whether a snapshot is due.
+    pub(super) fn restore(&mut self, key: &Key, now: Instant) -> (bool, bool) {
+        let found = match self.members.find_key(key) {
+            Some(id) => {
+                self.ejections.restore_by_hand(id, now);
+                true
+            }
+            None => self.departed.reorder(key, |orders| orders.ejected = false),
+        };
+        (found, self.follow(now))
+    }
+
+    /// Sets a weight by hand. Returns whether the endpoint is known, and whether a snapshot is due.
+    pub(super) fn weigh(&mut self, key: Key, weight: Option<Weight>) -> (bool, bool) {
+        let id = self.members.find_key(&key);
+        let Some(member) = id.and_then(|id| self.members.get_mut(id)) else {
+            let found = self.departed.reorder(&key, |orders| orders.weight = weight);
+            return (found, false);
+        };
+        let before = member.weight();
+        member.set_weight_by_hand(weight);
+        let after = member.weight();
+        if after != before {
+            self.news.tell(Event::Weighed(key, after));
+        }
+        (true, after != before)
+    }
+
+    /// Hears what requests tell of an endpoint.
+    pub(super) fn hear(&mut self, alarm: &Alarm, peers: &mut Peers, now: Instant) {
+        self.ejections.hear(&self.members, alarm, peers, now);
+    }
+
+    /// A health check has failed so often in a row that the endpoint fails, or it has passed.
+    pub(super) fn checked(&mut self, name: &K, failures: u32, passed: bool, now: Instant) {
+        if let Some(id) = self.members.find(name) {
+            self.ejections.checked(id, failures, passed, now);
+        }
+    }
+
+    /// Does what is due by now, and what the ejector decided. Returns whether a snapshot is due.
+    pub(super) fn judge(&mut self, now: Instant) -> bool {
+        let warmer = self.warm_up.is_due(self.members.all_mut(), now);
+        self.ejections.judge(&self.members, now);
+        self.planning.guard(&mut self.news, now);
+        self.follow(now) | warmer
+    }
+
+    fn follow(&mut self, now: Instant) -> bool {
+        let (members, news) = (&mut self.members, &mut self.news);
+        self.ejections.follow(members, &self.warm_up, news, now)
+    }
+
+    /// Where requests go now, by the members' places.
+    pub(super) fn plan(&mut self, now: Instant) -> Plan {
+        self.look_at_weights(now);
+        self.ejections.keep_share(now);
+        if self.follow(now) {
+            // Endpoints that have returned ramp.
+            self.look_at_weights(now);
+        }
+        let (members, ejections) = (&self.members, &self.ejections);
+        let (warm_up, news) = (&self.warm_up, &mut self.news);
+        self.planning.plan(members, ejections, warm_up, news, now)
+    }
+
+    fn look_at_weights(&mut self, now: Instant) {
+        let (members, ejections) = (self.members.all_mut(), &mut self.ejections);
+        let changed = |id, weighs| ejections.set_weighed(id, weighs);
+        self.warm_up.weigh(members, now, changed);
+    }
+
+    /// Those of a set that are picked from.
+    pub(super) fn candidates(&self, set: &Set, now: Instant) -> Vec<Candidate<'_>> {
+        let places = &set.places[..set.candidates];
+        let members = places.iter().map(|place| &self.members.all()[*place]);
+        let candidates = members.map(|m| Candidate::lent(m.key(), self.warm_up.effective(m, now)));
+        candidates.collect()
+    }
+
+    /// Adds picks to the members that they are of. All others go to `strays`.
+    pub(super) fn count(
+        &mut self,
+        strays: &mut Strays,
+        id: MemberId,
+        state: &Held<P::Load>,
+        picks: u64,
+    ) {
+        strays.count(&mut self.members, id, state, picks);
+    }
+
+    pub(super) fn count_strays(&mut self, strays: Strays) {
+        strays.add_to(&self.replaced, &mut self.members, &mut self.departed);
+    }
+
+    /// A snapshot is published, in which no replaced state is.
+    pub(super) fn forget_replaced(&mut self) {
+        self.replaced.clear();
+    }
+
+    pub(super) fn subscribe(&mut self) -> broadcast::Receiver<Event> {
+        self.news.subscribe()
+    }
+
+    /// Publishes an event with the next snapshot.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.news.tell(event);
+    }
+
+    /// Publishes what holds now.
+    pub(super) fn publish_news(&mut self) {
+        let departed = &mut self.departed;
+        self.news.publish_all(|state| departed.in_flight(state));
+    }
+
+    /// Forgets what is over.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        let news = &mut self.news;
+        self.departed.tidy(now, |event| news.publish(event));
+    }
+
+    /// All members as users see them, in the order of their keys.
+    pub(super) fn list(&self, now: Instant) -> Vec<EndpointInfo> {
+        list(self.members.all(), &self.ejections, &self.warm_up, now)
+    }
+}

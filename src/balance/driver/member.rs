@@ -1,0 +1,262 @@
+//! One endpoint that discovery lists, as the driver knows it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    balance::state::{Beside, Held},
+    endpoint::{
+        Age, Facts,
+        eject::{GateState, Health, Step, StepKind},
+        load::LoadTracker,
+    },
+    instance::{Address, Instance, Key, Weight},
+};
+
+/// Identifies a member while it is listed. Another member may get it afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct MemberId(u32);
+
+impl MemberId {
+    pub(super) fn new(index: usize) -> Self {
+        Self(index as u32)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What discovery brings for an endpoint: its service, and where it is one of ours what the registry says.
+pub(super) struct Listing<S> {
+    service: Arc<S>,
+    facts: Option<Arc<Facts>>,
+    /// As of now: the facts are shared with those of the service before, and have changed there, too.
+    address: Option<Address>,
+}
+
+impl<S> Listing<S> {
+    pub(super) fn new(service: S, facts: Option<Arc<Facts>>) -> Self {
+        Self {
+            service: Arc::new(service),
+            address: facts.as_ref().map(|facts| facts.instance().address.clone()),
+            facts,
+        }
+    }
+
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.facts.as_deref()
+    }
+
+    pub(super) fn shared_facts(&self) -> Option<Arc<Facts>> {
+        self.facts.clone()
+    }
+
+    pub(super) fn weight(&self) -> Weight {
+        self.facts().map_or(Weight::ONE, Facts::weight)
+    }
+
+    /// Whether it is at another address than `before`. An unknown address counts as the same.
+    pub(super) fn is_elsewhere(&self, before: Option<&Address>) -> bool {
+        let both = self.address.as_ref().zip(before);
+        both.is_some_and(|(now, before)| now != before)
+    }
+
+    /// How often the id was registered, where the registry tells; else 0.
+    pub(super) fn generation(&self) -> u64 {
+        generation(self.facts())
+    }
+}
+
+fn generation(facts: Option<&Facts>) -> u64 {
+    facts.map_or(0, |facts| facts.instance().generation)
+}
+
+/// One endpoint that discovery lists.
+pub(super) struct Member<S, L> {
+    id: MemberId,
+    state: Held<L>,
+    service: Arc<S>,
+    facts: Option<Arc<Facts>>,
+    /// Where its service sends to, if that is known. The facts may be ahead of it.
+    address: Option<Address>,
+    /// Requests that went to it, as of the last time that they were collected.
+    requests: u64,
+    since: Instant,
+    /// How far it is in slow start, while it is.
+    age: Option<Age>,
+    /// As of the last look at the facts.
+    weight: Weight,
+    by_hand: Option<Weight>,
+    /// Whether it has a weight, as the ejector was told.
+    weighs: bool,
+    /// Whether its gate is not open. Kept here, because looking at each gate for each snapshot would
+    /// fetch all states from memory.
+    out: bool,
+}
+
+impl<S, L> Member<S, L> {
+    pub(super) fn new(id: MemberId, state: Held<L>, listing: Listing<S>, now: Instant) -> Self {
+        let weight = listing.weight();
+        Self {
+            id,
+            state,
+            service: listing.service,
+            facts: listing.facts,
+            address: listing.address,
+            requests: 0,
+            since: now,
+            age: None,
+            weight,
+            by_hand: None,
+            weighs: weight > Weight::ZERO,
+            out: false,
+        }
+    }
+
+    /// Sets what is known of it from before.
+    pub(super) fn resume(&mut self, requests: u64, age: Option<Age>, by_hand: Option<Weight>) {
+        self.requests = requests;
+        self.age = age;
+        self.by_hand = by_hand;
+        self.weighs = self.weight() > Weight::ZERO;
+    }
+
+    pub(super) fn id(&self) -> MemberId {
+        self.id
+    }
+
+    pub(super) fn state(&self) -> &Held<L> {
+        &self.state
+    }
+
+    /// Its id, and what its requests tell of it.
+    pub(super) fn health(&self) -> (&MemberId, &Health<Beside<L>>) {
+        (&self.id, &self.state.health)
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.state.key
+    }
+
+    pub(super) fn service(&self) -> &Arc<S> {
+        &self.service
+    }
+
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.facts.as_deref()
+    }
+
+    pub(super) fn instance(&self) -> Option<Arc<Instance>> {
+        self.facts.as_ref().map(|facts| facts.instance())
+    }
+
+    pub(super) fn address(&self) -> Option<&Address> {
+        self.address.as_ref()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        generation(self.facts())
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    pub(super) fn requests_mut(&mut self) -> &mut u64 {
+        &mut self.requests
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How far it is in slow start, while it is.
+    pub(super) fn age(&self) -> Option<Age> {
+        self.age
+    }
+
+    pub(super) fn age_mut(&mut self) -> &mut Option<Age> {
+        &mut self.age
+    }
+
+    /// Its weight: by hand, or else the registry's.
+    pub(super) fn weight(&self) -> Weight {
+        self.by_hand.unwrap_or(self.weight)
+    }
+
+    pub(super) fn weight_by_hand(&self) -> Option<Weight> {
+        self.by_hand
+    }
+
+    pub(super) fn set_weight_by_hand(&mut self, weight: Option<Weight>) {
+        self.by_hand = weight;
+    }
+
+    /// Whether it has a weight, when that is another answer than the last time.
+    pub(super) fn weighs_otherwise(&mut self) -> Option<bool> {
+        let weighs = self.weight() > Weight::ZERO;
+        (std::mem::replace(&mut self.weighs, weighs) != weighs).then_some(weighs)
+    }
+
+    /// Whether it is ejected, or on trial.
+    pub(super) fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// Whether a request may go to it to show whether it is back.
+    pub(super) fn is_on_trial(&self) -> bool {
+        let gate = self.state.health.gate();
+        matches!(gate, GateState::ProbeReady | GateState::Probing)
+    }
+
+    /// Reads its facts.
+    pub(super) fn look(&mut self) {
+        if let Some(facts) = &self.facts {
+            self.weight = facts.weight();
+        }
+    }
+
+    /// Uses another service from now on. Returns whether the facts are others, too.
+    pub(super) fn serve_with(&mut self, listing: Listing<S>) -> bool {
+        self.service = listing.service;
+        let is_known = listing.facts.is_some();
+        if is_known {
+            (self.facts, self.address) = (listing.facts, listing.address);
+        }
+        is_known
+    }
+
+    /// Uses another state, as of another process, and begins slow start at `age`. Returns the state before.
+    pub(super) fn renew(&mut self, state: Held<L>, age: Option<Age>) -> Held<L> {
+        (self.age, self.out) = (age, false);
+        std::mem::replace(&mut self.state, state)
+    }
+
+    /// Does what the ejector decided. `age` is where slow start begins when it is back.
+    pub(super) fn follow(&mut self, step: &Step<MemberId>, age: Option<Age>, now: Instant)
+    where
+        L: LoadTracker,
+    {
+        self.state.health.follow(step);
+        match step.kind {
+            StepKind::Ejected { .. } => {
+                self.out = true;
+                // It begins anew when it is back.
+                self.age = None;
+            }
+            StepKind::Probe => self.out = true,
+            StepKind::Restored { .. } => {
+                let tracker = self.state.tracker();
+                // A tracker that panics here keeps what it knows.
+                let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
+                (self.age, self.out) = (age, false);
+            }
+            StepKind::Spared { .. } => {}
+        }
+    }
+}

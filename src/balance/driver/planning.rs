@@ -1,0 +1,149 @@
+//! Where traffic may go now, by the rules of the topology.
+
+use std::{hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    ejections::Ejections,
+    member::Member,
+    members::Members,
+    news::News,
+    warm_up::{WarmUp, any_weighs},
+};
+use crate::{
+    backoff::after,
+    balance::{
+        handle::Event,
+        topology::{self, Notice, Plan, Planned, Set, Split, Standing, Topology, Traits},
+    },
+    instance::Weight,
+};
+
+/// How often the guard of a split looks, where its window does not ask for more.
+const GUARD_LOOK: Duration = Duration::from_secs(1);
+
+/// The rules of the topology, and what was published about them last.
+pub(super) struct Planning {
+    topology: Topology,
+    notices: Vec<Notice>,
+    /// When the guard of the split looks next; `None` for no guard.
+    guard_at: Option<Instant>,
+    /// The epoch of the split's trip that was published last.
+    trip_told: u64,
+}
+
+impl Planning {
+    pub(super) fn new(topology: Topology, now: Instant) -> Self {
+        let tallies = topology.as_split().and_then(Split::tallies);
+        Self {
+            topology,
+            notices: Vec::new(),
+            guard_at: tallies.map(|_| now),
+            trip_told: 0,
+        }
+    }
+
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// When the guard of the split looks next.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.guard_at
+    }
+
+    /// Has the guard of the split look, when it is time.
+    pub(super) fn guard<L>(&mut self, news: &mut News<L>, now: Instant) {
+        let Some(split) = self.topology.as_split() else {
+            return;
+        };
+        if self.guard_at.is_some_and(|at| at <= now) {
+            let every = split.look_every().unwrap_or(GUARD_LOOK);
+            self.guard_at = Some(after(now, every.min(GUARD_LOOK)));
+            if let Some(trip) = split.check(now) {
+                tracing::warn!("{trip}");
+            }
+        }
+        // Also when another balancer with the same split was the one that looked.
+        if let Some((epoch, trip)) = split.trip_after(self.trip_told) {
+            self.trip_told = epoch;
+            news.tell(Event::SplitTripped(trip));
+        }
+    }
+
+    /// Where requests go now, by the members' places.
+    pub(super) fn plan<K, S, L>(
+        &mut self,
+        members: &Members<K, S, L>,
+        ejections: &Ejections,
+        warm_up: &WarmUp,
+        news: &mut News<L>,
+        now: Instant,
+    ) -> Plan
+    where
+        K: Eq + Hash + 'static,
+    {
+        if self.topology.is_plain() {
+            let set = plain(members.all());
+            if set.candidates > 0 {
+                self.notices.clear();
+                return Plan::Leaf(set);
+            }
+        }
+        let unruled = Traits::none();
+        let ruled = members.all().iter().enumerate();
+        let ruled = ruled.map(|(index, member)| topology::Member {
+            index,
+            traits: members.traits_at(index).unwrap_or(&unruled),
+            weight: warm_up.effective(member, now),
+            standing: if !member.is_out() {
+                Standing::In
+            } else if ejections.is_by_hand(member.id()) {
+                Standing::Held
+            } else if member.is_on_trial() {
+                Standing::OnTrial
+            } else {
+                Standing::Out
+            },
+        });
+        let ruled: Vec<_> = ruled.collect();
+        let panics = self.topology.panics(ejections.ejects_last());
+        let Planned { plan, notices } = self.topology.plan(&ruled, panics);
+        for notice in &notices {
+            if !self.notices.contains(notice) {
+                tracing::warn!("{notice}");
+                news.tell(Event::Notice(notice.clone()));
+            }
+        }
+        self.notices = notices;
+        plan
+    }
+}
+
+/// Without rules, all members that take requests. Empty when all are ejected.
+fn plain<S, L>(members: &[Member<S, L>]) -> Set {
+    let weighed = any_weighs(members);
+    let takes = |member: &Member<S, L>| !member.is_out() || member.is_on_trial();
+    let mut used: Vec<usize> = (0..members.len()).collect();
+    let mut at = 0;
+    while let Some(member) = used.get(at).map(|place| &members[*place]) {
+        if (!weighed || member.weight() > Weight::ZERO) && takes(member) {
+            at += 1;
+        } else {
+            // Most keep their place in the snapshot that way.
+            used.swap_remove(at);
+        }
+    }
+    Set::new(used, |place| members[place].is_out())
+}
+
+/// How many endpoints may be picked, of so many that are listed. One that is in several subsets counts once.
+pub(super) fn usable(plan: &Plan, listed: usize) -> usize {
+    if let Plan::Leaf(set) = plan {
+        return set.places.len();
+    }
+    let mut used = vec![false; listed];
+    plan.each_leaf(&mut |set| set.places.iter().for_each(|place| used[*place] = true));
+    used.into_iter().filter(|used| *used).count()
+}

@@ -1,0 +1,257 @@
+//! From the plan to the snapshot that requests read.
+//!
+//! ```text
+//! plan ─▶ pickers ─▶ snapshot ─▶ slots
+//!            │
+//!            └── costly to prepare: on a thread for blocking work; this task waits meanwhile and the
+//!                others run
+//! ```
+//!
+//! While pickers are prepared elsewhere, requests read the snapshot before, and the driver takes in
+//! nothing: members stay where the plan says, and what discovery, requests and the handle say meanwhile
+//! waits in their channels, to be taken in together. So an endpoint that has left may get requests for
+//! as long as a table takes. One that was ejected gets none, as its gate is shut before.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::rngs::SmallRng;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+
+use super::{
+    member::{Member, MemberId},
+    spare::{Arrays, Spare},
+};
+use crate::{
+    backoff::after,
+    balance::{
+        core::Kept,
+        policy::{Candidate, Policy},
+        slots::{Counts, Slots},
+        snapshot::{Leaf, Snapshot},
+        state::Held,
+        topology::{Plan, Set},
+    },
+};
+
+/// How often picks are collected from where requests count them, in 32 bits: no thread can pick often
+/// enough for that to overflow.
+const COLLECT: Duration = Duration::from_secs(60);
+
+/// Makes snapshots, has requests read them, and counts their picks.
+pub(super) struct Publisher<S, P: Policy> {
+    /// Shared with the thread that prepares, where that is costly.
+    policy: Arc<P>,
+    rng: SmallRng,
+    /// What requests read.
+    current: Made<S, P>,
+    /// What the next snapshot is made of.
+    spare: Spare<S, P::Load>,
+    counts: Counts,
+    /// When picks are collected next.
+    collect_at: Instant,
+}
+
+/// A snapshot, and the ids of the members in it, in its order.
+pub(super) struct Made<S, P: Policy> {
+    snapshot: Arc<Snapshot<S, P>>,
+    members: Vec<MemberId>,
+}
+
+/// The pickers of all leaves. `None` for those that have none; see [`Leaf::picker`].
+type Pickers<P> = Vec<Option<<P as Policy>::Picker>>;
+
+/// Pickers, where they are prepared.
+pub(super) enum Prepared<P: Policy> {
+    Now(Pickers<P>),
+    /// On a thread for blocking work, along with the generator.
+    Later(JoinSet<(Pickers<P>, SmallRng)>),
+}
+
+impl<S, P: Policy> Publisher<S, P> {
+    /// `empty` is what requests read so far.
+    pub(super) fn new(
+        policy: Arc<P>,
+        empty: Arc<Snapshot<S, P>>,
+        rng: SmallRng,
+        now: Instant,
+    ) -> Self {
+        Self {
+            policy,
+            rng,
+            current: Made {
+                snapshot: empty,
+                members: Vec::new(),
+            },
+            spare: Spare::default(),
+            counts: Counts::default(),
+            collect_at: now,
+        }
+    }
+
+    /// When picks are collected next.
+    pub(super) fn next_wake(&self) -> Instant {
+        self.collect_at
+    }
+
+    /// Prepares a picker for each leaf of a plan, in their order.
+    pub(super) fn prepare<'m>(
+        &mut self,
+        plan: &Plan,
+        candidates: impl Fn(&Set) -> Vec<Candidate<'m>>,
+    ) -> Prepared<P> {
+        let mut costly = false;
+        plan.each_leaf(&mut |set| costly |= is_costly(&*self.policy, set.candidates));
+        if !costly {
+            let mut pickers = Vec::new();
+            plan.each_leaf(&mut |set| {
+                pickers.push(prepare(&*self.policy, &candidates(set), &mut self.rng));
+            });
+            return Prepared::Now(pickers);
+        }
+        let mut sets = Vec::new();
+        plan.each_leaf(&mut |set| {
+            let owned = candidates(set).into_iter().map(Candidate::into_owned);
+            sets.push(owned.collect::<Vec<_>>());
+        });
+        let policy = Arc::clone(&self.policy);
+        // Comes back from where it is drawn from, so that picks are repeatable there, too.
+        let mut rng = self.rng.clone();
+        // Has the keys and no service: it goes on when this task ends, and must keep no connection
+        // open then. One that has not begun is taken back with the set of jobs.
+        let mut jobs = JoinSet::new();
+        jobs.spawn_blocking(move || {
+            let prepared = sets.iter().map(|set| prepare(&*policy, set, &mut rng));
+            (prepared.collect(), rng)
+        });
+        Prepared::Later(jobs)
+    }
+
+    /// Waits for pickers that are prepared elsewhere. `None` when the last balancer was dropped meanwhile.
+    pub(super) async fn pickers(
+        &mut self,
+        prepared: Prepared<P>,
+        alive: &mut mpsc::Receiver<Infallible>,
+    ) -> Option<Pickers<P>> {
+        let mut jobs = match prepared {
+            Prepared::Now(pickers) => return Some(pickers),
+            Prepared::Later(jobs) => jobs,
+        };
+        let built = tokio::select! {
+            biased;
+            _ = alive.recv() => return None,
+            built = jobs.join_next() => built,
+        };
+        Some(match built {
+            Some(Ok((pickers, rng))) => {
+                self.rng = rng;
+                pickers
+            }
+            // The runtime shuts down, and this task with it.
+            _ => {
+                tracing::debug!("no table was made, picks are random");
+                Vec::new()
+            }
+        })
+    }
+
+    /// Makes a snapshot.
+    pub(super) fn make(
+        &mut self,
+        plan: Plan,
+        pickers: Pickers<P>,
+        members: &[Member<S, P::Load>],
+    ) -> Made<S, P> {
+        let mut pickers = pickers.into_iter();
+        let mut spare = std::mem::take(&mut self.spare).into_arrays();
+        let mut numbered = Vec::with_capacity(members.len());
+        let plan = plan.map(&mut |set| {
+            let arrays: Arrays<_, _> = spare.next().unwrap_or_default();
+            let first = numbered.len();
+            let members = set.places.iter().map(|place| &members[*place]);
+            numbered.extend(members.clone().map(Member::id));
+            let (states, services) = arrays.of(members.map(|m| (m.state(), m.service())));
+            Leaf {
+                first,
+                states,
+                services,
+                candidates: set.candidates,
+                panic: set.panic,
+                picker: pickers.next().flatten(),
+            }
+        });
+        Made {
+            snapshot: Arc::new(Snapshot { plan }),
+            members: numbered,
+        }
+    }
+
+    /// Has all requests read a snapshot. `count` gets the picks of each endpoint from the one before, which
+    /// is returned.
+    pub(super) fn publish(
+        &mut self,
+        made: Made<S, P>,
+        slots: &Slots<Snapshot<S, P>, Kept>,
+        count: impl FnMut(MemberId, &Held<P::Load>, u64),
+    ) -> Made<S, P> {
+        slots.publish(&made.snapshot, made.members.len(), &mut self.counts);
+        self.count(count);
+        std::mem::replace(&mut self.current, made)
+    }
+
+    /// Keeps the arrays of a snapshot that is out of use for the next one. Drops endpoints that left.
+    pub(super) fn recycle(&mut self, old: Made<S, P>) {
+        self.spare = Spare::new(old.snapshot, &self.current.snapshot);
+    }
+
+    /// Collects the picks that requests have counted, for `count`.
+    pub(super) fn collect(
+        &mut self,
+        slots: &Slots<Snapshot<S, P>, Kept>,
+        now: Instant,
+        count: impl FnMut(MemberId, &Held<P::Load>, u64),
+    ) {
+        self.collect_at = after(now, COLLECT);
+        slots.collect(&mut self.counts);
+        self.count(count);
+    }
+
+    fn count(&self, mut count: impl FnMut(MemberId, &Held<P::Load>, u64)) {
+        let Made { snapshot, members } = &self.current;
+        let picked = &self.counts.picked;
+        snapshot.plan.each_leaf(&mut |leaf| {
+            for (number, state) in (leaf.first..).zip(&leaf.states) {
+                if picked[number] > 0 {
+                    count(members[number], state, picked[number]);
+                }
+            }
+        });
+    }
+}
+
+/// A policy that panics here is treated as most are.
+fn is_costly<P: Policy>(policy: &P, candidates: usize) -> bool {
+    candidates > 0
+        && catch_unwind(AssertUnwindSafe(|| policy.is_costly(candidates))).unwrap_or(false)
+}
+
+/// `None` when there are no candidates, or when the policy panics: then picks are random, as the old
+/// picker would send requests to endpoints that have left.
+fn prepare<P: Policy>(
+    policy: &P,
+    candidates: &[Candidate<'_>],
+    rng: &mut SmallRng,
+) -> Option<P::Picker> {
+    if candidates.is_empty() {
+        return None;
+    }
+    let prepared = catch_unwind(AssertUnwindSafe(|| policy.prepare(candidates, rng)));
+    if prepared.is_err() {
+        tracing::error!("the policy panicked, picks are random until the next change");
+    }
+    prepared.ok()
+}

@@ -1,0 +1,67 @@
+//! The endpoints as users see them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::time::Instant;
+
+use super::{
+    ejections::Ejections,
+    member::Member,
+    warm_up::{WarmUp, any_weighs},
+};
+use crate::{
+    balance::{
+        handle::{EndpointInfo, EndpointState},
+        state::Held,
+    },
+    endpoint::load::LoadTracker,
+    instance::Weight,
+};
+
+/// All members as users see them, in the order of their keys.
+pub(super) fn list<S, L: LoadTracker>(
+    members: &[Member<S, L>],
+    ejections: &Ejections,
+    warm_up: &WarmUp,
+    now: Instant,
+) -> Vec<EndpointInfo> {
+    let total: u64 = members.iter().map(Member::requests).sum();
+    let weighed = any_weighs(members);
+    let info = |member: &Member<S, L>| {
+        let (state, weight) = (member.state(), member.weight());
+        EndpointInfo {
+            key: state.key.clone(),
+            instance: member.instance(),
+            state: if member.is_out() {
+                EndpointState::Ejected
+            } else if weighed && weight == Weight::ZERO {
+                EndpointState::Drained
+            } else if member.age().is_some() {
+                EndpointState::Warming
+            } else {
+                EndpointState::Active
+            },
+            cause: ejections.cause(member.id()),
+            weight,
+            effective_weight: if weighed {
+                warm_up.effective(member, now)
+            } else {
+                1.0
+            },
+            load: load(state, now),
+            in_flight: state.in_flight(),
+            requests: member.requests(),
+            failures: state.failed(),
+            share: member.requests() as f64 / total.max(1) as f64,
+            age: now.saturating_duration_since(member.since()),
+        }
+    };
+    let mut list: Vec<_> = members.iter().map(info).collect();
+    list.sort_by(|a, b| a.key.cmp(&b.key));
+    list
+}
+
+/// The load of an endpoint; no number when its tracker panics.
+fn load<L: LoadTracker>(state: &Held<L>, now: Instant) -> f64 {
+    catch_unwind(AssertUnwindSafe(|| state.load(now))).unwrap_or(f64::NAN)
+}

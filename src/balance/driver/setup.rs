@@ -1,0 +1,48 @@
+//! What a driver is made with.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::ejections::Alarm;
+use crate::{
+    balance::{
+        core::Core,
+        handle::{Command, Status},
+        policy::Policy,
+        snapshot::Snapshot,
+        state::Common,
+        topology::Topology,
+    },
+    endpoint::{Ramp, eject::EjectionSettings},
+    registry::Watch,
+};
+
+/// Settings of a driver.
+pub(in crate::balance) struct Setup<P> {
+    pub(in crate::balance) policy: P,
+    pub(in crate::balance) grace: Duration,
+    pub(in crate::balance) drain: Duration,
+    pub(in crate::balance) topology: Topology,
+    pub(in crate::balance) ejection: Option<EjectionSettings>,
+    /// `None` for no slow start.
+    pub(in crate::balance) ramp: Option<Ramp>,
+    pub(in crate::balance) watch: Option<Watch>,
+    pub(in crate::balance) seed: Option<u64>,
+}
+
+/// What a driver shares with the balancer: the driver's ends of the channels.
+pub(in crate::balance) struct Ends<S, P: Policy, C, R> {
+    pub(in crate::balance) core: Weak<Core<S, P, C, R>>,
+    /// What requests read until there is another snapshot.
+    pub(in crate::balance) empty: Arc<Snapshot<S, P>>,
+    pub(in crate::balance) common: Arc<Common>,
+    pub(in crate::balance) alive: mpsc::Receiver<Infallible>,
+    pub(in crate::balance) commands: mpsc::UnboundedReceiver<Box<Command>>,
+    pub(in crate::balance) alarms: mpsc::UnboundedReceiver<Alarm>,
+    pub(in crate::balance) status: watch::Sender<Status>,
+}

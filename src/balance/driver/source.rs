@@ -1,0 +1,201 @@
+//! Discovery, as the driver asks it: with its failures, and with the registries that it follows.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rand::rngs::SmallRng;
+use tokio::{task::yield_now, time::Instant};
+use tower::discover::{Change, Discover};
+
+use super::{
+    member::Listing,
+    revisions::Revisions,
+    turn::{FLOOD, TURN},
+};
+use crate::{
+    backoff::{Backoff, after},
+    endpoint::Facts,
+    error::BoxError,
+    registry::{Followed, followed},
+};
+
+/// An error that comes again and again says nothing new, so discovery is asked ever more slowly.
+pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
+
+/// Takes apart what discovery yields: the service, and what the registry says of it.
+pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
+
+/// What discovery said.
+pub(super) enum Said<K, S> {
+    Insert(K, Listing<S>),
+    Remove(K),
+    Failed(Arc<str>),
+    Ended,
+}
+
+/// What discovery says without a pause.
+#[derive(Default)]
+pub(super) struct Burst {
+    taken: usize,
+    /// Whether it has paused.
+    is_quiet: bool,
+}
+
+/// Discovery, and what the driver must know to ask it.
+pub(super) struct Source<D: Discover, S> {
+    /// `None` when it has ended.
+    discover: Option<Pin<Box<D>>>,
+    apart: Apart<D::Service, S>,
+    /// Watches that discovery has named since they were [taken](Self::take_found).
+    found: Vec<Followed>,
+    /// Failures in a row, and when it is asked again.
+    failures: u32,
+    ask_at: Option<Instant>,
+    rng: SmallRng,
+    /// Whether it has said anything, and whether it has paused since.
+    spoken: bool,
+    settled: bool,
+}
+
+impl<D, S> Source<D, S>
+where
+    D: Discover,
+    D::Error: Into<BoxError>,
+{
+    pub(super) fn new(discover: D, apart: Apart<D::Service, S>, rng: SmallRng) -> Self {
+        Self {
+            discover: Some(Box::pin(discover)),
+            apart,
+            found: Vec::new(),
+            failures: 0,
+            ask_at: None,
+            rng,
+            spoken: false,
+            settled: false,
+        }
+    }
+
+    /// When it is asked again, after a failure.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.ask_at
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.discover.is_none()
+    }
+
+    /// Whether it has said anything.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken
+    }
+
+    /// Whether the first set is complete.
+    pub(super) fn has_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// The watches that it follows and has not told of before.
+    pub(super) fn take_found(&mut self) -> Vec<Followed> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Whether it may be asked: it has not ended, and is not given time after a failure.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        self.ask_at.take_if(|at| *at <= now);
+        self.discover.is_some() && self.ask_at.is_none()
+    }
+
+    /// Waits for what it says; `None` when it says nothing and yet some facts have changed, or it follows
+    /// another registry. For ever, when it has ended.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn next(&mut self, revisions: &Revisions) -> Option<Said<D::Key, S>> {
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(said) => Poll::Ready(Some(said)),
+            // Our own discovery writes down a new weight while it is polled, or tells of its registry, and
+            // says nothing.
+            Poll::Pending if revisions.have_moved() || !self.found.is_empty() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// What it says without waiting, so that a burst makes one snapshot.
+    pub(super) async fn next_of(&mut self, burst: &mut Burst) -> Option<Said<D::Key, S>> {
+        self.ask_at.take_if(|at| *at <= Instant::now());
+        while burst.taken < FLOOD && self.ask_at.is_none() {
+            // Discovery need not be one that yields by itself.
+            if burst.taken % TURN == TURN - 1 {
+                yield_now().await;
+            }
+            match poll_fn(|cx| Poll::Ready(self.poll(cx))).await {
+                Poll::Ready(said) => {
+                    (burst.taken, burst.is_quiet) = (burst.taken + 1, false);
+                    return Some(said);
+                }
+                // Discovery may only have paused to let others have their turn.
+                Poll::Pending if !burst.is_quiet && burst.taken > 0 => {
+                    burst.is_quiet = true;
+                    yield_now().await;
+                }
+                Poll::Pending => {
+                    self.settled |= self.spoken;
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks discovery. One that panics has ended, as its state is not known any more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said<D::Key, S>> {
+        let Some(discover) = &mut self.discover else {
+            return Poll::Pending;
+        };
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            followed(&mut self.found, || discover.as_mut().poll_discover(cx))
+        }));
+        let next = asked.unwrap_or_else(|_| {
+            tracing::error!("discovery panicked");
+            Poll::Ready(None)
+        });
+        next.map(|next| match next {
+            Some(Ok(change)) => {
+                self.spoken = true;
+                self.failures = 0;
+                match change {
+                    Change::Insert(name, service) => {
+                        let (service, facts) = (self.apart)(service);
+                        Said::Insert(name, Listing::new(service, facts))
+                    }
+                    Change::Remove(name) => Said::Remove(name),
+                }
+            }
+            Some(Err(error)) => self.failed(error.into()),
+            None => {
+                tracing::warn!("discovery has ended, the last endpoints stay");
+                self.spoken = true;
+                self.discover = None;
+                Said::Ended
+            }
+        })
+    }
+
+    fn failed<K>(&mut self, error: BoxError) -> Said<K, S> {
+        self.failures = self.failures.saturating_add(1);
+        let delay = BACKOFF.delay(self.failures, &mut self.rng);
+        tracing::warn!(
+            failures = self.failures,
+            retry_in = ?delay,
+            "discovery failed, the last endpoints stay: {error}"
+        );
+        self.ask_at = Some(after(Instant::now(), delay));
+        Said::Failed(error.to_string().into())
+    }
+}

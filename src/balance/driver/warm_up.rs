@@ -1,0 +1,119 @@
+//! Slow start: which endpoints get less for a while.
+
+use tokio::time::Instant;
+
+use super::member::{Member, MemberId};
+use crate::{
+    endpoint::{Age, Ramp},
+    instance::Weight,
+};
+
+/// How the members in slow start come to their full share.
+pub(super) struct WarmUp {
+    /// `None` for no slow start.
+    ramp: Option<Ramp>,
+    /// The least factor now.
+    least: f64,
+    /// When weights change next.
+    next: Option<Instant>,
+}
+
+impl WarmUp {
+    pub(super) fn new(ramp: Option<Ramp>) -> Self {
+        Self {
+            ramp,
+            least: 1.0,
+            next: None,
+        }
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Where an endpoint begins that is new or restored. Whether any is warm, so that there is something to
+    /// ramp for, [`weigh`](Self::weigh) finds out when all of a burst are there.
+    pub(super) fn new_age(&self) -> Option<Age> {
+        self.ramp.map(|_| Age::default())
+    }
+
+    /// Whether the weights of members in slow start have changed. Ends it for those that are warm.
+    pub(super) fn is_due<S, L>(&self, members: &mut [Member<S, L>], now: Instant) -> bool {
+        let Some(ramp) = self.ramp.filter(|_| self.next.is_some_and(|at| at <= now)) else {
+            return false;
+        };
+        for member in members {
+            let age = member.age_mut();
+            age.take_if(|age| ramp.next_change(age.at(now)).is_none());
+        }
+        true
+    }
+
+    /// Looks at what all members weigh. `changed` gets those that have a weight and had none, or the other
+    /// way round.
+    pub(super) fn weigh<S, L>(
+        &mut self,
+        members: &mut [Member<S, L>],
+        now: Instant,
+        mut changed: impl FnMut(MemberId, bool),
+    ) {
+        let weighed = any_weighs(members);
+        let mut next = None::<Instant>;
+        let (mut warm, mut ramping, mut are_warm) = (0.0, 0.0, 0);
+        for member in &mut *members {
+            if let Some(weighs) = member.weighs_otherwise() {
+                changed(member.id(), weighs);
+            }
+            let weight = f64::from(member.weight().get());
+            let is_out = member.is_out();
+            match (self.ramp, member.age_mut()) {
+                // It is sent nothing, and does not get warmer.
+                (Some(_), Some(age)) if weighed && weight == 0.0 => age.stop(now),
+                (Some(ramp), Some(age)) => {
+                    ramping += weight;
+                    age.run(now);
+                    let age = age.at(now);
+                    let wait = ramp.next_change(age).unwrap_or_default();
+                    let at = now + wait.saturating_sub(age);
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                }
+                _ if !is_out && weight > 0.0 => {
+                    warm += weight;
+                    are_warm += 1;
+                }
+                _ => {}
+            }
+        }
+        self.least = 1.0;
+        if let (Some(ramp), Some(_)) = (self.ramp, next) {
+            if ramp.begins(are_warm) {
+                // So that those that are warm are not flooded.
+                self.least = ramp.least(warm, ramping);
+            } else {
+                // Their shares would differ by their order of arrival alone.
+                next = None;
+                for member in members {
+                    member.age_mut().take_if(|age| age.runs());
+                }
+            }
+        }
+        self.next = next;
+    }
+
+    /// A member's weight in picks now.
+    pub(super) fn effective<S, L>(&self, member: &Member<S, L>, now: Instant) -> f64 {
+        let weight = f64::from(member.weight().get());
+        match (self.ramp, member.age()) {
+            (Some(ramp), Some(age)) => {
+                let factor = ramp.factor(age.at(now));
+                weight * factor.max(self.least)
+            }
+            _ => weight,
+        }
+    }
+}
+
+/// Whether any member has a weight. When none has, all count alike.
+pub(super) fn any_weighs<S, L>(members: &[Member<S, L>]) -> bool {
+    members.iter().any(|member| member.weight() > Weight::ZERO)
+}
