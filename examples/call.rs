@@ -90,6 +90,12 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), common::Failure> {
     let mut signals = common::Signals::catch()?;
+    if args.url.starts_with("memory:") {
+        return Err(common::Failure::usage(
+            "memory: lives within one process, and nobody else can register in this one; \
+             consul:, rest: and fixed: can be called",
+        ));
+    }
     let registry = common::connect(&args.url)?;
     let mut query = Query::new(args.service.as_str());
     for tag in &args.tags {
@@ -123,6 +129,12 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         told::follow(handles, &figures, tell).await;
     });
 
+    // Counted, not only timed: else requests that were late would come on top at the end.
+    let asked = (f64::from(args.rate) * args.duration.as_secs_f64()).round() as u64;
+    let mut left = match args.rate {
+        0 => u64::MAX,
+        _ => asked,
+    };
     let slots = Arc::new(Semaphore::new(args.concurrency as usize));
     let mut requests = JoinSet::new();
     let load = async {
@@ -134,11 +146,6 @@ async fn run(args: Args) -> Result<(), common::Failure> {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
                 Some(ticks)
             }
-        };
-        // Counted, not only timed: else requests that were late would come on top at the end.
-        let mut left = match args.rate {
-            0 => u64::MAX,
-            rate => (f64::from(rate) * args.duration.as_secs_f64()).round() as u64,
         };
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
             if left == 0 {
@@ -156,11 +163,11 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             while requests.try_join_next().is_some() {}
         }
     };
-    tokio::select! {
-        () = load => {}
-        () = tokio::time::sleep(args.duration) => {}
-        () = signals.next() => {}
-    }
+    let stopped = tokio::select! {
+        () = load => false,
+        () = tokio::time::sleep(args.duration) => false,
+        () = signals.next() => true,
+    };
     // Every request that was sent is counted; each ends within its timeout.
     tokio::select! {
         () = async { while requests.join_next().await.is_some() {} } => {}
@@ -168,16 +175,26 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     }
 
     news.abort();
-    let summary = caller.summary();
+    let mut summary = caller.summary();
+    if args.rate > 0 && !stopped {
+        // The last tick may fall on the end itself.
+        summary.unsent = asked.saturating_sub(summary.requests);
+    }
     if args.json {
         common::line(serde_json::to_string(&summary).map_err(common::Failure::work)?);
     } else {
-        print(&summary);
+        print(&summary, args.concurrency);
+    }
+    if summary.ok == 0 && !(stopped && summary.requests == 0) {
+        return Err(common::Failure::work(format!(
+            "none of {} requests was answered",
+            summary.requests
+        )));
     }
     Ok(())
 }
 
-fn print(summary: &Summary) {
+fn print(summary: &Summary, concurrency: u32) {
     common::line(format!(
         "{} requests: {} ok, {} failed\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
         summary.requests,
@@ -187,6 +204,13 @@ fn print(summary: &Summary) {
         summary.p99_ms,
         summary.p999_ms
     ));
+    if summary.unsent > 0 {
+        common::line(format!(
+            "{} of the {} requests asked for were not sent: all {concurrency} places (--concurrency) were taken",
+            summary.unsent,
+            summary.requests + summary.unsent
+        ));
+    }
     if let Some(done) = told::done(summary) {
         common::line(done);
     }
@@ -196,12 +220,14 @@ fn print(summary: &Summary) {
     for (kind, count) in &summary.errors {
         common::line(format!("  {count:>8}  {kind}"));
     }
-    let total: u64 = summary.per_instance.values().sum();
-    if total > 0 {
-        common::line("sent to:");
+    let answered: u64 = summary.per_instance.values().sum();
+    if !summary.attempts.is_empty() {
+        common::line("    sent    failed  requests  instance");
     }
-    for (id, count) in &summary.per_instance {
-        let share = 100.0 * *count as f64 / total.max(1) as f64;
-        common::line(format!("  {count:>8}  {share:>5.1} %  {id}"));
+    for (id, sent) in &summary.attempts {
+        let failed = summary.failed_attempts.get(id).copied().unwrap_or_default();
+        let requests = summary.per_instance.get(id).copied().unwrap_or_default();
+        let share = 100.0 * requests as f64 / answered.max(1) as f64;
+        common::line(format!("{sent:>8}  {failed:>8}  {share:>6.1} %  {id}"));
     }
 }

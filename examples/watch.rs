@@ -4,7 +4,11 @@
 
 mod common;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use serde::Serialize;
@@ -46,6 +50,8 @@ async fn main() -> ExitCode {
 /// A change of an instance, as `--json` prints it.
 #[derive(Serialize)]
 struct Change<'a> {
+    /// Milliseconds since the start.
+    at_ms: u128,
     change: &'static str,
     id: &'a str,
     address: String,
@@ -60,6 +66,8 @@ struct Change<'a> {
 /// A change of the whole, as `--json` prints it.
 #[derive(Serialize)]
 struct StateChange<'a> {
+    /// Milliseconds since the start.
+    at_ms: u128,
     change: &'static str,
     state: &'static str,
     /// Since the registry last confirmed the instances; null when it never did.
@@ -80,6 +88,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let watch = registry.watch(query);
     let mut watch = watch.map_err(|error| common::Failure::usage(common::chain(&error)))?;
 
+    let began = Instant::now();
+    let mut columns = Columns::default();
     let mut known = InstanceSet::default();
     let mut told = None;
     let mut rejected: Arc<[Rejected]> = Arc::new([]);
@@ -88,6 +98,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             view = watch.changed() => view.map_err(common::Failure::work)?,
             () = signals.next() => return Ok(()),
         };
+        let at = began.elapsed();
+        columns.fit(&view.instances);
         for delta in diff(&known, &view.instances) {
             let (change, instance) = match &delta {
                 Delta::Insert(new) => ("insert", new),
@@ -95,9 +107,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
                 Delta::Remove(old) => ("remove", old),
             };
             common::line(if args.json {
-                json_change(change, instance)?
+                json_change(at, change, instance)?
             } else {
-                text_change(change, instance)
+                columns.line(at, change, instance)
             });
         }
         known = view.instances.clone();
@@ -106,6 +118,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         if told.as_ref() != Some(&now) && (view.state != State::Pending || view.error.is_some()) {
             common::line(if args.json {
                 json(&StateChange {
+                    at_ms: at.as_millis(),
                     change: "state",
                     state: now.0,
                     age_ms: view.age().map(|age| age.as_millis()),
@@ -113,7 +126,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
                 })?
             } else {
                 let reason = now.1.as_ref().map(|reason| format!("  {reason}"));
-                format!("state   {}{}", now.0, reason.unwrap_or_default())
+                let reason = reason.unwrap_or_default();
+                format!("{}  state   {}{reason}", seconds(at), now.0)
             });
             told = Some(now);
         }
@@ -155,8 +169,13 @@ fn json(line: &impl Serialize) -> Result<String, common::Failure> {
     serde_json::to_string(line).map_err(common::Failure::work)
 }
 
-fn json_change(change: &'static str, instance: &Instance) -> Result<String, common::Failure> {
+fn json_change(
+    at: Duration,
+    change: &'static str,
+    instance: &Instance,
+) -> Result<String, common::Failure> {
     json(&Change {
+        at_ms: at.as_millis(),
         change,
         id: instance.id(),
         address: instance.address.to_string(),
@@ -168,21 +187,49 @@ fn json_change(change: &'static str, instance: &Instance) -> Result<String, comm
     })
 }
 
-fn text_change(change: &str, instance: &Instance) -> String {
-    let mut text = format!(
-        "{change:<7} {:<24} {:<22} weight {}",
-        instance.id(),
-        instance.address.to_string(),
-        instance.weight
-    );
-    if let Some(zone) = &instance.zone {
-        text.push_str(&format!("  zone {zone}"));
+fn seconds(at: Duration) -> String {
+    format!("{:>8.3} s", at.as_secs_f64())
+}
+
+/// The widths of the columns: as wide as the longest entry so far, so that lines stay aligned.
+struct Columns {
+    id: usize,
+    address: usize,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self { id: 8, address: 15 }
     }
-    if !instance.tags.is_empty() {
-        text.push_str(&format!("  tags {}", instance.tags.join(",")));
+}
+
+impl Columns {
+    fn fit(&mut self, instances: &InstanceSet) {
+        for instance in instances.iter() {
+            self.id = self.id.max(instance.id().chars().count());
+            self.address = self.address.max(instance.address.to_string().len());
+        }
     }
-    if instance.status != tower_roster::instance::Status::Passing {
-        text.push_str(&format!("  {}", instance.status));
+
+    fn line(&self, at: Duration, change: &str, instance: &Instance) -> String {
+        let mut text = format!(
+            "{}  {change:<6}  {:<id$}  {:<address$}  weight {}",
+            seconds(at),
+            instance.id(),
+            instance.address.to_string(),
+            instance.weight,
+            id = self.id,
+            address = self.address,
+        );
+        if let Some(zone) = &instance.zone {
+            text.push_str(&format!("  zone {zone}"));
+        }
+        if !instance.tags.is_empty() {
+            text.push_str(&format!("  tags {}", instance.tags.join(",")));
+        }
+        if instance.status != tower_roster::instance::Status::Passing {
+            text.push_str(&format!("  {}", instance.status));
+        }
+        text
     }
-    text
 }

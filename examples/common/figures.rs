@@ -51,6 +51,8 @@ pub struct Summary {
     pub requests: u64,
     pub ok: u64,
     pub failed: u64,
+    /// Requests that the rate asked for and that could not be sent in time.
+    pub unsent: u64,
     pub errors: BTreeMap<String, u64>,
     pub p50_ms: f64,
     pub p99_ms: f64,
@@ -59,6 +61,8 @@ pub struct Summary {
     pub per_instance: BTreeMap<String, u64>,
     /// All that was sent to each instance: first attempts, retries and hedges.
     pub attempts: BTreeMap<String, u64>,
+    /// Those of them that failed; an attempt that was given up did not.
+    pub failed_attempts: BTreeMap<String, u64>,
     /// Attempts after one that failed.
     pub retries: u64,
     /// Attempts beside one that was slow.
@@ -212,12 +216,14 @@ impl Figures {
             requests: inner.requests,
             ok: inner.ok,
             failed: inner.requests - inner.ok,
+            unsent: 0,
             errors: inner.errors.clone(),
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
             p999_ms: quantile(0.999),
             per_instance: counts(|of| of.requests),
             attempts: counts(|of| of.attempts),
+            failed_attempts: counts(|of| of.failed),
             retries: 0,
             hedges: 0,
             budget_refused: 0,

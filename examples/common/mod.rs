@@ -15,6 +15,9 @@ use std::{error::Error, fmt, io, process::ExitCode, time::Duration};
 
 use tower_roster::{Registry, registry};
 
+/// The exit code of a program that Ctrl-C ended, as shells have it.
+const STOPPED: u8 = 130;
+
 /// How a program ends when it could not do its work.
 #[derive(Debug)]
 pub struct Failure {
@@ -39,12 +42,17 @@ impl Failure {
         }
     }
 
-    /// Stopped by a signal before the end, which needs no words: the exit code of Ctrl-C in shells.
+    /// Stopped by a signal before the end: the exit code of Ctrl-C in shells, and no message.
     pub fn stopped() -> Self {
         Self {
             message: String::new(),
-            code: 130,
+            code: STOPPED,
         }
+    }
+
+    /// Whether it is [`stopped`](Self::stopped).
+    pub fn is_stop(&self) -> bool {
+        self.code == STOPPED
     }
 }
 

@@ -99,13 +99,22 @@ pub async fn run(registry: Option<String>, rate: u32, json: bool) -> Result<(), 
         () = signals.next() => Err(Failure::stopped()),
     };
     stage.table.close();
+    let is_stopped = outcome.as_ref().is_err_and(Failure::is_stop);
+    if is_stopped && !json {
+        let _ = common::say(format!(
+            "stopped after {:.1} s; the servers leave",
+            stage.began.elapsed().as_secs_f64()
+        ));
+    }
     tokio::select! {
         () = stage.end() => {}
         // What is left of the servers is killed with the stage.
         () = signals.next() => return Err(Failure::stopped()),
     }
-    outcome?;
-    stage.report(json)
+    if outcome.is_ok() || is_stopped {
+        stage.print(json)?;
+    }
+    outcome.and_then(|()| stage.verdict())
 }
 
 /// Starts the embedded registry and its REST front, on loopback and a free port.
@@ -379,41 +388,47 @@ impl Stage {
         }
     }
 
-    fn report(&self, json: bool) -> Result<(), Failure> {
-        let summary = self.caller.summary();
-        let explained = match &self.crash {
-            Some((id, at, Some(seen))) => {
-                let instances = self.figures.look();
-                let failures = instances
-                    .get(id)
-                    .map(|of| of.failures.clone())
-                    .unwrap_or_default();
-                let before = failures
-                    .iter()
-                    .filter(|(sent, failed)| failed >= at && *sent <= *seen + SEEN_SLACK)
-                    .count();
-                // Attempts, most of which were made good by another.
-                u64::try_from(before)
-                    .unwrap_or(u64::MAX)
-                    .min(summary.failed)
-            }
-            _ => 0,
+    /// The failures that the crash explains: until it was seen, requests still went to that server.
+    fn explained(&self) -> u64 {
+        let Some((id, at, Some(seen))) = &self.crash else {
+            return 0;
         };
+        let instances = self.figures.look();
+        let failures = instances.get(id).map(|of| of.failures.clone());
+        let until_seen = failures.unwrap_or_default().into_iter();
+        let until_seen = until_seen
+            .filter(|(sent, failed)| failed >= at && *sent <= *seen + SEEN_SLACK)
+            .count();
+        // These are attempts, most of which another server made good.
+        u64::try_from(until_seen)
+            .unwrap_or(u64::MAX)
+            .min(self.caller.summary().failed)
+    }
+
+    fn print(&self, json: bool) -> Result<(), Failure> {
+        let summary = self.caller.summary();
+        let explained = self.explained();
         let unexplained = summary.failed.saturating_sub(explained);
+        if !json {
+            crate::table::summary(&summary, explained, unexplained);
+            return Ok(());
+        }
         let report = Report {
             summary,
             unexplained,
             events: self.happened.clone(),
         };
-        if json {
-            // What came of it is told by the exit code, too.
-            let _ = common::say(serde_json::to_string(&report).map_err(Failure::work)?);
-        } else {
-            crate::table::summary(&report.summary, explained, unexplained);
-        }
+        // The exit code tells the outcome even if nobody reads this.
+        let _ = common::say(serde_json::to_string(&report).map_err(Failure::work)?);
+        Ok(())
+    }
+
+    fn verdict(&self) -> Result<(), Failure> {
+        let summary = self.caller.summary();
+        let unexplained = summary.failed.saturating_sub(self.explained());
         match &self.crash {
             Some((id, _, None)) => Err(Failure::work(format!("the crash of {id} was not seen"))),
-            _ if report.summary.ok == 0 => Err(Failure::work("no request was answered")),
+            _ if summary.ok == 0 => Err(Failure::work("no request was answered")),
             _ if unexplained > 0 => Err(Failure::work(format!(
                 "{unexplained} requests failed that the crash does not explain"
             ))),

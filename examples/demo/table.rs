@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::termios::tcgetwinsize;
 use tower_roster::balance::{EndpointInfo, EndpointState, Event};
 
 use crate::{
@@ -42,6 +43,8 @@ pub struct Table {
     /// Instances that left with requests in flight, and how many at that time.
     draining: BTreeMap<String, usize>,
     started: bool,
+    /// The terminal was too low for the table, and the user was told so.
+    too_low: bool,
     /// Nobody reads any more.
     closed: bool,
 }
@@ -67,6 +70,7 @@ impl Table {
             probes: BTreeMap::new(),
             draining: BTreeMap::new(),
             started: false,
+            too_low: false,
             closed: false,
         };
         if show != Show::Nothing {
@@ -180,6 +184,17 @@ impl Table {
             summary.p99_ms
         ));
         lines.push(told::done(summary).unwrap_or_default());
+        // The cursor goes up to draw the next table over this one, and stops at the top of the screen.
+        let needed = lines.len() + 1;
+        let rows = tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_row));
+        if rows > 0 && rows < needed {
+            if !std::mem::replace(&mut self.too_low, true) {
+                self.print(format_args!(
+                    "the table is not shown: it needs {needed} lines, and this terminal has {rows}\n"
+                ));
+            }
+            return;
+        }
         // Cut, not wrapped, where the terminal is narrower: the lines are counted.
         let frame = lines.join("\n");
         self.print(format_args!("\x1b[?7l{frame}\n\x1b[?7h"));

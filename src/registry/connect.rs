@@ -47,11 +47,25 @@ pub fn connect_with(url: &str, settings: Settings) -> Result<Registry, ConfigErr
         "memory" => Registry::with_settings(super::memory::Memory::named(rest), settings),
         #[cfg(feature = "rest")]
         "rest" => Registry::with_settings(super::rest::Client::from_url(url)?, settings),
-        _ => Err(ConfigError::new(
-            "registry",
-            format!("no backend for {scheme:?} is compiled in"),
-        )),
+        _ => {
+            let known = known_schemes().join(", ");
+            let message = format!("no backend for {scheme:?} is compiled in; there are {known}");
+            Err(ConfigError::new("registry", message))
+        }
     }
+}
+
+/// The schemes whose features are compiled in.
+fn known_schemes() -> Vec<&'static str> {
+    let mut known = Vec::new();
+    #[cfg(feature = "consul")]
+    known.extend(["consul", "consul+http", "consul+https"]);
+    #[cfg(feature = "memory")]
+    known.push("memory");
+    #[cfg(feature = "rest")]
+    known.push("rest");
+    known.push("fixed");
+    known
 }
 
 impl FromStr for Registry {

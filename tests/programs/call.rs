@@ -8,13 +8,14 @@ use super::{
 };
 
 /// Sorted.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 17] = [
     "attempts",
     "breaker",
     "budget_refused",
     "ejections",
     "errors",
     "failed",
+    "failed_attempts",
     "hedges",
     "ok",
     "p50_ms",
@@ -24,6 +25,7 @@ const FIELDS: [&str; 15] = [
     "requests",
     "restorations",
     "retries",
+    "unsent",
 ];
 
 /// 500 requests a second for 2 s, all answered, over all of these.
@@ -131,7 +133,9 @@ async fn a_service_without_instances_is_an_error_and_no_hang() {
     let args = "nobody --rate 20 --duration 1s --timeout 300ms --json";
     let args = [&[&*url], &*args.split(' ').collect::<Vec<_>>()].concat();
     let mut end = Program::start("call", &args);
-    let summary = summary(&end.end_well(SOON).await);
+    let end = end.end(SOON).await;
+    assert_eq!(end.code, Some(1), "{end:?}");
+    let summary = summary(&end);
     assert!(summary["requests"].as_u64() > Some(0), "{summary}");
     assert_eq!(summary["ok"], 0, "{summary}");
     assert_eq!(
@@ -206,8 +210,63 @@ async fn tells_people_what_came_of_it() {
     assert_eq!(lines[0], "50 requests: 25 ok, 25 failed");
     assert!(lines[1].starts_with("latency: p50 "), "{end:?}");
     assert_eq!(lines[2..4], ["failed by kind:", "25 http_500"]);
-    let share = format!("50 100.0 % {}", serve.addr);
-    assert_eq!(lines[4..], ["sent to:", &share]);
+    let share = format!("50 25 100.0 % {}", serve.addr);
+    assert_eq!(lines[4..], ["sent failed requests instance", &share]);
+}
+
+#[tokio::test]
+async fn a_run_without_an_answer_fails_and_shows_the_instance_that_only_failed() {
+    let end = run(
+        "call",
+        &["fixed:127.0.0.1:1", "s", "--rate", "50", "--duration", "1s"],
+    )
+    .await;
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert_eq!(
+        end.stderr, "error: none of 50 requests was answered\n",
+        "{end:?}"
+    );
+
+    // Every attempt there fails, and retries make them good at the other one.
+    let serve = Serve::start(&[]).await;
+    let url = format!("fixed:127.0.0.1:1,{}", serve.addr);
+    let args = [&*url, "s", "--rate", "100", "--duration", "1s"];
+    let end = run("call", &args).await;
+    assert_eq!(end.code, Some(0), "{end:?}");
+    let failed = end.stdout.lines().find(|l| l.ends_with("127.0.0.1:1"));
+    let failed = failed.unwrap_or_else(|| panic!("it is listed: {}", end.stdout));
+    let counts: Vec<_> = failed.split_whitespace().collect();
+    assert_eq!(
+        counts[0], counts[1],
+        "all that was sent there failed: {failed}"
+    );
+    assert_eq!(counts[2], "0.0", "{failed}");
+}
+
+#[tokio::test]
+async fn tells_how_much_of_the_rate_could_not_be_sent() {
+    let serve = Serve::start(&["--delay", "300ms"]).await;
+    let url = format!("fixed:{}", serve.addr);
+    let args = [
+        &*url,
+        "s",
+        "--rate",
+        "100",
+        "--duration",
+        "1s",
+        "--concurrency",
+        "4",
+    ];
+    let all = summary(&run("call", &[&args[..], &["--json"]].concat()).await);
+    let count = |field: &str| all[field].as_u64().expect("a count");
+    assert_eq!(count("requests") + count("unsent"), 100, "{all}");
+    assert!(
+        count("unsent") > 50,
+        "four at a time, each for 300 ms: {all}"
+    );
+    let end = run("call", &args).await;
+    let told = " of the 100 requests asked for were not sent: all 4 places (--concurrency)";
+    assert!(end.stdout.contains(told), "{end:?}");
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ async fn help_lists_every_flag() {
             ],
         ),
         ("demo", &["--registry <URL>", "--json"]),
+        ("policy", &["a policy of one's own"]),
     ];
     for (program, flags) in flags {
         let help = run(program, &["--help"]).await;
@@ -71,7 +72,11 @@ async fn bad_arguments_are_refused_by_name() {
     let register = |rest: &'static [&'static str]| [&["register", CONSUL, "s"], rest].concat();
     let cases: &[(Vec<&str>, &[&str])] = &[
         (vec!["watch", "nonsense", "s"], &["nonsense", "scheme"]),
-        (vec!["watch", "zookeeper://x", "s"], &["zookeeper"]),
+        (
+            vec!["watch", "zookeeper://x", "s"],
+            &["zookeeper", "consul", "memory", "rest", "fixed"],
+        ),
+        (vec!["call", "memory:", "s"], &["memory:", "one process"]),
         (vec!["watch", "consul://127.0.0.1:70000", "s"], &["70000"]),
         (
             vec!["watch", "consul://127.0.0.1:1?colour=red", "s"],

@@ -73,6 +73,7 @@ async fn tells_its_story_or_why_not_without_a_server() {
         run_to_its_end(&["--json"]),
         servers_end_with_a_demo_that_is_killed(),
         a_registry_that_is_not_there_is_named(),
+        the_table_needs_its_lines(),
     );
 }
 
@@ -95,6 +96,9 @@ async fn is_interrupted_and_then_tells_its_story_on_a_real_consul() {
     let end = demo.end(SOON).await;
     assert_eq!(end.code, Some(130), "{end:?}");
     assert_eq!(end.stderr, "", "{end:?}");
+    let rest = end.stdout.split_once("stopped after ");
+    let (_, rest) = rest.unwrap_or_else(|| panic!("it says so: {end:?}"));
+    assert!(rest.contains(" requests: "), "and what came of it: {end:?}");
     assert_eq!(listed().await, 0, "its servers left politely");
     assert!(
         !servers.into_iter().any(runs),
@@ -140,12 +144,35 @@ async fn a_registry_that_is_not_there_is_named() {
         .lines()
         .filter(|l| l.starts_with("error: "))
         .collect();
-    assert!(
-        error.iter().any(|line| line.contains("127.0.0.1:1")),
-        "{end:?}"
-    );
+    assert_eq!(error.len(), 1, "it is told once: {end:?}");
+    assert!(error[0].contains("127.0.0.1:1"), "{end:?}");
     assert!(
         !servers.into_iter().any(runs),
         "it leaves no process behind"
     );
+}
+
+/// On a terminal of too few lines the table cannot be drawn over itself.
+async fn the_table_needs_its_lines() {
+    let shown = |rows: u16| async move {
+        let (mut demo, terminal) = Program::start_on_terminal("demo", &[], rows).await;
+        let wanted = match rows {
+            24 => "in flight",
+            _ => "the table is not shown: it needs 11 lines, and this terminal has 8",
+        };
+        eventually(SOON, wanted, || async {
+            let shown = terminal.text();
+            if shown.contains(wanted) {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        })
+        .await;
+        demo.kill();
+        terminal.text()
+    };
+    let (low, high) = tokio::join!(shown(8), shown(24));
+    assert!(!low.contains("in flight"), "no part of a table: {low}");
+    assert!(!high.contains("not shown"), "{high}");
 }

@@ -2,11 +2,15 @@
 
 use std::{
     fs::{self, File},
+    io::Read as _,
     net::SocketAddr,
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitStatus,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +36,29 @@ pub(crate) struct Program {
     read: usize,
 }
 
+/// What a program has written to its terminal, control sequences included.
+pub(crate) struct Terminal(Arc<Mutex<String>>);
+
+impl Terminal {
+    fn read(mut master: File) -> Terminal {
+        let text = Arc::new(Mutex::new(String::new()));
+        let shared = Arc::clone(&text);
+        // It ends with the program: then nobody holds the other side any more.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4_096];
+            while let Ok(n @ 1..) = master.read(&mut buffer) {
+                let part = String::from_utf8_lossy(&buffer[..n]);
+                shared.lock().expect("no panic").push_str(&part);
+            }
+        });
+        Terminal(text)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().expect("no panic").clone()
+    }
+}
+
 /// How a program ended.
 #[derive(Debug)]
 pub(crate) struct End {
@@ -49,22 +76,33 @@ impl Program {
     pub(crate) fn start_unread(name: &str, args: &[&str]) -> Program {
         let (ours, its) = UnixStream::pair().expect("a pair of sockets");
         drop(ours);
-        Program::start_to(name, args, Some(its))
+        Program::start_to(name, args, Some(its.into()))
     }
 
-    fn start_to(name: &str, args: &[&str], stdout: Option<UnixStream>) -> Program {
+    /// Its output goes to a terminal of 80 columns and so many rows.
+    pub(crate) async fn start_on_terminal(
+        name: &str,
+        args: &[&str],
+        rows: u16,
+    ) -> (Program, Terminal) {
+        let size = nix::pty::Winsize {
+            ws_row: rows,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = nix::pty::openpty(&size, None).expect("a terminal");
+        let program = Program::start_to(name, args, Some(pty.slave));
+        (program, Terminal::read(File::from(pty.master)))
+    }
+
+    fn start_to(name: &str, args: &[&str], stdout: Option<OwnedFd>) -> Program {
         let dir = TempDir::with_prefix_in("program-", env!("CARGO_TARGET_TMPDIR"));
         let dir = dir.expect("a temporary directory");
         let file = |name| File::create(dir.path().join(name)).expect("a file for output");
         let (out, err) = (file("out"), file("err"));
         let process = match stdout {
-            Some(socket) => Process::spawn_to(
-                &program(name),
-                args,
-                dir.path(),
-                std::os::fd::OwnedFd::from(socket),
-                err,
-            ),
+            Some(stdout) => Process::spawn_to(&program(name), args, dir.path(), stdout, err),
             None => Process::spawn_to(&program(name), args, dir.path(), out, err),
         };
         let name = format!("{name} {}", args.join(" "));

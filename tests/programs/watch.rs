@@ -12,13 +12,13 @@ use super::{
 /// Beside the fields that programs rely on stand only these.
 fn assert_change(line: &Value) {
     let all = [
-        "address", "change", "id", "key", "status", "tags", "weight", "zone",
+        "address", "at_ms", "change", "id", "key", "status", "tags", "weight", "zone",
     ];
     assert_eq!(fields(line), all, "{line}");
 }
 
 fn assert_state(line: &Value) {
-    let all = ["age_ms", "change", "reason", "state"];
+    let all = ["age_ms", "at_ms", "change", "reason", "state"];
     assert_eq!(fields(line), all, "{line}");
     assert_eq!(line["change"], "state");
 }
@@ -130,7 +130,7 @@ async fn follows_a_rest_registry_and_only_the_instances_with_every_tag() {
     let mut json = Program::start("watch", &[&[&url, "users", "--json"], &tags[..]].concat());
     let mut text = Program::start("watch", &[&[&url, "users"], &tags[..]].concat());
     json.json("state", "missing").await;
-    text.line("missing", |l| l.starts_with("state   missing"))
+    text.line("missing", |l| l.contains(" s  state   missing"))
         .await;
 
     for instance in [other, instance.clone()] {
@@ -140,20 +140,22 @@ async fn follows_a_rest_registry_and_only_the_instances_with_every_tag() {
     assert_change(&line);
     assert_eq!((&line["id"], &line["zone"]), (&"u1".into(), &"z1".into()));
     json.json("state", "live").await;
-    let line = text.line("u1", |l| l.starts_with("insert")).await;
+    let line = text.line("u1", |l| l.contains(" s  insert")).await;
     let words: Vec<_> = line.split_whitespace().collect();
     let wanted = "insert u1 127.0.0.1:4001 weight 1 zone z1 tags v1,blue";
-    assert_eq!(words, wanted.split(' ').collect::<Vec<_>>());
+    assert_eq!(words[2..], wanted.split(' ').collect::<Vec<_>>());
+    let seconds: f64 = words[0].parse().expect("seconds since the start");
+    assert!(seconds < SOON.as_secs_f64() && words[1] == "s", "{line}");
 
     memory.register(instance.weight(5)).expect("valid");
     assert_eq!(json.json("change", "update").await["weight"], 5);
     text.line("the weight", |l| {
-        l.starts_with("update") && l.contains("weight 5")
+        l.contains(" s  update") && l.contains("weight 5")
     })
     .await;
     memory.deregister("u1");
     json.json("change", "remove").await;
-    text.line("remove", |l| l.starts_with("remove")).await;
+    text.line("remove", |l| l.contains(" s  remove")).await;
     json.json("state", "empty").await;
     json.stop().await;
     text.stop().await;
@@ -187,11 +189,31 @@ async fn goes_on_when_no_registry_is_there() {
     // Nothing listens on port 1 of loopback.
     let mut watch = Program::start("watch", &["consul://127.0.0.1:1", "s"]);
     let line = watch
-        .line("stale", |l| l.starts_with("state   stale"))
+        .line("stale", |l| l.contains(" s  state   stale"))
         .await;
     assert!(
         line.contains("127.0.0.1:1"),
         "who cannot be reached: {line}"
     );
+    watch.stop().await;
+}
+
+#[tokio::test]
+async fn columns_stay_aligned_whatever_ids_are_called() {
+    let (memory, url) = rest().await;
+    for (id, port) in [
+        ("a", 4001),
+        ("a-very-long-id-of-an-instance-in-zone-eu-1a", 4002),
+    ] {
+        let address = format!("127.0.0.1:{port}").parse().expect("an address");
+        let instance = Instance::new("users", id, address);
+        memory.register(Announcement::new(instance)).expect("valid");
+    }
+    let mut watch = Program::start("watch", &[&url, "users"]);
+    watch.line("live", |l| l.ends_with("state   live")).await;
+    let lines = watch.lines();
+    let columns: Vec<_> = lines.iter().filter_map(|l| l.find("127.0.0.1:")).collect();
+    assert_eq!(columns.len(), 2, "{lines:?}");
+    assert_eq!(columns[0], columns[1], "{lines:?}");
     watch.stop().await;
 }
