@@ -1,11 +1,19 @@
 //! Errors, each of which names who failed: the backend and the service.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Any error, as tower passes them.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A setting that cannot be used.
+///
+/// Its [field](Self::field) is the part of the crate and the name of the setter, as
+/// `breaker.failure_ratio`, or the name of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     field: String,
@@ -25,6 +33,26 @@ impl ConfigError {
     pub fn field(&self) -> &str {
         &self.field
     }
+}
+
+/// Refuses a value outside of its range, which `accepted` puts in words. NaN is in no range.
+pub(crate) fn check_range<T: PartialOrd + fmt::Debug>(
+    field: &str,
+    value: T,
+    range: impl RangeBounds<T>,
+    accepted: &str,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let message = format!("{value:?} must be {accepted}");
+    Err(ConfigError::new(field, message))
+}
+
+/// Refuses what is no share above 0 and up to 1.
+pub(crate) fn check_share(field: &str, share: f64) -> Result<(), ConfigError> {
+    let range = (Bound::Excluded(0.0), Bound::Included(1.0));
+    check_range(field, share, range, "above 0 and at most 1")
 }
 
 impl fmt::Display for ConfigError {

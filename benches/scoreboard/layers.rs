@@ -15,8 +15,12 @@ use tower::{
 };
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 use tower_roster::service::{
-    breaker::BreakerLayer, failfast::FailFastLayer, hedge::HedgeLayer, limit::AdaptiveLimitLayer,
-    retry::RetryLayer, throttle::ThrottleLayer,
+    breaker::{BreakerLayer, BreakerSettings},
+    failfast::FailFastLayer,
+    hedge::HedgeLayer,
+    limit::AdaptiveLimitLayer,
+    retry::RetryLayer,
+    throttle::ThrottleLayer,
 };
 
 use super::{
@@ -62,7 +66,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
     let budgeted = || RetryLayer::default().layer(Noop);
     let tower_retry = |budget| tower::retry::RetryLayer::new(Again(budget)).layer(Noop);
     let breaker = || BreakerLayer::default().layer(Noop);
-    let counting = BreakerLayer::builder().count_window(100).build();
+    let counting = BreakerSettings::new().count_window(100).build();
     let counting = counting.expect("in range").layer(Noop);
     let resilience = CircuitBreakerLayer::builder().build();
     let resilience = resilience.expect("defaults").layer(Noop);

@@ -28,7 +28,7 @@ use tower_roster::{
     instance::Key,
     registry::Watch,
     service::{
-        breaker::{BreakerError, BreakerLayer},
+        breaker::{BreakerError, BreakerSettings},
         retry::{Reissue, Replay, ReplayBody, ShareReplay, TryTimeout},
     },
 };
@@ -143,8 +143,8 @@ impl Caller {
         };
         let discover = watch.discover(endpoints);
         let built = if settings.breaker {
-            let breaker = BreakerLayer::builder().classify(classify::Http::default());
-            let breaker = breaker.name(service).build();
+            let breaker = BreakerSettings::new().name(service).build();
+            let breaker = breaker.map(|breaker| breaker.classify(classify::Http::default()));
             let stack = breaker.map(|breaker| stack.breaker(breaker));
             let built = stack.and_then(|stack| stack.build(discover));
             built.map(|built| (boxed(built.service), built.handles))

@@ -164,7 +164,7 @@ impl Figures {
     }
 
     /// Notes a change of the breaker's state, with its cause in words.
-    pub fn note_transition(&self, transition: breaker::Transition, cause: String) {
+    pub fn note_transition(&self, transition: breaker::BreakerTransition, cause: String) {
         let mut inner = self.inner();
         let at = transition.at.into_std().duration_since(inner.began);
         inner.transitions.push(Transition {

@@ -6,7 +6,7 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 use tower_roster::{
     balance::Event,
     client::Handles,
-    service::breaker::{BreakerHandle, Cause, State, Transition},
+    service::breaker::{BreakerCause, BreakerHandle, BreakerState, BreakerTransition},
 };
 
 use super::figures::{Figures, Summary};
@@ -14,7 +14,7 @@ use super::figures::{Figures, Summary};
 /// What a stack told.
 pub enum News {
     Balance(Event),
-    Breaker(Transition),
+    Breaker(BreakerTransition),
 }
 
 /// The same for people.
@@ -53,7 +53,9 @@ pub async fn follow(handles: Handles, figures: &Figures, mut tell: impl FnMut(Ne
 }
 
 /// The next transition of the breaker, if there is one; `None` when it has gone.
-async fn changed(breaker: &mut Option<watch::Receiver<Transition>>) -> Option<Transition> {
+async fn changed(
+    breaker: &mut Option<watch::Receiver<BreakerTransition>>,
+) -> Option<BreakerTransition> {
     match breaker {
         Some(breaker) => {
             breaker.changed().await.ok()?;
@@ -68,9 +70,9 @@ impl News {
     pub fn words(&self) -> Option<Words> {
         Some(match self {
             Self::Breaker(transition) => {
-                let Transition { to, open_for, .. } = transition;
+                let BreakerTransition { to, open_for, .. } = transition;
                 let to = match to {
-                    State::HalfOpen => "half-open",
+                    BreakerState::HalfOpen => "half-open",
                     to => to.as_str(),
                 };
                 let mut detail = format!("{to}: {}", cause(transition.cause));
@@ -154,18 +156,20 @@ pub fn done(summary: &Summary) -> Option<String> {
 }
 
 /// Why a breaker changed its state.
-fn cause(cause: Cause) -> String {
+fn cause(cause: BreakerCause) -> String {
     match cause {
-        Cause::Failures(counts) => format!("{} of {} calls failed", counts.failed, counts.total),
-        Cause::SlowCalls(counts) => {
+        BreakerCause::Failures(counts) => {
+            format!("{} of {} calls failed", counts.failed, counts.total)
+        }
+        BreakerCause::SlowCalls(counts) => {
             format!("{} of {} calls were slow", counts.slow, counts.total)
         }
-        Cause::OpenTimeOver => "its open time is over".to_owned(),
-        Cause::ProbeFailed => "a probe failed".to_owned(),
-        Cause::ProbeTimedOut => "a probe had no answer in time".to_owned(),
-        Cause::ProbesSucceeded => "its probes succeeded".to_owned(),
-        Cause::Created => "it is new".to_owned(),
-        Cause::Forced | Cause::Reset => "by hand".to_owned(),
+        BreakerCause::OpenTimeOver => "its open time is over".to_owned(),
+        BreakerCause::ProbeFailed => "a probe failed".to_owned(),
+        BreakerCause::ProbeTimedOut => "a probe had no answer in time".to_owned(),
+        BreakerCause::ProbesSucceeded => "its probes succeeded".to_owned(),
+        BreakerCause::Created => "it is new".to_owned(),
+        BreakerCause::Forced | BreakerCause::Reset => "by hand".to_owned(),
         _ => "for another reason".to_owned(),
     }
 }

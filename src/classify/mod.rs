@@ -109,11 +109,23 @@ impl Verdict {
     }
 }
 
-/// Is told the verdict on one request. Dropped without a word, the request was cancelled.
+/// Receives the verdict on one request. Dropped without a verdict, the request was cancelled.
 pub trait Observer: Send + 'static {
     /// Takes the verdict. May come a second time, with a worse one, when an answer that began well
     /// broke off.
     fn conclude(&mut self, verdict: Verdict);
+
+    /// The head of an answer, or an error, has arrived. Without a `verdict` the end of the answer decides.
+    fn answered(&mut self, verdict: Option<Verdict>) {
+        if let Some(verdict) = verdict {
+            self.conclude(verdict);
+        }
+    }
+}
+
+/// Observes nothing.
+impl Observer for () {
+    fn conclude(&mut self, _: Verdict) {}
 }
 
 /// Judges what became of requests.

@@ -92,14 +92,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///     endpoint::check::HealthCheck,
 ///     registry,
 ///     service::{
-///         breaker::BreakerLayer,
+///         breaker::BreakerSettings,
 ///         retry::{Replay, RetryBudget, ShareReplay},
 ///     },
 /// };
 ///
 /// let registry = registry::connect("memory:")?;
 /// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
-/// let breaker = BreakerLayer::builder().classify(Http::default()).name("user-service");
+/// let breaker = BreakerSettings::new().name("user-service").build()?;
 /// let built = Stack::http()
 ///     .try_balance(|balance| {
 ///         let zone = ZonePreference::new("eu-1a");
@@ -114,7 +114,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///     .try_timeout(Duration::from_millis(500))
 ///     .timeout(Duration::from_secs(2))
 ///     .budget(RetryBudget::builder().ratio(0.1).build()?)
-///     .breaker(breaker.build()?)
+///     .breaker(breaker.classify(Http::default()))
 ///     .build(discover)?;
 ///
 /// let handles = built.handles;

@@ -6,9 +6,12 @@ use std::{error::Error, iter};
 pub mod breaker;
 pub mod failfast;
 pub mod hedge;
+mod judged;
 pub mod limit;
 pub mod retry;
 pub mod throttle;
+
+pub use self::judged::Judged;
 
 /// Finds an error of ours in an error or among its causes, however deep others have wrapped it.
 fn find_in_chain<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {

@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::Counts;
+use super::CallCounts;
 
 /// Counts of the last `n` calls.
 pub(crate) struct CountWindow(Mutex<Ring>);
@@ -18,7 +18,7 @@ struct Ring {
     calls: Box<[Option<Outcome>]>,
     /// How many calls there were in all.
     number: u64,
-    counts: Counts,
+    counts: CallCounts,
 }
 
 #[derive(Clone, Copy)]
@@ -33,13 +33,13 @@ impl CountWindow {
         Self(Mutex::new(Ring {
             calls: vec![None; n.max(1)].into(),
             number: 0,
-            counts: Counts::default(),
+            counts: CallCounts::default(),
         }))
     }
 
     /// Counts a call in the place of the oldest, and returns its number and the counts with it.
     #[inline]
-    pub(crate) fn record(&self, failed: bool, slow: bool) -> (u64, Counts) {
+    pub(crate) fn record(&self, failed: bool, slow: bool) -> (u64, CallCounts) {
         let mut ring = self.ring();
         let number = ring.number;
         ring.number += 1;
@@ -49,7 +49,7 @@ impl CountWindow {
     }
 
     /// Counts a call that was recorded as good as failed after all, unless it has left the window.
-    pub(crate) fn amend(&self, number: u64) -> Counts {
+    pub(crate) fn amend(&self, number: u64) -> CallCounts {
         let mut ring = self.ring();
         let behind = ring.number.saturating_sub(number);
         if (1..=ring.calls.len() as u64).contains(&behind) {
@@ -64,7 +64,7 @@ impl CountWindow {
     }
 
     /// The last calls.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> CallCounts {
         self.ring().counts
     }
 
@@ -72,7 +72,7 @@ impl CountWindow {
     pub(crate) fn reset(&self) {
         let mut ring = self.ring();
         ring.calls.fill(None);
-        ring.counts = Counts::default();
+        ring.counts = CallCounts::default();
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -92,7 +92,7 @@ impl Ring {
             let Some(Outcome { failed, slow }) = outcome else {
                 continue;
             };
-            let Counts {
+            let CallCounts {
                 total,
                 failed: failures,
                 slow: slows,
@@ -146,7 +146,7 @@ mod tests {
                     .spawn(|| (0..10_000).for_each(|i| _ = window.record(i % 4 == 0, i % 10 == 0)));
             }
         });
-        let Counts {
+        let CallCounts {
             total,
             failed,
             slow,
@@ -204,7 +204,7 @@ mod tests {
                         calls.clear();
                     }
                 }
-                let expected = Counts {
+                let expected = CallCounts {
                     total: calls.len() as u64,
                     failed: calls.iter().filter(|(_, failed, _)| *failed).count() as u64,
                     slow: calls.iter().filter(|(_, _, slow)| *slow).count() as u64,

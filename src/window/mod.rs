@@ -11,10 +11,14 @@ mod time;
 
 pub(crate) use self::{calls::CountWindow, time::TimeWindow};
 
-/// How many calls there were, and how many of them were bad.
+/// How many calls there are in a window, and how many of them were bad.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) total: u64,
-    pub(crate) failed: u64,
-    pub(crate) slow: u64,
+#[non_exhaustive]
+pub struct CallCounts {
+    /// All calls with a verdict.
+    pub total: u64,
+    /// Those that failed, or found the service overloaded.
+    pub failed: u64,
+    /// Those that were slow, failed or not.
+    pub slow: u64,
 }

@@ -16,7 +16,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Counts;
+use super::CallCounts;
 use crate::sync::{
     AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -33,10 +33,10 @@ struct Sums {
 }
 
 impl Sums {
-    fn since(self, start: Self) -> Counts {
+    fn since(self, start: Self) -> CallCounts {
         let calls = self.calls.wrapping_sub(start.calls);
         let total = calls >> 32;
-        Counts {
+        CallCounts {
             total,
             // More, where calls that were amended have left the window.
             failed: (calls & u64::from(u32::MAX)).min(total),
@@ -147,7 +147,7 @@ impl TimeWindow {
     ///
     /// While another thread turns the window after more than a whole span without calls, there may
     /// seem to be none yet.
-    pub(crate) fn counts(&self, now: Instant) -> Counts {
+    pub(crate) fn counts(&self, now: Instant) -> CallCounts {
         self.advance(now);
         let (sums, start) = self.span();
         sums.since(start)
@@ -306,8 +306,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn counts(total: u64, failed: u64, slow: u64) -> Counts {
-        Counts {
+    fn counts(total: u64, failed: u64, slow: u64) -> CallCounts {
+        CallCounts {
             total,
             failed,
             slow,
@@ -335,7 +335,7 @@ mod tests {
         for idle in [7 * 86_400, 1, 100 * 365 * 86_400_u64] {
             window.record(now, true, true);
             now += Duration::from_secs(idle);
-            assert_eq!(window.counts(now), Counts::default());
+            assert_eq!(window.counts(now), CallCounts::default());
             window.record(now, false, false);
             assert_eq!(window.counts(now), counts(1, 0, 0));
         }
@@ -430,7 +430,7 @@ mod tests {
         });
         let end = base + 5 * SECOND;
         assert_eq!(window.counts(end), counts(80_000, 20_000, 8_000));
-        assert_eq!(window.counts(end + 10 * SECOND), Counts::default());
+        assert_eq!(window.counts(end + 10 * SECOND), CallCounts::default());
     }
 
     #[derive(Clone, Debug)]
@@ -491,13 +491,13 @@ mod tests {
                 }
                 let first = latest / WIDTH - (buckets as i64 - 1);
                 let kept = calls.iter().filter(|(bucket, ..)| *bucket >= first);
-                let expected = kept.fold(Counts::default(), |sum, (_, failed, slow)| counts(
+                let expected = kept.fold(CallCounts::default(), |sum, (_, failed, slow)| counts(
                     sum.total + 1,
                     sum.failed + u64::from(*failed),
                     sum.slow + u64::from(*slow),
                 ));
                 let late = amended.iter().filter(|bucket| **bucket >= first).count() as u64;
-                let expected = Counts {
+                let expected = CallCounts {
                     failed: (expected.failed + late).min(expected.total),
                     ..expected
                 };
@@ -537,7 +537,7 @@ mod models {
             let seen = window.counts(base + 10 * WIDTH);
             assert_eq!((seen.total, seen.failed), (2, 1));
             assert!(window.counts(base + 11 * WIDTH).failed == 1, "left early");
-            assert_eq!(window.counts(base + 12 * WIDTH), Counts::default());
+            assert_eq!(window.counts(base + 12 * WIDTH), CallCounts::default());
         });
     }
 

@@ -8,21 +8,23 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_roster::{
     classify::{self, Verdict},
-    service::breaker::{Breaker, BreakerError, BreakerLayer, Builder, Cause, Refused, State},
+    service::breaker::{
+        Breaker, BreakerCause, BreakerError, BreakerSettings, BreakerState, Refused,
+    },
 };
 
 use super::kit::{Do, MS, Obedient, SECOND};
 
 /// 100 calls, half of which may fail; no jitter.
-fn builder() -> Builder {
-    BreakerLayer::builder()
+fn settings() -> BreakerSettings {
+    BreakerSettings::new()
         .count_window(100)
         .min_calls(10)
         .jitter(0.0)
 }
 
-fn breaker(builder: Builder) -> Breaker<Obedient> {
-    builder.build().unwrap().layer(Obedient::default())
+fn breaker(settings: BreakerSettings) -> Breaker<Obedient> {
+    settings.build().unwrap().layer(Obedient::default())
 }
 
 async fn call(service: &mut Breaker<Obedient>, what: Do) -> Result<&'static str, BoxError> {
@@ -36,17 +38,17 @@ fn refused(result: Result<&'static str, BoxError>) -> Option<Refused> {
 
 #[tokio::test(start_paused = true)]
 async fn opens_at_its_share_of_failures_and_not_before() {
-    let mut service = breaker(builder());
+    let mut service = breaker(settings());
     let handle = service.handle();
     for _ in 0..5 {
         call(&mut service, Do::Succeed).await.unwrap();
     }
     for _ in 0..4 {
         call(&mut service, Do::Fail).await.unwrap_err();
-        assert_eq!(handle.state(), State::Closed);
+        assert_eq!(handle.state(), BreakerState::Closed);
     }
     call(&mut service, Do::Fail).await.unwrap_err();
-    assert_eq!(handle.state(), State::Open, "5 of 10 failed");
+    assert_eq!(handle.state(), BreakerState::Open, "5 of 10 failed");
     let open = Refused::Open { remaining: SECOND };
     assert_eq!(refused(call(&mut service, Do::Succeed).await), Some(open));
     time::advance(900 * MS).await;
@@ -65,69 +67,69 @@ async fn opens_at_its_share_of_failures_and_not_before() {
 
 #[tokio::test(start_paused = true)]
 async fn needs_its_minimum_of_calls() {
-    let mut service = breaker(builder());
+    let mut service = breaker(settings());
     for _ in 0..9 {
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
     call(&mut service, Do::Fail).await.unwrap_err();
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_window_of_calls_slides_after_ten_thousand_successes() {
-    let mut service = breaker(builder());
+    let mut service = breaker(settings());
     for _ in 0..10_000 {
         call(&mut service, Do::Succeed).await.unwrap();
     }
     for failures in 1..=50 {
-        assert_eq!(service.handle().state(), State::Closed, "{failures}");
+        assert_eq!(service.handle().state(), BreakerState::Closed, "{failures}");
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_window_of_time_slides_after_ten_thousand_successes() {
-    let mut service = breaker(BreakerLayer::builder().jitter(0.0));
+    let mut service = breaker(BreakerSettings::new().jitter(0.0));
     for _ in 0..10_000 {
         call(&mut service, Do::Succeed).await.unwrap();
     }
     time::advance(10 * SECOND).await;
     for failures in 1..=20 {
-        assert_eq!(service.handle().state(), State::Closed, "{failures}");
+        assert_eq!(service.handle().state(), BreakerState::Closed, "{failures}");
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn old_failures_leave_a_window_of_time() {
-    let mut service = breaker(BreakerLayer::builder());
+    let mut service = breaker(BreakerSettings::new());
     for _ in 0..100 {
         call(&mut service, Do::Fail).await.unwrap_err();
         time::advance(SECOND).await;
     }
     // Never more than ten in ten seconds.
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
     assert!(service.handle().counts().total <= 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_calls_open_it_too() {
-    let mut service = breaker(builder().slow_calls(SECOND, 0.5));
+    let mut service = breaker(settings().slow_calls(SECOND, 0.5));
     for _ in 0..5 {
         call(&mut service, Do::SucceedAfter(999 * MS))
             .await
             .unwrap();
     }
     for _ in 0..5 {
-        assert_eq!(service.handle().state(), State::Closed);
+        assert_eq!(service.handle().state(), BreakerState::Closed);
         call(&mut service, Do::SucceedAfter(SECOND)).await.unwrap();
     }
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
     let changes = service.handle().subscribe();
-    let Cause::SlowCalls(counts) = changes.borrow().cause else {
+    let BreakerCause::SlowCalls(counts) = changes.borrow().cause else {
         panic!("for another reason: {changes:?}");
     };
     assert_eq!((counts.total, counts.failed, counts.slow), (10, 0, 5));
@@ -135,14 +137,14 @@ async fn slow_calls_open_it_too() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_calls_count_for_nothing() {
-    let mut service = breaker(builder());
+    let mut service = breaker(settings());
     for _ in 0..100 {
         let future = service.ready().await.unwrap().call(Do::Hang);
         assert!(time::timeout(SECOND, future).await.is_err());
         drop(service.ready().await.unwrap().call(Do::Fail));
     }
     assert_eq!(service.handle().counts().total, 0);
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,8 +153,9 @@ async fn overload_counts_as_failure() {
         Ok(_) => Verdict::SUCCESS,
         Err(_) => Verdict::OVERLOADED,
     };
-    let layer = builder().classify(classify::from_fn(overloaded));
-    let mut service = layer.build().unwrap().layer(Obedient::default());
+    let layer = settings().build().unwrap();
+    let layer = layer.classify(classify::from_fn(overloaded));
+    let mut service = layer.layer(Obedient::default());
     for _ in 0..10 {
         service
             .ready()
@@ -162,12 +165,12 @@ async fn overload_counts_as_failure() {
             .await
             .unwrap_err();
     }
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn answers_from_before_do_not_count_after() {
-    let mut service = breaker(builder().probes(1));
+    let mut service = breaker(settings().probes(1));
     let handle = service.handle();
     // In flight while it opens, and answered when it is closed again.
     let late: Vec<_> = (0..20)
@@ -180,16 +183,16 @@ async fn answers_from_before_do_not_count_after() {
     for _ in 0..10 {
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(handle.state(), State::Open);
+    assert_eq!(handle.state(), BreakerState::Open);
     time::advance(SECOND).await;
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(handle.state(), State::Closed);
+    assert_eq!(handle.state(), BreakerState::Closed);
     assert_eq!(handle.counts().total, 0, "begins anew");
     for late in late {
         late.await.unwrap().unwrap_err();
     }
     assert_eq!(handle.counts().total, 0);
-    assert_eq!(handle.state(), State::Closed);
+    assert_eq!(handle.state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +201,7 @@ async fn is_ready_while_open_without_asking() {
         never_ready: true,
         ..Obedient::default()
     };
-    let layer = builder().build().unwrap();
+    let layer = settings().build().unwrap();
     let mut service = layer.layer(inner);
     let mut ready = task::spawn(());
     assert_pending!(ready.enter(|cx, _| service.poll_ready(cx)));
@@ -219,19 +222,19 @@ async fn an_inner_service_that_cannot_be_ready_says_so() {
         broken: true,
         ..Obedient::default()
     };
-    let mut service = builder().build().unwrap().layer(inner);
+    let mut service = settings().build().unwrap().layer(inner);
     let mut ready = task::spawn(());
     for _ in 0..100 {
         let error = assert_ready_err!(ready.enter(|cx, _| service.poll_ready(cx)));
         assert_eq!(error.to_string(), "not ready, and never will be");
     }
     assert_eq!(service.handle().counts().total, 0);
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn clones_are_one_breaker() {
-    let layer = builder().build().unwrap();
+    let layer = settings().build().unwrap();
     let (mut one, mut other) = (
         layer.layer(Obedient::default()),
         layer.clone().layer(Obedient::default()),
@@ -246,10 +249,10 @@ async fn clones_are_one_breaker() {
 
 #[tokio::test(start_paused = true)]
 async fn the_handle_forces_and_resets() {
-    let mut service = breaker(builder());
+    let mut service = breaker(settings());
     let handle = service.handle();
     handle.force_open();
-    assert_eq!(handle.state(), State::ForcedOpen);
+    assert_eq!(handle.state(), BreakerState::ForcedOpen);
     time::advance(1_000 * SECOND).await;
     let result = call(&mut service, Do::Succeed).await;
     assert_eq!(refused(result), Some(Refused::Forced));
@@ -257,36 +260,45 @@ async fn the_handle_forces_and_resets() {
     for _ in 0..100 {
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(handle.state(), State::ForcedClosed);
+    assert_eq!(handle.state(), BreakerState::ForcedClosed);
     assert_eq!(handle.counts().failed, 100, "it still counts");
     handle.reset();
-    assert_eq!((handle.state(), handle.counts().total), (State::Closed, 0));
+    assert_eq!(
+        (handle.state(), handle.counts().total),
+        (BreakerState::Closed, 0)
+    );
     for _ in 0..10 {
         call(&mut service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(handle.state(), State::Open, "as if it were new");
+    assert_eq!(handle.state(), BreakerState::Open, "as if it were new");
     assert_eq!(handle.remaining(), Some(SECOND));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_sees_the_last_change_and_its_cause() {
-    let mut service = breaker(builder().probes(1));
+    let mut service = breaker(settings().probes(1));
     let mut changes = service.handle().subscribe();
-    assert_eq!(changes.borrow_and_update().cause, Cause::Created);
+    assert_eq!(changes.borrow_and_update().cause, BreakerCause::Created);
     for _ in 0..10 {
         call(&mut service, Do::Fail).await.unwrap_err();
     }
     let change = *changes.borrow_and_update();
-    assert_eq!((change.from, change.to), (State::Closed, State::Open));
-    assert!(matches!(change.cause, Cause::Failures(counts) if counts.failed == 10));
+    assert_eq!(
+        (change.from, change.to),
+        (BreakerState::Closed, BreakerState::Open)
+    );
+    assert!(matches!(change.cause, BreakerCause::Failures(counts) if counts.failed == 10));
     assert_eq!(change.open_for, Some(SECOND));
     time::advance(SECOND).await;
     // Two changes at once: the last one is seen.
     call(&mut service, Do::Succeed).await.unwrap();
     changes.changed().await.unwrap();
     let change = *changes.borrow_and_update();
-    assert_eq!((change.from, change.to), (State::HalfOpen, State::Closed));
-    assert_eq!(change.cause, Cause::ProbesSucceeded);
+    assert_eq!(
+        (change.from, change.to),
+        (BreakerState::HalfOpen, BreakerState::Closed)
+    );
+    assert_eq!(change.cause, BreakerCause::ProbesSucceeded);
     service.handle().force_open();
     assert!(changes.has_changed().unwrap());
 }
@@ -297,14 +309,18 @@ async fn a_classifier_that_panics_costs_its_own_call() {
         Ok(_) => Verdict::SUCCESS,
         Err(_) => panic!("a classifier that panics"),
     };
-    let layer = builder().probes(1).classify(classify::from_fn(judge));
-    let mut service = layer.build().unwrap().layer(Obedient::default());
+    let layer = settings().probes(1).build().unwrap();
+    let layer = layer.classify(classify::from_fn(judge));
+    let mut service = layer.layer(Obedient::default());
     let handle = service.handle();
     for _ in 0..20 {
         let call = service.ready().await.unwrap().call(Do::Fail);
         assert!(AssertUnwindSafe(call).catch_unwind().await.is_err());
     }
-    assert_eq!((handle.state(), handle.counts().total), (State::Closed, 0));
+    assert_eq!(
+        (handle.state(), handle.counts().total),
+        (BreakerState::Closed, 0)
+    );
     let answer = service.ready().await.unwrap().call(Do::Succeed).await;
     assert_eq!(answer.unwrap(), "done");
     assert_eq!(handle.counts().total, 1);
@@ -312,7 +328,7 @@ async fn a_classifier_that_panics_costs_its_own_call() {
 
 #[test]
 fn a_call_that_is_refused_is_ready_at_once() {
-    let layer = builder().build().unwrap();
+    let layer = settings().build().unwrap();
     layer.handle().force_open();
     let mut service = layer.layer(Obedient::default());
     let mut ready = task::spawn(());
@@ -336,7 +352,7 @@ fn errors_are_found_below_others_and_say_who() {
             Some(&*self.0)
         }
     }
-    let layer = builder().name("users").build().unwrap();
+    let layer = settings().name("users").build().unwrap();
     layer.handle().force_open();
     let mut service = layer.layer(Obedient::default());
     let mut ready = task::spawn(());
@@ -354,43 +370,65 @@ fn errors_are_found_below_others_and_say_who() {
 
 #[test]
 fn refuses_settings_out_of_range() {
-    let field = |builder: Builder| builder.build().unwrap_err().field().to_owned();
-    let b = BreakerLayer::builder;
+    let field = |settings: BreakerSettings| settings.build().unwrap_err().field().to_owned();
+    let b = BreakerSettings::new;
     let week = Duration::from_secs(7 * 86_400);
     for ratio in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
-        assert_eq!(field(b().failure_ratio(ratio)), "failure_ratio", "{ratio}");
+        assert_eq!(
+            field(b().failure_ratio(ratio)),
+            "breaker.failure_ratio",
+            "{ratio}"
+        );
         assert_eq!(
             field(b().slow_calls(SECOND, ratio)),
-            "slow_calls",
+            "breaker.slow_calls",
             "{ratio}"
         );
     }
     for jitter in [-0.1, 1.1, f64::NAN] {
-        assert_eq!(field(b().jitter(jitter)), "jitter", "{jitter}");
+        assert_eq!(field(b().jitter(jitter)), "breaker.jitter", "{jitter}");
     }
     for window in [Duration::ZERO, MS, week, Duration::MAX] {
-        assert_eq!(field(b().time_window(window)), "time_window", "{window:?}");
+        assert_eq!(
+            field(b().time_window(window)),
+            "breaker.time_window",
+            "{window:?}"
+        );
     }
     for calls in [0, 100_001, usize::MAX] {
-        assert_eq!(field(b().count_window(calls)), "count_window", "{calls}");
+        assert_eq!(
+            field(b().count_window(calls)),
+            "breaker.count_window",
+            "{calls}"
+        );
     }
     for (base, cap) in [
         (Duration::ZERO, SECOND),
         (2 * SECOND, SECOND),
         (SECOND, Duration::MAX),
     ] {
-        assert_eq!(field(b().open_time(base, cap)), "open_time");
+        assert_eq!(field(b().open_time(base, cap)), "breaker.open_time");
     }
     for deadline in [Duration::ZERO, week] {
-        assert_eq!(field(b().probe_deadline(deadline)), "probe_deadline");
+        assert_eq!(
+            field(b().probe_deadline(deadline)),
+            "breaker.probe_deadline"
+        );
     }
     for slow in [Duration::ZERO, week] {
-        assert_eq!(field(b().slow_calls(slow, 0.5)), "slow_calls", "{slow:?}");
+        assert_eq!(
+            field(b().slow_calls(slow, 0.5)),
+            "breaker.slow_calls",
+            "{slow:?}"
+        );
     }
-    assert_eq!(field(b().min_calls(0)), "min_calls");
-    assert_eq!(field(b().count_window(10).min_calls(11)), "min_calls");
-    assert_eq!(field(b().probes(0)), "probes");
-    assert_eq!(field(b().probes(64)), "probes");
+    assert_eq!(field(b().min_calls(0)), "breaker.min_calls");
+    assert_eq!(
+        field(b().count_window(10).min_calls(11)),
+        "breaker.min_calls"
+    );
+    assert_eq!(field(b().probes(0)), "breaker.probes");
+    assert_eq!(field(b().probes(64)), "breaker.probes");
     // At the ends of their ranges.
     b().count_window(5).build().unwrap();
     b().failure_ratio(1.0)

@@ -13,13 +13,13 @@ use tokio::time;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_roster::service::breaker::{
-    Breaker, BreakerError, BreakerLayer, Builder, Cause, Refused, State,
+    Breaker, BreakerCause, BreakerError, BreakerSettings, BreakerState, Refused,
 };
 
 use super::kit::{Do, MS, Obedient, SECOND};
 
-fn builder() -> Builder {
-    BreakerLayer::builder()
+fn settings() -> BreakerSettings {
+    BreakerSettings::new()
         .count_window(4)
         .probes(1)
         .probe_deadline(5 * SECOND)
@@ -36,8 +36,8 @@ fn refused(result: Result<&'static str, BoxError>) -> Option<Refused> {
 }
 
 /// An open breaker.
-async fn open(builder: Builder) -> Breaker<Obedient> {
-    let mut service = builder.build().unwrap().layer(Obedient::default());
+async fn open(settings: BreakerSettings) -> Breaker<Obedient> {
+    let mut service = settings.build().unwrap().layer(Obedient::default());
     trip(&mut service).await;
     service
 }
@@ -46,29 +46,29 @@ async fn trip(service: &mut Breaker<Obedient>) {
     for _ in 0..4 {
         call(service, Do::Fail).await.unwrap_err();
     }
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn probes_close_it_when_enough_succeed() {
-    let mut service = open(builder().probes(3)).await;
+    let mut service = open(settings().probes(3)).await;
     let handle = service.handle();
     time::advance(999 * MS).await;
     assert!(refused(call(&mut service, Do::Succeed).await).is_some());
     time::advance(MS).await;
-    assert_eq!(handle.state(), State::Open, "until a call comes");
+    assert_eq!(handle.state(), BreakerState::Open, "until a call comes");
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(handle.state(), State::HalfOpen);
+    assert_eq!(handle.state(), BreakerState::HalfOpen);
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(handle.state(), State::HalfOpen);
+    assert_eq!(handle.state(), BreakerState::HalfOpen);
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(handle.state(), State::Closed);
+    assert_eq!(handle.state(), BreakerState::Closed);
     assert_eq!(handle.counts().total, 0, "probes are not counted");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_probes_than_permits() {
-    let mut service = open(builder().probes(2)).await;
+    let mut service = open(settings().probes(2)).await;
     time::advance(SECOND).await;
     let mut probes: Vec<_> = (0..2)
         .map(|_| task::spawn(service.clone().oneshot(Do::SucceedAfter(SECOND))))
@@ -78,30 +78,30 @@ async fn no_more_probes_than_permits() {
     });
     let result = call(&mut service, Do::Succeed).await;
     assert_eq!(refused(result), Some(Refused::Probing));
-    assert_eq!(service.handle().state(), State::HalfOpen);
+    assert_eq!(service.handle().state(), BreakerState::HalfOpen);
     time::advance(SECOND).await;
     for mut probe in probes {
         assert!(assert_ready!(probe.poll()).is_ok());
     }
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_failed_probe_opens_it_for_twice_as_long() {
-    let mut service = open(builder().open_time(SECOND, 10 * SECOND)).await;
+    let mut service = open(settings().open_time(SECOND, 10 * SECOND)).await;
     let handle = service.handle();
     for seconds in [1, 2, 4, 8, 10, 10] {
         assert_eq!(handle.remaining(), Some(seconds * SECOND));
         time::advance(seconds * SECOND).await;
         call(&mut service, Do::Fail).await.unwrap_err();
-        assert_eq!(handle.state(), State::Open);
-        assert_eq!(handle.subscribe().borrow().cause, Cause::ProbeFailed);
+        assert_eq!(handle.state(), BreakerState::Open);
+        assert_eq!(handle.subscribe().borrow().cause, BreakerCause::ProbeFailed);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn health_takes_the_doublings_back() {
-    let mut service = open(builder().open_time(SECOND, 10 * SECOND)).await;
+    let mut service = open(settings().open_time(SECOND, 10 * SECOND)).await;
     let handle = service.handle();
     time::advance(SECOND).await;
     call(&mut service, Do::Fail).await.unwrap_err();
@@ -122,7 +122,7 @@ async fn health_takes_the_doublings_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_probe_gives_its_permit_back() {
-    let mut service = open(builder()).await;
+    let mut service = open(settings()).await;
     time::advance(SECOND).await;
     // Before its first poll, while it waits, and with its task.
     drop(service.ready().await.unwrap().call(Do::Hang));
@@ -134,26 +134,26 @@ async fn a_cancelled_probe_gives_its_permit_back() {
     assert_eq!(refused(result), Some(Refused::Probing));
     probe.abort();
     assert!(probe.await.unwrap_err().is_cancelled());
-    assert_eq!(service.handle().state(), State::HalfOpen);
+    assert_eq!(service.handle().state(), BreakerState::HalfOpen);
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn readiness_takes_no_permit() {
-    let mut service = open(builder()).await;
+    let mut service = open(settings()).await;
     time::advance(SECOND).await;
     let mut idle: Vec<_> = (0..10).map(|_| service.clone()).collect();
     for service in &mut idle {
         service.ready().await.unwrap();
     }
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_without_an_answer_fails_at_its_deadline() {
-    let mut service = open(builder()).await;
+    let mut service = open(settings()).await;
     let handle = service.handle();
     time::advance(SECOND).await;
     let mut probe = task::spawn(service.clone().oneshot(Do::SucceedAfter(8 * SECOND)));
@@ -167,59 +167,62 @@ async fn a_probe_without_an_answer_fails_at_its_deadline() {
         remaining: 1_500 * MS,
     };
     assert_eq!(refused(call(&mut service, Do::Succeed).await), Some(open));
-    assert_eq!(handle.subscribe().borrow().cause, Cause::ProbeTimedOut);
+    assert_eq!(
+        handle.subscribe().borrow().cause,
+        BreakerCause::ProbeTimedOut
+    );
     // The answer comes while the next probe is under way, and is none to it.
     time::advance(1_500 * MS).await;
     let mut next = task::spawn(service.clone().oneshot(Do::SucceedAfter(2 * SECOND)));
     assert_pending!(next.poll());
     time::advance(SECOND).await;
     assert!(assert_ready!(probe.poll()).is_ok(), "the caller gets it");
-    assert_eq!(handle.state(), State::HalfOpen);
+    assert_eq!(handle.state(), BreakerState::HalfOpen);
     let result = call(&mut service, Do::Succeed).await;
     assert_eq!(refused(result), Some(Refused::Probing), "no permit for it");
     time::advance(SECOND).await;
     assert!(assert_ready!(next.poll()).is_ok());
-    assert_eq!(handle.state(), State::Closed);
+    assert_eq!(handle.state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_probe_fails_even_if_nobody_else_comes() {
-    let mut service = open(builder()).await;
+    let mut service = open(settings()).await;
     time::advance(SECOND).await;
     call(&mut service, Do::SucceedAfter(5 * SECOND))
         .await
         .unwrap();
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hanging_probe_does_not_hold_it_half_open() {
-    let mut service = open(builder()).await;
+    let mut service = open(settings()).await;
     time::advance(SECOND).await;
     let _probe = {
         let mut probe = task::spawn(service.clone().oneshot(Do::Hang));
         assert_pending!(probe.poll());
         probe
     };
-    assert_eq!(service.handle().state(), State::HalfOpen);
+    assert_eq!(service.handle().state(), BreakerState::HalfOpen);
     // Nothing happens for an hour; then one call finds deadline and open time over.
     time::advance(Duration::from_secs(3_600)).await;
     call(&mut service, Do::Succeed).await.unwrap();
-    assert_eq!(service.handle().state(), State::Closed);
+    assert_eq!(service.handle().state(), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_probe_fails_where_slow_calls_count() {
-    let mut service = open(builder().slow_calls(SECOND, 0.5)).await;
+    let mut service = open(settings().slow_calls(SECOND, 0.5)).await;
     time::advance(SECOND).await;
     call(&mut service, Do::SucceedAfter(SECOND)).await.unwrap();
-    assert_eq!(service.handle().state(), State::Open);
+    assert_eq!(service.handle().state(), BreakerState::Open);
 }
 
 #[test]
 fn sixty_four_callers_get_no_more_than_the_permits() {
     for round in 0..50 {
-        let layer = BreakerLayer::builder()
+        let layer = BreakerSettings::new()
             .count_window(1)
             .open_time(MS, MS)
             .jitter(0.0)
@@ -235,7 +238,7 @@ fn sixty_four_callers_get_no_more_than_the_permits() {
         let mut ready = task::spawn(());
         let _ = assert_ready!(ready.enter(|cx, _| first.poll_ready(cx)));
         assert!(assert_ready!(task::spawn(first.call(Do::Fail)).poll()).is_err());
-        assert_eq!(handle.state(), State::Open);
+        assert_eq!(handle.state(), BreakerState::Open);
         while handle.remaining() != Some(Duration::ZERO) {
             thread::yield_now();
         }
@@ -261,7 +264,7 @@ fn sixty_four_callers_get_no_more_than_the_permits() {
             }
         });
         assert!(admitted.load(SeqCst) >= 3, "{admitted:?}");
-        assert_eq!(handle.state(), State::HalfOpen);
+        assert_eq!(handle.state(), BreakerState::HalfOpen);
         assert_eq!(
             handle.refused() as usize + admitted.load(SeqCst),
             64 * 20,

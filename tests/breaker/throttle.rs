@@ -5,12 +5,12 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio::time;
 use tokio_test::{assert_pending, assert_ready_err, task};
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_roster::service::throttle::{Builder, Throttle, ThrottleError, ThrottleLayer};
+use tower_roster::service::throttle::{Throttle, ThrottleError, ThrottleLayer, ThrottleSettings};
 
 use super::kit::{AtTheEnd, Do, MS, Obedient, SECOND};
 
 fn throttle() -> Throttle<Obedient> {
-    let layer = ThrottleLayer::builder().seed(1).build().unwrap();
+    let layer = ThrottleSettings::new().seed(1).build().unwrap();
     layer.layer(Obedient::default())
 }
 
@@ -155,7 +155,7 @@ async fn cancelled_calls_are_as_if_never_made() {
 
 #[tokio::test(start_paused = true)]
 async fn clones_share_their_counts_and_a_dropped_stream_is_cancelled() {
-    let layer = ThrottleLayer::builder().classify(AtTheEnd).build().unwrap();
+    let layer = ThrottleLayer::default().classify(AtTheEnd);
     let service = layer.layer(Obedient::default());
     for _ in 0..100 {
         drop(service.clone().oneshot(Do::Succeed).await.unwrap());
@@ -180,13 +180,13 @@ async fn an_inner_service_that_cannot_be_ready_says_so() {
 
 #[test]
 fn refuses_settings_out_of_range() {
-    let field = |builder: Builder| builder.build().unwrap_err().field().to_owned();
-    let b = ThrottleLayer::builder;
+    let field = |settings: ThrottleSettings| settings.build().unwrap_err().field().to_owned();
+    let b = ThrottleSettings::new;
     for k in [0.9, 0.0, -1.0, 101.0, f64::NAN, f64::INFINITY] {
-        assert_eq!(field(b().k(k)), "k", "{k}");
+        assert_eq!(field(b().k(k)), "throttle.k", "{k}");
     }
     for window in [Duration::ZERO, 99 * MS, Duration::MAX] {
-        assert_eq!(field(b().window(window)), "window", "{window:?}");
+        assert_eq!(field(b().window(window)), "throttle.window", "{window:?}");
     }
-    assert_eq!(field(b().min_calls(0)), "min_calls");
+    assert_eq!(field(b().min_calls(0)), "throttle.min_calls");
 }

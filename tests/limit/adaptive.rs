@@ -14,15 +14,15 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_roster::{
     classify::{self, Verdict},
-    service::limit::{AdaptiveLimitLayer, Builder},
+    service::limit::{AdaptiveLimitLayer, LimitSettings},
 };
 use tower_test::mock;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn fixed(calls: u32) -> AdaptiveLimitLayer {
-    let builder = AdaptiveLimitLayer::builder();
-    builder.initial(calls).range(calls, calls).build().unwrap()
+    let settings = LimitSettings::new().initial(calls).range(calls, calls);
+    settings.build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,8 +120,8 @@ async fn waits_for_the_inner_service_and_passes_its_error_on() {
 
 /// A service that works on `capacity` calls at a time for 10 ms each; more wait in line. 200 callers
 /// without a pause. Returns the limit after that, and the calls done in the last second.
-async fn overloaded_queue(builder: Builder, capacity: usize) -> (u32, u32) {
-    let layer = builder.build().unwrap();
+async fn overloaded_queue(settings: LimitSettings, capacity: usize) -> (u32, u32) {
+    let layer = settings.build().unwrap();
     let work = Arc::new(tokio::sync::Semaphore::new(capacity));
     let done = Arc::new(AtomicU32::new(0));
     for _ in 0..200 {
@@ -149,8 +149,8 @@ async fn overloaded_queue(builder: Builder, capacity: usize) -> (u32, u32) {
 
 #[tokio::test(start_paused = true)]
 async fn finds_the_limit_of_a_service_that_queues() {
-    let builder = AdaptiveLimitLayer::builder().initial(5).range(1, 1_000);
-    let (limit, done) = overloaded_queue(builder, 20).await;
+    let settings = LimitSettings::new().initial(5).range(1, 1_000);
+    let (limit, done) = overloaded_queue(settings, 20).await;
     // 20 in 10 ms are 2 000 a second. A queue of the tolerance, and some room.
     assert!(done >= 1_900, "{done} done in a second at limit {limit}");
     assert!((18..=80).contains(&limit), "limit {limit}");
@@ -162,11 +162,8 @@ async fn overload_shrinks_it_though_refusals_are_fast() {
         Ok(503) => Verdict::OVERLOADED,
         _ => Verdict::SUCCESS,
     };
-    let layer = AdaptiveLimitLayer::builder()
-        .initial(100)
-        .classify(classify::from_fn(judge))
-        .build()
-        .unwrap();
+    let layer = LimitSettings::new().initial(100).build().unwrap();
+    let layer = layer.classify(classify::from_fn(judge));
     let service = layer.layer(service_fn(async |status: u16| Ok::<_, BoxError>(status)));
     for _ in 0..200 {
         time::advance(10 * MS).await;
@@ -209,12 +206,7 @@ fn panics_when_called_before_it_was_ready() {
 #[test]
 fn a_classifier_that_panics_gives_its_permit_back() {
     let judge = |_: Result<&(), &BoxError>| panic!("a classifier that panics");
-    let layer = AdaptiveLimitLayer::builder()
-        .initial(1)
-        .range(1, 1)
-        .classify(classify::from_fn(judge))
-        .build()
-        .unwrap();
+    let layer = fixed(1).classify(classify::from_fn(judge));
     for _ in 0..3 {
         let mut service = layer.layer(service_fn(async |()| Ok::<_, BoxError>(())));
         assert_ready_ok!(task::spawn(service.ready()).poll());
@@ -228,14 +220,18 @@ fn a_classifier_that_panics_gives_its_permit_back() {
 
 #[test]
 fn refuses_settings_out_of_range() {
-    let field = |builder: Builder| builder.build().unwrap_err().field().to_owned();
-    let b = AdaptiveLimitLayer::builder;
+    let field = |settings: LimitSettings| settings.build().unwrap_err().field().to_owned();
+    let b = LimitSettings::new;
     for (min, max) in [(0, 10), (30, 10), (1, 1_000_001)] {
-        assert_eq!(field(b().range(min, max)), "range", "{min} to {max}");
+        assert_eq!(field(b().range(min, max)), "limit.range", "{min} to {max}");
     }
-    assert_eq!(field(b().initial(0)), "initial");
-    assert_eq!(field(b().range(1, 10)), "initial");
+    assert_eq!(field(b().initial(0)), "limit.initial");
+    assert_eq!(field(b().range(1, 10)), "limit.initial");
     for tolerance in [0.9, 11.0, f64::NAN] {
-        assert_eq!(field(b().tolerance(tolerance)), "tolerance", "{tolerance}");
+        assert_eq!(
+            field(b().tolerance(tolerance)),
+            "limit.tolerance",
+            "{tolerance}"
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use tokio::time;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::{BoxError, Layer, Service, ServiceExt};
-use tower_roster::service::failfast::{FailFast, FailFastError, FailFastLayer};
+use tower_roster::service::failfast::{FailFast, FailFastError, FailFastLayer, FailFastSettings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -66,8 +66,8 @@ impl Service<()> for Gate {
 }
 
 fn layer() -> FailFastLayer {
-    let builder = FailFastLayer::builder().wait(3 * SECOND).name("users");
-    builder.build().unwrap()
+    let settings = FailFastSettings::new().wait(3 * SECOND).name("users");
+    settings.build().unwrap()
 }
 
 fn service() -> (Gate, FailFast<Gate>) {
@@ -188,7 +188,7 @@ async fn a_refused_call_may_be_dropped_and_is_ready_at_once() {
 #[test]
 fn refuses_a_wait_out_of_range() {
     for wait in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
-        let error = FailFastLayer::builder().wait(wait).build().unwrap_err();
-        assert_eq!(error.field(), "wait", "{wait:?}");
+        let error = FailFastSettings::new().wait(wait).build().unwrap_err();
+        assert_eq!(error.field(), "failfast.wait", "{wait:?}");
     }
 }

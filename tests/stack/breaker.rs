@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tower_roster::{
     classify::Http,
     client::Stack,
-    service::breaker::{BreakerError, BreakerLayer, Cause, State},
+    service::breaker::{BreakerCause, BreakerError, BreakerSettings, BreakerState},
 };
 
 use crate::kit::*;
@@ -13,18 +13,18 @@ use crate::kit::*;
 #[tokio::test]
 async fn it_opens_while_all_fail_and_closes_when_they_are_well() {
     let servers = servers(["a", "b"]).await;
-    let breaker = BreakerLayer::builder()
-        .classify(Http::default())
+    let breaker = BreakerSettings::new()
         .name("web")
         .min_calls(10)
         .open_time(200 * MS, 1_000 * MS)
         .probes(1)
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(Http::default());
     let stack = Stack::http().breaker(breaker);
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     let breaker = handles.breaker.expect("it has one");
-    assert_eq!(breaker.state(), State::Closed);
+    assert_eq!(breaker.state(), BreakerState::Closed);
     let transitions = Arc::new(Mutex::new(Vec::new()));
     let mut changes = breaker.subscribe();
     let heard = Arc::clone(&transitions);
@@ -41,7 +41,7 @@ async fn it_opens_while_all_fail_and_closes_when_they_are_well() {
     for _ in 0..10 {
         assert_eq!(send(&client, post("/")).await.unwrap().0, 500);
     }
-    assert_eq!(breaker.state(), State::Open);
+    assert_eq!(breaker.state(), BreakerState::Open);
     let asked: usize = servers.iter().map(Server::posts).sum();
     let error = send(&client, post("/")).await.unwrap_err();
     let error = BreakerError::find(&*error).expect("the breaker's error");
@@ -58,27 +58,27 @@ async fn it_opens_while_all_fail_and_closes_when_they_are_well() {
             Ok((status, _)) => assert_eq!(status, 200),
             Err(error) => assert!(BreakerError::find(&*error).is_some(), "{error:?}"),
         }
-        breaker.state() == State::Closed
+        breaker.state() == BreakerState::Closed
     })
     .await;
     for answer in burst(&client, 10, || post("/")).await {
         assert_eq!(answer.unwrap().0, 200);
     }
     until("the listener has heard of it", async || {
-        transitions.lock().unwrap().last().map(|it| it.to) == Some(State::Closed)
+        transitions.lock().unwrap().last().map(|it| it.to) == Some(BreakerState::Closed)
     })
     .await;
     listener.abort();
     let transitions = transitions.lock().unwrap();
     assert!(
-        matches!(transitions[0].cause, Cause::Failures(counts) if counts.failed == 10),
+        matches!(transitions[0].cause, BreakerCause::Failures(counts) if counts.failed == 10),
         "{transitions:?}"
     );
-    assert_eq!(transitions[0].to, State::Open);
+    assert_eq!(transitions[0].to, BreakerState::Open);
     let last = transitions.last().unwrap();
     assert_eq!(
         (last.from, last.cause),
-        (State::HalfOpen, Cause::ProbesSucceeded)
+        (BreakerState::HalfOpen, BreakerCause::ProbesSucceeded)
     );
 }
 

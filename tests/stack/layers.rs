@@ -9,12 +9,12 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_roster::{
     classify::Http,
     service::{
-        breaker::{BreakerError, BreakerLayer, State},
-        failfast::{FailFastError, FailFastLayer},
+        breaker::{BreakerError, BreakerSettings, BreakerState},
+        failfast::{FailFastError, FailFastSettings},
         hedge::HedgeLayer,
-        limit::AdaptiveLimitLayer,
+        limit::LimitSettings,
         retry::{ReplayBody, RetryBudget, RetryLayer},
-        throttle::{ThrottleError, ThrottleLayer},
+        throttle::{ThrottleError, ThrottleSettings},
     },
 };
 
@@ -85,13 +85,13 @@ async fn retry_and_hedge_share_bodies_and_budget() {
 #[tokio::test]
 async fn breaker() {
     let [server] = servers(["a"]).await;
-    let layer = BreakerLayer::builder()
-        .classify(Http::default())
+    let layer = BreakerSettings::new()
         .count_window(4)
         .open_time(100 * MS, 1_000 * MS)
         .probes(1)
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(Http::default());
     let handle = layer.handle();
     let client = ServiceBuilder::new().layer(layer).service(hyper::<Body>());
     server.set(Mode::Status(500));
@@ -104,7 +104,7 @@ async fn breaker() {
     server.set(Mode::Good);
     until("it is closed again", async || {
         let _ = send(&client, get(&server.url())).await;
-        handle.state() == State::Closed
+        handle.state() == BreakerState::Closed
     })
     .await;
 }
@@ -112,12 +112,12 @@ async fn breaker() {
 #[tokio::test]
 async fn throttle() {
     let [server] = servers(["a"]).await;
-    let layer = ThrottleLayer::builder()
-        .classify(Http::default())
+    let layer = ThrottleSettings::new()
         .min_calls(10)
         .seed(7)
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(Http::default());
     let handle = layer.handle();
     let client = ServiceBuilder::new().layer(layer).service(hyper::<Body>());
     for _ in 0..20 {
@@ -143,12 +143,12 @@ async fn throttle() {
 #[tokio::test]
 async fn limit() {
     let [server] = servers(["a"]).await;
-    let layer = AdaptiveLimitLayer::builder()
-        .classify(Http::default())
+    let layer = LimitSettings::new()
         .initial(2)
         .range(1, 2)
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(Http::default());
     let handle = layer.handle();
     let client = ServiceBuilder::new().layer(layer).service(hyper::<Body>());
     assert_eq!(send(&client, get(&server.url())).await.unwrap().0, 200);
@@ -178,7 +178,7 @@ async fn limit() {
 #[tokio::test]
 async fn failfast() {
     let [server] = servers(["a"]).await;
-    let layer = FailFastLayer::builder().wait(50 * MS).name("web");
+    let layer = FailFastSettings::new().wait(50 * MS).name("web");
     let client = ServiceBuilder::new()
         .layer(layer.build().unwrap())
         .concurrency_limit(1)

@@ -97,8 +97,7 @@ async fn what_the_server_says_is_told_as_it_was_said() {
 #[tokio::test]
 async fn an_open_breaker_is_unavailable() {
     let server = Server::start().await;
-    let breaker = BreakerLayer::builder().classify(Grpc::default()).build();
-    let breaker = breaker.unwrap();
+    let breaker = BreakerLayer::default().classify(Grpc::default());
     breaker.handle().force_open();
     let stack = Stack::grpc().breaker(breaker);
     let stack = stack.build(watched(&[&server]).discover(GrpcEndpoints::new()));

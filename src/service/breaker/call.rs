@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    machine::{Pass, Probed},
+    machine::{Admission, Probed},
     shared::Shared,
 };
 use crate::classify::{Observer, Outcome, Verdict};
@@ -14,64 +14,38 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It goes with the response of a [`Breaker`](super::Breaker) where the classifier judges by the end
 /// of it.
-pub struct Call {
+pub struct BreakerCall {
     shared: Arc<Shared>,
-    pass: Pass,
+    admission: Admission,
+    /// When it was made, where that matters.
+    made: Option<Instant>,
     step: Step,
-    /// When it began, in microseconds since the breaker was made, where somebody asks; once it is good,
-    /// its number in a window of calls.
-    stamp: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// For an answer.
     Waiting,
-    /// The answer has begun; its end will tell.
-    Begun,
-    /// The same, and it took long to begin.
-    BegunSlowly,
-    /// Good so far, and counted.
-    Good,
+    /// The answer has begun; its end decides.
+    Begun {
+        slow: bool,
+    },
+    /// Good so far, and counted: under this number in a window of calls.
+    Good {
+        number: u64,
+    },
     Over,
 }
 
-impl Call {
+impl BreakerCall {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared>, pass: Pass) -> Self {
-        let timed = pass.probe || shared.times_calls();
-        let stamp = if timed {
-            shared.micros(Instant::now())
-        } else {
-            0
-        };
+    pub(super) fn new(shared: Arc<Shared>, admission: Admission) -> Self {
+        let timed = admission.probe || shared.times_calls();
         Self {
             shared,
-            pass,
+            admission,
+            made: timed.then(Instant::now),
             step: Step::Waiting,
-            stamp,
-        }
-    }
-
-    /// The head of the answer is here, or an error, with what is known by it.
-    #[inline]
-    pub(super) fn answered(&mut self, verdict: Option<Verdict>) {
-        let (mut slow, mut now) = (false, None);
-        // One clock read, and only for those who asked before.
-        if self.pass.probe || self.shared.times_calls() {
-            let at = Instant::now();
-            let took = self.shared.micros(at).saturating_sub(self.stamp);
-            (slow, now) = (self.shared.is_slow(took), Some(at));
-            if self.pass.probe && self.shared.is_late(took) {
-                return self.conclude_at(Outcome::Failure, slow, now);
-            }
-        }
-        if let Some(verdict) = verdict {
-            return self.conclude_at(verdict.outcome, slow, now);
-        }
-        self.step = if slow { Step::BegunSlowly } else { Step::Begun };
-        if self.pass.probe {
-            self.shared.begin(self.pass);
         }
     }
 
@@ -81,66 +55,86 @@ impl Call {
             return self.cancel();
         }
         let failed = outcome != Outcome::Success;
-        let begun = self.has_begun();
-        self.step = if failed { Step::Over } else { Step::Good };
-        if self.pass.probe {
-            let result = if failed || slow {
-                Probed::Bad
-            } else {
-                Probed::Good
+        let begun = matches!(self.step, Step::Begun { .. });
+        let number = if self.admission.probe {
+            let result = match failed || slow {
+                true => Probed::Bad,
+                false => Probed::Good,
             };
-            self.shared.probed(self.pass, result, begun);
+            self.shared.probed(self.admission, result, begun);
+            0
         } else {
-            self.stamp = self.shared.record(self.pass, now, failed, slow);
-        }
-    }
-
-    fn has_begun(&self) -> bool {
-        matches!(self.step, Step::Begun | Step::BegunSlowly)
+            self.shared.record(self.admission, now, failed, slow)
+        };
+        self.step = match failed {
+            true => Step::Over,
+            false => Step::Good { number },
+        };
     }
 
     #[cold]
     fn cancel(&mut self) {
-        let begun = self.has_begun();
+        let begun = matches!(self.step, Step::Begun { .. });
         let open = begun || self.step == Step::Waiting;
         self.step = Step::Over;
-        if open && self.pass.probe {
-            self.shared.probed(self.pass, Probed::Cancelled, begun);
+        if open && self.admission.probe {
+            self.shared.probed(self.admission, Probed::Cancelled, begun);
         }
     }
 }
 
-impl Observer for Call {
+impl Observer for BreakerCall {
+    #[inline]
+    fn answered(&mut self, verdict: Option<Verdict>) {
+        let (mut slow, mut now) = (false, None);
+        if let Some(made) = self.made {
+            let at = Instant::now();
+            let took = at.saturating_duration_since(made);
+            (slow, now) = (self.shared.is_slow(took), Some(at));
+            if self.admission.probe && self.shared.is_late(took) {
+                return self.conclude_at(Outcome::Failure, slow, now);
+            }
+        }
+        if let Some(verdict) = verdict {
+            return self.conclude_at(verdict.outcome, slow, now);
+        }
+        self.step = Step::Begun { slow };
+        if self.admission.probe {
+            self.shared.begin(self.admission);
+        }
+    }
+
     fn conclude(&mut self, verdict: Verdict) {
         match self.step {
             Step::Waiting => self.answered(Some(verdict)),
-            Step::Begun => self.conclude_at(verdict.outcome, false, None),
-            Step::BegunSlowly => self.conclude_at(verdict.outcome, true, None),
-            Step::Good if matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded) => {
+            Step::Begun { slow } => self.conclude_at(verdict.outcome, slow, None),
+            Step::Good { number }
+                if matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded) =>
+            {
                 self.step = Step::Over;
-                if self.pass.probe {
-                    self.shared.relapsed(self.pass);
+                if self.admission.probe {
+                    self.shared.relapsed(self.admission);
                 } else {
-                    self.shared.amend(self.pass, self.stamp);
+                    self.shared.amend(self.admission, number);
                 }
             }
-            Step::Good | Step::Over => {}
+            Step::Good { .. } | Step::Over => {}
         }
     }
 }
 
-impl Drop for Call {
+impl Drop for BreakerCall {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.step, Step::Over | Step::Good) {
+        if !matches!(self.step, Step::Over | Step::Good { .. }) {
             self.cancel();
         }
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for BreakerCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
+        f.debug_struct("BreakerCall")
             .field("step", &self.step)
             .finish_non_exhaustive()
     }

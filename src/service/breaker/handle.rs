@@ -6,10 +6,11 @@ use tokio::sync::watch;
 
 use super::{
     shared::Shared,
-    state::{Counts, State, Transition},
+    state::{BreakerState, BreakerTransition},
 };
+use crate::window::CallCounts;
 
-/// A hand on a breaker: shows its state, and moves it. Cheap to clone; keeps no service alive.
+/// Shows the state of a breaker, and sets it by hand. Cheap to clone; keeps no service alive.
 #[derive(Clone)]
 pub struct BreakerHandle(Arc<Shared>);
 
@@ -19,7 +20,7 @@ impl BreakerHandle {
     }
 
     /// The state now. `Open` until the first call after the open time, which makes it `HalfOpen`.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> BreakerState {
         self.0.state()
     }
 
@@ -28,9 +29,10 @@ impl BreakerHandle {
         self.0.remaining()
     }
 
-    /// The calls in the window: those of the time closed, the last such time while it is open.
-    pub fn counts(&self) -> Counts {
-        self.0.counts().into()
+    /// The calls in the window, made while it was closed; while it is open, those of the last time that
+    /// it was.
+    pub fn counts(&self) -> CallCounts {
+        self.0.counts()
     }
 
     /// How many calls were refused since the breaker was made.
@@ -40,22 +42,22 @@ impl BreakerHandle {
 
     /// Refuses all calls until [`reset`](Self::reset) or [`force_closed`](Self::force_closed).
     pub fn force_open(&self) {
-        self.0.force(State::ForcedOpen);
+        self.0.force(BreakerState::ForcedOpen);
     }
 
     /// Lets all calls through until [`reset`](Self::reset) or [`force_open`](Self::force_open).
     pub fn force_closed(&self) {
-        self.0.force(State::ForcedClosed);
+        self.0.force(BreakerState::ForcedClosed);
     }
 
-    /// Closes it and forgets everything: as it was made. Calls in flight no longer count.
+    /// Closes it and forgets all calls, also those in flight: as if it had just been made.
     pub fn reset(&self) {
-        self.0.force(State::Closed);
+        self.0.force(BreakerState::Closed);
     }
 
-    /// Follows the state. The receiver holds the last change; who is slow misses changes between,
-    /// never the last. Every change is also an event of `tracing`.
-    pub fn subscribe(&self) -> watch::Receiver<Transition> {
+    /// Follows the state. The receiver holds the last transition: a slow reader misses transitions between,
+    /// never the last. Each transition is also an event of `tracing`.
+    pub fn subscribe(&self) -> watch::Receiver<BreakerTransition> {
         self.0.subscribe()
     }
 }

@@ -1,53 +1,47 @@
-//! The state machine: what may follow what. Pure: time comes in, and changes of state go out.
+//! The state machine: which state may follow which. Pure: the time comes in, and transitions go out.
 //!
-//! Each change begins another *generation*. A call belongs to the generation that admitted it, so an
+//! Each transition begins another *generation*. A call belongs to the generation that admitted it, so an
 //! answer that comes after the state has changed is known to be late, and changes nothing.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
-use super::state::State;
-use crate::{backoff, rng::small_rng};
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
 
-/// What the machine needs of the settings; checked by the builder. Times are milliseconds, where they are
-/// numbers.
-#[derive(Clone, Debug)]
+use super::{
+    error::Refused,
+    state::{BreakerCause, BreakerState, BreakerTransition},
+};
+use crate::backoff::{after, jittered};
+
+/// The settings of the machine; see [`BreakerSettings`](super::BreakerSettings).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rules {
     /// How long the breaker stays open the first time in a row, and at most.
     pub(super) open_time: (Duration, Duration),
-    /// The share by which an open time may be shorter or longer.
     pub(super) jitter: f64,
-    /// Probes at a time, and successes that close the breaker.
     pub(super) probes: u32,
-    pub(super) probe_deadline: u64,
-    pub(super) seed: u64,
+    pub(super) probe_deadline: Duration,
 }
 
-/// The times that come in are milliseconds since the breaker was made.
 #[derive(Debug)]
 pub(super) struct Machine {
     rules: Rules,
+    rng: SmallRng,
     phase: Phase,
     generation: u64,
     /// How often it opened in a row.
     streak: u32,
-    closed_at: u64,
+    closed_at: Instant,
+    /// Transitions that were not taken yet.
+    transitions: Vec<BreakerTransition>,
 }
 
 /// One admitted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass {
+pub(super) struct Admission {
     pub(super) generation: u64,
     pub(super) probe: bool,
-}
-
-/// Why a call is not admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// For this many milliseconds more.
-    Open(u64),
-    /// Every permit for a probe is taken.
-    Probing,
-    Forced,
 }
 
 /// How a probe ended.
@@ -58,66 +52,57 @@ pub(super) enum Probed {
     Cancelled,
 }
 
-/// Why the state changed, as far as the machine knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    Tripped,
-    TimeOver,
-    ProbeBad,
-    ProbeLate,
-    ProbesGood,
-    Forced,
-}
-
-/// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moved {
-    pub(super) generation: u64,
-    pub(super) from: State,
-    pub(super) to: State,
-    pub(super) why: Why,
-    /// How long it stays open, from now.
-    pub(super) open_for: Option<Duration>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open { until: u64 },
+    Open { until: Instant },
     HalfOpen(Probing),
     ForcedOpen,
     ForcedClosed,
 }
 
 /// How far the probing has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probing {
     in_flight: u32,
-    /// Of those in flight, how many have the beginning of an answer.
+    /// How many of those in flight have the beginning of an answer.
     begun: u32,
     successes: u32,
     /// When the last probe was admitted or succeeded.
-    since: u64,
+    since: Instant,
+}
+
+impl Probing {
+    fn new(successes: u32, since: Instant) -> Self {
+        Self {
+            in_flight: 0,
+            begun: 0,
+            successes,
+            since,
+        }
+    }
 }
 
 impl Machine {
-    pub(super) fn new(rules: Rules) -> Self {
+    pub(super) fn new(rules: Rules, rng: SmallRng, now: Instant) -> Self {
         Self {
             rules,
+            rng,
             phase: Phase::Closed,
             generation: 0,
             streak: 0,
-            closed_at: 0,
+            closed_at: now,
+            transitions: Vec::new(),
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> BreakerState {
         match self.phase {
-            Phase::Closed => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen(_) => State::HalfOpen,
-            Phase::ForcedOpen => State::ForcedOpen,
-            Phase::ForcedClosed => State::ForcedClosed,
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { .. } => BreakerState::Open,
+            Phase::HalfOpen(_) => BreakerState::HalfOpen,
+            Phase::ForcedOpen => BreakerState::ForcedOpen,
+            Phase::ForcedClosed => BreakerState::ForcedClosed,
         }
     }
 
@@ -125,16 +110,21 @@ impl Machine {
         self.generation
     }
 
+    /// Hands out what has changed since this was called last, in order.
+    pub(super) fn take_transitions(&mut self) -> Vec<BreakerTransition> {
+        mem::take(&mut self.transitions)
+    }
+
     /// How long it is open from `now` on.
-    pub(super) fn remaining(&self, now: u64) -> Option<u64> {
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         match self.phase {
-            Phase::Open { until } => Some(until.saturating_sub(now)),
+            Phase::Open { until } => Some(until.saturating_duration_since(now)),
             _ => None,
         }
     }
 
     /// Whether a call now would be refused, without admitting one.
-    pub(super) fn refuses(&self, now: u64) -> bool {
+    pub(super) fn refuses(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Closed | Phase::ForcedClosed => false,
             Phase::Open { until } => now < until,
@@ -145,37 +135,43 @@ impl Machine {
         }
     }
 
-    /// Admits a call, or refuses it.
-    pub(super) fn admit(&mut self, now: u64, moves: &mut Vec<Moved>) -> Result<Pass, Refusal> {
-        self.expire(now, moves);
+    /// Why a call that was refused was.
+    pub(super) fn refusal(&self, now: Instant) -> Refused {
         match self.phase {
-            Phase::ForcedOpen => return Err(Refusal::Forced),
-            Phase::Open { until } if now < until => return Err(Refusal::Open(until - now)),
-            Phase::Open { .. } => {
-                let probing = Probing::default();
-                self.go(Phase::HalfOpen(probing), Why::TimeOver, moves);
-            }
-            _ => {}
+            Phase::ForcedOpen => Refused::Forced,
+            Phase::HalfOpen(_) => Refused::Probing,
+            _ => Refused::Open {
+                remaining: self.remaining(now).unwrap_or_default(),
+            },
+        }
+    }
+
+    /// Admits a call, or refuses it.
+    pub(super) fn admit(&mut self, now: Instant) -> Result<Admission, Refused> {
+        self.expire(now);
+        if self.refuses(now) {
+            return Err(self.refusal(now));
+        }
+        if let Phase::Open { .. } = self.phase {
+            let probing = Phase::HalfOpen(Probing::new(0, now));
+            self.go(probing, BreakerCause::OpenTimeOver, now);
         }
         let probe = match &mut self.phase {
             Phase::HalfOpen(probing) => {
-                if probing.in_flight >= self.rules.probes {
-                    return Err(Refusal::Probing);
-                }
                 probing.in_flight += 1;
                 probing.since = now;
                 true
             }
             _ => false,
         };
-        Ok(Pass {
+        Ok(Admission {
             generation: self.generation,
             probe,
         })
     }
 
     /// Ends a probing in which nothing happened for a deadline.
-    pub(super) fn expire(&mut self, now: u64, moves: &mut Vec<Moved>) {
+    pub(super) fn expire(&mut self, now: Instant) {
         let Phase::HalfOpen(probing) = self.phase else {
             return;
         };
@@ -183,133 +179,118 @@ impl Machine {
             return;
         }
         if probing.begun < probing.in_flight {
-            let deadline = probing.since.saturating_add(self.rules.probe_deadline);
-            return self.open(deadline, now, Why::ProbeLate, moves);
+            let deadline = after(probing.since, self.rules.probe_deadline);
+            return self.open(deadline, BreakerCause::ProbeTimedOut, now);
         }
-        // All of them are being answered, as streams are. So far they are good.
+        // Every answer under way has begun, as those of streams do: they count as successes.
         let successes = probing.successes + probing.begun;
         if successes >= self.rules.probes {
-            return self.close(now, moves);
+            return self.close(now);
         }
-        // Another generation, as the ends of those streams are of no interest any more.
+        // Another generation, so that the ends of those streams count for nothing.
         self.generation += 1;
-        self.phase = Phase::HalfOpen(Probing {
-            successes,
-            since: now,
-            ..Probing::default()
-        });
+        self.phase = Phase::HalfOpen(Probing::new(successes, now));
     }
 
-    fn is_overdue(&self, probing: Probing, now: u64) -> bool {
-        probing.in_flight > 0 && now.saturating_sub(probing.since) >= self.rules.probe_deadline
+    fn is_overdue(&self, probing: Probing, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(probing.since);
+        probing.in_flight > 0 && waited >= self.rules.probe_deadline
     }
 
-    /// The share of bad calls is too high: opens, unless `pass` is of another generation.
-    pub(super) fn trip(&mut self, pass: Pass, now: u64, moves: &mut Vec<Moved>) {
-        if self.phase != Phase::Closed || self.generation != pass.generation {
+    /// The share of bad calls is too high: opens, unless the call is of another generation.
+    pub(super) fn trip(&mut self, call: Admission, cause: BreakerCause, now: Instant) {
+        if self.phase != Phase::Closed || self.generation != call.generation {
             return;
         }
-        // Each open time spent closed makes up for one opening.
-        let healthy = now.saturating_sub(self.closed_at);
-        let forgiven = healthy / (self.rules.open_time.1.as_millis() as u64).max(1);
+        // Each cap of time spent closed makes up for one opening.
+        let closed = now.saturating_duration_since(self.closed_at);
+        let forgiven = closed.as_nanos() / self.rules.open_time.1.as_nanos().max(1);
         let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
         self.streak = self.streak.saturating_sub(forgiven);
-        self.open(now, now, Why::Tripped, moves);
+        self.open(now, cause, now);
     }
 
-    /// A probe has the beginning of an answer, whose end will tell what it is worth.
-    pub(super) fn begin(&mut self, pass: Pass) {
-        if let Some(probing) = self.probing(pass) {
+    /// A probe has the beginning of an answer, whose end decides.
+    pub(super) fn begin(&mut self, call: Admission) {
+        if let Some(probing) = self.probing(call) {
             probing.begun += 1;
         }
     }
 
     /// A probe is over. `begun` if [`begin`](Self::begin) was called for it.
-    pub(super) fn probed(
-        &mut self,
-        pass: Pass,
-        result: Probed,
-        begun: bool,
-        now: u64,
-        moves: &mut Vec<Moved>,
-    ) {
+    pub(super) fn probed(&mut self, call: Admission, result: Probed, begun: bool, now: Instant) {
         let needed = self.rules.probes;
-        let Some(probing) = self.probing(pass) else {
+        let Some(probing) = self.probing(call) else {
             return;
         };
         probing.in_flight = probing.in_flight.saturating_sub(1);
         probing.begun = probing.begun.saturating_sub(u32::from(begun));
         match result {
             Probed::Cancelled => {}
-            Probed::Bad => self.open(now, now, Why::ProbeBad, moves),
+            Probed::Bad => self.open(now, BreakerCause::ProbeFailed, now),
             Probed::Good => {
                 probing.successes += 1;
                 probing.since = now;
                 if probing.successes >= needed {
-                    self.close(now, moves);
+                    self.close(now);
                 }
             }
         }
     }
 
-    /// A probe that was a success is none after all, while probing goes on.
-    pub(super) fn relapsed(&mut self, pass: Pass, now: u64, moves: &mut Vec<Moved>) {
-        if self.probing(pass).is_some() {
-            self.open(now, now, Why::ProbeBad, moves);
+    /// A probe that was a success failed after all, while probing goes on.
+    pub(super) fn relapsed(&mut self, call: Admission, now: Instant) {
+        if self.probing(call).is_some() {
+            self.open(now, BreakerCause::ProbeFailed, now);
         }
     }
 
-    /// Goes to a state without asking.
-    pub(super) fn force(&mut self, to: State, now: u64, moves: &mut Vec<Moved>) {
+    /// Goes to a state by hand.
+    pub(super) fn force(&mut self, to: BreakerState, now: Instant) {
         self.streak = 0;
         self.closed_at = now;
-        let phase = match to {
-            State::ForcedOpen => Phase::ForcedOpen,
-            State::ForcedClosed => Phase::ForcedClosed,
-            _ => Phase::Closed,
+        let (phase, cause) = match to {
+            BreakerState::ForcedOpen => (Phase::ForcedOpen, BreakerCause::Forced),
+            BreakerState::ForcedClosed => (Phase::ForcedClosed, BreakerCause::Forced),
+            _ => (Phase::Closed, BreakerCause::Reset),
         };
-        self.go(phase, Why::Forced, moves);
+        self.go(phase, cause, now);
     }
 
     /// The probing that a call belongs to, if it goes on.
-    fn probing(&mut self, pass: Pass) -> Option<&mut Probing> {
+    fn probing(&mut self, call: Admission) -> Option<&mut Probing> {
         match &mut self.phase {
-            Phase::HalfOpen(probing) if self.generation == pass.generation => Some(probing),
+            Phase::HalfOpen(probing) if self.generation == call.generation => Some(probing),
             _ => None,
         }
     }
 
-    fn close(&mut self, now: u64, moves: &mut Vec<Moved>) {
+    fn close(&mut self, now: Instant) {
         self.closed_at = now;
-        self.go(Phase::Closed, Why::ProbesGood, moves);
+        self.go(Phase::Closed, BreakerCause::ProbesSucceeded, now);
     }
 
     /// Opens, as of `from`, for a time that doubles with each opening in a row up to the cap.
-    fn open(&mut self, from: u64, now: u64, why: Why, moves: &mut Vec<Moved>) {
+    fn open(&mut self, from: Instant, cause: BreakerCause, now: Instant) {
         let (base, cap) = self.rules.open_time;
         let bound = base.saturating_mul(1 << self.streak.min(30)).min(cap);
-        // Jitter of its own for each opening, so that no generator has to be kept.
-        let seed = self.rules.seed.wrapping_add(self.generation + 1);
-        let time = backoff::jittered(bound, self.rules.jitter, &mut small_rng(Some(seed)));
-        let millis = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        let until = from.saturating_add(millis);
+        let time = jittered(bound, self.rules.jitter, &mut self.rng);
         self.streak = self.streak.saturating_add(1);
-        self.go(Phase::Open { until }, why, moves);
-        if let Some(moved) = moves.last_mut() {
-            moved.open_for = Some(Duration::from_millis(until.saturating_sub(now)));
-        }
+        let until = after(from, time);
+        self.go(Phase::Open { until }, cause, now);
     }
 
-    fn go(&mut self, phase: Phase, why: Why, moves: &mut Vec<Moved>) {
+    fn go(&mut self, phase: Phase, cause: BreakerCause, at: Instant) {
         let from = self.state();
         self.phase = phase;
         self.generation += 1;
-        moves.push(Moved {
-            generation: self.generation,
+        self.transitions.push(BreakerTransition {
             from,
             to: self.state(),
-            why,
-            open_for: None,
+            cause,
+            at,
+            open_for: self.remaining(at),
+            generation: self.generation,
         });
     }
 }

@@ -1,9 +1,9 @@
-//! Circuit breaker: leaves a service alone that mostly fails, and finds out when it is well again.
+//! Circuit breaker: refuses calls to a service that mostly fails, and finds out when it has recovered.
 //!
 //! A service that is down does not get better from being asked, and callers that wait for its errors
 //! hold resources of their own. A [`Breaker`] watches what becomes of calls; when too large a share
 //! of them fails, or is slow, it refuses further calls at once for a while, then lets a few through
-//! to see:
+//! as probes:
 //!
 //! ```text
 //!               share of bad calls too high
@@ -26,24 +26,25 @@
 //! waiting counts for nothing: it proves nothing. So a timeout belongs *below* the breaker, where it
 //! is a failure. So does an error of the inner `poll_ready`: no call was made. A call counts once,
 //! with its verdict; when an answer that was judged by its head breaks off later, its good mark is
-//! taken back. Only a bad call opens the breaker, never a good one that completes the minimum. An answer to a call from before the last change of state counts for nothing either.
+//! taken back. Only a bad call opens the breaker, never a good one that completes the minimum. An answer
+//! to a call from before the last change of state counts for nothing either.
 //!
-//! Counts are exact and slide, over the last ten seconds (or other [time](Builder::time_window)), or
-//! the last [so many calls](Builder::count_window).
+//! Counts are exact and slide, over the last ten seconds (or other [time](BreakerSettings::time_window)), or
+//! the last [so many calls](BreakerSettings::count_window).
 //!
 //! # Probes
 //! While half-open, only so many calls are let through at a time, and as many successes close the
 //! breaker; one failure opens it again, for twice as long. A probe that is cancelled gives its permit
-//! back. A probe whose answer does not begin by its [deadline](Builder::probe_deadline) has failed;
+//! back. A probe whose answer does not begin by its [deadline](BreakerSettings::probe_deadline) has failed;
 //! one whose answer has begun (a stream that only its end can judge) counts as a success then, so
-//! that a service of long streams can recover at all. There is no timer: the next call, or look at
-//! the state, finds the deadline over, and the open time counts from the deadline, not from then.
+//! that a service of long streams can recover. There is no timer: the next call, or the next reading of
+//! the state, finds that the deadline is over, and the open time counts from the deadline.
 //!
 //! # Where calls are refused
-//! In `call`, because only that is a call: a permit reserved in `poll_ready` could stay with a clone
-//! that never uses it. While calls are refused, `poll_ready` is ready without asking the inner
-//! service, which may have no reason to ever be: so callers get the error at once. Therefore do not
-//! put a breaker below something that takes readiness for health, such as a balancer. Readiness that
+//! In `call`: a probe permit reserved in `poll_ready` could stay with a clone that never uses it. While
+//! calls are refused, `poll_ready` is ready without asking the inner service, which may never be ready:
+//! so callers get the error at once. Therefore do not put a breaker below something that takes readiness
+//! for health, such as a balancer. Readiness that
 //! was taken from the inner service before is kept for the next call that is admitted, as tower
 //! demands, and given back when the breaker is dropped.
 //!
@@ -63,7 +64,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
-//! let service = ServiceBuilder::new()
+//! let service = ServiceBreakerSettings::new()
 //!     .layer(BreakerLayer::default())
 //!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
 //! assert_eq!(service.oneshot(1).await?, 2);
@@ -71,15 +72,15 @@
 //! # }
 //! ```
 //!
-//! Customised, and with a hand on it:
+//! Customised, and set by hand:
 //! ```
 //! use std::time::Duration;
 //! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-//! use tower_roster::service::breaker::{BreakerError, BreakerLayer, State};
+//! use tower_roster::service::breaker::{BreakerError, BreakerSettings, BreakerState};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
-//! let layer = BreakerLayer::builder()
+//! let layer = BreakerSettings::new()
 //!     .name("users")
 //!     .count_window(100)
 //!     .failure_ratio(0.25)
@@ -87,7 +88,7 @@
 //!     .open_time(Duration::from_millis(500), Duration::from_secs(20))
 //!     .build()?;
 //! let breaker = layer.handle();
-//! let mut service = ServiceBuilder::new()
+//! let mut service = ServiceBreakerSettings::new()
 //!     .layer(layer)
 //!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
 //!
@@ -95,7 +96,7 @@
 //! let refused = service.ready().await?.call(1).await.unwrap_err();
 //! assert!(BreakerError::find(&*refused).is_some_and(|error| error.is_open()));
 //! breaker.reset();
-//! assert_eq!(breaker.state(), State::Closed);
+//! assert_eq!(breaker.state(), BreakerState::Closed);
 //! assert_eq!(service.ready().await?.call(1).await?, 2);
 //! # Ok(())
 //! # }
@@ -103,22 +104,23 @@
 
 mod call;
 mod error;
-mod future;
 mod handle;
 mod layer;
 mod machine;
 #[cfg(all(test, not(roster_loom)))]
 mod model;
 mod service;
+mod settings;
 mod shared;
 mod state;
 
 pub use self::{
-    call::Call,
+    call::BreakerCall,
     error::{BreakerError, Refused},
-    future::ResponseFuture,
     handle::BreakerHandle,
-    layer::{BreakerLayer, Builder},
+    layer::BreakerLayer,
     service::Breaker,
-    state::{Cause, Counts, State, Transition},
+    settings::BreakerSettings,
+    state::{BreakerCause, BreakerState, BreakerTransition},
 };
+pub use crate::window::CallCounts;

@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
 
 use super::{
-    machine::{Machine, Moved, Pass, Probed, Refusal, Rules},
-    state::State,
+    error::Refused,
+    machine::{Admission, Machine, Probed, Rules},
+    state::{BreakerCause, BreakerState, BreakerTransition},
 };
+
+const MS: Duration = Duration::from_millis(1);
 
 fn rules(probes: u32) -> Rules {
     Rules {
         open_time: (Duration::from_secs(1), Duration::from_secs(30)),
         jitter: 0.0,
         probes,
-        probe_deadline: 5_000,
-        seed: 1,
+        probe_deadline: 5_000 * MS,
     }
 }
 
@@ -48,19 +52,19 @@ enum Naively {
 
 #[derive(Clone, Copy, Debug)]
 struct Call {
-    pass: Pass,
+    admission: Admission,
     /// Of the naive one.
     time: u64,
 }
 
 impl Naive {
-    fn state(&self) -> State {
+    fn state(&self) -> BreakerState {
         match self.state {
-            Naively::Closed => State::Closed,
-            Naively::Open { .. } => State::Open,
-            Naively::HalfOpen { .. } => State::HalfOpen,
-            Naively::ForcedOpen => State::ForcedOpen,
-            Naively::ForcedClosed => State::ForcedClosed,
+            Naively::Closed => BreakerState::Closed,
+            Naively::Open { .. } => BreakerState::Open,
+            Naively::HalfOpen { .. } => BreakerState::HalfOpen,
+            Naively::ForcedOpen => BreakerState::ForcedOpen,
+            Naively::ForcedClosed => BreakerState::ForcedClosed,
         }
     }
 
@@ -109,12 +113,14 @@ impl Naive {
     }
 
     /// Whether call number `number` is let through, and as a probe.
-    fn admit(&mut self, number: usize, now: u64) -> Result<bool, Refusal> {
+    fn admit(&mut self, number: usize, now: u64) -> Result<bool, Refused> {
         self.expire(now);
         match &mut self.state {
             Naively::Closed | Naively::ForcedClosed => Ok(false),
-            Naively::ForcedOpen => Err(Refusal::Forced),
-            Naively::Open { until } if now < *until => Err(Refusal::Open(*until - now)),
+            Naively::ForcedOpen => Err(Refused::Forced),
+            Naively::Open { until } if now < *until => Err(Refused::Open {
+                remaining: MS * (*until - now) as u32,
+            }),
             Naively::Open { .. } => {
                 self.go(Naively::HalfOpen {
                     flying: vec![(number, false)],
@@ -125,7 +131,7 @@ impl Naive {
             }
             Naively::HalfOpen { flying, since, .. } => {
                 if flying.len() == self.probes {
-                    return Err(Refusal::Probing);
+                    return Err(Refused::Probing);
                 }
                 flying.push((number, false));
                 *since = now;
@@ -175,7 +181,7 @@ enum Step {
     Trip(usize),
     Relapse(usize),
     Expire,
-    Force(State),
+    Force(BreakerState),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -184,7 +190,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Probed::Bad),
         1 => Just(Probed::Cancelled),
     ];
-    let forced = prop::sample::select(vec![State::Closed, State::ForcedOpen, State::ForcedClosed]);
+    let forced = prop::sample::select(vec![
+        BreakerState::Closed,
+        BreakerState::ForcedOpen,
+        BreakerState::ForcedClosed,
+    ]);
     // Calls are named from the latest back, so that most belong to the state of the time.
     prop_oneof![
         6 => prop_oneof![5 => 0..2_000_u64, 1 => 0..100_000_u64].prop_map(Step::Wait),
@@ -205,7 +215,9 @@ proptest! {
         probes in 1..4_u32,
         steps in prop::collection::vec(step(), 1..80),
     ) {
-        let mut machine = Machine::new(rules(probes));
+        let base = Instant::now();
+        let at = |millis: u64| base + Duration::from_millis(millis);
+        let mut machine = Machine::new(rules(probes), SmallRng::seed_from_u64(1), base);
         let mut naive = Naive {
             state: Naively::Closed,
             time: 0,
@@ -216,47 +228,45 @@ proptest! {
         let mut now = 0;
         // Each call with its number, whether it has begun, and whether it is over.
         let mut calls: Vec<(Call, bool, bool)> = Vec::new();
-        let mut moves: Vec<Moved> = Vec::new();
         for step in steps {
-            let before = moves.len();
             let find = |back: usize, calls: &[(Call, bool, bool)]| {
                 calls.len().checked_sub(1 + back)
             };
             match step {
                 Step::Wait(millis) => now += millis,
                 Step::Expire => {
-                    machine.expire(now, &mut moves);
+                    machine.expire(at(now));
                     naive.expire(now);
                 }
                 Step::Force(to) => {
-                    machine.force(to, now, &mut moves);
+                    machine.force(to, at(now));
                     naive.streak = 0;
                     naive.closed_at = now;
                     naive.go(match to {
-                        State::ForcedOpen => Naively::ForcedOpen,
-                        State::ForcedClosed => Naively::ForcedClosed,
+                        BreakerState::ForcedOpen => Naively::ForcedOpen,
+                        BreakerState::ForcedClosed => Naively::ForcedClosed,
                         _ => Naively::Closed,
                     });
                 }
                 Step::Admit => {
-                    let refuses = machine.refuses(now);
-                    let real = machine.admit(now, &mut moves);
+                    let refuses = machine.refuses(at(now));
+                    let real = machine.admit(at(now));
                     let expected = naive.admit(calls.len(), now);
-                    prop_assert_eq!(real.map(|pass| pass.probe), expected);
+                    prop_assert_eq!(real.map(|it| it.probe), expected);
                     prop_assert!(!refuses || real.is_err());
-                    if let Ok(pass) = real {
+                    if let Ok(admission) = real {
                         let time = naive.time;
-                        calls.push((Call { pass, time }, false, false));
+                        calls.push((Call { admission, time }, false, false));
                     }
                 }
                 Step::Begin(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, begun, over) = &mut calls[number];
-                    if !call.pass.probe || *begun || *over {
+                    if !call.admission.probe || *begun || *over {
                         continue;
                     }
                     *begun = true;
-                    machine.begin(call.pass);
+                    machine.begin(call.admission);
                     if let Naively::HalfOpen { flying, .. } = &mut naive.state {
                         let named = flying.iter_mut().find(|(flies, _)| *flies == number);
                         if let Some((_, begun)) = named {
@@ -267,11 +277,11 @@ proptest! {
                 Step::End(back, result) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, begun, over) = &mut calls[number];
-                    if !call.pass.probe || *over {
+                    if !call.admission.probe || *over {
                         continue;
                     }
                     *over = true;
-                    machine.probed(call.pass, result, *begun, now, &mut moves);
+                    machine.probed(call.admission, result, *begun, at(now));
                     if call.time == naive.time {
                         naive.probed(number, result, now);
                     }
@@ -279,7 +289,7 @@ proptest! {
                 Step::Trip(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, ..) = calls[number];
-                    machine.trip(call.pass, now, &mut moves);
+                    machine.trip(call.admission, BreakerCause::Created, at(now));
                     if call.time == naive.time {
                         naive.trip(now);
                     }
@@ -287,7 +297,7 @@ proptest! {
                 Step::Relapse(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, ..) = calls[number];
-                    machine.relapsed(call.pass, now, &mut moves);
+                    machine.relapsed(call.admission, at(now));
                     let probing = matches!(naive.state, Naively::HalfOpen { .. });
                     if call.time == naive.time && probing {
                         naive.open(now);
@@ -296,15 +306,16 @@ proptest! {
             }
             prop_assert_eq!(machine.state(), naive.state());
             let remaining = match naive.state {
-                Naively::Open { until } => Some(until.saturating_sub(now)),
+                Naively::Open { until } => Some(Duration::from_millis(until.saturating_sub(now))),
                 _ => None,
             };
-            prop_assert_eq!(machine.remaining(now), remaining);
-            for pair in moves[before..].windows(2) {
-                prop_assert_eq!(pair[0].to, pair[1].from, "told in order");
+            prop_assert_eq!(machine.remaining(at(now)), remaining);
+            let transitions: Vec<BreakerTransition> = machine.take_transitions();
+            for pair in transitions.windows(2) {
+                prop_assert_eq!(pair[0].to, pair[1].from, "in order");
             }
-            if let Some(last) = moves[before..].last() {
-                prop_assert_eq!(last.to, machine.state(), "the last move is the state");
+            if let Some(last) = transitions.last() {
+                prop_assert_eq!(last.to, machine.state(), "the last transition leads to the state");
             }
         }
     }
@@ -313,18 +324,21 @@ proptest! {
 #[test]
 fn jitter_stays_within_its_share_and_repeats() {
     let open_for = |seed| {
-        let mut machine = Machine::new(Rules {
-            jitter: 0.2,
-            seed,
-            ..rules(1)
-        });
-        let mut moves = Vec::new();
-        let pass = machine.admit(0, &mut moves).unwrap();
-        machine.trip(pass, 0, &mut moves);
-        moves[0].open_for.unwrap().as_millis()
+        let jitter = 0.2;
+        let rules = Rules { jitter, ..rules(1) };
+        let now = Instant::now();
+        let mut machine = Machine::new(rules, SmallRng::seed_from_u64(seed), now);
+        let call = machine.admit(now).unwrap();
+        machine.trip(call, BreakerCause::Created, now);
+        machine.take_transitions()[0].open_for.unwrap()
     };
     let times: Vec<_> = (0..200).map(open_for).collect();
-    assert!(times.iter().all(|time| (800..=1_201).contains(time)));
-    assert!(times.iter().max().unwrap() - times.iter().min().unwrap() > 300);
+    assert!(
+        times
+            .iter()
+            .all(|time| (800 * MS..=1_200 * MS).contains(time))
+    );
+    let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*most - *least > 300 * MS);
     assert_eq!(open_for(7), open_for(7));
 }

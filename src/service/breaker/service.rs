@@ -8,10 +8,11 @@ use std::{
 
 use tower::Service;
 
-use super::{BreakerHandle, Call, future::ResponseFuture, shared::Shared};
+use super::{BreakerCall, BreakerHandle, shared::Shared};
 use crate::{
     classify::{Answers, Classify},
     error::BoxError,
+    service::Judged,
 };
 
 /// Refuses calls while the inner service mostly fails; made by a
@@ -36,7 +37,7 @@ impl<S, C> Breaker<S, C> {
         }
     }
 
-    /// A hand on the breaker.
+    /// A handle to the breaker.
     pub fn handle(&self) -> BreakerHandle {
         BreakerHandle::new(Arc::clone(&self.shared))
     }
@@ -53,9 +54,9 @@ where
     S::Error: Into<BoxError>,
     C: Classify<S::Response, S::Error>,
 {
-    type Response = C::Observed<Call>;
+    type Response = C::Observed<BreakerCall>;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future, C>;
+    type Future = Judged<S::Future, C, BreakerCall>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.skipped = self.shared.refuses();
@@ -68,14 +69,14 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         // The inner service may not be called then, even if it might be by now.
         if self.skipped {
-            return ResponseFuture::refused(self.shared.refuse_early());
+            return Judged::refused(self.shared.refuse_early());
         }
         match self.shared.admit() {
-            Ok(pass) => {
-                let call = Call::new(Arc::clone(&self.shared), pass);
-                ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
+            Ok(admission) => {
+                let call = BreakerCall::new(Arc::clone(&self.shared), admission);
+                Judged::admitted(self.inner.call(request), self.classify.clone(), call)
             }
-            Err(error) => ResponseFuture::refused(error),
+            Err(error) => Judged::refused(error),
         }
     }
 }

@@ -4,25 +4,25 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::window;
+use crate::window::CallCounts;
 
 /// What a breaker does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum State {
-    /// Lets all through.
+pub enum BreakerState {
+    /// Lets all calls through.
     Closed,
-    /// Refuses all.
+    /// Refuses all calls.
     Open,
-    /// Lets a few through to see.
+    /// Lets a few calls through as probes.
     HalfOpen,
-    /// Refuses all until told otherwise.
+    /// Refuses all calls until it is forced closed or reset.
     ForcedOpen,
-    /// Lets all through until told otherwise; still counts.
+    /// Lets all calls through until it is forced open or reset; counts them.
     ForcedClosed,
 }
 
-impl State {
+impl BreakerState {
     /// Its name in logs and metrics, such as `half_open`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -35,44 +35,22 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for BreakerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// How many calls there are in the window, and how many of them were bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counts {
-    /// All calls with a verdict.
-    pub total: u64,
-    /// Those that failed, or found the service overloaded.
-    pub failed: u64,
-    /// Those that were slow, failed or not.
-    pub slow: u64,
-}
-
-impl From<window::Counts> for Counts {
-    fn from(counts: window::Counts) -> Self {
-        Self {
-            total: counts.total,
-            failed: counts.failed,
-            slow: counts.slow,
-        }
     }
 }
 
 /// Why the state changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Cause {
+pub enum BreakerCause {
     /// The breaker was made.
     Created,
     /// Too large a share of calls failed.
-    Failures(Counts),
+    Failures(CallCounts),
     /// Too large a share of calls was slow.
-    SlowCalls(Counts),
+    SlowCalls(CallCounts),
     /// The open time was over, and a call came.
     OpenTimeOver,
     /// A probe failed, or was slow.
@@ -90,16 +68,16 @@ pub enum Cause {
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Transition {
+pub struct BreakerTransition {
     /// The state left.
-    pub from: State,
+    pub from: BreakerState,
     /// The state entered.
-    pub to: State,
+    pub to: BreakerState,
     /// Why.
-    pub cause: Cause,
+    pub cause: BreakerCause,
     /// When.
     pub at: Instant,
-    /// For how long it opens, where it does by itself.
+    /// How long the breaker stays open from then on; `None` in any other state.
     pub open_for: Option<Duration>,
     /// Which change of the breaker this is, counted from 0.
     pub(super) generation: u64,

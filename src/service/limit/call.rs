@@ -11,7 +11,7 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It goes with the response of an [`AdaptiveLimit`](super::AdaptiveLimit) where the classifier
 /// judges by the end of it.
-pub struct Call {
+pub struct LimitCall {
     shared: Arc<Shared>,
     began: Instant,
     in_flight: u32,
@@ -20,7 +20,7 @@ pub struct Call {
     _permit: Permit,
 }
 
-impl Call {
+impl LimitCall {
     pub(super) fn new(shared: Arc<Shared>, permit: Permit) -> Self {
         let in_flight = shared.begin();
         Self {
@@ -31,14 +31,14 @@ impl Call {
             _permit: permit,
         }
     }
-
-    /// The head of the answer is here, or an error. What its end tells comes too late for latency.
-    pub(super) fn answered(&mut self, verdict: Option<Verdict>) {
-        self.conclude(verdict.unwrap_or(Verdict::SUCCESS));
-    }
 }
 
-impl Observer for Call {
+impl Observer for LimitCall {
+    /// The latency is that of the head, so a call without a verdict counts as a success here.
+    fn answered(&mut self, verdict: Option<Verdict>) {
+        self.conclude(verdict.unwrap_or(Verdict::SUCCESS));
+    }
+
     fn conclude(&mut self, verdict: Verdict) {
         let sampled = std::mem::replace(&mut self.sampled, true);
         if verdict.outcome == Outcome::Overloaded {
@@ -55,15 +55,15 @@ impl Observer for Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for LimitCall {
     fn drop(&mut self) {
         self.shared.end();
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for LimitCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
+        f.debug_struct("LimitCall")
             .field("began", &self.began)
             .finish_non_exhaustive()
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The settings of the estimate; checked by the builder.
-#[derive(Clone, Copy, Debug)]
+/// The settings of the estimate; see [`LimitSettings`](super::LimitSettings).
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rules {
     pub(super) initial: u32,
     pub(super) min: u32,

@@ -1,8 +1,8 @@
-//! A limit of concurrency that finds itself.
+//! A limit of concurrency that adapts to latency and overload.
 //!
-//! More calls at a time than a service can work on only wait, somewhere below, and make every answer
-//! late. What the right number is nobody knows, and it changes. An [`AdaptiveLimit`] looks for it:
-//! while latency stays what it usually is, the limit grows; when it rises, calls are queueing, and
+//! More calls at a time than a service can work on wait in a queue of the service, and make every answer
+//! late. The right number is not known beforehand, and it changes. An [`AdaptiveLimit`] looks for it:
+//! while latency stays what it usually is, the limit grows; when latency rises, calls are queueing, and
 //! the limit shrinks; when the service says that it is overloaded, it shrinks at once.
 //!
 //! ```text
@@ -44,7 +44,7 @@
 //!
 //! # What it costs
 //! A call takes a permit of tokio's semaphore, two clock reads, and no allocation unless it waits.
-//! Who finds others busy with the estimate leaves its sample out instead of waiting.
+//! A call that finds the estimate locked leaves its sample out instead of waiting.
 //!
 //! # Examples
 //! ```
@@ -64,11 +64,11 @@
 //! Customised, and shedding what is above the limit:
 //! ```
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_roster::service::limit::AdaptiveLimitLayer;
+//! use tower_roster::service::limit::LimitSettings;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
-//! let limit = AdaptiveLimitLayer::builder()
+//! let limit = LimitSettings::new()
 //!     .initial(50)
 //!     .range(10, 500)
 //!     .tolerance(2.0)
@@ -87,18 +87,15 @@
 //! [concurrency-limits]: https://github.com/Netflix/concurrency-limits
 
 mod call;
-mod future;
 mod gradient;
 mod handle;
 mod layer;
 mod permits;
 mod service;
+mod settings;
 mod shared;
 
 pub use self::{
-    call::Call,
-    future::ResponseFuture,
-    handle::LimitHandle,
-    layer::{AdaptiveLimitLayer, Builder},
-    service::AdaptiveLimit,
+    call::LimitCall, handle::LimitHandle, layer::AdaptiveLimitLayer, service::AdaptiveLimit,
+    settings::LimitSettings,
 };

@@ -11,12 +11,13 @@ use std::{
 
 use tower::Service;
 
-use super::{
-    call::Call, future::ResponseFuture, handle::LimitHandle, permits::Permit, shared::Shared,
+use super::{call::LimitCall, handle::LimitHandle, permits::Permit, shared::Shared};
+use crate::{
+    classify::{Answers, Classify},
+    service::Judged,
 };
-use crate::classify::{Answers, Classify};
 
-/// Lets only so many calls through at a time, as many as go well; made by an
+/// Lets as many calls through at a time as latency and overload allow; made by an
 /// [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
 ///
 /// Clones, and other services made by the same layer, share one limit. Errors are those of the inner
@@ -28,7 +29,7 @@ pub struct AdaptiveLimit<S, C = Answers> {
     turn: Turn,
 }
 
-/// Where this service is in line.
+/// Where this service is in the queue for a permit.
 enum Turn {
     None,
     Waiting(Pin<Box<dyn Future<Output = Permit> + Send + Sync>>),
@@ -75,9 +76,9 @@ where
     S: Service<Request>,
     C: Classify<S::Response, S::Error>,
 {
-    type Response = C::Observed<Call>;
+    type Response = C::Observed<LimitCall>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, C>;
+    type Future = Judged<S::Future, C, LimitCall, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         ready!(self.poll_permit(cx));
@@ -90,8 +91,8 @@ where
         let Turn::Taken(permit) = mem::replace(&mut self.turn, Turn::None) else {
             panic!("called before it was ready");
         };
-        let call = Call::new(Arc::clone(&self.shared), permit);
-        ResponseFuture::new(self.inner.call(request), self.classify.clone(), call)
+        let call = LimitCall::new(Arc::clone(&self.shared), permit);
+        Judged::admitted(self.inner.call(request), self.classify.clone(), call)
     }
 }
 

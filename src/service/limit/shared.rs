@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) permits: Arc<Permits>,
-    /// Only ever tried: who finds it taken leaves its sample out.
+    /// Never waited for: a call that finds it locked leaves its sample out.
     gradient: Mutex<Gradient>,
     /// The service said so, and the limit has not shrunk for it yet. Relaxed, like the next: hints
     /// that publish nothing.

@@ -11,7 +11,7 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It goes with the response of a [`Throttle`](super::Throttle) where the classifier judges by the
 /// end of it.
-pub struct Call {
+pub struct ThrottleCall {
     shared: Arc<Shared>,
     made: Instant,
     step: Step,
@@ -24,7 +24,7 @@ enum Step {
     Over,
 }
 
-impl Call {
+impl ThrottleCall {
     pub(super) fn new(shared: Arc<Shared>, made: Instant) -> Self {
         Self {
             shared,
@@ -34,7 +34,7 @@ impl Call {
     }
 }
 
-impl Observer for Call {
+impl Observer for ThrottleCall {
     fn conclude(&mut self, verdict: Verdict) {
         match (self.step, verdict.outcome) {
             (Step::Over, _) | (Step::Accepted, Outcome::Success | Outcome::Cancelled) => {}
@@ -51,15 +51,15 @@ impl Observer for Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for ThrottleCall {
     fn drop(&mut self) {
         self.conclude(Verdict::new(Outcome::Cancelled));
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for ThrottleCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
+        f.debug_struct("ThrottleCall")
             .field("made", &self.made)
             .field("step", &self.step)
             .finish_non_exhaustive()

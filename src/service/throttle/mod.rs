@@ -1,9 +1,9 @@
 //! Adaptive throttling: sends an overloaded service no more than a multiple of what it accepts.
 //!
-//! A breaker knows two answers, all or nothing, and with the second it also refuses the calls that
-//! would have been served. Where a service is *partly* able, each client had better send a little
-//! more than what gets through, and drop the rest before it costs anyone anything. A [`Throttle`]
-//! does so without talking to anybody, by the formula of [Site Reliability Engineering, *Handling
+//! A breaker lets all calls through or none, and while it is open it also refuses calls that would have
+//! been served. Where a service can serve *a part* of its calls, each client should send a little more
+//! than that part, and drop the rest before it costs the service anything. A [`Throttle`] does so by what
+//! it sees alone, by the formula of [Site Reliability Engineering, *Handling
 //! Overload*]: with the calls that callers made and those that were accepted within the window, a
 //! call is refused with the probability
 //!
@@ -51,20 +51,20 @@
 //! use std::time::Duration;
 //! use tower_roster::{
 //!     classify::{self, Verdict},
-//!     service::throttle::ThrottleLayer,
+//!     service::throttle::ThrottleSettings,
 //! };
 //!
-//! let layer = ThrottleLayer::builder()
-//!     .classify(classify::from_fn(|result: Result<&u16, &std::io::Error>| match result {
-//!         Ok(503 | 429) => Verdict::OVERLOADED,
-//!         Ok(_) => Verdict::SUCCESS,
-//!         Err(_) => Verdict::FAILURE,
-//!     }))
+//! let layer = ThrottleSettings::new()
 //!     .name("users")
 //!     .k(1.5)
 //!     .window(Duration::from_secs(3))
 //!     .min_calls(50)
-//!     .build()?;
+//!     .build()?
+//!     .classify(classify::from_fn(|result: Result<&u16, &std::io::Error>| match result {
+//!         Ok(503 | 429) => Verdict::OVERLOADED,
+//!         Ok(_) => Verdict::SUCCESS,
+//!         Err(_) => Verdict::FAILURE,
+//!     }));
 //! assert_eq!(layer.handle().probability(), 0.0);
 //! # Ok::<_, tower_roster::ConfigError>(())
 //! ```
@@ -73,17 +73,13 @@
 
 mod call;
 mod error;
-mod future;
 mod handle;
 mod layer;
 mod service;
+mod settings;
 mod shared;
 
 pub use self::{
-    call::Call,
-    error::ThrottleError,
-    future::ResponseFuture,
-    handle::ThrottleHandle,
-    layer::{Builder, ThrottleLayer},
-    service::Throttle,
+    call::ThrottleCall, error::ThrottleError, handle::ThrottleHandle, layer::ThrottleLayer,
+    service::Throttle, settings::ThrottleSettings,
 };

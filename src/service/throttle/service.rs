@@ -9,10 +9,11 @@ use std::{
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{call::Call, future::ResponseFuture, handle::ThrottleHandle, shared::Shared};
+use super::{call::ThrottleCall, handle::ThrottleHandle, shared::Shared};
 use crate::{
     classify::{Answers, Classify},
     error::BoxError,
+    service::Judged,
 };
 
 /// Refuses the calls that are above a multiple of those accepted; made by a
@@ -52,9 +53,9 @@ where
     S::Error: Into<BoxError>,
     C: Classify<S::Response, S::Error>,
 {
-    type Response = C::Observed<Call>;
+    type Response = C::Observed<ThrottleCall>;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future, C>;
+    type Future = Judged<S::Future, C, ThrottleCall>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -64,10 +65,10 @@ where
         let now = Instant::now();
         match self.shared.admit(now) {
             Ok(()) => {
-                let call = Call::new(Arc::clone(&self.shared), now);
-                ResponseFuture::admitted(self.inner.call(request), self.classify.clone(), call)
+                let call = ThrottleCall::new(Arc::clone(&self.shared), now);
+                Judged::admitted(self.inner.call(request), self.classify.clone(), call)
             }
-            Err(error) => ResponseFuture::refused(error),
+            Err(error) => Judged::refused(error),
         }
     }
 }

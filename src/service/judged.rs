@@ -1,4 +1,4 @@
-//! The future of a call through a breaker.
+//! The future of a call that a layer let through and judges, or refused.
 
 use std::{
     fmt,
@@ -9,73 +9,73 @@ use std::{
 
 use pin_project::pin_project;
 
-use super::{BreakerError, Call};
 use crate::{
-    classify::{Classify, Verdict},
+    classify::{Classify, Observer, Verdict},
     error::BoxError,
 };
 
-/// A call in flight, or refused. Dropping it cancels the call, which then counts for nothing.
+/// A call in flight, or refused with an error `X`. Dropping it drops the observer `O` of the call, which
+/// then counts as cancelled.
 #[pin_project]
-pub struct ResponseFuture<F, C>(#[pin] Kind<F, C>);
+pub struct Judged<F, C, O, X = BoxError>(#[pin] Kind<F, C, O, X>);
 
 #[pin_project(project = KindProj)]
-enum Kind<F, C> {
-    Refused(Option<BreakerError>),
+enum Kind<F, C, O, X> {
+    Refused(Option<X>),
     Admitted {
         #[pin]
         future: F,
         classify: C,
         /// Taken when the inner future is done.
-        call: Option<Call>,
+        observer: Option<O>,
     },
 }
 
-impl<F, C> ResponseFuture<F, C> {
-    pub(super) fn refused(error: BreakerError) -> Self {
-        Self(Kind::Refused(Some(error)))
+impl<F, C, O, X> Judged<F, C, O, X> {
+    pub(super) fn refused(error: impl Into<X>) -> Self {
+        Self(Kind::Refused(Some(error.into())))
     }
 
-    pub(super) fn admitted(future: F, classify: C, call: Call) -> Self {
+    pub(super) fn admitted(future: F, classify: C, observer: O) -> Self {
         Self(Kind::Admitted {
             future,
             classify,
-            call: Some(call),
+            observer: Some(observer),
         })
     }
 }
 
-impl<F, C, T, E> Future for ResponseFuture<F, C>
+impl<F, C, O, X, T, E> Future for Judged<F, C, O, X>
 where
     F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
+    E: Into<X>,
     C: Classify<T, E>,
+    O: Observer,
 {
-    type Output = Result<C::Observed<Call>, BoxError>;
+    type Output = Result<C::Observed<O>, X>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().0.project() {
             KindProj::Refused(error) => {
-                let error = error.take().expect("not polled after it was done");
-                Poll::Ready(Err(error.into()))
+                Poll::Ready(Err(error.take().expect("not polled after it was done")))
             }
             KindProj::Admitted {
                 future,
                 classify,
-                call,
+                observer,
             } => {
                 let result = ready!(future.poll(cx));
                 // Held here, so that a classifier which panics drops it: the call was cancelled.
-                let mut call = call.take().expect("not polled after it was done");
+                let mut observer = observer.take().expect("not polled after it was done");
                 let verdict = classify.judge(result.as_ref());
                 Poll::Ready(match result {
                     Ok(response) => {
-                        call.answered(verdict);
-                        Ok(classify.observe(response, verdict, call))
+                        observer.answered(verdict);
+                        Ok(classify.observe(response, verdict, observer))
                     }
                     Err(error) => {
-                        // Nothing comes after an error that could tell more.
-                        call.answered(verdict.or(Some(Verdict::FAILURE)));
+                        // Nothing follows an error that could decide.
+                        observer.answered(verdict.or(Some(Verdict::FAILURE)));
                         Err(error.into())
                     }
                 })
@@ -84,11 +84,11 @@ where
     }
 }
 
-impl<F, C> fmt::Debug for ResponseFuture<F, C> {
+impl<F, C, O: fmt::Debug, X: fmt::Debug> fmt::Debug for Judged<F, C, O, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Refused(error) => f.debug_tuple("Refused").field(error).finish(),
-            Kind::Admitted { call, .. } => f.debug_tuple("Admitted").field(call).finish(),
+            Kind::Admitted { observer, .. } => f.debug_tuple("Admitted").field(observer).finish(),
         }
     }
 }

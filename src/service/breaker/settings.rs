@@ -1,0 +1,245 @@
+//! What a user sets.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    layer::BreakerLayer,
+    machine::{Machine, Rules},
+    shared::{Counted, Limits, Shared},
+};
+use crate::{
+    error::{ConfigError, check_range, check_share},
+    rng::small_rng,
+    window::{CountWindow, TimeWindow},
+};
+
+/// The buckets of a window of time: a call leaves it at most a tenth of the span too early.
+const BUCKETS: usize = 10;
+
+const MIN_CALLS: u32 = 20;
+const MAX_CALLS: usize = 100_000;
+
+/// More calls at a time are normal traffic.
+const MAX_PROBES: u32 = 63;
+
+const MS: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = DAY.saturating_mul(365);
+
+/// The settings of a circuit breaker. Each [`build`](Self::build) makes another breaker of them.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use tower_roster::{classify::Answers, service::breaker::BreakerSettings};
+///
+/// let settings = BreakerSettings::new()
+///     .name("users")
+///     .count_window(100)
+///     .failure_ratio(0.25)
+///     .open_time(Duration::from_millis(500), Duration::from_secs(20));
+/// let layer = settings.build()?.classify(Answers::default());
+/// # let _ = layer;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "settings do nothing until they are built"]
+pub struct BreakerSettings {
+    name: Arc<str>,
+    window: Window,
+    failure_ratio: f64,
+    slow: Option<(Duration, f64)>,
+    min_calls: Option<u32>,
+    rules: Rules,
+    seed: Option<u64>,
+}
+
+/// Which calls are counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Window {
+    Time(Duration),
+    Calls(usize),
+}
+
+impl BreakerSettings {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            name: Arc::from(""),
+            window: Window::Time(Duration::from_secs(10)),
+            failure_ratio: 0.5,
+            slow: None,
+            min_calls: None,
+            rules: Rules {
+                open_time: (Duration::from_secs(1), Duration::from_secs(30)),
+                jitter: 0.2,
+                probes: 3,
+                probe_deadline: Duration::from_secs(10),
+            },
+            seed: None,
+        }
+    }
+
+    /// Sets the name in errors and events, usually that of the service; none by default.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Counts the calls of this last time, from 10 ms to a day; 10 s by default. A short window reacts
+    /// faster and needs more traffic to reach [`min_calls`](Self::min_calls).
+    pub fn time_window(mut self, span: Duration) -> Self {
+        self.window = Window::Time(span);
+        self
+    }
+
+    /// Counts the last so many calls instead, from 1 to 100 000, however long ago they were. For a
+    /// service that is called too seldom for a window of time.
+    pub fn count_window(mut self, calls: usize) -> Self {
+        self.window = Window::Calls(calls);
+        self
+    }
+
+    /// Sets the share of the calls in the window whose failure opens the breaker: above 0, up to 1, where
+    /// all calls must fail; 0.5 by default.
+    pub fn failure_ratio(mut self, ratio: f64) -> Self {
+        self.failure_ratio = ratio;
+        self
+    }
+
+    /// Opens also when a share `ratio` of the calls, above 0 and up to 1, was slow: no head of an answer
+    /// came within `slow`, from 1 µs to one day. Such a call need not have failed, and a slow probe counts
+    /// as failed. By default no call is slow.
+    pub fn slow_calls(mut self, slow: Duration, ratio: f64) -> Self {
+        self.slow = Some((slow, ratio));
+        self
+    }
+
+    /// Sets how many calls must be in the window before the breaker may open: from 1, where the first
+    /// failure may open it, to the calls that the window holds. By default 20, or all calls of a smaller
+    /// window.
+    pub fn min_calls(mut self, calls: u32) -> Self {
+        self.min_calls = Some(calls);
+        self
+    }
+
+    /// Sets how long the breaker stays open: `base` the first time, twice as long each further time, at
+    /// most `cap`; from 1 ms to 365 days. Each `cap` of time spent closed takes one doubling back. 1 s and
+    /// 30 s by default.
+    pub fn open_time(mut self, base: Duration, cap: Duration) -> Self {
+        self.rules.open_time = (base, cap);
+        self
+    }
+
+    /// Sets the share by which an open time may be shorter or longer: from 0, where all clients that
+    /// opened together probe together, to 1; 0.2 by default.
+    pub fn jitter(mut self, jitter: f64) -> Self {
+        self.rules.jitter = jitter;
+        self
+    }
+
+    /// Sets how many calls may be under way at a time while the breaker is half-open, and how many
+    /// successes close it: from 1 to 63; 3 by default.
+    pub fn probes(mut self, probes: u32) -> Self {
+        self.rules.probes = probes;
+        self
+    }
+
+    /// Sets when the answer to a probe must have begun: from 1 ms to one hour; 10 s by default. The probe
+    /// itself is not ended then: that is for a timeout.
+    pub fn probe_deadline(mut self, deadline: Duration) -> Self {
+        self.rules.probe_deadline = deadline;
+        self
+    }
+
+    /// Makes the jitter repeatable. By default it differs in each breaker.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes a breaker, closed and with an empty window, as a layer.
+    ///
+    /// # Errors
+    /// When a setting is out of the range that its method tells.
+    pub fn build(&self) -> Result<BreakerLayer, ConfigError> {
+        let calls = match self.window {
+            Window::Time(span) => {
+                let (range, accepted) = (10 * MS..=DAY, "from 10 ms to one day");
+                check_range("breaker.time_window", span, range, accepted)?;
+                u32::MAX
+            }
+            Window::Calls(calls) => {
+                let (range, accepted) = (1..=MAX_CALLS, "from 1 to 100000");
+                check_range("breaker.count_window", calls, range, accepted)?;
+                calls as u32
+            }
+        };
+        let accepted = "from 1 to the calls in the window";
+        check_range("breaker.min_calls", self.least(), 1..=calls, accepted)?;
+        check_share("breaker.failure_ratio", self.failure_ratio)?;
+        if let Some((slow, ratio)) = self.slow {
+            let (range, accepted) = (MS / 1_000..=DAY, "from 1 µs to one day");
+            check_range("breaker.slow_calls", slow, range, accepted)?;
+            check_share("breaker.slow_calls", ratio)?;
+        }
+        let (base, cap) = self.rules.open_time;
+        let accepted = "from 1 ms to the cap";
+        check_range("breaker.open_time", base, MS..=cap, accepted)?;
+        check_range("breaker.open_time", cap, MS..=YEAR, "at most 365 days")?;
+        let accepted = "from 0 to 1";
+        check_range("breaker.jitter", self.rules.jitter, 0.0..=1.0, accepted)?;
+        let accepted = "from 1 to 63";
+        check_range(
+            "breaker.probes",
+            self.rules.probes,
+            1..=MAX_PROBES,
+            accepted,
+        )?;
+        let (deadline, range) = (self.rules.probe_deadline, MS..=3_600_000 * MS);
+        let accepted = "from 1 ms to one hour";
+        check_range("breaker.probe_deadline", deadline, range, accepted)?;
+        Ok(self.make())
+    }
+
+    /// Makes a breaker of settings known to be in range.
+    fn make(&self) -> BreakerLayer {
+        let now = Instant::now();
+        let window = match self.window {
+            Window::Time(span) => Counted::Time(TimeWindow::new(span, BUCKETS, now)),
+            Window::Calls(calls) => Counted::Calls(CountWindow::new(calls)),
+        };
+        let limits = Limits {
+            min_calls: self.least().into(),
+            failure_ratio: self.failure_ratio,
+            slow: self.slow,
+            probe_deadline: self.rules.probe_deadline,
+        };
+        let machine = Machine::new(self.rules, small_rng(self.seed), now);
+        let shared = Shared::new(Arc::clone(&self.name), machine, limits, window, now);
+        BreakerLayer::new(Arc::new(shared))
+    }
+
+    /// The least calls to judge by, as set or as fits the window.
+    fn least(&self) -> u32 {
+        self.min_calls.unwrap_or(match self.window {
+            Window::Calls(calls) if calls < MIN_CALLS as usize => calls as u32,
+            _ => MIN_CALLS,
+        })
+    }
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A breaker with all defaults.
+impl Default for BreakerLayer {
+    fn default() -> Self {
+        BreakerSettings::new().make()
+    }
+}

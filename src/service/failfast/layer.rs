@@ -1,0 +1,36 @@
+//! The layer.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use tower::Layer;
+
+use super::{service::FailFast, shared::Shared};
+
+/// Bounds the wait for a service to be ready. See the [module](super).
+///
+/// Services made by one layer, and its clones, share whether they fail.
+#[derive(Clone, Debug)]
+pub struct FailFastLayer {
+    shared: Arc<Shared>,
+}
+
+impl FailFastLayer {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Whether calls fail at once now.
+    pub fn is_failing(&self) -> bool {
+        self.shared.failing.load(Relaxed)
+    }
+}
+
+impl<S> Layer<S> for FailFastLayer {
+    type Service = FailFast<S>;
+
+    fn layer(&self, inner: S) -> FailFast<S> {
+        FailFast::new(inner, Arc::clone(&self.shared))
+    }
+}

@@ -1,0 +1,146 @@
+//! The failfast as a service.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use tokio::time::{Instant, Sleep};
+use tower::Service;
+
+use super::{error::FailFastError, shared::Shared};
+use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
+
+/// Fails calls at once after the inner service was not ready for a while; made by a
+/// [`FailFastLayer`](super::FailFastLayer).
+pub struct FailFast<S> {
+    inner: S,
+    shared: Arc<Shared>,
+    /// When this clone found the inner service not ready first; `None` while it is.
+    since: Option<Instant>,
+    /// Kept from one wait to the next.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The last `poll_ready` was ready in order to fail.
+    failing: bool,
+}
+
+impl<S> FailFast<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            shared,
+            since: None,
+            timer: None,
+            failing: false,
+        }
+    }
+
+    /// The service within.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Ends the failing for all, if there was any.
+    fn recover(&mut self) {
+        self.since = None;
+        self.failing = false;
+        // A load first: every clone may write here with each call.
+        if self.shared.failing.load(Relaxed) && self.shared.failing.swap(false, Relaxed) {
+            tracing::info!(
+                name = &*self.shared.name,
+                "ready again, no longer failing fast"
+            );
+        }
+    }
+
+    /// Whether the wait is over, for this clone or for another.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.shared.failing.load(Relaxed) {
+            return true;
+        }
+        let (now, wait) = (Instant::now(), self.shared.wait);
+        // A task that still waits polls soon after the end of its wait. One that polls much later stopped
+        // waiting in between, and begins a new wait.
+        let kept = self.since.filter(|since| {
+            let waited = now.saturating_duration_since(*since);
+            waited < wait.saturating_mul(2)
+        });
+        let since = kept.unwrap_or(now);
+        if kept.is_none() {
+            self.since = Some(now);
+            let end = backoff::after(now, wait);
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(end),
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(end))),
+            }
+        }
+        let Some(timer) = &mut self.timer else {
+            return false;
+        };
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if !self.shared.failing.swap(true, Relaxed) {
+            let name = &*self.shared.name;
+            tracing::warn!(name, waited = ?now.saturating_duration_since(since), "not ready, failing fast");
+        }
+        true
+    }
+}
+
+impl<S, Request> Service<Request> for FailFast<S>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Judged<S::Future, Answers, ()>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self.inner.poll_ready(cx) {
+            Poll::Ready(result) => {
+                // An error too ends the wait, and is returned at once.
+                self.recover();
+                Poll::Ready(result.map_err(Into::into))
+            }
+            Poll::Pending => {
+                self.failing = self.is_over(cx);
+                if self.failing {
+                    // The next wait of this clone begins when the failing is over.
+                    self.since = None;
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if self.failing {
+            let Shared { name, wait, .. } = &*self.shared;
+            return Judged::refused(FailFastError::new(Arc::clone(name), *wait));
+        }
+        Judged::admitted(self.inner.call(request), Answers::default(), ())
+    }
+}
+
+/// The clone waits on its own account, as its inner service does.
+impl<S: Clone> Clone for FailFast<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), Arc::clone(&self.shared))
+    }
+}
+
+impl<S> fmt::Debug for FailFast<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailFast")
+            .field("shared", &self.shared)
+            .field("since", &self.since)
+            .finish_non_exhaustive()
+    }
+}
