@@ -22,7 +22,6 @@ use tower::{Service, ServiceExt, timeout::error::Elapsed, util::BoxCloneSyncServ
 use tower_roster::{
     BoxError, Instance,
     balance::{self, NoEndpoint, policy, topology::ByHeaders},
-    classify,
     client::{Handles, HttpClient, HttpEndpoints, HttpError, Stack},
     discover::MakeEndpoint,
     instance::Key,
@@ -143,10 +142,8 @@ impl Caller {
         };
         let discover = watch.discover(endpoints);
         let built = if settings.breaker {
-            let breaker = BreakerSettings::new().name(service).build();
-            let breaker = breaker.map(|breaker| breaker.classify(classify::Http::default()));
-            let stack = breaker.map(|breaker| stack.breaker(breaker));
-            let built = stack.and_then(|stack| stack.build(discover));
+            let stack = stack.breaker(BreakerSettings::new().name(service));
+            let built = stack.build(discover);
             built.map(|built| (boxed(built.service), built.handles))
         } else {
             let built = stack.build(discover);

@@ -24,7 +24,7 @@ mod status;
 #[cfg(feature = "http")]
 mod uri;
 
-pub use self::stack::{Built, Handles, Outermost, Stack, Stacked};
+pub use self::stack::{Built, Handles, NoBreaker, Outermost, Stack, Stacked};
 #[cfg(feature = "http")]
 pub use self::{
     error::HttpError,

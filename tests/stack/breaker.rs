@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 
 use tower_roster::{
-    classify::Http,
     client::Stack,
     service::breaker::{BreakerCause, BreakerError, BreakerSettings, BreakerState},
 };
@@ -17,10 +16,7 @@ async fn it_opens_while_all_fail_and_closes_when_they_are_well() {
         .name("web")
         .min_calls(10)
         .open_time(200 * MS, 1_000 * MS)
-        .probes(1)
-        .build()
-        .unwrap()
-        .classify(Http::default());
+        .probes(1);
     let stack = Stack::http().breaker(breaker);
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     let breaker = handles.breaker.expect("it has one");

@@ -23,12 +23,12 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     task::{AbortHandle, JoinSet},
 };
-use tower::{Service, ServiceExt, layer::util::Identity};
+use tower::{Service, ServiceExt};
 use tower_roster::{
     BoxError, Instance, Registry,
     balance::{EndpointInfo, EndpointState, Handle, policy::DefaultPolicy},
     classify::Http,
-    client::{Handles, HttpClient, HttpEndpoints, Outermost, Stack, Stacked},
+    client::{Handles, HttpClient, HttpEndpoints, NoBreaker, Outermost, Stack, Stacked},
     discover::Discover,
     registry::{Announcement, Health, memory::Memory},
     service::retry::{Replay, ReplayBody, ShareReplay},
@@ -37,7 +37,7 @@ use tower_roster::{
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
 pub(crate) type Body = Full<Bytes>;
-pub(crate) type HttpStack<W = (), K = Identity> =
+pub(crate) type HttpStack<W = (), K = NoBreaker> =
     Stack<DefaultPolicy, Http, Replay, ShareReplay, W, K>;
 pub(crate) type Client<W = ()> =
     Stacked<HttpClient<ReplayBody<Body>>, DefaultPolicy, Http, Replay, ShareReplay, W>;
@@ -258,7 +258,7 @@ pub(crate) async fn build<W, K>(
 ) -> (K::Service, Handles)
 where
     W: Send + Sync + 'static,
-    K: Outermost<Client<W>>,
+    K: Outermost<Client<W>, Http>,
 {
     let instances: Vec<_> = instances.into_iter().collect();
     let count = instances.len();

@@ -9,4 +9,5 @@ mod kit;
 mod layers;
 mod places;
 mod split;
+mod template;
 mod time;

@@ -6,7 +6,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_roster::{
     Registry, balance,
-    classify::{Grpc, is_unsent},
+    classify::is_unsent,
     client::{GrpcEndpoints, Stack, StatusLayer},
     registry::{Watch, fixed::Fixed},
     service::breaker::BreakerLayer,
@@ -97,9 +97,9 @@ async fn what_the_server_says_is_told_as_it_was_said() {
 #[tokio::test]
 async fn an_open_breaker_is_unavailable() {
     let server = Server::start().await;
-    let breaker = BreakerLayer::default().classify(Grpc::default());
+    let breaker = BreakerLayer::default();
     breaker.handle().force_open();
-    let stack = Stack::grpc().breaker(breaker);
+    let stack = Stack::grpc().shared_breaker(breaker);
     let stack = stack.build(watched(&[&server]).discover(GrpcEndpoints::new()));
     let status = client!(stack.unwrap().service)
         .greet(ask("you", 0))

@@ -1,0 +1,65 @@
+//! What goes around all the rest.
+
+use tower::Layer;
+
+use crate::{
+    error::ConfigError,
+    service::breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings},
+};
+
+/// What goes around all the rest of a [`Stack`](super::Stack): [`NoBreaker`], a breaker of its own by its
+/// [settings](BreakerSettings), or a [breaker](BreakerLayer) that others have, too.
+///
+/// It is known by its type, so that a stack without a breaker has nothing to ask and no body to wrap.
+pub trait Outermost<S, C>: sealed::Sealed {
+    /// The service with what goes around it.
+    type Service;
+
+    /// Puts it around a service whose calls `classify` judges.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    fn wrap(&self, service: S, classify: C) -> Result<Wrapped<Self::Service>, ConfigError>;
+}
+
+/// A service, and the handle to its breaker, if it has one.
+type Wrapped<S> = (S, Option<BreakerHandle>);
+
+/// No circuit breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NoBreaker;
+
+impl<S, C> Outermost<S, C> for NoBreaker {
+    type Service = S;
+
+    fn wrap(&self, service: S, _: C) -> Result<Wrapped<S>, ConfigError> {
+        Ok((service, None))
+    }
+}
+
+impl<S, C: Clone> Outermost<S, C> for BreakerSettings {
+    type Service = Breaker<S, C>;
+
+    fn wrap(&self, service: S, classify: C) -> Result<Wrapped<Self::Service>, ConfigError> {
+        self.build()?.wrap(service, classify)
+    }
+}
+
+impl<S, C: Clone> Outermost<S, C> for BreakerLayer {
+    type Service = Breaker<S, C>;
+
+    fn wrap(&self, service: S, classify: C) -> Result<Wrapped<Self::Service>, ConfigError> {
+        let layer = self.clone().classify(classify);
+        Ok((layer.layer(service), Some(self.handle())))
+    }
+}
+
+mod sealed {
+    use super::{BreakerLayer, BreakerSettings, NoBreaker};
+
+    pub trait Sealed {}
+    impl Sealed for NoBreaker {}
+    impl Sealed for BreakerSettings {}
+    impl Sealed for BreakerLayer {}
+}
