@@ -36,8 +36,8 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tower_roster::{
     Instance, Registry,
     registry::{
-        self, State,
-        consul::{Config, Consistency, Consul, Options},
+        self, ViewState,
+        consul::{Consistency, Consul, ConsulConfig, ConsulOptions},
     },
 };
 
@@ -78,7 +78,7 @@ async fn many_services(services: usize, time: Duration) {
     let mut watches: Vec<_> = watches.collect();
     let live = watches
         .iter_mut()
-        .map(|watch| watch.wait_for(|view| view.state == State::Live));
+        .map(|watch| watch.wait_for(|view| view.state == ViewState::Live));
     timeout(6 * PATIENCE, join_all(live))
         .await
         .expect("all are live in time");
@@ -108,9 +108,9 @@ async fn long_list(instances: usize, time: Duration) {
     }
     println!("\n| one confirmation of {instances} instances | processor |");
     println!("|---|---|");
-    let stale = Options::default().consistency(Consistency::Stale(PATIENCE));
+    let stale = ConsulOptions::default().consistency(Consistency::Stale(PATIENCE));
     for (name, options) in [
-        ("by its index alone", Options::default()),
+        ("by its index alone", ConsulOptions::default()),
         ("by reading the list", stale),
     ] {
         let wait = Duration::from_secs(1);
@@ -144,8 +144,8 @@ fn entry(index: usize) -> [serde_json::Value; 3] {
     ]
 }
 
-fn config(agent: &support::Agent) -> Config {
-    Config::new(&agent.url()).expect("an address")
+fn config(agent: &support::Agent) -> ConsulConfig {
+    ConsulConfig::new(&agent.url()).expect("an address")
 }
 
 /// The processor's time of this process while nothing happens.

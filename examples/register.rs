@@ -9,9 +9,9 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use serde_json::json;
 use tower_roster::{
-    Instance,
+    Instance, RegistryError,
     instance::Address,
-    registry::{Announcement, Event, Health},
+    registry::{Announcement, Health, RegistrationEvent},
 };
 
 /// Register an instance and keep it registered until SIGINT or SIGTERM, whatever happens to the
@@ -109,18 +109,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let mut registration =
         registration.map_err(|error| common::Failure::usage(common::chain(&error)))?;
 
-    let tell = |event: &Event| {
-        let (name, error) = match event {
-            Event::Registered => ("registered", None),
-            Event::Reregistered => ("reregistered", None),
-            Event::Deregistered => ("deregistered", None),
-            Event::Recovered => ("recovered", None),
-            Event::Updated => ("updated", None),
-            Event::RegisterFailed(error) => ("register_failed", Some(error.to_chain())),
-            Event::HeartbeatFailed(error) => ("heartbeat_failed", Some(error.to_chain())),
-            Event::DeregisterFailed(error) => ("deregister_failed", Some(error.to_chain())),
-            _ => ("other", None),
-        };
+    let tell = |name: &str, error: Option<&RegistryError>| {
+        let error = error.map(RegistryError::to_chain);
         // Whether or not somebody reads it, the instance stays registered.
         let _ = common::say(if args.json {
             json!({"event": name, "id": id, "error": error}).to_string()
@@ -136,7 +126,19 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     loop {
         tokio::select! {
             event = registration.event() => match event {
-                Some(event) => tell(&event),
+                Some(event) => match event {
+                    RegistrationEvent::Registered => tell("registered", None),
+                    RegistrationEvent::Reregistered => tell("reregistered", None),
+                    RegistrationEvent::Recovered => tell("recovered", None),
+                    RegistrationEvent::Updated => tell("updated", None),
+                    RegistrationEvent::RegisterFailed { error, .. } => {
+                        tell("register_failed", Some(&error));
+                    }
+                    RegistrationEvent::HeartbeatFailed { error, .. } => {
+                        tell("heartbeat_failed", Some(&error));
+                    }
+                    _ => tell("other", None),
+                },
                 None => return Err(common::Failure::work("the registration has ended")),
             },
             () = signals.next() => break,
@@ -149,9 +151,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         ))),
     };
     match deregistered {
-        Ok(()) => tell(&Event::Deregistered),
+        Ok(()) => tell("deregistered", None),
         Err(error) => {
-            tell(&Event::DeregisterFailed(error.clone()));
+            tell("deregister_failed", Some(&error));
             return Err(common::Failure::work(common::chain(&error)));
         }
     }

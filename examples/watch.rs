@@ -15,7 +15,7 @@ use serde::Serialize;
 use tower_roster::{
     Instance,
     catalog::{Delta, InstanceSet, Rejected, diff},
-    registry::{Query, State, View},
+    registry::{Query, View, ViewState},
 };
 
 /// Follow the instances of a service: one line for each change, until Ctrl-C.
@@ -115,7 +115,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         known = view.instances.clone();
         // Told after the instances, so that "live" means that all of them were printed.
         let now = (shown(&view), reason(&view));
-        if told.as_ref() != Some(&now) && (view.state != State::Pending || view.error.is_some()) {
+        if told.as_ref() != Some(&now) && (view.state != ViewState::Pending || view.error.is_some())
+        {
             common::line(if args.json {
                 json(&StateChange {
                     at_ms: at.as_millis(),
@@ -145,9 +146,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
 /// The state in the words of the output: what was never loaded and cannot be is stale.
 fn shown(view: &View) -> &'static str {
     match view.state {
-        State::Live => "live",
-        State::Empty => "empty",
-        State::Missing => "missing",
+        ViewState::Live => "live",
+        ViewState::Empty => "empty",
+        ViewState::Missing => "missing",
         _ => "stale",
     }
 }
@@ -155,9 +156,9 @@ fn shown(view: &View) -> &'static str {
 fn reason(view: &View) -> Option<String> {
     match (&view.error, view.state) {
         (Some(error), _) => Some(error.to_chain()),
-        (None, State::Stale) => Some("the registry has not confirmed it in time".to_owned()),
-        (None, State::Missing) => Some("no such service".to_owned()),
-        (None, State::Empty) => Some(match view.withheld.len() {
+        (None, ViewState::Stale) => Some("the registry has not confirmed it in time".to_owned()),
+        (None, ViewState::Missing) => Some("no such service".to_owned()),
+        (None, ViewState::Empty) => Some(match view.withheld.len() {
             0 => "no instance matches".to_owned(),
             n => format!("{n} instances, none of which may serve"),
         }),

@@ -94,9 +94,9 @@ pub enum ErrorKind {
 ///
 /// Cheap to clone, because every watcher of a service is told of the same trouble.
 #[derive(Clone)]
-pub struct Error(Arc<Inner>);
+pub struct RegistryError(Arc<Details>);
 
-struct Inner {
+struct Details {
     kind: ErrorKind,
     backend: Arc<str>,
     service: Arc<str>,
@@ -105,7 +105,7 @@ struct Inner {
     source: Option<BoxError>,
 }
 
-impl Error {
+impl RegistryError {
     /// Creates an error of `kind` in `backend` about `service` (may be empty).
     pub fn new(
         kind: ErrorKind,
@@ -113,7 +113,7 @@ impl Error {
         service: impl Into<Arc<str>>,
         message: impl Into<String>,
     ) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Details {
             kind,
             backend: backend.into(),
             service: service.into(),
@@ -135,7 +135,7 @@ impl Error {
         self.edit(|inner| inner.retry_after = Some(delay))
     }
 
-    fn edit(mut self, edit: impl FnOnce(&mut Inner)) -> Self {
+    fn edit(mut self, edit: impl FnOnce(&mut Details)) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             edit(inner);
         }
@@ -189,9 +189,9 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
+        let Details {
             backend,
             service,
             message,
@@ -205,9 +205,9 @@ impl fmt::Display for Error {
     }
 }
 
-impl fmt::Debug for Error {
+impl fmt::Debug for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
+        f.debug_struct("RegistryError")
             .field("kind", &self.0.kind)
             .field("backend", &self.0.backend)
             .field("service", &self.0.service)
@@ -218,13 +218,13 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for RegistryError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_ref().map(|source| &**source as _)
     }
 }
 
-impl From<ConfigError> for Error {
+impl From<ConfigError> for RegistryError {
     fn from(error: ConfigError) -> Self {
         Self::new(ErrorKind::Invalid, "configuration", "", error.to_string())
     }

@@ -92,7 +92,7 @@ mod window;
 
 pub use self::{
     backoff::Backoff,
-    error::{BoxError, ConfigError, Error},
+    error::{BoxError, ConfigError, RegistryError},
     instance::Instance,
     registry::Registry,
 };

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tower_roster::{
     catalog::{Delta, InstanceSet, diff},
-    registry::{State, View, Watch, memory::Memory, rest::Server},
+    registry::{View, ViewState, Watch, memory::Memory, rest::RestServer},
 };
 
 use crate::{
@@ -123,7 +123,7 @@ async fn embedded() -> Result<(String, tokio::task::JoinHandle<()>), Failure> {
         .await
         .map_err(Failure::work)?;
     let url = format!("rest://{}", listener.local_addr().map_err(Failure::work)?);
-    let server = Server::new(Memory::new());
+    let server = RestServer::new(Memory::new());
     Ok((
         url,
         tokio::spawn(server.serve(listener, std::future::pending())),
@@ -156,7 +156,7 @@ struct Stage {
     began: Instant,
     happened: Vec<Happening>,
     known: InstanceSet,
-    state: State,
+    state: ViewState,
     /// Who crashed, when, and when the registry no longer listed it.
     crash: Option<(String, Instant, Option<Instant>)>,
 }
@@ -189,7 +189,7 @@ impl Stage {
             began: Instant::now(),
             happened: Vec::new(),
             known: InstanceSet::default(),
-            state: State::Pending,
+            state: ViewState::Pending,
             crash: None,
         })
     }
@@ -350,7 +350,10 @@ impl Stage {
         self.known = view.instances.clone();
         if self.state != view.state {
             self.state = view.state;
-            let why = view.error.as_ref().map(tower_roster::Error::to_chain);
+            let why = view
+                .error
+                .as_ref()
+                .map(tower_roster::RegistryError::to_chain);
             let what = match why {
                 Some(why) => format!("{}: {why}", view.state),
                 None => view.state.to_string(),

@@ -8,10 +8,10 @@ use http::Request;
 use http_body_util::Full;
 use libfuzzer_sys::fuzz_target;
 use tower::ServiceExt;
-use tower_roster::registry::{memory::Memory, rest::Server};
+use tower_roster::registry::{memory::Memory, rest::RestServer};
 
 thread_local! {
-    static RUNTIME: RefCell<Option<(tokio::runtime::Runtime, Server)>> = const { RefCell::new(None) };
+    static RUNTIME: RefCell<Option<(tokio::runtime::Runtime, RestServer)>> = const { RefCell::new(None) };
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
         let (runtime, server) = runtime.get_or_insert_with(|| {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_time().build().expect("a runtime");
-            let server = Server::new(runtime.block_on(async { Memory::new() }));
+            let server = RestServer::new(runtime.block_on(async { Memory::new() }));
             (runtime, server)
         });
         let answer = runtime.block_on(server.clone().oneshot(request));

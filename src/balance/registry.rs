@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::error::NoEndpoint;
 use crate::{
-    error::Error,
-    registry::{State, Watch},
+    error::RegistryError,
+    registry::{ViewState, Watch},
 };
 
 /// How a registry stands that discovery follows. The endpoints of the last good set serve on, whatever it
@@ -18,13 +18,13 @@ pub struct RegistryStatus {
     /// The service that is watched there.
     pub service: Arc<str>,
     /// How far its last word can be trusted.
-    pub state: State,
+    pub state: ViewState,
     /// Instances that it lists and that may serve.
     pub instances: usize,
     /// What keeps it from being fresh; `None` while it answers.
-    pub error: Option<Error>,
-    /// Since when it has confirmed nothing, while it is [pending](State::Pending) or
-    /// [stale](State::Stale); `None` while it is fresh.
+    pub error: Option<RegistryError>,
+    /// Since when it has confirmed nothing, while it is [pending](ViewState::Pending) or
+    /// [stale](ViewState::Stale); `None` while it is fresh.
     pub silent_since: Option<Instant>,
     /// Whether nothing will come any more, because the runtime of the watch has shut down.
     pub ended: bool,
@@ -37,10 +37,10 @@ impl RegistryStatus {
         let ended = watch.is_ended();
         let state = match view.state {
             // Of one that has ended nobody notices that it grows old.
-            fresh if ended && fresh != State::Pending => State::Stale,
+            fresh if ended && fresh != ViewState::Pending => ViewState::Stale,
             state => state,
         };
-        let silent = matches!(state, State::Pending | State::Stale);
+        let silent = matches!(state, ViewState::Pending | ViewState::Stale);
         Self {
             service: Arc::clone(watch.query().service()),
             state,
@@ -59,7 +59,7 @@ impl RegistryStatus {
     /// Whether it stands as before, as far as that is worth an event: not for other words of the same
     /// trouble.
     pub(super) fn is_like(&self, before: &Self) -> bool {
-        let kind = |status: &Self| status.error.as_ref().map(Error::kind);
+        let kind = |status: &Self| status.error.as_ref().map(RegistryError::kind);
         (self.state, kind(self), self.ended) == (before.state, kind(before), before.ended)
     }
 
@@ -67,16 +67,16 @@ impl RegistryStatus {
     /// know some, and one that has said that there are none is the last to be blamed.
     pub(super) fn explain(all: &[Self]) -> Option<NoEndpoint> {
         let one = all.iter().min_by_key(|status| match status.state {
-            State::Pending | State::Stale if status.error.is_some() || status.ended => 0,
-            State::Stale => 1,
-            State::Pending => 2,
-            State::Live => 3,
-            State::Empty => 4,
-            State::Missing => 5,
+            ViewState::Pending | ViewState::Stale if status.error.is_some() || status.ended => 0,
+            ViewState::Stale => 1,
+            ViewState::Pending => 2,
+            ViewState::Live => 3,
+            ViewState::Empty => 4,
+            ViewState::Missing => 5,
         })?;
         Some(match (one.state, &one.error) {
-            (State::Pending, None) if !one.ended => NoEndpoint::NeverResolved,
-            (State::Pending | State::Stale, error) => NoEndpoint::Unreachable {
+            (ViewState::Pending, None) if !one.ended => NoEndpoint::NeverResolved,
+            (ViewState::Pending | ViewState::Stale, error) => NoEndpoint::Unreachable {
                 since: one.silent_for().unwrap_or_default(),
                 error: match error {
                     Some(error) => error.to_chain(),
@@ -84,9 +84,9 @@ impl RegistryStatus {
                     None => "it is silent".to_owned(),
                 },
             },
-            (State::Live, _) => NoEndpoint::NotMade(one.instances),
-            (State::Empty, _) => NoEndpoint::Empty,
-            (State::Missing, _) => NoEndpoint::Missing,
+            (ViewState::Live, _) => NoEndpoint::NotMade(one.instances),
+            (ViewState::Empty, _) => NoEndpoint::Empty,
+            (ViewState::Missing, _) => NoEndpoint::Missing,
         })
     }
 }

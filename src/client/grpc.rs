@@ -75,8 +75,8 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 ///
 /// # Examples
 /// ```
-/// # use tower_roster::{Error, registry::{Registry, Watch}};
-/// # fn connect(registry: Registry) -> Result<(), Error> {
+/// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
+/// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use tower::balance::p2c::Balance;
 /// use tower_roster::{classify::Grpc, client::GrpcEndpoints, endpoint::CompleteOnBody};
 ///

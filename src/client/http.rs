@@ -70,8 +70,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 ///
 /// # Examples
 /// ```
-/// # use tower_roster::{Error, registry::{Registry, Watch}};
-/// # fn connect(registry: Registry) -> Result<(), Error> {
+/// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
+/// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use http_body_util::Empty;
 /// use tower_roster::client::HttpEndpoints;
 ///
@@ -83,8 +83,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 ///
 /// Customised, with requests that count until their answer's body has ended:
 /// ```
-/// # use tower_roster::{Error, registry::{Registry, Watch}};
-/// # fn connect(registry: Registry) -> Result<(), Error> {
+/// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
+/// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use std::time::Duration;
 /// use http_body_util::Full;
 /// use tower_roster::{client::HttpEndpoints, endpoint::CompleteOnBody};

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Registry, Settings, fixed::Fixed};
+use super::{Registry, WatchSettings, fixed::Fixed};
 use crate::error::ConfigError;
 
 /// Connects to the registry that a URL names, with default settings. Nothing is sent yet: a registry
@@ -20,14 +20,14 @@ use crate::error::ConfigError;
 /// # Errors
 /// When the URL cannot be used, or its registry's feature is not compiled in; says which part.
 pub fn connect(url: &str) -> Result<Registry, ConfigError> {
-    connect_with(url, Settings::default())
+    connect_with(url, WatchSettings::default())
 }
 
 /// Like [`connect`], with settings of one's own.
 ///
 /// # Errors
 /// As [`connect`], and when a setting is out of its range.
-pub fn connect_with(url: &str, settings: Settings) -> Result<Registry, ConfigError> {
+pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, ConfigError> {
     let (scheme, rest) = url.split_once(':').ok_or_else(|| {
         ConfigError::new(
             "registry",
@@ -40,13 +40,13 @@ pub fn connect_with(url: &str, settings: Settings) -> Result<Registry, ConfigErr
         "fixed" => Registry::with_settings(Fixed::parse(rest)?, settings),
         #[cfg(feature = "consul")]
         "consul" | "consul+http" | "consul+https" => {
-            let config = super::consul::Config::from_url(url)?;
+            let config = super::consul::ConsulConfig::from_url(url)?;
             Registry::with_settings(super::consul::Consul::new(config)?, settings)
         }
         #[cfg(feature = "memory")]
         "memory" => Registry::with_settings(super::memory::Memory::named(rest), settings),
         #[cfg(feature = "rest")]
-        "rest" => Registry::with_settings(super::rest::Client::from_url(url)?, settings),
+        "rest" => Registry::with_settings(super::rest::RestClient::from_url(url)?, settings),
         _ => {
             let known = known_schemes().join(", ");
             let message = format!("no backend for {scheme:?} is compiled in; there are {known}");

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 #[cfg(doc)]
 use super::Registry;
 use super::{Announcement, Limit, query::Query};
-use crate::{catalog::Listing, error::Error};
+use crate::{catalog::Listing, error::RegistryError};
 
 /// A boxed future, as backends return them.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -23,13 +23,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the query cannot be asked of this backend.
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error>;
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError>;
 
     /// Prepares to register an instance.
     ///
     /// # Errors
     /// When this backend cannot hold such an instance or check.
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error>;
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError>;
 }
 
 /// What a [`Source`] learned.
@@ -47,11 +47,11 @@ pub enum Answer {
 pub trait Source: Send + 'static {
     /// Reads the state now. Whatever position in the registry's history was known is forgotten
     /// first: this is how a source starts, and how it goes on after any error.
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>>;
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>>;
 
     /// Waits until the state may have changed since the last answer, then reads it. It need not be
     /// right about that, but must answer now and then, because an answer confirms the copy.
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>>;
 
     /// How often it may be asked, whatever the answers are.
     fn limit(&self) -> Limit {
@@ -71,13 +71,13 @@ pub enum Renewal {
 /// Carries one registration of one instance. Every future must end in bounded time.
 pub trait Lease: Send + 'static {
     /// Registers in full; repeating it changes nothing.
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>>;
+    fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
     /// Sends a heartbeat, or looks whether the registration still stands.
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>>;
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>>;
 
     /// Takes the instance out; done already counts as success.
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>>;
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
     /// The time between renewals.
     fn renew_every(&self) -> Duration;

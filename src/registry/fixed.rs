@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source};
 use crate::{
     catalog::Listing,
-    error::{ConfigError, Error, ErrorKind},
+    error::{ConfigError, ErrorKind, RegistryError},
     instance::{Address, Instance, Weight},
 };
 
@@ -65,7 +65,7 @@ impl Backend for Fixed {
         "fixed".into()
     }
 
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         let instances = self.addresses.iter().map(|(address, weight)| {
             let mut instance = Instance::new(
                 Arc::clone(query.service()),
@@ -80,8 +80,8 @@ impl Backend for Fixed {
         Ok(vec![Box::new(Once { instances })])
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
-        Err(Error::new(
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
+        Err(RegistryError::new(
             ErrorKind::Invalid,
             self.name(),
             Arc::clone(&announcement.instance().service),
@@ -96,7 +96,7 @@ struct Once {
 }
 
 impl Source for Once {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             Ok(Answer::Listing(Listing {
                 instances: self.instances.clone(),
@@ -106,7 +106,7 @@ impl Source for Once {
         })
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         // Confirms now and then: a list that is known for ever is never stale.
         Box::pin(async {
             tokio::time::sleep(Duration::from_secs(10)).await;

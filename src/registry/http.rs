@@ -15,7 +15,7 @@ use hyper_util::{
 use crate::connect::Link;
 use crate::{
     connect::Connector,
-    error::{BoxError, Error, ErrorKind},
+    error::{BoxError, ErrorKind, RegistryError},
 };
 
 /// How long connecting to a registry may take.
@@ -97,7 +97,11 @@ impl Reply {
 
     /// Turns every status but success into an error; a redirect too, because a token must not be
     /// carried to another host.
-    pub(super) fn success(self, backend: &Arc<str>, service: &Arc<str>) -> Result<Self, Error> {
+    pub(super) fn success(
+        self,
+        backend: &Arc<str>,
+        service: &Arc<str>,
+    ) -> Result<Self, RegistryError> {
         let kind = match self.status.as_u16() {
             200..=299 => return Ok(self),
             401 | 403 => ErrorKind::Denied,
@@ -113,7 +117,7 @@ impl Reply {
         if !excerpt.is_empty() {
             message = format!("{message}: {excerpt}");
         }
-        let error = Error::new(kind, Arc::clone(backend), Arc::clone(service), message);
+        let error = RegistryError::new(kind, Arc::clone(backend), Arc::clone(service), message);
         Err(match self.retry_after() {
             Some(delay) => error.with_retry_after(delay),
             None => error,
@@ -182,10 +186,10 @@ impl Http {
         agent: usize,
         service: &Arc<str>,
         request: Request,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Reply, RegistryError> {
         let agent = &self.agents[agent % self.agents.len()];
         let fail = |kind, message: String| {
-            Error::new(
+            RegistryError::new(
                 kind,
                 Arc::clone(&self.backend),
                 Arc::clone(service),

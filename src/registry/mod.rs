@@ -14,8 +14,8 @@
 //!
 //! Losing the registry is not losing the service: a [`View`] keeps the last good set, its age, and
 //! the error that keeps it from being fresh. Three states that many clients mix up stay apart:
-//! the registry cannot be reached ([`State::Stale`], with an error), it knows no such service
-//! ([`State::Missing`]), and the service has no instance that may serve ([`State::Empty`]).
+//! the registry cannot be reached ([`ViewState::Stale`], with an error), it knows no such service
+//! ([`ViewState::Missing`]), and the service has no instance that may serve ([`ViewState::Empty`]).
 
 mod connect;
 #[cfg(feature = "consul")]
@@ -47,9 +47,9 @@ pub use self::{
     contract::{Answer, Backend, BoxFuture, Lease, Renewal, Source},
     pace::Limit,
     query::Query,
-    registration::{Announcement, Event, Health, Registration},
-    settings::{Mode, Settings},
-    view::{State, View},
+    registration::{Announcement, Health, Registration, RegistrationEvent},
+    settings::{WatchMode, WatchSettings},
+    view::{View, ViewState},
     watch::{Closed, Watch},
 };
 
@@ -58,7 +58,7 @@ use std::{fmt, sync::Arc};
 use tokio::{runtime::Handle, sync::watch as cell};
 
 use self::watches::Watches;
-use crate::error::{ConfigError, Error, ErrorKind};
+use crate::error::{ConfigError, ErrorKind, RegistryError};
 
 /// A handle to a registry. Cheap to clone; clones share their watches.
 ///
@@ -90,7 +90,7 @@ pub struct Registry(Arc<Shared>);
 
 struct Shared {
     backend: Arc<dyn Backend>,
-    settings: Settings,
+    settings: WatchSettings,
     watches: Arc<Watches>,
     /// Closed when the last handle goes; lingering watches then end at once.
     _alive: cell::Sender<()>,
@@ -100,19 +100,22 @@ struct Shared {
 impl Registry {
     /// Makes a backend usable, with default settings.
     pub fn new(backend: impl Backend) -> Self {
-        Self::assemble(Arc::new(backend), Settings::default())
+        Self::assemble(Arc::new(backend), WatchSettings::default())
     }
 
     /// Makes a backend usable.
     ///
     /// # Errors
     /// When a setting is out of its range.
-    pub fn with_settings(backend: impl Backend, settings: Settings) -> Result<Self, ConfigError> {
+    pub fn with_settings(
+        backend: impl Backend,
+        settings: WatchSettings,
+    ) -> Result<Self, ConfigError> {
         settings.validate()?;
         Ok(Self::assemble(Arc::new(backend), settings))
     }
 
-    fn assemble(backend: Arc<dyn Backend>, settings: Settings) -> Self {
+    fn assemble(backend: Arc<dyn Backend>, settings: WatchSettings) -> Self {
         let (_alive, alive) = cell::channel(());
         Self(Arc::new(Shared {
             backend,
@@ -133,7 +136,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the backend cannot ask this query, or no tokio runtime runs.
-    pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, Error> {
+    pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, RegistryError> {
         let query = query.into();
         let runtime = self.runtime(query.service())?;
         let receiver = self.0.watches.follow(&query, || {
@@ -141,7 +144,12 @@ impl Registry {
             if sources.is_empty() {
                 let (backend, service) = (self.name(), Arc::clone(query.service()));
                 let what = "the backend has no source for this query";
-                return Err(Error::new(ErrorKind::Internal, backend, service, what));
+                return Err(RegistryError::new(
+                    ErrorKind::Internal,
+                    backend,
+                    service,
+                    what,
+                ));
             }
             let cell = Arc::new(cell::Sender::new(View::default()));
             let job = supervise::Job {
@@ -163,7 +171,10 @@ impl Registry {
     /// # Errors
     /// When the instance or its check cannot be registered with this backend, or no tokio runtime
     /// runs. A registry that cannot be reached is not an error: it is tried again until it can be.
-    pub fn register(&self, announcement: impl Into<Announcement>) -> Result<Registration, Error> {
+    pub fn register(
+        &self,
+        announcement: impl Into<Announcement>,
+    ) -> Result<Registration, RegistryError> {
         let announcement = announcement.into();
         let runtime = self.runtime(&announcement.instance().service)?;
         announcement.validate(&self.0.backend.name())?;
@@ -175,9 +186,9 @@ impl Registry {
         )
     }
 
-    fn runtime(&self, service: &Arc<str>) -> Result<Handle, Error> {
+    fn runtime(&self, service: &Arc<str>) -> Result<Handle, RegistryError> {
         Handle::try_current().map_err(|error| {
-            Error::new(
+            RegistryError::new(
                 ErrorKind::Invalid,
                 self.name(),
                 Arc::clone(service),

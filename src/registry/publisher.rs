@@ -6,12 +6,12 @@ use tokio::{sync::watch as cell, time::Instant};
 
 use super::{
     query::Query,
-    settings::Settings,
-    view::{State, View},
+    settings::WatchSettings,
+    view::{View, ViewState},
 };
 use crate::{
     catalog::{Listing, Settle},
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     task::sleep_until_some,
 };
 
@@ -24,11 +24,11 @@ pub(super) struct Publisher<'a> {
     service: &'a Arc<str>,
     settle: Settle,
     /// What the last applied listing said, or `Pending`.
-    listed: State,
+    listed: ViewState,
     /// What it says once no instance of it is left: empty or missing.
-    without_instances: State,
+    without_instances: ViewState,
     confirmed: Option<Instant>,
-    error: Option<Error>,
+    error: Option<RegistryError>,
     stale_after: Duration,
 }
 
@@ -36,11 +36,11 @@ impl<'a> Publisher<'a> {
     pub(super) fn new(
         query: &'a Query,
         backend: &'a Arc<str>,
-        settings: &Settings,
+        settings: &WatchSettings,
         cell: &'a cell::Sender<View>,
         relayed: bool,
     ) -> Self {
-        let Settings {
+        let WatchSettings {
             empty_guard,
             removal_grace,
             stale_after,
@@ -52,8 +52,8 @@ impl<'a> Publisher<'a> {
             backend,
             service: query.service(),
             settle: Settle::new(empty_guard, removal_grace, query.passing_only),
-            listed: State::Pending,
-            without_instances: State::Missing,
+            listed: ViewState::Pending,
+            without_instances: ViewState::Missing,
             confirmed: None,
             error: None,
             stale_after,
@@ -61,9 +61,9 @@ impl<'a> Publisher<'a> {
     }
 
     /// An error of this watch.
-    pub(super) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
+    pub(super) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> RegistryError {
         let (backend, service) = (Arc::clone(self.backend), Arc::clone(self.service));
-        Error::new(kind, backend, service, message)
+        RegistryError::new(kind, backend, service, message)
     }
 
     /// Waits for a future, and does meanwhile what becomes due.
@@ -102,7 +102,7 @@ impl<'a> Publisher<'a> {
         if !self.settle.offer(listing, now) {
             let why = doubt.unwrap_or_else(|| "the empty guard is set".to_owned());
             let message = format!("an empty list is held back: {why}");
-            let known = self.error.as_ref().map(Error::kind) == Some(ErrorKind::Doubtful);
+            let known = self.error.as_ref().map(RegistryError::kind) == Some(ErrorKind::Doubtful);
             if !known {
                 let error = self.error(ErrorKind::Doubtful, message);
                 self.fail(error, 1);
@@ -120,14 +120,14 @@ impl<'a> Publisher<'a> {
             }
         }
         self.without_instances = if exists || !empty {
-            State::Empty
+            ViewState::Empty
         } else {
-            State::Missing
+            ViewState::Missing
         };
         self.listed = if self.settle.set().is_empty() {
             self.without_instances
         } else {
-            State::Live
+            ViewState::Live
         };
         self.confirm();
         true
@@ -147,7 +147,7 @@ impl<'a> Publisher<'a> {
         self.publish();
     }
 
-    pub(super) fn fail(&mut self, error: Error, failures: u32) {
+    pub(super) fn fail(&mut self, error: RegistryError, failures: u32) {
         let repeated = self
             .error
             .as_ref()
@@ -161,11 +161,11 @@ impl<'a> Publisher<'a> {
         self.publish();
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ViewState {
         match self.confirmed {
-            None => State::Pending,
-            Some(_) if self.error.is_some() => State::Stale,
-            Some(at) if at.elapsed() >= self.stale_after => State::Stale,
+            None => ViewState::Pending,
+            Some(_) if self.error.is_some() => ViewState::Stale,
+            Some(at) if at.elapsed() >= self.stale_after => ViewState::Stale,
             Some(_) => self.listed,
         }
     }

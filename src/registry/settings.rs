@@ -9,7 +9,7 @@ use crate::{backoff::Backoff, catalog::EmptyGuard, error::ConfigError};
 /// How changes are learned of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Mode {
+pub enum WatchMode {
     /// Keep a request open that the registry answers when something changes.
     #[default]
     Watch,
@@ -18,15 +18,15 @@ pub enum Mode {
     Poll(Duration),
 }
 
-impl Mode {
+impl WatchMode {
     /// Polling every 5 s.
     pub const POLL: Self = Self::Poll(Duration::from_secs(5));
 }
 
 /// How a [`Registry`] treats its backend. Every default has its reason in its setter.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub(super) mode: Mode,
+pub struct WatchSettings {
+    pub(super) mode: WatchMode,
     pub(super) stale_after: Duration,
     pub(super) backoff: Backoff,
     pub(super) empty_guard: EmptyGuard,
@@ -35,10 +35,10 @@ pub struct Settings {
     pub(super) seed: Option<u64>,
 }
 
-impl Default for Settings {
+impl Default for WatchSettings {
     fn default() -> Self {
         Self {
-            mode: Mode::Watch,
+            mode: WatchMode::Watch,
             stale_after: Duration::from_secs(30),
             backoff: Backoff::known(50, 750),
             empty_guard: EmptyGuard::default(),
@@ -49,10 +49,10 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// How changes are learned of; [`Mode::Watch`] by default.
+impl WatchSettings {
+    /// How changes are learned of; [`WatchMode::Watch`] by default.
     #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
+    pub fn mode(mut self, mode: WatchMode) -> Self {
         self.mode = mode;
         self
     }
@@ -109,7 +109,7 @@ impl Settings {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if let Mode::Poll(every) = self.mode {
+        if let WatchMode::Poll(every) = self.mode {
             if every < Duration::from_millis(10) {
                 return Err(ConfigError::new(
                     "mode",

@@ -32,8 +32,8 @@ use super::{
     pace::Pace,
     publisher::{Publisher, show},
     query::Query,
-    settings::{Mode, Settings},
-    view::{State, View},
+    settings::{WatchMode, WatchSettings},
+    view::{View, ViewState},
     watches::Watches,
 };
 use crate::{
@@ -53,7 +53,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Job {
     pub(super) query: Query,
-    pub(super) settings: Settings,
+    pub(super) settings: WatchSettings,
     pub(super) backend: Arc<str>,
     pub(super) watches: Weak<Watches>,
     pub(super) alive: cell::Receiver<()>,
@@ -138,7 +138,7 @@ async fn changed(view: &mut cell::Receiver<View>) {
 fn choose(views: impl Iterator<Item = View>) -> View {
     let mut first = None;
     for view in views {
-        let awaited = view.state == State::Pending && view.error.is_none();
+        let awaited = view.state == ViewState::Pending && view.error.is_none();
         if awaited || !view.instances.is_empty() {
             return view;
         }
@@ -155,7 +155,7 @@ async fn supervise(
     cell: &cell::Sender<View>,
     relayed: bool,
 ) {
-    let Settings {
+    let WatchSettings {
         mode,
         backoff,
         seed,
@@ -182,7 +182,7 @@ async fn supervise(
         let answer = publisher.during(fenced(request)).await;
         let answer = answer
             .unwrap_or_else(|| Err(publisher.error(ErrorKind::Internal, "the backend panicked")));
-        read = mode != Mode::Watch;
+        read = mode != WatchMode::Watch;
         let pause = match answer {
             Ok(Answer::Resync) => {
                 read = true;
@@ -219,8 +219,8 @@ async fn supervise(
         };
         failures = 0;
         let pause = pause.or(match mode {
-            Mode::Poll(every) => Some(jittered(every, 0.1, &mut rng)),
-            Mode::Watch => None,
+            WatchMode::Poll(every) => Some(jittered(every, 0.1, &mut rng)),
+            WatchMode::Watch => None,
         });
         if let Some(pause) = pause {
             let next = after(Instant::now(), pause);

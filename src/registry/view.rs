@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     catalog::{InstanceSet, Rejected},
-    error::Error,
+    error::RegistryError,
     instance::Instance,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum State {
+pub enum ViewState {
     /// The registry has not answered yet; [`View::error`] tells why, when it failed.
     #[default]
     Pending,
@@ -34,7 +34,7 @@ pub enum State {
     Stale,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ViewState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pending => "pending",
@@ -57,9 +57,9 @@ pub struct View {
     /// Records of the registry that could not be used, each with the reason; the first 1,000.
     pub rejected: Arc<[Rejected]>,
     /// How far this can be trusted.
-    pub state: State,
+    pub state: ViewState,
     /// What keeps it from being fresh; `None` while the registry answers.
-    pub error: Option<Error>,
+    pub error: Option<RegistryError>,
     /// When the registry last confirmed it.
     pub confirmed: Option<Instant>,
 }
@@ -72,6 +72,9 @@ impl View {
 
     /// Whether it is what the registry says now.
     pub fn is_fresh(&self) -> bool {
-        matches!(self.state, State::Live | State::Empty | State::Missing)
+        matches!(
+            self.state,
+            ViewState::Live | ViewState::Empty | ViewState::Missing
+        )
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::watch as cell;
 
 use super::{
     query::Query,
-    view::{State, View},
+    view::{View, ViewState},
 };
 
 /// A watched service. Cheap to clone; the watch ends when the last clone is dropped.
@@ -79,7 +79,7 @@ impl Watch {
     /// # Errors
     /// When the runtime of the watch has shut down.
     pub async fn resolved(&mut self) -> Result<View, Closed> {
-        self.wait_for(|view| view.state != State::Pending).await
+        self.wait_for(|view| view.state != ViewState::Pending).await
     }
 }
 

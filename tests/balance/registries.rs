@@ -11,7 +11,7 @@ use tower_roster::{
     endpoint::Endpoint,
     error::ErrorKind,
     instance::{Key, Status},
-    registry::State,
+    registry::ViewState,
 };
 
 use crate::{
@@ -54,7 +54,7 @@ async fn each_reason_is_told_as_the_registry_tells_it() {
             }
             other => panic!("the registry's error must be told, not {other:?}"),
         }
-        assert_eq!(only(&handle).state, State::Pending);
+        assert_eq!(only(&handle).state, ViewState::Pending);
         assert_eq!(only(&handle).error.unwrap().kind(), kind);
         assert!(!handle.status().resolved);
     }
@@ -194,14 +194,14 @@ async fn a_discovery_may_come_late_and_may_be_exchanged_for_another() {
     let balance = layer().balance(Box::pin(first.chain(b.discover())));
     let handle = balance.handle();
     sleep(2 * SECOND).await;
-    assert_eq!(only(&handle).state, State::Pending);
+    assert_eq!(only(&handle).state, ViewState::Pending);
     assert!(matches!(
         why(&balance).await,
         NoEndpoint::Unreachable { .. }
     ));
 
     sleep(20 * SECOND).await;
-    assert_eq!(only(&handle).state, State::Live, "the other's");
+    assert_eq!(only(&handle).state, ViewState::Live, "the other's");
     assert_eq!(a.watchers(), 0, "nobody follows it any more");
     assert_eq!(balance.clone().oneshot(0).await.unwrap(), "b 10.0.0.1:80");
 }
@@ -237,7 +237,7 @@ async fn a_watch_is_given_where_discovery_runs_on_another_task() {
     // Given and found as well, it is one.
     let both = layer().watch(&watch).balance(listed.discover());
     settle().await;
-    assert_eq!(only(&both.handle()).state, State::Missing);
+    assert_eq!(only(&both.handle()).state, ViewState::Missing);
 }
 
 #[test]
@@ -260,12 +260,12 @@ fn a_watch_that_ended_with_its_runtime_is_stale_for_ever() {
         let balance = layer().balance(discover);
         settle().await;
         let handle = balance.handle();
-        assert_eq!(only(&handle).state, State::Live);
+        assert_eq!(only(&handle).state, ViewState::Live);
         let mut told = handle.subscribe().await.unwrap();
         other.shutdown_background();
         settle().await;
         let status = only(&handle);
-        assert_eq!((status.state, status.ended), (State::Stale, true));
+        assert_eq!((status.state, status.ended), (ViewState::Stale, true));
         sleep(60 * SECOND).await;
         assert_eq!(events(&mut told), ["stale"]);
         assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a 10.0.0.1:80");
@@ -293,7 +293,7 @@ mod paused {
         );
         assert_eq!(why(&balance).await, NoEndpoint::NeverResolved);
         let status = only(&balance.handle());
-        assert_eq!(status.state, State::Pending);
+        assert_eq!(status.state, ViewState::Pending);
         assert!(status.error.is_none(), "{status}");
     }
 
@@ -311,11 +311,11 @@ mod paused {
         assert_eq!(call().await.unwrap(), "a");
         let mut told = handle.subscribe().await.unwrap();
         let fresh = only(&handle);
-        assert_eq!((fresh.state, fresh.silent_since), (State::Live, None));
+        assert_eq!((fresh.state, fresh.silent_since), (ViewState::Live, None));
         assert_eq!(&*fresh.service, "web");
 
         memory.pause();
-        let stale = |status: &Status| status.registries[0].state == State::Stale;
+        let stale = |status: &Status| status.registries[0].state == ViewState::Stale;
         let status = handle.wait_for(stale).await.unwrap();
         let silent = status.registries[0].silent_for().unwrap();
         assert!(silent >= 30 * SECOND && silent < 31 * SECOND, "{silent:?}");
@@ -324,7 +324,7 @@ mod paused {
         assert_eq!(call().await.unwrap(), "a", "the last good set serves on");
 
         memory.resume();
-        seen.wait_for(|view| view.state == State::Live)
+        seen.wait_for(|view| view.state == ViewState::Live)
             .await
             .unwrap();
         settle().await;

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::watch;
 use tower::ServiceExt;
 use tower_roster::{
-    Error, Instance, Registry,
+    Instance, Registry, RegistryError,
     balance::{
         self, Balance, BalanceLayer, Handle,
         policy::{Policy, RoundRobin},
@@ -25,7 +25,7 @@ use tower_roster::{
     error::ErrorKind,
     instance::Address,
     registry::{
-        Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source, State, Watch,
+        Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source, ViewState, Watch,
     },
 };
 
@@ -76,7 +76,7 @@ impl Listed {
         self.say(Ok((instances.clone(), true)));
         let expected = instances.into_iter().collect();
         let seen =
-            watch.wait_for(|view| view.state != State::Pending && view.instances == expected);
+            watch.wait_for(|view| view.state != ViewState::Pending && view.instances == expected);
         seen.await.unwrap();
         settle().await;
     }
@@ -171,21 +171,21 @@ impl Backend for Scripted {
         "scripted".into()
     }
 
-    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         Ok(vec![Box::new(self.clone())])
     }
 
-    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         unimplemented!("nothing registers here")
     }
 }
 
 impl Source for Scripted {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         let said = self.0.borrow_and_update().clone();
         Box::pin(async move {
-            let (instances, exists) =
-                said.map_err(|kind| Error::new(kind, "scripted", "web", format!("{kind:?}")))?;
+            let (instances, exists) = said
+                .map_err(|kind| RegistryError::new(kind, "scripted", "web", format!("{kind:?}")))?;
             Ok(Answer::Listing(Listing {
                 instances: instances.into_iter().map(Arc::new).collect(),
                 exists,
@@ -194,7 +194,7 @@ impl Source for Scripted {
         })
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             if self.0.changed().await.is_err() {
                 std::future::pending::<()>().await;

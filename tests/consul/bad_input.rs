@@ -16,7 +16,7 @@ use http::{HeaderValue, Response};
 use serde_json::{Value, json};
 use tower_roster::{
     error::ErrorKind,
-    registry::{Settings, State, View, consul::Config},
+    registry::{View, ViewState, WatchSettings, consul::ConsulConfig},
 };
 
 use crate::{
@@ -65,11 +65,11 @@ impl Scene {
     }
 
     /// Breaks, checks what is told, heals.
-    async fn play(&self, case: &str, config: Config, kind: ErrorKind, says: &str) -> View {
-        let mut watch = configured(config, Settings::default())
+    async fn play(&self, case: &str, config: ConsulConfig, kind: ErrorKind, says: &str) -> View {
+        let mut watch = configured(config, WatchSettings::default())
             .watch("web")
             .unwrap();
-        see(&mut watch, case, |view| view.state == State::Live).await;
+        see(&mut watch, case, |view| view.state == ViewState::Live).await;
         self.broken.store(true, SeqCst);
         let view = see(&mut watch, case, |view| view.error.is_some()).await;
         let error = view.error.clone().unwrap();
@@ -91,19 +91,19 @@ impl Scene {
         );
         assert_eq!(
             (view.state, ids(&view)),
-            (State::Stale, vec!["web-80"]),
+            (ViewState::Stale, vec!["web-80"]),
             "{case}"
         );
         assert!(view.age().is_some());
         self.broken.store(false, SeqCst);
-        see(&mut watch, case, |view| view.state == State::Live).await;
+        see(&mut watch, case, |view| view.state == ViewState::Live).await;
         view
     }
 }
 
-fn config(server: &RawServer) -> Config {
+fn config(server: &RawServer) -> ConsulConfig {
     let wait = Duration::from_millis(100);
-    Config::new(&server.url())
+    ConsulConfig::new(&server.url())
         .unwrap()
         .options(long().wait(wait))
 }
@@ -263,7 +263,10 @@ async fn a_query_that_is_never_answered_ends_in_time() {
     let mut watch = registry(&server.url(), Default::default())
         .watch("web")
         .unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     eventually(SOON, "the query hangs", || async {
         server.requests().len() == 2
     })
@@ -279,7 +282,7 @@ async fn a_query_that_is_never_answered_ends_in_time() {
     let error = view.error.clone().unwrap();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(trouble(&view).contains(&server.url()), "{}", trouble(&view));
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["web-80"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-80"]));
     see(&mut watch, "it goes on", |view| view.instances.len() == 2).await;
     assert!(!blocks(&server.requests()[2]));
 }
@@ -306,8 +309,11 @@ async fn a_read_that_is_never_answered_ends_in_time() {
     tokio::time::resume();
     let took = at.elapsed().as_secs_f64();
     assert!((14.0..16.0).contains(&took), "{took} s");
-    assert_eq!((view.state, view.age()), (State::Pending, None));
-    see(&mut watch, "it goes on", |view| view.state == State::Live).await;
+    assert_eq!((view.state, view.age()), (ViewState::Pending, None));
+    see(&mut watch, "it goes on", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
 }
 
 /// W13. Head or body arrive a byte at a time: the deadline is for the whole answer.
@@ -344,7 +350,10 @@ async fn an_answer_that_trickles_ends_in_time() {
         let mut watch = registry(&server.url(), Default::default())
             .watch("web")
             .unwrap();
-        see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+        see(&mut watch, "it is listed", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
         eventually(SOON, "it trickles", || async {
             server.written() > first_len + sent
         })
@@ -356,7 +365,7 @@ async fn an_answer_that_trickles_ends_in_time() {
         let took = at.elapsed().as_secs_f64();
         assert!(time.contains(&took), "{case}: {took} s");
         assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Timeout);
-        assert_eq!((view.state, ids(&view)), (State::Stale, vec!["web-80"]));
+        assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-80"]));
         see(&mut watch, "it goes on", |view| view.instances.len() == 2).await;
     }
 }
@@ -429,7 +438,7 @@ async fn records_that_an_agent_takes_are_rejected_one_by_one() {
         view.instances.len() == 7
     })
     .await;
-    assert_eq!(view.state, State::Live);
+    assert_eq!(view.state, ViewState::Live);
     let addresses: Vec<_> = view
         .instances
         .iter()
@@ -482,15 +491,24 @@ async fn a_list_without_a_usable_record_takes_nothing_away() {
     };
     register(80).await;
     let mut watch = registry(&agent.url(), short()).watch("wrecked").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     register(70_000).await;
     let view = see(&mut watch, "it is doubted", |view| view.error.is_some()).await;
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["wrecked-1"]));
+    assert_eq!(
+        (view.state, ids(&view)),
+        (ViewState::Stale, vec!["wrecked-1"])
+    );
     for part in ["wrecked-1", "port 70000", "held back"] {
         assert!(trouble(&view).contains(part), "{}", trouble(&view));
     }
     register(81).await;
-    let view = see(&mut watch, "it is mended", |view| view.state == State::Live).await;
+    let view = see(&mut watch, "it is mended", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     assert_eq!(view.instances.iter().next().unwrap().address.port(), 81);
 }
 
@@ -569,7 +587,7 @@ async fn records_changed_on_the_way_cost_themselves_only() {
             *answer.body_mut() = list.to_string().into();
         });
         let mut watch = registry(&proxy.url(), short()).watch(&*name).unwrap();
-        let view = see(&mut watch, case, |view| view.state == State::Live).await;
+        let view = see(&mut watch, case, |view| view.state == ViewState::Live).await;
         assert!(ids(&view).contains(&&*name), "{case}");
         match expected {
             Ok(weight) => {
@@ -663,9 +681,9 @@ async fn the_token_stays_a_secret() {
         Some(_) => Script::new().reset(),
     })
     .await;
-    let config = Config::new(&server.url()).unwrap().token(TOKEN);
+    let config = ConsulConfig::new(&server.url()).unwrap().token(TOKEN);
     let mut shown = vec![format!("{config:?}")];
-    let registry = configured(config.options(short()), Settings::default());
+    let registry = configured(config.options(short()), WatchSettings::default());
     let mut watch = registry.watch("web").unwrap();
     let view = see(&mut watch, "it is refused", |view| view.error.is_some()).await;
     assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Denied);
@@ -674,7 +692,7 @@ async fn the_token_stays_a_secret() {
         trouble(&view)
     ));
     shown.push(
-        Config::new("http://h:1")
+        ConsulConfig::new("http://h:1")
             .unwrap()
             .token("bad\ntoken")
             .options(short())
@@ -708,7 +726,7 @@ trait Shown {
     fn debug(self) -> String;
 }
 
-impl Shown for Config {
+impl Shown for ConsulConfig {
     fn debug(self) -> String {
         let config = format!("{self:?}");
         let error = tower_roster::registry::consul::Consul::new(self).unwrap_err();
@@ -733,7 +751,10 @@ async fn compressed_answers_are_asked_for_and_read() {
         let host = if far { "0.0.0.0" } else { "127.0.0.1" };
         let url = format!("http://{host}:{}", server.addr().port());
         let mut watch = registry(&url, short()).watch("web").unwrap();
-        see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+        see(&mut watch, "it is listed", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
         assert_eq!(server.requests()[0].header("accept-encoding"), coding);
     }
 }
@@ -748,7 +769,10 @@ async fn a_real_answer_that_is_cut_is_read_again() {
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let mut watch = registry(&proxy.url(), short()).watch("cut").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let history = History::of(&watch);
     for rule in [
         Rule::any().truncate(40),
@@ -758,7 +782,10 @@ async fn a_real_answer_that_is_cut_is_read_again() {
         proxy.add(rule.once());
         let view = see(&mut watch, "it is told", |view| view.error.is_some()).await;
         assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Unreachable);
-        see(&mut watch, "it recovers", |view| view.state == State::Live).await;
+        see(&mut watch, "it recovers", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
     }
     assert_eq!(history.smallest_set(), 1);
 }

@@ -7,7 +7,7 @@ use tower_roster::{
     Instance,
     balance::{BalanceLayer, NoEndpoint, Status},
     error::ErrorKind,
-    registry::{State, Watch},
+    registry::{ViewState, Watch},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ macro_rules! why {
     }};
 }
 
-fn is(state: State) -> impl FnMut(&Status) -> bool {
+fn is(state: ViewState) -> impl FnMut(&Status) -> bool {
     move |status| status.registries.iter().any(|status| status.state == state)
 }
 
@@ -66,13 +66,13 @@ async fn a_missing_service_an_empty_one_and_a_lost_agent_are_told_apart() {
     need_consul!();
     let mut agent = Agent::dev().await;
     let balance = balance!(registry(&agent.url()).watch("web").unwrap());
-    stands!(balance, is(State::Missing));
+    stands!(balance, is(ViewState::Missing));
     assert_eq!(why!(balance), NoEndpoint::Missing);
 
     agent
         .register_with_ttl("web-1", "web", 8080, "critical")
         .await;
-    stands!(balance, is(State::Empty));
+    stands!(balance, is(ViewState::Empty));
     assert_eq!(why!(balance), NoEndpoint::Empty);
 
     agent.pass_check("check:web-1").await;
@@ -80,7 +80,7 @@ async fn a_missing_service_an_empty_one_and_a_lost_agent_are_told_apart() {
     assert_eq!(balance.clone().oneshot(()).await.unwrap(), "web-1");
 
     agent.kill9();
-    let status = stands!(balance, is(State::Stale));
+    let status = stands!(balance, is(ViewState::Stale));
     assert!(status.registries[0].error.is_some(), "{status:?}");
     assert_eq!((status.endpoints, status.usable), (1, 1));
     assert_eq!(balance.clone().oneshot(()).await.unwrap(), "web-1");
@@ -94,7 +94,7 @@ async fn a_token_that_is_refused_is_told_and_never_shown() {
     let refused = of(config(&agent.url()).token(token));
     let balance = balance!(refused.watch("web").unwrap());
     let status = stands!(balance, fails(ErrorKind::Denied));
-    assert_eq!(status.registries[0].state, State::Pending);
+    assert_eq!(status.registries[0].state, ViewState::Pending);
     match why!(balance) {
         NoEndpoint::Unreachable { error, .. } => {
             assert!(error.contains("403"), "{error}");

@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use consulrs::client::{ConsulClient, ConsulClientSettingsBuilder};
 use tower_roster::{
-    Error, Registry,
+    Registry, RegistryError,
     error::ErrorKind,
     registry::{
-        Event, Query,
-        consul::{Consul, Options},
+        Query, RegistrationEvent,
+        consul::{Consul, ConsulOptions},
     },
 };
 
@@ -33,10 +33,10 @@ fn client(url: &str, token: Option<&str>) -> ConsulClient {
 
 pub(crate) fn registry(url: &str, token: Option<&str>) -> Registry {
     let client = Arc::new(client(url, token));
-    Registry::new(Consul::with_client(client, Options::default()).expect("options"))
+    Registry::new(Consul::with_client(client, ConsulOptions::default()).expect("options"))
 }
 
-async fn first_error(registry: &Registry) -> Error {
+async fn first_error(registry: &Registry) -> RegistryError {
     let mut watch = registry.watch("web").unwrap();
     let view = watch.wait_for(|view| view.error.is_some()).await.unwrap();
     view.error.unwrap()
@@ -65,13 +65,16 @@ async fn a_beat_that_is_never_answered_ends_with_its_interval() {
     let mut registration = registry
         .register(with_ttl(instance("web", "a", 80), millis(900)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
-    let began = std::time::Instant::now();
-    let told = event(&mut registration, |e| {
-        matches!(e, Event::HeartbeatFailed(_))
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
     })
     .await;
-    let Event::HeartbeatFailed(error) = told else {
+    let began = std::time::Instant::now();
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::HeartbeatFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::HeartbeatFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
@@ -109,8 +112,11 @@ async fn a_token_with_a_line_break_is_an_error_and_no_panic() {
     );
     assert!(!text.contains("a\nb"), "no error shows a token");
     let mut registration = registry.register(instance("web", "a", 80)).unwrap();
-    let told = event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
-    let Event::RegisterFailed(error) = told else {
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::RegisterFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Invalid);

@@ -28,7 +28,9 @@ use tower_roster::{
     Registry,
     catalog::EmptyGuard,
     error::ErrorKind,
-    registry::{Event, Registration, Settings, State, Watch, consul::Options},
+    registry::{
+        Registration, RegistrationEvent, ViewState, Watch, WatchSettings, consul::ConsulOptions,
+    },
 };
 
 use super::scene::{
@@ -192,7 +194,10 @@ async fn an_agent_paused_for_twenty_seconds() {
     agent.pause();
     kept.extend(register(&registry, "web", &["c"]));
     let mut beaten = kept.remove(0);
-    event(&mut beaten, |e| matches!(e, Event::HeartbeatFailed(_))).await;
+    event(&mut beaten, |e| {
+        matches!(e, RegistrationEvent::HeartbeatFailed { .. })
+    })
+    .await;
     lasts(Duration::from_secs(20).saturating_sub(fault.elapsed())).await;
     agent.resume();
     let healed = Instant::now();
@@ -205,7 +210,7 @@ async fn an_agent_paused_for_twenty_seconds() {
         .heals("… and a change after it", changed, &["a", "b", "c", "d"])
         .await;
     observed.never_lost(fault, &["a", "b"]);
-    event(&mut beaten, |e| matches!(e, Event::Recovered)).await;
+    event(&mut beaten, |e| matches!(e, RegistrationEvent::Recovered)).await;
 }
 
 #[tokio::test]
@@ -239,8 +244,8 @@ async fn a_paused_client_agent_catches_up() {
 }
 
 /// A query that waits does not notice a revocation; so it waits briefly here.
-fn impatient() -> Options {
-    Options::default().wait(millis(300))
+fn impatient() -> ConsulOptions {
+    ConsulOptions::default().wait(millis(300))
 }
 
 const READ: &str = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }"#;
@@ -401,7 +406,7 @@ async fn lost_data_is_held_for_as_long_as_the_guard_says() {
     let mut agent = Agent::server().await;
     age(&agent).await;
     let hold = Duration::from_secs(4);
-    let guard = Settings::default().empty_guard(EmptyGuard::HoldDoubtful(hold));
+    let guard = WatchSettings::default().empty_guard(EmptyGuard::HoldDoubtful(hold));
     let registry = with_settings(config(&agent.url()), guard);
     let observed = Observed::new(&registry, "web");
     direct(&agent, "web", "a").await;
@@ -420,7 +425,7 @@ async fn lost_data_is_held_for_as_long_as_the_guard_says() {
     let held = tokio::time::timeout(SOON, watch.wait_for(doubtful)).await;
     let held = held.unwrap_or_else(|_| panic!("not doubted: {:#?}", observed.view()));
     let held = held.unwrap();
-    assert_eq!((held.state, held.instances.len()), (State::Stale, 1));
+    assert_eq!((held.state, held.instances.len()), (ViewState::Stale, 1));
     let since = Instant::now();
     observed.never_lost(fault, &["a"]);
     observed.settles(&[]).await;
@@ -429,7 +434,7 @@ async fn lost_data_is_held_for_as_long_as_the_guard_says() {
         (millis(3_500)..millis(6_000)).contains(&took),
         "applied after {took:?}"
     );
-    assert_eq!(observed.view().state, State::Missing);
+    assert_eq!(observed.view().state, ViewState::Missing);
     let changed = Instant::now();
     direct(&agent, "web", "b").await;
     observed

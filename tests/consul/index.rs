@@ -7,7 +7,7 @@ use http::HeaderValue;
 use serde_json::json;
 use tower_roster::{
     error::ErrorKind,
-    registry::{Query, State},
+    registry::{Query, ViewState},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ async fn asks_once_and_then_for_what_is_newer() {
         view.instances.is_empty()
     })
     .await;
-    assert_eq!((view.state, view.withheld.len()), (State::Empty, 1));
+    assert_eq!((view.state, view.withheld.len()), (ViewState::Empty, 1));
     agent.pass_check("check:newer-1").await;
     see(&mut watch, "it passes again", |view| {
         view.instances.len() == 1
@@ -95,7 +95,7 @@ async fn any_name_travels_as_one_segment() {
         let path = proxy.requests()[0].path().to_owned();
         assert_eq!(path, format!("/v1/health/service/{travels}"));
         agent.deregister_service(&id).await;
-        see(&mut watch, name, |view| view.state == State::Missing).await;
+        see(&mut watch, name, |view| view.state == ViewState::Missing).await;
     }))
     .await;
     let error = registry(&agent.url(), long()).watch("  ").unwrap_err();
@@ -124,7 +124,10 @@ async fn an_idle_watch_asks_once_each_wait() {
         let mut watch = registry(&proxy.url(), long().wait(wait))
             .watch(&*name)
             .unwrap();
-        see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+        see(&mut watch, "it is listed", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
         let history = History::of(&watch);
         eventually(SOON, "three waits pass", || async {
             proxy.requests().len() >= 5
@@ -175,7 +178,10 @@ async fn an_answer_may_come_seconds_after_its_wait() {
     let mut watch = registry(&proxy.url(), long().wait(wait))
         .watch("late")
         .unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let history = History::of(&watch);
     eventually(SOON, "the late answer came", || async {
         proxy.requests().len() >= 4
@@ -210,7 +216,7 @@ async fn an_agent_that_restarts_with_nothing_is_followed_at_once() {
 
     agent.kill9();
     let view = see(&mut watch, "the loss is told", |view| view.error.is_some()).await;
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["web-1"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-1"]));
     assert_eq!(
         view.error.as_ref().map(|e| e.kind()),
         Some(ErrorKind::Unreachable)
@@ -226,12 +232,15 @@ async fn an_agent_that_restarts_with_nothing_is_followed_at_once() {
         trouble(view).contains("held back")
     })
     .await;
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["web-1"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-1"]));
     agent
         .register_service("web-2", "web", "127.0.0.1", 80, json!({}))
         .await;
     let view = see(&mut watch, "the new state", |view| ids(view) == ["web-2"]).await;
-    assert_eq!((view.state, trouble(&view)), (State::Live, String::new()));
+    assert_eq!(
+        (view.state, trouble(&view)),
+        (ViewState::Live, String::new())
+    );
     assert_eq!(
         history.smallest_set(),
         1,
@@ -272,7 +281,7 @@ async fn a_restored_snapshot_is_seen_at_once() {
         ids(view) == ["web-0"]
     })
     .await;
-    assert_eq!(view.state, State::Live);
+    assert_eq!(view.state, ViewState::Live);
 }
 
 /// W9: read at once without an index when it went back, and then follow the new one.
@@ -318,7 +327,10 @@ async fn an_early_answer_with_the_same_index_is_read_anew_ever_more_slowly() {
     })
     .await;
     let mut watch = registry(&server.url(), long()).watch("web").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     eventually(SOON, "some rounds", || async {
         server.requests().len() >= 14
     })
@@ -328,7 +340,7 @@ async fn an_early_answer_with_the_same_index_is_read_anew_ever_more_slowly() {
     // Pairs of a blocking query and a plain one; the pause stands between.
     assert!(blocks(&seen[1]) && !blocks(&seen[2]));
     assert!(gap(11) >= Duration::from_millis(400), "{:?}", gap(11));
-    assert_eq!(watch.view().state, State::Live);
+    assert_eq!(watch.view().state, ViewState::Live);
 }
 
 /// W8, W10; B2, B24, T26. Answers without a usable index are errors, whatever they list.
@@ -351,7 +363,10 @@ async fn an_answer_without_a_usable_index_is_an_error() {
             .await;
         let proxy = FaultProxy::http(agent.http_addr()).await;
         let mut watch = registry(&proxy.url(), short()).watch(&*name).unwrap();
-        see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+        see(&mut watch, "it is listed", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
         proxy.rewrite(move |_, answer| {
             answer.headers_mut().remove("x-consul-index");
             if let Some(header) = header {
@@ -365,7 +380,7 @@ async fn an_answer_without_a_usable_index_is_an_error() {
         assert_eq!(error.service(), name);
         assert!(error.backend().contains(&proxy.url()), "{error}");
         assert!(error.to_string().contains("X-Consul-Index"), "{error}");
-        assert_eq!((view.state, ids(&view)), (State::Stale, vec![&*name]));
+        assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec![&*name]));
         let seen = proxy.requests().len();
         eventually(SOON, "it is asked again", || async {
             proxy.requests().len() > seen + 1
@@ -376,7 +391,10 @@ async fn an_answer_without_a_usable_index_is_an_error() {
             "every error drops the index"
         );
         proxy.clear();
-        see(&mut watch, "it recovers", |view| view.state == State::Live).await;
+        see(&mut watch, "it recovers", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
     }))
     .await;
 }
@@ -514,7 +532,10 @@ async fn one_false_empty_list_takes_nothing_away() {
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let mut watch = registry(&proxy.url(), short()).watch("race").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let history = History::of(&watch);
     proxy.add(
         Rule::when(|head| !blocks(head))
@@ -528,7 +549,7 @@ async fn one_false_empty_list_takes_nothing_away() {
         trouble(view).contains("held back")
     })
     .await;
-    see(&mut watch, "it heals", |view| view.state == State::Live).await;
+    see(&mut watch, "it heals", |view| view.state == ViewState::Live).await;
     assert_eq!(history.smallest_set(), 1);
     assert!(
         history.troubles()[0].contains("its index is 1"),

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tower_roster::{
     Registry,
     registry::{
-        Settings, View, Watch,
-        consul::{Config, Consul, Options},
+        View, Watch, WatchSettings,
+        consul::{Consul, ConsulConfig, ConsulOptions},
     },
 };
 
@@ -28,23 +28,23 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub const PER_SECOND: f64 = 10.0;
 
 /// Queries that end after a second, so that what happens at their end happens soon.
-pub fn short() -> Options {
-    Options::default().wait(Duration::from_secs(1))
+pub fn short() -> ConsulOptions {
+    ConsulOptions::default().wait(Duration::from_secs(1))
 }
 
 /// Queries that end later than any test waits: what is seen was not seen because one ended.
-pub fn long() -> Options {
-    Options::default().wait(Duration::from_secs(120))
+pub fn long() -> ConsulOptions {
+    ConsulOptions::default().wait(Duration::from_secs(120))
 }
 
-pub fn registry(url: &str, options: Options) -> Registry {
+pub fn registry(url: &str, options: ConsulOptions) -> Registry {
     configured(
-        Config::new(url).unwrap().options(options),
-        Settings::default(),
+        ConsulConfig::new(url).unwrap().options(options),
+        WatchSettings::default(),
     )
 }
 
-pub fn configured(config: Config, settings: Settings) -> Registry {
+pub fn configured(config: ConsulConfig, settings: WatchSettings) -> Registry {
     Registry::with_settings(Consul::new(config).unwrap(), settings).unwrap()
 }
 

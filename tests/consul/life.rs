@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tower_roster::{
     error::ErrorKind,
-    registry::{Mode as HowToAsk, Query, Settings, State, Watch, consul::Config},
+    registry::{
+        Query, ViewState, Watch, WatchMode as HowToAsk, WatchSettings, consul::ConsulConfig,
+    },
 };
 
 use crate::{
@@ -49,7 +51,7 @@ async fn equal_queries_share_one_request_until_the_last_is_dropped() {
         .collect();
     watches.push(watches[0].clone());
     for watch in &mut watches {
-        see(watch, "listed", |view| view.state == State::Live).await;
+        see(watch, "listed", |view| view.state == ViewState::Live).await;
     }
     blocked(&proxy, 1).await;
     assert_eq!(proxy.requests().len(), 2, "one read, one query");
@@ -184,12 +186,12 @@ async fn a_lingering_watch_is_taken_up_again() {
         .register_service("linger-1", "linger", "127.0.0.1", 80, json!({}))
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
-    let settings = Settings::default().linger(Duration::from_secs(600));
-    let config = Config::new(&proxy.url()).unwrap().options(long());
+    let settings = WatchSettings::default().linger(Duration::from_secs(600));
+    let config = ConsulConfig::new(&proxy.url()).unwrap().options(long());
     let client = configured(config, settings);
     for _ in 0..10 {
         let mut watch = client.watch("linger").unwrap();
-        see(&mut watch, "listed", |view| view.state == State::Live).await;
+        see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
         blocked(&proxy, 1).await;
     }
     assert_eq!((proxy.requests().len(), proxy.accepted()), (2, 1));
@@ -219,7 +221,7 @@ async fn a_connection_limit_is_lived_with() {
     let live = |watches: &[Watch]| {
         watches
             .iter()
-            .filter(|watch| watch.view().state == State::Live)
+            .filter(|watch| watch.view().state == ViewState::Live)
             .count()
     };
     eventually(SOON, "some have a connection, some were refused", || {
@@ -260,18 +262,21 @@ async fn the_next_agent_is_asked_when_one_dies() {
         .await;
     let first = FaultProxy::http(client.http_addr()).await;
     let second = FaultProxy::http(server.http_addr()).await;
-    let config = Config::new(&first.url()).unwrap();
+    let config = ConsulConfig::new(&first.url()).unwrap();
     let config = config.fallback(&second.url()).unwrap().options(long());
-    let mut watch = configured(config, Settings::default())
+    let mut watch = configured(config, WatchSettings::default())
         .watch("web")
         .unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     let history = History::of(&watch);
     blocked(&first, 1).await;
     assert_eq!(second.requests().len(), 0, "the first is preferred");
     client.kill9();
     blocked(&second, 1).await;
-    see(&mut watch, "fresh again", |view| view.state == State::Live).await;
+    see(&mut watch, "fresh again", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     assert!(!blocks(&second.requests()[0]), "an index is for one agent");
     server
         .register_service("web-2", "web", "127.0.0.1", 81, json!({}))
@@ -289,7 +294,7 @@ async fn the_next_agent_is_asked_when_one_dies() {
     see(&mut watch, "both are away", |view| view.error.is_some()).await;
     client.restart().await;
     see(&mut watch, "the first is back", |view| {
-        view.state == State::Live
+        view.state == ViewState::Live
     })
     .await;
 }
@@ -308,14 +313,17 @@ async fn the_next_agent_is_asked_when_one_talks_nonsense() {
         let bad = RawServer::play([nonsense]).await;
         let good =
             RawServer::play([Script::respond(&listing(7, &[80])), Script::new().hang()]).await;
-        let config = Config::new(&bad.url())
+        let config = ConsulConfig::new(&bad.url())
             .unwrap()
             .fallback(&good.url())
             .unwrap();
-        let mut watch = configured(config.options(long()), Settings::default())
+        let mut watch = configured(config.options(long()), WatchSettings::default())
             .watch("web")
             .unwrap();
-        see(&mut watch, "the good one", |view| view.state == State::Live).await;
+        see(&mut watch, "the good one", |view| {
+            view.state == ViewState::Live
+        })
+        .await;
         assert!(!blocks(&good.requests()[0]));
     }
 }
@@ -332,7 +340,7 @@ async fn a_client_may_start_before_its_registry() {
         view.error.is_some()
     })
     .await;
-    assert_eq!((view.state, view.age()), (State::Pending, None));
+    assert_eq!((view.state, view.age()), (ViewState::Pending, None));
     assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Unreachable);
     proxy.add(
         Rule::any()
@@ -344,9 +352,9 @@ async fn a_client_may_start_before_its_registry() {
         trouble(view).contains("No cluster leader")
     })
     .await;
-    assert_eq!(view.state, State::Pending);
+    assert_eq!(view.state, ViewState::Pending);
     see(&mut watch, "it is known to be missing", |view| {
-        view.state == State::Missing
+        view.state == ViewState::Missing
     })
     .await;
     agent
@@ -371,66 +379,78 @@ async fn unreachable_missing_and_empty_are_told_apart() {
         .await;
     let never = r#"Service.Meta.version == "none""#;
     let cases = [
-        ("listed", "state", long(), vec![], State::Live),
+        ("listed", "state", long(), vec![], ViewState::Live),
         (
             "case is nothing to Consul",
             "STATE",
             long(),
             vec![],
-            State::Live,
+            ViewState::Live,
         ),
-        ("critical", "state-critical", long(), vec![], State::Empty),
+        (
+            "critical",
+            "state-critical",
+            long(),
+            vec![],
+            ViewState::Empty,
+        ),
         (
             "critical, passing asked",
             "state-critical",
             long().passing(),
             vec![],
-            State::Empty,
+            ViewState::Empty,
         ),
-        ("another tag", "state", long(), vec!["v9"], State::Empty),
+        ("another tag", "state", long(), vec!["v9"], ViewState::Empty),
         (
             "another tag, other case",
             "STATE",
             long(),
             vec!["v9"],
-            State::Empty,
+            ViewState::Empty,
         ),
         (
             "filter",
             "state",
             long().filter(never),
             vec![],
-            State::Empty,
+            ViewState::Empty,
         ),
-        ("no proxy", "state", long().connect(), vec![], State::Empty),
-        ("unknown", "state-none", long(), vec![], State::Missing),
+        (
+            "no proxy",
+            "state",
+            long().connect(),
+            vec![],
+            ViewState::Empty,
+        ),
+        ("unknown", "state-none", long(), vec![], ViewState::Missing),
         (
             "unknown, with tag",
             "state-none",
             long(),
             vec!["v9"],
-            State::Missing,
+            ViewState::Missing,
         ),
         (
             "unknown, with filter",
             "state-none",
             long().filter(never),
             vec![],
-            State::Missing,
+            ViewState::Missing,
         ),
         (
             "unknown, passing asked",
             "state-none",
             long().passing(),
             vec![],
-            State::Missing,
+            ViewState::Missing,
         ),
         (
             "unknown, through the mesh",
             "state-none",
             long().connect(),
             vec![],
-            State::Missing,
+            ViewState::Missing,
         ),
     ];
     join_all(cases.map(async |(case, name, options, tags, state)| {
@@ -446,7 +466,7 @@ async fn unreachable_missing_and_empty_are_told_apart() {
         );
         assert_eq!(
             view.instances.len(),
-            usize::from(state == State::Live),
+            usize::from(state == ViewState::Live),
             "{case}"
         );
         assert!(view.is_fresh() && view.age().is_some(), "{case}");
@@ -461,7 +481,7 @@ async fn unreachable_missing_and_empty_are_told_apart() {
     assert!(trouble(&view).contains("filter"), "{}", trouble(&view));
     assert_eq!(
         (view.state, view.age(), view.is_fresh()),
-        (State::Pending, None, false)
+        (ViewState::Pending, None, false)
     );
 }
 
@@ -475,10 +495,10 @@ async fn polling_asks_without_an_index() {
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let every = Duration::from_millis(300);
-    let config = Config::new(&proxy.url()).unwrap().options(long());
-    let client = configured(config, Settings::default().mode(HowToAsk::Poll(every)));
+    let config = ConsulConfig::new(&proxy.url()).unwrap().options(long());
+    let client = configured(config, WatchSettings::default().mode(HowToAsk::Poll(every)));
     let mut watch = client.watch("poll").unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     let history = History::of(&watch);
     eventually(SOON, "some polls", || async { proxy.requests().len() >= 6 }).await;
     agent
@@ -504,15 +524,19 @@ async fn silence_makes_a_copy_stale() {
         .register_service("silent-1", "silent", "127.0.0.1", 80, json!({}))
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
-    let settings = Settings::default().stale_after(Duration::from_millis(1_500));
-    let config = Config::new(&proxy.url()).unwrap().options(short());
+    let settings = WatchSettings::default().stale_after(Duration::from_millis(1_500));
+    let config = ConsulConfig::new(&proxy.url()).unwrap().options(short());
     let mut watch = configured(config, settings).watch("silent").unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     blocked(&proxy, 3).await;
-    assert_eq!(watch.view().state, State::Live, "each answer confirms it");
+    assert_eq!(
+        watch.view().state,
+        ViewState::Live,
+        "each answer confirms it"
+    );
     proxy.set(Mode::Blackhole).await;
     let from = Instant::now();
-    let view = see(&mut watch, "stale", |view| view.state == State::Stale).await;
+    let view = see(&mut watch, "stale", |view| view.state == ViewState::Stale).await;
     assert!(
         from.elapsed() < Duration::from_secs(6),
         "{:?}",
@@ -524,5 +548,5 @@ async fn silence_makes_a_copy_stale() {
     );
     assert!(view.age() >= Some(Duration::from_millis(1_500)));
     proxy.set(Mode::Pass).await;
-    see(&mut watch, "fresh", |view| view.state == State::Live).await;
+    see(&mut watch, "fresh", |view| view.state == ViewState::Live).await;
 }

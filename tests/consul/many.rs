@@ -7,7 +7,7 @@ use serde_json::json;
 use tower_roster::{
     Registry,
     instance::Instance,
-    registry::{State, View, Watch, consul::Options},
+    registry::{View, ViewState, Watch, consul::ConsulOptions},
 };
 
 use crate::{
@@ -61,7 +61,7 @@ async fn all(watches: &mut [Watch], within: Duration, wanted: impl Fn(&View) -> 
 }
 
 fn is_live(view: &View) -> bool {
-    view.state == State::Live && view.error.is_none()
+    view.state == ViewState::Live && view.error.is_none()
 }
 
 fn troubles(watches: &[Watch]) -> Vec<String> {
@@ -85,7 +85,7 @@ async fn five_hundred_services_are_live_within_seconds_and_every_change_is_seen(
     let agent = Agent::server().await;
     services(&agent, SERVICES).await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
-    let registry = registry(&proxy.url(), Options::default());
+    let registry = registry(&proxy.url(), ConsulOptions::default());
     let mut watches = watch_all(&registry, SERVICES);
     all(&mut watches, WITHIN, is_live).await;
     let histories: Vec<_> = watches.iter().map(History::of).collect();
@@ -130,7 +130,7 @@ async fn an_agent_that_grants_few_connections_is_followed_and_registrations_do_n
     let limit = json!({ "limits": { "http_max_conns_per_client": 50 } });
     let agent = Agent::server().config(limit).await;
     services(&agent, SERVICES).await;
-    let registry = registry(&agent.url(), Options::default());
+    let registry = registry(&agent.url(), ConsulOptions::default());
     let mut watches = watch_all(&registry, SERVICES);
     all(&mut watches, WITHIN * 2, is_live).await;
     pass(WITHIN).await;
@@ -159,7 +159,7 @@ async fn two_registries_of_one_process_share_what_an_agent_grants() {
     const SERVICES: usize = 150;
     let agent = Agent::server().await;
     services(&agent, SERVICES).await;
-    let options = Options::default;
+    let options = ConsulOptions::default;
     let (one, two) = (
         registry(&agent.url(), options()),
         registry(&agent.url(), options()),

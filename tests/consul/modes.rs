@@ -11,8 +11,8 @@ use serde_json::json;
 use tower_roster::{
     error::ErrorKind,
     registry::{
-        Settings, State,
-        consul::{Config, Consistency},
+        ViewState, WatchSettings,
+        consul::{Consistency, ConsulConfig},
     },
 };
 
@@ -38,12 +38,12 @@ async fn each_mode_asks_as_it_should_and_sees_changes() {
         let proxy = FaultProxy::http(agent.http_addr()).await;
         let options = short().consistency(mode);
         let mut watch = registry(&proxy.url(), options).watch(&*name).unwrap();
-        see(&mut watch, parameter, |view| view.state == State::Live).await;
+        see(&mut watch, parameter, |view| view.state == ViewState::Live).await;
         let history = History::of(&watch);
         agent.fail_check(&format!("check:{name}")).await;
-        see(&mut watch, parameter, |view| view.state == State::Empty).await;
+        see(&mut watch, parameter, |view| view.state == ViewState::Empty).await;
         agent.pass_check(&format!("check:{name}")).await;
-        see(&mut watch, parameter, |view| view.state == State::Live).await;
+        see(&mut watch, parameter, |view| view.state == ViewState::Live).await;
         eventually(SOON, "some rounds", || async {
             proxy.requests().len() >= 7
         })
@@ -72,7 +72,7 @@ async fn a_stale_answer_that_is_too_old_is_asked_of_the_leader() {
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let options = short().consistency(Consistency::Stale(Duration::from_secs(10)));
     let mut watch = registry(&proxy.url(), options).watch("aged").unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     let history = History::of(&watch);
     let old = |head: &crate::support::RequestHead, answer: &mut http::Response<bytes::Bytes>| {
         if head.param("stale").is_some() {
@@ -172,9 +172,9 @@ async fn modes_differ_when_the_leader_is_lost() {
     cluster[leader].kill9();
     cluster[other].kill9();
     let view = see(&mut default, "no leader", |view| view.error.is_some()).await;
-    assert_eq!(view.state, State::Stale);
+    assert_eq!(view.state, ViewState::Stale);
     let view = see(&mut stale, "too old", |view| view.error.is_some()).await;
-    assert_eq!(view.state, State::Stale);
+    assert_eq!(view.state, ViewState::Stale);
     assert_eq!(
         view.error.as_ref().unwrap().kind(),
         ErrorKind::Unavailable,
@@ -187,10 +187,10 @@ async fn modes_differ_when_the_leader_is_lost() {
     // Looked at while there is no leader: a fresh confirmation of an old answer.
     eventually(SOON, "stale answers go on", || {
         let view = patient.view();
-        async move { view.state == State::Live && view.age() < Some(Duration::from_secs(3)) }
+        async move { view.state == ViewState::Live && view.age() < Some(Duration::from_secs(3)) }
     })
     .await;
-    assert_eq!(cached.view().state, State::Live);
+    assert_eq!(cached.view().state, ViewState::Live);
 
     cluster[leader].restart_nowait();
     cluster[other].restart_nowait();
@@ -202,7 +202,7 @@ async fn modes_differ_when_the_leader_is_lost() {
         .await;
     for watch in [&mut stale, &mut patient, &mut default, &mut cached] {
         see(watch, "healed", |view| {
-            view.instances.len() == 2 && view.state == State::Live
+            view.instances.len() == 2 && view.state == ViewState::Live
         })
         .await;
     }
@@ -255,7 +255,7 @@ async fn the_first_datacenter_with_instances_is_used() {
 
     one.deregister_service("one-1").await;
     let view = see(&mut watch, "the second", |view| ids(view) == ["two-1"]).await;
-    assert_eq!(view.state, State::Live);
+    assert_eq!(view.state, ViewState::Live);
     two.register_service("two-2", "web", "127.0.0.1", 82, json!({}))
         .await;
     see(&mut watch, "a change there", |view| {
@@ -296,7 +296,7 @@ async fn an_unknown_datacenter_is_an_error() {
         .watch("dc")
         .unwrap();
     let view = see(&mut alone, "an error", |view| view.error.is_some()).await;
-    assert_eq!((view.state, view.age()), (State::Pending, None));
+    assert_eq!((view.state, view.age()), (ViewState::Pending, None));
     assert!(
         trouble(&view).contains("No path to datacenter"),
         "{}",
@@ -317,11 +317,11 @@ async fn staleness_is_seen_on_an_idle_query() {
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let options = short().consistency(Consistency::Stale(Duration::from_secs(10)));
-    let config = Config::new(&proxy.url()).unwrap().options(options);
-    let mut watch = configured(config, Settings::default())
+    let config = ConsulConfig::new(&proxy.url()).unwrap().options(options);
+    let mut watch = configured(config, WatchSettings::default())
         .watch("idle-stale")
         .unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     // No quorum: stale answers end their wait unchanged and grow old, the leader is not there.
     proxy.add(
         Rule::when(|head| head.param("stale").is_some()).rewrite(|_, answer| {
@@ -332,14 +332,17 @@ async fn staleness_is_seen_on_an_idle_query() {
     let no_leader = Rule::when(|head| head.param("leader").is_some());
     proxy.add(no_leader.respond(failure(500, "No cluster leader")));
     let view = see(&mut watch, "told", |view| view.error.is_some()).await;
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["idle-stale"]));
+    assert_eq!(
+        (view.state, ids(&view)),
+        (ViewState::Stale, vec!["idle-stale"])
+    );
     assert!(
         trouble(&view).contains("No cluster leader"),
         "{}",
         trouble(&view)
     );
     proxy.clear();
-    see(&mut watch, "healed", |view| view.state == State::Live).await;
+    see(&mut watch, "healed", |view| view.state == ViewState::Live).await;
     proxy.set(Mode::Refuse).await;
     see(&mut watch, "and lost", |view| view.error.is_some()).await;
 }

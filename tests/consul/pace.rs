@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use http::HeaderValue;
 use serde_json::json;
-use tower_roster::{error::ErrorKind, registry::State};
+use tower_roster::{error::ErrorKind, registry::ViewState};
 
 use crate::{
     kit::*,
@@ -42,7 +42,10 @@ async fn a_busy_service_costs_no_more_than_the_pace() {
     // From the first request on, because the burst is used up at once.
     let began = Instant::now();
     let mut watch = registry(&proxy.url(), long()).watch("web").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let history = History::of(&watch);
 
     let writes = std::cell::Cell::new(0_u32);
@@ -99,7 +102,7 @@ async fn a_missing_service_costs_no_hot_loop() {
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let mut watch = registry(&proxy.url(), short()).watch("missing").unwrap();
     let view = see(&mut watch, "it is missing", |view| {
-        view.state == State::Missing
+        view.state == ViewState::Missing
     })
     .await;
     assert_eq!((view.instances.len(), trouble(&view)), (0, String::new()));
@@ -136,7 +139,10 @@ async fn a_lost_agent_is_asked_ever_more_rarely() {
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let mut watch = registry(&proxy.url(), long()).watch("lost").unwrap();
-    see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+    see(&mut watch, "it is listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let before = proxy.accepted();
     proxy.set(Mode::Reset).await;
     pass(Duration::from_secs(4)).await;
@@ -144,11 +150,11 @@ async fn a_lost_agent_is_asked_ever_more_rarely() {
     // On average 5 to come to the cap and then one each 750 ms.
     assert!((2..=30).contains(&tries), "{tries} tries in 4 s");
     let view = watch.view();
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["lost-1"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["lost-1"]));
     proxy.set(Mode::Pass).await;
     let healed = Instant::now();
     see(&mut watch, "it is fresh again", |view| {
-        view.state == State::Live
+        view.state == ViewState::Live
     })
     .await;
     assert!(
@@ -200,7 +206,10 @@ async fn error_answers_cost_nothing_but_time() {
                     .await;
                 let proxy = FaultProxy::http(agent.http_addr()).await;
                 let mut watch = registry(&proxy.url(), short()).watch(&*name).unwrap();
-                see(&mut watch, "it is listed", |view| view.state == State::Live).await;
+                see(&mut watch, "it is listed", |view| {
+                    view.state == ViewState::Live
+                })
+                .await;
                 proxy.add(Rule::any().times(2).respond(failure(*status, body)));
                 let view = see(&mut watch, "the error", |view| view.error.is_some()).await;
                 let error = view.error.clone().unwrap();
@@ -209,8 +218,11 @@ async fn error_answers_cost_nothing_but_time() {
                 for part in [&*name, &proxy.url(), &status.to_string(), body] {
                     assert!(text.contains(part), "{text:?} does not say {part:?}");
                 }
-                assert_eq!((view.state, ids(&view)), (State::Stale, vec![&*name]));
-                see(&mut watch, "it recovers", |view| view.state == State::Live).await;
+                assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec![&*name]));
+                see(&mut watch, "it recovers", |view| {
+                    view.state == ViewState::Live
+                })
+                .await;
                 eventually(SOON, "the loop goes on", || async {
                     proxy.requests().last().is_some_and(blocks)
                 })
@@ -255,7 +267,7 @@ async fn retry_after_is_honoured() {
     eventually(SOON, "some tries", || async { none.requests().len() >= 3 }).await;
     assert!(zero.requests().len() < 20, "{}", zero.requests().len());
     let view = watches[0].view();
-    assert_eq!(view.state, State::Pending, "nothing was ever known");
+    assert_eq!(view.state, ViewState::Pending, "nothing was ever known");
     let error = view.error.expect("the reason");
     assert_eq!(error.kind(), ErrorKind::Limited);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
@@ -278,9 +290,12 @@ async fn nothing_is_known_until_the_first_good_answer() {
     .await;
     let mut watch = registry(&server.url(), short()).watch("web").unwrap();
     let view = see(&mut watch, "an error", |view| view.error.is_some()).await;
-    assert_eq!((view.state, view.age()), (State::Pending, None));
+    assert_eq!((view.state, view.age()), (ViewState::Pending, None));
     assert!(!view.is_fresh());
     good.store(true, SeqCst);
     let view = watch.resolved().await.unwrap();
-    assert_eq!((view.state, trouble(&view)), (State::Live, String::new()));
+    assert_eq!(
+        (view.state, trouble(&view)),
+        (ViewState::Live, String::new())
+    );
 }

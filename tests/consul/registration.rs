@@ -34,7 +34,7 @@ use nix::{
 use serde_json::{Value, json};
 use tower_roster::{
     error::ErrorKind,
-    registry::{Announcement, Event, Health},
+    registry::{Announcement, Health, RegistrationEvent},
 };
 
 use super::{
@@ -138,8 +138,11 @@ async fn what_the_agent_refuses_is_told() {
     let registry = registry(&agent.url());
     let refused = instance("refused", "refused-1", 1).meta("not a key!", "v");
     let mut registration = registry.register(refused).unwrap();
-    let told = event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
-    let Event::RegisterFailed(error) = told else {
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::RegisterFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Refused);
@@ -300,7 +303,10 @@ async fn a_lost_check_is_registered_again_whatever_the_version_says() {
     let mut registration = registry
         .register(with_ttl(instance("lost", "lost-1", 1), millis(900)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     let answers = [
         (
             404,
@@ -313,7 +319,10 @@ async fn a_lost_check_is_registered_again_whatever_the_version_says() {
     for (status, body) in answers {
         proxy.forget_requests();
         proxy.add(Rule::path(PASS).once().respond(reply(status, body)));
-        event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+        event(&mut registration, |e| {
+            matches!(e, RegistrationEvent::Reregistered)
+        })
+        .await;
         assert_eq!(
             proxy.count(is_register),
             1,
@@ -326,7 +335,10 @@ async fn a_lost_check_is_registered_again_whatever_the_version_says() {
     }
     // And what this agent says itself.
     agent.deregister_service("lost-1").await;
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     passes(&agent, "lost", "lost-1").await;
 }
 
@@ -340,9 +352,15 @@ async fn a_lost_check_with_a_long_id_is_registered_again() {
     let mut registration = registry
         .register(with_ttl(instance("long-id", &id, 1), millis(600)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     agent.deregister_service(&id).await;
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     passes(&agent, "long-id", &id).await;
 }
 
@@ -424,9 +442,15 @@ async fn a_loss_is_noticed_without_a_heartbeat_too() {
     ] {
         let id = announcement.instance().id().to_owned();
         let mut registration = registry.register(announcement).unwrap();
-        event(&mut registration, |e| matches!(e, Event::Registered)).await;
+        event(&mut registration, |e| {
+            matches!(e, RegistrationEvent::Registered)
+        })
+        .await;
         agent.deregister_service(&id).await;
-        event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+        event(&mut registration, |e| {
+            matches!(e, RegistrationEvent::Reregistered)
+        })
+        .await;
         registration.deregister().await.unwrap();
         assert!(agent.get(&format!("/v1/agent/service/{id}")).await.status == 404);
     }
@@ -442,15 +466,21 @@ async fn an_agent_that_comes_later_gets_the_registration() {
     let mut registration = registry
         .register(with_ttl(instance("early", "early-1", 1), SOON))
         .unwrap();
-    let told = event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
-    let Event::RegisterFailed(error) = told else {
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::RegisterFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     lasts(Duration::from_secs(2)).await;
     assert!(!registration.is_registered());
     agent.restart().await;
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     passes(&agent, "early", "early-1").await;
 }
 
@@ -463,9 +493,15 @@ async fn an_agent_that_lost_its_data_gets_the_registration_back() {
     let mut registration = registry
         .register(with_ttl(instance("wiped", "wiped-1", 1), SOON))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     agent.restart_wiped().await;
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     passes(&agent, "wiped", "wiped-1").await;
 }
 
@@ -478,7 +514,10 @@ async fn an_update_replaces_weight_tags_and_check() {
     let registry = registry(&agent.url());
     let base = || instance("updated", "updated-1", backend.port());
     let mut registration = registry.register(with_ttl(base(), millis(2_000))).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     passes(&agent, "updated", "updated-1").await;
 
     let heavier = base().weight(9).tag("new").meta("k", "v");
@@ -486,7 +525,10 @@ async fn an_update_replaces_weight_tags_and_check() {
         .update(with_ttl(heavier, millis(2_000)))
         .await
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Updated)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Updated)
+    })
+    .await;
     assert_eq!(registration.instance().weight.get(), 9);
     let entry = eventually(SOON, "the update is visible", || async {
         let entry = agent.health("updated").await.pop()?;
@@ -557,7 +599,10 @@ async fn a_refused_update_leaves_what_stood() {
     let registry = registry(&agent.url());
     let good = || with_ttl(instance("steady", "steady-1", 1), millis(600));
     let mut registration = registry.register(good()).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     passes(&agent, "steady", "steady-1").await;
     let bad = instance("steady", "steady-1", 2).meta("not a key!", "v");
     let error = registration.update(bad).await.unwrap_err();
@@ -581,7 +626,7 @@ async fn the_same_id_is_one_instance_and_outlives_its_predecessor() {
     let old = registry.register(me(1)).unwrap();
     old.registered().await;
     let mut new = registry.register(me(2)).unwrap();
-    event(&mut new, |e| matches!(e, Event::Registered)).await;
+    event(&mut new, |e| matches!(e, RegistrationEvent::Registered)).await;
     let listed = eventually(SOON, "the new port is listed", || async {
         let listed = agent.health("heir").await;
         (listed.first()?["Service"]["Port"] == 2).then_some(listed)
@@ -589,7 +634,7 @@ async fn the_same_id_is_one_instance_and_outlives_its_predecessor() {
     .await;
     assert_eq!(listed.len(), 1, "one instance");
     old.deregister().await.unwrap();
-    event(&mut new, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut new, |e| matches!(e, RegistrationEvent::Reregistered)).await;
     passes(&agent, "heir", "heir-1").await;
 }
 
@@ -616,7 +661,10 @@ async fn any_id_can_be_registered_renewed_and_removed() {
         let mut registration = registry
             .register(with_ttl(instance(&service, name, 1), millis(300)))
             .unwrap();
-        event(&mut registration, |e| matches!(e, Event::Registered)).await;
+        event(&mut registration, |e| {
+            matches!(e, RegistrationEvent::Registered)
+        })
+        .await;
         passes(&agent, &service, name).await;
         eventually(SOON, "three beats", || async { proxy.count(is_beat) >= 3 }).await;
         assert_eq!(
@@ -647,7 +695,10 @@ async fn registrations_stay_on_the_first_agent() {
     let mut registration = registry
         .register(with_ttl(instance("at-home", "home-1", 1), millis(600)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     observed.settles(&["home-1"]).await;
     first.set(Mode::Refuse).await;
     eventually(SOON, "the watch turned to the second", || async {
@@ -655,13 +706,16 @@ async fn registrations_stay_on_the_first_agent() {
     })
     .await;
     event(&mut registration, |e| {
-        matches!(e, Event::HeartbeatFailed(_))
+        matches!(e, RegistrationEvent::HeartbeatFailed { .. })
     })
     .await;
     lasts(Duration::from_secs(1)).await;
     first.set(Mode::Pass).await;
     event(&mut registration, |e| {
-        matches!(e, Event::Recovered | Event::Reregistered)
+        matches!(
+            e,
+            RegistrationEvent::Recovered | RegistrationEvent::Reregistered
+        )
     })
     .await;
     registration.deregister().await.unwrap();
@@ -721,7 +775,10 @@ async fn leaving_awaits_the_beat_and_nothing_follows() {
     let mut registration = registry
         .register(with_ttl(instance("leaves", "leaves-1", 1), millis(2_400)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     eventually(SOON, "the first beats", || async {
         proxy.count(is_beat) >= 2
     })
@@ -850,7 +907,10 @@ async fn a_reaped_instance_comes_back() {
     let announcement = with_ttl(instance("reaped", "reaped-1", 1), millis(600));
     let announcement = announcement.reap_after(Some(Duration::from_secs(60)));
     let mut registration = registry.register(announcement).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     let sent = proxy
         .requests()
         .into_iter()
@@ -871,7 +931,10 @@ async fn a_reaped_instance_comes_back() {
     .await;
     agent.deregister_service("reaped-1").await;
     proxy.set(Mode::Pass).await;
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     passes(&agent, "reaped", "reaped-1").await;
 }
 
@@ -885,7 +948,10 @@ async fn one_failed_beat_does_not_stop_the_beats() {
     let mut registration = registry
         .register(with_ttl(instance("bumpy", "bumpy-1", 1), millis(900)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     for (status, body, kind) in [
         (500, "rpc error making call: EOF", ErrorKind::Unavailable),
         (503, "<html>", ErrorKind::Unavailable),
@@ -895,14 +961,17 @@ async fn one_failed_beat_does_not_stop_the_beats() {
     ] {
         proxy.add(Rule::path(PASS).once().respond(reply(status, body)));
         let told = event(&mut registration, |e| {
-            matches!(e, Event::HeartbeatFailed(_))
+            matches!(e, RegistrationEvent::HeartbeatFailed { .. })
         })
         .await;
-        let Event::HeartbeatFailed(error) = told else {
+        let RegistrationEvent::HeartbeatFailed { error, .. } = told else {
             unreachable!()
         };
         assert_eq!(error.kind(), kind, "{error}");
-        event(&mut registration, |e| matches!(e, Event::Recovered)).await;
+        event(&mut registration, |e| {
+            matches!(e, RegistrationEvent::Recovered)
+        })
+        .await;
     }
     assert_eq!(proxy.count(is_register), 1);
     assert_eq!(agent.passing("bumpy").await, ["bumpy-1"]);
@@ -954,8 +1023,11 @@ async fn a_denied_token_is_told_and_heals() {
             Duration::from_secs(30),
         ))
         .unwrap();
-    let told = event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
-    let Event::RegisterFailed(error) = told else {
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::RegisterFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Denied);
@@ -967,7 +1039,10 @@ async fn a_denied_token_is_told_and_heals() {
     lasts(Duration::from_secs(4)).await;
     agent.acl_set_policies(&accessor, &["writer"]).await;
     let began = Instant::now();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     println!(
         "heal: token allowed to register: after {} ms",
         began.elapsed().as_millis()
@@ -981,17 +1056,20 @@ async fn a_denied_token_is_told_and_heals() {
 
     agent.acl_revoke(&accessor).await;
     let told = event(&mut registration, |e| {
-        matches!(e, Event::HeartbeatFailed(_))
+        matches!(e, RegistrationEvent::HeartbeatFailed { .. })
     })
     .await;
-    let Event::HeartbeatFailed(error) = told else {
+    let RegistrationEvent::HeartbeatFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Denied);
     lasts(Duration::from_secs(4)).await;
     agent.acl_restore(&accessor, &secret, "writer").await;
     let began = Instant::now();
-    event(&mut registration, |e| matches!(e, Event::Recovered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Recovered)
+    })
+    .await;
     println!(
         "heal: token restored for beats: after {} ms",
         began.elapsed().as_millis()
@@ -1018,18 +1096,27 @@ async fn a_token_file_is_read_again() {
     let mut registration = registry
         .register(with_ttl(instance("filed", "filed-1", 1), millis(3_000)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
     std::fs::write(&file, format!("{secret}\n")).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
 
     let (_, next) = agent.acl_token("next", write).await;
     agent.acl_revoke(&accessor).await;
     event(&mut registration, |e| {
-        matches!(e, Event::HeartbeatFailed(_))
+        matches!(e, RegistrationEvent::HeartbeatFailed { .. })
     })
     .await;
     std::fs::write(&file, &next).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Recovered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Recovered)
+    })
+    .await;
     passes(&agent, "filed", "filed-1").await;
     registration.deregister().await.unwrap();
 }
@@ -1048,7 +1135,10 @@ async fn maintenance_survives_beats_and_repetitions() {
         )
     };
     let mut registration = registry.register(me(1)).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     let observed = Observed::new(&registry, "repaired");
     observed.settles(&["repaired-1"]).await;
     agent.service_maintenance("repaired-1", true).await;
@@ -1060,7 +1150,10 @@ async fn maintenance_survives_beats_and_repetitions() {
     })
     .await;
     proxy.respond_once(PASS, reply(404, "Unknown check ID"));
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     registration.update(me(5)).await.unwrap();
     throughout(millis(500), "it stays out of service", || async {
         checks_of(&agent, "repaired-1").await.len() == 2

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use serde_json::json;
-use tower_roster::registry::consul::Config;
+use tower_roster::registry::consul::ConsulConfig;
 
 use crate::{
     kit::*,
@@ -179,7 +179,7 @@ async fn a_server_that_closes_after_each_answer_is_no_hot_loop() {
 
 /// Restarts an agent with nothing while no task of the client runs, and between two requests of its
 /// watch.
-pub(crate) async fn is_noticed_after_a_stall(mut agent: Agent, config: Config) {
+pub(crate) async fn is_noticed_after_a_stall(mut agent: Agent, config: ConsulConfig) {
     // So that its index is far above the first of the next.
     for n in 0..30 {
         let name = format!("past-{n}");
@@ -219,7 +219,7 @@ pub(crate) async fn is_noticed_after_a_stall(mut agent: Agent, config: Config) {
 async fn a_real_agent_is_noticed() {
     need_consul!();
     let agent = Agent::dev().await;
-    let config = Config::new(&agent.url()).unwrap();
+    let config = ConsulConfig::new(&agent.url()).unwrap();
     is_noticed_after_a_stall(agent, config).await;
 }
 

@@ -90,8 +90,8 @@
 use std::time::Duration;
 
 use tower_roster::registry::{
-    Mode, Registry, Settings,
-    consul::{Config, Consul},
+    Registry, WatchMode, WatchSettings,
+    consul::{Consul, ConsulConfig},
 };
 
 use crate::kit::*;
@@ -100,7 +100,11 @@ use crate::kit::*;
 /// later on; so is what Consul would refuse, or take for its default of five minutes.
 #[tokio::test]
 async fn settings_without_sense_are_refused() {
-    let config = |options| Config::new("http://127.0.0.1:1").unwrap().options(options);
+    let config = |options| {
+        ConsulConfig::new("http://127.0.0.1:1")
+            .unwrap()
+            .options(options)
+    };
     for (options, field) in [
         (long().wait(Duration::ZERO), "wait"),
         (long().wait(Duration::from_millis(99)), "wait"),
@@ -114,12 +118,15 @@ async fn settings_without_sense_are_refused() {
     }
     for (settings, field) in [
         (
-            Settings::default().stale_after(Duration::ZERO),
+            WatchSettings::default().stale_after(Duration::ZERO),
             "stale_after",
         ),
-        (Settings::default().mode(Mode::Poll(Duration::ZERO)), "mode"),
         (
-            Settings::default().mode(Mode::Poll(Duration::from_secs(31))),
+            WatchSettings::default().mode(WatchMode::Poll(Duration::ZERO)),
+            "mode",
+        ),
+        (
+            WatchSettings::default().mode(WatchMode::Poll(Duration::from_secs(31))),
             "mode",
         ),
     ] {
@@ -128,7 +135,7 @@ async fn settings_without_sense_are_refused() {
         assert_eq!(error.field(), field, "{error}");
     }
     for wait in ["0s", "0", "20", "-1s", "1e9h", "s", "nan s", "infs"] {
-        let error = Config::from_url(&format!("consul://h:1?wait={wait}")).unwrap_err();
+        let error = ConsulConfig::from_url(&format!("consul://h:1?wait={wait}")).unwrap_err();
         assert_eq!(error.field(), "wait", "{wait}: {error}");
     }
 }

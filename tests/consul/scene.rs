@@ -10,8 +10,9 @@ use std::{
 use tower_roster::{
     Instance, Registry,
     registry::{
-        Announcement, Event, Health, Registration, Settings, State, View, Watch,
-        consul::{Config, Consul},
+        Announcement, Health, Registration, RegistrationEvent, View, ViewState, Watch,
+        WatchSettings,
+        consul::{Consul, ConsulConfig},
     },
 };
 
@@ -26,19 +27,19 @@ pub(crate) fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub(crate) fn config(url: &str) -> Config {
-    Config::new(url).expect("an address")
+pub(crate) fn config(url: &str) -> ConsulConfig {
+    ConsulConfig::new(url).expect("an address")
 }
 
 pub(crate) fn registry(url: &str) -> Registry {
     of(config(url))
 }
 
-pub(crate) fn of(config: Config) -> Registry {
+pub(crate) fn of(config: ConsulConfig) -> Registry {
     Registry::new(Consul::new(config).expect("a configuration"))
 }
 
-pub(crate) fn with_settings(config: Config, settings: Settings) -> Registry {
+pub(crate) fn with_settings(config: ConsulConfig, settings: WatchSettings) -> Registry {
     let consul = Consul::new(config).expect("a configuration");
     Registry::with_settings(consul, settings).expect("settings")
 }
@@ -56,8 +57,8 @@ pub(crate) fn with_ttl(instance: Instance, ttl: Duration) -> Announcement {
 #[track_caller]
 pub(crate) fn event(
     registration: &mut Registration,
-    wanted: impl Fn(&Event) -> bool,
-) -> impl Future<Output = Event> {
+    wanted: impl Fn(&RegistrationEvent) -> bool,
+) -> impl Future<Output = RegistrationEvent> {
     let caller = std::panic::Location::caller();
     async move {
         let mut seen = Vec::new();
@@ -211,9 +212,9 @@ impl Observed {
     }
 
     /// Waits until the last good set is called stale, and why.
-    pub(crate) async fn goes_stale(&self) -> tower_roster::Error {
+    pub(crate) async fn goes_stale(&self) -> tower_roster::RegistryError {
         let mut watch = self.watch.clone();
-        let stale = watch.wait_for(|view| view.state == State::Stale);
+        let stale = watch.wait_for(|view| view.state == ViewState::Stale);
         let view = tokio::time::timeout(4 * SOON, stale).await;
         let view = view.expect("the fault is noticed").expect("the watch runs");
         view.error.expect("a reason")

@@ -8,8 +8,8 @@ use tower_roster::{
     error::ErrorKind,
     instance::Status,
     registry::{
-        Query, Settings, State, View,
-        consul::{Config, Options},
+        Query, View, ViewState, WatchSettings,
+        consul::{ConsulConfig, ConsulOptions},
     },
 };
 
@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-fn with(settings: Settings, url: &str, options: Options) -> tower_roster::Registry {
-    configured(Config::new(url).unwrap().options(options), settings)
+fn with(settings: WatchSettings, url: &str, options: ConsulOptions) -> tower_roster::Registry {
+    configured(ConsulConfig::new(url).unwrap().options(options), settings)
 }
 
 /// W18; B11 (the last instance never removed), B12 (one removal removes all), T7. No wait ends
@@ -31,7 +31,10 @@ async fn instances_come_and_go_at_once() {
     need_consul!();
     let agent = Agent::shared().await;
     let mut watch = registry(&agent.url(), long()).watch("coming").unwrap();
-    see(&mut watch, "none yet", |view| view.state == State::Missing).await;
+    see(&mut watch, "none yet", |view| {
+        view.state == ViewState::Missing
+    })
+    .await;
     for n in 1..=3 {
         agent
             .register_service(&format!("c-{n}"), "coming", "127.0.0.1", 80 + n, json!({}))
@@ -54,7 +57,7 @@ async fn instances_come_and_go_at_once() {
     let view = see(&mut watch, "none", |view| view.instances.is_empty()).await;
     assert_eq!(
         (view.state, trouble(&view)),
-        (State::Missing, String::new())
+        (ViewState::Missing, String::new())
     );
 }
 
@@ -90,12 +93,12 @@ async fn checks_decide_who_serves_and_how_much() {
     agent.warn_check("check:w-0").await;
     see(&mut all, "both warn", |view| weights(view) == pair(0, 1)).await;
     let view = see(&mut strict, "none passes", |view| {
-        view.state == State::Empty
+        view.state == ViewState::Empty
     })
     .await;
     assert_eq!(view.withheld.len(), 2);
     let view = see(&mut passing, "none is listed", |view| {
-        view.state == State::Empty
+        view.state == ViewState::Empty
     })
     .await;
     assert_eq!(view.withheld.len(), 0);
@@ -261,17 +264,17 @@ async fn a_wiped_registry_is_believed_after_the_guard() {
         .catalog_instance("n-1", "web-1", "web", "127.0.0.1", 80)
         .await;
     let time = Duration::from_secs(2);
-    let guard = |guard| Settings::default().empty_guard(guard);
+    let guard = |guard| WatchSettings::default().empty_guard(guard);
     let held = with(guard(EmptyGuard::HoldDoubtful(time)), &agent.url(), short());
     let at_once = with(guard(EmptyGuard::ApplyAtOnce), &agent.url(), short());
     let mut held = held.watch("web").unwrap();
     let mut at_once = at_once.watch("web").unwrap();
-    see(&mut held, "listed", |view| view.state == State::Live).await;
-    see(&mut at_once, "listed", |view| view.state == State::Live).await;
+    see(&mut held, "listed", |view| view.state == ViewState::Live).await;
+    see(&mut at_once, "listed", |view| view.state == ViewState::Live).await;
 
     agent.restart_wiped().await;
     see(&mut at_once, "believed", |view| {
-        view.state == State::Missing
+        view.state == ViewState::Missing
     })
     .await;
     let view = see(&mut held, "held", |view| {
@@ -279,12 +282,12 @@ async fn a_wiped_registry_is_believed_after_the_guard() {
     })
     .await;
     let from = Instant::now();
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["web-1"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-1"]));
     assert!(trouble(&view).contains("its index "), "{}", trouble(&view));
     let view = see(&mut held, "believed", |view| view.instances.is_empty()).await;
     assert_eq!(
         (view.state, trouble(&view)),
-        (State::Missing, String::new())
+        (ViewState::Missing, String::new())
     );
     assert!(
         from.elapsed() + Duration::from_millis(200) >= time,
@@ -311,9 +314,9 @@ async fn a_held_list_is_not_believed_while_the_registry_is_away() {
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let time = Duration::from_millis(1_500);
-    let settings = Settings::default().empty_guard(EmptyGuard::Hold(time));
+    let settings = WatchSettings::default().empty_guard(EmptyGuard::Hold(time));
     let mut watch = with(settings, &proxy.url(), short()).watch("held").unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     agent.deregister_service("held-1").await;
     see(&mut watch, "held", |view| {
         trouble(view).contains("held back")
@@ -332,10 +335,10 @@ async fn a_held_list_is_not_believed_while_the_registry_is_away() {
     })
     .await;
     let view = watch.view();
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["held-1"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["held-1"]));
     proxy.set(Mode::Pass).await;
     see(&mut watch, "said again", |view| {
-        view.state == State::Missing
+        view.state == ViewState::Missing
     })
     .await;
 }
@@ -352,7 +355,7 @@ async fn the_end_of_a_grace_hides_no_error() {
     }
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let grace = Duration::from_millis(1_500);
-    let settings = Settings::default().removal_grace(grace);
+    let settings = WatchSettings::default().removal_grace(grace);
     let mut watch = with(settings, &proxy.url(), long()).watch("grace").unwrap();
     see(&mut watch, "listed", |view| view.instances.len() == 2).await;
     agent.deregister_service("grace-1").await;
@@ -371,10 +374,10 @@ async fn the_end_of_a_grace_hides_no_error() {
         view.instances.is_empty()
     })
     .await;
-    assert_eq!(view.state, State::Stale);
+    assert_eq!(view.state, ViewState::Stale);
     assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Unreachable);
     proxy.set(Mode::Pass).await;
-    see(&mut watch, "back", |view| view.state == State::Missing).await;
+    see(&mut watch, "back", |view| view.state == ViewState::Missing).await;
 }
 
 /// W6, W18 and the table of answers; B40, B41. A token that loses its rights sees an empty list at the same
@@ -395,15 +398,18 @@ async fn a_token_without_rights_takes_nothing_away() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
-    let config = || Config::new(&agent.url()).unwrap().options(short());
-    let mut literal = configured(config().token(&secret), Settings::default())
+    let config = || ConsulConfig::new(&agent.url()).unwrap().options(short());
+    let mut literal = configured(config().token(&secret), WatchSettings::default())
         .watch("web")
         .unwrap();
-    let mut from_file = configured(config().token_file(&file), Settings::default())
+    let mut from_file = configured(config().token_file(&file), WatchSettings::default())
         .watch("web")
         .unwrap();
-    see(&mut literal, "listed", |view| view.state == State::Live).await;
-    see(&mut from_file, "listed", |view| view.state == State::Live).await;
+    see(&mut literal, "listed", |view| view.state == ViewState::Live).await;
+    see(&mut from_file, "listed", |view| {
+        view.state == ViewState::Live
+    })
+    .await;
     let history = History::of(&literal);
 
     agent.acl_set_policies(&accessor, &[]).await;
@@ -415,7 +421,7 @@ async fn a_token_without_rights_takes_nothing_away() {
         trouble(&view)
     );
     agent.acl_set_policies(&accessor, &["reader"]).await;
-    see(&mut literal, "healed", |view| view.state == State::Live).await;
+    see(&mut literal, "healed", |view| view.state == ViewState::Live).await;
 
     agent.acl_revoke(&accessor).await;
     let denied = |view: &View| {
@@ -434,7 +440,7 @@ async fn a_token_without_rights_takes_nothing_away() {
     let (_, secret) = agent.acl_token("reader-2", rules).await;
     std::fs::write(&file, &secret).unwrap();
     see(&mut from_file, "the new token", |view| {
-        view.state == State::Live
+        view.state == ViewState::Live
     })
     .await;
     assert!(denied(&literal.view()), "no file, no new token");
@@ -453,7 +459,7 @@ async fn a_list_cut_by_access_rules_says_so() {
     }
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let mut watch = registry(&proxy.url(), short()).watch("seen").unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     let cut = |list: &'static str| {
         move |_: &crate::support::RequestHead, answer: &mut http::Response<bytes::Bytes>| {
             let header = http::HeaderValue::from_static("true");
@@ -467,7 +473,7 @@ async fn a_list_cut_by_access_rules_says_so() {
     };
     proxy.rewrite(cut("some"));
     let view = see(&mut watch, "told", |view| !view.rejected.is_empty()).await;
-    assert_eq!((view.state, view.instances.len()), (State::Live, 2));
+    assert_eq!((view.state, view.instances.len()), (ViewState::Live, 2));
     assert!(view.rejected[0].to_string().contains("may not see"));
     proxy.clear();
     proxy.rewrite(cut("none"));
@@ -479,7 +485,7 @@ async fn a_list_cut_by_access_rules_says_so() {
     );
     assert_eq!(view.instances.len(), 2);
     proxy.clear();
-    see(&mut watch, "whole", |view| view.state == State::Live).await;
+    see(&mut watch, "whole", |view| view.state == ViewState::Live).await;
 }
 
 /// The table of headers; B10. A leader that is not known is no error.
@@ -493,12 +499,15 @@ async fn an_unknown_leader_is_no_error() {
         answer.headers_mut().insert("x-consul-knownleader", no);
     });
     let mut watch = registry(&proxy.url(), long()).watch("leaderless").unwrap();
-    see(&mut watch, "none", |view| view.state == State::Missing).await;
+    see(&mut watch, "none", |view| view.state == ViewState::Missing).await;
     agent
         .register_service("l-1", "leaderless", "127.0.0.1", 80, json!({}))
         .await;
     let view = see(&mut watch, "one", |view| ids(view) == ["l-1"]).await;
-    assert_eq!((view.state, trouble(&view)), (State::Live, String::new()));
+    assert_eq!(
+        (view.state, trouble(&view)),
+        (ViewState::Live, String::new())
+    );
 }
 
 /// W4. An agent that ignores a parameter would answer with other instances: it is not asked.
@@ -519,7 +528,7 @@ async fn an_agent_too_old_for_an_option_is_not_asked() {
         assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Refused);
         assert!(trouble(&view).contains("ignores"), "{}", trouble(&view));
         assert!(trouble(&view).contains(says), "{}", trouble(&view));
-        assert_eq!((view.state, view.instances.len()), (State::Pending, 0));
+        assert_eq!((view.state, view.instances.len()), (ViewState::Pending, 0));
         assert_eq!(proxy.count(|head| head.path().contains("health")), 0);
     }
     let mut watch = registry(&agent.url(), short().namespace("team"))
@@ -541,7 +550,7 @@ async fn the_version_of_each_agent_is_looked_at() {
     let old = FaultProxy::http(agent.http_addr()).await;
     let new = RawServer::start(|head| {
         if head.path() == "/v1/agent/self" {
-            let about = json!({ "Config": { "Version": "1.15.2+ent" } });
+            let about = json!({ "ConsulConfig": { "Version": "1.15.2+ent" } });
             Script::respond(&reply(200, about.to_string()))
         } else {
             assert_eq!(head.param("partition"), Some("team"));
@@ -549,12 +558,12 @@ async fn the_version_of_each_agent_is_looked_at() {
         }
     })
     .await;
-    let config = Config::new(&new.url())
+    let config = ConsulConfig::new(&new.url())
         .unwrap()
         .fallback(&old.url())
         .unwrap();
     let config = config.options(short().partition("team"));
-    let mut watch = configured(config, Settings::default())
+    let mut watch = configured(config, WatchSettings::default())
         .watch("mixed")
         .unwrap();
     see(&mut watch, "the old one is found out", |view| {
@@ -575,12 +584,15 @@ async fn proxies_and_tagged_addresses_are_found() {
         .await;
     let mesh = registry(&agent.url(), long().connect());
     let mut mesh = mesh.watch("meshed").unwrap();
-    see(&mut mesh, "no proxy yet", |view| view.state == State::Empty).await;
+    see(&mut mesh, "no proxy yet", |view| {
+        view.state == ViewState::Empty
+    })
+    .await;
     let more = json!({
         "Kind": "connect-proxy",
         "Proxy": {
             "DestinationServiceName": "meshed",
-            "Config": { "limit": 3, "nested": { "on": true }, "list": [1, "a"] },
+            "ConsulConfig": { "limit": 3, "nested": { "on": true }, "list": [1, "a"] },
         },
         "TaggedAddresses": { "wan": { "Address": "198.18.0.1", "Port": 9_000 } },
     });
@@ -591,7 +603,7 @@ async fn proxies_and_tagged_addresses_are_found() {
     for (tag, address) in [("wan", "198.18.0.1:9000"), ("none", "127.0.0.1:81")] {
         let options = long().connect().tagged_address(tag);
         let mut watch = registry(&agent.url(), options).watch("meshed").unwrap();
-        let view = see(&mut watch, tag, |view| view.state == State::Live).await;
+        let view = see(&mut watch, tag, |view| view.state == ViewState::Live).await;
         let found = view.instances.iter().next().map(|i| i.address.to_string());
         assert_eq!(found.as_deref(), Some(address), "{tag}");
     }

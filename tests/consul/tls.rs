@@ -10,8 +10,8 @@ use serde_json::json;
 use tower_roster::{
     error::ErrorKind,
     registry::{
-        Settings, State,
-        consul::{Config, Consul},
+        ViewState, WatchSettings,
+        consul::{Consul, ConsulConfig},
     },
 };
 
@@ -75,8 +75,8 @@ impl Certificates {
     }
 }
 
-fn https(addr: std::net::SocketAddr) -> Config {
-    Config::new(&format!("https://{addr}")).unwrap()
+fn https(addr: std::net::SocketAddr) -> ConsulConfig {
+    ConsulConfig::new(&format!("https://{addr}")).unwrap()
 }
 
 /// W33, W39; T39. Trusted authorities and client certificates; what is wrong with them is said.
@@ -89,10 +89,13 @@ async fn certificates_are_checked_on_both_sides() {
     agent
         .register_service("web-1", "web", "127.0.0.1", 80, json!({}))
         .await;
-    let client =
-        |config: Config| config.client_cert(certs.path("client.pem"), certs.path("client-key.pem"));
+    let client = |config: ConsulConfig| {
+        config.client_cert(certs.path("client.pem"), certs.path("client-key.pem"))
+    };
     let good = client(https(port.addr()).ca_file(certs.path("ca.pem"))).options(long());
-    let mut watch = configured(good, Settings::default()).watch("web").unwrap();
+    let mut watch = configured(good, WatchSettings::default())
+        .watch("web")
+        .unwrap();
     see(&mut watch, "listed", |view| ids(view) == ["web-1"]).await;
 
     let wrong = [
@@ -109,7 +112,7 @@ async fn certificates_are_checked_on_both_sides() {
         ),
         (
             "another name",
-            client(Config::new(&format!("https://127.0.0.2:{}", port.get())).unwrap())
+            client(ConsulConfig::new(&format!("https://127.0.0.2:{}", port.get())).unwrap())
                 .ca_file(certs.path("ca.pem")),
             "",
         ),
@@ -120,17 +123,17 @@ async fn certificates_are_checked_on_both_sides() {
         ),
         (
             "TLS there",
-            Config::new(&format!("http://{}", port.addr())).unwrap(),
+            ConsulConfig::new(&format!("http://{}", port.addr())).unwrap(),
             "https server",
         ),
     ];
     for (case, config, says) in wrong {
         let backend = format!("{config:?}");
-        let registry = configured(config.options(long()), Settings::default());
+        let registry = configured(config.options(long()), WatchSettings::default());
         let mut watch = registry.watch("web").unwrap();
         let view = see(&mut watch, case, |view| view.error.is_some()).await;
         let text = trouble(&view);
-        assert_eq!(view.state, State::Pending, "{case}");
+        assert_eq!(view.state, ViewState::Pending, "{case}");
         assert!(
             text.to_lowercase().contains(says),
             "{case}: {text:?} does not say {says:?}"
@@ -200,12 +203,12 @@ async fn many_watches_share_few_connections() {
     let config = https(proxy.addr())
         .ca_file(certs.path("ca.pem"))
         .options(long());
-    let client = configured(config, Settings::default());
+    let client = configured(config, WatchSettings::default());
     let mut watches: Vec<_> = (0..MANY)
         .map(|n| client.watch(format!("many-{n}")).unwrap())
         .collect();
     for watch in &mut watches {
-        see(watch, "listed", |view| view.state == State::Live).await;
+        see(watch, "listed", |view| view.state == ViewState::Live).await;
     }
     eventually(SOON, "few connections are left", || async {
         if proxy.open() <= 3 {
@@ -251,10 +254,10 @@ async fn a_dead_connection_is_found_and_replaced() {
         .await;
     let mut proxy = FaultProxy::tcp(port.addr()).await;
     let config = https(proxy.addr()).ca_file(certs.path("ca.pem"));
-    let mut watch = configured(config.options(long()), Settings::default())
+    let mut watch = configured(config.options(long()), WatchSettings::default())
         .watch("web")
         .unwrap();
-    see(&mut watch, "listed", |view| view.state == State::Live).await;
+    see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     let accepted = proxy.accepted();
     proxy.set(Mode::Blackhole).await;
 
@@ -276,7 +279,7 @@ async fn a_dead_connection_is_found_and_replaced() {
     })
     .await;
     proxy.set(Mode::Pass).await;
-    see(&mut watch, "fresh", |view| view.state == State::Live).await;
+    see(&mut watch, "fresh", |view| view.state == ViewState::Live).await;
 }
 
 /// W9, W10; B2. As `restart` has it for HTTP/1, where all requests share one connection.
@@ -298,7 +301,7 @@ async fn a_handshake_that_never_ends_is_given_up() {
     let config = https(server.addr())
         .ca_file(certs.path("ca.pem"))
         .options(long());
-    let mut watch = configured(config, Settings::default())
+    let mut watch = configured(config, WatchSettings::default())
         .watch("web")
         .unwrap();
     eventually(SOON, "it is accepted", || async { server.accepted() == 1 }).await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use tower_roster::{
     Registry,
     error::ErrorKind,
-    registry::{Event, State},
+    registry::{RegistrationEvent, ViewState},
 };
 
 use super::scene::{Observed, SOON, encoded, event, instance, lasts, millis, passes, with_ttl};
@@ -80,7 +80,7 @@ async fn a_change_is_seen(make: Make, transport: &str) {
         agent.deregister_service(id).await;
     }
     observed.settles(&[]).await;
-    assert_eq!(observed.view().state, State::Missing);
+    assert_eq!(observed.view().state, ViewState::Missing);
 }
 
 async fn an_instance_is_registered_updated_and_removed(make: Make, transport: &str) {
@@ -90,7 +90,10 @@ async fn an_instance_is_registered_updated_and_removed(make: Make, transport: &s
     let observed = Observed::new(&registry, &service);
     let me = |weight| with_ttl(instance(&service, &service, 80).weight(weight), millis(900));
     let mut registration = registry.register(me(1)).unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     let settled = observed.settles(&[&service]).await;
     registration.update(me(4)).await.unwrap();
     eventually(SOON, "the new weight is known", || async {
@@ -114,9 +117,15 @@ async fn a_lost_registration_comes_back(make: Make, transport: &str) {
     let mut registration = registry
         .register(with_ttl(instance(&service, &service, 80), millis(600)))
         .unwrap();
-    event(&mut registration, |e| matches!(e, Event::Registered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Registered)
+    })
+    .await;
     agent.deregister_service(&service).await;
-    event(&mut registration, |e| matches!(e, Event::Reregistered)).await;
+    event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::Reregistered)
+    })
+    .await;
     passes(&agent, &service, &service).await;
 }
 
@@ -125,11 +134,11 @@ async fn missing_empty_and_unreachable_are_told_apart(make: Make, transport: &st
     let service = format!("states-{transport}");
     let registry = make(&agent.url(), None);
     let mut watch = registry.watch(service.as_str()).unwrap();
-    assert_eq!(watch.resolved().await.unwrap().state, State::Missing);
+    assert_eq!(watch.resolved().await.unwrap().state, ViewState::Missing);
     agent
         .register_with_ttl(&service, &service, 80, "critical")
         .await;
-    let empty = tokio::time::timeout(SOON, watch.wait_for(|view| view.state == State::Empty));
+    let empty = tokio::time::timeout(SOON, watch.wait_for(|view| view.state == ViewState::Empty));
     assert_eq!(empty.await.unwrap().unwrap().withheld.len(), 1);
     agent.deregister_service(&service).await;
 
@@ -140,7 +149,7 @@ async fn missing_empty_and_unreachable_are_told_apart(make: Make, transport: &st
     let error = view.error.clone().unwrap();
     assert_eq!(
         (view.state, error.kind()),
-        (State::Pending, ErrorKind::Unreachable)
+        (ViewState::Pending, ErrorKind::Unreachable)
     );
     let text = error.to_chain();
     assert!(
@@ -159,8 +168,11 @@ async fn a_denied_token_is_told_and_heals(make: Make, _: &str) {
     let mut registration = registry
         .register(with_ttl(instance("web", "a", 80), SOON))
         .unwrap();
-    let told = event(&mut registration, |e| matches!(e, Event::RegisterFailed(_))).await;
-    let Event::RegisterFailed(error) = told else {
+    let told = event(&mut registration, |e| {
+        matches!(e, RegistrationEvent::RegisterFailed { .. })
+    })
+    .await;
+    let RegistrationEvent::RegisterFailed { error, .. } = told else {
         unreachable!()
     };
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");

@@ -6,11 +6,11 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::watch;
 use tower::discover::Change;
 use tower_roster::{
-    Error, Instance, Registry,
+    Instance, Registry, RegistryError,
     catalog::Listing,
     instance::{Address, Key},
     registry::{
-        Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source, State, Watch,
+        Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source, ViewState, Watch,
     },
 };
 
@@ -50,7 +50,7 @@ impl Script {
         self.set(instances.clone());
         let expected = instances.into_iter().collect();
         let seen =
-            watch.wait_for(|view| view.state != State::Pending && view.instances == expected);
+            watch.wait_for(|view| view.state != ViewState::Pending && view.instances == expected);
         tokio::time::timeout(Duration::from_secs(10), seen)
             .await
             .expect("the set must be seen")
@@ -72,17 +72,17 @@ impl Backend for Scripted {
         "scripted".into()
     }
 
-    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         Ok(vec![Box::new(self.clone())])
     }
 
-    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         unimplemented!("nothing registers here")
     }
 }
 
 impl Source for Scripted {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         let listing = Listing {
             instances: self
                 .0
@@ -97,7 +97,7 @@ impl Source for Scripted {
         Box::pin(async { Ok(Answer::Listing(listing)) })
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             if self.0.changed().await.is_err() {
                 std::future::pending::<()>().await;

@@ -3,7 +3,7 @@
 use tokio::time::{Instant, sleep};
 use tower_roster::{
     error::ErrorKind,
-    registry::{Event, State},
+    registry::{RegistrationEvent, ViewState},
 };
 
 use super::*;
@@ -17,27 +17,33 @@ async fn a_paused_registry_answers_nothing_and_expires_nothing() {
     until(&mut watch, &["a"]).await;
     assert!(matches!(
         registration.event().await,
-        Some(Event::Registered)
+        Some(RegistrationEvent::Registered)
     ));
 
     memory.pause();
-    let view = watch.wait_for(|v| v.state == State::Stale).await.unwrap();
+    let view = watch
+        .wait_for(|v| v.state == ViewState::Stale)
+        .await
+        .unwrap();
     assert_eq!(ids(&view), ["a"], "the last good set is kept");
     let age = view.age().unwrap();
     assert!(
         (SECOND * 30..SECOND * 31).contains(&age),
         "stale at an age of {age:?}"
     );
-    let Some(Event::HeartbeatFailed(error)) = registration.event().await else {
+    let Some(RegistrationEvent::HeartbeatFailed { error, .. }) = registration.event().await else {
         panic!("a heartbeat without an answer must be told");
     };
     assert_eq!(error.kind(), ErrorKind::Timeout);
 
     memory.resume();
     let resumed = Instant::now();
-    watch.wait_for(|v| v.state == State::Live).await.unwrap();
+    watch
+        .wait_for(|v| v.state == ViewState::Live)
+        .await
+        .unwrap();
     loop {
-        if let Event::Recovered = registration.event().await.unwrap() {
+        if let RegistrationEvent::Recovered = registration.event().await.unwrap() {
             break;
         }
     }
@@ -52,7 +58,8 @@ async fn operations_told_to_fail_are_unavailable_and_tried_again() {
     memory.fail_next(3);
     let mut registration = registry.register(ttl("a", SECOND * 3)).unwrap();
     for _ in 0..3 {
-        let Some(Event::RegisterFailed(error)) = registration.event().await else {
+        let Some(RegistrationEvent::RegisterFailed { error, .. }) = registration.event().await
+        else {
             panic!("each failure must be told");
         };
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -60,15 +67,18 @@ async fn operations_told_to_fail_are_unavailable_and_tried_again() {
     }
     assert!(matches!(
         registration.event().await,
-        Some(Event::Registered)
+        Some(RegistrationEvent::Registered)
     ));
 
     memory.fail_next(1);
     assert!(matches!(
         registration.event().await,
-        Some(Event::HeartbeatFailed(_))
+        Some(RegistrationEvent::HeartbeatFailed { .. })
     ));
-    assert!(matches!(registration.event().await, Some(Event::Recovered)));
+    assert!(matches!(
+        registration.event().await,
+        Some(RegistrationEvent::Recovered)
+    ));
 
     let mut watch = registry.watch("web").unwrap();
     until(&mut watch, &["a"]).await;
@@ -76,7 +86,7 @@ async fn operations_told_to_fail_are_unavailable_and_tried_again() {
     until(&mut watch, &[]).await;
     assert!(matches!(
         registration.event().await,
-        Some(Event::Reregistered)
+        Some(RegistrationEvent::Reregistered)
     ));
 }
 
@@ -89,11 +99,11 @@ async fn a_watch_that_fails_keeps_its_set_and_comes_back() {
     memory.fail_next(2);
     memory.drop_watchers();
     let view = watch.wait_for(|v| v.error.is_some()).await.unwrap();
-    assert_eq!((view.state, ids(&view)), (State::Stale, vec!["a"]));
+    assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["a"]));
     assert!(view.error.unwrap().is_unreachable());
     memory.register(unchecked("b")).unwrap();
     let view = until(&mut watch, &["a", "b"]).await;
-    assert_eq!((view.state, view.error.is_none()), (State::Live, true));
+    assert_eq!((view.state, view.error.is_none()), (ViewState::Live, true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,8 +118,9 @@ async fn dropped_watchers_miss_no_change() {
             sleep(SECOND / 7).await;
         }
     }
-    let newest = watch
-        .wait_for(|v| v.state == State::Live && v.instances.iter().any(|i| i.weight.get() == 19));
+    let newest = watch.wait_for(|v| {
+        v.state == ViewState::Live && v.instances.iter().any(|i| i.weight.get() == 19)
+    });
     tokio::time::timeout(SECOND * 10, newest)
         .await
         .unwrap()

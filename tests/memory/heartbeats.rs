@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use tokio::time::{Instant, advance, sleep};
-use tower_roster::registry::{Event, Renewal, State};
+use tower_roster::registry::{RegistrationEvent, Renewal, ViewState};
 
 use super::*;
 
@@ -20,7 +20,7 @@ async fn an_instance_expires_after_exactly_its_ttl_and_watchers_see_it() {
         (SECOND * 9..SECOND * 9 + SECOND / 50).contains(&after),
         "expired after {after:?}"
     );
-    assert_eq!(view.state, State::Empty, "the service has been known");
+    assert_eq!(view.state, ViewState::Empty, "the service has been known");
     assert_eq!(
         memory.heartbeat("a"),
         Renewal::Lost,
@@ -100,7 +100,7 @@ async fn a_registration_comes_back_after_the_registry_lost_its_state() {
     let mut registration = registry.register(ttl("a", SECOND * 10)).unwrap();
     assert!(matches!(
         registration.event().await,
-        Some(Event::Registered)
+        Some(RegistrationEvent::Registered)
     ));
     until(&mut watch, &["a"]).await;
     let epoch = memory.epoch();
@@ -109,13 +109,16 @@ async fn a_registration_comes_back_after_the_registry_lost_its_state() {
     let start = Instant::now();
     assert!(matches!(
         registration.event().await,
-        Some(Event::Reregistered)
+        Some(RegistrationEvent::Reregistered)
     ));
     assert!(
         start.elapsed() <= SECOND * 2,
         "it looks about once a second"
     );
-    let view = watch.wait_for(|v| v.state == State::Live).await.unwrap();
+    let view = watch
+        .wait_for(|v| v.state == ViewState::Live)
+        .await
+        .unwrap();
     assert_eq!(ids(&view), ["a"]);
 }
 
@@ -126,7 +129,10 @@ async fn a_wiped_registry_does_not_empty_the_set_of_its_watchers() {
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, &["a"]).await;
     memory.wipe();
-    let view = watch.wait_for(|v| v.state == State::Stale).await.unwrap();
+    let view = watch
+        .wait_for(|v| v.state == ViewState::Stale)
+        .await
+        .unwrap();
     assert_eq!(ids(&view), ["a"], "the empty list is in doubt");
     memory.register(unchecked("b")).unwrap();
     until(&mut watch, &["b"]).await;

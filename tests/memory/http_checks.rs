@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{io::AsyncWriteExt, net::TcpListener};
-use tower_roster::{instance::Status, registry::State};
+use tower_roster::{instance::Status, registry::ViewState};
 
 use super::{
     checks::{INTERVAL, checked},
@@ -63,7 +63,7 @@ async fn a_failing_path_withholds_an_instance_and_one_success_restores_it() {
         let before = asked.load(Ordering::SeqCst);
         status.store(bad, Ordering::SeqCst);
         let view = until(&mut watch, &[]).await;
-        assert_eq!(view.state, State::Empty);
+        assert_eq!(view.state, ViewState::Empty);
         assert_eq!(view.withheld[0].status, Status::Critical);
         let failures = asked.load(Ordering::SeqCst) - before;
         assert!(failures >= 3, "critical after {failures} failures");

@@ -166,7 +166,7 @@ async fn a_named_registry_lives_as_long_as_any_handle_or_registration() {
     let view = connect(url).unwrap().watch("web").unwrap().resolved().await;
     assert_eq!(
         view.unwrap().state,
-        tower_roster::registry::State::Missing,
+        tower_roster::registry::ViewState::Missing,
         "with the last handle the state went"
     );
 }

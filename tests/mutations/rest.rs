@@ -4,7 +4,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tower::ServiceExt;
-use tower_roster::registry::{memory::Memory, rest::Server};
+use tower_roster::registry::{memory::Memory, rest::RestServer};
 
 use crate::{INPUTS, mutate::mutate};
 
@@ -30,7 +30,7 @@ const GOOD: &[(&str, &str, &str)] = &[
 
 #[tokio::test(start_paused = true)]
 async fn no_request_panics_and_each_has_an_answer() {
-    let server = Server::new(Memory::new());
+    let server = RestServer::new(Memory::new());
     let mut rng = SmallRng::seed_from_u64(3);
     let (mut asked, mut done) = (0, 0);
     for _ in 0..INPUTS {

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tower_roster::registry::{memory::Memory, rest::Server};
+use tower_roster::registry::{memory::Memory, rest::RestServer};
 
 use crate::support::{Agent, process::Process, rt};
 
@@ -323,7 +323,7 @@ pub(crate) fn unique(name: &str) -> String {
 /// The embedded registry behind its REST front.
 pub(crate) async fn rest() -> (Memory, String) {
     let memory = Memory::new();
-    let server = Server::new(memory.clone());
+    let server = RestServer::new(memory.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("rest://{}", listener.local_addr().expect("an address"));
     let listener = listener.into_std().expect("a listener");

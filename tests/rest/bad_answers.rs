@@ -9,7 +9,7 @@ use super::{
     support::{FaultProxy, Mode, Rule, eventually, http1::reply},
     *,
 };
-use tower_roster::registry::State;
+use tower_roster::registry::ViewState;
 
 fn answer(index: &str, epoch: &str, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = reply(200, body);
@@ -125,7 +125,7 @@ async fn answers_that_cannot_be_used_keep_the_last_good_set() {
         .await;
         assert_eq!(
             (ids(&view), view.state),
-            (vec!["a"], State::Stale),
+            (vec!["a"], ViewState::Stale),
             "{what}"
         );
         let error = view.error.unwrap();
@@ -136,14 +136,14 @@ async fn answers_that_cannot_be_used_keep_the_last_good_set() {
             .watch("web")
             .unwrap();
         until(&mut fresh, what, |v| ids(v) == ["a"]).await;
-        until(&mut watch, what, |v| v.state == State::Live).await;
+        until(&mut watch, what, |v| v.state == ViewState::Live).await;
     }
     for mode in [Mode::Refuse, Mode::Reset] {
         proxy.set(mode).await;
-        let view = until(&mut watch, "the failure", |v| v.state == State::Stale).await;
+        let view = until(&mut watch, "the failure", |v| v.state == ViewState::Stale).await;
         assert!(view.error.unwrap().is_unreachable());
         proxy.set(Mode::Pass).await;
-        until(&mut watch, "the heal", |v| v.state == State::Live).await;
+        until(&mut watch, "the heal", |v| v.state == ViewState::Live).await;
     }
 }
 
@@ -169,7 +169,7 @@ async fn a_bad_record_costs_itself_only() {
     let registry = registry::connect(&format!("rest://{}", server.addr())).unwrap();
     let mut watch = registry.watch("web").unwrap();
     let view = until(&mut watch, "the good one", |v| ids(v) == ["good"]).await;
-    assert_eq!(view.state, State::Live);
+    assert_eq!(view.state, ViewState::Live);
     let told: Vec<_> = view.rejected.iter().map(|r| &*r.record).collect();
     assert_eq!(
         told,

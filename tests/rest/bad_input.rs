@@ -307,7 +307,7 @@ impl http_body::Body for Stalled {
 
 #[tokio::test(start_paused = true)]
 async fn a_stalled_body_is_waited_for_10_s() {
-    let server = Server::new(Memory::new());
+    let server = RestServer::new(Memory::new());
     let start = tokio::time::Instant::now();
     let request = Request::put("/registry/register").body(Stalled).unwrap();
     let reply = server.oneshot(request).await.unwrap();
@@ -322,7 +322,7 @@ async fn a_stalled_body_is_waited_for_10_s() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_was_dropped_leaves_nothing_behind() {
     let memory = Memory::new();
-    let mut server = Server::new(memory.clone());
+    let mut server = RestServer::new(memory.clone());
     memory.register(instance("a")).unwrap();
     let get = |index: u64| {
         let target = format!("/registry/services/web?index={index}&wait=60s");

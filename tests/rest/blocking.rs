@@ -68,7 +68,10 @@ async fn waits_are_bounded() {
         let target = format!("/registry/services/web?index={index}{wait}");
         let request = Request::get(target).body(Full::<Bytes>::default()).unwrap();
         let start = Instant::now();
-        let reply = Server::new(memory.clone()).oneshot(request).await.unwrap();
+        let reply = RestServer::new(memory.clone())
+            .oneshot(request)
+            .await
+            .unwrap();
         assert_eq!(reply.status(), 200);
         let after = start.elapsed();
         let most = least + least / 16 + SECOND / 50;

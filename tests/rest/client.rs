@@ -2,7 +2,9 @@
 
 use tower_roster::{
     error::ErrorKind,
-    registry::{Announcement, Event, Health, Query, State, connect, rest::Client},
+    registry::{
+        Announcement, Health, Query, RegistrationEvent, ViewState, connect, rest::RestClient,
+    },
 };
 
 use super::*;
@@ -11,7 +13,7 @@ use super::*;
 async fn program(url: &str) {
     let registry = connect(url).unwrap();
     let mut watch = registry.watch("web").unwrap();
-    until(&mut watch, "an answer", |v| v.state == State::Missing).await;
+    until(&mut watch, "an answer", |v| v.state == ViewState::Missing).await;
 
     let mut tagged = registry.watch(Query::new("web").tag("v2")).unwrap();
     let rich = instance("a")
@@ -20,7 +22,10 @@ async fn program(url: &str) {
         .tag("v2")
         .meta("k", "v");
     let mut first = registry.register(rich.clone()).unwrap();
-    assert!(matches!(first.event().await, Some(Event::Registered)));
+    assert!(matches!(
+        first.event().await,
+        Some(RegistrationEvent::Registered)
+    ));
     let view = until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
     let mut seen = (**view.instances.iter().next().unwrap()).clone();
     assert_eq!(seen.generation, 1);
@@ -48,8 +53,8 @@ async fn program(url: &str) {
     })
     .await;
     first.deregister().await.unwrap();
-    until(&mut watch, "the end", |v| v.state == State::Empty).await;
-    until(&mut tagged, "the end", |v| v.state == State::Empty).await;
+    until(&mut watch, "the end", |v| v.state == ViewState::Empty).await;
+    until(&mut tagged, "the end", |v| v.state == ViewState::Empty).await;
 }
 
 #[tokio::test]
@@ -66,7 +71,9 @@ async fn the_url_alone_chooses_the_registry() {
 async fn an_idle_watch_is_confirmed_again_and_again() {
     let front = Front::start().await;
     front.memory.register(instance("a")).unwrap();
-    let client = Client::from_url(&front.url()).unwrap().wait(SECOND / 50);
+    let client = RestClient::from_url(&front.url())
+        .unwrap()
+        .wait(SECOND / 50);
     let mut watch = Registry::new(client).watch("web").unwrap();
     let view = until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
     let first = view.confirmed.unwrap();
@@ -107,17 +114,17 @@ async fn faults_of_the_registry_do_not_disturb_a_program_for_long() {
     registration.registered().await;
     front.memory.fail_next(4);
     front.memory.drop_watchers();
-    let view = until(&mut watch, "the failure", |v| v.state == State::Stale).await;
+    let view = until(&mut watch, "the failure", |v| v.state == ViewState::Stale).await;
     let error = view.error.unwrap();
     assert_eq!(
         (error.kind(), error.service()),
         (ErrorKind::Unavailable, "web")
     );
     assert!(error.backend().starts_with("rest http://127.0.0.1:"));
-    until(&mut watch, "the recovery", |v| v.state == State::Live).await;
+    until(&mut watch, "the recovery", |v| v.state == ViewState::Live).await;
     front.memory.deregister("a");
     loop {
-        if let Some(Event::Reregistered) = registration.event().await {
+        if let Some(RegistrationEvent::Reregistered) = registration.event().await {
             break;
         }
     }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::AbortHandle};
 use tower_roster::{
     Instance, Registry,
-    registry::{self, View, Watch, memory::Memory, rest::Server},
+    registry::{self, View, Watch, memory::Memory, rest::RestServer},
 };
 
 use support::Reply;
@@ -40,7 +40,7 @@ impl Front {
     async fn over(memory: Memory, addr: SocketAddr) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let serve = Server::new(memory.clone()).serve(listener, std::future::pending());
+        let serve = RestServer::new(memory.clone()).serve(listener, std::future::pending());
         let task = tokio::spawn(serve).abort_handle();
         Self { addr, memory, task }
     }

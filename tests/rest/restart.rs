@@ -1,6 +1,6 @@
 //! A registry that stops and comes back, with its state and without.
 
-use tower_roster::registry::{Announcement, Event, Health, State};
+use tower_roster::registry::{Announcement, Health, RegistrationEvent, ViewState};
 
 use super::*;
 
@@ -22,11 +22,11 @@ async fn a_restart_with_its_state_disturbs_nobody() {
     let epoch = front.memory.epoch();
 
     let addr = front.stop().await;
-    let stale = until(&mut watch, "the stop", |v| v.state == State::Stale).await;
+    let stale = until(&mut watch, "the stop", |v| v.state == ViewState::Stale).await;
     assert!(stale.instances.is_same(&view.instances), "the set is kept");
     let front = Front::over(build(), addr).await;
     assert_ne!(front.memory.epoch(), epoch);
-    let back = until(&mut watch, "the return", |v| v.state == State::Live).await;
+    let back = until(&mut watch, "the return", |v| v.state == ViewState::Live).await;
     assert!(back.instances.is_same(&view.instances), "and is the same");
     registration.deregister().await.unwrap();
     until(&mut watch, "the end", |v| v.instances.is_empty()).await;
@@ -43,18 +43,18 @@ async fn a_restart_without_its_state_is_healed_by_the_registrations() {
     registration.registered().await;
 
     let addr = front.stop().await;
-    until(&mut watch, "the stop", |v| v.state == State::Stale).await;
+    until(&mut watch, "the stop", |v| v.state == ViewState::Stale).await;
     let front = Front::over(Memory::new(), addr).await;
     loop {
         let view = watch.view();
         assert_eq!(ids(&view), ["a"], "the set is never emptied");
-        if view.state == State::Live {
+        if view.state == ViewState::Live {
             break;
         }
         let _ = tokio::time::timeout(LONG, watch.changed()).await.unwrap();
     }
     loop {
-        if let Some(Event::Reregistered) = registration.event().await {
+        if let Some(RegistrationEvent::Reregistered) = registration.event().await {
             break;
         }
     }
@@ -71,14 +71,14 @@ async fn an_empty_registry_that_came_back_does_not_empty_the_set() {
     let addr = front.stop().await;
     let front = Front::over(Memory::new(), addr).await;
     let doubtful = |v: &View| {
-        let kind = v.error.as_ref().map(tower_roster::Error::kind);
+        let kind = v.error.as_ref().map(tower_roster::RegistryError::kind);
         kind == Some(tower_roster::error::ErrorKind::Doubtful)
     };
     let view = until(&mut watch, "the doubt", doubtful).await;
-    assert_eq!((ids(&view), view.state), (vec!["a"], State::Stale));
+    assert_eq!((ids(&view), view.state), (vec!["a"], ViewState::Stale));
     front.memory.register(lasting("b")).unwrap();
     until(&mut watch, "the new set", |v| {
-        ids(v) == ["b"] && v.state == State::Live
+        ids(v) == ["b"] && v.state == ViewState::Live
     })
     .await;
 }
@@ -103,7 +103,7 @@ async fn a_server_that_stops_answers_what_waits() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serve = Server::new(memory.clone()).serve(listener, async { drop(stopped.await) });
+    let serve = RestServer::new(memory.clone()).serve(listener, async { drop(stopped.await) });
     let target = format!("/registry/services/web?index={}&wait=600s", memory.index());
     let request = support::http1::send(addr, "GET", &target, &[], b"", LONG);
     let (served, reply, ()) = tokio::join!(tokio::time::timeout(LONG, serve), request, async {

@@ -1,6 +1,6 @@
 //! The empty guard and the removal grace.
 
-use tower_roster::{catalog::EmptyGuard, error::ErrorKind, registry::State};
+use tower_roster::{catalog::EmptyGuard, error::ErrorKind, registry::ViewState};
 
 use super::{
     scripted::{Scripted, Step},
@@ -10,7 +10,7 @@ use super::{
 #[tokio::test(start_paused = true)]
 async fn one_camp_applies_an_empty_list_at_once() {
     let memory = Memory::new();
-    let settings = Settings::default().empty_guard(EmptyGuard::ApplyAtOnce);
+    let settings = WatchSettings::default().empty_guard(EmptyGuard::ApplyAtOnce);
     let mut watch = registry(&memory, settings).watch("web").unwrap();
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, "live", |v| ids(v) == ["a"]).await;
@@ -18,21 +18,21 @@ async fn one_camp_applies_an_empty_list_at_once() {
     // Even one in doubt.
     memory.wipe();
     let view = until(&mut watch, "empty", |v| v.instances.is_empty()).await;
-    assert_eq!(view.state, State::Missing);
+    assert_eq!(view.state, ViewState::Missing);
     assert!(start.elapsed() < SECOND);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_other_camp_holds_every_empty_list_for_its_time() {
     let memory = Memory::new();
-    let settings = Settings::default().empty_guard(EmptyGuard::Hold(SECOND * 20));
+    let settings = WatchSettings::default().empty_guard(EmptyGuard::Hold(SECOND * 20));
     let mut watch = registry(&memory, settings).watch("web").unwrap();
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, "live", |v| ids(v) == ["a"]).await;
     let start = tokio::time::Instant::now();
     memory.deregister("a");
     let view = until(&mut watch, "held", |v| v.error.is_some()).await;
-    assert_eq!((ids(&view), view.state), (vec!["a"], State::Stale));
+    assert_eq!((ids(&view), view.state), (vec!["a"], ViewState::Stale));
     assert_eq!(view.error.unwrap().kind(), ErrorKind::Doubtful);
     let view = until(&mut watch, "applied", |v| v.instances.is_empty()).await;
     let after = start.elapsed();
@@ -40,26 +40,32 @@ async fn the_other_camp_holds_every_empty_list_for_its_time() {
         after >= SECOND * 20 && after < SECOND * 21,
         "held for {after:?}"
     );
-    assert_eq!(view.state, State::Empty, "the service exists");
+    assert_eq!(view.state, ViewState::Empty, "the service exists");
     assert!(view.error.is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn by_default_only_an_empty_list_in_doubt_is_held() {
     let memory = Memory::new();
-    let mut watch = registry(&memory, Settings::default()).watch("web").unwrap();
+    let mut watch = registry(&memory, WatchSettings::default())
+        .watch("web")
+        .unwrap();
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, "live", |v| ids(v) == ["a"]).await;
     memory.deregister("a");
-    until(&mut watch, "empty at once", |v| v.state == State::Empty).await;
+    until(&mut watch, "empty at once", |v| v.state == ViewState::Empty).await;
 
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, "live", |v| ids(v) == ["a"]).await;
     let start = tokio::time::Instant::now();
     memory.wipe();
-    until(&mut watch, "held", |v| v.state == State::Stale).await;
+    until(&mut watch, "held", |v| v.state == ViewState::Stale).await;
     let view = until(&mut watch, "applied", |v| v.instances.is_empty()).await;
-    assert_eq!(view.state, State::Missing, "the registry knows it no more");
+    assert_eq!(
+        view.state,
+        ViewState::Missing,
+        "the registry knows it no more"
+    );
     let after = start.elapsed();
     assert!(
         after >= SECOND * 120 && after < SECOND * 122,
@@ -70,7 +76,7 @@ async fn by_default_only_an_empty_list_in_doubt_is_held() {
 #[tokio::test(start_paused = true)]
 async fn a_held_list_is_not_applied_while_the_registry_is_gone() {
     let memory = Memory::new();
-    let settings = Settings::default().empty_guard(EmptyGuard::Hold(SECOND * 20));
+    let settings = WatchSettings::default().empty_guard(EmptyGuard::Hold(SECOND * 20));
     let mut watch = registry(&memory, settings).watch("web").unwrap();
     memory.register(unchecked("a")).unwrap();
     until(&mut watch, "live", |v| ids(v) == ["a"]).await;
@@ -78,25 +84,25 @@ async fn a_held_list_is_not_applied_while_the_registry_is_gone() {
     until(&mut watch, "held", |v| v.error.is_some()).await;
     memory.fail_next(u32::MAX);
     until(&mut watch, "gone", |v| {
-        v.error.as_ref().map(tower_roster::Error::kind) == Some(ErrorKind::Unavailable)
+        v.error.as_ref().map(tower_roster::RegistryError::kind) == Some(ErrorKind::Unavailable)
     })
     .await;
     tokio::time::sleep(SECOND * 60).await;
     let view = watch.view();
     assert_eq!(
         (ids(&view), view.state),
-        (vec!["a"], State::Stale),
+        (vec!["a"], ViewState::Stale),
         "nobody says that the list still stands"
     );
     memory.fail_next(0);
     let view = until(&mut watch, "it still stands", |v| v.instances.is_empty()).await;
-    assert_eq!(view.state, State::Empty);
+    assert_eq!(view.state, ViewState::Empty);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_absent_instance_stays_for_the_grace() {
     let memory = Memory::new();
-    let settings = Settings::default().removal_grace(SECOND * 5);
+    let settings = WatchSettings::default().removal_grace(SECOND * 5);
     let mut watch = registry(&memory, settings).watch("web").unwrap();
     for id in ["a", "b"] {
         memory.register(unchecked(id)).unwrap();
@@ -112,7 +118,7 @@ async fn an_absent_instance_stays_for_the_grace() {
     );
     memory.deregister("b");
     let view = until(&mut watch, "the end", |v| v.instances.is_empty()).await;
-    assert_eq!(view.state, State::Empty, "the service still exists");
+    assert_eq!(view.state, ViewState::Empty, "the service still exists");
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,14 +128,14 @@ async fn a_grace_that_ends_while_the_registry_is_gone_hides_no_error() {
         Step::Nothing { exists: true },
         Step::Fail(ErrorKind::Unreachable),
     ]);
-    let settings = Settings::default().removal_grace(SECOND * 5);
+    let settings = WatchSettings::default().removal_grace(SECOND * 5);
     let registry = Registry::with_settings(backend, settings).unwrap();
     let mut watch = registry.watch("web").unwrap();
-    until(&mut watch, "the failure", |v| v.state == State::Stale).await;
+    until(&mut watch, "the failure", |v| v.state == ViewState::Stale).await;
     let view = until(&mut watch, "the end of the grace", |v| {
         v.instances.is_empty()
     })
     .await;
-    assert_eq!(view.state, State::Stale);
+    assert_eq!(view.state, ViewState::Stale);
     assert!(view.error.is_some(), "the registry is still gone");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tower_roster::{
     Instance, Registry,
-    registry::{Announcement, Health, Settings, View, Watch, memory::Memory},
+    registry::{Announcement, Health, View, Watch, WatchSettings, memory::Memory},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ fn unchecked(id: &str) -> Announcement {
     Announcement::new(Instance::new("web", id, address)).health(Health::Unchecked)
 }
 
-fn registry(memory: &Memory, settings: Settings) -> Registry {
+fn registry(memory: &Memory, settings: WatchSettings) -> Registry {
     Registry::with_settings(memory.clone(), settings.seed(7)).unwrap()
 }
 

@@ -4,7 +4,7 @@ use tower_roster::{
     Backoff,
     catalog::EmptyGuard,
     error::ErrorKind,
-    registry::{Event, Mode, State},
+    registry::{RegistrationEvent, ViewState, WatchMode},
 };
 
 use super::{
@@ -26,14 +26,14 @@ async fn a_source_that_panics_is_told_and_asked_again() {
         let view = until(&mut watch, "the panic", |v| v.error.is_some()).await;
         assert_eq!(
             (ids(&view), view.state),
-            (vec!["a"], State::Stale),
+            (vec!["a"], ViewState::Stale),
             "{panic:?}"
         );
         let error = view.error.unwrap();
         assert_eq!(error.kind(), ErrorKind::Internal);
         assert_eq!((error.backend(), error.service()), ("scripted", "web"));
         let view = until(&mut watch, "the next answer", |v| ids(v) == ["b"]).await;
-        assert_eq!(view.state, State::Live);
+        assert_eq!(view.state, ViewState::Live);
     }
 }
 
@@ -47,19 +47,22 @@ async fn a_lease_that_panics_is_told_and_asked_again() {
         Step::Unchanged,
     ]);
     let mut registration = Registry::new(backend).register(unchecked("a")).unwrap();
-    let Some(Event::RegisterFailed(error)) = registration.event().await else {
+    let Some(RegistrationEvent::RegisterFailed { error, .. }) = registration.event().await else {
         panic!("the panic must be told");
     };
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(matches!(
         registration.event().await,
-        Some(Event::Registered)
+        Some(RegistrationEvent::Registered)
     ));
     assert!(matches!(
         registration.event().await,
-        Some(Event::HeartbeatFailed(_))
+        Some(RegistrationEvent::HeartbeatFailed { .. })
     ));
-    assert!(matches!(registration.event().await, Some(Event::Recovered)));
+    assert!(matches!(
+        registration.event().await,
+        Some(RegistrationEvent::Recovered)
+    ));
     registration.deregister().await.unwrap();
 }
 
@@ -92,8 +95,8 @@ async fn an_update_at_which_the_backend_panics_leaves_what_stands() {
 #[tokio::test(start_paused = true)]
 async fn the_longest_settings_end_no_task() {
     let longest = Duration::MAX;
-    let settings = Settings::default()
-        .mode(Mode::Poll(longest))
+    let settings = WatchSettings::default()
+        .mode(WatchMode::Poll(longest))
         .stale_after(longest)
         .linger(longest)
         .removal_grace(longest)
@@ -116,7 +119,7 @@ async fn the_longest_settings_end_no_task() {
         let mut registration = registry.register(unchecked("a")).unwrap();
         assert!(matches!(
             registration.event().await,
-            Some(Event::RegisterFailed(_))
+            Some(RegistrationEvent::RegisterFailed { .. })
         ));
         tokio::time::sleep(SECOND * 3_600).await;
         let ended = watch.wait_for(|_| false);

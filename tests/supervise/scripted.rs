@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 use tower_roster::{
-    Error, Instance,
+    Instance, RegistryError,
     catalog::Listing,
     error::ErrorKind,
     registry::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Renewal, Source},
@@ -85,8 +85,8 @@ impl Scripted {
     }
 }
 
-fn error(kind: ErrorKind) -> Error {
-    Error::new(kind, "scripted", "web", "as the script says")
+fn error(kind: ErrorKind) -> RegistryError {
+    RegistryError::new(kind, "scripted", "web", "as the script says")
 }
 
 fn listing(ids: &[&str], exists: bool) -> Answer {
@@ -101,7 +101,7 @@ fn listing(ids: &[&str], exists: bool) -> Answer {
     })
 }
 
-async fn perform(mut step: Step) -> Result<Answer, Error> {
+async fn perform(mut step: Step) -> Result<Answer, RegistryError> {
     while let Step::After(time, then) = step {
         tokio::time::sleep(time).await;
         step = then.clone();
@@ -122,14 +122,14 @@ impl Backend for Scripted {
         "scripted".into()
     }
 
-    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, _: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         let sources = self.sources.lock().unwrap().len();
         Ok((0..sources)
             .map(|at| Box::new(Player(self.clone(), at)) as Box<dyn Source>)
             .collect())
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let asked_to = announcement.instance().metadata.contains_key("panic");
         assert!(!asked_to, "as the announcement says");
         Ok(Box::new(Player(self.clone(), 0)))
@@ -139,25 +139,25 @@ impl Backend for Scripted {
 struct Player(Scripted, usize);
 
 impl Player {
-    fn step(&self, asked: Asked) -> BoxFuture<'static, Result<Answer, Error>> {
+    fn step(&self, asked: Asked) -> BoxFuture<'static, Result<Answer, RegistryError>> {
         self.0.note(asked);
         let step = play(&mut self.0.sources.lock().unwrap()[self.1]);
         assert!(!matches!(step, Step::PanicAtOnce), "as the script says");
         Box::pin(perform(step))
     }
 
-    fn leased(&self, asked: Asked) -> BoxFuture<'static, Result<Answer, Error>> {
+    fn leased(&self, asked: Asked) -> BoxFuture<'static, Result<Answer, RegistryError>> {
         self.0.note(asked);
         Box::pin(perform(play(&mut self.0.lease.lock().unwrap())))
     }
 }
 
 impl Source for Player {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         self.step(Asked::Read)
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         self.step(Asked::Next)
     }
 
@@ -167,12 +167,12 @@ impl Source for Player {
 }
 
 impl Lease for Player {
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         let step = self.leased(Asked::Register);
         Box::pin(async move { step.await.map(drop) })
     }
 
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
         let step = self.leased(Asked::Renew);
         Box::pin(async move {
             Ok(match step.await? {
@@ -182,7 +182,7 @@ impl Lease for Player {
         })
     }
 
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         let step = self.leased(Asked::Deregister);
         Box::pin(async move { step.await.map(drop) })
     }

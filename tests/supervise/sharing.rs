@@ -2,7 +2,7 @@
 
 use tower_roster::{
     error::ErrorKind,
-    registry::{Query, State},
+    registry::{Query, ViewState},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 #[tokio::test(start_paused = true)]
 async fn equal_queries_share_one_watch_and_others_do_not() {
     let memory = Memory::new();
-    let registry = registry(&memory, Settings::default());
+    let registry = registry(&memory, WatchSettings::default());
     let watches: Vec<_> = (0..10)
         .map(|n| {
             registry
@@ -32,7 +32,7 @@ async fn equal_queries_share_one_watch_and_others_do_not() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_lingers_for_its_time_while_the_registry_lives() {
     let memory = Memory::new();
-    let settings = Settings::default().linger(SECOND * 10);
+    let settings = WatchSettings::default().linger(SECOND * 10);
     let registry = registry(&memory, settings);
     memory.register(unchecked("a")).unwrap();
     let mut watch = registry.watch("web").unwrap();
@@ -40,7 +40,7 @@ async fn a_watch_lingers_for_its_time_while_the_registry_lives() {
     drop(watch);
     tokio::time::sleep(SECOND * 9).await;
     let watch = registry.watch("web").unwrap();
-    assert_eq!(watch.view().state, State::Live, "it was kept warm");
+    assert_eq!(watch.view().state, ViewState::Live, "it was kept warm");
     tokio::time::sleep(SECOND * 60).await;
     assert_eq!(memory.watchers("web"), 1, "it is in use again");
     drop(watch);
@@ -62,10 +62,10 @@ async fn a_watch_lingers_for_its_time_while_the_registry_lives() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_without_its_registry() {
     let memory = Memory::new();
-    let settings = Settings::default().linger(SECOND * 10);
+    let settings = WatchSettings::default().linger(SECOND * 10);
     let registry = registry(&memory, settings);
     let mut watch = registry.watch("web").unwrap();
-    until(&mut watch, "an answer", |v| v.state == State::Missing).await;
+    until(&mut watch, "an answer", |v| v.state == ViewState::Missing).await;
     // Dropped and taken again within the linger time, just before the registry goes.
     drop(watch);
     tokio::time::sleep(SECOND).await;
@@ -98,7 +98,7 @@ async fn of_several_sources_the_first_with_instances_is_used() {
         "a first that is awaited bars the second"
     );
     until(&mut watch, "the first", |v| ids(v) == ["near"]).await;
-    let view = until(&mut watch, "its failure", |v| v.state == State::Stale).await;
+    let view = until(&mut watch, "its failure", |v| v.state == ViewState::Stale).await;
     assert_eq!(ids(&view), ["near"]);
 }
 

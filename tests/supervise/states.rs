@@ -2,7 +2,7 @@
 
 use tower_roster::{
     error::ErrorKind,
-    registry::{Mode, State},
+    registry::{ViewState, WatchMode},
 };
 
 use super::{
@@ -13,24 +13,24 @@ use super::{
 #[tokio::test(start_paused = true)]
 async fn unreachable_unknown_and_empty_are_three_states() {
     let memory = Memory::new();
-    let registry = registry(&memory, Settings::default());
+    let registry = registry(&memory, WatchSettings::default());
     memory.fail_next(1);
     let mut watch = registry.watch("web").unwrap();
     let view = until(&mut watch, "the failure", |v| v.error.is_some()).await;
-    assert_eq!(view.state, State::Pending, "nothing was ever known");
+    assert_eq!(view.state, ViewState::Pending, "nothing was ever known");
     assert!(view.error.unwrap().is_unreachable());
     let view = until(&mut watch, "an answer", |v| v.error.is_none()).await;
-    assert_eq!(view.state, State::Missing);
+    assert_eq!(view.state, ViewState::Missing);
     memory.register(unchecked("a")).unwrap();
-    until(&mut watch, "live", |v| v.state == State::Live).await;
+    until(&mut watch, "live", |v| v.state == ViewState::Live).await;
     memory.deregister("a");
-    let view = until(&mut watch, "empty", |v| v.state == State::Empty).await;
+    let view = until(&mut watch, "empty", |v| v.state == ViewState::Empty).await;
     assert!(view.is_fresh() && view.instances.is_empty());
     memory.fail_next(1);
     memory.drop_watchers();
-    let view = until(&mut watch, "stale", |v| v.state == State::Stale).await;
+    let view = until(&mut watch, "stale", |v| v.state == ViewState::Stale).await;
     assert!(view.error.is_some() && view.instances.is_empty());
-    until(&mut watch, "empty again", |v| v.state == State::Empty).await;
+    until(&mut watch, "empty again", |v| v.state == ViewState::Empty).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -43,8 +43,8 @@ async fn a_copy_that_nobody_confirms_is_stale_after_30_s_and_serves_on() {
     ]);
     let mut watch = Registry::new(backend).watch("web").unwrap();
     let start = tokio::time::Instant::now();
-    until(&mut watch, "live", |v| v.state == State::Live).await;
-    let view = until(&mut watch, "stale", |v| v.state == State::Stale).await;
+    until(&mut watch, "live", |v| v.state == ViewState::Live).await;
+    let view = until(&mut watch, "stale", |v| v.state == ViewState::Stale).await;
     let after = start.elapsed();
     assert!(
         after >= SECOND * 59 && after < SECOND * 60,
@@ -53,19 +53,19 @@ async fn a_copy_that_nobody_confirms_is_stale_after_30_s_and_serves_on() {
     assert_eq!(ids(&view), ["a"]);
     assert!(view.error.is_none(), "nothing failed, it is only old");
     assert!(view.age().unwrap() >= SECOND * 30);
-    let view = until(&mut watch, "live again", |v| v.state == State::Live).await;
+    let view = until(&mut watch, "live again", |v| v.state == ViewState::Live).await;
     assert_eq!(ids(&view), ["a"]);
-    until(&mut watch, "stale again", |v| v.state == State::Stale).await;
+    until(&mut watch, "stale again", |v| v.state == ViewState::Stale).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_poll_mode_asks_every_5_s_with_jitter_and_never_waits_for_a_change() {
     let backend = Scripted::new([Step::List(&["a"])]);
-    let settings = Settings::default().mode(Mode::POLL).seed(7);
+    let settings = WatchSettings::default().mode(WatchMode::POLL).seed(7);
     let registry = Registry::with_settings(backend.clone(), settings).unwrap();
     let watch = registry.watch("web").unwrap();
     tokio::time::sleep(SECOND * 301).await;
-    assert_eq!(watch.view().state, State::Live);
+    assert_eq!(watch.view().state, ViewState::Live);
     let asked = backend.asked();
     assert!(asked.iter().all(|(what, _)| *what == Asked::Read));
     let gaps: Vec<Duration> = asked.windows(2).map(|two| two[1].1 - two[0].1).collect();
@@ -86,25 +86,25 @@ async fn the_poll_mode_asks_every_5_s_with_jitter_and_never_waits_for_a_change()
 #[tokio::test(start_paused = true)]
 async fn the_poll_mode_sees_changes_of_a_registry() {
     let memory = Memory::new();
-    let settings = Settings::default().mode(Mode::POLL);
+    let settings = WatchSettings::default().mode(WatchMode::POLL);
     let mut watch = registry(&memory, settings).watch("web").unwrap();
-    until(&mut watch, "an answer", |v| v.state == State::Missing).await;
+    until(&mut watch, "an answer", |v| v.state == ViewState::Missing).await;
     memory.register(unchecked("a")).unwrap();
     let start = tokio::time::Instant::now();
     until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
     assert!(start.elapsed() < SECOND * 6);
     memory.pause();
-    let view = until(&mut watch, "stale", |v| v.state == State::Stale).await;
+    let view = until(&mut watch, "stale", |v| v.state == ViewState::Stale).await;
     assert_eq!(ids(&view), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_and_start_over_with_a_read() {
     let backend = Scripted::new([Step::List(&["a"]), Step::Fail(ErrorKind::Unreachable)]);
-    let settings = Settings::default().seed(7);
+    let settings = WatchSettings::default().seed(7);
     let registry = Registry::with_settings(backend.clone(), settings).unwrap();
     let mut watch = registry.watch("web").unwrap();
-    let view = until(&mut watch, "stale", |v| v.state == State::Stale).await;
+    let view = until(&mut watch, "stale", |v| v.state == ViewState::Stale).await;
     assert_eq!(ids(&view), ["a"], "the last good set is kept");
     tokio::time::sleep(SECOND * 600).await;
     let asked = backend.asked();

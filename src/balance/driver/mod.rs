@@ -88,7 +88,7 @@ use super::{
 use crate::{
     endpoint::eject::Ejector,
     error::BoxError,
-    registry::State,
+    registry::ViewState,
     rng::small_rng,
     task::{at_once, fenced},
 };
@@ -337,7 +337,9 @@ where
         };
         let registries: Arc<[_]> = self.registries.statuses().cloned().collect();
         self.status.send_modify(|status| {
-            status.resolved |= registries.iter().any(|known| known.state != State::Pending);
+            status.resolved |= registries
+                .iter()
+                .any(|known| known.state != ViewState::Pending);
             status.registries = registries;
         });
         for status in changed {

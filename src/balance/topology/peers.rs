@@ -16,7 +16,7 @@ use super::hash;
 use crate::{
     error::ConfigError,
     instance::{Instance, Key},
-    registry::{Closed, State, Watch},
+    registry::{Closed, ViewState, Watch},
 };
 
 /// What is known of the callers. A handle: clones share it, and a balancer follows every change.
@@ -103,7 +103,7 @@ impl Peers {
     pub async fn follow(self, me: Key, mut watch: Watch) -> Closed {
         loop {
             match watch.changed().await {
-                Ok(view) if view.state == State::Pending => {}
+                Ok(view) if view.state == ViewState::Pending => {}
                 Ok(view) => self.observe(&me, &view.instances),
                 Err(closed) => return closed,
             }

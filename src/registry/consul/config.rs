@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::options::{Consistency, Options};
+use super::options::{Consistency, ConsulOptions};
 use crate::{connect::Target, error::ConfigError, instance::Address, registry::redact::shown};
 
 /// Where the ACL token comes from. Its `Debug` never shows a token.
@@ -55,18 +55,18 @@ pub(super) struct Tls {
 
 /// Whom to ask, and what.
 #[derive(Clone)]
-pub struct Config {
+pub struct ConsulConfig {
     pub(super) agents: Vec<Agent>,
     pub(super) token: Token,
     pub(super) basic_auth: Option<String>,
     pub(super) tls: Tls,
     pub(super) max_body: usize,
-    pub(super) options: Options,
+    pub(super) options: ConsulOptions,
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for ConsulConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
+        f.debug_struct("ConsulConfig")
             .field("agents", &self.agents)
             .field("token", &self.token)
             .field("basic_auth", &self.basic_auth.as_ref().map(|_| "[hidden]"))
@@ -77,7 +77,7 @@ impl fmt::Debug for Config {
     }
 }
 
-impl Config {
+impl ConsulConfig {
     /// One agent, as `http://host:port`, `https://host:port`, `host:port` or `unix:///path`, with
     /// nothing taken from the environment.
     ///
@@ -90,7 +90,7 @@ impl Config {
             basic_auth: None,
             tls: Tls::default(),
             max_body: 64 << 20,
-            options: Options::default(),
+            options: ConsulOptions::default(),
         })
     }
 
@@ -324,7 +324,7 @@ impl Config {
 
     /// What is asked.
     #[must_use]
-    pub fn options(mut self, options: Options) -> Self {
+    pub fn options(mut self, options: ConsulOptions) -> Self {
         self.options = options;
         self
     }
@@ -413,11 +413,11 @@ fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
 mod tests {
     use super::*;
 
-    fn url(url: &str) -> Result<Config, ConfigError> {
-        Config::from_url_and_vars(url, |_| None)
+    fn url(url: &str) -> Result<ConsulConfig, ConfigError> {
+        ConsulConfig::from_url_and_vars(url, |_| None)
     }
 
-    fn origins(config: &Config) -> Vec<&str> {
+    fn origins(config: &ConsulConfig) -> Vec<&str> {
         config
             .agents
             .iter()
@@ -499,7 +499,7 @@ mod tests {
             "http://h:8500/#secret",
             "ftp://user:secret@h",
         ] {
-            let error = Config::new(address).unwrap_err().to_string();
+            let error = ConsulConfig::new(address).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{address}: {error}");
         }
         let error = url("consul:secret@h:1").unwrap_err().to_string();
@@ -514,7 +514,7 @@ mod tests {
                 found.map(|(_, value)| (*value).to_owned())
             }
         };
-        let config = Config::from_vars(vars(&[
+        let config = ConsulConfig::from_vars(vars(&[
             ("CONSUL_HTTP_ADDR", "agent.internal:8600"),
             ("CONSUL_HTTP_TOKEN", "hush"),
             ("CONSUL_HTTP_AUTH", "user:hush"),
@@ -529,7 +529,7 @@ mod tests {
             "Debug must hide secrets"
         );
 
-        let config = Config::from_vars(vars(&[
+        let config = ConsulConfig::from_vars(vars(&[
             ("CONSUL_HTTP_ADDR", "unix:///run/consul.sock"),
             ("CONSUL_HTTP_TOKEN", "hush"),
             ("CONSUL_HTTP_TOKEN_FILE", "/run/token"),
@@ -544,9 +544,9 @@ mod tests {
             "the file goes first"
         );
 
-        let error = Config::from_vars(vars(&[("CONSUL_HTTP_SSL", "maybe")])).unwrap_err();
+        let error = ConsulConfig::from_vars(vars(&[("CONSUL_HTTP_SSL", "maybe")])).unwrap_err();
         assert_eq!(error.field(), "CONSUL_HTTP_SSL");
-        let error = Config::from_vars(vars(&[("CONSUL_HTTP_ADDR", "ftp://x")])).unwrap_err();
+        let error = ConsulConfig::from_vars(vars(&[("CONSUL_HTTP_ADDR", "ftp://x")])).unwrap_err();
         assert_eq!(error.field(), "CONSUL_HTTP_ADDR");
 
         // A URL with an address goes before the environment's, and keeps its token.
@@ -554,7 +554,7 @@ mod tests {
             ("CONSUL_HTTP_ADDR", "bad address"),
             ("CONSUL_HTTP_TOKEN", "hush"),
         ]);
-        let config = Config::from_url_and_vars("consul://h:1", env).unwrap();
+        let config = ConsulConfig::from_url_and_vars("consul://h:1", env).unwrap();
         assert_eq!(origins(&config), ["http://h:1"]);
         assert_eq!(config.token, Token::Literal("hush".into()));
     }
@@ -564,14 +564,14 @@ mod tests {
     fn tls_is_chosen_by_scheme_or_variable() {
         let ssl = |name: &str| (name == "CONSUL_HTTP_SSL").then(|| "true".to_owned());
         assert_eq!(
-            origins(&Config::from_vars(ssl).unwrap()),
+            origins(&ConsulConfig::from_vars(ssl).unwrap()),
             ["https://127.0.0.1:8500"]
         );
         assert_eq!(
             origins(&url("consul+https://h").unwrap()),
             ["https://h:8501"]
         );
-        let files = Config::from_vars(|name| match name {
+        let files = ConsulConfig::from_vars(|name| match name {
             "CONSUL_HTTP_SSL" => Some("1".to_owned()),
             "CONSUL_HTTP_SSL_VERIFY" => Some("false".to_owned()),
             "CONSUL_HTTP_ADDR" | "CONSUL_HTTP_TOKEN" | "CONSUL_HTTP_TOKEN_FILE" => None,
@@ -585,7 +585,7 @@ mod tests {
         assert_eq!(text(&tls.key).as_deref(), Some("consul_client_key"));
         assert_eq!(tls.server_name.as_deref(), Some("consul_tls_server_name"));
         assert!(tls.unverified);
-        let config = Config::new("https://h/consul/").unwrap();
+        let config = ConsulConfig::new("https://h/consul/").unwrap();
         assert_eq!(origins(&config), ["https://h:443/consul"]);
     }
 }

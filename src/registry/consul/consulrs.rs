@@ -12,7 +12,7 @@ use rustify::{client::Client as _, errors::ClientError};
 
 use super::transport::{TOKEN_HEADER, Transport};
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     registry::{
         BoxFuture,
         http::{Reply, Request},
@@ -37,9 +37,9 @@ impl Consulrs {
         }
     }
 
-    async fn exchange(&self, service: &Arc<str>, request: Request) -> Result<Reply, Error> {
+    async fn exchange(&self, service: &Arc<str>, request: Request) -> Result<Reply, RegistryError> {
         let fail = |kind, message: &str| {
-            Error::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
+            RegistryError::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
         };
         let unusable = |error: http02::Error| {
             fail(ErrorKind::Invalid, "the request cannot be built").with_source(error)
@@ -124,7 +124,7 @@ impl Transport for Consulrs {
         _agent: usize,
         service: &'a Arc<str>,
         request: Request,
-    ) -> BoxFuture<'a, Result<Reply, Error>> {
+    ) -> BoxFuture<'a, Result<Reply, RegistryError>> {
         Box::pin(self.exchange(service, request))
     }
 }

@@ -13,7 +13,7 @@
 //! hides that; a restart is then noticed at the end of the `wait`.
 //!
 //! `wait` is 20 s here, not the usual minute or five: the answer at its end is what confirms an idle
-//! copy, and a copy is called stale after 30 s ([`Settings::stale_after`]).
+//! copy, and a copy is called stale after 30 s ([`WatchSettings::stale_after`]).
 //!
 //! At the end of a wait Consul sends the whole list again. Where that is long (64 KiB) and the leader
 //! answers, the watch asks for a tag that nobody has instead, and so for the index alone; the list is
@@ -21,7 +21,7 @@
 //!
 //! # Many services
 //! Each blocking query occupies a connection, and an agent takes 200 from one address
-//! (`http_max_conns_per_client`). So at most [`Options::max_blocking`] queries of a registry block at the
+//! (`http_max_conns_per_client`). So at most [`ConsulOptions::max_blocking`] queries of a registry block at the
 //! same time, 128 by default. With more watches than that they take turns, and one warning is logged: a
 //! watch that has its turn sees a change at once, any other within about 5 s, or, above 500 watches, a
 //! hundredth of a second for each of them. An agent that refuses connections, by 429 or by closing them at
@@ -38,7 +38,7 @@
 //! back. A heartbeat is sent every third of the TTL, at least once a second: it writes nothing to the
 //! cluster's state and is how the loss of the agent's state is noticed.
 //!
-//! [`Settings::stale_after`]: super::Settings::stale_after
+//! [`WatchSettings::stale_after`]: super::WatchSettings::stale_after
 
 mod config;
 #[cfg(feature = "consulrs")]
@@ -55,8 +55,8 @@ mod watch;
 pub mod wire;
 
 pub use self::{
-    config::Config,
-    options::{Consistency, Options},
+    config::ConsulConfig,
+    options::{Consistency, ConsulOptions},
 };
 
 use std::{fmt, sync::Arc};
@@ -68,20 +68,20 @@ use self::{
     watch::HealthQuery,
 };
 use super::{Announcement, Backend, Lease, Query, Source};
-use crate::error::{ConfigError, Error, ErrorKind};
+use crate::error::{ConfigError, ErrorKind, RegistryError};
 
 /// A Consul agent, or several.
 ///
 /// # Examples
 /// ```no_run
-/// use tower_roster::{Registry, registry::consul::{Config, Consul, Options}};
+/// use tower_roster::{Registry, registry::consul::{ConsulConfig, Consul, ConsulOptions}};
 ///
 /// // As the `consul` command finds its agent.
-/// let registry = Registry::new(Consul::new(Config::from_env()?)?);
+/// let registry = Registry::new(Consul::new(ConsulConfig::from_env()?)?);
 ///
 /// // An agent of one's choice, two datacenters in order of preference.
-/// let options = Options::default().datacenter("eu-1").datacenter("eu-2");
-/// let config = Config::new("http://127.0.0.1:8500")?.options(options);
+/// let options = ConsulOptions::default().datacenter("eu-1").datacenter("eu-2");
+/// let config = ConsulConfig::new("http://127.0.0.1:8500")?.options(options);
 /// let registry = Registry::new(Consul::new(config)?);
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
@@ -91,7 +91,7 @@ pub struct Consul {
     /// For registrations, which must not wait behind watches: with connections of its own.
     leases: Arc<dyn Transport>,
     turns: Arc<Turns>,
-    options: Arc<Options>,
+    options: Arc<ConsulOptions>,
 }
 
 impl Consul {
@@ -100,7 +100,7 @@ impl Consul {
     /// # Errors
     /// When a file that it names (a token, a certificate) cannot be used, or options exclude each
     /// other.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
+    pub fn new(config: ConsulConfig) -> Result<Self, ConfigError> {
         let (leases, _) = Hyper::new(config.clone())?;
         let (transport, options) = Hyper::new(config)?;
         Self::over(Arc::new(transport), Arc::new(leases), options)
@@ -120,7 +120,7 @@ impl Consul {
     #[cfg(feature = "consulrs")]
     pub fn with_client(
         client: Arc<::consulrs::client::ConsulClient>,
-        options: Options,
+        options: ConsulOptions,
     ) -> Result<Self, ConfigError> {
         let transport: Arc<dyn Transport> = Arc::new(self::consulrs::Consulrs::new(client));
         Self::over(Arc::clone(&transport), transport, options)
@@ -131,7 +131,7 @@ impl Consul {
     fn over(
         transport: Arc<dyn Transport>,
         leases: Arc<dyn Transport>,
-        options: Options,
+        options: ConsulOptions,
     ) -> Result<Self, ConfigError> {
         options.validate()?;
         Ok(Self {
@@ -157,9 +157,9 @@ impl Backend for Consul {
         self.transport.name()
     }
 
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         if query.service().trim().is_empty() {
-            return Err(Error::new(
+            return Err(RegistryError::new(
                 ErrorKind::Invalid,
                 self.name(),
                 Arc::clone(query.service()),
@@ -181,7 +181,7 @@ impl Backend for Consul {
         Ok(sources.collect())
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let (transport, options) = (Arc::clone(&self.leases), &self.options);
         let turns = Arc::clone(&self.turns);
         AgentService::new(transport, turns, options, announcement).map(|lease| Box::new(lease) as _)

@@ -27,7 +27,7 @@ pub enum Consistency {
 
 /// What is asked of Consul.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ConsulOptions {
     pub(super) datacenters: Vec<String>,
     pub(super) consistency: Consistency,
     pub(super) near: Option<String>,
@@ -42,7 +42,7 @@ pub struct Options {
     pub(super) max_blocking: usize,
 }
 
-impl Default for Options {
+impl Default for ConsulOptions {
     fn default() -> Self {
         Self {
             datacenters: Vec::new(),
@@ -61,7 +61,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl ConsulOptions {
     /// Adds a datacenter. With several, the first that has instances is used; with none (the
     /// default), the agent's own.
     #[must_use]
@@ -141,7 +141,7 @@ impl Options {
 
     /// How long Consul may hold a query when nothing changes, from 100 ms to 10 min; 20 s by
     /// default. Consul adds up to a sixteenth. Shorter costs requests; longer than
-    /// [`Settings::stale_after`](crate::registry::Settings::stale_after) lets an idle copy be
+    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after) lets an idle copy be
     /// reported stale.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {

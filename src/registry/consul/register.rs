@@ -7,9 +7,9 @@ use http::{HeaderValue, Method, header};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{options::Options, transport::Transport, turns::Turns, watch::segment};
+use super::{options::ConsulOptions, transport::Transport, turns::Turns, watch::segment};
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Instance,
     registry::{
         Announcement, BoxFuture, Health, Lease, Renewal,
@@ -91,9 +91,9 @@ impl AgentService {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
         turns: Arc<Turns>,
-        options: &Options,
+        options: &ConsulOptions,
         announcement: &Announcement,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, RegistryError> {
         let instance = announcement.instance();
         let check_id = check_id(instance.id(), kind(announcement.health_check()));
         let definition = Definition {
@@ -112,7 +112,7 @@ impl AgentService {
         };
         let invalid = |message: String| {
             let service = Arc::clone(&instance.service);
-            Error::new(ErrorKind::Invalid, transport.name(), service, message)
+            RegistryError::new(ErrorKind::Invalid, transport.name(), service, message)
         };
         if definition.weights.passing == 0 {
             return Err(invalid(
@@ -147,7 +147,7 @@ impl AgentService {
         path: String,
         body: Bytes,
         within: Duration,
-    ) -> Result<Reply, Error> {
+    ) -> Result<Reply, RegistryError> {
         let mut path = path;
         if !self.tenancy.is_empty() {
             path.push(if path.contains('?') { '&' } else { '?' });
@@ -167,7 +167,7 @@ impl AgentService {
         reply
     }
 
-    async fn put(&self) -> Result<(), Error> {
+    async fn put(&self) -> Result<(), RegistryError> {
         // Without the parameter, checks of an earlier registration would stay. With it, an
         // operator's maintenance would end, because that is a check too.
         let maintained = self.is_maintained().await?;
@@ -197,7 +197,7 @@ impl AgentService {
     }
 
     /// Whether the instance, or its whole node, is in maintenance.
-    async fn is_maintained(&self) -> Result<bool, Error> {
+    async fn is_maintained(&self) -> Result<bool, RegistryError> {
         let path = format!(
             "/v1/agent/health/service/id/{}?format=text",
             segment(&self.id)
@@ -209,7 +209,7 @@ impl AgentService {
         Ok(reply.body.trim_ascii() == b"maintenance")
     }
 
-    async fn pass(&self, ttl: Duration) -> Result<Renewal, Error> {
+    async fn pass(&self, ttl: Duration) -> Result<Renewal, RegistryError> {
         let path = format!("/v1/agent/check/pass/{}", segment(&self.check_id));
         let within = (ttl / 3).clamp(Duration::from_millis(100), WRITE_WITHIN);
         let reply = self.send(Method::PUT, path, Bytes::new(), within).await?;
@@ -230,7 +230,7 @@ impl AgentService {
         kept.map(|_| Renewal::Kept)
     }
 
-    async fn look(&self) -> Result<Renewal, Error> {
+    async fn look(&self) -> Result<Renewal, RegistryError> {
         let path = format!("/v1/agent/service/{}", segment(&self.id));
         let reply = self
             .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
@@ -242,7 +242,7 @@ impl AgentService {
         kept.map(|_| Renewal::Kept)
     }
 
-    async fn remove(&self) -> Result<(), Error> {
+    async fn remove(&self) -> Result<(), RegistryError> {
         let path = format!("/v1/agent/service/deregister/{}", segment(&self.id));
         let reply = self
             .send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
@@ -257,11 +257,11 @@ impl AgentService {
 }
 
 impl Lease for AgentService {
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(self.put())
     }
 
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
         Box::pin(async {
             match self.ttl {
                 Some(ttl) => self.pass(ttl).await,
@@ -271,7 +271,7 @@ impl Lease for AgentService {
         })
     }
 
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(self.remove())
     }
 

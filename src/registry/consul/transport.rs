@@ -9,12 +9,12 @@ use std::{
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    config::{Config, Token},
-    options::Options,
+    config::{ConsulConfig, Token},
+    options::ConsulOptions,
 };
 use crate::{
     connect::{Connector, Target},
-    error::{ConfigError, Error},
+    error::{ConfigError, RegistryError},
     registry::{
         BoxFuture,
         http::{self as registry_http, Http, Reply, Request},
@@ -36,7 +36,7 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
         agent: usize,
         service: &'a Arc<str>,
         request: Request,
-    ) -> BoxFuture<'a, Result<Reply, Error>>;
+    ) -> BoxFuture<'a, Result<Reply, RegistryError>>;
 }
 
 /// The default transport.
@@ -53,7 +53,7 @@ struct Credentials {
 }
 
 impl Hyper {
-    pub(super) fn new(config: Config) -> Result<(Self, Options), ConfigError> {
+    pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
         let origins: Vec<_> = config
             .agents
             .iter()
@@ -118,7 +118,7 @@ impl Transport for Hyper {
         agent: usize,
         service: &'a Arc<str>,
         request: Request,
-    ) -> BoxFuture<'a, Result<Reply, Error>> {
+    ) -> BoxFuture<'a, Result<Reply, RegistryError>> {
         Box::pin(async move {
             let signed = self.sign(request.clone());
             let reply = self.http.send(agent, service, signed).await?;

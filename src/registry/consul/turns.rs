@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     registry::pace::{Limit, Pace},
 };
 
@@ -166,7 +166,12 @@ impl Turns {
 
     /// Whether a request that began then failed because the agent grants no more connections; then there are
     /// no more places than queries that stand. `had_place` says that it was one of those that were to block.
-    pub(super) fn is_refused(&self, error: &Error, began: Instant, had_place: bool) -> bool {
+    pub(super) fn is_refused(
+        &self,
+        error: &RegistryError,
+        began: Instant,
+        had_place: bool,
+    ) -> bool {
         let refused = match error.kind() {
             ErrorKind::Limited => error.retry_after().is_none(),
             ErrorKind::Unreachable => began.elapsed() < REFUSED_WITHIN && is_broken(error),
@@ -213,7 +218,7 @@ impl Turns {
         tracing::warn!(
             agent = %self.agent, granted, most,
             "more watches than connections: they take turns, so that a change may be seen {ROUND:?} \
-             later; see http_max_conns_per_client of the agent and `Options::max_blocking`"
+             later; see http_max_conns_per_client of the agent and `ConsulOptions::max_blocking`"
         );
     }
 }
@@ -247,7 +252,7 @@ impl Drop for Place<'_> {
 }
 
 /// Whether the other side ended a connection that stood.
-fn is_broken(error: &Error) -> bool {
+fn is_broken(error: &RegistryError) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
@@ -280,9 +285,9 @@ mod tests {
         Turns::new("consul".into(), MOST)
     }
 
-    fn broken() -> Error {
+    fn broken() -> RegistryError {
         let source = io::Error::from(io::ErrorKind::ConnectionReset);
-        Error::new(ErrorKind::Unreachable, "consul", "web", "broke").with_source(source)
+        RegistryError::new(ErrorKind::Unreachable, "consul", "web", "broke").with_source(source)
     }
 
     async fn take(turns: &Turns, places: usize) -> Vec<Place<'_>> {
@@ -384,9 +389,10 @@ mod tests {
             "it had been open for long"
         );
         let source = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let down = Error::new(ErrorKind::Unreachable, "consul", "web", "down").with_source(source);
+        let down =
+            RegistryError::new(ErrorKind::Unreachable, "consul", "web", "down").with_source(source);
         assert!(!turns.is_refused(&down, Instant::now(), true));
-        let limited = || Error::new(ErrorKind::Limited, "consul", "web", "429");
+        let limited = || RegistryError::new(ErrorKind::Limited, "consul", "web", "429");
         let later = limited().with_retry_after(Duration::from_secs(1));
         assert!(
             !turns.is_refused(&later, began, true),

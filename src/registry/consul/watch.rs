@@ -12,7 +12,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    options::{Consistency, Options},
+    options::{Consistency, ConsulOptions},
     probe::{NOBODY, Probe},
     transport::Transport,
     turns::{Place, Turns},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     catalog::{Listing, Rejected},
     connect::Link,
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     registry::{
         Answer, BoxFuture, Query, Source,
         http::{Reply, Request},
@@ -56,7 +56,7 @@ const KNOWS_PEERS: (u32, u32) = (1, 13);
 pub(super) struct HealthQuery {
     transport: Arc<dyn Transport>,
     turns: Arc<Turns>,
-    options: Arc<Options>,
+    options: Arc<ConsulOptions>,
     service: Arc<str>,
     decoder: wire::Decoder,
     tags: Vec<String>,
@@ -106,7 +106,7 @@ impl HealthQuery {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
         turns: Arc<Turns>,
-        options: Arc<Options>,
+        options: Arc<ConsulOptions>,
         query: &Query,
         datacenter: Option<String>,
     ) -> Self {
@@ -132,7 +132,7 @@ impl HealthQuery {
         }
     }
 
-    async fn ask(&mut self, index: Option<u64>) -> Result<Answer, Error> {
+    async fn ask(&mut self, index: Option<u64>) -> Result<Answer, RegistryError> {
         let answer = self.exchange(index).await;
         if let Err(error) = &answer {
             self.index = None;
@@ -145,7 +145,7 @@ impl HealthQuery {
         answer
     }
 
-    async fn exchange(&mut self, mut index: Option<u64>) -> Result<Answer, Error> {
+    async fn exchange(&mut self, mut index: Option<u64>) -> Result<Answer, RegistryError> {
         self.check_version().await?;
         if self.leader_until.is_some_and(|at| at <= Instant::now()) {
             self.leader_until = None;
@@ -220,7 +220,7 @@ impl HealthQuery {
         &mut self,
         what: Asked,
         hold: Option<&Hold<'_>>,
-    ) -> Result<Option<(Reply, u64)>, Error> {
+    ) -> Result<Option<(Reply, u64)>, RegistryError> {
         let Some(hold) = hold else {
             let reply = self.get(self.path(what, None), READ_WITHIN).await?;
             let new = self.index_of(&reply)?;
@@ -278,7 +278,7 @@ impl HealthQuery {
 
     /// Asks for what is answered at once. One that is refused a connection waits for another: those
     /// that block give theirs back within a round.
-    async fn get(&self, path: String, within: Duration) -> Result<Reply, Error> {
+    async fn get(&self, path: String, within: Duration) -> Result<Reply, RegistryError> {
         let _lane = self.turns.lane().await;
         let until = Instant::now() + within;
         loop {
@@ -292,7 +292,7 @@ impl HealthQuery {
         }
     }
 
-    async fn send(&self, path: String, within: Duration) -> Result<Reply, Error> {
+    async fn send(&self, path: String, within: Duration) -> Result<Reply, RegistryError> {
         let request = Request::new(Method::GET, path, within);
         let reply = self
             .transport
@@ -306,7 +306,7 @@ impl HealthQuery {
                 let asked_wrongly = text.contains("Failed to create boolean expression evaluator");
                 if asked_wrongly {
                     let (backend, service) = (self.transport.name(), Arc::clone(&self.service));
-                    Error::new(
+                    RegistryError::new(
                         ErrorKind::Refused,
                         backend,
                         service,
@@ -319,8 +319,8 @@ impl HealthQuery {
             })
     }
 
-    /// The index of a good answer. Error answers carry one too, which means nothing.
-    fn index_of(&self, reply: &Reply) -> Result<u64, Error> {
+    /// The index of a good answer. RegistryError answers carry one too, which means nothing.
+    fn index_of(&self, reply: &Reply) -> Result<u64, RegistryError> {
         let malformed = |what: String| self.error(ErrorKind::Malformed, what);
         let text = reply
             .header("x-consul-index")
@@ -345,7 +345,7 @@ impl HealthQuery {
         millis.is_some_and(|millis| Duration::from_millis(millis) > most)
     }
 
-    async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, Error> {
+    async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, RegistryError> {
         let decoded = self.decoder.decode(&reply.body).map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
             self.error(ErrorKind::Malformed, what).with_source(error)
@@ -399,7 +399,7 @@ impl HealthQuery {
 
     /// Whether the list may be empty although the service has instances.
     fn is_filtered(&self) -> bool {
-        let Options {
+        let ConsulOptions {
             filter,
             passing,
             connect,
@@ -436,7 +436,7 @@ impl HealthQuery {
     }
 
     fn path(&self, what: Asked, blocks: Option<(u64, Duration)>) -> String {
-        let Options {
+        let ConsulOptions {
             near,
             filter,
             peer,
@@ -490,7 +490,7 @@ impl HealthQuery {
 
     /// Finds out whether the agent understands what is asked of it; one that is too old would answer
     /// with the wrong instances instead of an error.
-    async fn check_version(&mut self) -> Result<(), Error> {
+    async fn check_version(&mut self) -> Result<(), RegistryError> {
         let needs = match (&self.options.peer, &self.options.partition) {
             (Some(_), _) => ("peer", KNOWS_PEERS),
             (None, Some(_)) => ("partition", KNOWS_PARTITIONS),
@@ -536,8 +536,8 @@ impl HealthQuery {
         Ok(())
     }
 
-    fn error(&self, kind: ErrorKind, message: String) -> Error {
-        Error::new(
+    fn error(&self, kind: ErrorKind, message: String) -> RegistryError {
+        RegistryError::new(
             kind,
             self.transport.name(),
             Arc::clone(&self.service),
@@ -547,12 +547,12 @@ impl HealthQuery {
 }
 
 impl Source for HealthQuery {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         self.index = None;
         Box::pin(self.ask(None))
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         let index = self.index;
         Box::pin(self.ask(index))
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     catalog::Listing,
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     registry::{Announcement, Answer, Backend, BoxFuture, Lease, Query, Renewal, Source},
 };
 
@@ -30,7 +30,7 @@ impl Backend for Memory {
         Arc::clone(self.shared.name())
     }
 
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         self.shared.tend();
         let position = self.shared.store().subscribe(query.service());
         Ok(vec![Box::new(MemorySource {
@@ -42,7 +42,7 @@ impl Backend for Memory {
         })])
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
         let (name, defaults) = (self.shared.name(), self.shared.defaults());
         let record = new_record(announcement, name, defaults, Some(session))?;
@@ -55,11 +55,11 @@ impl Backend for Memory {
 }
 
 impl MemoryShared {
-    fn error(&self, kind: ErrorKind, service: &Arc<str>, message: &str) -> Error {
-        Error::new(kind, Arc::clone(self.name()), Arc::clone(service), message)
+    fn error(&self, kind: ErrorKind, service: &Arc<str>, message: &str) -> RegistryError {
+        RegistryError::new(kind, Arc::clone(self.name()), Arc::clone(service), message)
     }
 
-    async fn admit_for(&self, service: &Arc<str>) -> Result<(), Error> {
+    async fn admit_for(&self, service: &Arc<str>) -> Result<(), RegistryError> {
         let admitted = self.admit().await;
         admitted.map_err(|_| self.error(ErrorKind::Unavailable, service, "told to fail"))
     }
@@ -98,7 +98,7 @@ impl MemorySource {
 }
 
 impl Source for MemorySource {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             self.shared.admit_for(self.query.service()).await?;
             self.drops.mark_unchanged();
@@ -106,7 +106,7 @@ impl Source for MemorySource {
         })
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             let service = self.query.service();
             let changed = async {
@@ -124,7 +124,7 @@ impl Source for MemorySource {
                 self.shared.open().await;
                 Ok(changed)
             };
-            let changed: Result<bool, Error> = tokio::select! {
+            let changed: Result<bool, RegistryError> = tokio::select! {
                 biased;
                 _ = self.drops.changed() => {
                     let message = "the watch was told to break";
@@ -147,7 +147,7 @@ struct MemoryLease {
 }
 
 impl MemoryLease {
-    async fn bounded<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+    async fn bounded<T>(&self, work: impl Future<Output = T>) -> Result<T, RegistryError> {
         let service = &self.record.instance.service;
         let bounded = async {
             self.shared.admit_for(service).await?;
@@ -161,7 +161,7 @@ impl MemoryLease {
 }
 
 impl Lease for MemoryLease {
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
             let generation = self.bounded(async {
                 let (record, position) = self.shared.register(self.record.clone());
@@ -173,11 +173,11 @@ impl Lease for MemoryLease {
         })
     }
 
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
         Box::pin(self.bounded(async { self.shared.heartbeat(self.record.instance.id()) }))
     }
 
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(self.bounded(async {
             // A generation that another process registered is not ours to take out.
             let id = self.record.instance.id();

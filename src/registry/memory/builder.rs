@@ -1,11 +1,11 @@
-//! Settings of an embedded registry.
+//! WatchSettings of an embedded registry.
 
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 #[cfg(doc)]
 use super::Memory;
 use super::{persist, record::Defaults, shared::MemoryShared, state, store::Store};
-use crate::error::{ConfigError, Error};
+use crate::error::{ConfigError, RegistryError};
 
 /// Configures a [`Memory`].
 ///
@@ -66,7 +66,7 @@ impl MemoryBuilder {
     }
 
     /// Creates what a [`Memory`] is a handle to.
-    pub(super) fn open(self) -> Result<Arc<MemoryShared>, Error> {
+    pub(super) fn open(self) -> Result<Arc<MemoryShared>, RegistryError> {
         self.validate()?;
         let store = match &self.persist {
             None => Store::new(),

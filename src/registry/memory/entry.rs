@@ -13,7 +13,7 @@ use super::{
     wire,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Host,
     registry::{Announcement, Health},
 };
@@ -56,10 +56,10 @@ pub(in crate::registry) fn new_record(
     backend: &Arc<str>,
     defaults: Defaults,
     session: Option<Arc<str>>,
-) -> Result<NewRecord, Error> {
+) -> Result<NewRecord, RegistryError> {
     let instance = announcement.instance().clone();
     let invalid = |message: String| {
-        Error::new(
+        RegistryError::new(
             ErrorKind::Invalid,
             Arc::clone(backend),
             Arc::clone(&instance.service),

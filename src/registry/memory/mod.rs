@@ -35,7 +35,7 @@
 //! same registration (a repetition, or an [`update`](super::Registration::update)).
 //!
 //! **A service exists** from its first registration until the registry stops, whether an instance of
-//! it is left or not; see [`State::Missing`](super::State::Missing).
+//! it is left or not; see [`ViewState::Missing`](super::ViewState::Missing).
 //!
 //! **As a fake** it fails on demand, below the same supervision that real registries get:
 //! [`pause`](Memory::pause), [`fail_next`](Memory::fail_next),
@@ -97,7 +97,7 @@ use std::{fmt, path::Path, sync::Arc};
 use self::store::Store;
 use super::{Announcement, Renewal};
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Instance,
 };
 
@@ -132,7 +132,7 @@ impl Memory {
     ///
     /// # Errors
     /// When the file cannot be read or is no saved state; it is left as it is.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, RegistryError> {
         let store = persist::read(path.as_ref(), false, Defaults::default(), state::now())?;
         Ok(Self::with_store(store))
     }
@@ -154,7 +154,7 @@ impl Memory {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), RegistryError> {
         let path = path.as_ref();
         let document = persist::Document::of(&self.shared.store());
         document.write(path).map_err(|error| {
@@ -169,7 +169,10 @@ impl Memory {
     ///
     /// # Errors
     /// When the instance or its check cannot be held.
-    pub fn register(&self, announcement: impl Into<Announcement>) -> Result<Arc<Instance>, Error> {
+    pub fn register(
+        &self,
+        announcement: impl Into<Announcement>,
+    ) -> Result<Arc<Instance>, RegistryError> {
         let announcement = announcement.into();
         let (name, defaults) = (self.shared.name(), self.shared.defaults());
         announcement.validate(name)?;
@@ -250,7 +253,7 @@ impl MemoryBuilder {
     /// # Errors
     /// When a setting is out of its range, or the file of [`persist`](Self::persist) is there and
     /// cannot be read as a saved state; it is left as it is.
-    pub fn build(self) -> Result<Memory, Error> {
+    pub fn build(self) -> Result<Memory, RegistryError> {
         Ok(Memory::over(self.open()?))
     }
 }

@@ -1,4 +1,4 @@
-//! State in a file: read once at the start, written whole after changes.
+//! ViewState in a file: read once at the start, written whole after changes.
 //!
 //! A save writes a new file beside the old one, flushes it to the disk and renames it over the old, so
 //! that a crash at any point leaves a whole file. Changes that come while one is being written are
@@ -19,7 +19,7 @@ use super::{
     store::Store,
     wire,
 };
-use crate::error::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, ErrorKind, RegistryError};
 
 /// What a file holds.
 pub(super) struct Document {
@@ -85,7 +85,7 @@ pub(super) fn read(
     missing_is_empty: bool,
     defaults: Defaults,
     now: Now,
-) -> Result<Store, Error> {
+) -> Result<Store, RegistryError> {
     let mut store = Store::new();
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -125,7 +125,7 @@ pub(super) fn failure(
     path: &Path,
     what: &str,
     source: impl Into<BoxError>,
-) -> Error {
+) -> RegistryError {
     let message = format!("state file {:?} {what}", path.display().to_string());
-    Error::new(kind, "memory", "", message).with_source(source)
+    RegistryError::new(kind, "memory", "", message).with_source(source)
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    error::{ConfigError, Error, ErrorKind},
+    error::{ConfigError, ErrorKind, RegistryError},
     instance::{Host, Instance},
 };
 
@@ -157,9 +157,9 @@ impl Announcement {
         self.reap_after
     }
 
-    pub(in crate::registry) fn validate(&self, backend: &Arc<str>) -> Result<(), Error> {
+    pub(in crate::registry) fn validate(&self, backend: &Arc<str>) -> Result<(), RegistryError> {
         let invalid = |message: String| {
-            Error::new(
+            RegistryError::new(
                 ErrorKind::Invalid,
                 Arc::clone(backend),
                 Arc::clone(&self.instance.service),

@@ -8,14 +8,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::event::{Command, Event};
+use super::event::{RegistrationCommand, RegistrationEvent};
 use crate::{
     backoff::{Backoff, after},
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Instance,
     registry::{
         contract::{Backend, Lease, Renewal},
-        settings::Settings,
+        settings::WatchSettings,
     },
     rng::small_rng,
     task::fenced,
@@ -38,7 +38,7 @@ pub(super) struct Keeper {
     backend: Arc<dyn Backend>,
     service: Arc<str>,
     lease: Box<dyn Lease>,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<RegistrationEvent>,
     stands: cell::Sender<bool>,
     backoff: Backoff,
     rng: SmallRng,
@@ -55,7 +55,7 @@ pub(super) struct Keeper {
 
 /// An update without a result so far.
 struct Updating {
-    reply: oneshot::Sender<Result<(), Error>>,
+    reply: oneshot::Sender<Result<(), RegistryError>>,
     /// What stood before, for when the registry refuses the new data.
     former: Box<dyn Lease>,
 }
@@ -64,7 +64,7 @@ struct Updating {
 enum Woken<T> {
     Done(T),
     /// Since when there is a command, or no handle any more.
-    Told(Option<Command>, Instant),
+    Told(Option<RegistrationCommand>, Instant),
 }
 
 impl Keeper {
@@ -72,8 +72,8 @@ impl Keeper {
         backend: Arc<dyn Backend>,
         instance: &Instance,
         lease: Box<dyn Lease>,
-        settings: &Settings,
-        events: broadcast::Sender<Event>,
+        settings: &WatchSettings,
+        events: broadcast::Sender<RegistrationEvent>,
         stands: cell::Sender<bool>,
     ) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Keeper {
         }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<RegistrationCommand>) {
         let mut failures = 0;
         let mut losses = 0;
         loop {
@@ -137,7 +137,7 @@ impl Keeper {
                 }
                 Ok(Renewal::Kept) => {
                     if failures > 0 {
-                        self.tell(Event::Recovered);
+                        self.tell(RegistrationEvent::Recovered);
                     }
                     (failures, losses) = (0, 0);
                     after(began, self.lease.renew_every())
@@ -177,11 +177,11 @@ impl Keeper {
         let updated = std::mem::take(&mut self.updated);
         let repeated = self.unsettled && stood && !updated;
         if !self.ever {
-            self.tell(Event::Registered);
+            self.tell(RegistrationEvent::Registered);
         } else if updated {
-            self.tell(Event::Updated);
+            self.tell(RegistrationEvent::Updated);
         } else if !stood {
-            self.tell(Event::Reregistered);
+            self.tell(RegistrationEvent::Reregistered);
         }
         self.ever = true;
         self.unsettled &= !repeated;
@@ -190,7 +190,7 @@ impl Keeper {
     }
 
     /// Reports a failure and returns the time until the next attempt.
-    fn failed(&mut self, error: Error, registering: bool, failures: u32) -> Duration {
+    fn failed(&mut self, error: RegistryError, registering: bool, failures: u32) -> Duration {
         let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
         self.unsettled |= registering && error.kind() == ErrorKind::Timeout;
         if let Some(Updating { reply, former }) = self.updating.take() {
@@ -207,9 +207,9 @@ impl Keeper {
             error = %error.to_chain(), failures, registering, "registration is not confirmed"
         );
         self.tell(if registering {
-            Event::RegisterFailed(error)
+            RegistrationEvent::RegisterFailed { error }
         } else {
-            Event::HeartbeatFailed(error)
+            RegistrationEvent::HeartbeatFailed { error }
         });
         match (registering, refused) {
             // Only people can mend it.
@@ -221,9 +221,9 @@ impl Keeper {
     }
 
     /// Carries out a command, or the end of all handles. Returns whether the registration goes on.
-    async fn obey(&mut self, command: Option<Command>, at: Instant) -> bool {
+    async fn obey(&mut self, command: Option<RegistrationCommand>, at: Instant) -> bool {
         let reply = match command {
-            Some(Command::Update(announcement, reply)) => {
+            Some(RegistrationCommand::Update(announcement, reply)) => {
                 let prepare = async {
                     announcement.validate(&self.backend.name())?;
                     self.backend.register(&announcement)
@@ -246,14 +246,16 @@ impl Keeper {
                 }
                 return true;
             }
-            Some(Command::Deregister(reply)) => Some(reply),
+            Some(RegistrationCommand::Deregister(reply)) => Some(reply),
             None => None,
         };
         let outcome = self.deregister(at + DEREGISTER_WITHIN).await;
         self.stands.send_replace(false);
         self.tell(match &outcome {
-            Ok(()) => Event::Deregistered,
-            Err(error) => Event::DeregisterFailed(error.clone()),
+            Ok(()) => RegistrationEvent::Deregistered,
+            Err(error) => RegistrationEvent::DeregisterFailed {
+                error: error.clone(),
+            },
         });
         if let Some(reply) = reply {
             let _ = reply.send(outcome);
@@ -261,8 +263,8 @@ impl Keeper {
         false
     }
 
-    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error::new(
+    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> RegistryError {
+        RegistryError::new(
             kind,
             self.backend.name(),
             Arc::clone(&self.service),
@@ -270,11 +272,11 @@ impl Keeper {
         )
     }
 
-    fn panicked(&self) -> Error {
+    fn panicked(&self) -> RegistryError {
         self.error(ErrorKind::Internal, "the backend panicked")
     }
 
-    async fn deregister(&mut self, until: Instant) -> Result<(), Error> {
+    async fn deregister(&mut self, until: Instant) -> Result<(), RegistryError> {
         let mut failures = 0;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -303,7 +305,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: RegistrationEvent) {
         tracing::debug!(service = %self.service, ?event, "registration");
         // Nobody need listen.
         let _ = self.events.send(event);
@@ -312,7 +314,7 @@ impl Keeper {
 
 async fn or_command<F: Future + Unpin>(
     future: &mut F,
-    commands: &mut mpsc::Receiver<Command>,
+    commands: &mut mpsc::Receiver<RegistrationCommand>,
 ) -> Woken<F::Output> {
     tokio::select! {
         biased;

@@ -20,7 +20,7 @@ mod keeper;
 
 pub use self::{
     announcement::{Announcement, Health},
-    event::Event,
+    event::RegistrationEvent,
 };
 
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use tokio::{
     sync::{broadcast, mpsc, oneshot, watch as cell},
 };
 
-use self::{event::Command, keeper::Keeper};
-use super::{contract::Backend, settings::Settings};
+use self::{event::RegistrationCommand, keeper::Keeper};
+use super::{contract::Backend, settings::WatchSettings};
 use crate::{
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Instance,
 };
 
@@ -43,8 +43,8 @@ use crate::{
 /// [`deregister`](Self::deregister) waits for that and tells how it went.
 #[derive(Debug)]
 pub struct Registration {
-    commands: mpsc::Sender<Command>,
-    events: broadcast::Receiver<Event>,
+    commands: mpsc::Sender<RegistrationCommand>,
+    events: broadcast::Receiver<RegistrationEvent>,
     registered: cell::Receiver<bool>,
     instance: Instance,
 }
@@ -54,8 +54,8 @@ impl Registration {
         runtime: &Handle,
         backend: Arc<dyn Backend>,
         announcement: Announcement,
-        settings: &Settings,
-    ) -> Result<Self, Error> {
+        settings: &WatchSettings,
+    ) -> Result<Self, RegistryError> {
         let lease = backend.register(&announcement)?;
         let (commands, received) = mpsc::channel(4);
         let (sender, events) = broadcast::channel(64);
@@ -98,7 +98,7 @@ impl Registration {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn event(&mut self) -> Option<Event> {
+    pub async fn event(&mut self) -> Option<RegistrationEvent> {
         loop {
             match self.events.recv().await {
                 Ok(event) => return Some(event),
@@ -117,11 +117,14 @@ impl Registration {
     /// # Cancel safety
     /// A dropped future may still take effect, and [`instance`](Self::instance) then tells the data
     /// from before.
-    pub async fn update(&mut self, announcement: impl Into<Announcement>) -> Result<(), Error> {
+    pub async fn update(
+        &mut self,
+        announcement: impl Into<Announcement>,
+    ) -> Result<(), RegistryError> {
         let announcement = announcement.into();
         let new = announcement.instance().clone();
         if new.service != self.instance.service || new.key != self.instance.key {
-            return Err(Error::new(
+            return Err(RegistryError::new(
                 ErrorKind::Invalid,
                 "registration",
                 Arc::clone(&self.instance.service),
@@ -132,7 +135,7 @@ impl Registration {
             ));
         }
         let (reply, result) = oneshot::channel();
-        let command = Command::Update(Box::new(announcement), reply);
+        let command = RegistrationCommand::Update(Box::new(announcement), reply);
         let sent = self.commands.send(command).await.is_ok();
         let outcome = if sent { result.await.ok() } else { None };
         let outcome = outcome.unwrap_or_else(|| Err(self.ended()));
@@ -146,15 +149,19 @@ impl Registration {
     ///
     /// # Errors
     /// When the registry could not be told in that time; the instance's check then expires.
-    pub async fn deregister(self) -> Result<(), Error> {
+    pub async fn deregister(self) -> Result<(), RegistryError> {
         let (reply, result) = oneshot::channel();
-        let sent = self.commands.send(Command::Deregister(reply)).await.is_ok();
+        let sent = self
+            .commands
+            .send(RegistrationCommand::Deregister(reply))
+            .await
+            .is_ok();
         let outcome = if sent { result.await.ok() } else { None };
         outcome.unwrap_or_else(|| Err(self.ended()))
     }
 
-    fn ended(&self) -> Error {
-        Error::new(
+    fn ended(&self) -> RegistryError {
+        RegistryError::new(
             ErrorKind::Internal,
             "registration",
             Arc::clone(&self.instance.service),

@@ -1,11 +1,11 @@
-//! The backend that asks a [`Server`](super::Server).
+//! The backend that asks a [`RestServer`](super::RestServer).
 
 use std::{sync::Arc, time::Duration};
 
 use super::session::{RestLease, RestSource};
 use crate::{
     connect::{Connector, Target},
-    error::{ConfigError, Error},
+    error::{ConfigError, RegistryError},
     instance::Address,
     registry::{
         Announcement, Backend, Lease, Query, Source,
@@ -22,26 +22,26 @@ const WAIT: Duration = Duration::from_secs(20);
 /// The largest answer: about 100 000 instances.
 const MAX_BODY: usize = 64 << 20;
 
-/// A registry that a [`Server`](super::Server) serves.
+/// A registry that a [`RestServer`](super::RestServer) serves.
 ///
 /// With several addresses, one that fails is followed by the next; they must lead to one registry, for
 /// two embedded registries know nothing of each other.
 ///
 /// # Examples
 /// ```
-/// use tower_roster::{Registry, registry::rest::Client};
+/// use tower_roster::{Registry, registry::rest::RestClient};
 ///
-/// let registry = Registry::new(Client::new(["127.0.0.1:8500".parse()?])?);
+/// let registry = Registry::new(RestClient::new(["127.0.0.1:8500".parse()?])?);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Client {
+pub struct RestClient {
     http: Http,
     sessions: Sessions,
     wait: Duration,
 }
 
-impl Client {
+impl RestClient {
     /// Creates a client of the registry behind these addresses.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Client {
 
     /// Sets how long the registry may hold a request open before it confirms that nothing changed;
     /// 20 s by default. A copy must be confirmed within
-    /// [`Settings::stale_after`](crate::registry::Settings::stale_after), so longer waits need more of
+    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so longer waits need more of
     /// that; shorter ones cost requests. The registry cuts it at 10 min.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
@@ -112,17 +112,17 @@ impl Client {
     }
 }
 
-impl Backend for Client {
+impl Backend for RestClient {
     fn name(&self) -> Arc<str> {
         Arc::clone(self.http.backend())
     }
 
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, Error> {
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         let watcher = RestSource::new(self.http.clone(), query.clone(), self.wait);
         Ok(vec![Box::new(watcher)])
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, Error> {
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
         // What the registry's own defaults are, it decides itself.
         let defaults = Defaults::default();

@@ -1,4 +1,4 @@
-//! The embedded registry over HTTP: [`Server`] is its front, [`Client`] the backend that asks it.
+//! The embedded registry over HTTP: [`RestServer`] is its front, [`RestClient`] the backend that asks it.
 //!
 //! One process holds the registry and serves it; the others use `rest://host:port`, or speak the JSON
 //! below, which any language can. It is one process all the same: read in [`memory`](super::memory)
@@ -54,12 +54,12 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use tower_roster::{Instance, registry::{self, memory::Memory, rest::Server}};
+//! use tower_roster::{Instance, registry::{self, memory::Memory, rest::RestServer}};
 //!
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let url = format!("rest://{}", listener.local_addr()?);
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//! let server = Server::new(Memory::new()).serve(listener, async { drop(stopped.await) });
+//! let server = RestServer::new(Memory::new()).serve(listener, async { drop(stopped.await) });
 //! let server = tokio::spawn(server);
 //!
 //! let registry = registry::connect(&url)?;
@@ -82,7 +82,7 @@ mod serve;
 mod server;
 mod session;
 
-pub use self::{client::Client, server::Server};
+pub use self::{client::RestClient, server::RestServer};
 
 /// The position of an answer, for the next request.
 const INDEX: &str = "x-registry-index";

@@ -1,4 +1,4 @@
-//! Runs a [`Server`] on a socket.
+//! Runs a [`RestServer`] on a socket.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Server;
+use super::RestServer;
 
 /// How long the head of a request may take; longer than a client keeps an idle connection, so that
 /// it is the client who closes it.
@@ -27,7 +27,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// The pause after a failure to accept, which is nearly always a lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-impl Server {
+impl RestServer {
     /// Serves HTTP/1 until `shutdown` completes, then finishes what is under way, within 5 s; clients
     /// that wait for a change are answered at once.
     ///

@@ -37,13 +37,13 @@ type Answer = Response<Full<Bytes>>;
 ///
 /// Any server that takes a tower `Service` can run it; [`serve`](Self::serve) is one. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct RestServer {
     memory: Memory,
     /// True once the server shuts down: whatever waits for a change is then answered.
     pub(super) closing: Option<cell::Receiver<bool>>,
 }
 
-impl Server {
+impl RestServer {
     /// Creates a front of this registry.
     pub fn new(memory: Memory) -> Self {
         Self {
@@ -256,7 +256,7 @@ fn listing(name: &str, look: &Lookup) -> Answer {
     positioned(json(StatusCode::OK, &body), look.position)
 }
 
-impl<B> Service<Request<B>> for Server
+impl<B> Service<Request<B>> for RestServer
 where
     B: Body + Send + 'static,
     B::Data: Send,

@@ -11,7 +11,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{EPOCH, INDEX};
 use crate::{
     catalog::{Listing, Rejected, reject},
-    error::{Error, ErrorKind},
+    error::{ErrorKind, RegistryError},
     instance::Instance,
     registry::{
         Answer, BoxFuture, Lease, Query, Renewal, Source,
@@ -62,7 +62,11 @@ impl RestSource {
         }
     }
 
-    async fn get(&mut self, path: String, within: Duration) -> Result<(Position, Reply), Error> {
+    async fn get(
+        &mut self,
+        path: String,
+        within: Duration,
+    ) -> Result<(Position, Reply), RegistryError> {
         let service = self.query.service();
         let request = Request::new(Method::GET, path, within);
         let outcome = async {
@@ -81,7 +85,7 @@ impl RestSource {
         outcome
     }
 
-    fn number(&self, reply: &Reply, name: &str) -> Result<u64, Error> {
+    fn number(&self, reply: &Reply, name: &str) -> Result<u64, RegistryError> {
         let number = reply.header(name).and_then(|text| text.trim().parse().ok());
         number.filter(|number| *number > 0).ok_or_else(|| {
             let what = match reply.header(name) {
@@ -92,13 +96,13 @@ impl RestSource {
         })
     }
 
-    fn malformed(&self, message: impl Into<String>) -> Error {
+    fn malformed(&self, message: impl Into<String>) -> RegistryError {
         let service = Arc::clone(self.query.service());
         let backend = Arc::clone(self.http.backend());
-        Error::new(ErrorKind::Malformed, backend, service, message)
+        RegistryError::new(ErrorKind::Malformed, backend, service, message)
     }
 
-    fn listing(&self, body: &[u8], doubt: bool) -> Result<Answer, Error> {
+    fn listing(&self, body: &[u8], doubt: bool) -> Result<Answer, RegistryError> {
         #[derive(Deserialize)]
         struct Body<'a> {
             exists: bool,
@@ -150,7 +154,7 @@ impl RestSource {
 }
 
 impl Source for RestSource {
-    fn read(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             let path = self.path.trim_end_matches(['?', '&']).to_owned();
             let (position, reply) = self.get(path, ANSWER_WITHIN).await?;
@@ -161,7 +165,7 @@ impl Source for RestSource {
         })
     }
 
-    fn next(&mut self) -> BoxFuture<'_, Result<Answer, Error>> {
+    fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             let Some(seen) = self.seen else {
                 return Ok(Answer::Resync);
@@ -207,7 +211,7 @@ impl RestLease {
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
-    ) -> Result<Option<Reply>, Error> {
+    ) -> Result<Option<Reply>, RegistryError> {
         let service = &self.record.instance.service;
         let mut request = Request::new(method, path, REGISTER_WITHIN);
         if let Some(body) = body {
@@ -229,12 +233,12 @@ impl RestLease {
         outcome
     }
 
-    fn error(&self, kind: ErrorKind, message: &str) -> Error {
+    fn error(&self, kind: ErrorKind, message: &str) -> RegistryError {
         let service = Arc::clone(&self.record.instance.service);
-        Error::new(kind, Arc::clone(self.http.backend()), service, message)
+        RegistryError::new(kind, Arc::clone(self.http.backend()), service, message)
     }
 
-    fn body(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    fn body(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, RegistryError> {
         serde_json::to_vec(value).map_err(|error| {
             self.error(ErrorKind::Internal, "the request cannot be written")
                 .with_source(error)
@@ -243,7 +247,7 @@ impl RestLease {
 }
 
 impl Lease for RestLease {
-    fn register(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
             let body = self.body(&wire::announced(&self.record))?;
             let reply = self.send(Method::PUT, "/registry/register", Some(body));
@@ -264,7 +268,7 @@ impl Lease for RestLease {
         })
     }
 
-    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, Error>> {
+    fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
         Box::pin(async {
             let body = self.body(&json!({"serviceId": self.record.instance.id()}))?;
             let reply = self.send(Method::POST, "/registry/heartbeat", Some(body));
@@ -275,7 +279,7 @@ impl Lease for RestLease {
         })
     }
 
-    fn deregister(&mut self) -> BoxFuture<'_, Result<(), Error>> {
+    fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
             let mut path = format!("/registry/{}", encode(self.record.instance.id()));
             if let Some(generation) = self.generation {
