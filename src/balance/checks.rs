@@ -25,7 +25,7 @@ mod with {
     use crate::{
         endpoint::{
             Facts,
-            check::{Prober, Standing},
+            check::{CheckStanding, Prober},
         },
         instance::Address,
     };
@@ -60,8 +60,8 @@ mod with {
                 passed: report.result.is_ok(),
                 key: report.key,
                 failures: match report.standing {
-                    Standing::Passing => 0,
-                    Standing::Failing { failures } => failures,
+                    CheckStanding::Passing => 0,
+                    CheckStanding::Failing { failures } => failures,
                 },
             }
         }

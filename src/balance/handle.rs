@@ -9,7 +9,7 @@ use super::{
     topology::{Notice, Split, Trip},
 };
 use crate::{
-    endpoint::eject::{Cause, Restored},
+    endpoint::eject::{EjectCause, Restored},
     instance::{Instance, Key, Weight},
 };
 
@@ -71,13 +71,13 @@ pub enum Event {
     Weighed(Key, Weight),
     /// An endpoint gets no requests for now: why, and how long until it is probed (`None`: until its
     /// checks pass or somebody restores it).
-    Ejected(Key, Cause, Option<Duration>),
+    Ejected(Key, EjectCause, Option<Duration>),
     /// An ejected endpoint gets one request, to see whether it is back.
     Probing(Key),
     /// An ejected endpoint gets requests again.
     Restored(Key, Restored),
     /// An endpoint should be ejected and is not, because too many are.
-    Spared(Key, Cause),
+    Spared(Key, EjectCause),
     /// The guard of a traffic split took a version's share back; told by every balancer with that split.
     SplitTripped(Trip),
     /// Something about where traffic goes.
@@ -116,7 +116,7 @@ pub struct EndpointInfo {
     /// How it stands.
     pub state: EndpointState,
     /// Why it is ejected, when it is.
-    pub cause: Option<Cause>,
+    pub cause: Option<EjectCause>,
     /// Its weight, by hand or from the registry.
     pub weight: Weight,
     /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in

@@ -31,7 +31,7 @@ use crate::{
     classify::Answers,
     endpoint::{
         Endpoint, Ramp, SlowStart,
-        eject::{Ejection, EjectionSettings},
+        eject::{Ejection, EjectionRules},
         load::LoadTracker,
     },
     error::{BoxError, ConfigError},
@@ -107,7 +107,7 @@ pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
     grace: Duration,
     drain: Duration,
     topology: Topology,
-    ejection: Option<EjectionSettings>,
+    ejection: Option<EjectionRules>,
     ramp: Option<Ramp>,
     #[cfg(feature = "_hyper")]
     checks: Option<crate::endpoint::check::Checks>,
@@ -257,13 +257,13 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     /// # Errors
     /// When a setting of it is out of its range.
     pub fn ejection(mut self, ejection: Ejection) -> Result<Self, ConfigError> {
-        self.ejection = Some(ejection.build()?);
+        self.ejection = Some(ejection.rules()?);
         Ok(self)
     }
 
     /// The default ejection.
     pub(crate) fn ejecting(mut self) -> Self {
-        self.ejection = Some(EjectionSettings::default());
+        self.ejection = Some(EjectionRules::default());
         self
     }
 
@@ -399,10 +399,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             _alive: alive,
         });
         let tallies = self.topology.as_split().and_then(Split::tallies);
-        let slow = self
-            .ejection
-            .as_ref()
-            .is_some_and(EjectionSettings::is_timed);
+        let slow = self.ejection.as_ref().is_some_and(EjectionRules::is_timed);
         let weak = Arc::downgrade(&core);
         let common = Common {
             epoch: now,

@@ -17,7 +17,7 @@ use crate::{
     balance::tally::Tally,
     classify::Outcome,
     endpoint::{
-        eject::{EjectionSettings, Health, Round, Signal},
+        eject::{EjectionRules, Health, Round, Signal},
         load::LoadTracker,
     },
     instance::Key,
@@ -73,7 +73,7 @@ pub(crate) struct Common {
     /// What requests count their time from.
     pub(crate) epoch: Instant,
     /// When to eject; `None` for never.
-    pub(crate) rules: Option<EjectionSettings>,
+    pub(crate) rules: Option<EjectionRules>,
     /// Where requests tell what the driver must decide.
     /// Boxed, because a channel makes room for 32 at once.
     pub(crate) alarm: mpsc::UnboundedSender<Box<(EndpointId, Signal)>>,

@@ -27,6 +27,7 @@ pub mod eject;
 mod facts;
 mod future;
 pub mod load;
+mod schedule;
 mod slow_start;
 
 #[cfg(feature = "http")]

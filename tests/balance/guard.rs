@@ -12,7 +12,7 @@ use tower_roster::{
         policy::{P2c, Policy, RoundRobin},
         topology::{self, Guard, Shares, Split, Topology},
     },
-    endpoint::eject::{Cause, Ejection},
+    endpoint::eject::{EjectCause, Ejection},
 };
 
 use crate::{
@@ -131,7 +131,7 @@ async fn a_slow_canary_loses_its_share_by_peak_ewma() {
     a_slow_canary_loses_its_share(P2c::peak_ewma()).await;
 }
 
-async fn standing(handle: &Handle, id: &str) -> (EndpointState, Option<Cause>) {
+async fn standing(handle: &Handle, id: &str) -> (EndpointState, Option<EjectCause>) {
     let all = handle.endpoints().await.unwrap();
     let info = all.into_iter().find(|info| info.key == key(id)).unwrap();
     (info.state, info.cause)
@@ -154,7 +154,7 @@ async fn a_slow_endpoint_is_ejected_in_turns() {
         assert!(rounds < 100, "it is never ejected");
         send(&balance, 8, 4, 300).await;
     };
-    let Some(Cause::Slow { estimate, median }) = cause else {
+    let Some(EjectCause::Slow { estimate, median }) = cause else {
         panic!("{cause:?}");
     };
     assert!((250 * MS..350 * MS).contains(&estimate), "{estimate:?}");

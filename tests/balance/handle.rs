@@ -9,7 +9,7 @@ use tower_roster::{
         EndpointState, Event,
         topology::{Shares, Split, Topology},
     },
-    endpoint::{Endpoint, eject::Cause},
+    endpoint::{Endpoint, eject::EjectCause},
     instance::Weight,
 };
 
@@ -207,7 +207,7 @@ async fn an_order_holds_however_long_an_endpoint_is_away() {
         };
         leave().await;
         rig.list(ids).await;
-        assert_eq!(rig.info("a").await.cause, Some(Cause::ByHand));
+        assert_eq!(rig.info("a").await.cause, Some(EjectCause::ByHand));
         assert_eq!(rig.info("b").await.weight, Weight::from(3));
         assert_eq!(rig.spread(4, ids).await[0], 0);
 
@@ -220,7 +220,7 @@ async fn an_order_holds_however_long_an_endpoint_is_away() {
         assert!(!handle.eject(&c).await.unwrap(), "nobody is known to be c");
         rig.list(ids).await;
         assert_eq!(rig.info("a").await.cause, None);
-        assert_eq!(rig.info("b").await.cause, Some(Cause::ByHand));
+        assert_eq!(rig.info("b").await.cause, Some(EjectCause::ByHand));
         assert_eq!(rig.info("b").await.weight, Weight::from(5));
 
         // Taken back while it is listed, they are gone.

@@ -7,7 +7,7 @@ use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_roster::{
     Instance,
     balance::{Balance, BalanceLayer, EndpointInfo, EndpointState, Event, Handle},
-    endpoint::eject::{Cause, Ejection},
+    endpoint::eject::{EjectCause, Ejection},
     instance::Weight,
 };
 
@@ -192,7 +192,7 @@ async fn an_ejection_by_hand_is_of_the_endpoint_wherever_that_is() {
     let info = scene.info().await;
     assert_eq!(
         (info.state, info.cause),
-        (EndpointState::Ejected, Some(Cause::ByHand))
+        (EndpointState::Ejected, Some(EjectCause::ByHand))
     );
     assert_eq!(scene.said(), ["ejected a", "~a", "ejected a"]);
     for _ in 0..50 {
@@ -304,7 +304,7 @@ async fn one_that_comes_back_elsewhere_has_its_counts_and_what_was_ordered() {
 
     scene.handle.eject(&key("a")).await.unwrap();
     let again = returns_at(&mut scene, ALSO_WELL).await;
-    assert_eq!(again.cause, Some(Cause::ByHand));
+    assert_eq!(again.cause, Some(EjectCause::ByHand));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tower_roster::{
     },
     endpoint::{
         SlowStart,
-        eject::{Cause, Ejection},
+        eject::{EjectCause, Ejection},
     },
     instance::Weight,
 };
@@ -389,7 +389,7 @@ async fn an_endpoint_ejected_while_it_ramps_begins_anew() {
     assert_eq!(info.state, EndpointState::Ejected);
     assert!(matches!(
         info.cause,
-        Some(Cause::ConsecutiveFailures { .. })
+        Some(EjectCause::ConsecutiveFailures { .. })
     ));
 
     new.answer(Answer::Name);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::net::TcpListener;
-use tower_roster::endpoint::check::{CheckError, HealthCheck, Standing};
+use tower_roster::endpoint::check::{CheckError, CheckStanding, HealthCheck};
 
 use super::{
     INTERVAL, failing, next, passing, prober,
@@ -34,7 +34,7 @@ async fn a_path_that_fails_three_times_fails_it_and_one_success_returns_it() {
     );
     assert_eq!(
         reports.last().unwrap().standing,
-        Standing::Failing { failures: 3 }
+        CheckStanding::Failing { failures: 3 }
     );
     backend.set_healthy(true);
     until(&mut prober, passing).await;

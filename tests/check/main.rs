@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout};
-use tower_roster::endpoint::check::{HealthCheck, Prober, Report, Standing};
+use tower_roster::endpoint::check::{CheckStanding, HealthCheck, Prober, Report};
 
 /// Short, because this time is real.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -43,7 +43,10 @@ async fn next(prober: &mut Checked) -> Report<&'static str> {
 }
 
 /// The reports until one that stands so, which is the last.
-async fn until(prober: &mut Checked, wanted: fn(Standing) -> bool) -> Vec<Report<&'static str>> {
+async fn until(
+    prober: &mut Checked,
+    wanted: fn(CheckStanding) -> bool,
+) -> Vec<Report<&'static str>> {
     let mut reports = Vec::new();
     loop {
         let report = next(prober).await;
@@ -56,10 +59,10 @@ async fn until(prober: &mut Checked, wanted: fn(Standing) -> bool) -> Vec<Report
     }
 }
 
-fn failing(standing: Standing) -> bool {
-    matches!(standing, Standing::Failing { .. })
+fn failing(standing: CheckStanding) -> bool {
+    matches!(standing, CheckStanding::Failing { .. })
 }
 
-fn passing(standing: Standing) -> bool {
-    standing == Standing::Passing
+fn passing(standing: CheckStanding) -> bool {
+    standing == CheckStanding::Passing
 }

@@ -5,7 +5,7 @@ use tower_roster::{
     client::Stack,
     endpoint::{
         check::HealthCheck,
-        eject::{Cause, Restored},
+        eject::{EjectCause, Restored},
     },
     registry::memory::Memory,
 };
@@ -32,7 +32,7 @@ async fn a_server_whose_checks_fail_is_out_until_they_pass() {
         }
     };
     assert!(
-        matches!(cause, Cause::HealthCheck { failures: 2.. }),
+        matches!(cause, EjectCause::HealthCheck { failures: 2.. }),
         "{cause:?}"
     );
     assert!(is_ejected(&handles.balance, "b").await);

@@ -3,7 +3,7 @@
 use tower_roster::{
     balance::Event,
     client::Stack,
-    endpoint::eject::{Cause, Restored},
+    endpoint::eject::{EjectCause, Restored},
 };
 
 use crate::kit::*;
@@ -38,7 +38,7 @@ async fn a_server_that_answers_503_is_ejected_and_nobody_notices() {
     };
     assert_eq!(key.id(), "b");
     assert!(
-        matches!(cause, Cause::ConsecutiveFailures { n } if n >= 5),
+        matches!(cause, EjectCause::ConsecutiveFailures { n } if n >= 5),
         "{cause:?}"
     );
 

@@ -18,7 +18,7 @@ use tower_roster::{
     },
     classify::{self, Grpc},
     client::{Built, GrpcClient, GrpcEndpoints, Handles, Stack, Stacked},
-    endpoint::eject::{Cause, Restored},
+    endpoint::eject::{EjectCause, Restored},
     registry::fixed::Fixed,
     service::retry::{Replay, ReplayBody, ShareReplay},
 };
@@ -197,7 +197,7 @@ async fn a_server_that_fails_in_its_trailers_is_ejected_and_comes_back() {
     };
     assert_eq!(ejected.0.id(), bad.to_string());
     assert!(
-        matches!(ejected.1, Cause::ConsecutiveFailures { n } if n >= 5),
+        matches!(ejected.1, EjectCause::ConsecutiveFailures { n } if n >= 5),
         "{:?}",
         ejected.1
     );

@@ -15,7 +15,7 @@ use crate::{
     attempt::EndpointId,
     balance::handle::Event,
     endpoint::{
-        eject::{Cause, Ejector, History, Recent, Round, Signal, StepKind},
+        eject::{EjectCause, Ejector, History, Recent, Round, Signal, StepKind},
         load::LoadTracker,
     },
 };
@@ -80,17 +80,17 @@ impl Ejections {
     }
 
     /// Why a member is ejected, if it is.
-    pub(super) fn cause(&self, id: MemberId) -> Option<Cause> {
+    pub(super) fn cause(&self, id: MemberId) -> Option<EjectCause> {
         self.ejector.cause(&id)
     }
 
     pub(super) fn is_by_hand(&self, id: MemberId) -> bool {
-        self.cause(id) == Some(Cause::ByHand)
+        self.cause(id) == Some(EjectCause::ByHand)
     }
 
     /// Whether the last endpoint may be ejected, too.
     pub(super) fn ejects_last(&self) -> bool {
-        self.ejector.settings().ejects_last()
+        self.ejector.rules().ejects_last()
     }
 
     pub(super) fn eject_by_hand(&mut self, id: MemberId, now: Instant) -> bool {

@@ -18,7 +18,7 @@ use crate::{
         state::Common,
         topology::Topology,
     },
-    endpoint::{Ramp, eject::EjectionSettings},
+    endpoint::{Ramp, eject::EjectionRules},
     registry::Watch,
 };
 
@@ -28,7 +28,7 @@ pub(in crate::balance) struct Setup<P> {
     pub(in crate::balance) grace: Duration,
     pub(in crate::balance) drain: Duration,
     pub(in crate::balance) topology: Topology,
-    pub(in crate::balance) ejection: Option<EjectionSettings>,
+    pub(in crate::balance) ejection: Option<EjectionRules>,
     /// `None` for no slow start.
     pub(in crate::balance) ramp: Option<Ramp>,
     pub(in crate::balance) watch: Option<Watch>,

@@ -32,5 +32,5 @@ pub use self::{
     error::CheckError,
     prober::{Prober, Report},
     settings::{Checks, HealthCheck},
-    standing::Standing,
+    standing::CheckStanding,
 };

@@ -1,7 +1,7 @@
 //! Makes the checks of all endpoints of a set.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
     future::{Future, poll_fn},
     hash::Hash,
@@ -20,10 +20,11 @@ use super::{
     error::CheckError,
     exchange,
     settings::Checks,
-    standing::{Record, Standing},
+    standing::{CheckStanding, Record},
 };
 use crate::{
     backoff::{after, jittered},
+    endpoint::schedule::{Due, Schedule},
     instance::Address,
 };
 
@@ -31,28 +32,27 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Report<K> {
-    /// Whose check it was.
+    /// The endpoint that was checked.
     pub key: K,
     /// The result of this one check.
     pub result: Result<(), CheckError>,
-    /// Where the endpoint stands with it.
-    pub standing: Standing,
+    /// Whether the endpoint counts as healthy now.
+    pub standing: CheckStanding,
 }
 
 /// Checks the endpoints of a set, again and again.
 ///
-/// It is driven by whoever awaits [`next`](Self::next) and makes no progress otherwise, but for the
-/// checks under way, which are tasks. Dropping it, or removing an endpoint, ends those.
+/// It makes progress while its owner awaits [`next`](Self::next); the checks under way are tasks, and go on
+/// in between. Dropping it, or removing an endpoint, ends those.
 pub struct Prober<K> {
     checks: Arc<Checks>,
     rng: SmallRng,
     endpoints: HashMap<K, Watched>,
-    due: BTreeMap<(Instant, u64), K>,
+    due: Schedule<K>,
     running: JoinSet<Result<(), CheckError>>,
-    /// Whose checks those are.
+    /// The endpoints of those tasks.
     tasks: HashMap<Id, K>,
     timer: Option<Pin<Box<Sleep>>>,
-    serial: u64,
 }
 
 struct Watched {
@@ -62,7 +62,7 @@ struct Watched {
 }
 
 enum Phase {
-    Waiting((Instant, u64)),
+    Waiting(Due),
     Running(AbortHandle),
 }
 
@@ -73,16 +73,15 @@ impl<K: Clone + Eq + Hash> Prober<K> {
             checks: Arc::new(checks),
             rng,
             endpoints: HashMap::new(),
-            due: BTreeMap::new(),
+            due: Schedule::new(),
             running: JoinSet::new(),
             tasks: HashMap::new(),
             timer: None,
-            serial: 0,
         }
     }
 
     /// Checks an endpoint from now on, first at a random point of the first interval. One that is known
-    /// keeps its standing and its schedule, unless its address changed: what was found out there says
+    /// keeps its standing and its schedule, unless its address changed: checks of the old address say
     /// nothing about the new one.
     pub fn insert(&mut self, key: K, address: Address, now: Instant) {
         if self
@@ -95,7 +94,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         self.remove(&key);
         let share: f64 = self.rng.random();
         let at = after(now, self.checks.interval.mul_f64(share));
-        let phase = Phase::Waiting(self.schedule(key.clone(), at));
+        let phase = Phase::Waiting(self.due.add(at, key.clone()));
         let watched = Watched {
             address,
             record: Record::default(),
@@ -107,7 +106,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     /// Checks an endpoint no more.
     pub fn remove(&mut self, key: &K) {
         match self.endpoints.remove(key).map(|watched| watched.phase) {
-            Some(Phase::Waiting(due)) => _ = self.due.remove(&due),
+            Some(Phase::Waiting(due)) => self.due.remove(due),
             Some(Phase::Running(task)) => {
                 self.tasks.remove(&task.id());
                 task.abort();
@@ -160,15 +159,14 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         }
     }
 
-    /// Starts what is due, as far as there is room. Says whether anything was, because a new task is
-    /// to be polled for.
+    /// Starts the checks that are due, as far as there is room. Returns whether it started any: then the
+    /// tasks must be polled again.
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
         while self.running.len() < self.checks.concurrency {
-            let Some(first) = self.due.first_entry().filter(|first| first.key().0 <= now) else {
+            let Some(key) = self.due.pop(now) else {
                 break;
             };
-            let key = first.remove();
             let Some(watched) = self.endpoints.get_mut(&key) else {
                 continue;
             };
@@ -183,18 +181,18 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         started
     }
 
-    /// Waits for the next check to be due. Where there is no room for it, the end of another will wake.
+    /// Waits for the next check to be due. Without room for it, the end of another check wakes the task.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.running.len() >= self.checks.concurrency {
             return Poll::Pending;
         }
-        let Some(((at, _), _)) = self.due.first_key_value() else {
+        let Some(at) = self.due.next() else {
             return Poll::Pending;
         };
         match &mut self.timer {
-            Some(timer) if timer.deadline() == *at => {}
-            Some(timer) => timer.as_mut().reset(*at),
-            None => self.timer = Some(Box::pin(sleep_until(*at))),
+            Some(timer) if timer.deadline() == at => {}
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(sleep_until(at))),
         }
         match &mut self.timer {
             Some(timer) => timer.as_mut().poll(cx),
@@ -203,12 +201,9 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     }
 
     fn end(&mut self, key: K, result: Result<(), CheckError>) -> Option<Report<K>> {
+        let watched = self.endpoints.get_mut(&key)?;
         let interval = jittered(self.checks.interval, self.checks.jitter, &mut self.rng);
-        let due = self.schedule(key.clone(), after(Instant::now(), interval));
-        let Some(watched) = self.endpoints.get_mut(&key) else {
-            self.due.remove(&due);
-            return None;
-        };
+        let due = self.due.add(after(Instant::now(), interval), key.clone());
         watched.phase = Phase::Waiting(due);
         let (max_failures, passes) = (self.checks.max_failures, self.checks.passes);
         let standing = watched.record.note(result.is_ok(), max_failures, passes);
@@ -217,13 +212,6 @@ impl<K: Clone + Eq + Hash> Prober<K> {
             result,
             standing,
         })
-    }
-
-    fn schedule(&mut self, key: K, at: Instant) -> (Instant, u64) {
-        self.serial += 1;
-        let due = (at, self.serial);
-        self.due.insert(due, key);
-        due
     }
 }
 

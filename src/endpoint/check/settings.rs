@@ -4,22 +4,25 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
 
-use crate::{backoff::NEVER, error::ConfigError};
+use crate::{
+    backoff::NEVER,
+    error::{ConfigError, check_range},
+};
 
-/// Envoy's, HAProxy's and Kubernetes' usual range is 2 s to 10 s. Failures that requests meet are found by
-/// requests; the rest can wait for three of these.
+/// Envoy's, HAProxy's and Kubernetes' usual range is 2 s to 10 s. Requests find most failures; the others
+/// may take three of these.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Above any answer that is well; connecting with one lost packet (1 s) included.
+/// Longer than any healthy answer takes, also with one packet lost while connecting (1 s).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One check may be lost, and a second meet a pause: as many as there are in Kubernetes.
+/// One check may be lost, and a second meet a pause. Kubernetes has the same default.
 const MAX_FAILURES: u32 = 3;
 
-/// So that clients which started together do not ask together.
+/// So that clients which started together do not check together.
 const JITTER: f64 = 0.1;
 
-/// Enough for 320 endpoints that all swallow their checks, with the times above, and far below the
+/// Enough for 320 endpoints that never answer a check, with the times above, and far below the
 /// usual limit of 1,024 open files.
 const CONCURRENCY: usize = 64;
 
@@ -32,7 +35,7 @@ pub(super) enum Kind {
     Grpc(std::sync::Arc<str>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
     Tcp,
     Http(String),
@@ -62,7 +65,8 @@ enum Asked {
 ///     .build()?;
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "settings do nothing until they are built"]
 pub struct HealthCheck {
     asked: Asked,
     interval: Duration,
@@ -73,7 +77,19 @@ pub struct HealthCheck {
     concurrency: usize,
     host: Option<String>,
     #[cfg(feature = "tls")]
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    tls: Option<Tls>,
+}
+
+/// A configuration, equal to itself alone.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug)]
+struct Tls(std::sync::Arc<rustls::ClientConfig>);
+
+#[cfg(feature = "tls")]
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl HealthCheck {
@@ -110,14 +126,12 @@ impl HealthCheck {
 
     /// Sets the time from the end of a check to the next; 10 s by default, at least 1 ms. The first check
     /// of an endpoint comes at a random point of its first interval.
-    #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
     /// Sets how long a check may take, connecting included, above zero; 2 s by default.
-    #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -125,7 +139,6 @@ impl HealthCheck {
 
     /// Sets how many checks in a row must fail before an endpoint counts as failing, at least 1; 3 by
     /// default. With 1, one lost packet may do.
-    #[must_use]
     pub fn max_failures(mut self, n: u32) -> Self {
         self.max_failures = n;
         self
@@ -133,21 +146,18 @@ impl HealthCheck {
 
     /// Sets how many checks in a row must pass before it counts as healthy again, at least 1; 1 by default:
     /// it returns through slow start anyway.
-    #[must_use]
     pub fn passes(mut self, n: u32) -> Self {
         self.passes = n;
         self
     }
 
     /// Sets by which part of itself the interval varies, from 0 to 1; 0.1 by default.
-    #[must_use]
     pub fn jitter(mut self, ratio: f64) -> Self {
         self.jitter = ratio;
         self
     }
 
     /// Sets how many checks run at a time, at least 1; 64 by default. Others wait for their turn.
-    #[must_use]
     pub fn concurrency(mut self, n: usize) -> Self {
         self.concurrency = n;
         self
@@ -155,7 +165,6 @@ impl HealthCheck {
 
     /// Sets the host that checks over HTTP and gRPC name, which is also the server name of TLS; the
     /// address of the endpoint by default.
-    #[must_use]
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
@@ -163,9 +172,8 @@ impl HealthCheck {
 
     /// Speaks TLS in checks over HTTP and gRPC. Which protocols are offered follows from the check.
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
-        self.tls = Some(config);
+        self.tls = Some(Tls(config));
         self
     }
 
@@ -174,17 +182,24 @@ impl HealthCheck {
     /// # Errors
     /// When one is out of its range, the path or the host cannot be asked for, or what the check needs
     /// is not compiled in.
-    pub fn build(self) -> Result<Checks, ConfigError> {
-        let error = |field: &str, text: String| Err(ConfigError::new(field, text));
-        let kind = match self.asked {
+    pub fn build(&self) -> Result<Checks, ConfigError> {
+        let error = |field: &str, text: String| {
+            let field = format!("health_check.{field}");
+            Err(ConfigError::new(field, text))
+        };
+        let kind = match &self.asked {
             Asked::Tcp => Kind::Tcp,
-            Asked::Http(path) if path.starts_with('/') => match path.parse() {
-                Ok(path) => Kind::Http(path),
-                Err(_) => return error("http", format!("{path:?} is no path and query")),
+            Asked::Http(path) => match path.parse() {
+                Ok(parsed) if path.starts_with('/') => Kind::Http(parsed),
+                _ => {
+                    return error(
+                        "http",
+                        format!("{path:?} must be a path that begins with /"),
+                    );
+                }
             },
-            Asked::Http(path) => return error("http", format!("{path:?} must begin with /")),
             #[cfg(feature = "http2")]
-            Asked::Grpc(service) => Kind::Grpc(service.into()),
+            Asked::Grpc(service) => Kind::Grpc(service.as_str().into()),
             #[cfg(not(feature = "http2"))]
             Asked::Grpc(service) => {
                 return error("grpc", format!("to check {service:?} needs feature http2"));
@@ -194,32 +209,32 @@ impl HealthCheck {
             None => None,
             Some(host) => match host.parse::<Authority>() {
                 Ok(host) if !host.as_str().contains('@') => Some(host),
-                _ => return error("host", format!("{host:?} is no host")),
+                _ => return error("host", format!("{host:?} must be a host")),
             },
         };
-        if self.interval < Duration::from_millis(1) {
-            return error(
-                "interval",
-                format!("{:?} must be at least 1 ms", self.interval),
-            );
-        }
-        if self.timeout.is_zero() {
-            return error("timeout", "0 s must be above zero".into());
-        }
-        for (field, n) in [
-            ("max_failures", u64::from(self.max_failures)),
-            ("passes", self.passes.into()),
-            ("concurrency", self.concurrency as u64),
-        ] {
-            if n == 0 {
-                return error(field, "0 must be at least 1".into());
-            }
-        }
-        if !(0.0..=1.0).contains(&self.jitter) {
-            return error("jitter", format!("{} must be from 0 to 1", self.jitter));
-        }
+        let (interval, timeout) = (self.interval, self.timeout);
+        let accepted = "at least 1 ms";
+        check_range(
+            "health_check.interval",
+            interval,
+            Duration::from_millis(1)..,
+            accepted,
+        )?;
+        let above_zero = Duration::from_nanos(1)..;
+        check_range("health_check.timeout", timeout, above_zero, "above zero")?;
+        let accepted = "at least 1";
+        check_range(
+            "health_check.max_failures",
+            self.max_failures,
+            1..,
+            accepted,
+        )?;
+        check_range("health_check.passes", self.passes, 1.., accepted)?;
+        check_range("health_check.concurrency", self.concurrency, 1.., accepted)?;
+        let accepted = "from 0 to 1";
+        check_range("health_check.jitter", self.jitter, 0.0..=1.0, accepted)?;
         #[cfg(feature = "tls")]
-        let tls = self.tls.map(|config| offer(&config, &kind));
+        let tls = self.tls.as_ref().map(|tls| offer(&tls.0, &kind));
         Ok(Checks {
             kind,
             interval: self.interval.min(NEVER),
@@ -270,18 +285,18 @@ mod tests {
     fn what_is_out_of_range_is_refused_by_name() {
         let tcp = HealthCheck::tcp;
         for (settings, field) in [
-            (HealthCheck::http("health"), "http"),
-            (HealthCheck::http(""), "http"),
-            (HealthCheck::http("/a b"), "http"),
-            (tcp().interval(Duration::ZERO), "interval"),
-            (tcp().timeout(Duration::ZERO), "timeout"),
-            (tcp().max_failures(0), "max_failures"),
-            (tcp().passes(0), "passes"),
-            (tcp().concurrency(0), "concurrency"),
-            (tcp().jitter(1.1), "jitter"),
-            (tcp().jitter(f64::NAN), "jitter"),
-            (tcp().host("a b"), "host"),
-            (tcp().host("me:secret@web"), "host"),
+            (HealthCheck::http("health"), "health_check.http"),
+            (HealthCheck::http(""), "health_check.http"),
+            (HealthCheck::http("/a b"), "health_check.http"),
+            (tcp().interval(Duration::ZERO), "health_check.interval"),
+            (tcp().timeout(Duration::ZERO), "health_check.timeout"),
+            (tcp().max_failures(0), "health_check.max_failures"),
+            (tcp().passes(0), "health_check.passes"),
+            (tcp().concurrency(0), "health_check.concurrency"),
+            (tcp().jitter(1.1), "health_check.jitter"),
+            (tcp().jitter(f64::NAN), "health_check.jitter"),
+            (tcp().host("a b"), "health_check.host"),
+            (tcp().host("me:secret@web"), "health_check.host"),
         ] {
             let error = settings.build().unwrap_err();
             assert_eq!(error.field(), field, "{error}");

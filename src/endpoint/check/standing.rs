@@ -1,8 +1,8 @@
 //! How many checks in a row decide. Pure.
 
-/// Where an endpoint stands with its checks.
+/// Whether an endpoint counts as healthy by its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum CheckStanding {
     /// It counts as healthy.
     Passing,
     /// It has failed too often in a row, and not passed often enough since.
@@ -21,8 +21,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Takes a result, and says where the endpoint stands with it.
-    pub(super) fn note(&mut self, passed: bool, max_failures: u32, passes: u32) -> Standing {
+    /// Takes a result, and returns whether the endpoint counts as healthy with it.
+    pub(super) fn note(&mut self, passed: bool, max_failures: u32, passes: u32) -> CheckStanding {
         if passed {
             self.passes = self.passes.saturating_add(1);
             if !self.failing || self.passes >= passes {
@@ -34,11 +34,11 @@ impl Record {
             self.failing |= self.failures >= max_failures;
         }
         if self.failing {
-            Standing::Failing {
+            CheckStanding::Failing {
                 failures: self.failures,
             }
         } else {
-            Standing::Passing
+            CheckStanding::Passing
         }
     }
 }
@@ -47,12 +47,12 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// The failures that an endpoint stands with after each result; 0 while it passes.
+    /// The failures after each result; 0 while the endpoint counts as healthy.
     fn standings(results: &str, max_failures: u32, passes: u32) -> Vec<u32> {
         let mut record = Record::default();
         let note = |result| match record.note(result == '+', max_failures, passes) {
-            Standing::Passing => 0,
-            Standing::Failing { failures } => failures,
+            CheckStanding::Passing => 0,
+            CheckStanding::Failing { failures } => failures,
         };
         results.chars().map(note).collect()
     }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 /// Why an endpoint was ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Cause {
+pub enum EjectCause {
     /// So many requests in a row failed.
     ConsecutiveFailures {
         /// How many.
@@ -30,11 +30,11 @@ pub enum Cause {
         /// How often in a row.
         failures: u32,
     },
-    /// Somebody asked for it.
+    /// It was ejected [by hand](crate::balance::Handle::eject).
     ByHand,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for EjectCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ConsecutiveFailures { n } => write!(f, "{n} requests in a row failed"),
@@ -61,11 +61,11 @@ pub enum Restored {
     Probe,
     /// Its health checks pass again.
     HealthCheck,
-    /// Somebody asked for it.
+    /// It was restored [by hand](crate::balance::Handle::restore).
     ByHand,
-    /// The set shrank, or fewer of it have a weight, and the share that may be out with it.
+    /// The set shrank, or fewer endpoints have a weight: then fewer may be out.
     Guard,
-    /// Its probes were taken back before they could be answered: it is tried with a small share.
+    /// Its probes were cancelled before they could be answered, so it gets a small share to prove itself.
     Doubt,
     /// It is at another address now, and so another process.
     Moved,
@@ -77,7 +77,7 @@ impl fmt::Display for Restored {
             Self::Probe => "a probe was answered",
             Self::HealthCheck => "its health checks pass",
             Self::ByHand => "restored by hand",
-            Self::Doubt => "its probes were taken back before they could be answered",
+            Self::Doubt => "its probes were cancelled before they could be answered",
             Self::Moved => "it is at another address",
             Self::Guard => "too large a share of the set was out",
         })

@@ -1,13 +1,14 @@
-//! What the ejector remembers of one endpoint: next to nothing of one that never failed and gets no
-//! requests, as most of ten thousand do.
+//! What the ejector remembers of one endpoint. An endpoint that never failed and gets no requests costs a
+//! few words: among ten thousand, most are such.
 
 use tokio::time::Instant;
 
 use super::{
-    cause::Cause,
+    cause::EjectCause,
     gate::Round,
     health::{Health, Sums},
     settings::BUCKETS,
+    share::Out,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(super) enum Place {
     In,
     /// Until its time is up.
     Ejected,
-    /// Until the probe is answered. The turn is that of a probe found under way at the last deadline.
+    /// Until the probe is answered. `turn` names the probe that was under way at the last deadline.
     Probing {
         turn: Option<u64>,
     },
@@ -23,23 +24,23 @@ pub(super) enum Place {
     Failing {
         probe: bool,
     },
-    /// Until somebody restores it.
+    /// Until it is restored by hand.
     Held,
 }
 
 /// What was known of an endpoint when it was [removed](super::Ejector::remove): how often it was ejected,
 /// and if it was out, why and until when.
 #[derive(Debug)]
-pub struct History(Box<Past>);
+pub(crate) struct History(Box<Past>);
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) round: Round,
     /// Whether it has a weight.
     pub(super) weighs: bool,
-    /// Of one that is or was out, or should have been.
+    /// Of an endpoint that is or was out, or should have been.
     past: Option<Box<Past>>,
-    /// Of one that has had requests.
+    /// Of an endpoint that has had requests.
     starts: Option<Box<Starts>>,
 }
 
@@ -47,20 +48,20 @@ pub(super) struct Entry {
 pub(super) struct Past {
     pub(super) place: Place,
     /// Why it is or was out.
-    pub(super) cause: Cause,
-    /// Ejections that are not forgiven.
+    pub(super) cause: EjectCause,
+    /// Ejections that health has not made up for.
     pub(super) times: u32,
     /// Since when it is in.
     pub(super) healthy: Instant,
-    /// When it was last told that it was spared.
+    /// When the last step said that it was spared.
     pub(super) spared: Option<Instant>,
     pub(super) due: Option<(Instant, u64)>,
-    /// Its number among those who are out and not held.
-    pub(super) order: Option<u64>,
+    /// How it is counted while it is out.
+    pub(super) out: Option<Out>,
 }
 
 impl Entry {
-    /// One that is in.
+    /// An endpoint that is in.
     pub(super) fn new(round: Round) -> Self {
         Self {
             round,
@@ -82,17 +83,17 @@ impl Entry {
         self.past.as_deref_mut()
     }
 
-    /// Something happened that is to be remembered.
+    /// Its past, from now on.
     pub(super) fn remember(&mut self, now: Instant) -> &mut Past {
         self.past.get_or_insert_with(|| {
             Box::new(Past {
                 place: Place::In,
-                cause: Cause::ByHand,
+                cause: EjectCause::ByHand,
                 times: 0,
                 healthy: now,
                 spared: None,
                 due: None,
-                order: None,
+                out: None,
             })
         })
     }
@@ -103,11 +104,11 @@ impl Entry {
         (past.times > 0 || past.place != Place::In).then_some(History(past))
     }
 
-    pub(super) fn relive(&mut self, history: History) -> &mut Past {
+    pub(super) fn recall(&mut self, history: History) -> &mut Past {
         self.past.insert(history.0)
     }
 
-    /// The window begins anew: what was before is not held against it.
+    /// The window begins anew: earlier requests do not count.
     pub(super) fn restart(&mut self) {
         self.starts = Some(Box::default());
     }
@@ -119,7 +120,7 @@ impl Entry {
         let starts = match &mut self.starts {
             Some(starts) => starts,
             none => {
-                // It was idle from then on, up to the bucket that ends here.
+                // It was idle until the bucket that ends here.
                 let base = health.base();
                 if base == sums {
                     return (sums, false);

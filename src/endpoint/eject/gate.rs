@@ -1,8 +1,8 @@
-//! The gate in front of an endpoint: who may pass, and whose word still counts.
+//! The gate in front of an endpoint: which requests pass, and which results still count.
 //!
-//! One atomic word, so that a pick reads it with the rest of what it needs, and so that of all the
-//! requests that find a probe wanted exactly one gets it. The driver's task alone decides; requests
-//! take the permit, give it back, or say what became of the probe:
+//! It is one atomic word, so that of all the requests that find a probe wanted exactly one gets its
+//! permit. The driver's task alone decides; requests take the permit, give it back, or report what became
+//! of the probe:
 //!
 //! ```text
 //!            driver: eject          driver: time is up          request: takes the permit
@@ -13,9 +13,9 @@
 //!    └────────────────────────┴────────────────────────── Probed ◀───────────────────────┘ thrice
 //! ```
 //!
-//! Each decision of the driver begins a [`Round`]. A request carries the round in which it passed, and
-//! what it says about the endpoint counts in that round only: an answer that was waited for since
-//! before an ejection says nothing about the endpoint that came back.
+//! Each decision of the driver begins a [`Round`]. A request carries the round in which it passed, and its
+//! result counts in that round only: a request from before an ejection says nothing about the endpoint
+//! that came back.
 
 use std::fmt;
 
@@ -24,19 +24,18 @@ use crate::sync::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-/// How often a permit comes back before its probe counts as unanswered. One caller who goes away
-/// proves nothing; three in a row who got no answer do, and an endpoint that swallows requests must
-/// not cost more of them.
+/// How often a permit comes back before its probe counts as unanswered. One caller that stops waiting
+/// proves nothing. Three in a row without an answer do, and an endpoint that never answers must not cost
+/// more requests.
 const TURNS: u64 = 3;
 
 /// Between two decisions about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Round(pub(super) u32);
+pub(crate) struct Round(pub(super) u32);
 
 /// What a gate lets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GateState {
+pub(crate) enum GateState {
     /// Every request.
     Open,
     /// None.
@@ -45,7 +44,7 @@ pub enum GateState {
     ProbeReady,
     /// None, while that one is under way.
     Probing,
-    /// None, while the driver considers what became of it.
+    /// None, until the driver has decided by its result.
     Probed,
 }
 
@@ -92,32 +91,32 @@ impl Word {
 
 /// A request's right to be sent, and the proof of when it was given.
 ///
-/// Whoever holds one owes the endpoint's [`Health`](super::Health) one word about what became of the
-/// request. A probe whose holder says nothing is noticed at its deadline.
+/// Its holder must report to the endpoint's [`Health`](super::Health) what became of the request. A probe
+/// without a report is noticed at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a pass that is not recorded keeps the permit of a probe"]
-pub struct Pass {
+pub(crate) struct Pass {
     round: Round,
-    /// Of a probe: which taking of the permit this is.
+    /// Of a probe: how often the permit was given before.
     probe: Option<u64>,
 }
 
 impl Pass {
     /// Whether the request is a probe.
     #[inline]
-    pub fn is_probe(&self) -> bool {
+    pub(crate) fn is_probe(&self) -> bool {
         self.probe.is_some()
     }
 
     /// The round in which it was given.
     #[inline]
-    pub fn round(&self) -> Round {
+    pub(crate) fn round(&self) -> Round {
         self.round
     }
 }
 
 impl Pass {
-    /// No pass: what was let through with the gate shut, because there was nobody else.
+    /// No pass: a request that went through a shut gate, because there was no other endpoint.
     pub(crate) const NONE: u32 = (1 << Self::BITS) - 1;
     /// What [`pack`](Self::pack) takes.
     pub(crate) const BITS: u32 = 22;
@@ -145,7 +144,7 @@ pub(super) enum GivenUp {
     Returned,
     /// It was the last turn: the probe counts as unanswered.
     Exhausted,
-    /// Somebody decided in the meantime.
+    /// The driver has decided in the meantime.
     Late,
 }
 
@@ -160,8 +159,8 @@ impl Gate {
 
     #[inline]
     fn word(&self) -> Word {
-        // Acquire: with the release in `set`, who sees a round sees the counters as they were cleared
-        // for it.
+        // Acquire: with the release in `set`, a request that sees a round sees the counters as they were
+        // cleared for it.
         Word(self.0.load(Acquire))
     }
 
@@ -195,7 +194,7 @@ impl Gate {
         match word.state() {
             GateState::ProbeReady => {
                 let taken = Word::new(GateState::Probing, word.turn(), word.round());
-                // Whoever fails here met the one who did not, or a decision: no second try.
+                // It fails only if another request took the permit, or the driver decided: no second try.
                 self.change(word, taken).then(|| Pass {
                     round: word.round(),
                     probe: Some(word.turn()),
@@ -217,13 +216,13 @@ impl Gate {
         }
     }
 
-    /// Whether a request's word counts: the gate is open and has been since the request passed.
+    /// Whether a request's result counts: the gate has been open since the request passed.
     #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
         self.word() == Word::new(GateState::Open, 0, pass.round)
     }
 
-    /// Ends a probe. True for the first word on it, false when it comes too late.
+    /// Ends a probe. False when its result comes too late.
     pub(super) fn conclude(&self, pass: Pass) -> bool {
         let Some(turn) = pass.probe else { return false };
         let [probing, probed] =
@@ -250,23 +249,22 @@ impl Gate {
         }
     }
 
-    /// Which taking of the permit is under way.
+    /// Which probe is under way.
     pub(super) fn taken(&self) -> Option<u64> {
         let word = self.word();
         (word.state() == GateState::Probing).then_some(word.turn())
     }
 
-    /// Begins a round; called by the driver alone. Whatever requests of the round before still do
-    /// fails, because the word they expect is gone.
+    /// Begins a round; called by the driver alone. Changes by requests of the round before fail, because
+    /// the word they expect is gone.
     pub(super) fn set(&self, state: GateState, round: Round) {
         // Release: see `word`. Acquire: the driver goes on after what the last probe did. A store would
-        // do, but models take it for one that a request's exchange may step over.
+        // do, but loom's models let a request's exchange overtake it.
         self.0.swap(Word::new(state, 0, round).0, AcqRel);
     }
 
     fn change(&self, from: Word, to: Word) -> bool {
-        // AcqRel: a probe begins after what its predecessor did. Relaxed where it fails: nothing is
-        // read on the strength of that.
+        // AcqRel: a probe begins after what its predecessor did. Relaxed on failure: nothing is read then.
         self.0
             .compare_exchange(from.0, to.0, AcqRel, Relaxed)
             .is_ok()
@@ -285,154 +283,9 @@ impl fmt::Debug for Gate {
 
 #[cfg(test)]
 #[cfg(not(roster_loom))]
-mod tests {
-    use super::*;
-
-    const ONE: Round = Round(1);
-
-    fn offered() -> Gate {
-        let gate = Gate::new(Round(0));
-        gate.set(GateState::ProbeReady, ONE);
-        gate
-    }
-
-    #[test]
-    fn an_open_gate_lets_everybody_pass_and_a_shut_one_nobody() {
-        let gate = Gate::new(Round(7));
-        let pass = gate.admit().unwrap();
-        assert!(gate.admit().is_some() && !pass.is_probe());
-        assert_eq!(pass.round(), Round(7));
-        gate.set(GateState::Shut, Round(8));
-        assert_eq!(gate.admit(), None);
-        assert!(!gate.is_current(pass));
-        gate.set(GateState::Open, Round(9));
-        assert!(!gate.is_current(pass), "it passed before the ejection");
-    }
-
-    #[test]
-    fn one_request_probes_and_speaks_once() {
-        let gate = offered();
-        let probe = gate.admit().unwrap();
-        assert!(probe.is_probe());
-        assert_eq!(gate.admit(), None, "the permit is taken");
-        assert!(gate.conclude(probe));
-        assert!(!gate.conclude(probe), "it has spoken");
-        assert_eq!(gate.give_up(probe), GivenUp::Late);
-        assert_eq!((gate.state(), gate.admit()), (GateState::Probed, None));
-    }
-
-    #[test]
-    fn a_permit_comes_back_twice() {
-        let gate = offered();
-        let first = gate.admit().unwrap();
-        assert_eq!(gate.give_up(first), GivenUp::Returned);
-        let second = gate.admit().unwrap();
-        assert!(!gate.conclude(first), "its turn is over");
-        assert_eq!(gate.give_up(first), GivenUp::Late);
-        assert_eq!(gate.give_up(second), GivenUp::Returned);
-        let third = gate.admit().unwrap();
-        assert_eq!(gate.give_up(third), GivenUp::Exhausted);
-        assert_eq!(gate.admit(), None);
-    }
-
-    #[test]
-    fn a_probe_of_an_earlier_round_is_not_heard() {
-        let gate = offered();
-        let probe = gate.admit().unwrap();
-        gate.set(GateState::ProbeReady, Round(2));
-        assert!(!gate.conclude(probe));
-        assert_eq!(gate.give_up(probe), GivenUp::Late);
-        assert!(gate.admit().is_some(), "the new permit is untouched");
-    }
-
-    #[test]
-    fn a_pass_through_an_open_gate_is_no_probe() {
-        let gate = Gate::new(ONE);
-        let pass = gate.admit().unwrap();
-        gate.set(GateState::ProbeReady, ONE);
-        assert!(!gate.conclude(pass));
-        assert_eq!(gate.give_up(pass), GivenUp::Late);
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;
 
 #[cfg(all(test, roster_loom))]
-mod model {
-    use std::sync::Arc;
-
-    use loom::thread;
-
-    use super::*;
-
-    #[test]
-    fn of_two_requests_one_gets_the_permit() {
-        loom::model(|| {
-            let gate = Arc::new(Gate::new(Round(0)));
-            gate.set(GateState::ProbeReady, Round(1));
-            let other = {
-                let gate = Arc::clone(&gate);
-                thread::spawn(move || gate.admit().is_some())
-            };
-            let mine = gate.admit().is_some();
-            assert!(mine ^ other.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn a_permit_given_back_is_there_for_the_next_and_only_one_concludes() {
-        loom::model(|| {
-            let gate = Arc::new(Gate::new(Round(0)));
-            gate.set(GateState::ProbeReady, Round(1));
-            let quitter = {
-                let gate = Arc::clone(&gate);
-                thread::spawn(move || {
-                    gate.admit()
-                        .is_some_and(|probe| gate.give_up(probe) == GivenUp::Returned)
-                })
-            };
-            let mine = gate.admit();
-            let concluded = mine.is_some_and(|probe| gate.conclude(probe));
-            let returned = quitter.join().unwrap();
-            assert_eq!(concluded, mine.is_some(), "who has the permit is heard");
-            assert!(concluded || returned, "somebody got it");
-            if !concluded {
-                assert_eq!(gate.state(), GateState::ProbeReady, "it came back");
-            }
-        });
-    }
-
-    #[test]
-    fn a_decision_beats_whatever_a_probe_still_does() {
-        loom::model(|| {
-            let gate = Arc::new(Gate::new(Round(0)));
-            gate.set(GateState::ProbeReady, Round(1));
-            let probe = gate.admit().unwrap();
-            let late = {
-                let gate = Arc::clone(&gate);
-                thread::spawn(move || gate.give_up(probe))
-            };
-            gate.set(GateState::Shut, Round(2));
-            let _ = late.join().unwrap();
-            assert_eq!(gate.state(), GateState::Shut);
-            assert!(gate.admit().is_none());
-        });
-    }
-
-    #[test]
-    fn who_sees_a_round_sees_what_was_cleared_for_it() {
-        loom::model(|| {
-            let gate = Arc::new(Gate::new(Round(0)));
-            let streak = Arc::new(AtomicU64::new(4));
-            let request = {
-                let (gate, streak) = (Arc::clone(&gate), Arc::clone(&streak));
-                thread::spawn(move || {
-                    let pass = gate.admit().unwrap();
-                    let seen = streak.load(Relaxed);
-                    assert!(pass.round() == Round(0) || seen == 0);
-                })
-            };
-            streak.store(0, Relaxed);
-            gate.set(GateState::Open, Round(1));
-            request.join().unwrap();
-        });
-    }
-}
+#[path = "gate_model.rs"]
+mod model;

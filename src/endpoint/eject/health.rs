@@ -1,13 +1,13 @@
-//! What one endpoint's requests say about it, kept by the requests themselves.
+//! What became of one endpoint's requests, recorded by the requests themselves.
 
 use std::{fmt, time::Duration};
 
 use super::{
-    cause::Cause,
+    cause::EjectCause,
     gate::{Gate, GateState, GivenUp, Pass, Round},
-    settings::EjectionSettings,
+    log_sum::LogSum,
+    settings::EjectionRules,
     step::{Step, StepKind},
-    tally::Tally,
 };
 use crate::{
     classify::Outcome,
@@ -17,22 +17,21 @@ use crate::{
     },
 };
 
-/// What the driver is to be told.
+/// What the driver is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Signal {
+pub(crate) enum Signal {
     /// The endpoint should be ejected: hand it to [`Ejector::trip`](super::Ejector::trip).
     Tripped {
         /// The round that it is about.
         round: Round,
         /// Why.
-        cause: Cause,
+        cause: EjectCause,
     },
     /// A probe is over: hand it to [`Ejector::probed`](super::Ejector::probed).
     Probed {
         /// The round that it is about.
         round: Round,
-        /// What became of it; cancelled when nobody waited for the answer.
+        /// What became of it; cancelled when its caller stopped waiting.
         outcome: Outcome,
         /// What it took.
         latency: Option<Duration>,
@@ -41,24 +40,24 @@ pub enum Signal {
 
 /// The health of one endpoint: its gate, and counts of what became of its requests.
 ///
-/// Shared by requests and driver. It is 64 bytes, allocates nothing and needs no clock: the window
-/// slides because the driver writes down, a tenth of it at a time, what the sums were
-/// ([`Ejector::tick`](super::Ejector::tick)). A success costs one addition.
+/// Shared by requests and driver. It is 64 bytes, allocates nothing and needs no clock: each tenth of the
+/// window the driver notes the sums ([`Ejector::tick`](super::Ejector::tick)), so the window slides. A
+/// success costs one addition.
 ///
 /// `T` is whatever else requests read of an endpoint: beside the gate it lies in the same cache line.
 #[repr(C)]
-pub struct Health<T = ()> {
+pub(crate) struct Health<T = ()> {
     gate: Gate,
     pub(crate) beside: T,
-    /// Failures since the last success. Relaxed: it decides for itself, and one failure more or less
-    /// at the moment of a success is a matter of who was first.
+    /// Failures since the last success. Relaxed: nothing else depends on it, and a failure at the moment of
+    /// a success may count before it or after it.
     streak: AtomicU64,
-    /// A [`Tally`] of the requests that were answered. Relaxed, as all the sums: each is read for
+    /// A [`LogSum`] of the requests that were answered. Relaxed, as all the sums: each is read for
     /// itself, and is right when all is quiet.
     answers: AtomicU64,
     /// Requests that failed or were refused.
     failures: AtomicU64,
-    /// A [`Tally`] of the requests that ended without an answer and took longer than any should.
+    /// A [`LogSum`] of the requests that ended without an answer and took longer than any should.
     stalls: AtomicU64,
     /// The sums at the beginning of the window. The failures are written first and read last
     /// (release, acquire), so that a reader between the two sees too few failures and never too few
@@ -67,17 +66,16 @@ pub struct Health<T = ()> {
     base_failures: AtomicU64,
     /// In microseconds, from which latency on a request without an answer proves slowness; Relaxed.
     slow_after_us: AtomicU64,
-    /// 1 from the signal on until the driver has had time to act on it: a burst of failures is one
-    /// signal.
+    /// 1 from a signal until the driver has acted on it: a burst of failures sends one signal.
     tripped: AtomicU8,
 }
 
 /// The sums of a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
-    answers: Tally,
+    answers: LogSum,
     failures: u64,
-    stalls: Tally,
+    stalls: LogSum,
 }
 
 impl Sums {
@@ -90,7 +88,7 @@ impl Sums {
     }
 
     /// What requests between `start` and this took, and how many of them there were.
-    pub(super) fn latency_since(self, start: Self) -> Tally {
+    pub(super) fn latency_since(self, start: Self) -> LogSum {
         let stalls = self.stalls.since(start.stalls);
         self.answers.since(start.answers).plus(stalls)
     }
@@ -102,16 +100,9 @@ impl Sums {
     }
 }
 
-impl Health {
-    /// The health of an endpoint of which nothing is known; its gate is open. `round` is what
-    /// [`Ejector::insert`](super::Ejector::insert) gave for it.
-    pub fn new(round: Round) -> Self {
-        Self::with(round, ())
-    }
-}
-
 impl<T> Health<T> {
-    /// The same, with something beside the gate.
+    /// The health of an endpoint of which nothing is known, with `beside` beside the open gate. `round` is
+    /// what [`Ejector::insert`](super::Ejector::insert) returned for it.
     pub(crate) fn with(round: Round, beside: T) -> Self {
         Self {
             gate: Gate::new(round),
@@ -129,20 +120,20 @@ impl<T> Health<T> {
 
     /// Whether it takes requests: neither ejected nor on trial.
     #[inline]
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.gate.is_open()
     }
 
     /// What its gate lets pass.
-    pub fn gate(&self) -> GateState {
+    pub(crate) fn gate(&self) -> GateState {
         self.gate.state()
     }
 
-    /// Lets a request pass, as the probe where one is wanted. `None` when the endpoint takes none now.
+    /// Lets a request pass, as the probe where one is wanted. `None` when the endpoint takes no request.
     ///
     /// The pass must come to [`record`](Self::record), also when the request is dropped.
     #[inline]
-    pub fn admit(&self) -> Option<Pass> {
+    pub(crate) fn admit(&self) -> Option<Pass> {
         self.gate.admit()
     }
 
@@ -152,19 +143,19 @@ impl<T> Health<T> {
         self.gate.unpack(packed)
     }
 
-    /// Notes what became of a request and what it took, and says what the driver must be told.
+    /// Records what became of a request and its latency, and returns what the driver must know.
     ///
-    /// `latency` may be `None` where nobody reads the clock, and must then always be: no endpoint is
-    /// slow there. A cancelled request proves nothing, except that it was not answered in the time
-    /// that it waited; where that is longer than any answer should take, it counts as such an answer.
-    /// So does a failure. A word from a round that is over is not heard.
+    /// Where the clock is not read, `latency` is always `None`, and no endpoint is slow. A cancelled request
+    /// proves nothing, except that it had no answer for as long as it waited: if that is longer than any
+    /// answer should take, it counts as such an answer. So does a failure. Requests of an earlier round
+    /// count for nothing.
     #[inline]
-    pub fn record(
+    pub(crate) fn record(
         &self,
         pass: Pass,
         outcome: Outcome,
         latency: Option<Duration>,
-        rules: &EjectionSettings,
+        rules: &EjectionRules,
     ) -> Option<Signal> {
         if pass.is_probe() {
             return self.end_probe(pass, outcome, latency);
@@ -179,7 +170,7 @@ impl<T> Health<T> {
                 if self.streak.load(Relaxed) != 0 {
                     self.streak.store(0, Relaxed);
                 }
-                self.answers.fetch_add(Tally::of(latency).0, Relaxed);
+                self.answers.fetch_add(LogSum::of(latency).0, Relaxed);
                 None
             }
             Outcome::Failure => {
@@ -188,7 +179,7 @@ impl<T> Health<T> {
             }
             Outcome::Overloaded => {
                 self.failures.fetch_add(1, Relaxed);
-                // Alive, and says so: linkerd too lets this count for the ratio only.
+                // It is alive, so this counts for the ratio alone, as in linkerd.
                 self.judge(pass, 0, rules)
             }
             Outcome::Cancelled => {
@@ -201,36 +192,36 @@ impl<T> Health<T> {
     /// Takes back a success, recorded with this `latency`, whose answer broke off later, and notes a
     /// failure in its place.
     #[inline]
-    pub fn revise(
+    pub(crate) fn revise(
         &self,
         pass: Pass,
         latency: Option<Duration>,
-        rules: &EjectionSettings,
+        rules: &EjectionRules,
     ) -> Option<Signal> {
         if pass.is_probe() || !self.gate.is_current(pass) {
             return None;
         }
-        self.answers.fetch_sub(Tally::of(latency).0, Relaxed);
+        self.answers.fetch_sub(LogSum::of(latency).0, Relaxed);
         self.fail(pass, rules)
     }
 
-    fn fail(&self, pass: Pass, rules: &EjectionSettings) -> Option<Signal> {
+    fn fail(&self, pass: Pass, rules: &EjectionRules) -> Option<Signal> {
         self.failures.fetch_add(1, Relaxed);
         let streak = self.streak.fetch_add(1, Relaxed) + 1;
         self.judge(pass, streak, rules)
     }
 
-    /// Says once that it should be ejected, if it should.
-    fn judge(&self, pass: Pass, streak: u64, rules: &EjectionSettings) -> Option<Signal> {
+    /// The signal that it should be ejected, once.
+    fn judge(&self, pass: Pass, streak: u64, rules: &EjectionRules) -> Option<Signal> {
         let cause = if streak >= rules.consecutive {
-            Cause::ConsecutiveFailures { n: streak }
+            EjectCause::ConsecutiveFailures { n: streak }
         } else {
             let (failed, total) = self.counts();
             let enough = total >= rules.min_requests;
             if !enough || (failed as f64) < total as f64 * rules.ratio {
                 return None;
             }
-            Cause::FailureRatio { failed, total }
+            EjectCause::FailureRatio { failed, total }
         };
         // Relaxed: of those that swap, one gets the zero.
         let first = self.tripped.load(Relaxed) == 0 && self.tripped.swap(1, Relaxed) == 0;
@@ -242,19 +233,19 @@ impl<T> Health<T> {
 
     /// The requests of the window: those that failed or were refused, and all that were answered or
     /// failed.
-    pub fn counts(&self) -> (u64, u64) {
-        let base_answers = Tally(self.base_answers.load(Acquire));
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let base_answers = LogSum(self.base_answers.load(Acquire));
         let base_failures = self.base_failures.load(Acquire);
         let failed = self.failures.load(Relaxed).saturating_sub(base_failures);
-        let answers = Tally(self.answers.load(Relaxed)).since(base_answers);
+        let answers = LogSum(self.answers.load(Relaxed)).since(base_answers);
         (failed, failed + answers.count())
     }
 
-    /// An end without an answer, after longer than an answer should take.
+    /// Counts an end without an answer, if it took longer than an answer should.
     fn stall(&self, latency: Option<Duration>) {
         let Some(latency) = latency else { return };
         if latency.as_micros() > self.slow_after_us.load(Relaxed).into() {
-            self.stalls.fetch_add(Tally::of(Some(latency)).0, Relaxed);
+            self.stalls.fetch_add(LogSum::of(Some(latency)).0, Relaxed);
         }
     }
 
@@ -271,13 +262,13 @@ impl<T> Health<T> {
         })
     }
 
-    /// Does what the ejector decided. Called by the driver's task alone.
-    pub fn follow<K>(&self, step: &Step<K>) {
+    /// Sets the gate as the ejector decided. Called by the driver's task alone.
+    pub(crate) fn follow<K>(&self, step: &Step<K>) {
         let state = match step.kind {
             StepKind::Ejected { .. } => GateState::Shut,
             StepKind::Probe => GateState::ProbeReady,
             StepKind::Restored { .. } => {
-                // All of its past is forgotten, before the gate opens: that releases it.
+                // Its past is forgotten before the gate opens, which releases these writes.
                 self.rebase(self.sums());
                 self.streak.store(0, Relaxed);
                 self.rearm();
@@ -288,29 +279,29 @@ impl<T> Health<T> {
         self.gate.set(state, step.round);
     }
 
-    /// The taking of the permit that is under way.
+    /// Which probe is under way.
     pub(super) fn taken(&self) -> Option<u64> {
         self.gate.taken()
     }
 
     pub(super) fn sums(&self) -> Sums {
         Sums {
-            answers: Tally(self.answers.load(Relaxed)),
+            answers: LogSum(self.answers.load(Relaxed)),
             failures: self.failures.load(Relaxed),
-            stalls: Tally(self.stalls.load(Relaxed)),
+            stalls: LogSum(self.stalls.load(Relaxed)),
         }
     }
 
     /// The sums at the beginning of the window: when it was restored last, or was new, as long as no
     /// window was [moved on](Self::rebase).
     pub(super) fn base(&self) -> Sums {
-        let answers = Tally(self.base_answers.load(Relaxed));
+        let answers = LogSum(self.base_answers.load(Relaxed));
         let failures = self.base_failures.load(Relaxed);
-        let stalls = if answers == Tally::default() && failures == 0 {
-            Tally::default()
+        let stalls = if answers == LogSum::default() && failures == 0 {
+            LogSum::default()
         } else {
-            // They are not written down, so those before this moment do not count.
-            Tally(self.stalls.load(Relaxed))
+            // These are not kept, so those before this moment do not count.
+            LogSum(self.stalls.load(Relaxed))
         };
         Sums {
             answers,
@@ -325,7 +316,7 @@ impl<T> Health<T> {
         self.base_answers.store(sums.answers.0, Release);
     }
 
-    /// Lets the next failure signal again, if it still has reason to.
+    /// Lets the next failure send a signal again.
     pub(super) fn rearm(&self) {
         self.tripped.store(0, Relaxed);
     }
@@ -350,151 +341,8 @@ impl<T> fmt::Debug for Health<T> {
 
 #[cfg(test)]
 #[cfg(not(roster_loom))]
-mod tests {
-    use super::{super::settings::Ejection, *};
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn health() -> (Health, EjectionSettings) {
-        (Health::new(Round(0)), EjectionSettings::default())
-    }
-
-    fn send(health: &Health, rules: &EjectionSettings, outcome: Outcome) -> Option<Cause> {
-        let pass = health.admit().unwrap();
-        match health.record(pass, outcome, Some(MS), rules) {
-            Some(Signal::Tripped { cause, .. }) => Some(cause),
-            None => None,
-            signal => panic!("{signal:?} without a probe"),
-        }
-    }
-
-    #[test]
-    fn five_failures_in_a_row_trip_once() {
-        let (health, rules) = health();
-        let causes: Vec<_> = (0..9)
-            .map(|_| send(&health, &rules, Outcome::Failure))
-            .collect();
-        let mut expected = [None; 9];
-        expected[4] = Some(Cause::ConsecutiveFailures { n: 5 });
-        assert_eq!(causes, expected);
-        health.rearm();
-        let again = send(&health, &rules, Outcome::Failure);
-        assert_eq!(again, Some(Cause::ConsecutiveFailures { n: 10 }));
-    }
-
-    #[test]
-    fn a_success_ends_the_row_and_cancelled_requests_do_not() {
-        let (health, rules) = health();
-        for _ in 0..4 {
-            assert_eq!(send(&health, &rules, Outcome::Failure), None);
-        }
-        assert_eq!(send(&health, &rules, Outcome::Success), None);
-        for _ in 0..4 {
-            assert_eq!(send(&health, &rules, Outcome::Failure), None);
-            assert_eq!(send(&health, &rules, Outcome::Cancelled), None);
-        }
-        assert!(send(&health, &rules, Outcome::Failure).is_some());
-    }
-
-    #[test]
-    fn cancelled_requests_count_nowhere() {
-        let (health, rules) = health();
-        for _ in 0..1_000 {
-            assert_eq!(send(&health, &rules, Outcome::Cancelled), None);
-        }
-        assert_eq!(health.counts(), (0, 0));
-    }
-
-    #[test]
-    fn half_of_twenty_trip_and_half_of_eighteen_do_not() {
-        let (health, rules) = health();
-        for _ in 0..9 {
-            assert_eq!(send(&health, &rules, Outcome::Success), None);
-            assert_eq!(send(&health, &rules, Outcome::Failure), None);
-        }
-        assert_eq!(send(&health, &rules, Outcome::Success), None);
-        let cause = send(&health, &rules, Outcome::Failure);
-        let (failed, total) = (10, 20);
-        assert_eq!(cause, Some(Cause::FailureRatio { failed, total }));
-    }
-
-    #[test]
-    fn overload_counts_for_the_ratio_and_not_for_the_row() {
-        let (health, rules) = health();
-        for _ in 0..19 {
-            assert_eq!(send(&health, &rules, Outcome::Overloaded), None);
-        }
-        let (failed, total) = (20, 20);
-        let cause = send(&health, &rules, Outcome::Overloaded);
-        assert_eq!(cause, Some(Cause::FailureRatio { failed, total }));
-    }
-
-    #[test]
-    fn what_left_the_window_does_not_count() {
-        let (health, _) = health();
-        let rules = Ejection::new().consecutive_failures(None).build().unwrap();
-        for _ in 0..10_000 {
-            send(&health, &rules, Outcome::Success);
-        }
-        health.rebase(health.sums());
-        for _ in 0..19 {
-            assert_eq!(send(&health, &rules, Outcome::Failure), None);
-        }
-        let cause = send(&health, &rules, Outcome::Failure);
-        let (failed, total) = (20, 20);
-        assert_eq!(cause, Some(Cause::FailureRatio { failed, total }));
-    }
-
-    #[test]
-    fn an_answer_that_broke_off_is_one_failure_and_no_success() {
-        let (health, rules) = health();
-        let pass = health.admit().unwrap();
-        let latency = Some(37 * MS);
-        assert_eq!(health.record(pass, Outcome::Success, latency, &rules), None);
-        assert_eq!(health.counts(), (0, 1));
-        assert_eq!(health.revise(pass, latency, &rules), None);
-        assert_eq!(health.counts(), (1, 1));
-        assert_eq!(health.sums().answers, Tally::default());
-    }
-
-    #[test]
-    fn requests_without_an_answer_prove_slowness_only_beyond_the_limit() {
-        let (health, rules) = health();
-        let end = |outcome, latency| {
-            let pass = health.admit().unwrap();
-            health.record(pass, outcome, Some(latency), &rules);
-        };
-        end(Outcome::Cancelled, 10_000 * MS);
-        health.set_slow_after(Some(100 * MS));
-        end(Outcome::Cancelled, 99 * MS);
-        end(Outcome::Failure, 99 * MS);
-        assert_eq!(health.sums().stalls.count(), 0, "nothing is known of these");
-        end(Outcome::Cancelled, 1_000 * MS);
-        end(Outcome::Failure, 1_000 * MS);
-        assert_eq!(health.sums().stalls.count(), 2);
-        let typical = health.sums().latency_since(Sums::default()).typical();
-        assert!(typical > Some(990 * MS), "{typical:?}");
-    }
-
-    #[test]
-    fn counts_are_exact_while_threads_record() {
-        let (health, _) = health();
-        let rules = Ejection::new().consecutive_failures(None).build().unwrap();
-        let trips: usize = std::thread::scope(|scope| {
-            let work = || {
-                let outcomes = [Outcome::Success, Outcome::Failure, Outcome::Success];
-                let outcomes = outcomes.iter().cycle().take(30_000);
-                outcomes
-                    .filter(|outcome| send(&health, &rules, **outcome).is_some())
-                    .count()
-            };
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|t| t.join().unwrap()).sum()
-        });
-        assert_eq!(health.counts(), (40_000, 120_000));
-        assert!(trips <= 1);
-    }
-}
+#[path = "health_tests.rs"]
+mod tests;
 
 #[cfg(all(test, roster_loom))]
 mod model {
@@ -509,8 +357,8 @@ mod model {
     #[test]
     fn a_window_that_moves_never_looks_worse_than_it_is() {
         loom::model(|| {
-            let health = Arc::new(Health::new(Round(0)));
-            let rules = EjectionSettings::default();
+            let health = Arc::new(Health::with(Round(0), ()));
+            let rules = EjectionRules::default();
             let pass = health.admit().unwrap();
             for outcome in [Outcome::Success, Outcome::Success, Outcome::Failure] {
                 health.record(pass, outcome, None, &rules);

@@ -1,9 +1,9 @@
 //! Ejection: withholding requests from an endpoint that fails, and finding out when it is back.
 //!
-//! A registry learns of a failure after tens of seconds, and of some never: a process whose disk is
-//! full answers its health check. The requests themselves tell within milliseconds. What they tell is
-//! kept by each endpoint ([`Health`]); one place decides ([`Ejector`]), because only it sees how
-//! many are out already.
+//! A registry learns of a failure after tens of seconds, and of some failures never: a process whose disk
+//! is full answers its health check. The requests themselves show a failure within milliseconds. Each
+//! endpoint records what became of its requests (`Health`); one place decides (`Ejector`), because only it
+//! knows how many endpoints are out already.
 //!
 //! ```text
 //!  request ──▶ Health::admit ──▶ … ──▶ Health::record ──▶ Signal ──┐        (path of the request)
@@ -14,7 +14,7 @@
 //!
 //! An endpoint is ejected when five requests in a row fail, when half of at least twenty requests in
 //! ten seconds fail or are refused, when its answers take three times as long as those of the endpoint in
-//! the middle, when its active health checks fail, or by hand ([`Cause`]). The known
+//! the middle, when its active health checks fail, or by hand ([`EjectCause`]). The known
 //! implementations, and what is done otherwise here:
 //!
 //! - *Envoy and gRPC* eject for 30 s and more, then send full traffic at once, and need 100 requests in
@@ -23,38 +23,52 @@
 //! - *linkerd* has no limit: all endpoints may be out at once (linkerd2#11493). *Envoy* checked its
 //!   limit before an ejection and not with it, so that small sets were ejected whole (envoy#27066). Here
 //!   the limit holds with each ejection and when the set shrinks, and the last endpoint stays.
-//! - *An overload* that all share ejects those whom chance hits first, where each is judged alone, and
-//!   gives the others their load too. Of 10 backends at 120 % of their capacity half went out that way,
+//! - *An overload* that all endpoints share ejects those that chance hits first, where each endpoint is
+//!   judged alone, and gives their load to the others. Of 10 backends at 120 % of their capacity half went out that way,
 //!   and half of the goodput (`cargo bench --bench quality overload`). Here what peers fail as much is
-//!   not held against one of them ([`Recent::is_shared_by`]).
+//!   not held against one of them.
 //! - *A probe that never ends* leaves resilience4j half open for ever (#2028), and any late answer
 //!   satisfies linkerd's. Here a probe has a deadline, its permit comes back when it is cancelled, and
-//!   answers from before count for nothing ([`Round`]).
+//!   answers from before count for nothing.
 //! - *A health check that passes* lets Envoy restore an endpoint whose requests fail. Here it does only
 //!   where a health check ejected it.
 //!
 //! The cost for a request is reading one word on the way in, and on the way out two words and one
-//! addition: no lock, no allocation, no clock, because the windows slide by the driver's hand.
+//! addition: no lock, no allocation, no clock, because the driver moves the windows on.
 
 mod cause;
 mod ejector;
 mod entry;
 mod gate;
 mod health;
-mod peers;
+mod log_sum;
+mod places;
 mod recent;
 mod settings;
+mod share;
+mod slow;
 mod step;
-mod tally;
+
+#[cfg(test)]
+#[cfg(not(roster_loom))]
+mod ejector_tests;
+#[cfg(test)]
+#[cfg(not(roster_loom))]
+mod invariants_tests;
+#[cfg(test)]
+#[cfg(not(roster_loom))]
+mod scene_tests;
 
 pub use self::{
-    cause::{Cause, Restored},
+    cause::{EjectCause, Restored},
+    settings::Ejection,
+};
+pub(crate) use self::{
     ejector::Ejector,
     entry::History,
     gate::{GateState, Pass, Round},
     health::{Health, Signal},
-    peers::Peers,
     recent::Recent,
-    settings::{Ejection, EjectionSettings},
+    settings::EjectionRules,
     step::{Step, StepKind},
 };

@@ -1,4 +1,4 @@
-//! What requests failed of late, of one endpoint or of many. Pure.
+//! How many of the latest requests failed, of one endpoint or of many. Pure.
 
 use std::{
     iter::Sum,
@@ -13,7 +13,7 @@ const OWN: f64 = 3.0;
 /// The requests of the last one to two tenths of the window; see
 /// [`Ejector::recent`](super::Ejector::recent). Those of several endpoints add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recent {
+pub(crate) struct Recent {
     /// Those that failed or were refused.
     pub(super) failed: u64,
     /// All that were answered or failed.
@@ -21,14 +21,13 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Whether the failures of one endpoint are no more than those of its peers: then the cause is common
-    /// to them, such as overload or a dependency, and ejecting it would only give the others its load
-    /// too.
+    /// Whether one endpoint fails no more than its peers: then the cause is common to them, such as
+    /// overload or a dependency, and ejecting it would only give its load to the others.
     ///
     /// An endpoint is ejected for what clearly exceeds the share that its peers fail: three times as
     /// much, or half of what they would have answered. All requests of the peers count alike, so that one
     /// which is idle, because it has just returned, does not make the busy ones look bad.
-    pub fn is_shared_by(self, peers: Self) -> bool {
+    pub(crate) fn is_shared_by(self, peers: Self) -> bool {
         let [own, common] = [self, peers].map(|of| of.failed as f64 / of.total.max(1) as f64);
         own <= (common * OWN).min(common + (1.0 - common) * 0.5)
     }
@@ -45,7 +44,7 @@ impl Add for Recent {
     }
 }
 
-/// Without those of an endpoint. They may have become more since they were added up.
+/// Without those of one endpoint, which may have become more since the sum was made.
 impl Sub for Recent {
     type Output = Self;
 

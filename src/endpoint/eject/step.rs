@@ -3,32 +3,30 @@
 use std::time::Duration;
 
 use super::{
-    cause::{Cause, Restored},
+    cause::{EjectCause, Restored},
     gate::Round,
 };
 
-/// What the driver is to do about one endpoint: see that its [`Health`](super::Health) [follows](super::Health::follow),
-/// change the set that is picked from, and tell.
+/// What the driver is to do about one endpoint: let its [`Health`](super::Health)
+/// [follow](super::Health::follow), change the set that is picked from, and publish an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Step<K> {
-    /// Whom it is about.
-    pub key: K,
+pub(crate) struct Step<K> {
+    /// The endpoint.
+    pub(crate) key: K,
     /// The round that begins with it.
-    pub round: Round,
+    pub(crate) round: Round,
     /// What to do.
-    pub kind: StepKind,
+    pub(crate) kind: StepKind,
 }
 
 /// What to do about an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StepKind {
+pub(crate) enum StepKind {
     /// No more requests.
     Ejected {
         /// Why.
-        cause: Cause,
-        /// How long until it is probed. `None`: until its checks pass or somebody restores it.
+        cause: EjectCause,
+        /// How long until it is probed. `None`: until its checks pass or it is restored by hand.
         time: Option<Duration>,
     },
     /// One request, to see whether it is back.
@@ -38,9 +36,9 @@ pub enum StepKind {
         /// What brought it back.
         by: Restored,
     },
-    /// It should have been ejected and was not, because too many are out; only to tell.
+    /// It should have been ejected and was not, because too many are out: for the event alone.
     Spared {
-        /// Why it should have been.
-        cause: Cause,
+        /// Why it should have been ejected.
+        cause: EjectCause,
     },
 }

@@ -2,33 +2,33 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use rand::{SeedableRng, rngs::SmallRng};
-use tokio::time::Instant;
-use tower_roster::{
+use crate::{
     classify::Outcome,
     endpoint::eject::{
-        EjectionSettings, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
+        EjectionRules, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
     },
 };
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
 
-pub(crate) const SECOND: Duration = Duration::from_secs(1);
-pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
-pub(crate) type Key = u32;
+pub(super) type Key = u32;
 
 /// Endpoints by number, an ejector, and a clock.
-pub(crate) struct Scene {
-    pub(crate) now: Instant,
-    pub(crate) ejector: Ejector<Key>,
-    pub(crate) healths: BTreeMap<Key, Arc<Health>>,
+pub(super) struct Scene {
+    pub(super) now: Instant,
+    pub(super) ejector: Ejector<Key>,
+    pub(super) healths: BTreeMap<Key, Arc<Health>>,
     rounds: BTreeMap<Key, Round>,
     /// What happened, with the milliseconds since the beginning.
-    pub(crate) log: Vec<(u128, Key, StepKind)>,
+    pub(super) log: Vec<(u128, Key, StepKind)>,
     began: Instant,
 }
 
 impl Scene {
-    pub(crate) fn new(n: u32, rules: EjectionSettings, seed: u64) -> Scene {
+    pub(super) fn new(n: u32, rules: EjectionRules, seed: u64) -> Scene {
         let now = Instant::now();
         let mut scene = Scene {
             now,
@@ -42,14 +42,14 @@ impl Scene {
         scene
     }
 
-    pub(crate) fn insert(&mut self, key: Key) {
+    pub(super) fn insert(&mut self, key: Key) {
         let round = self.ejector.insert(key);
         self.rounds.insert(key, round);
-        let health = || Arc::new(Health::new(round));
+        let health = || Arc::new(Health::with(round, ()));
         self.healths.entry(key).or_insert_with(health);
     }
 
-    pub(crate) fn remove(&mut self, key: Key) -> Option<History> {
+    pub(super) fn remove(&mut self, key: Key) -> Option<History> {
         let history = self.ejector.remove(&key, self.now);
         self.healths.remove(&key);
         self.follow();
@@ -57,7 +57,7 @@ impl Scene {
     }
 
     /// Has an endpoint be away for a while.
-    pub(crate) fn flap(&mut self, key: Key, away: Duration) {
+    pub(super) fn flap(&mut self, key: Key, away: Duration) {
         let history = self.remove(key).expect("something is known of it");
         self.pass(away);
         self.insert(key);
@@ -66,7 +66,7 @@ impl Scene {
     }
 
     /// Sets which of them have a weight.
-    pub(crate) fn weigh(&mut self, weighs: impl Fn(Key) -> bool) {
+    pub(super) fn weigh(&mut self, weighs: impl Fn(Key) -> bool) {
         for key in self.healths.keys() {
             self.ejector.set_weighed(key, weighs(*key));
         }
@@ -75,7 +75,7 @@ impl Scene {
     }
 
     /// Does what a driver does when it wakes, at each deadline until `now` moved on by this much.
-    pub(crate) fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             let deadline = self.ejector.next_deadline();
@@ -103,15 +103,15 @@ impl Scene {
         }
     }
 
-    pub(crate) fn admit(&self, key: Key) -> Option<Pass> {
+    pub(super) fn admit(&self, key: Key) -> Option<Pass> {
         self.healths.get(&key)?.admit()
     }
 
-    pub(crate) fn record(&mut self, key: Key, pass: Pass, outcome: Outcome, latency: Duration) {
+    pub(super) fn record(&mut self, key: Key, pass: Pass, outcome: Outcome, latency: Duration) {
         let Some(health) = self.healths.get(&key) else {
             return;
         };
-        let rules = self.ejector.settings();
+        let rules = self.ejector.rules();
         match health.record(pass, outcome, Some(latency), rules) {
             Some(Signal::Tripped { round, cause }) => {
                 self.ejector.trip(&key, round, cause, self.now)
@@ -123,14 +123,13 @@ impl Scene {
             }) => {
                 self.ejector.probed(&key, round, outcome, latency, self.now);
             }
-            Some(signal) => panic!("{signal:?} is not handled"),
             None => {}
         }
         self.follow();
     }
 
     /// Sends `n` requests that all end so.
-    pub(crate) fn send(&mut self, key: Key, n: usize, outcome: Outcome, latency: Duration) {
+    pub(super) fn send(&mut self, key: Key, n: usize, outcome: Outcome, latency: Duration) {
         for _ in 0..n {
             if let Some(pass) = self.admit(key) {
                 self.record(key, pass, outcome, latency);
@@ -138,24 +137,24 @@ impl Scene {
         }
     }
 
-    pub(crate) fn fail(&mut self, key: Key) {
+    pub(super) fn fail(&mut self, key: Key) {
         self.send(key, 5, Outcome::Failure, MS);
     }
 
-    pub(crate) fn is_open(&self, key: Key) -> bool {
+    pub(super) fn is_open(&self, key: Key) -> bool {
         self.healths
             .get(&key)
             .is_some_and(|health| health.is_open())
     }
 
     /// Those who take requests.
-    pub(crate) fn open(&self) -> Vec<Key> {
+    pub(super) fn open(&self) -> Vec<Key> {
         let open = self.healths.keys().copied();
         open.filter(|key| self.is_open(*key)).collect()
     }
 
     /// Lets time pass until a probe of `key` is admitted.
-    pub(crate) fn probe(&mut self, key: Key) -> Pass {
+    pub(super) fn probe(&mut self, key: Key) -> Pass {
         for _ in 0..100_000 {
             if let Some(pass) = self.admit(key) {
                 assert!(pass.is_probe(), "an open gate needs no probe");
@@ -167,7 +166,7 @@ impl Scene {
     }
 
     /// When, in milliseconds, `key` was ejected, and for how long.
-    pub(crate) fn ejections(&self, key: Key) -> Vec<(u128, u128)> {
+    pub(super) fn ejections(&self, key: Key) -> Vec<(u128, u128)> {
         let of = |(at, whom, kind): &(u128, Key, StepKind)| match kind {
             StepKind::Ejected {
                 time: Some(time), ..
@@ -177,7 +176,7 @@ impl Scene {
         self.log.iter().filter_map(of).collect()
     }
 
-    pub(crate) fn restored(&self, key: Key) -> Vec<Restored> {
+    pub(super) fn restored(&self, key: Key) -> Vec<Restored> {
         let of = |(_, whom, kind): &(u128, Key, StepKind)| match kind {
             StepKind::Restored { by } if *whom == key => Some(*by),
             _ => None,

@@ -1,15 +1,14 @@
 //! Counts and latencies in one word, so that one atomic addition records both.
 //!
-//! What an endpoint's answers usually take must not be decided by one stray answer of half a minute,
-//! and must follow from numbers that can be added up without a lock. The mean of the *logarithms* does
-//! both: a sample a thousand times too long moves a mean of twenty by 1.4 times, where it would move
+//! One stray answer of half a minute must not decide how long an endpoint's answers usually take, and
+//! the numbers must add up without a lock. The mean of the *logarithms* does both: a sample a thousand times too long moves a mean of twenty by 1.4 times, where it would move
 //! the plain mean fifty-fold. The logarithm is piecewise linear (the position of the highest bit, then
 //! the bits after it), which costs two instructions and is exact on the way back.
 
 use std::time::Duration;
 
 /// Bits of the sum; the count has the rest. A sample is below 2^16, so 2^23 of them fit, and the
-/// difference of two tallies is right up to that number of samples between them.
+/// difference of two sums is right up to that number of samples between them.
 const SUM: u32 = 40;
 
 /// Bits of a logarithm after the point: steps of 0.1 %.
@@ -17,9 +16,9 @@ const FRACTION: u32 = 10;
 
 /// Sums since ever, of which only differences mean anything: they wrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally(pub(super) u64);
+pub(super) struct LogSum(pub(super) u64);
 
-impl Tally {
+impl LogSum {
     /// One sample; without a latency it only counts.
     pub(super) fn of(latency: Option<Duration>) -> Self {
         let ns = latency.map_or(1, |latency| {
@@ -73,11 +72,11 @@ mod tests {
 
     use super::*;
 
-    fn tally(latencies: impl IntoIterator<Item = Duration>) -> Tally {
+    fn log_sum(latencies: impl IntoIterator<Item = Duration>) -> LogSum {
         let samples = latencies
             .into_iter()
-            .map(|latency| Tally::of(Some(latency)));
-        samples.fold(Tally::default(), Tally::plus)
+            .map(|latency| LogSum::of(Some(latency)));
+        samples.fold(LogSum::default(), LogSum::plus)
     }
 
     const MS: Duration = Duration::from_millis(1);
@@ -86,16 +85,16 @@ mod tests {
     fn a_stray_answer_hardly_moves_what_is_typical() {
         let mut latencies = vec![50 * MS; 19];
         latencies.push(50_000 * MS);
-        let typical = tally(latencies).typical().unwrap();
+        let typical = log_sum(latencies).typical().unwrap();
         assert!(typical > 65 * MS && typical < 75 * MS, "{typical:?}");
     }
 
     #[test]
     fn differences_survive_wrapping() {
-        let mut sum = Tally(u64::MAX - 5);
+        let mut sum = LogSum(u64::MAX - 5);
         let start = sum;
         for _ in 0..1_000 {
-            sum = sum.plus(Tally::of(Some(20 * MS)));
+            sum = sum.plus(LogSum::of(Some(20 * MS)));
         }
         let window = sum.since(start);
         assert_eq!(window.count(), 1_000);
@@ -105,26 +104,26 @@ mod tests {
 
     #[test]
     fn a_sample_taken_back_leaves_no_trace_and_never_a_negative_count() {
-        let one = Tally::of(Some(7 * MS));
-        let start = Tally(123).plus(one);
-        assert_eq!(start.since(one).since(Tally(123)), Tally::default());
-        let before = Tally(123);
+        let one = LogSum::of(Some(7 * MS));
+        let start = LogSum(123).plus(one);
+        assert_eq!(start.since(one).since(LogSum(123)), LogSum::default());
+        let before = LogSum(123);
         assert_eq!(before.since(start).count(), 0);
         assert_eq!(before.since(start).typical(), None);
     }
 
     #[test]
     fn the_longest_samples_do_not_overflow() {
-        let window = tally(std::iter::repeat_n(Duration::MAX, 100_000));
+        let window = log_sum(std::iter::repeat_n(Duration::MAX, 100_000));
         assert_eq!(window.count(), 100_000);
         assert!(window.typical().unwrap() > Duration::from_secs(500 * 365 * 86_400));
-        assert_eq!(Tally::of(Some(Duration::ZERO)), Tally::of(None));
+        assert_eq!(LogSum::of(Some(Duration::ZERO)), LogSum::of(None));
     }
 
     proptest! {
         #[test]
         fn equal_samples_come_back_as_they_were(ns in 1_000u64..u64::MAX / 2, n in 1usize..50) {
-            let typical = tally(std::iter::repeat_n(Duration::from_nanos(ns), n)).typical().unwrap();
+            let typical = log_sum(std::iter::repeat_n(Duration::from_nanos(ns), n)).typical().unwrap();
             let off = typical.as_nanos() as f64 / ns as f64;
             prop_assert!((0.998..1.002).contains(&off), "{typical:?} for {ns} ns");
         }

@@ -1,26 +1,26 @@
-//! Who is far slower than the others. Pure.
+//! Which endpoints are far slower than the others. Pure.
 
 use std::time::Duration;
 
-use super::{cause::Cause, settings::EjectionSettings};
+use super::{cause::EjectCause, settings::EjectionRules};
 
-/// What the endpoints of a set usually take, and from where on one of them is slow.
+/// The latency above which an endpoint of a set is slow.
 ///
 /// Compared with the one in the middle, not with a mean and its deviation, as Envoy compares success
 /// rates: in a set that is healthy throughout the deviation is tiny, and ejecting beyond two of
 /// them ejects good endpoints (envoy#18752), while in a small set one bad endpoint makes it so large
 /// that none is ejected. Of an even number, the slower one of the two in the middle counts: where half
-/// of the set is slow, nobody knows which half is right.
+/// of the set is slow, there is no telling which half is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peers {
+pub(super) struct SlowLimit {
     median: Duration,
     limit: Duration,
 }
 
-impl Peers {
+impl SlowLimit {
     /// Looks at what the measured endpoints take; the order of `estimates` is changed. `None` when they
     /// are too few, or when it is switched off.
-    pub fn of(estimates: &mut [Duration], rules: &EjectionSettings) -> Option<Self> {
+    pub(super) fn of(estimates: &mut [Duration], rules: &EjectionRules) -> Option<Self> {
         let factor = rules.slow_factor?;
         if estimates.len() < rules.min_peers {
             return None;
@@ -36,19 +36,14 @@ impl Peers {
         })
     }
 
-    /// What the endpoint in the middle takes.
-    pub fn median(&self) -> Duration {
-        self.median
-    }
-
     /// What an endpoint must take longer than to be slow.
-    pub fn limit(&self) -> Duration {
+    pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
     /// Why an endpoint with this estimate should be ejected, if it should.
-    pub fn judge(&self, estimate: Duration) -> Option<Cause> {
-        (estimate > self.limit).then_some(Cause::Slow {
+    pub(super) fn judge(&self, estimate: Duration) -> Option<EjectCause> {
+        (estimate > self.limit).then_some(EjectCause::Slow {
             estimate,
             median: self.median,
         })
@@ -59,20 +54,20 @@ impl Peers {
 mod tests {
     use super::{super::settings::Ejection, *};
 
-    fn slow(ms: &[u64], rules: &EjectionSettings) -> Vec<u64> {
+    fn slow(ms: &[u64], rules: &EjectionRules) -> Vec<u64> {
         let mut estimates: Vec<_> = ms.iter().map(|ms| Duration::from_millis(*ms)).collect();
-        let Some(peers) = Peers::of(&mut estimates, rules) else {
+        let Some(slow) = SlowLimit::of(&mut estimates, rules) else {
             return Vec::new();
         };
         let judged = ms.iter().copied();
         judged
-            .filter(|ms| peers.judge(Duration::from_millis(*ms)).is_some())
+            .filter(|ms| slow.judge(Duration::from_millis(*ms)).is_some())
             .collect()
     }
 
     #[test]
     fn one_of_many_that_is_far_slower_is_found() {
-        let rules = EjectionSettings::default();
+        let rules = EjectionRules::default();
         assert_eq!(slow(&[167, 160, 150, 170, 2_000], &rules), [2_000]);
         assert_eq!(slow(&[167, 2_000, 170], &rules), [2_000]);
         assert_eq!(slow(&[100, 299, 100], &rules), [0; 0]);
@@ -80,8 +75,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_majority_nobody_is_slow() {
-        let rules = EjectionSettings::default();
+    fn without_a_majority_none_is_slow() {
+        let rules = EjectionRules::default();
         for set in [
             &[][..],
             &[2_000],
@@ -94,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn below_the_floor_nobody_is_slow_and_the_longest_do_not_overflow() {
-        let rules = EjectionSettings::default();
+    fn below_the_floor_none_is_slow_and_the_longest_do_not_overflow() {
+        let rules = EjectionRules::default();
         assert_eq!(slow(&[1, 1, 1, 49], &rules), [0; 0]);
         assert_eq!(slow(&[0, 0, 0, 51], &rules), [51]);
         assert_eq!(slow(&[u64::MAX; 3], &rules), [0; 0]);
-        let off = Ejection::new().slow_factor(None).build().unwrap();
+        let off = Ejection::new().slow_factor(None).rules().unwrap();
         assert_eq!(slow(&[1, 1, 1, 10_000], &off), [0; 0]);
     }
 }

@@ -2,17 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tower_roster::{
+use crate::{
     classify::Outcome::{Cancelled, Failure, Overloaded, Success},
     endpoint::eject::{
-        Cause, Ejection, EjectionSettings, GateState, Health, Recent, Restored, StepKind,
+        EjectCause, Ejection, EjectionRules, GateState, Health, Recent, Restored, StepKind,
     },
 };
 
-use crate::scene::{MS, SECOND, Scene};
+use super::scene_tests::{MS, SECOND, Scene};
 
 fn scene(n: u32) -> Scene {
-    Scene::new(n, EjectionSettings::default(), 1)
+    Scene::new(n, EjectionRules::default(), 1)
 }
 
 fn assert_near(actual: u128, expected: u128) {
@@ -28,7 +28,7 @@ fn a_failing_endpoint_goes_is_probed_once_and_returns() {
     assert_eq!(scene.open(), [1, 2]);
     assert_eq!(
         scene.ejector.cause(&0),
-        Some(Cause::ConsecutiveFailures { n: 5 })
+        Some(EjectCause::ConsecutiveFailures { n: 5 })
     );
     let before = scene.now;
     let probe = scene.probe(0);
@@ -113,7 +113,7 @@ fn answers_from_before_the_ejection_count_for_nothing() {
 #[test]
 fn a_trip_that_was_decided_late_does_not_hit_the_restored_endpoint() {
     let mut scene = scene(3);
-    let cause = Cause::ConsecutiveFailures { n: 5 };
+    let cause = EjectCause::ConsecutiveFailures { n: 5 };
     let round = scene.admit(0).unwrap().round();
     scene.fail(0);
     let probe = scene.probe(0);
@@ -212,12 +212,12 @@ fn the_last_endpoint_stays_unless_asked() {
         (0..n).for_each(|key| scene.fail(key));
         assert_eq!(scene.open().len(), open, "of {n}");
     }
-    let rules = Ejection::new().max_ejected(1.0).build().unwrap();
+    let rules = Ejection::new().max_ejected(1.0).rules().unwrap();
     let mut all = Scene::new(4, rules, 1);
     (0..4).for_each(|key| all.fail(key));
     assert_eq!(all.open(), [3]);
     let rules = Ejection::new().max_ejected(1.0).eject_last(true);
-    let mut all = Scene::new(4, rules.build().unwrap(), 1);
+    let mut all = Scene::new(4, rules.rules().unwrap(), 1);
     (0..4).for_each(|key| all.fail(key));
     assert_eq!(all.open(), [0; 0]);
 }
@@ -280,7 +280,7 @@ fn one_without_a_weight_makes_no_other_return_by_going_or_by_hand() {
     assert_eq!(scene.open(), [3, 4, 5], "half of all");
     scene.weigh(|key| key != 5);
     assert_eq!(scene.open(), [1, 3, 4, 5], "of five, two");
-    assert_eq!(scene.ejector.cause(&0), Some(Cause::ByHand));
+    assert_eq!(scene.ejector.cause(&0), Some(EjectCause::ByHand));
     scene.remove(0);
     assert_eq!((scene.open(), scene.ejector.out()), (vec![1, 3, 4, 5], 1));
 }
@@ -298,7 +298,7 @@ fn another_process_in_the_place_of_a_drained_one_is_drained() {
 
 #[test]
 fn where_none_may_be_ejected_a_drained_one_is_not() {
-    let rules = Ejection::new().max_ejected(0.0).build().unwrap();
+    let rules = Ejection::new().max_ejected(0.0).rules().unwrap();
     let mut scene = Scene::new(2, rules, 1);
     scene.weigh(|key| key > 0);
     scene.fail(0);
@@ -317,13 +317,13 @@ fn what_half_of_the_requests_fail_on_goes_by_ratio() {
     let (failed, total) = (10, 20);
     assert_eq!(
         scene.ejector.cause(&0),
-        Some(Cause::FailureRatio { failed, total })
+        Some(EjectCause::FailureRatio { failed, total })
     );
 }
 
 #[test]
 fn the_window_slides() {
-    let rules = Ejection::new().consecutive_failures(None).build().unwrap();
+    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
     let mut scene = Scene::new(3, rules, 1);
     for _ in 0..100 {
         scene.send(0, 100, Success, MS);
@@ -354,7 +354,7 @@ fn failures_that_left_the_window_are_forgotten() {
 
 #[test]
 fn a_driver_that_was_suspended_does_not_count_twice() {
-    let rules = Ejection::new().consecutive_failures(None).build().unwrap();
+    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
     let mut scene = Scene::new(3, rules, 1);
     scene.send(0, 19, Failure, MS);
     scene.now += 3_600 * SECOND;
@@ -387,7 +387,10 @@ fn one_slow_of_eleven_goes_and_returns_when_it_is_fast_again() {
         second(&mut scene, 2 * SECOND);
         assert!(scene.now - began <= 6 * SECOND, "it is still in");
     }
-    assert!(matches!(scene.ejector.cause(&0), Some(Cause::Slow { .. })));
+    assert!(matches!(
+        scene.ejector.cause(&0),
+        Some(EjectCause::Slow { .. })
+    ));
     // A slow answer is no recovery, though it is an answer.
     let probe = scene.probe(0);
     scene.record(0, probe, Success, 2 * SECOND);
@@ -413,7 +416,10 @@ fn an_endpoint_that_swallows_requests_is_slow() {
         scene.send(0, 3, Cancelled, SECOND);
         scene.pass(SECOND);
     }
-    assert!(matches!(scene.ejector.cause(&0), Some(Cause::Slow { .. })));
+    assert!(matches!(
+        scene.ejector.cause(&0),
+        Some(EjectCause::Slow { .. })
+    ));
 }
 
 #[test]
@@ -446,7 +452,7 @@ fn checks_eject_and_only_what_they_ejected_comes_back_by_them() {
     assert!(!scene.is_open(0) && scene.admit(0).is_none(), "no probe");
     assert_eq!(
         scene.ejector.cause(&0),
-        Some(Cause::HealthCheck { failures: 3 })
+        Some(EjectCause::HealthCheck { failures: 3 })
     );
     scene.ejector.check_passed(&0, scene.now);
     scene.pass(Duration::ZERO);
@@ -489,7 +495,7 @@ fn by_hand_goes_anybody_even_the_last_until_restored_by_hand() {
     assert!(scene.ejector.eject(&0, scene.now));
     scene.pass(600 * SECOND);
     assert_eq!(scene.open(), [0; 0]);
-    assert_eq!(scene.ejector.cause(&0), Some(Cause::ByHand));
+    assert_eq!(scene.ejector.cause(&0), Some(EjectCause::ByHand));
     scene.ejector.check_passed(&0, scene.now);
     assert!(scene.ejector.restore_by_hand(&0, scene.now));
     assert!(!scene.ejector.restore_by_hand(&0, scene.now), "it is in");
@@ -524,7 +530,7 @@ fn one_that_was_away_is_out_for_the_rest_of_its_time_and_then_for_longer() {
     assert_near(time, 8_000);
     scene.pass(SECOND);
     scene.flap(0, SECOND);
-    let cause = Some(Cause::ConsecutiveFailures { n: 5 });
+    let cause = Some(EjectCause::ConsecutiveFailures { n: 5 });
     assert_eq!((scene.ejector.cause(&0), scene.ejector.out()), (cause, 1));
     let rest = scene.ejections(0).last().unwrap().1;
     assert_eq!(rest, time - 2_000);
@@ -597,7 +603,7 @@ fn whose_checks_failed_is_out_until_they_pass_and_by_hand_is_no_history() {
 #[test]
 fn equal_seeds_give_equal_runs() {
     let run = |seed| {
-        let mut scene = Scene::new(20, EjectionSettings::default(), seed);
+        let mut scene = Scene::new(20, EjectionRules::default(), seed);
         for _ in 0..30 {
             (0..9).for_each(|key| scene.fail(key));
             scene.pass(SECOND);
@@ -611,7 +617,7 @@ fn equal_seeds_give_equal_runs() {
 #[test]
 fn clocks_that_stand_still_or_jump_do_no_harm() {
     let rules = Ejection::new().time(Duration::MAX, Duration::MAX);
-    let mut scene = Scene::new(3, rules.build().unwrap(), 1);
+    let mut scene = Scene::new(3, rules.rules().unwrap(), 1);
     scene.fail(0);
     scene.pass(Duration::ZERO);
     scene.now += 10 * 365 * 86_400 * SECOND;
@@ -633,7 +639,7 @@ fn what_all_endpoints_fail_alike_is_not_held_against_one() {
     let send = |scene: &mut Scene, key, outcome, n| {
         for _ in 0..n {
             let pass = scene.admit(key).unwrap();
-            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionSettings::default());
+            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionRules::default());
         }
     };
     for key in 0..4 {
@@ -656,7 +662,7 @@ fn an_idle_endpoint_does_not_make_busy_ones_look_bad_and_a_dead_one_is_its_own_f
     let send = |scene: &mut Scene, key, outcome, n| {
         for _ in 0..n {
             let pass = scene.admit(key).unwrap();
-            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionSettings::default());
+            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionRules::default());
         }
     };
     for key in 0..3 {

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use proptest::prelude::*;
-use tower_roster::{
+use crate::{
     classify::Outcome,
-    endpoint::eject::{Cause, Ejection, GateState, Pass},
+    endpoint::eject::{EjectCause, Ejection, GateState, Pass},
 };
+use proptest::prelude::*;
 
-use crate::scene::{Key, MS, SECOND, Scene};
+use super::scene_tests::{Key, MS, SECOND, Scene};
 
 const KEYS: Key = 8;
 
@@ -119,7 +119,7 @@ impl Run {
         let counted: Vec<_> = scene.healths.keys().filter(|key| counts(key)).collect();
         let out = counted.iter().filter(|key| !scene.is_open(***key)).count();
         let held = counted.iter().filter(|key| self.held.contains(key)).count();
-        let allowed = scene.ejector.settings().allowed(counted.len());
+        let allowed = scene.ejector.rules().allowed(counted.len());
         prop_assert!(
             out <= allowed.max(held),
             "{} of {} out, {} allowed, {} held",
@@ -147,7 +147,7 @@ impl Run {
         for (key, health) in &scene.healths {
             let cause = scene.ejector.cause(key);
             prop_assert_eq!(cause.is_some(), health.gate() != GateState::Open);
-            prop_assert_eq!(cause == Some(Cause::ByHand), self.held.contains(key));
+            prop_assert_eq!(cause == Some(EjectCause::ByHand), self.held.contains(key));
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ proptest! {
         seed in any::<u64>(),
         events in prop::collection::vec(event(), 0..200),
     ) {
-        let rules = Ejection::new().max_ejected(share).build().unwrap();
+        let rules = Ejection::new().max_ejected(share).rules().unwrap();
         let mut run = Run {
             scene: Scene::new(n, rules, seed),
             under_way: Vec::new(),

@@ -1,0 +1,263 @@
+//! Where each endpoint is between in and out, and the moves between. Pure.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    time::Duration,
+};
+
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use super::{
+    cause::{EjectCause, Restored},
+    entry::{Entry, Place},
+    gate::Round,
+    settings::EjectionRules,
+    share::Share,
+    step::{Step, StepKind},
+};
+use crate::{
+    backoff::{after, jittered},
+    endpoint::schedule::Schedule,
+};
+
+/// So much time without an ejection takes one doubling of the ejection time back: Envoy's interval for the
+/// same.
+const FORGIVE: Duration = Duration::from_secs(10);
+
+/// So that clients which ejected an endpoint together do not probe it together; gRPC's ratio.
+const JITTER: f64 = 0.2;
+
+/// The place of each endpoint. Each move of one begins a round and leaves a step.
+pub(super) struct Places<K> {
+    pub(super) rules: EjectionRules,
+    rng: SmallRng,
+    entries: HashMap<K, Entry>,
+    pub(super) deadlines: Schedule<K>,
+    share: Share<K>,
+    steps: VecDeque<Step<K>>,
+    rounds: u32,
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    pub(super) fn new(rules: EjectionRules, rng: SmallRng) -> Self {
+        Self {
+            rules,
+            rng,
+            entries: HashMap::new(),
+            deadlines: Schedule::new(),
+            share: Share::new(),
+            steps: VecDeque::new(),
+            rounds: 0,
+        }
+    }
+
+    /// Adds an endpoint with a weight, in place In; one that is known stays as it is.
+    pub(super) fn insert(&mut self, key: K) -> Round {
+        if let Some(entry) = self.entries.get(&key) {
+            return entry.round;
+        }
+        let round = self.next_round();
+        self.entries.insert(key, Entry::new(round));
+        self.share.insert(true);
+        round
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        let past = entry.past();
+        if let Some(due) = past.and_then(|past| past.due) {
+            self.deadlines.remove(due);
+        }
+        self.share
+            .remove(entry.weighs, past.and_then(|past| past.out));
+        Some(entry)
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut Entry> {
+        self.entries.get_mut(key)
+    }
+
+    pub(super) fn of(&self, key: &K) -> Option<Place> {
+        self.get(key).map(Entry::place)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many take no requests.
+    pub(super) fn out(&self) -> usize {
+        self.share.out()
+    }
+
+    pub(super) fn next_step(&mut self) -> Option<Step<K>> {
+        self.steps.pop_front()
+    }
+
+    /// Sets whether an endpoint has a weight.
+    pub(super) fn set_weighed(&mut self, key: &K, weighs: bool) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.weighs == weighs {
+            return;
+        }
+        entry.weighs = weighs;
+        let out = entry.past().and_then(|past| past.out);
+        self.share.set_weighed(weighs, out);
+    }
+
+    /// Restores endpoints as long as more are out than may be.
+    pub(super) fn keep_share(&mut self, now: Instant) {
+        while let Some(key) = self.share.surplus(&self.rules).cloned() {
+            self.restore(&key, Restored::Guard, now);
+        }
+    }
+
+    pub(super) fn has_room_for(&self, key: &K) -> bool {
+        let weighs = self.entries.get(key).is_some_and(|entry| entry.weighs);
+        self.share.has_room(weighs, &self.rules)
+    }
+
+    /// Ejects an endpoint until it is restored by hand.
+    pub(super) fn hold(&mut self, key: &K, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            let weighs = entry.weighs;
+            let past = entry.remember(now);
+            past.out = Some(self.share.hold(weighs, past.out));
+            self.set_due(key, None);
+            self.turn_out(key, Place::Held, EjectCause::ByHand, None);
+        }
+    }
+
+    pub(super) fn eject_if_room(&mut self, key: &K, cause: EjectCause, now: Instant) {
+        if !self.has_room_for(key) {
+            return self.spare(key, cause, now);
+        }
+        self.count_out(key, now);
+        if let EjectCause::HealthCheck { .. } = cause {
+            self.turn_out(key, Place::Failing { probe: false }, cause, None);
+        } else {
+            self.eject_for_a_time(key, Some(cause), now);
+        }
+    }
+
+    pub(super) fn count_out(&mut self, key: &K, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            let out = self.share.eject(entry.weighs, key.clone());
+            entry.remember(now).out = Some(out);
+        }
+    }
+
+    /// Ejects for the next longer time, for the same cause as before unless given one.
+    pub(super) fn eject_for_a_time(&mut self, key: &K, cause: Option<EjectCause>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let past = entry.remember(now);
+        if past.place == Place::In {
+            let health = now.saturating_duration_since(past.healthy);
+            let forgiven = health.as_nanos() / FORGIVE.as_nanos();
+            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+            past.times = past.times.saturating_sub(forgiven);
+        }
+        past.times = past.times.saturating_add(1);
+        let cause = cause.unwrap_or(past.cause);
+        let time = jittered(self.rules.time.bound(past.times), JITTER, &mut self.rng);
+        self.set_due(key, Some(after(now, time)));
+        self.turn_out(key, Place::Ejected, cause, Some(time));
+    }
+
+    pub(super) fn turn_out(
+        &mut self,
+        key: &K,
+        place: Place,
+        cause: EjectCause,
+        time: Option<Duration>,
+    ) {
+        let entry = self.entries.get_mut(key);
+        if let Some(past) = entry.and_then(Entry::past_mut) {
+            (past.place, past.cause, past.spared) = (place, cause, None);
+        }
+        self.step(key, StepKind::Ejected { cause, time });
+    }
+
+    pub(super) fn probe(&mut self, key: &K, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.remember(now).place = Place::Probing { turn: None };
+            let deadline = after(now, self.rules.probe_timeout);
+            self.set_due(key, Some(deadline));
+            self.step(key, StepKind::Probe);
+        }
+    }
+
+    pub(super) fn restore(&mut self, key: &K, by: Restored, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        // Requests from before the ejection do not count.
+        entry.restart();
+        let weighs = entry.weighs;
+        let past = entry.remember(now);
+        self.share.restore(weighs, past.out.take());
+        (past.place, past.healthy) = (Place::In, now);
+        self.set_due(key, None);
+        self.step(key, StepKind::Restored { by });
+    }
+
+    pub(super) fn spare(&mut self, key: &K, cause: EjectCause, now: Instant) {
+        let window = self.rules.window;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let round = entry.round;
+        let past = entry.remember(now);
+        // At most one such step in each window.
+        let told = past
+            .spared
+            .is_some_and(|told| now.saturating_duration_since(told) < window);
+        if !told {
+            past.spared = Some(now);
+            self.steps.push_back(Step {
+                key: key.clone(),
+                round,
+                kind: StepKind::Spared { cause },
+            });
+        }
+    }
+
+    pub(super) fn set_due(&mut self, key: &K, at: Option<Instant>) {
+        let entry = self.entries.get_mut(key);
+        let Some(past) = entry.and_then(Entry::past_mut) else {
+            return;
+        };
+        if let Some(due) = past.due.take() {
+            self.deadlines.remove(due);
+        }
+        past.due = at.map(|at| self.deadlines.add(at, key.clone()));
+    }
+
+    /// Begins a round.
+    fn step(&mut self, key: &K, kind: StepKind) {
+        let round = self.next_round();
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.round = round;
+        }
+        self.steps.push_back(Step {
+            key: key.clone(),
+            round,
+            kind,
+        });
+    }
+
+    fn next_round(&mut self) -> Round {
+        self.rounds = self.rounds.wrapping_add(1);
+        Round(self.rounds)
+    }
+}

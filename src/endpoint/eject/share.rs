@@ -1,0 +1,153 @@
+//! How many endpoints are out, of how many. Pure.
+
+use std::{collections::BTreeMap, mem};
+
+use super::settings::EjectionRules;
+
+/// Counts the endpoints that are out, apart by whether they have a weight.
+///
+/// An endpoint without a weight gets no requests. So it is no help while others are out, and takes nothing
+/// away when it is out itself: the share that may be out is of those with a weight. Where none has a
+/// weight, all count.
+pub(super) struct Share<K> {
+    weighed: Group<K>,
+    drained: Group<K>,
+    serial: u64,
+}
+
+/// The endpoints with a weight, or those without.
+struct Group<K> {
+    len: usize,
+    /// Those that are out and not held, in the order in which they were ejected.
+    away: BTreeMap<u64, K>,
+    /// How many are held.
+    held: usize,
+}
+
+/// How an endpoint that is out is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Out {
+    /// It returns when too many are out. The number is its place in the order.
+    Away(u64),
+    /// It stays out until it is restored by hand.
+    Held,
+}
+
+impl<K> Group<K> {
+    fn new() -> Self {
+        Self {
+            len: 0,
+            away: BTreeMap::new(),
+            held: 0,
+        }
+    }
+
+    fn out(&self) -> usize {
+        self.away.len() + self.held
+    }
+
+    fn restore(&mut self, out: Out) {
+        match out {
+            Out::Away(place) => _ = self.away.remove(&place),
+            Out::Held => self.held -= 1,
+        }
+    }
+}
+
+impl<K> Share<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            weighed: Group::new(),
+            drained: Group::new(),
+            serial: 0,
+        }
+    }
+
+    fn group(&mut self, weighs: bool) -> &mut Group<K> {
+        match weighs {
+            true => &mut self.weighed,
+            false => &mut self.drained,
+        }
+    }
+
+    /// Counts an endpoint that takes requests.
+    pub(super) fn insert(&mut self, weighs: bool) {
+        self.group(weighs).len += 1;
+    }
+
+    /// Forgets an endpoint, which is out if `out` says how.
+    pub(super) fn remove(&mut self, weighs: bool, out: Option<Out>) {
+        self.restore(weighs, out);
+        self.group(weighs).len -= 1;
+    }
+
+    /// Counts an endpoint as out, the last in the order.
+    pub(super) fn eject(&mut self, weighs: bool, key: K) -> Out {
+        self.serial += 1;
+        let place = self.serial;
+        self.group(weighs).away.insert(place, key);
+        Out::Away(place)
+    }
+
+    /// Counts an endpoint as held, which was out before if `out` says how.
+    pub(super) fn hold(&mut self, weighs: bool, out: Option<Out>) -> Out {
+        self.restore(weighs, out);
+        self.group(weighs).held += 1;
+        Out::Held
+    }
+
+    /// Counts an endpoint as one that takes requests again.
+    pub(super) fn restore(&mut self, weighs: bool, out: Option<Out>) {
+        if let Some(out) = out {
+            self.group(weighs).restore(out);
+        }
+    }
+
+    /// Moves an endpoint that has got a weight, or lost it, to the other group.
+    pub(super) fn set_weighed(&mut self, weighs: bool, out: Option<Out>) {
+        let (mut from, mut to) = (&mut self.weighed, &mut self.drained);
+        if weighs {
+            mem::swap(&mut from, &mut to);
+        }
+        from.len -= 1;
+        to.len += 1;
+        match out {
+            Some(Out::Away(place)) => to.away.extend(from.away.remove_entry(&place)),
+            Some(Out::Held) => {
+                from.held -= 1;
+                to.held += 1;
+            }
+            None => {}
+        }
+    }
+
+    /// The group of which a share may be out.
+    fn counted(&self) -> &Group<K> {
+        match self.weighed.len {
+            0 => &self.drained,
+            _ => &self.weighed,
+        }
+    }
+
+    /// Whether one more endpoint may be out.
+    pub(super) fn has_room(&self, weighs: bool, rules: &EjectionRules) -> bool {
+        if !weighs && self.weighed.len > 0 {
+            // Unless none is to be ejected at all.
+            return rules.allowed(self.weighed.len + self.drained.len) > 0;
+        }
+        let group = self.counted();
+        group.out() < rules.allowed(group.len)
+    }
+
+    /// The endpoint that has been out longest, if more are out than may be. Those that are held stay.
+    pub(super) fn surplus(&self, rules: &EjectionRules) -> Option<&K> {
+        let group = self.counted();
+        let is_over = group.out() > rules.allowed(group.len);
+        group.away.values().next().filter(|_| is_over)
+    }
+
+    /// How many endpoints are out.
+    pub(super) fn out(&self) -> usize {
+        self.weighed.out() + self.drained.out()
+    }
+}
