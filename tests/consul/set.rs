@@ -550,7 +550,7 @@ async fn the_version_of_each_agent_is_looked_at() {
     let old = FaultProxy::http(agent.http_addr()).await;
     let new = RawServer::start(|head| {
         if head.path() == "/v1/agent/self" {
-            let about = json!({ "ConsulConfig": { "Version": "1.15.2+ent" } });
+            let about = json!({ "Config": { "Version": "1.15.2+ent" } });
             Script::respond(&reply(200, about.to_string()))
         } else {
             assert_eq!(head.param("partition"), Some("team"));
@@ -592,7 +592,7 @@ async fn proxies_and_tagged_addresses_are_found() {
         "Kind": "connect-proxy",
         "Proxy": {
             "DestinationServiceName": "meshed",
-            "ConsulConfig": { "limit": 3, "nested": { "on": true }, "list": [1, "a"] },
+            "Config": { "limit": 3, "nested": { "on": true }, "list": [1, "a"] },
         },
         "TaggedAddresses": { "wan": { "Address": "198.18.0.1", "Port": 9_000 } },
     });

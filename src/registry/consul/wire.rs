@@ -423,7 +423,7 @@ mod tests {
             "Service": {
                 "ID": "web-1", "Service": "web", "Tags": ["v1"], "Address": "10.0.0.2", "Port": 80,
                 "Meta": {"zone": "a"}, "Weights": {"Passing": 10, "Warning": 2},
-                "Proxy": {"ConsulConfig": {"limit": 3}}, "Unknown": [{}],
+                "Proxy": {"Config": {"limit": 3}}, "Unknown": [{}],
             },
             "Checks": [{"CheckID": "serfHealth", "Status": "passing"}],
         });
