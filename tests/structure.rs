@@ -48,12 +48,15 @@ fn no_file_imports_from_a_later_stage() {
 fn arrows_are_found() {
     let house = House::read();
     let has = |from: &str, to: &str| house.arrows.contains_key(&(from.into(), to.into()));
-    assert!(has("balance::core", "balance::slots"), "a plain import");
+    assert!(
+        has("balance::pick::core", "balance::pick::slots"),
+        "a plain import"
+    );
     assert!(
         has("balance::layer", "endpoint::eject::settings"),
         "by way of re-exports"
     );
-    assert!(!has("balance::slots", "balance::core"));
+    assert!(!has("balance::pick::slots", "balance::pick::core"));
 }
 
 /// A module by its path, as `balance::policy`; the root is empty.

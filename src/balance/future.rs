@@ -1,13 +1,11 @@
 //! One request on its way through the balancer.
 
 use std::{
-    any::Any,
     fmt,
     future::Future,
     marker::PhantomData,
     mem,
     pin::Pin,
-    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -15,22 +13,21 @@ use pin_project::pin_project;
 use tower::Service;
 
 use super::{
-    RequestGuard,
-    core::{Core, Picked},
     error::Error,
+    pick::{
+        core::{Core, Picked},
+        guard::RequestGuard,
+    },
     policy::Policy,
-    state::EndpointState,
+    send::{Failed, Sent, Way, give, give_again, give_to_others, give_to_ready},
     topology::Route,
 };
 use crate::{
-    attempt::{EndpointId, Tried},
+    attempt::Tried,
     classify::{Classify, Observer, Verdict, reclaim},
     endpoint::load::LoadTracker,
     error::BoxError,
 };
-
-/// To how many endpoints a request goes in turn that could not be sent to the one before.
-const SENDS: u32 = 4;
 
 /// A request on its way. Dropping it cancels the request and gives back its place.
 ///
@@ -46,10 +43,7 @@ pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
     classify: C,
     #[pin]
     stage: Stage<S, Request, RequestGuard<P::Load>>,
-    /// Where it has been before.
-    tried: Tried,
-    /// Endpoints that it was given to.
-    sends: u32,
+    way: Way,
 }
 
 #[pin_project(project = StageProj, project_replace = StageOwned)]
@@ -86,25 +80,24 @@ where
         core: &Core<S, P, C, R>,
         picked: Picked<S, P::Load>,
         request: Request,
-        mut tried: Tried,
+        tried: Tried,
     ) -> Self {
         // Most services are ready at once, and then the request is on its way when `call` returns.
         // One that is not registers the waker of the first poll later.
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut sends = 1;
-        let stage = match advance::<S, P, Request>(picked, request, cx) {
+        let mut way = Way::new(tried);
+        let stage = match give(picked, request, cx) {
             Sent::Calling(future, guard) => Stage::Calling { future, guard },
             Sent::Pending(picked, request) => {
-                ready(core, picked, request, &mut tried, &mut sends, cx)
+                Stage::after(give_to_ready(core, picked, request, &mut way, cx))
             }
-            Sent::Failed(failed) => next(core, failed, &mut tried, &mut sends, cx),
+            Sent::Failed(failed) => Stage::after(give_to_others(core, failed, &mut way, cx)),
         };
         Self {
             route: PhantomData,
             classify: core.classify.clone(),
             stage,
-            tried,
-            sends,
+            way,
         }
     }
 
@@ -113,8 +106,7 @@ where
             route: PhantomData,
             classify: core.classify.clone(),
             stage: Stage::Refused(error),
-            tried: Tried::new(),
-            sends: 0,
+            way: Way::new(Tried::new()),
         }
     }
 }
@@ -128,193 +120,25 @@ impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuar
             request,
         }))
     }
-}
 
-enum Sent<S: Service<Request>, Request, P: Policy> {
-    Calling(S::Future, RequestGuard<P::Load>),
-    Pending(Picked<S, P::Load>, Request),
-    Failed(Failed<Request>),
-}
-
-/// What an endpoint left behind that did not answer a request.
-struct Failed<Request> {
-    error: Error,
-    at: EndpointId,
-    /// Where to look for another endpoint: the core, while there is one.
-    home: Weak<dyn Any + Send + Sync>,
-    /// When it can be sent elsewhere.
-    request: Option<Request>,
-}
-
-impl<Request> Failed<Request> {
     #[cold]
-    fn new<L>(state: &EndpointState<L>, error: Error, request: Option<Request>) -> Self {
-        Self {
-            error,
-            at: state.id(),
-            home: state.common().core.clone(),
-            request,
+    fn after(sent: Sent<S, Request, L>) -> Self {
+        match sent {
+            Sent::Calling(future, guard) => Self::Calling { future, guard },
+            Sent::Pending(picked, request) => Self::ready(picked, request),
+            Sent::Failed(failed) => Self::Refused(failed.error),
         }
     }
 }
 
-/// Hands the request to the endpoint, if that is ready.
-#[inline]
-fn advance<S, P, Request>(
-    picked: Picked<S, P::Load>,
-    request: Request,
-    cx: &mut Context<'_>,
-) -> Sent<S, Request, P>
-where
-    S: Service<Request>,
-    S::Error: Into<BoxError>,
-    P: Policy,
-{
-    let Picked { mut service, guard } = picked;
-    let guard = Unwinds(Some(guard));
-    match service.poll_ready(cx) {
-        Poll::Ready(Ok(())) => {
-            let future = service.call(request);
-            Sent::Calling(future, guard.returned())
-        }
-        Poll::Pending => {
-            let guard = guard.returned();
-            Sent::Pending(Picked { service, guard }, request)
-        }
-        Poll::Ready(Err(error)) => {
-            let mut guard = guard.returned();
-            guard.conclude(Verdict::FAILURE);
-            let state = guard.state();
-            let error = Error::endpoint(&state.key, error.into());
-            Sent::Failed(Failed::new(state, error, Some(request)))
-        }
-    }
-}
-
-/// Holds the place of a request while its endpoint runs. A panic of the endpoint goes on to the caller, and
-/// is held against the endpoint.
-struct Unwinds<L: LoadTracker>(Option<RequestGuard<L>>);
-
-impl<L: LoadTracker> Unwinds<L> {
-    /// It came back.
-    #[inline]
-    fn returned(mut self) -> RequestGuard<L> {
-        self.0.take().expect("it is taken once")
-    }
-}
-
-/// The same while the future of the call is polled. Forgotten when it comes back.
+/// Holds the place of a request while the future of its call is polled. A panic there goes on to the
+/// caller, and counts as a failure of the endpoint. Forgotten when the poll returns.
 struct Unwinding<'a, L: LoadTracker>(&'a mut RequestGuard<L>);
 
 impl<L: LoadTracker> Drop for Unwinding<'_, L> {
     fn drop(&mut self) {
         self.0.conclude(Verdict::FAILURE);
     }
-}
-
-impl<L: LoadTracker> Drop for Unwinds<L> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(guard) = &mut self.0 {
-            guard.conclude(Verdict::FAILURE);
-        }
-    }
-}
-
-/// Picks other endpoints until one takes the request.
-#[cold]
-fn next<S, P, C, R, Request>(
-    core: &Core<S, P, C, R>,
-    mut failed: Failed<Request>,
-    tried: &mut Tried,
-    sends: &mut u32,
-    cx: &mut Context<'_>,
-) -> Stage<S, Request, RequestGuard<P::Load>>
-where
-    S: Service<Request> + Clone,
-    S::Error: Into<BoxError>,
-    P: Policy,
-    R: Route<Request>,
-{
-    tried.insert(failed.at);
-    while *sends < SENDS {
-        let Some(kept) = failed.request.take() else {
-            break;
-        };
-        let wish = core.route.route(&kept);
-        // Not the same again: it has just failed, and in an outage each request would do so.
-        let Ok(picked) = core.pick_other(wish, *tried) else {
-            break;
-        };
-        Tried::note(picked.guard.state().id());
-        *sends += 1;
-        match advance::<S, P, Request>(picked, kept, cx) {
-            Sent::Calling(future, guard) => return Stage::Calling { future, guard },
-            Sent::Pending(picked, request) => {
-                return ready(core, picked, request, tried, sends, cx);
-            }
-            Sent::Failed(again) => {
-                tried.insert(again.at);
-                failed = again;
-            }
-        }
-    }
-    Stage::Refused(failed.error)
-}
-
-/// Gives the request to another endpoint, where one of a few is ready, and else waits for the first,
-/// which is the one that the policy would have. A probe waits: to give its permit back counts as no answer.
-#[cold]
-fn ready<S, P, C, R, Request>(
-    core: &Core<S, P, C, R>,
-    mut first: Picked<S, P::Load>,
-    mut request: Request,
-    tried: &mut Tried,
-    sends: &mut u32,
-    cx: &mut Context<'_>,
-) -> Stage<S, Request, RequestGuard<P::Load>>
-where
-    S: Service<Request> + Clone,
-    S::Error: Into<BoxError>,
-    P: Policy,
-    R: Route<Request>,
-{
-    if first.guard.is_probe() {
-        return Stage::ready(first, request);
-    }
-    // They have not failed: the request may come back to them.
-    let mut seen = *tried;
-    seen.insert(first.guard.state().id());
-    let wish = core.route.route(&request);
-    for _ in 1..SENDS {
-        let Ok(picked) = core.pick_other(wish, seen) else {
-            break;
-        };
-        let id = picked.guard.state().id();
-        seen.insert(id);
-        match advance::<S, P, Request>(picked, request, cx) {
-            Sent::Calling(future, guard) => {
-                Tried::note(id);
-                return Stage::Calling { future, guard };
-            }
-            Sent::Pending(picked, kept) => {
-                request = kept;
-                if picked.guard.is_probe() {
-                    first = picked;
-                    break;
-                }
-            }
-            Sent::Failed(failed) => {
-                let Some(kept) = failed.request else {
-                    return Stage::Refused(failed.error);
-                };
-                tried.insert(failed.at);
-                *sends += 1;
-                request = kept;
-            }
-        }
-    }
-    Stage::ready(first, request)
 }
 
 impl<S, P, C, R, Request> Future for ResponseFuture<S, P, C, R, Request>
@@ -359,8 +183,7 @@ where
                             guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
                             let error: BoxError = error.into();
                             let request = reclaim(&*error);
-                            let state = guard.state();
-                            Failed::new(state, Error::endpoint(&state.key, error), request)
+                            Failed::new(guard.state(), error, request)
                         }
                     }
                 }
@@ -374,7 +197,7 @@ where
                         request,
                         guard,
                     } = *ready;
-                    match advance::<S, P, Request>(Picked { service, guard }, request, cx) {
+                    match give(Picked { service, guard }, request, cx) {
                         Sent::Calling(future, guard) => {
                             this.stage.set(Stage::Calling { future, guard });
                             continue;
@@ -397,13 +220,8 @@ where
             };
             // The place at the endpoint that failed is given back before another is picked.
             this.stage.set(Stage::Done);
-            let core = failed.home.upgrade();
-            let stage = match core.map(Arc::downcast::<Core<S, P, C, R>>) {
-                Some(Ok(core)) => next(&core, failed, this.tried, this.sends, cx),
-                // The last balancer is gone, and with it whom to ask.
-                _ => Stage::Refused(failed.error),
-            };
-            this.stage.set(stage);
+            let sent = give_again::<S, P, C, R, Request>(failed, this.way, cx);
+            this.stage.set(Stage::after(sent));
         }
     }
 }
@@ -419,7 +237,7 @@ impl<S: Service<Request>, P: Policy, C, R, Request> fmt::Debug
         };
         f.debug_struct("ResponseFuture")
             .field("request", &stage)
-            .field("sends", &self.sends)
+            .field("way", &self.way)
             .finish_non_exhaustive()
     }
 }

@@ -15,14 +15,10 @@ use tower::{Layer, discover::Discover};
 
 use super::{
     Balance,
-    checks::Checker,
-    core::Core,
-    driver::{Apart, Driver, Ends, Setup},
+    driver::{Apart, Checker, Driver, Ends, Setup},
     handle::{Handle, Status},
+    pick::{core::Core, home::Home, slots::Slots, snapshot::Snapshot, state::Common},
     policy::{DefaultPolicy, Policy},
-    slots::Slots,
-    snapshot::Snapshot,
-    state::Common,
     topology::{Split, Topology},
 };
 #[cfg(feature = "_hyper")]
@@ -407,7 +403,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             rules: self.ejection.clone(),
             alarm,
             tallies,
-            core: weak.clone(),
+            home: Home::of(&weak),
         };
         #[cfg(feature = "_hyper")]
         let checker = Checker(

@@ -39,31 +39,25 @@
 //! prepares or of the destructor of a service, costs one turn of it; while a policy cannot prepare, its
 //! picks are made at random.
 
-mod checks;
-mod core;
 mod driver;
 mod error;
 mod future;
-mod guard;
 mod handle;
-mod hash;
 mod layer;
+mod pick;
 pub mod policy;
 mod registry;
+mod send;
 mod service;
 mod shared;
-mod slots;
-mod snapshot;
-mod state;
-mod tally;
 pub mod topology;
 
 pub use self::{
     error::{Error, NoEndpoint},
     future::ResponseFuture,
-    guard::RequestGuard,
     handle::{EndpointInfo, EndpointState, Event, Gone, Handle, Status},
     layer::{BalanceLayer, PlainBalanceLayer},
+    pick::guard::RequestGuard,
     registry::RegistryStatus,
     service::Balance,
 };

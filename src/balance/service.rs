@@ -14,10 +14,10 @@ use tower::Service;
 #[cfg(doc)]
 use super::BalanceLayer;
 use super::{
-    core::Core,
     error::Error,
     future::ResponseFuture,
     handle::Handle,
+    pick::{core::Core, guard::RequestGuard},
     policy::{DefaultPolicy, Policy},
     shared::Shared,
     topology::Route,
@@ -89,7 +89,7 @@ where
     R: Route<Request>,
     Request: 'static,
 {
-    type Response = C::Observed<super::RequestGuard<P::Load>>;
+    type Response = C::Observed<RequestGuard<P::Load>>;
     type Error = Error;
     type Future = ResponseFuture<S, P, C, R, Request>;
 

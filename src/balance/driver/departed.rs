@@ -8,7 +8,7 @@ use super::member::Member;
 use crate::{
     attempt::EndpointId,
     backoff::after,
-    balance::{handle::Event, state::Held},
+    balance::{handle::Event, pick::state::Held},
     endpoint::{Age, eject::History},
     instance::{Address, Key, Weight},
 };

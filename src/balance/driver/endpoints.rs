@@ -23,8 +23,8 @@ use super::{
 use crate::{
     balance::{
         handle::{EndpointInfo, Event},
+        pick::state::{Common, Held},
         policy::{Candidate, Policy},
-        state::{Common, Held},
         topology::{Plan, Set},
     },
     endpoint::{

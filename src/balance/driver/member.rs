@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    balance::state::{Beside, Held},
+    balance::pick::state::{Beside, Held},
     endpoint::{
         Age, Facts,
         eject::{GateState, Health, Step, StepKind},

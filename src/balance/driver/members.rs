@@ -10,8 +10,7 @@ use super::member::{Member, MemberId};
 use crate::{
     attempt::EndpointId,
     balance::{
-        slots::make_room,
-        state::Held,
+        pick::{slots::make_room, state::Held},
         topology::{Topology, Traits},
     },
     endpoint::Age,

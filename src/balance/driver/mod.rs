@@ -25,6 +25,7 @@
 //! publisher ─── spare               the snapshot, and the picks that requests count
 //! ```
 
+mod checks;
 mod departed;
 mod ejections;
 mod endpoints;
@@ -60,7 +61,13 @@ use tokio::{
 };
 use tower::discover::Discover;
 
+pub(super) use self::{
+    checks::Checker,
+    setup::{Ends, Setup},
+    source::Apart,
+};
 use self::{
+    checks::Found,
     departed::Departed,
     ejections::{Alarm, Ejections},
     endpoints::Endpoints,
@@ -74,14 +81,9 @@ use self::{
     turn::{FLOOD, TURN},
     warm_up::WarmUp,
 };
-pub(super) use self::{
-    setup::{Ends, Setup},
-    source::Apart,
-};
 use super::{
-    checks::{Checker, Found},
-    core::Core,
     handle::{Event, Status},
+    pick::core::Core,
     policy::Policy,
     topology,
 };

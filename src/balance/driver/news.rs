@@ -2,7 +2,7 @@
 
 use tokio::sync::broadcast;
 
-use crate::balance::{handle::Event, state::Held};
+use crate::balance::{handle::Event, pick::state::Held};
 
 /// How many events a subscriber may be behind. Arbitrary: what a change of a few hundred endpoints
 /// at once says, and 106 KB of memory.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, hash::Hash};
 
 use super::{departed::Departed, member::MemberId, members::Members};
-use crate::balance::state::Held;
+use crate::balance::pick::state::Held;
 
 /// States whose place another took since the last snapshot. Picks that were counted for the old state
 /// belong to the new one.

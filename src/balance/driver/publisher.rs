@@ -29,11 +29,13 @@ use super::{
 use crate::{
     backoff::after,
     balance::{
-        core::Kept,
+        pick::{
+            core::Kept,
+            slots::{Counts, Slots},
+            snapshot::{Leaf, Snapshot},
+            state::Held,
+        },
         policy::{Candidate, Policy},
-        slots::{Counts, Slots},
-        snapshot::{Leaf, Snapshot},
-        state::Held,
         topology::{Plan, Set},
     },
 };

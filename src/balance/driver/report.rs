@@ -12,7 +12,7 @@ use super::{
 use crate::{
     balance::{
         handle::{EndpointInfo, EndpointState},
-        state::Held,
+        pick::state::Held,
     },
     endpoint::load::LoadTracker,
     instance::Weight,

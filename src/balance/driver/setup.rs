@@ -11,11 +11,9 @@ use tokio::sync::{mpsc, watch};
 use super::ejections::Alarm;
 use crate::{
     balance::{
-        core::Core,
         handle::{Command, Status},
+        pick::{core::Core, snapshot::Snapshot, state::Common},
         policy::Policy,
-        snapshot::Snapshot,
-        state::Common,
         topology::Topology,
     },
     endpoint::{Ramp, eject::EjectionRules},

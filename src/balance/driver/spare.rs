@@ -11,7 +11,10 @@
 
 use std::sync::Arc;
 
-use crate::balance::{policy::Policy, slots::make_room, snapshot::Snapshot, state::Held};
+use crate::balance::{
+    pick::{slots::make_room, snapshot::Snapshot, state::Held},
+    policy::Policy,
+};
 
 /// The arrays of all leaves, in their order.
 pub(super) struct Spare<S, L> {
@@ -116,7 +119,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        balance::state::Common, endpoint::eject::Round, endpoint::load::InFlight, instance::Key,
+        balance::pick::state::Common, endpoint::eject::Round, endpoint::load::InFlight,
+        instance::Key,
     };
 
     proptest! {

@@ -32,7 +32,7 @@ use super::{
     alias::{Shares, below},
 };
 use crate::{
-    balance::hash::{hash_key, mix},
+    balance::pick::hash::{hash_key, mix},
     endpoint::load::LoadTracker,
     error::ConfigError,
     instance::Key,

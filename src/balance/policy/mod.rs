@@ -63,7 +63,7 @@ pub use self::{
     round_robin::RoundRobin,
     weighted_round_robin::WeightedRoundRobin,
 };
-pub use super::hash::hash_key;
+pub use super::pick::hash::hash_key;
 
 /// The policy of a balancer that is told nothing else.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
@@ -73,7 +73,7 @@ use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::state::{Common, Held, SharedState};
+use super::pick::state::{Common, Held, SharedState};
 use crate::{
     attempt::{EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},
@@ -144,11 +144,11 @@ impl Candidate<'static> {
 }
 
 impl<'a> Candidate<'a> {
-    pub(super) fn lent(key: &'a Key, weight: f64) -> Self {
+    pub(crate) fn lent(key: &'a Key, weight: f64) -> Self {
         Self::with(Cow::Borrowed(key), weight)
     }
 
-    pub(super) fn into_owned(self) -> Candidate<'static> {
+    pub(crate) fn into_owned(self) -> Candidate<'static> {
         Candidate {
             key: Cow::Owned(self.key.into_owned()),
             weight: self.weight,
@@ -174,7 +174,7 @@ pub struct Set<'a, L> {
 
 impl<'a, L: LoadTracker> Set<'a, L> {
     #[inline]
-    pub(super) fn new(states: &'a [Held<L>]) -> Self {
+    pub(crate) fn new(states: &'a [Held<L>]) -> Self {
         Self {
             states,
             panic: false,
@@ -182,7 +182,7 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     }
 
     #[inline]
-    pub(super) fn in_panic(self, panic: bool) -> Self {
+    pub(crate) fn in_panic(self, panic: bool) -> Self {
         Self { panic, ..self }
     }
 
@@ -233,7 +233,7 @@ impl<'a, L: LoadTracker> Set<'a, L> {
         takes && (draw.tried.is_empty() || !draw.tried.contains(state.id()))
     }
 
-    pub(super) fn id(&self, index: usize) -> EndpointId {
+    pub(crate) fn id(&self, index: usize) -> EndpointId {
         self.states[index].id()
     }
 }
@@ -318,21 +318,21 @@ impl<'a> Draw<'a> {
     }
 
     #[inline]
-    pub(super) fn since(mut self, recent: Option<Instant>) -> Self {
+    pub(crate) fn since(mut self, recent: Option<Instant>) -> Self {
         self.recent = recent;
         self
     }
 
     /// Sets what was drawn ahead, to be replaced.
     #[inline]
-    pub(super) fn ahead(mut self, ahead: &'a mut Ahead) -> Self {
+    pub(crate) fn ahead(mut self, ahead: &'a mut Ahead) -> Self {
         self.ahead = Some(ahead);
         self
     }
 
     /// The time, if it was read.
     #[inline]
-    pub(super) fn read(&self) -> Option<Instant> {
+    pub(crate) fn read(&self) -> Option<Instant> {
         self.now
     }
 }

@@ -65,7 +65,7 @@ use super::{
     Candidate, Policy,
     hashed::{Bound, Hashed, Places, Ranked, place, ranked},
 };
-use crate::{balance::hash::mix, endpoint::load::InFlight, error::ConfigError};
+use crate::{balance::pick::hash::mix, endpoint::load::InFlight, error::ConfigError};
 
 /// The places of a ring, as a power of two: as many as a second-level cache holds, and fifty for each of
 /// 10 000 endpoints. Always the same, because half of the keys have another owner on a finer ring.

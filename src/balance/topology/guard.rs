@@ -37,7 +37,7 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::balance::tally::{Counts, PERCENTILE, Tally};
+use crate::balance::pick::tally::{Counts, PERCENTILE, Tally};
 use crate::error::ConfigError;
 
 /// Looks per window.

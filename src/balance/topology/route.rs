@@ -5,7 +5,7 @@
 //! what the numbers mean was worked out when the set of endpoints changed.
 
 use super::{split::Version, subset::Subset};
-use crate::balance::hash::hash_key;
+use crate::balance::pick::hash::hash_key;
 
 /// What one request wishes: a key, a subset, a version. Nothing by default.
 ///

@@ -30,7 +30,7 @@ use super::{
     guard::{Guard, Trip, Watchman},
     hash,
 };
-use crate::{balance::tally::Tally, error::ConfigError, instance::Instance};
+use crate::{balance::pick::tally::Tally, error::ConfigError, instance::Instance};
 
 /// Names a version: a hash of its name, the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,10 +1,9 @@
 //! What is known of one endpoint while it is used: shared by snapshots, requests and the driver.
 
 use std::{
-    any::Any,
     ops::Deref,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -12,9 +11,9 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 
+use super::{home::Home, tally::Tally};
 use crate::{
     attempt::EndpointId,
-    balance::tally::Tally,
     classify::Outcome,
     endpoint::{
         eject::{EjectionRules, Health, Round, Signal},
@@ -81,22 +80,20 @@ pub(crate) struct Common {
     pub(crate) tallies: Option<[Arc<Tally>; 2]>,
     /// Whether every request is timed, whatever the tracker needs.
     pub(crate) timed: bool,
-    /// The balancer's core, for a request that must go to another endpoint. Weak, as the core holds the
-    /// states; and without its type, which is the service's affair.
-    pub(crate) core: Weak<dyn Any + Send + Sync>,
+    /// The balancer, for a request that must go to another endpoint.
+    pub(crate) home: Home,
 }
 
 impl Common {
     /// Of no balancer.
     pub(crate) fn lonely() -> Self {
-        let core: Weak<()> = Weak::new();
         Self {
             epoch: Instant::now(),
             rules: None,
             alarm: mpsc::unbounded_channel().0,
             tallies: None,
             timed: false,
-            core,
+            home: Home::none(),
         }
     }
 }

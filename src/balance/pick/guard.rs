@@ -104,7 +104,7 @@ impl Packed {
 impl<L: LoadTracker> RequestGuard<L> {
     /// A request that passed the endpoint's gate with `pass`.
     #[inline]
-    pub(super) fn new(state: SharedState<L>, began: Option<Instant>, pass: u32) -> Self {
+    pub(crate) fn new(state: SharedState<L>, began: Option<Instant>, pass: u32) -> Self {
         let phase = match began {
             None => Phase::Untimed,
             Some(now) => {
@@ -120,18 +120,18 @@ impl<L: LoadTracker> RequestGuard<L> {
     }
 
     /// Whether it is the one request that is to show whether the endpoint is back.
-    pub(super) fn is_probe(&self) -> bool {
+    pub(crate) fn is_probe(&self) -> bool {
         Pass::is_packed_probe(self.phase.pass())
     }
 
     #[inline]
-    pub(super) fn state(&self) -> &EndpointState<L> {
+    pub(crate) fn state(&self) -> &EndpointState<L> {
         &self.state
     }
 
     /// The head of the answer is here, and only its end will tell: fixes the latency.
     #[inline]
-    pub(super) fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         if let Phase::Waiting(since) = self.phase.phase() {
             let now = Ticks::of(self.state.common().epoch.elapsed());
             self.set(Phase::Answered(now.since(since)));

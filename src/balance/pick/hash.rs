@@ -3,7 +3,7 @@
 //! `std`'s hashers promise neither, and some differ by seed. [`hash_key`] is XXH64 with seed 0, which
 //! libraries for every language compute too, so clients written in others can agree on who owns a key.
 
-/// Hashes a key for [`RingHash`](super::policy::RingHash): XXH64 with seed 0.
+/// Hashes a key for [`RingHash`](crate::balance::policy::RingHash): XXH64 with seed 0.
 ///
 /// Takes about 10 ns for keys of up to 32 bytes, and 10 GB a second beyond.
 ///
@@ -80,7 +80,7 @@ fn read64(word: &[u8]) -> u64 {
 /// Spreads the bits of a number over all of it (the finalizer of SplitMix64), so that numbers that
 /// differ little, such as ids used as hashes, land far apart.
 #[inline]
-pub(super) fn mix(mut hash: u64) -> u64 {
+pub(crate) fn mix(mut hash: u64) -> u64 {
     hash = hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -9,17 +9,19 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    error::NoEndpoint,
     guard::RequestGuard,
-    handle::{Handle, Status},
-    policy::{Ahead, Draw, Policy},
-    registry::RegistryStatus,
     slots::{Hand, Slots},
     snapshot::Snapshot,
-    topology::{Nowhere, Wish},
 };
 use crate::{
     attempt::{EndpointId, Tried},
+    balance::{
+        error::NoEndpoint,
+        handle::{Handle, Status},
+        policy::{Ahead, Draw, Policy},
+        registry::RegistryStatus,
+        topology::{Nowhere, Wish},
+    },
     endpoint::load::LoadTracker,
 };
 

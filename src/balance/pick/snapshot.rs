@@ -4,12 +4,13 @@ use std::{fmt, sync::Arc};
 
 use rand::{RngExt, rngs::SmallRng};
 
-use crate::endpoint::{eject::Pass, load::LoadTracker};
-
-use super::{
-    policy::{Draw, Picker, Policy, Set},
-    state::Held,
-    topology::{Nowhere, Plan, Wish},
+use super::state::Held;
+use crate::{
+    balance::{
+        policy::{Draw, Picker, Policy, Set},
+        topology::{Nowhere, Plan, Wish},
+    },
+    endpoint::{eject::Pass, load::LoadTracker},
 };
 
 /// The endpoints at one moment.

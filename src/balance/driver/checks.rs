@@ -1,9 +1,9 @@
 //! Active health checks of the endpoints, where there are any.
 
 #[cfg(feature = "_hyper")]
-pub(super) use with::Checker;
+pub(in crate::balance) use with::Checker;
 #[cfg(not(feature = "_hyper"))]
-pub(super) use without::Checker;
+pub(in crate::balance) use without::Checker;
 
 /// What a check found.
 pub(super) struct Found<K> {
@@ -34,21 +34,26 @@ mod with {
     pub(in crate::balance) struct Checker<K>(pub(in crate::balance) Option<Prober<K>>);
 
     impl<K: Clone + Eq + Hash> Checker<K> {
-        pub(in crate::balance) fn insert(&mut self, key: &K, facts: Option<&Facts>, now: Instant) {
+        pub(in crate::balance::driver) fn insert(
+            &mut self,
+            key: &K,
+            facts: Option<&Facts>,
+            now: Instant,
+        ) {
             if let (Some(prober), Some(facts)) = (&mut self.0, facts) {
                 let address: Address = facts.instance().address.clone();
                 prober.insert(key.clone(), address, now);
             }
         }
 
-        pub(in crate::balance) fn remove(&mut self, key: &K) {
+        pub(in crate::balance::driver) fn remove(&mut self, key: &K) {
             if let Some(prober) = &mut self.0 {
                 prober.remove(key);
             }
         }
 
         /// Waits for the next result.
-        pub(in crate::balance) async fn next(&mut self) -> Found<K> {
+        pub(in crate::balance::driver) async fn next(&mut self) -> Found<K> {
             let Some(prober) = &mut self.0 else {
                 return pending().await;
             };
@@ -81,11 +86,11 @@ mod without {
     pub(in crate::balance) struct Checker<K>(pub(in crate::balance) PhantomData<fn() -> K>);
 
     impl<K> Checker<K> {
-        pub(in crate::balance) fn insert(&mut self, _: &K, _: Option<&Facts>, _: Instant) {}
+        pub(in crate::balance::driver) fn insert(&mut self, _: &K, _: Option<&Facts>, _: Instant) {}
 
-        pub(in crate::balance) fn remove(&mut self, _: &K) {}
+        pub(in crate::balance::driver) fn remove(&mut self, _: &K) {}
 
-        pub(in crate::balance) async fn next(&mut self) -> Found<K> {
+        pub(in crate::balance::driver) async fn next(&mut self) -> Found<K> {
             pending().await
         }
     }

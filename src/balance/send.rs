@@ -1,0 +1,241 @@
+//! Gives a request to an endpoint, and to another one where it could not be sent.
+
+use std::task::{Context, Poll};
+
+use tower::Service;
+
+use super::{
+    error::Error,
+    pick::{
+        core::{Core, Picked},
+        guard::RequestGuard,
+        home::Home,
+        state::EndpointState,
+    },
+    policy::Policy,
+    topology::Route,
+};
+use crate::{
+    attempt::{EndpointId, Tried},
+    classify::{Observer, Verdict},
+    endpoint::load::LoadTracker,
+    error::BoxError,
+};
+
+/// How many endpoints a request is given to in turn, as long as it could not be sent to those before.
+const SENDS: u32 = 4;
+
+/// Where a request has been.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    tried: Tried,
+    /// Endpoints that it was given to.
+    sends: u32,
+}
+
+impl Way {
+    /// A request that was given to its first endpoint. `tried` are those of earlier attempts.
+    #[inline]
+    pub(super) fn new(tried: Tried) -> Self {
+        Self { tried, sends: 1 }
+    }
+}
+
+/// What became of giving a request to endpoints.
+pub(super) enum Sent<S: Service<Request>, Request, L: LoadTracker> {
+    Calling(S::Future, RequestGuard<L>),
+    /// The endpoint is not ready.
+    Pending(Picked<S, L>, Request),
+    Failed(Failed<Request>),
+}
+
+/// What an endpoint leaves that did not answer a request.
+pub(super) struct Failed<Request> {
+    pub(super) error: Error,
+    at: EndpointId,
+    /// Where to look for another endpoint.
+    home: Home,
+    /// Where it can be sent elsewhere.
+    request: Option<Request>,
+}
+
+impl<Request> Failed<Request> {
+    #[cold]
+    pub(super) fn new<L>(
+        state: &EndpointState<L>,
+        source: BoxError,
+        request: Option<Request>,
+    ) -> Self {
+        Self {
+            error: Error::endpoint(&state.key, source),
+            at: state.id(),
+            home: state.common().home.clone(),
+            request,
+        }
+    }
+}
+
+/// Gives the request to the endpoint, if that is ready.
+#[inline]
+pub(super) fn give<S, L, Request>(
+    picked: Picked<S, L>,
+    request: Request,
+    cx: &mut Context<'_>,
+) -> Sent<S, Request, L>
+where
+    S: Service<Request>,
+    S::Error: Into<BoxError>,
+    L: LoadTracker,
+{
+    let Picked { mut service, guard } = picked;
+    let guard = Unwinds(Some(guard));
+    match service.poll_ready(cx) {
+        Poll::Ready(Ok(())) => {
+            let future = service.call(request);
+            Sent::Calling(future, guard.returned())
+        }
+        Poll::Pending => {
+            let guard = guard.returned();
+            Sent::Pending(Picked { service, guard }, request)
+        }
+        Poll::Ready(Err(error)) => {
+            let mut guard = guard.returned();
+            guard.conclude(Verdict::FAILURE);
+            Sent::Failed(Failed::new(guard.state(), error.into(), Some(request)))
+        }
+    }
+}
+
+/// Gives a request that failed at one endpoint to others, until one takes it. While there is a balancer.
+#[cold]
+pub(super) fn give_again<S, P, C, R, Request>(
+    failed: Failed<Request>,
+    way: &mut Way,
+    cx: &mut Context<'_>,
+) -> Sent<S, Request, P::Load>
+where
+    S: Service<Request> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    C: Send + Sync + 'static,
+    R: Route<Request>,
+{
+    match failed.home.get::<Core<S, P, C, R>>() {
+        Some(core) => give_to_others(&core, failed, way, cx),
+        None => Sent::Failed(failed),
+    }
+}
+
+/// Gives a request that failed at one endpoint to others, until one takes it.
+#[cold]
+pub(super) fn give_to_others<S, P, C, R, Request>(
+    core: &Core<S, P, C, R>,
+    mut failed: Failed<Request>,
+    way: &mut Way,
+    cx: &mut Context<'_>,
+) -> Sent<S, Request, P::Load>
+where
+    S: Service<Request> + Clone,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    R: Route<Request>,
+{
+    way.tried.insert(failed.at);
+    while way.sends < SENDS {
+        let Some(request) = failed.request.take() else {
+            break;
+        };
+        let wish = core.route.route(&request);
+        // Not the same again: it has just failed, and in an outage each request would do so.
+        let Ok(picked) = core.pick_other(wish, way.tried) else {
+            break;
+        };
+        Tried::note(picked.guard.state().id());
+        way.sends += 1;
+        match give(picked, request, cx) {
+            Sent::Failed(again) => {
+                way.tried.insert(again.at);
+                failed = again;
+            }
+            Sent::Pending(picked, request) => return give_to_ready(core, picked, request, way, cx),
+            calling @ Sent::Calling(..) => return calling,
+        }
+    }
+    Sent::Failed(failed)
+}
+
+/// Gives a request to another endpoint than the `first`, which is not ready: where one of a few is ready.
+/// Else it waits for the first, as that is the policy's choice. A probe waits: to give its permit back
+/// counts as no answer.
+#[cold]
+pub(super) fn give_to_ready<S, P, C, R, Request>(
+    core: &Core<S, P, C, R>,
+    mut first: Picked<S, P::Load>,
+    mut request: Request,
+    way: &mut Way,
+    cx: &mut Context<'_>,
+) -> Sent<S, Request, P::Load>
+where
+    S: Service<Request> + Clone,
+    S::Error: Into<BoxError>,
+    P: Policy,
+    R: Route<Request>,
+{
+    if first.guard.is_probe() {
+        return Sent::Pending(first, request);
+    }
+    // They have not failed: the request may come back to them.
+    let mut seen = way.tried;
+    seen.insert(first.guard.state().id());
+    let wish = core.route.route(&request);
+    for _ in 1..SENDS {
+        let Ok(picked) = core.pick_other(wish, seen) else {
+            break;
+        };
+        let id = picked.guard.state().id();
+        seen.insert(id);
+        match give(picked, request, cx) {
+            Sent::Calling(future, guard) => {
+                Tried::note(id);
+                return Sent::Calling(future, guard);
+            }
+            Sent::Pending(picked, kept) => {
+                request = kept;
+                if picked.guard.is_probe() {
+                    first = picked;
+                    break;
+                }
+            }
+            Sent::Failed(mut failed) => {
+                let Some(kept) = failed.request.take() else {
+                    return Sent::Failed(failed);
+                };
+                way.tried.insert(failed.at);
+                way.sends += 1;
+                request = kept;
+            }
+        }
+    }
+    Sent::Pending(first, request)
+}
+
+/// Holds the place of a request while its endpoint runs. A panic of the endpoint goes on to the caller, and
+/// counts as a failure of the endpoint.
+struct Unwinds<L: LoadTracker>(Option<RequestGuard<L>>);
+
+impl<L: LoadTracker> Unwinds<L> {
+    /// The endpoint did not panic.
+    #[inline]
+    fn returned(mut self) -> RequestGuard<L> {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+impl<L: LoadTracker> Drop for Unwinds<L> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(guard) = &mut self.0 {
+            guard.conclude(Verdict::FAILURE);
+        }
+    }
+}
