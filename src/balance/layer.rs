@@ -310,9 +310,9 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
     ///
     /// # Panics
     /// Outside of a tokio runtime: it starts the task that follows discovery.
-    pub fn balance<D, S, L: 'static, E: 'static>(self, discover: D) -> Balance<S, P, C, R>
+    pub fn balance<D, S>(self, discover: D) -> Balance<S, P, C, R>
     where
-        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+        D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
         D::Service: Send,
@@ -438,9 +438,9 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
     }
 }
 
-impl<D, S, L: 'static, E: 'static, P, C, R> Layer<D> for BalanceLayer<P, C, R>
+impl<D, S, P, C, R> Layer<D> for BalanceLayer<P, C, R>
 where
-    D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+    D: Discover<Service = Endpoint<S>> + Send + 'static,
     D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
     D::Error: Into<BoxError> + Send,
     D::Service: Send,
@@ -522,9 +522,9 @@ impl<S> Balance<S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn new<D, L: 'static, E: 'static>(discover: D) -> Self
+    pub fn new<D>(discover: D) -> Self
     where
-        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+        D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
         D::Service: Send,

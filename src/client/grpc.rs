@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The outcome of a call is in its trailers: give [`Grpc`](crate::classify::Grpc) to whoever judges
-//! (the balancer, a retry, [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
+//! (our balancer, a retry; before tower's balancer [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
 //!
 //! An endpoint connects when a call needs it, and again when its connection is gone; a call that finds
 //! no connection comes back in the error. All calls that wait for a connection wait for the same one, and
@@ -74,15 +74,21 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// HTTP/2 without TLS, unless set otherwise. Its services are [`GrpcClient`]s.
 ///
 /// # Examples
+/// With tower's own balancer:
 /// ```
 /// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
 /// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use tower::balance::p2c::Balance;
-/// use tower_roster::{classify::Grpc, client::GrpcEndpoints, endpoint::CompleteOnBody};
+/// use tower_roster::{
+///     classify::Grpc,
+///     client::GrpcEndpoints,
+///     endpoint::{CompleteOnBody, load::PeakEwma},
+/// };
 ///
 /// let discover = registry
 ///     .watch("greeter")?
 ///     .discover(GrpcEndpoints::new())
+///     .measured(PeakEwma::new())
 ///     .complete(CompleteOnBody::new(Grpc::default()));
 /// // let mut client = GreeterClient::new(Balance::new(discover));
 /// # let _: Balance<_, http::Request<tonic::body::Body>> = Balance::new(discover);

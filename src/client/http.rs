@@ -81,13 +81,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 ///
-/// Customised, with requests that count until their answer's body has ended:
+/// Customised, for tower's own balancer, with requests that count until their answer's body has ended:
 /// ```
 /// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
 /// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use std::time::Duration;
 /// use http_body_util::Full;
-/// use tower_roster::{client::HttpEndpoints, endpoint::CompleteOnBody};
+/// use tower_roster::{
+///     client::HttpEndpoints,
+///     endpoint::{CompleteOnBody, load::PeakEwma},
+/// };
 ///
 /// let endpoints = HttpEndpoints::<Full<bytes::Bytes>>::new()
 ///     .connect_timeout(Duration::from_millis(500))
@@ -95,6 +98,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// let discover = registry
 ///     .watch("user-service")?
 ///     .discover(endpoints)
+///     .measured(PeakEwma::new())
 ///     .complete(CompleteOnBody::default());
 /// # Ok(())
 /// # }

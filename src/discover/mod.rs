@@ -2,7 +2,8 @@
 //!
 //! A [`Discover`] compares the latest set of instances with the endpoints that it has made, and
 //! yields what changed as [`tower::discover::Change`]s. Being a stream of those, it *is* a
-//! [`tower::discover::Discover`] and feeds any balancer, tower's own included.
+//! [`tower::discover::Discover`]. Our own [`Balance`](crate::balance::Balance) takes it as it is, and tower's
+//! with a measure of load: [`Discover::measured`].
 //!
 //! ```text
 //! Watch ──latest View──▶ diff against what was made ──▶ Change::Insert(key, Endpoint)
@@ -24,8 +25,8 @@
 //! - **It never errs and never ends.** tower's balancer takes an error for fatal and an end for an
 //!   end to polling. When the watch ends, this is logged and the last set stays.
 //!
-//! Another address is another process. A new service there starts with a fresh load: latencies and
-//! failures measured at the old address say nothing about it, and often are why the address changed.
+//! Another address is another process. A new service there starts with a fresh load, whoever measures it:
+//! latencies and failures measured at the old address say nothing about it, and often are why the address changed.
 //! Weight and everything else from the registry carry over. Our own [`Balance`](crate::balance::Balance)
 //! also begins slow start there and ends an ejection, unless that was by hand; its counts go on. A new
 //! service at the same address changes nothing of what that knows.
@@ -39,9 +40,10 @@
 //! have their turn.
 
 mod make;
+mod measured;
 mod roll;
 
-pub use self::make::MakeEndpoint;
+pub use self::{make::MakeEndpoint, measured::MeasuredDiscover};
 
 use std::{
     convert::Infallible,
@@ -58,10 +60,7 @@ use tower::discover::Change;
 use self::roll::{Roll, Step};
 use crate::{
     backoff::Backoff,
-    endpoint::{
-        CompleteOnResponse, Endpoint,
-        load::{LoadTracker, PeakEwma},
-    },
+    endpoint::{Endpoint, load::LoadTracker},
     instance::{Instance, Key},
     registry::{Closed, Follower, Query, View, Watch},
 };
@@ -71,13 +70,17 @@ const BURST: u32 = 128;
 
 /// The endpoints of a watched service, as tower's `Discover`. Dropping it releases the watch.
 ///
+/// Each endpoint is a service, and what the registry says of its instance. Our own
+/// [`Balance`](crate::balance::Balance) measures the load of each; for tower's own balancer, which asks each
+/// service for its load, there is [`measured`](Self::measured).
+///
 /// # Examples
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), tower_roster::BoxError> {
 /// use std::convert::Infallible;
-/// use tower::{balance::p2c::Balance, Service, ServiceExt};
-/// use tower_roster::{Instance, registry};
+/// use tower::ServiceExt;
+/// use tower_roster::{Instance, balance::Balance, registry};
 ///
 /// let registry = registry::connect("fixed:10.0.0.1:80,10.0.0.2:80")?;
 /// let discover = registry.watch("user-service")?.discover(|instance: &Instance| {
@@ -88,30 +91,26 @@ const BURST: u32 = 128;
 ///     }))
 /// });
 ///
-/// let mut balance = Balance::new(discover);
-/// let answer = balance.ready().await?.call(()).await?;
+/// let answer = Balance::new(discover).oneshot(()).await?;
 /// assert!(answer.starts_with("10.0.0."));
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Customised: the load is the number of requests in flight, and a new version is a new service.
+/// Customised: a new version is a new service.
 /// ```
 /// # use std::convert::Infallible;
 /// # use tower_roster::{Instance, registry::Watch};
 /// # fn build(watch: Watch) {
-/// use tower_roster::{discover::Discover, endpoint::load::InFlight};
+/// use tower_roster::discover::Discover;
 ///
 /// let discover = Discover::new(watch, |_: &Instance| Ok::<_, Infallible>("a service"))
-///     .load(InFlight::new())
 ///     .rebuild_when(|old, new| old.address != new.address || old.tags != new.tags);
 /// # }
 /// ```
-pub struct Discover<M, L = PeakEwma, C = CompleteOnResponse> {
+pub struct Discover<M> {
     maker: M,
     roll: Roll,
-    tracker: L,
-    completion: C,
     query: Query,
     changed: Option<Changed>,
     /// For the balancer, which is told of the registry.
@@ -144,8 +143,6 @@ impl<M: MakeEndpoint> Discover<M> {
         Self {
             maker,
             roll: Roll::new(),
-            tracker: PeakEwma::new(),
-            completion: CompleteOnResponse::default(),
             query: watch.query().clone(),
             follower: Follower::new(watch.clone()),
             changed: Some(changed(watch)),
@@ -153,21 +150,31 @@ impl<M: MakeEndpoint> Discover<M> {
             steps: 0,
         }
     }
-}
 
-impl<M: MakeEndpoint, L, C> Discover<M, L, C> {
-    /// Sets how load is measured: each endpoint gets a fresh tracker with the settings of this one.
-    /// [`PeakEwma`] by default.
-    #[must_use]
-    pub fn load<L2: LoadTracker>(self, tracker: L2) -> Discover<M, L2, C> {
-        self.with(|_, completion| (tracker, completion))
-    }
-
-    /// Sets when a request is complete: with its answer ([`CompleteOnResponse`], the default), or
-    /// with the body of that answer (`CompleteOnBody`, which also counts 5xx as failures).
-    #[must_use]
-    pub fn complete<C2: Clone>(self, completion: C2) -> Discover<M, L, C2> {
-        self.with(|tracker, _| (tracker, completion))
+    /// Measures the load of each endpoint, for tower's own balancer: each gets a fresh tracker with the
+    /// settings of this one. Our own [`Balance`](crate::balance::Balance) needs no such thing, as it measures
+    /// by itself.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_roster::BoxError> {
+    /// use std::convert::Infallible;
+    /// use tower::{Service, ServiceExt, balance::p2c::Balance};
+    /// use tower_roster::{Instance, endpoint::load::PeakEwma, registry};
+    ///
+    /// let registry = registry::connect("fixed:10.0.0.1:80,10.0.0.2:80")?;
+    /// let discover = registry.watch("user-service")?.discover(|_: &Instance| {
+    ///     Ok::<_, Infallible>(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }))
+    /// });
+    ///
+    /// let mut balance = Balance::new(discover.measured(PeakEwma::new()));
+    /// assert_eq!(balance.ready().await?.call(1).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn measured<L: LoadTracker>(self, tracker: L) -> MeasuredDiscover<Self, L> {
+        MeasuredDiscover::new(self, tracker)
     }
 
     /// Sets when the service made for the first instance must be replaced for the second, which has
@@ -188,21 +195,6 @@ impl<M: MakeEndpoint, L, C> Discover<M, L, C> {
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.roll.backoff = backoff;
         self
-    }
-
-    fn with<L2, C2>(self, change: impl FnOnce(L, C) -> (L2, C2)) -> Discover<M, L2, C2> {
-        let (tracker, completion) = change(self.tracker, self.completion);
-        Discover {
-            maker: self.maker,
-            roll: self.roll,
-            tracker,
-            completion,
-            query: self.query,
-            changed: self.changed,
-            follower: self.follower,
-            sleep: self.sleep,
-            steps: self.steps,
-        }
     }
 
     /// Takes the latest set, if there is a new one.
@@ -241,13 +233,8 @@ impl<M: MakeEndpoint, L, C> Discover<M, L, C> {
     }
 }
 
-impl<M, L, C> Stream for Discover<M, L, C>
-where
-    M: MakeEndpoint,
-    L: LoadTracker,
-    C: Clone,
-{
-    type Item = Result<Change<Key, Endpoint<M::Service, L, C>>, Infallible>;
+impl<M: MakeEndpoint> Stream for Discover<M> {
+    type Item = Result<Change<Key, Endpoint<M::Service>>, Infallible>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -264,10 +251,7 @@ where
             this.steps += 1;
             let change = match this.roll.step(&mut this.maker, now) {
                 Step::Insert(key, facts, service) => {
-                    let tracker = this.tracker.fresh(now);
-                    let completion = this.completion.clone();
-                    let endpoint =
-                        Endpoint::assemble(service, key.clone(), facts, tracker, completion);
+                    let endpoint = Endpoint::with_facts(service, key.clone(), facts);
                     Change::Insert(key, endpoint)
                 }
                 Step::Remove(key) => Change::Remove(key),
@@ -286,13 +270,12 @@ where
 }
 
 // Nothing in it is pinned in place.
-impl<M, L, C> Unpin for Discover<M, L, C> {}
+impl<M> Unpin for Discover<M> {}
 
-impl<M, L: fmt::Debug, C> fmt::Debug for Discover<M, L, C> {
+impl<M> fmt::Debug for Discover<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Discover")
             .field("query", &self.query)
-            .field("load", &self.tracker)
             .field("roll", &self.roll)
             .finish_non_exhaustive()
     }

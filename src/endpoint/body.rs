@@ -1,4 +1,4 @@
-//! Requests over HTTP are in flight until the body of their answer ends.
+//! Requests over HTTP are in flight until the body of their response ends.
 
 use std::convert::Infallible;
 
@@ -7,9 +7,10 @@ use tower::load::TrackCompletion;
 use super::load::{Handle, LoadTracker};
 use crate::classify::{Classify, Http, Observer, Outcome, Verdict};
 
-/// Counts a request as in flight until the body of its answer ends or is dropped.
+/// Counts a request as in flight until the body of its response ends or is dropped; for a
+/// [`MeasuredEndpoint`](super::MeasuredEndpoint).
 ///
-/// The latency is the time to the head of the answer, whatever the length of the body. A classifier
+/// The latency is the time to the head of the response, whatever the length of the body. A classifier
 /// says what a failure is, [`Http`] unless set otherwise: status 429 and 5xx, and a body that breaks
 /// off. What is overloaded counts as a failure here: a server that refuses fast is not a fast server.
 ///

@@ -1,22 +1,13 @@
 //! An instance that we can send to.
 //!
 //! An [`Endpoint`] is a service (usually a connection, or a client that makes connections) together
-//! with what must be known to choose it: the [`Key`] and the current [`Instance`] from the registry,
-//! and its load, measured from the requests that pass through it. It is a [`tower::Service`] and a
-//! [`tower::load::Load`], so tower's own `balance::p2c::Balance` can use it as it is.
+//! with what must be known to choose it: the [`Key`] and the current [`Instance`] from the registry.
 //!
-//! ```text
-//!                  Endpoint ──clone──▶ Endpoint          one service each
-//!                     │                   │
-//!                     ├───────────────────┤
-//!                     ▼                   ▼
-//!  Discover ──▶ Facts: instance, weight   State: in flight, load tracker ◀── Handle, one for each
-//!  (updates)                                                                 request in flight
-//! ```
-//!
-//! On the path of a request it costs two counters and two readings of the clock; it neither locks
-//! nor allocates. Whatever way a request ends, its place in flight is given back: the [`Handle`]
-//! is a guard.
+//! # Where load is measured
+//! Once, by the balancer that uses it. Our own [`Balance`](crate::balance::Balance) measures what its
+//! policy asks for, and takes an [`Endpoint`] as it is. tower's own `balance::p2c::Balance` asks each
+//! service for its load: it takes a [`MeasuredEndpoint`], which
+//! [`Discover::measured`](crate::discover::Discover::measured) makes of each endpoint.
 
 #[cfg(feature = "http")]
 mod body;
@@ -27,6 +18,7 @@ pub mod eject;
 mod facts;
 mod future;
 pub mod load;
+mod measured;
 mod schedule;
 mod slow_start;
 
@@ -35,6 +27,7 @@ pub use self::body::CompleteOnBody;
 pub use self::{
     cost::Cost,
     future::ResponseFuture,
+    measured::MeasuredEndpoint,
     slow_start::{Ramp, SlowStart},
 };
 pub(crate) use self::{facts::Facts, slow_start::Age};
@@ -46,20 +39,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::time::Instant;
-use tower::{
-    Service,
-    load::{Load, TrackCompletion},
-};
+use tower::Service;
 
-use self::load::{Handle, LoadTracker, PeakEwma, State};
+use self::load::LoadTracker;
 use crate::instance::{Instance, Key, Weight};
 
-/// An instance that we can send to: a service, with its identity, weight and load.
+/// An instance that we can send to: a service, with its identity and its weight.
 ///
-/// `L` measures the load, and `C` says when a request is complete: when its answer is there
-/// ([`CompleteOnResponse`], the default), or when the body of that answer has ended
-/// (`CompleteOnBody`, with feature `http`). Clones share everything but the service.
+/// As a [`tower::Service`] it is the service. Clones share what the registry says.
 ///
 /// # Examples
 /// ```
@@ -70,84 +57,39 @@ use crate::instance::{Instance, Key, Weight};
 /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
 ///
 /// let endpoint = Endpoint::new(service, Arc::new(instance));
-/// assert_eq!((endpoint.weight().get(), endpoint.in_flight()), (3, 0));
+/// assert_eq!((endpoint.key().id(), endpoint.weight().get()), ("user-1", 3));
 /// # Ok::<_, tower_roster::instance::AddressError>(())
 /// ```
-///
-/// With another measure of load:
-/// ```
-/// # use std::{convert::Infallible, sync::Arc};
-/// # use tower_roster::{Instance, endpoint::Endpoint};
-/// # let instance = Arc::new(Instance::new("web", "web-1", "127.0.0.1:80".parse()?));
-/// # let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
-/// use tower_roster::endpoint::load::InFlight;
-///
-/// let endpoint = Endpoint::new(service, instance).with_load(InFlight::new());
-/// # Ok::<_, tower_roster::instance::AddressError>(())
-/// ```
-pub struct Endpoint<S, L = PeakEwma, C = CompleteOnResponse> {
+#[derive(Clone)]
+pub struct Endpoint<S> {
     service: S,
-    completion: C,
     key: Key,
     facts: Arc<Facts>,
-    state: Arc<State<L>>,
 }
 
 impl<S> Endpoint<S> {
-    /// Wraps the service that reaches `instance`, with a default [`PeakEwma`].
+    /// Puts the service that reaches `instance` together with it.
     pub fn new(service: S, instance: Arc<Instance>) -> Self {
         let key = instance.key.clone();
-        let facts = Arc::new(Facts::new(instance, None));
-        Self::assemble(
-            service,
-            key,
-            facts,
-            PeakEwma::new(),
-            CompleteOnResponse::default(),
-        )
+        Self::with_facts(service, key, Arc::new(Facts::new(instance, None)))
     }
-}
 
-impl<S, L: LoadTracker, C> Endpoint<S, L, C> {
-    pub(crate) fn assemble(
-        service: S,
-        key: Key,
-        facts: Arc<Facts>,
-        tracker: L,
-        completion: C,
-    ) -> Self {
+    pub(crate) fn with_facts(service: S, key: Key, facts: Arc<Facts>) -> Self {
         Self {
             service,
-            completion,
             key,
             facts,
-            state: Arc::new(State::new(tracker)),
         }
     }
 
-    /// Measures the load in another way, from now on and for this endpoint and its later clones.
-    #[must_use]
-    pub fn with_load<L2: LoadTracker>(self, tracker: L2) -> Endpoint<S, L2, C> {
-        let Self {
-            service,
-            completion,
-            key,
-            facts,
-            ..
-        } = self;
-        Endpoint::assemble(service, key, facts, tracker, completion)
+    pub(crate) fn into_parts(self) -> (S, Arc<Facts>) {
+        (self.service, self.facts)
     }
 
-    /// Counts requests as complete at another point.
-    #[must_use]
-    pub fn with_completion<C2>(self, completion: C2) -> Endpoint<S, L, C2> {
-        Endpoint {
-            service: self.service,
-            completion,
-            key: self.key,
-            facts: self.facts,
-            state: self.state,
-        }
+    /// Measures its load from now on, over all later clones. For balancers that ask services for it, as
+    /// tower's own.
+    pub fn measured<L: LoadTracker>(self, tracker: L) -> MeasuredEndpoint<S, L> {
+        MeasuredEndpoint::new(self, tracker)
     }
 
     /// Its identity, which never changes.
@@ -165,77 +107,31 @@ impl<S, L: LoadTracker, C> Endpoint<S, L, C> {
         self.facts.weight()
     }
 
-    /// The number of its requests that are not complete, over all clones.
-    pub fn in_flight(&self) -> usize {
-        self.state.in_flight()
-    }
-
-    /// The cost at `now`, for callers that compare several and read the clock once.
-    pub fn cost(&self, now: Instant) -> Cost {
-        let load = self.state.tracker.load(self.in_flight(), now);
-        Cost::new(load, self.weight())
-    }
-
     /// The service.
     pub fn service(&self) -> &S {
         &self.service
     }
 }
 
-impl<S, L, C> Endpoint<S, L, C> {
-    pub(crate) fn into_parts(self) -> (S, Arc<Facts>) {
-        (self.service, self.facts)
-    }
-}
-
-impl<S, L, C, Request> Service<Request> for Endpoint<S, L, C>
-where
-    S: Service<Request>,
-    L: LoadTracker,
-    C: TrackCompletion<Handle<L>, S::Response>,
-{
-    type Response = C::Output;
+impl<S: Service<Request>, Request> Service<Request> for Endpoint<S> {
+    type Response = S::Response;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, L, C>;
+    type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // Before the call, so that a service which panics in it gives the place back.
-        let handle = self.state.start(Instant::now());
-        ResponseFuture::new(self.service.call(request), self.completion.clone(), handle)
+        self.service.call(request)
     }
 }
 
-impl<S, L: LoadTracker, C> Load for Endpoint<S, L, C> {
-    type Metric = Cost;
-
-    fn load(&self) -> Cost {
-        self.cost(Instant::now())
-    }
-}
-
-impl<S: Clone, L, C: Clone> Clone for Endpoint<S, L, C> {
-    fn clone(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-            completion: self.completion.clone(),
-            key: self.key.clone(),
-            facts: Arc::clone(&self.facts),
-            state: Arc::clone(&self.state),
-        }
-    }
-}
-
-impl<S, L: LoadTracker, C> fmt::Debug for Endpoint<S, L, C> {
+impl<S> fmt::Debug for Endpoint<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("key", &self.key)
             .field("weight", &self.weight())
-            .field("in_flight", &self.in_flight())
-            .field("load", &self.state.tracker)
             .finish_non_exhaustive()
     }
 }

@@ -12,11 +12,15 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_roster::{
+    Instance,
     balance::policy::{Candidate, Draw, Picker, Policy, Set},
-    endpoint::load::{InFlight, LoadTracker, Outcome},
+    endpoint::{
+        Endpoint,
+        load::{InFlight, LoadTracker, Outcome},
+    },
 };
 
-use crate::kit::{Rig, key, layer, settle};
+use crate::kit::{Control, Rig, key, layer, script, settle};
 
 /// Counts how often it prepares, and always picks the first.
 pub(crate) struct Counting(pub(crate) Arc<AtomicUsize>);
@@ -87,6 +91,57 @@ async fn a_policy_that_insists_on_an_endpoint_that_fails_is_overruled() {
     }
     for _ in 0..10 {
         assert_ne!(rig.call().await.unwrap(), first);
+    }
+}
+
+/// Counts the requests that start and that end, over all endpoints.
+#[derive(Clone, Debug, Default)]
+struct Measured(Arc<[AtomicUsize; 2]>);
+
+impl LoadTracker for Measured {
+    fn fresh(&self, _: Instant) -> Self {
+        self.clone()
+    }
+
+    fn start(&self, _: Instant) {
+        self.0[0].fetch_add(1, SeqCst);
+    }
+
+    fn record(&self, _: Outcome, _: Duration, _: Instant) {
+        self.0[1].fetch_add(1, SeqCst);
+    }
+
+    fn load(&self, in_flight: usize, _: Instant) -> f64 {
+        in_flight as f64
+    }
+}
+
+impl Policy for Measured {
+    type Load = Self;
+    type Picker = At;
+
+    fn tracker(&self) -> Self {
+        self.clone()
+    }
+
+    fn prepare(&self, _: &[Candidate], _: &mut SmallRng) -> At {
+        At(0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_load_of_a_discovered_endpoint_is_measured_once() {
+    let measured = Measured::default();
+    let (feed, discover) = script();
+    // The balancer takes an endpoint that does not measure, so there is no second tracker.
+    let balance = layer().policy(measured.clone()).balance(discover);
+    let instance = Instance::new("web", "a", "10.0.0.1:80".parse().unwrap());
+    let service = Control::new("a").service();
+    feed.put("a", Endpoint::new(service, Arc::new(instance)));
+    for requests in 1..=10 {
+        balance.clone().oneshot(0).await.unwrap();
+        let counts = measured.0.each_ref().map(|count| count.load(SeqCst));
+        assert_eq!(counts, [requests; 2]);
     }
 }
 

@@ -10,7 +10,7 @@ use tower::{Service, load::Load};
 use tower_roster::{
     Instance,
     classify::{Grpc, Http, Outcome, Pushback, Verdict},
-    endpoint::{CompleteOnBody, Endpoint},
+    endpoint::{CompleteOnBody, Endpoint, load::PeakEwma},
 };
 
 use crate::scene::{
@@ -183,7 +183,9 @@ async fn an_endpoint_that_fails_in_its_trailers_is_no_fast_one() {
         });
         let instance = Instance::new("web", "a", "127.0.0.1:1".parse().unwrap());
         let complete = CompleteOnBody::new(Grpc::default());
-        let mut endpoint = Endpoint::new(service, Arc::new(instance)).with_completion(complete);
+        let mut endpoint = Endpoint::new(service, Arc::new(instance))
+            .measured(PeakEwma::new())
+            .complete(complete);
         let mut body = endpoint.call(()).await.unwrap().into_body();
         assert_eq!(endpoint.in_flight(), 1);
         while body.frame().await.is_some() {}
@@ -203,7 +205,9 @@ async fn a_verdict_of_cancelled_is_no_measurement() {
     });
     let instance = Instance::new("web", "a", "127.0.0.1:1".parse().unwrap());
     let complete = CompleteOnBody::new(neutral);
-    let mut endpoint = Endpoint::new(service, Arc::new(instance)).with_completion(complete);
+    let mut endpoint = Endpoint::new(service, Arc::new(instance))
+        .measured(PeakEwma::new())
+        .complete(complete);
     endpoint.call(()).await.unwrap();
     // Still unknown: its next request is one probe, which is waited for.
     let probe = endpoint.call(());

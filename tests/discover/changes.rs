@@ -31,7 +31,7 @@ where
 async fn inserts_come_before_removes() {
     let script = Script::new(["a", "b"].map(mock));
     let mut discover = script.watch().discover(address);
-    is_discover(&discover);
+    is_discover(&script.watch().discover(address).measured(InFlight::new()));
     script.apply(["a", "b"].map(mock)).await;
     assert_eq!(names(&drain(&mut discover)), ["+a", "+b"]);
     script.apply(["c", "d"].map(mock)).await;
@@ -93,7 +93,7 @@ async fn a_set_that_is_overtaken_while_it_is_applied_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_address_is_an_insert_that_carries_the_weight_and_fresh_load() {
     let script = Script::new([mock("a").weight(7)]);
-    let mut discover = script.watch().discover(address).load(InFlight::new());
+    let mut discover = script.watch().discover(address).measured(InFlight::new());
     script.apply([mock("a").weight(7)]).await;
     let old = inserted(drain(&mut discover)).remove(0);
     let mut moved = mock("a").weight(7);
@@ -107,13 +107,19 @@ async fn a_changed_address_is_an_insert_that_carries_the_weight_and_fresh_load()
     );
     let new = inserted(changes).remove(0);
     assert_eq!(
-        (new.service().as_str(), new.weight().get()),
+        (
+            new.endpoint().service().as_str(),
+            new.endpoint().weight().get()
+        ),
         ("10.0.0.2:80", 7)
     );
     // Both hear of what follows, because the old one may still serve.
     script.apply([moved.weight(0)]).await;
     assert!(drain(&mut discover).is_empty());
-    assert_eq!((old.weight().get(), new.weight().get()), (0, 0));
+    assert_eq!(
+        (old.endpoint().weight().get(), new.endpoint().weight().get()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

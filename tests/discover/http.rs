@@ -10,7 +10,7 @@ use tower_roster::{
     Instance,
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
-    endpoint::CompleteOnBody,
+    endpoint::{CompleteOnBody, load::InFlight},
 };
 
 use crate::{
@@ -186,6 +186,7 @@ async fn dropping_a_request_anywhere_gives_back_its_place() {
     let mut discover = script
         .watch()
         .discover(endpoints)
+        .measured(InFlight::new())
         .complete(CompleteOnBody::default());
     let mut endpoint = inserted(drain(&mut discover)).remove(0);
     let post = |path: &str| {

@@ -16,7 +16,14 @@ use tower::{
     Service, ServiceExt, balance::p2c::Balance, buffer::Buffer, discover::Discover, load::Load,
 };
 use tower_roster::{
-    BoxError, Instance, client::HttpEndpoints, endpoint::load::InFlight, instance::Key,
+    BoxError, Instance,
+    client::HttpEndpoints,
+    discover::MeasuredDiscover,
+    endpoint::{
+        MeasuredEndpoint,
+        load::{InFlight, PeakEwma},
+    },
+    instance::Key,
 };
 
 use crate::{
@@ -43,6 +50,14 @@ where
     let response = ready.call(get(uri)).await.map_err(Into::into)?;
     let body = response.into_body().collect().await.map_err(Into::into)?;
     Ok(String::from_utf8(body.to_bytes().to_vec())?)
+}
+
+/// The endpoints as tower's balancer takes them.
+fn measured(
+    script: &Script,
+) -> MeasuredDiscover<tower_roster::discover::Discover<HttpEndpoints<Body>>, PeakEwma> {
+    let discover = script.watch().discover(HttpEndpoints::new());
+    discover.measured(PeakEwma::new())
 }
 
 async fn three() -> [Server; 3] {
@@ -80,7 +95,7 @@ where
 async fn requests_reach_all_and_keep_the_name_of_the_service() {
     let servers = three().await;
     let script = Script::new(listed(&servers));
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     let answer = call(&mut balance, "http://user-service/").await.unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 user-service 127.0.0.1:"),
@@ -95,7 +110,7 @@ async fn requests_reach_all_and_keep_the_name_of_the_service() {
 async fn many_share_it_behind_a_buffer() {
     let servers = three().await;
     let script = Script::new(listed(&servers));
-    let balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let balance = Balance::new(measured(&script));
     let service = Buffer::new(balance, 64);
     let calls: FuturesUnordered<_> = (0..300)
         .map(|_| {
@@ -114,7 +129,7 @@ async fn many_share_it_behind_a_buffer() {
 async fn a_removal_closes_exactly_its_connections() {
     let servers = three().await;
     let script = Script::new(listed(&servers));
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     reach(&mut balance, &servers).await;
     assert!(servers.iter().all(|server| server.open() > 0));
 
@@ -136,7 +151,7 @@ async fn a_removal_closes_exactly_its_connections() {
 async fn a_request_in_flight_outlives_the_removal_of_its_endpoint() {
     let server = Server::start().await;
     let script = Script::new([at("web-0", server.addr)]);
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     let held = balance
         .ready()
         .await
@@ -162,7 +177,7 @@ async fn a_request_in_flight_outlives_the_removal_of_its_endpoint() {
 async fn updates_make_no_connection() {
     let servers = three().await;
     let script = Script::new(listed(&servers));
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     reach(&mut balance, &servers).await;
     let closed = || servers.iter().map(Server::closed).sum::<usize>();
     for n in 0..100u16 {
@@ -188,7 +203,7 @@ async fn updates_make_no_connection() {
 async fn a_changed_address_moves_the_traffic_without_a_failure() {
     let (old, new) = (Server::start().await, Server::start().await);
     let script = Script::new([at("web-0", old.addr)]);
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     call(&mut balance, "http://user-service/").await.unwrap();
     let held = balance
         .ready()
@@ -222,7 +237,7 @@ async fn the_old_service_serves_until_the_new_one_is_ready() {
         let ready = old;
         Ok::<_, Infallible>(Gated { old, ready, opened })
     });
-    let mut balance = Balance::new(discover);
+    let mut balance = Balance::new(discover.measured(PeakEwma::new()));
     assert_eq!(
         balance.ready().await.unwrap().call(()).await.unwrap(),
         "old"
@@ -273,7 +288,7 @@ impl Service<()> for Gated {
 async fn a_rolling_replacement_fails_no_request() {
     let (blue, green) = (three().await, three().await);
     let script = Script::new(listed(&blue));
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     reach(&mut balance, &blue).await;
     // One by one, then all at once.
     for (n, server) in green.iter().enumerate() {
@@ -301,7 +316,7 @@ async fn traffic_returns_to_a_server_that_was_restarted_behind_the_registrys_bac
     let server = Server::start().await;
     let addr = server.addr;
     let script = Script::new([at("web-0", addr)]);
-    let mut balance = Balance::new(script.watch().discover(HttpEndpoints::new()));
+    let mut balance = Balance::new(measured(&script));
     call(&mut balance, "http://user-service/").await.unwrap();
     let counts = std::sync::Arc::clone(&server.counts);
     drop(server);
@@ -376,7 +391,7 @@ async fn weights_divide_the_requests_in_flight() {
     let held = flood(&mut balance, 400).await;
     let in_flight: Vec<_> = endpoints
         .iter()
-        .map(|e| (e.key().id().to_owned(), e.in_flight()))
+        .map(|e| (e.endpoint().key().id().to_owned(), e.in_flight()))
         .collect();
     let heavy = in_flight[0].1;
     assert!((299..=301).contains(&heavy), "{in_flight:?}");
@@ -400,7 +415,31 @@ async fn weight_zero_gets_nothing_and_comes_back() {
     drop((held, more));
 }
 
-type Watched = tower_roster::endpoint::Endpoint<Stuck, InFlight>;
+#[tokio::test(start_paused = true)]
+async fn what_answers_slowly_gets_few_requests() {
+    let instances = || [mock("fast"), mock("slow")];
+    let script = Script::new(instances());
+    script.apply(instances()).await;
+    let discover = script.watch().discover(|instance: &Instance| {
+        let slow = instance.key.id() == "slow";
+        Ok::<_, Infallible>(tower::service_fn(move |()| async move {
+            let time = if slow { 100 } else { 1 };
+            tokio::time::sleep(Duration::from_millis(time)).await;
+            Ok::<_, Infallible>(slow)
+        }))
+    });
+    let mut balance = Balance::new(discover.measured(PeakEwma::new()));
+    let mut slow = 0;
+    for _ in 0..500 {
+        slow += usize::from(balance.ready().await.unwrap().call(()).await.unwrap());
+    }
+    assert!(
+        (1..20).contains(&slow),
+        "{slow} of 500 went to the slow one"
+    );
+}
+
+type Watched = MeasuredEndpoint<Stuck, InFlight>;
 
 /// A balancer, and clones of its endpoints to look at.
 async fn watched_balance(
@@ -409,7 +448,7 @@ async fn watched_balance(
     Vec<Watched>,
     Balance<impl Discover<Key = Key, Service = Watched, Error = Infallible> + Unpin, ()>,
 ) {
-    let mut discover = script.watch().discover(stuck).load(InFlight::new());
+    let mut discover = script.watch().discover(stuck).measured(InFlight::new());
     let changes = drain(&mut discover);
     let mut endpoints = Vec::new();
     for change in &changes {

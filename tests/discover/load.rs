@@ -9,21 +9,25 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{Service, load::Load};
-use tower_roster::endpoint::{CompleteOnBody, Endpoint, load::InFlight};
+use tower_roster::endpoint::{
+    CompleteOnBody, Endpoint, MeasuredEndpoint,
+    load::{InFlight, LoadTracker, PeakEwma},
+};
 use tower_test::mock::{self, Mock};
 
 use crate::scripted::mock as instance;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-type Service_ = Mock<u32, u32>;
+type Measured = MeasuredEndpoint<Mock<u32, u32>, PeakEwma>;
 
-fn endpoint() -> (Endpoint<Service_>, mock::Handle<u32, u32>) {
+fn endpoint() -> (Measured, mock::Handle<u32, u32>) {
     let (service, handle) = mock::pair();
-    (Endpoint::new(service, Arc::new(instance("a"))), handle)
+    let endpoint = Endpoint::new(service, Arc::new(instance("a")));
+    (endpoint.measured(PeakEwma::new()), handle)
 }
 
-fn cost<S, L: tower_roster::endpoint::load::LoadTracker, C>(endpoint: &Endpoint<S, L, C>) -> f64 {
+fn cost<S, L: LoadTracker, C>(endpoint: &MeasuredEndpoint<S, L, C>) -> f64 {
     Load::load(endpoint).get()
 }
 
@@ -37,7 +41,7 @@ fn assert_close(actual: f64, expected: f64) {
 
 /// One request that takes `time` and is answered, or failed.
 async fn request(
-    endpoint: &mut Endpoint<Service_>,
+    endpoint: &mut Measured,
     handle: &mut mock::Handle<u32, u32>,
     time: Duration,
     ok: bool,
@@ -96,7 +100,7 @@ async fn a_probe_is_waited_for_and_clones_share_what_it_finds() {
 async fn weight_divides_and_failing_readiness_passes_through() {
     let (service, mut handle) = mock::pair::<u32, u32>();
     let four = Endpoint::new(service, Arc::new(instance("a").weight(4)));
-    let mut four = four.with_load(InFlight::new());
+    let mut four = four.measured(InFlight::new());
     assert_eq!(cost(&four), 0.25);
     handle.send_error("gone");
     let ready = task::spawn(std::future::poll_fn(|cx| four.poll_ready(cx))).poll();
@@ -134,7 +138,8 @@ fn a_service_that_panics_gives_back_its_place() {
     let service = tower::service_fn(|_: ()| -> std::future::Ready<Result<(), Infallible>> {
         panic!("a defect in the service")
     });
-    let mut endpoint = Endpoint::new(service, Arc::new(instance("a")));
+    let endpoint = Endpoint::new(service, Arc::new(instance("a")));
+    let mut endpoint = endpoint.measured(PeakEwma::new());
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         drop(endpoint.call(()));
     }));
@@ -145,13 +150,15 @@ fn a_service_that_panics_gives_back_its_place() {
 /// A service that answers each request with the next of these.
 fn http<B: Send + 'static>(
     response: impl Fn() -> Response<B> + Clone,
-) -> Endpoint<
+) -> MeasuredEndpoint<
     impl Service<(), Response = Response<B>, Error = Infallible>,
-    tower_roster::endpoint::load::PeakEwma,
+    PeakEwma,
     CompleteOnBody,
 > {
     let service = tower::service_fn(move |()| std::future::ready(Ok(response())));
-    Endpoint::new(service, Arc::new(instance("a"))).with_completion(CompleteOnBody::default())
+    let endpoint = Endpoint::new(service, Arc::new(instance("a")));
+    let measured = endpoint.measured(PeakEwma::new());
+    measured.complete(CompleteOnBody::default())
 }
 
 #[tokio::test(start_paused = true)]

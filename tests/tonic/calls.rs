@@ -10,7 +10,7 @@ use tower_roster::{
     client::{GrpcClient, GrpcEndpoints},
     discover::MakeEndpoint,
     endpoint::{
-        CompleteOnBody, Endpoint,
+        CompleteOnBody, Endpoint, MeasuredEndpoint,
         load::{InFlight, LoadTracker, PeakEwma},
     },
 };
@@ -21,13 +21,13 @@ use crate::{
     server::{Server, instance, refusing},
 };
 
-type GrpcEndpoint<L> = Endpoint<GrpcClient, L, CompleteOnBody<Grpc>>;
+type GrpcEndpoint<L> = MeasuredEndpoint<GrpcClient, L, CompleteOnBody<Grpc>>;
 
 fn endpoint<L: LoadTracker>(instance: tower_roster::Instance, load: L) -> GrpcEndpoint<L> {
     let client = GrpcEndpoints::new().make_endpoint(&instance).unwrap();
     Endpoint::new(client, Arc::new(instance))
-        .with_load(load)
-        .with_completion(CompleteOnBody::new(Grpc::default()))
+        .measured(load)
+        .complete(CompleteOnBody::new(Grpc::default()))
 }
 
 type Balanced<L> = Balance<ServiceList<Vec<GrpcEndpoint<L>>>, http::Request<Body>>;

@@ -54,12 +54,9 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build<D, S, L: 'static, E: 'static>(
-        self,
-        discover: D,
-    ) -> Result<Built<K::Service>, ConfigError>
+    pub fn build<D, S>(self, discover: D) -> Result<Built<K::Service>, ConfigError>
     where
-        D: Discover<Service = Endpoint<S, L, E>> + Send + 'static,
+        D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
         D::Service: Send,

@@ -1,8 +1,9 @@
 //! How busy an endpoint is, measured from the requests that pass through it.
 //!
 //! A [`LoadTracker`] is told when a request starts and what became of it, and turns that into one
-//! number, smaller is better. The count of requests in flight is kept by the [`Endpoint`] itself,
-//! so that it is right whatever the tracker does. Two come with the crate:
+//! number, smaller is better. The count of requests in flight is kept by whoever measures (our
+//! [`Balance`](crate::balance::Balance), or a [`MeasuredEndpoint`] in front of tower's), so that it is right
+//! whatever the tracker does. Two come with the crate:
 //!
 //! | tracker | load | good for |
 //! |---|---|---|
@@ -23,7 +24,7 @@
 //!
 //! Nothing here locks or allocates, and reading a load changes nothing.
 //!
-//! [`Endpoint`]: super::Endpoint
+//! [`MeasuredEndpoint`]: super::MeasuredEndpoint
 
 mod handle;
 mod in_flight;

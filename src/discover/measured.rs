@@ -1,0 +1,71 @@
+//! Discovery whose endpoints measure their own load.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use tokio::time::Instant;
+use tower::discover::{Change, Discover};
+
+use crate::endpoint::{CompleteOnResponse, Endpoint, MeasuredEndpoint, load::LoadTracker};
+
+/// A discovery whose endpoints measure their own load, for tower's own balancer. Made by
+/// [`Discover::measured`](super::Discover::measured).
+#[derive(Clone, Debug)]
+pub struct MeasuredDiscover<D, L, C = CompleteOnResponse> {
+    discover: D,
+    tracker: L,
+    completion: C,
+}
+
+impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
+    /// Gives each endpoint of a discovery a fresh tracker with the settings of this one.
+    pub fn new(discover: D, tracker: L) -> Self {
+        Self {
+            discover,
+            tracker,
+            completion: CompleteOnResponse::default(),
+        }
+    }
+}
+
+impl<D, L, C> MeasuredDiscover<D, L, C> {
+    /// Sets when a request is complete: with its response ([`CompleteOnResponse`], the default), or
+    /// with the body of that response (`CompleteOnBody`, which also
+    /// counts 5xx as failures).
+    #[must_use]
+    pub fn complete<C2: Clone>(self, completion: C2) -> MeasuredDiscover<D, L, C2> {
+        MeasuredDiscover {
+            discover: self.discover,
+            tracker: self.tracker,
+            completion,
+        }
+    }
+}
+
+impl<D, S, L, C> Stream for MeasuredDiscover<D, L, C>
+where
+    D: Discover<Service = Endpoint<S>> + Unpin,
+    L: LoadTracker,
+    C: Clone,
+{
+    type Item = Result<Change<D::Key, MeasuredEndpoint<S, L, C>>, D::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.discover).poll_discover(cx);
+        polled.map_ok(|change| match change {
+            Change::Insert(key, endpoint) => {
+                let tracker = this.tracker.fresh(Instant::now());
+                let completion = this.completion.clone();
+                Change::Insert(key, endpoint.measured(tracker).complete(completion))
+            }
+            Change::Remove(key) => Change::Remove(key),
+        })
+    }
+}
+
+// Nothing in it is pinned in place.
+impl<D: Unpin, L, C> Unpin for MeasuredDiscover<D, L, C> {}
