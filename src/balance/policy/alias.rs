@@ -1,21 +1,22 @@
-//! Drawing in proportion to weights, in constant time.
+//! Draws an endpoint in proportion to weights, in constant time.
 //!
-//! Walker's alias method with Vose's construction ([*A linear algorithm for generating random numbers
-//! with a given distribution*]): each of `n` columns is as high as the mean weight and filled by at most
-//! two endpoints. One random number chooses the column (its high bits) and the height in it (the
-//! bits below), and so the endpoint.
+//! This is Walker's alias method with Vose's construction ([*A linear algorithm for generating random
+//! numbers with a given distribution*]). The table has `n` columns. Each column is as high as the mean
+//! weight and is filled by at most two endpoints. One random number chooses the column (by its high
+//! bits) and the height in the column (by the bits below), and so the endpoint.
 //!
-//! A column is 8 bytes and aligned to them: a draw touches one cache line, whichever endpoint it is, and
-//! the table of ten thousand is small beside what else a core's cache must hold. The weights themselves
-//! stand apart, for those who compare endpoints by them. When all weights are the same there is no table
-//! ([`Shares::Even`]).
+//! A column takes 8 bytes and is aligned to 8 bytes, so a draw reads one cache line, and a table of ten
+//! thousand columns is small compared with the other data in a core's cache. The weights are in an array
+//! of their own, for pickers that compare endpoints by weight. When all weights are equal, there is no
+//! table ([`Shares::Even`]).
 //!
-//! A column cannot be read before it is drawn, nor a state before its column: of ten thousand endpoints
-//! both come from a farther cache, one after the other. So each draw also makes the next one
-//! ([`Ahead`]), while it waits for the state anyhow.
+//! The address of the column depends on the random number, and the address of the endpoint's state
+//! depends on the column. With ten thousand endpoints both come from a distant cache, one after the
+//! other. So each draw also makes the next draw ([`Ahead`]), while it waits for the state.
 //!
-//! Heights are kept in 32 bits, so an endpoint's share is off by 2⁻³³ of the mean share at most for each
-//! column that it is in; however small its weight, it is drawn once in `n` × 2³² times.
+//! Heights are stored in 32 bits. For each column that an endpoint is in, its share is wrong by at most
+//! 2⁻³³ of the mean share. Every endpoint is drawn at least once in `n` × 2³² draws on average, however
+//! small its weight.
 //!
 //! [*A linear algorithm for generating random numbers with a given distribution*]: https://doi.org/10.1109/32.92917
 
@@ -25,10 +26,10 @@ use rand::Rng;
 
 use super::{Candidate, Draw};
 
-/// What each endpoint should get of the requests.
+/// The share of the requests that each endpoint should get.
 #[derive(Debug)]
 pub(super) enum Shares {
-    /// The same; the number of endpoints.
+    /// All shares are equal. Holds the number of endpoints.
     Even(usize),
     Weighted(Alias),
 }
@@ -43,7 +44,7 @@ impl Shares {
         }
     }
 
-    /// Draws one endpoint.
+    /// Draws the index of one endpoint.
     #[inline]
     pub(super) fn one<R: Rng>(&self, rng: &mut R) -> usize {
         match self {
@@ -53,20 +54,20 @@ impl Shares {
     }
 }
 
-/// A number below `len`, from 64 random bits. Multiplies where `%` would divide, and is less biased.
+/// A number below `len`, made from 64 random bits. A multiplication is faster than `%`, and less biased.
 #[inline]
 pub(super) fn below(len: usize, bits: u64) -> usize {
     ((u128::from(bits) * len as u128) >> 64) as usize
 }
 
-/// Two different numbers below `len`, which is at least 2, from 64 random bits. Each pair is as likely
-/// as any other, up to `len` / 2³².
+/// Two different numbers below `len`, made from 64 random bits; `len` must be at least 2. All pairs are
+/// equally likely, up to a relative error of `len` / 2³².
 #[inline]
 pub(super) fn pair(len: usize, bits: u64) -> (usize, usize) {
     let len = len as u64;
     let first = ((bits >> 32) * len) >> 32;
     let second = ((bits & 0xFFFF_FFFF) * (len - 1)) >> 32;
-    // The second is one of the others, counted without the first.
+    // `second` counts the numbers other than `first`, so numbers from `first` on move up by one.
     (
         first as usize,
         (second + u64::from(second >= first)) as usize,
@@ -76,39 +77,39 @@ pub(super) fn pair(len: usize, bits: u64) -> (usize, usize) {
 /// The table of the alias method.
 #[derive(Debug)]
 pub(super) struct Alias {
-    /// Which table this is.
+    /// Identifies this table, so that a draw made ahead from another table is not used.
     id: u64,
     columns: Box<[Column]>,
-    /// Divided by the largest; above zero.
+    /// The weight of each endpoint, divided by the largest weight; above zero.
     weights: Box<[f32]>,
 }
 
-/// Two endpoints that share a column. The index of the lower one is the column's.
+/// Two endpoints that share a column. The index of the lower endpoint is the index of the column.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 struct Column {
-    /// How much of the column the lower one fills, of 2³².
+    /// The part of the column that the lower endpoint fills, in units of 2⁻³².
     height: u32,
     upper: u32,
 }
 
-/// What was drawn from a table ahead of the pick that it is for.
+/// An index that was drawn from a table before the pick that uses it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ahead {
-    /// The table's id; none has 0.
+    /// The id of the table; 0 for none, because ids start at 1.
     table: u64,
     index: usize,
 }
 
 impl Alias {
     fn new(candidates: &[Candidate]) -> Self {
-        // Relative to the largest, so that neither sums nor quotients overflow.
+        // Weights are divided by the largest, so that neither sums nor quotients overflow.
         let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
         let weight = |candidate: &Candidate| {
             let relative = candidate.weight / largest;
             relative.max(f64::from(f32::MIN_POSITIVE))
         };
-        // What is still to be placed of each, in columns.
+        // The part of each endpoint that is not yet placed, in columns.
         let mut rest: Vec<f64> = candidates.iter().map(weight).collect();
         let weights = rest.iter().map(|weight| *weight as f32).collect();
         let columns_per_weight = rest.len() as f64 / rest.iter().sum::<f64>();
@@ -123,10 +124,11 @@ impl Alias {
             indexes.partition(|index| rest[*index as usize] < 1.0);
         while let Some(mut lower) = small.pop() {
             let mut amount = rest[lower as usize];
-            // Whoever fills up a column and is small then comes next. In a set whose weights differ
-            // little that is nearly everybody, one after the other.
+            // An endpoint that fills up a column and has less than one column left is placed next,
+            // without a push to `small`. When weights differ little, this happens for nearly all
+            // endpoints, one after the other.
             while let Some(upper) = large.last().copied() {
-                // Rounded: a call of `round` costs more than all the rest here.
+                // Adding 0.5 rounds. A call of `round` costs more than the rest of this loop.
                 let height = (amount * 4_294_967_296.0 + 0.5) as u32;
                 let height = height.max(1);
                 columns[lower as usize] = Column { height, upper };
@@ -139,29 +141,31 @@ impl Alias {
                 lower = upper;
             }
         }
-        // Whoever is left fills a column but for rounding; its column has no other.
+        // An endpoint that is left over fills its own column except for rounding errors, and shares it
+        // with no other.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
-            // Relaxed: the numbers only have to differ.
+            // Relaxed: the ids only have to differ, and order no other memory.
             id: NEXT.fetch_add(1, Relaxed),
             columns,
             weights,
         }
     }
 
-    /// The weight of each, divided by the largest; above zero.
+    /// The weight of each endpoint, divided by the largest weight; above zero.
     #[inline]
     pub(super) fn weights(&self) -> &[f32] {
         &self.weights
     }
 
-    /// Draws one.
+    /// Draws the index of one endpoint.
     #[inline]
     pub(super) fn one<R: Rng>(&self, rng: &mut R) -> usize {
         self.at(rng.next_u64())
     }
 
-    /// The same, drawn with the pick before this one, and draws for the next.
+    /// Returns the index that the previous pick drew from this table, and draws the index for the next
+    /// pick.
     #[inline]
     pub(super) fn next(&self, draw: &mut Draw<'_>) -> usize {
         match draw.ahead.as_deref_mut() {
@@ -183,13 +187,14 @@ impl Alias {
         self.one(draw.rng)
     }
 
-    /// Whom 64 random bits draw.
+    /// The index that 64 random bits draw.
     #[inline]
     fn at(&self, bits: u64) -> usize {
         let product = u128::from(bits) * self.columns.len() as u128;
         let index = (product >> 64) as usize;
         let column = self.columns[index];
-        // Nobody can foresee which it is, so there is no branch to foresee: a number of 0 or 1 chooses.
+        // The result is random, so a branch would often be mispredicted. A factor of 0 or 1 selects
+        // without a branch.
         let upper = u32::from((product >> 32) as u32 >= column.height);
         let index = index as u32;
         (index ^ ((index ^ column.upper) & upper.wrapping_neg())) as usize
@@ -211,7 +216,7 @@ mod tests {
             .collect()
     }
 
-    /// The share of each endpoint, added up from the table.
+    /// The share of each endpoint, summed over the columns of the table.
     fn shares(alias: &Alias) -> Vec<f64> {
         let len = alias.columns.len() as f64;
         let mut shares = vec![0.0; alias.columns.len()];

@@ -1,29 +1,16 @@
-//! The way from a key's owner to one that can be used.
+//! Finds the endpoint for a hash on a ring: the owner, or another endpoint when the owner cannot be
+//! used.
 //!
 //! ```text
 //! hash ─▶ owner ── usable and below its cap? ── yes ──▶ owner
 //!                        │ no: the next in the table, and so on
-//!                        └──▶ first that is both, else the least used of those that are usable
+//!                        └──▶ the first that is both, else the least used of the usable ones
 //! ```
 //!
-//! The cap is that of [*Consistent hashing with bounded loads*]: `⌈factor × (m + 1) × share⌉` of the `m`
-//! requests in flight. So a hot key spreads over as many endpoints as it needs, always the same ones
-//! in the same order, and in sets of up to 64 endpoints nobody is above its cap.
-//!
-//! `m` is not kept anywhere: a count that every request changes would be the one thing all threads
-//! contend for. An endpoint without requests is below any cap, which settles most picks; else the
-//! requests of up to 64 endpoints are added up, and in larger sets `m` is estimated from 64 of them.
-//!
-//! # Beyond 64 endpoints
-//! A key that is hotter than the 64 endpoints that follow its owner can serve goes on to others, in an
-//! order of its own that all clients share. To walk along it would take as long as the set is large, so
-//! picks try two of its beginning at random, take the less used that is below its cap, and else look
-//! farther. At most a part of `1 / factor` of all can be full, so some are found soon.
-//!
-//! As `m` is estimated, some endpoints are above their caps, by less than a third even when all
-//! requests have one key (`tests/policies/hashing.rs`).
-//!
-//! [*Consistent hashing with bounded loads*]: https://arxiv.org/abs/1608.01350
+//! The documentation of [`RingHash`](super::RingHash) describes the caps and what happens beyond 64
+//! endpoints. `m`, the number of requests in flight, is not stored: all threads would contend for a
+//! counter that every request changes. An endpoint without requests is below any cap, which settles most
+//! picks.
 
 use rand::Rng;
 
@@ -38,22 +25,24 @@ use crate::{
     instance::Key,
 };
 
-/// The paper's example, and what HAProxy and Google Pub/Sub recommend: tighter moves more keys, looser
-/// bounds less.
+/// The default load factor. It is the example of the paper on bounded loads, and the recommendation of
+/// HAProxy and Google Pub/Sub. A smaller factor moves more keys; a larger one bounds loads less.
 const FACTOR: f64 = 1.25;
 
-/// Endpoints that are looked at for one pick.
+/// The number of endpoints that one pick reads in the order of the ring.
 const LOOK: usize = 64;
 
-/// Entries of the table that are passed for one pick: one endpoint may have nearly all of them.
+/// The number of table entries that one pick passes. It is larger than [`LOOK`], because one endpoint
+/// may own nearly all of them.
 const STEPS: usize = 4_096;
 
-/// How often two others are tried where those are full, each time among half as many more. That gets
-/// to any of 10 000 in half of the tries, and in each of the others one of both can be used in one case
-/// of three, when everybody else is full.
+/// How often a pick draws two endpoints beyond the first [`LOOK`]. Each time it draws from half as many
+/// more. After half of the tries, any of 10 000 endpoints can be drawn. In each later try, at least one
+/// of the two is usable in one case of three, even when as many endpoints are full as a factor of 1.25
+/// permits.
 const TRIES: usize = 32;
 
-/// How far above its due an endpoint may be; `None` for any.
+/// The load factor: how many times its due an endpoint may have in flight; `None` for no bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bound(pub(super) Option<f64>);
 
@@ -77,7 +66,7 @@ impl Bound {
 pub struct Hashed {
     places: Places,
     shares: Shares,
-    /// Each endpoint's weight divided by that of all.
+    /// The weight of each endpoint, divided by the sum of all weights.
     dues: Box<[f64]>,
     bound: Bound,
 }
@@ -106,19 +95,20 @@ impl Hashed {
 #[derive(Debug)]
 pub(super) struct Ranked {
     pub(super) index: usize,
-    /// Of the key.
+    /// The hash of the key.
     pub(super) hash: u64,
-    /// The weight divided by that of all.
+    /// The weight, divided by the sum of all weights.
     pub(super) due: f64,
 }
 
-/// The candidates in the order of their keys. All clients get the same, to the last bit, in whatever
-/// order they learned of them: sums of floats depend on the order.
+/// The candidates in the order of their keys. Sums of floats depend on the order, so all clients must
+/// add weights in the same order to get the same ring to the last bit, in whatever order they discovered
+/// the endpoints.
 pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     let mut order: Vec<(usize, &Key)> =
         candidates.iter().map(|one| &*one.key).enumerate().collect();
     order.sort_unstable_by_key(|(_, key)| *key);
-    // Relative to the largest, because the sum may be infinite.
+    // Weights are divided by the largest, because their sum may be infinite.
     let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
     let relative = |index: usize| candidates[index].weight / largest;
     let total: f64 = order.iter().map(|(index, _)| relative(*index)).sum();
@@ -136,7 +126,7 @@ impl<L: LoadTracker> Picker<L> for Hashed {
         let Some(hash) = draw.hash else {
             return self.shares.one(draw.rng);
         };
-        // Whatever the user's hash is worth.
+        // The user's hash may be poorly distributed.
         let hash = mix(hash);
         let mut owners = self.places.from(hash);
         let owner = owners.next().unwrap_or(0);
@@ -165,7 +155,7 @@ impl<L: LoadTracker> Picker<L> for Hashed {
                 least = Some((used, next));
             }
         }
-        // The table has shown no more than a part of the set, and little of light endpoints.
+        // The entries above show only a part of the set, and light endpoints appear rarely in them.
         let others = (1..set.len()).map(|step| (owner + step) % set.len());
         let mut usable = others.filter(|index| set.is_usable(*index, draw));
         let Some((_, least)) = least else {
@@ -183,7 +173,7 @@ impl<L: LoadTracker> Picker<L> for Hashed {
 }
 
 impl Hashed {
-    /// One of a large set that is below its cap, when those next to the owner are not.
+    /// An endpoint of a large set that is usable and below its cap, when no endpoint near the owner is.
     #[cold]
     fn farther<L: LoadTracker>(
         &self,
@@ -221,10 +211,11 @@ impl Hashed {
     }
 }
 
-/// The caps of one pick, worked out when they are first needed.
+/// The caps of one pick, computed when they are first needed.
 struct Caps<'a> {
     hashed: &'a Hashed,
-    /// The factor times the requests in flight, the one to come included.
+    /// The load factor times the requests in flight of the whole set, including the request that is
+    /// being placed.
     allowed: Option<f64>,
 }
 
@@ -236,7 +227,7 @@ impl<'a> Caps<'a> {
         }
     }
 
-    /// Whether one more is within an endpoint's cap.
+    /// Whether one more request keeps an endpoint within its cap.
     #[inline]
     fn allow<L: LoadTracker>(
         &mut self,
@@ -254,13 +245,14 @@ impl<'a> Caps<'a> {
         let allowed = *self
             .allowed
             .get_or_insert_with(|| factor * (in_flight_of_all(set, &self.hashed.dues, draw) + 1.0));
-        // Less what the division was rounded up by, where the cap is a whole number.
+        // `1e-9` undoes rounding of the division, which could raise a whole-numbered cap by one.
         let cap = (allowed * self.hashed.dues[index] - 1e-9).ceil();
         in_flight as f64 + 1.0 <= cap
     }
 }
 
-/// Exact for up to 64 endpoints.
+/// The requests in flight of the whole set: exact up to 64 endpoints, estimated from 64 of them in
+/// larger sets.
 fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut Draw<'_>) -> f64 {
     if set.len() <= LOOK {
         let in_flight: usize = (0..set.len()).map(|index| set.in_flight(index)).sum();
@@ -275,15 +267,16 @@ fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut D
     in_flight as f64 / due
 }
 
-/// The owner of each place of a ring.
+/// The owner of each place of a ring, as an index of the candidates.
 #[derive(Debug)]
 pub(super) struct Places {
     owners: Owners,
-    /// The number of places, as a power of two.
+    /// The number of places is 2 to the power of this.
     bits: u32,
 }
 
-/// In half the space, and so in nearer caches, where there are less than 65 536 endpoints.
+/// Indexes of 16 bits take half the space, and so fit into a nearer cache, when the set has less than 65
+/// 536 endpoints.
 #[derive(Debug)]
 enum Owners {
     Few(Box<[u16]>),
@@ -291,14 +284,15 @@ enum Owners {
 }
 
 impl Places {
-    /// `owners` has `1 << bits` elements.
+    /// `owners` must have `1 << bits` elements.
     pub(super) fn new(owners: &[u32], bits: u32) -> Self {
         let few: Result<Box<[u16]>, _> = owners.iter().map(|owner| u16::try_from(*owner)).collect();
         let owners = few.map_or_else(|_| Owners::Many(owners.into()), Owners::Few);
         Self { owners, bits }
     }
 
-    /// The owner of a hash, then those that follow, round the end. Endpoints may come again.
+    /// The owner of a hash, then the owners of the places that follow it, continuing at the start after
+    /// the last place. It never ends, and an endpoint may appear several times.
     #[inline]
     fn from(&self, hash: u64) -> impl Iterator<Item = usize> {
         let first = place(hash, self.bits);
@@ -315,7 +309,7 @@ impl Places {
     }
 }
 
-/// The place of a hash, among `1 << bits`.
+/// The place of a hash among `1 << bits` places.
 #[inline]
 pub(super) fn place(hash: u64, bits: u32) -> usize {
     (hash >> (64 - bits)) as usize

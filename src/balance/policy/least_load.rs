@@ -1,25 +1,11 @@
-//! The least latency × requests in flight, with a short memory.
+//! The least loaded endpoint, by latency × requests in flight, with a short memory.
 //!
-//! Where servers are busy and their speed changes, as that of virtual machines with neighbours does, two
-//! things limit [`P2c`](super::P2c): it compares two endpoints, which are both slow ones often enough
-//! for the last percentiles (of ten with three slow ones, one pair in fifteen), and it remembers peaks
-//! for ten seconds, when the queues of a moment ago are gone. So this looks at all endpoints of a small
-//! set, and forgets within a second.
+//! The documentation of [`LeastLoad`] explains how it chooses and compares it with other policies. 99th
+//! percentiles in a plain model of 100 clients and ten servers, three of them slow for 5 s at a time.
+//! Joining the shortest queue has 124 ms there. The number of endpoints that a pick reads matters most;
+//! the length of the memory matters little.
 //!
-//! One endpoint is drawn by weight. It gets the request unless the least loaded of all is better by
-//! more than a margin; then that gets it. So equal endpoints get exactly their shares, as with the other
-//! policies that heed weights, and clients that measure the same do not all choose the same endpoint.
-//! What this costs is fairness beside noise: of a few answers whose latency varies much, the last few
-//! say little, and acting on them moves requests about for a second or two. Which of several equal
-//! endpoints gets more then changes all the time.
-//!
-//! With 100 clients of ten servers, three of them half as fast, others every 5 s, at 75 % of what they can
-//! bear, the 99th percentile is 1.14 times that of joining the shortest queue; by two choices and peak EWMA it
-//! is 1.75 times (`cargo bench --bench quality antagonist`). What matters most is how many are looked at, and
-//! the length of the memory hardly. 99th percentiles in a plain model of that world, where joining the
-//! shortest queue comes to 124 ms:
-//!
-//! | looked at | memory 0.5 s | 1 s | 10 s |
+//! | endpoints read | memory 0.5 s | 1 s | 10 s |
 //! |---|---|---|---|
 //! | 2 | | 186 ms | 200 ms |
 //! | 3 | | 165 ms | 167 ms |
@@ -27,12 +13,6 @@
 //! | 8 | | 150 ms | |
 //! | all 10 | 157 ms | 141 ms | 135 ms |
 //! | all 10, by requests in flight only | | | 325 ms |
-//!
-//! The price is fairness: whoever looks at all finds the one with the luckiest measurement. In the same model
-//! the largest share of ten equal endpoints in 10 s is 1.1 times its due while latencies are constant, 1.45
-//! times with log-normal latencies of σ 1 at 100 requests a second (chance alone: 1.11), and 1.9 times with
-//! spikes; with a memory of 10 s up to nine times. Where that matters,
-//! [`P2c::peak_ewma`](super::P2c::peak_ewma) is the policy.
 
 use std::time::Duration;
 
@@ -42,34 +22,60 @@ use tokio::time::Instant;
 use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
 use crate::endpoint::load::{LoadTracker, PeakEwma};
 
-/// The memory: see the table above. A shorter one loses more in latency than it wins in fairness.
+/// Decay of the latency estimates. The table above shows other values. A shorter one costs more in
+/// latency than it gains in fairness.
 const DECAY: Duration = Duration::from_secs(1);
 
-/// Sets up to here are looked at as a whole, as by [`LeastRequests`](super::LeastRequests).
+/// Sets of up to this number of endpoints are read as a whole, as with
+/// [`LeastRequests`](super::LeastRequests).
 const SCAN: usize = 16;
 
-/// So many are looked at in larger sets: see the table above.
+/// The number of endpoints that a pick reads in larger sets; the table above compares other numbers.
 const LOOK: usize = 8;
 
-/// How much cheaper the least loaded must be, as for [`P2c`](super::P2c): above the noise of two
-/// estimates of the same endpoint, below any difference that a user would notice.
+/// How many times the load of the drawn endpoint must exceed the least load, as for [`P2c`](super::P2c).
+/// It is above the noise of two estimates of the same endpoint, and below any difference that a user
+/// would notice.
 const MARGIN: f64 = 1.125;
 
-/// In seconds, added to each estimate: below it, estimates tell more of this process's own scheduling
-/// than of the endpoints. What it is for [`P2c`](super::P2c).
+/// Seconds, added to each estimate. Below this, estimates show the scheduling of this process more than
+/// the endpoints. The value is that of [`P2c`](super::P2c).
 const GRAIN: f64 = 0.000_5;
 
-/// In seconds: a load above any latency is that of an endpoint of which nothing is measured yet.
+/// Seconds. A load above this exceeds any latency, so it belongs to an endpoint that was never measured.
 const UNMEASURED: f64 = 1e9;
 
 /// The least loaded endpoint, by recent latency × requests in flight and weight.
 ///
-/// The best of all in sets of up to 16 endpoints, else of eight drawn by weight. For busy services whose
-/// endpoints change their speed within seconds: of the policies that need nothing but a client's own
-/// requests, this comes nearest to joining the shortest queue. A pick costs a reading of the clock, and that
-/// of a load for each endpoint that it looks at. Where latencies vary much without a reason, equal endpoints
-/// get unequal shares for some seconds, up to about twice their due; [`P2c::peak_ewma`](super::P2c::peak_ewma)
-/// keeps them equal.
+/// It compares all endpoints of a set of up to 16, and eight drawn by weight in a larger set. It is for
+/// busy services whose endpoints change their speed within seconds, such as virtual machines on shared
+/// hardware. Of the policies that need only a client's own requests, it comes nearest to joining the
+/// shortest queue.
+///
+/// # How it works
+/// One endpoint is drawn by weight. It gets the request, unless the least loaded endpoint that was read
+/// is better by more than a margin; then that endpoint gets it. So equal endpoints get exactly their
+/// shares, and clients that measure the same loads do not all choose the same endpoint.
+///
+/// With busy endpoints of changing speed, two things limit [`P2c`](super::P2c). It compares two
+/// endpoints, and both are slow often enough to show in the last percentiles: with three slow endpoints
+/// among ten, one pair in fifteen. And it remembers peaks for ten seconds, after their queues are gone.
+/// This policy reads more endpoints and forgets within a second.
+///
+/// With 100 clients and ten servers at 75 % utilisation, three of them at half speed and others every
+/// 5 s, the 99th percentile is 1.14 times that of joining the shortest queue. With two choices and peak
+/// EWMA it is 1.75 times (`cargo bench --bench quality antagonist`).
+///
+/// # Costs
+/// A pick reads the clock, and the load of each endpoint that it compares.
+///
+/// The other cost is fairness when latencies vary without a cause in the endpoints. A policy that
+/// compares all endpoints finds the one with the luckiest measurement, so equal endpoints get unequal
+/// shares for some seconds; which of them gets more changes all the time. In a model, the largest share
+/// of ten equal endpoints over 10 s is 1.1 times its due while latencies are constant. It is 1.45 times
+/// with log-normal latencies of σ 1 at 100 requests a second (random picks: 1.11), and 1.9 times with
+/// spikes. With a memory of 10 s it is up to nine times. [`P2c::peak_ewma`](super::P2c::peak_ewma) keeps
+/// the shares of equal endpoints equal.
 ///
 /// # Examples
 /// ```
@@ -85,13 +91,13 @@ pub struct LeastLoad {
 }
 
 impl LeastLoad {
-    /// The policy, with a [`PeakEwma`] that has a decay of 1 s.
+    /// Creates the policy, with a [`PeakEwma`] that has a decay of 1 s.
     pub fn new() -> Self {
         Self::by(PeakEwma::new().decay(DECAY))
     }
 
-    /// The policy, with a decay and a penalty of your own. A longer decay holds on to what was measured,
-    /// mistakes included; a shorter one comes to requests in flight alone.
+    /// Creates the policy with another decay and penalty. A longer decay keeps measurements for longer,
+    /// including misleading ones. With a very short one, only requests in flight count.
     pub fn by(tracker: PeakEwma) -> Self {
         Self { tracker }
     }
@@ -123,11 +129,11 @@ pub struct Least {
     shares: Shares,
 }
 
-/// An endpoint that is looked at.
+/// The load of an endpoint that a pick reads.
 #[derive(Clone, Copy)]
 struct Look {
     index: usize,
-    /// What it takes for one request, in seconds.
+    /// The latency of one request, in seconds.
     estimate: f64,
     in_flight: f64,
     weight: f64,
@@ -150,7 +156,8 @@ impl<L: LoadTracker> Picker<L> for Least {
             }
         };
         if len <= SCAN {
-            // From the one that was drawn, so that chance decides between equals.
+            // The scan starts after the drawn endpoint, so that the random draw decides between equal
+            // endpoints.
             (first.index + 1..len)
                 .chain(0..first.index)
                 .for_each(&mut compare);
@@ -182,14 +189,15 @@ impl Least {
 }
 
 impl Look {
-    /// How much it would be used with one request more.
+    /// The load with one more request, relative to the weight.
     fn used(self) -> f64 {
         self.estimate * (self.in_flight + 1.0) / self.weight
     }
 
-    /// Whether it is by more than the margin. Requests in flight are counted in those of the lighter of
-    /// both, and rounded in favour of the other, as by [`P2c`](super::P2c): else a heavy endpoint would
-    /// get more than its share of an idle set, or a light one.
+    /// Whether this endpoint is better than `other` by more than the margin. Requests in flight are
+    /// counted in requests of the lighter of the two and rounded in favour of `other`, as with
+    /// [`P2c`](super::P2c). Otherwise a heavy or a light endpoint would get more than its share of an
+    /// idle set.
     fn is_better_than(self, other: Self) -> bool {
         let measured = self.used().min(other.used()) < UNMEASURED;
         let mine = (self.in_flight * (other.weight / self.weight).min(1.0) + 0.75).floor();

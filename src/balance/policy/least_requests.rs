@@ -1,11 +1,4 @@
-//! The fewest requests in flight.
-//!
-//! A small set is looked at as a whole; in a larger one the better of two drawn at random is nearly as
-//! good ([`P2c`](super::P2c)) and costs the same however many there are.
-//!
-//! Weights mean here what they mean there: one endpoint is drawn by weight, and another takes its place
-//! when that has clearly fewer in flight, both counted in requests of the lighter of the two. So an idle
-//! set gets exactly its shares, and ties are decided by weight.
+//! The endpoint with the fewest requests in flight. [`LeastRequests`] describes the rule.
 
 use rand::{Rng, rngs::SmallRng};
 
@@ -16,29 +9,37 @@ use super::{
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
 
-/// Sets up to here are looked at as a whole: as many cache lines as a core fetches in the time that a
-/// request costs anyhow.
+/// Sets of up to this number of endpoints are read as a whole. A core fetches this number of cache lines
+/// in the time that a request costs anyway.
 const SCAN: usize = 16;
 
 /// The endpoint with the fewest requests in flight relative to its weight.
 ///
-/// The best of all in sets up to [`scan_up_to`](Self::scan_up_to) endpoints, else the better of two. It
-/// measures nothing but its own requests, so an endpoint that fails fast looks idle: put something
-/// that ejects failing endpoints beside it, or use [`P2c::peak_ewma`](super::P2c::peak_ewma).
+/// It compares all endpoints of a set of up to [`scan_up_to`](Self::scan_up_to), and two drawn at random
+/// of a larger set. The better of two is nearly as good as the best of all, and costs the same for any
+/// number of endpoints.
+///
+/// One endpoint is drawn by weight. Another endpoint gets the request when it has clearly fewer requests
+/// in flight, counted in requests of the lighter of the two, as with [`P2c`](super::P2c). So an idle set
+/// gets exactly its shares.
+///
+/// It measures only its own requests in flight, so an endpoint that fails fast looks idle. Combine it
+/// with ejection of failing endpoints, or use [`P2c::peak_ewma`](super::P2c::peak_ewma).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeastRequests {
     scan: usize,
 }
 
 impl LeastRequests {
-    /// The policy, which looks at all of up to 16 endpoints.
+    /// Creates the policy. It compares all endpoints of sets of up to 16.
     pub fn new() -> Self {
         Self { scan: SCAN }
     }
 
-    /// Sets the largest set that is looked at as a whole; 16 by default. 0 always takes the better of two,
-    /// as [`P2c::in_flight`](super::P2c::in_flight) does. Large makes a pick cost a few nanoseconds for
-    /// each endpoint, and clients without requests of their own choose alike.
+    /// Sets the size of the largest set that is compared as a whole, in endpoints; 16 by default. With
+    /// 0, each pick compares two endpoints, as [`P2c::in_flight`](super::P2c::in_flight) does. With a
+    /// large number, a pick costs a few nanoseconds for each endpoint, and clients with few requests of
+    /// their own tend to choose the same endpoints.
     #[must_use]
     pub fn scan_up_to(mut self, endpoints: usize) -> Self {
         self.scan = endpoints;
@@ -115,13 +116,13 @@ impl<L: LoadTracker> Picker<L> for Fewest {
     }
 }
 
-/// The one that would be used least with one request more.
+/// The endpoint with the least load after one more request, relative to its weight.
 fn least_used<L: LoadTracker>(set: &Set<'_, L>, weights: &[f32], draw: &mut Draw<'_>) -> usize {
     let used = |index| (set.in_flight(index) as f64 + 1.0) / f64::from(weights[index]);
     least(weights.len(), used, draw)
 }
 
-/// The index with the least score, any of them when there are several.
+/// The index with the least score. When several have the least score, one of them is drawn at random.
 fn least(len: usize, score: impl Fn(usize) -> f64, draw: &mut Draw<'_>) -> usize {
     let (mut least, mut ties) = (f64::INFINITY, 0);
     for score in (0..len).map(&score) {
@@ -133,6 +134,7 @@ fn least(len: usize, score: impl Fn(usize) -> f64, draw: &mut Draw<'_>) -> usize
     }
     let choice = below(ties, draw.rng.next_u64());
     let mut tied = (0..len).filter(|index| score(*index) <= least);
-    // Others may have begun or ended requests between the two passes.
+    // Other threads may have started or ended requests between the two passes, so the index may not
+    // exist.
     tied.nth(choice).unwrap_or(0)
 }

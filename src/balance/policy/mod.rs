@@ -1,43 +1,46 @@
-//! Which endpoint gets a request: the rules, each in a file of its own.
+//! The rules that choose the endpoint of a request.
 //!
-//! A [`Policy`] works in two places. When the set of endpoints changes, it *prepares* a [`Picker`] for
-//! the new set, off the path of any request: tables, rings, orders. For each request the picker then
-//! chooses an index from numbers that are there already. Both are pure: they neither wait, lock nor
-//! read a clock; randomness and time come in with the [`Draw`].
+//! A [`Policy`] works in two places. When the set of endpoints changes, the policy *prepares* a
+//! [`Picker`] for the new set: it builds tables, rings or orders. No request waits for that. For each
+//! request, the picker then chooses an index from numbers that are already there. Both parts are pure:
+//! they do not wait, take a lock or read a clock. Randomness and time come in with the [`Draw`].
 //!
 //! ```text
 //! the set changes ──▶ Policy::prepare(&[Candidate]) ──▶ Picker       (driver's task, O(n))
 //! a request       ──▶ Picker::pick(&Set, &mut Draw) ──▶ index        (caller's task, O(1) mostly)
 //! ```
 //!
-//! A table that takes milliseconds, as that of [`RingHash`] does, is prepared on one of tokio's threads for blocking work instead ([`Policy::is_costly`]), so that no task waits for it, even
-//! on a runtime of one thread. Until it is there requests are picked from the set before.
+//! A table that takes milliseconds, such as the one of [`RingHash`], is prepared on a tokio thread for
+//! blocking work ([`Policy::is_costly`]). No task waits for it, even on a runtime with one thread. Until
+//! it is ready, requests use the previous set.
 //!
-//! # Which one
-//! | | goes by | a pick costs | for |
+//! # Which policy to use
+//! | policy | compares | a pick costs | for |
 //! |---|---|---|---|
-//! | [`P2c::peak_ewma`] | latency × requests in flight, weight | 50 to 90 ns, 5 where endpoints are swift | nearly everything |
-//! | [`P2c::in_flight`] | requests in flight, weight | 4 to 15 ns | requests of very different length |
-//! | [`LeastRequests`] | the same, over all of a small set | 4 ns for each endpoint | few endpoints, long requests |
-//! | [`LeastLoad`] | recent latency × requests in flight, weight, over all of a small set | 10 ns for each endpoint | busy endpoints whose speed changes |
+//! | [`P2c::peak_ewma`] | latency × requests in flight, weight | 50 to 90 ns, 5 while all responses take under 10 µs | nearly everything |
+//! | [`P2c::in_flight`] | requests in flight, weight | 4 to 15 ns | requests of very different duration |
+//! | [`LeastRequests`] | requests in flight, weight, of all endpoints of a small set | 4 ns for each endpoint | few endpoints, long requests |
+//! | [`LeastLoad`] | recent latency × requests in flight, weight, of all endpoints of a small set | 10 ns for each endpoint | busy endpoints whose speed changes |
 //! | [`ResponseTime`] | latency, weight | 50 to 170 ns | endpoints of constant but different speed |
-//! | [`WeightedRoundRobin`], [`RoundRobin`] | turns | 2 to 5 ns, more with many threads | exact shares |
-//! | [`WeightedRandom`], [`Random`] | chance | 1 to 4 ns | tests, and tiny requests |
+//! | [`WeightedRoundRobin`], [`RoundRobin`] | nothing: endpoints take turns | 2 to 5 ns, more with many threads | exact shares |
+//! | [`WeightedRandom`], [`Random`] | nothing: the choice is random | 1 to 4 ns | tests, and very short requests |
 //! | [`RingHash`] | the request's key | 10 to 30 ns | caches, sessions |
 //!
-//! [`by_name`] makes any of them, with default settings, from a word in a configuration. The figures are
-//! from `cargo bench --bench policies`, without the clock, on one core.
+//! [`by_name`] makes any of them, with default settings, from its name in a configuration. The costs
+//! were measured with `cargo bench --bench policies` on one core and do not include reading the clock.
 //!
-//! # Weights
-//! A candidate's [`weight`](Candidate::weight) is what it should get relative to the others: the weight
-//! from the registry, times how far it is through slow start. It is never zero or infinite: an
-//! endpoint of weight 0 is no candidate, unless all are of weight 0, and then all count as 1.
+//! A candidate's [`weight`](Candidate::weight) is its share relative to the other candidates: the weight
+//! from the registry, multiplied by its slow-start factor. It is always finite and above zero. An
+//! endpoint of weight 0 is not a candidate, unless all endpoints have weight 0; then each counts as
+//! weight 1.
 //!
-//! # What the balancer does about a bad pick
-//! An index out of range is replaced by a random one, and so is that of a picker that panics. When
-//! [`prepare`](Policy::prepare) panics, picks are random until the next change. An endpoint that was ejected a moment ago, or that
-//! an earlier attempt of the same request went to, is picked again a few times and else replaced by
-//! the next that will do; pickers with an order of their own (rings) ask [`Set::is_usable`] themselves.
+//! The balancer replaces an index that is out of range by a random one. It does the same when a picker
+//! panics. When [`prepare`](Policy::prepare) panics, picks are random until the next change of the set.
+//!
+//! A picker may return an endpoint that was ejected after the set was made, or that an earlier attempt
+//! of the same request already tried. The balancer then asks the picker a few more times, and after that
+//! takes the next usable endpoint. Pickers with an order of their own (rings) ask [`Set::is_usable`]
+//! themselves.
 
 mod alias;
 mod hashed;
@@ -65,7 +68,7 @@ pub use self::{
 };
 pub use super::pick::hash::hash_key;
 
-/// The policy of a balancer that is told nothing else.
+/// The policy of a balancer for which no other policy is set.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
 
 use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
@@ -80,41 +83,44 @@ use crate::{
     instance::Key,
 };
 
-/// Chooses endpoints; see the [module](self) for what it is asked and when.
+/// Chooses endpoints; the [module](self) describes when its methods are called.
 pub trait Policy: Send + Sync + 'static {
-    /// What is measured of each endpoint; [`InFlight`](crate::endpoint::load::InFlight) for nothing
-    /// but the requests in flight, which are always counted.
+    /// The measurement of each endpoint. Use [`InFlight`](crate::endpoint::load::InFlight) to measure
+    /// nothing: requests in flight are always counted.
     type Load: LoadTracker;
 
     /// The rule, prepared for one set of endpoints.
     type Picker: Picker<Self::Load>;
 
-    /// A tracker with the settings of each endpoint's.
+    /// Returns a tracker with the settings that every endpoint's tracker gets.
     fn tracker(&self) -> Self::Load;
 
-    /// Prepares for a set of at least one candidate. The picker's indexes are those of `candidates`.
+    /// Prepares a picker for a set of at least one candidate. The indexes that the picker returns are
+    /// indexes into `candidates`.
     ///
-    /// Called for each change of the set or of its weights; changes that come meanwhile are taken
-    /// together. On the driver's task, or, when this is costly, on a thread for blocking work.
+    /// The balancer calls it after a change of the set or of its weights. Changes that arrive while it
+    /// runs are taken together in the next call. It runs on the driver's task, or on a thread for
+    /// blocking work when [`is_costly`](Self::is_costly) returns `true`.
     fn prepare(&self, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self::Picker;
 
-    /// Whether preparing for so many candidates takes longer than a task should hold up others, some
-    /// 100 µs; by default it does not.
+    /// Returns whether preparing a picker for this number of candidates blocks a task for too long,
+    /// which is about 100 µs; `false` by default.
     ///
-    /// When it is, a change costs a thread switch and copies of all keys, and is seen as much later as
-    /// preparing takes: until then requests go to the endpoints of the set before, also to one that has
-    /// left, and none to those that were ejected. Where tokio's threads for blocking work are all taken,
-    /// it waits for one. With several sets (zones, versions, subsets), all are prepared there when one
-    /// is costly.
+    /// Costly preparation runs on a thread for blocking work. That costs a switch of threads and a copy
+    /// of every key. The new set is used only when the picker is ready. Until then, requests go to the
+    /// endpoints of the previous set, including endpoints that have left it, but not to ejected
+    /// endpoints. If all of tokio's threads for blocking work are busy, the preparation waits for one.
+    /// When a balancer has several sets (zones, versions, subsets) and one of them is costly, all of
+    /// them are prepared there.
     fn is_costly(&self, candidates: usize) -> bool {
         let _ = candidates;
         false
     }
 }
 
-/// Picks from one set of endpoints, from many threads at a time.
+/// Picks an endpoint from one set. Many threads call it at the same time.
 pub trait Picker<L>: Send + Sync + 'static {
-    /// The index of the endpoint that gets the request, below [`Set::len`].
+    /// Returns the index of the endpoint that gets the request. It must be below [`Set::len`].
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize;
 }
 
@@ -124,19 +130,20 @@ impl<L, P: Picker<L> + ?Sized> Picker<L> for Box<P> {
     }
 }
 
-/// An endpoint, as a policy sees it while it prepares.
+/// An endpoint, as a policy sees it while it prepares a picker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Candidate<'a> {
-    /// Its identity, the same across updates and restarts of this process. Lent by the balancer: most
-    /// policies do not look at it, and copies of ten thousand cost as much as all else.
+    /// The identity of the endpoint. It is the same across updates and restarts of this process. The
+    /// balancer lends it, because most policies do not read it, and copying ten thousand keys costs as
+    /// much as the rest of the preparation.
     pub key: Cow<'a, Key>,
-    /// Its share relative to the others': finite and above zero.
+    /// Its share relative to the other candidates; finite and above zero.
     pub weight: f64,
 }
 
 impl Candidate<'static> {
-    /// A candidate. A weight that is no finite number above zero is taken for 1.
+    /// Creates a candidate. A weight that is not a finite number above zero counts as 1.
     #[inline]
     pub fn new(key: Key, weight: f64) -> Self {
         Self::with(Cow::Owned(key), weight)
@@ -165,10 +172,10 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// The endpoints of one set, as a picker sees them; never empty.
+/// The endpoints of one set, as a picker sees them. It is never empty.
 pub struct Set<'a, L> {
     states: &'a [Held<L>],
-    /// Whether all are ejected, and used all the same.
+    /// Whether all endpoints of the set are ejected and are used anyway (panic mode).
     panic: bool,
 }
 
@@ -186,30 +193,30 @@ impl<'a, L: LoadTracker> Set<'a, L> {
         Self { panic, ..self }
     }
 
-    /// The number of endpoints.
+    /// Returns the number of endpoints.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     #[inline]
     pub fn len(&self) -> usize {
         self.states.len()
     }
 
-    /// The requests of an endpoint that are not complete.
+    /// Returns the number of requests in flight to an endpoint.
     ///
     /// # Panics
-    /// When the index is out of range, as all methods here.
+    /// Panics when the index is out of range, as every method of this type does.
     #[inline]
     pub fn in_flight(&self, index: usize) -> usize {
         self.states[index].in_flight()
     }
 
-    /// The load of an endpoint, from 0 to infinity and never `NaN`: what a tracker says that is no
-    /// such number is taken as infinite. Not divided by its weight.
+    /// Returns the load of an endpoint, from 0 to infinity and never `NaN`: a negative or `NaN` value of
+    /// the tracker counts as infinite. The load is not divided by the weight.
     #[inline]
     pub fn load(&self, index: usize, now: Instant) -> f64 {
         self.states[index].load(now)
     }
 
-    /// The same where it is known without looking at the time.
+    /// Returns the load if the tracker knows it without the time ([`LoadTracker::timeless`]).
     #[inline]
     pub fn timeless(&self, index: usize) -> Option<f64> {
         let state = &self.states[index];
@@ -217,15 +224,16 @@ impl<'a, L: LoadTracker> Set<'a, L> {
         Some(if load >= 0.0 { load } else { f64::INFINITY })
     }
 
-    /// What is measured of an endpoint.
+    /// Returns the tracker of an endpoint.
     #[inline]
     pub fn tracker(&self, index: usize) -> &L {
         self.states[index].tracker()
     }
 
-    /// Whether an endpoint has been neither ejected since the set was made nor tried before by an
-    /// attempt of the same request. In a set of ejected endpoints, which are used [for want of
-    /// others](super::topology::Topology::panic), the latter only.
+    /// Returns whether an endpoint can take this request: it was not ejected after the set was made, and
+    /// no earlier attempt of the same request tried it. In [panic
+    /// mode](super::topology::Topology::panic), when all endpoints of the set are ejected, only the
+    /// second condition counts.
     #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];
@@ -246,25 +254,25 @@ impl<L> fmt::Debug for Set<'_, L> {
     }
 }
 
-/// What comes into one pick from outside: chance, time, and the request's wishes.
+/// The inputs of one pick: randomness, time, and what the request asks for.
 #[derive(Debug)]
 pub struct Draw<'a> {
-    /// A generator of this thread's own.
+    /// A random number generator that belongs to this thread.
     pub rng: &'a mut SmallRng,
-    /// The hash of the request's key, where it has one.
+    /// The hash of the request's key, if the request has a key.
     pub hash: Option<u64>,
-    /// The endpoints that earlier attempts of the same request went to.
+    /// The endpoints that earlier attempts of the same request tried.
     pub tried: Tried,
     now: Option<Instant>,
-    /// The time of an earlier pick.
+    /// The time that an earlier pick on this thread read.
     recent: Option<Instant>,
-    /// What the pick before drew for this one.
+    /// The index that the previous pick drew for this one.
     ahead: Option<&'a mut Ahead>,
 }
 
 impl<'a> Draw<'a> {
-    /// A draw for a request without a key and without earlier attempts. Reads the clock when it is
-    /// asked for the time, and then once.
+    /// Creates a draw for a request without a key and without earlier attempts. It reads the clock at
+    /// most once, when a picker first asks for the time.
     #[inline]
     pub fn new(rng: &'a mut SmallRng) -> Self {
         Self {
@@ -277,7 +285,7 @@ impl<'a> Draw<'a> {
         }
     }
 
-    /// Sets the time instead of reading it.
+    /// Sets the time, so that the clock is not read.
     #[must_use]
     #[inline]
     pub fn at(mut self, now: Instant) -> Self {
@@ -301,14 +309,14 @@ impl<'a> Draw<'a> {
         self
     }
 
-    /// The time of the pick, the same for the whole of it.
+    /// Returns the time of this pick. Every call within one pick returns the same time.
     #[inline]
     pub fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
     }
 
-    /// The time of this pick or of one some requests earlier, without reading the clock where one is
-    /// known; for loads that [may lag](LoadTracker::may_lag).
+    /// Returns the time of this pick if it is known, else the time of a pick some requests earlier, and
+    /// reads the clock only if neither is known. It is for loads that [may lag](LoadTracker::may_lag).
     #[inline]
     pub fn recent(&mut self) -> Instant {
         match self.now.or(self.recent) {
@@ -323,21 +331,21 @@ impl<'a> Draw<'a> {
         self
     }
 
-    /// Sets what was drawn ahead, to be replaced.
+    /// Sets the index that was drawn ahead. The pick replaces it by the one for the next pick.
     #[inline]
     pub(crate) fn ahead(mut self, ahead: &'a mut Ahead) -> Self {
         self.ahead = Some(ahead);
         self
     }
 
-    /// The time, if it was read.
+    /// The time, if this pick has read the clock.
     #[inline]
     pub(crate) fn read(&self) -> Option<Instant> {
         self.now
     }
 }
 
-/// A set of endpoints without services, to try a policy on.
+/// A set of endpoints without services, to test a policy.
 ///
 /// # Examples
 /// ```
@@ -351,19 +359,19 @@ impl<'a> Draw<'a> {
 /// ```
 pub struct Trial<P: Policy> {
     states: Vec<Held<P::Load>>,
-    /// Requests in flight.
+    /// The requests in flight.
     requests: RefCell<Vec<Begun<P::Load>>>,
     picker: P::Picker,
 }
 
-/// A request in flight, and on which endpoint.
+/// A request in flight: the index of its endpoint, and the guard that counts it.
 type Begun<L> = (usize, SharedState<L>);
 
 impl<P: Policy> Trial<P> {
-    /// Prepares `policy` for endpoints `0`, `1`, … of these weights.
+    /// Prepares `policy` for endpoints with the keys `0`, `1`, … and these weights.
     ///
     /// # Panics
-    /// When there are no weights.
+    /// Panics when `weights` is empty.
     #[inline]
     pub fn new(policy: &P, weights: &[f64], rng: &mut SmallRng) -> Self {
         let key = |index: usize| Key::new(index.to_string(), "");
@@ -372,10 +380,10 @@ impl<P: Policy> Trial<P> {
         Self::with_candidates(policy, &candidates.collect::<Vec<_>>(), rng)
     }
 
-    /// Prepares `policy` for these endpoints.
+    /// Prepares `policy` for these candidates.
     ///
     /// # Panics
-    /// When there are none.
+    /// Panics when `candidates` is empty.
     pub fn with_candidates(policy: &P, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self {
         assert!(!candidates.is_empty(), "a policy prepares for candidates");
         let now = Instant::now();
@@ -395,17 +403,17 @@ impl<P: Policy> Trial<P> {
         }
     }
 
-    /// Picks an endpoint.
+    /// Picks an endpoint and returns its index.
     pub fn pick(&self, draw: &mut Draw<'_>) -> usize {
         self.picker.pick(&self.set(), draw)
     }
 
-    /// The endpoints.
+    /// Returns the endpoints as the picker sees them.
     pub fn set(&self) -> Set<'_, P::Load> {
         Set::new(&self.states)
     }
 
-    /// Identifies an endpoint, as [`Tried`] does.
+    /// Returns the identity of an endpoint, as [`Tried`] stores it.
     pub fn id(&self, index: usize) -> EndpointId {
         self.set().id(index)
     }

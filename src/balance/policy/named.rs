@@ -13,7 +13,7 @@ use crate::{
     error::ConfigError,
 };
 
-/// What [`by_name`] knows.
+/// The names that [`by_name`] accepts.
 pub const NAMES: &[&str] = &[
     "round-robin",
     "weighted-round-robin",
@@ -27,12 +27,12 @@ pub const NAMES: &[&str] = &[
     "ring-hash",
 ];
 
-/// A policy with default settings, by its name: one of [`NAMES`].
+/// Creates the policy of this name with default settings. The name is one of [`NAMES`].
 ///
 /// `p2c` is [`P2c::in_flight`] and `peak-ewma` is [`P2c::peak_ewma`]; the others are named as their types.
 ///
 /// # Errors
-/// When there is no such policy; the message tells which there are.
+/// Returns an error when no policy has this name. The message lists all names.
 ///
 /// # Examples
 /// ```
@@ -61,9 +61,10 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
     })
 }
 
-/// Any policy that can do with [`PeakEwma`], as one type.
+/// Any policy whose picker works with [`PeakEwma`], as one type.
 ///
-/// Costs an indirect call for each pick, and the time of the measurement, which is done for all.
+/// Each pick costs an indirect call. Latency is measured for every policy, also when the policy does not
+/// use it.
 ///
 /// # Examples
 /// ```
@@ -79,14 +80,14 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
 /// ```
 #[derive(Clone)]
 pub struct AnyPolicy {
-    /// The measurement's settings.
+    /// The settings of the measurement.
     tracker: Arc<PeakEwma>,
     policy: Arc<dyn Prepare>,
 }
 
 impl AnyPolicy {
-    /// Hides which policy it is. One that measures by itself must measure peak EWMA; the settings of that
-    /// are kept.
+    /// Wraps a policy. When the policy's own tracker is a [`PeakEwma`], its settings are kept; otherwise
+    /// default settings are used.
     pub fn new<P>(policy: P) -> Self
     where
         P: Policy + fmt::Debug,
@@ -103,7 +104,7 @@ impl AnyPolicy {
     }
 }
 
-/// A policy, seen from the driver's side.
+/// The methods of [`Policy`] that the balancer's driver calls, without associated types.
 trait Prepare: fmt::Debug + Send + Sync {
     fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Box<dyn Picker<PeakEwma>>;
     fn is_costly(&self, candidates: usize) -> bool;

@@ -1,69 +1,7 @@
-//! The better of two drawn at random.
+//! The power of two choices: the better of two endpoints drawn at random.
 //!
-//! Choosing the least loaded of all needs all of them, and clients that see the same numbers all choose
-//! the same endpoint. The better of two ([*The power of two choices in randomized load balancing*])
-//! has nearly the effect of the best of all for the price of two, and the two of each client differ.
-//!
-//! # Weights
-//! Multiplying a load by something is not a way to weigh it. With the usual `(in flight + 1) / weight` the
-//! heavier endpoint wins every comparison while nothing is in flight, so of weights `[0.99, 0.005,
-//! 0.005]` the first gets everything it is drawn for; when the draw is uniform that is 66 %
-//! ([tower#696]), when the draw is by weight it is 99.99 %. So, as in Finagle, both candidates are *drawn*
-//! in proportion to weight, and then, unlike in Finagle, the comparison is made to say nothing
-//! as long as it knows nothing: the **first drawn wins** unless the second is clearly better. An idle or
-//! evenly loaded set gets exactly its shares that way. What "clearly" means:
-//!
-//! - *Requests in flight* are counted in requests of the lighter of the two: what a heavy endpoint has in
-//!   flight, times `light / heavy`, is what the light one would have at the same degree of use. The
-//!   second must have fewer by at least three quarters of such a request; less is rounding, for there
-//!   are no half requests. Without that, an endpoint of 1 % would take over from a heavy one whenever
-//!   it is idle, and get 2 %. For equal weights the rule is the plain one, "fewer".
-//! - *Equal endpoints* are compared by requests in flight, as above, and by nothing else; see below.
-//! - *Estimates* of the others differ by noise, so the second must be cheaper by a [margin](P2c::margin), and
-//!   what is below a [grain](P2c::grain) is no difference at all.
-//! - *An estimate that is several times as high* is no noise, and then being idle is no merit: with 18
-//!   in flight at each, an endpoint that takes twelve times as long would still get a request whenever it
-//!   has none. So where one estimate is more than 1.5 times the other, it is multiplied by what it
-//!   exceeds that. Of eleven endpoints with one slow one that halved the requests that went there.
-//! - *The estimate of a light endpoint is low for a reason of its own*: it gets few requests, so it has
-//!   seen few peaks, and its estimate has sunk since. When the second is lighter, its advantage counts only as
-//!   far as it exceeds the square of the ratio of weights. Nothing is lost: a light endpoint cannot
-//!   relieve a heavy one by more than that ratio, and whatever piles up in flight counts anyhow. One that
-//!   was never measured still gets its probe.
-//!
-//! For equal weights the pair is drawn without a table, as two different endpoints, and what is said of
-//! lighter ones does not arise.
-//!
-//! # Equal endpoints
-//! The estimate of peak EWMA is a maximum. So it soon shows that an endpoint is slow, and it also tells equal
-//! endpoints apart: by the one answer that opened a connection, or was late. The endpoint with that answer
-//! loses each comparison, gets no second sample, and comes back only when its estimate has sunk, after
-//! tens of seconds. Of two servers that answer in 0.3 ms, one got up to 99 % that way.
-//!
-//! So estimates are compared only where there is a difference. Two endpoints are equal when
-//!
-//! - what they [usually](crate::endpoint::load::Usual) take differs by no more than twice the standard error
-//!   of that difference, and a grain;
-//! - neither failed with its last answer;
-//! - neither has a request waiting for longer than its mean, four deviations and 0.5 ms;
-//! - the last answer of neither took that long, unless it has been left alone since for twice the
-//!   estimate.
-//!
-//! The mean follows the answers with a gain of 1/8: a difference of many deviations shows with the second
-//! answer, one of a single deviation after some ten. The price: where servers are slow for seconds at
-//! a time and each client sends them few requests, clients turn from them later than by peaks alone. With
-//! 100 clients, ten servers at 75 % and three of them at half speed for 5 s each time, the p99 is 221 ms; by
-//! requests in flight it is 396 ms (`cargo bench --bench quality antagonist`). With a grain of 0 no endpoints
-//! are equal.
-//!
-//! # What it costs
-//! One random number (one or two with weights), and per candidate the cache lines of its state, with
-//! weights also one of the table, and one of the weights where two are compared; the same for any
-//! number of endpoints but for what the caches hold. Where the first drawn is idle and swift, nobody is
-//! better by the default margin and grain; the second is not even fetched then, whatever these are.
-//!
-//! [*The power of two choices in randomized load balancing*]: https://doi.org/10.1109/71.963420
-//! [tower#696]: https://github.com/tower-rs/tower/issues/696
+//! The documentation of [`P2c`] explains how weights, estimates and requests in flight are compared.
+//! This file holds the policy, its picker ([`LessLoaded`]) and the comparison ([`Rule`]).
 
 use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
@@ -77,17 +15,18 @@ use crate::{
     error::ConfigError,
 };
 
-/// How much cheaper the second of two unequal ones must be by default. Above the noise of two estimates of the same endpoint
-/// and below any difference that a user would notice.
+/// How many times the load of the first endpoint must exceed the load of the second, by default, before
+/// the second gets the request. It is above the noise between two estimates of the same endpoint, and
+/// below any difference that a user would notice.
 const MARGIN: f64 = 1.125;
 
-/// How many times as high an estimate must be to count for more than it says: above the noise that
-/// [`MARGIN`] is for. With 2, a slow one of eleven gets a fifth more requests
-/// (`cargo bench --bench quality slow`); with none, twice as many.
+/// Ratio of two estimates from which the higher one counts for more than its value ([`apart`]). It is
+/// above the noise that [`MARGIN`] covers. With 2, a slow endpoint among eleven gets a fifth more
+/// requests (`cargo bench --bench quality slow`); without this rule it gets twice as many.
 const APART: f64 = 1.5;
 
-/// In seconds: the least grain beside which what a tracker may be off by without looking at the time is
-/// no difference.
+/// Seconds. With a grain of at least this, the error of [`LoadTracker::timeless`] makes no difference to
+/// a comparison.
 const COARSE: f64 = 0.000_4;
 
 /// The power of two choices: the less loaded of two endpoints drawn by weight.
@@ -95,13 +34,76 @@ const COARSE: f64 = 0.000_4;
 /// | | load | for |
 /// |---|---|---|
 /// | [`P2c::peak_ewma`] | latency × requests in flight | the default; avoids slow and failing endpoints |
-/// | [`P2c::in_flight`] | requests in flight | requests of very different length |
-/// | [`P2c::by`] | whatever a tracker of your own says | |
+/// | [`P2c::in_flight`] | requests in flight | requests of very different duration |
+/// | [`P2c::by`] | the value of your own tracker | |
 ///
-/// While loads are about equal, shares are exactly in proportion to weight. By peak EWMA, endpoints whose
-/// [usual](crate::endpoint::load::Usual) latencies differ by no more than chance are compared by requests in
-/// flight alone, so that equal servers get equal shares; see the source's essay for how weight and load
-/// meet.
+/// While loads are about equal, shares are exactly in proportion to weight.
+///
+/// # How it works
+/// Choosing the least loaded of all endpoints means reading all of them, and clients that see the same
+/// numbers all choose the same endpoint. The better of two ([*The power of two choices in randomized
+/// load balancing*]) has nearly the effect of the best of all for the price of two, and different
+/// clients compare different pairs.
+///
+/// Dividing a load by a weight does not give shares in proportion to weight. With the usual `(in flight
+/// + 1) / weight`, the heavier endpoint wins every comparison while nothing is in flight. With weights
+/// `[0.99, 0.005, 0.005]`, the first endpoint then gets every request for which it is drawn: 66 % when
+/// the draw is uniform ([tower#696]), 99.99 % when the draw is by weight. So both endpoints are drawn in
+/// proportion to weight, as in Finagle. Unlike in Finagle, the **first drawn** gets the request unless
+/// the second is clearly better. An idle or evenly loaded set gets exactly its shares. The second is
+/// clearly better by these rules:
+///
+/// - *Requests in flight* are counted in requests of the lighter endpoint of the pair. The requests of
+///   the heavier one, times `light / heavy`, are what the lighter one would have at the same
+///   utilisation. The second endpoint must have at least three quarters of such a request fewer. A
+///   smaller difference is rounding, because requests are whole. Without this rule, an idle endpoint
+///   with a share of 1 % would always win against a heavier one, and get 2 %. With equal weights the
+///   rule is: the second must have fewer.
+/// - *Equal endpoints* are compared by requests in flight alone; see below.
+/// - *Estimates* of other endpoints contain noise. The second must be lower by a [margin](P2c::margin),
+///   and differences well below the [grain](P2c::grain) do not count.
+/// - *An estimate more than 1.5 times the other* is not noise. It is multiplied by its ratio to 1.5
+///   times the other estimate. Otherwise, while the other endpoints have 18 requests in flight each, an
+///   idle endpoint that takes twelve times as long would still get a request. With one slow endpoint
+///   among eleven, this rule halves the requests that go to the slow one.
+/// - *A lighter endpoint's estimate* is too low: it gets few requests, sees few peaks, and its estimate
+///   decays between them. When the second endpoint is the lighter one, its advantage counts only beyond
+///   the square of the ratio of weights. This loses nothing: a light endpoint cannot relieve a heavy one
+///   by more than that ratio, and requests in flight count in any case. A light endpoint that was never
+///   measured still gets its probe.
+///
+/// With equal weights, the pair is drawn without a table, and the two are always different endpoints.
+///
+/// # Equal endpoints
+/// The estimate of peak EWMA is a maximum. It soon shows that an endpoint is slow, but it also separates
+/// equal endpoints by a single response that opened a connection or was late. The endpoint with that
+/// response loses each comparison, gets no second sample, and is chosen again only when its estimate has
+/// decayed, after tens of seconds. Of two servers that responded in 0.3 ms, one got up to 99 % of the
+/// requests in that way.
+///
+/// So with peak EWMA, estimates are compared only between endpoints that differ. Two endpoints are equal
+/// when all of these hold:
+///
+/// - Their [usual](crate::endpoint::load::Usual) latencies differ by no more than twice the standard
+///   error of the difference, plus the grain.
+/// - The last request to neither of them failed.
+/// - Neither has a request that waits for longer than its mean plus four deviations plus 0.5 ms.
+/// - The last response of neither took that long, unless the endpoint has had no request since for twice
+///   its estimate.
+///
+/// The mean follows the samples with a gain of 1/8. A difference of many deviations shows with the
+/// second sample, a difference of one deviation after about ten. The price: where servers are slow for
+/// seconds at a time and each client sends them few requests, clients avoid slow servers later than they
+/// would by peaks alone. With 100 clients and ten servers at 75 % utilisation, three of them at half
+/// speed for 5 s each time, the p99 is 221 ms; by requests in flight it is 396 ms (`cargo bench --bench
+/// quality antagonist`). With a grain of 0, no two endpoints are equal.
+///
+/// # Costs
+/// A pick draws one random number (one or two with weights). For each of the two endpoints it reads the
+/// cache lines of its state; with weights, also one line of the table, and one of the weights when the
+/// two are compared. The cost does not depend on the number of endpoints, except for what the caches
+/// hold. With the default settings, no endpoint can beat a first endpoint that is idle and responds
+/// within microseconds, so then the second is not read.
 ///
 /// # Examples
 /// ```
@@ -113,6 +115,9 @@ const COARSE: f64 = 0.000_4;
 /// let first = (0..10_000).filter(|_| trial.pick(&mut Draw::new(&mut rng)) == 0).count();
 /// assert!((9_850..9_950).contains(&first), "99 % while idle: {first}");
 /// ```
+///
+/// [*The power of two choices in randomized load balancing*]: https://doi.org/10.1109/71.963420
+/// [tower#696]: https://github.com/tower-rs/tower/issues/696
 #[derive(Clone, Debug)]
 pub struct P2c<L> {
     tracker: L,
@@ -126,7 +131,7 @@ impl Default for P2c<PeakEwma> {
 }
 
 impl P2c<InFlight> {
-    /// By requests in flight.
+    /// Creates the policy that compares requests in flight.
     pub fn in_flight() -> Self {
         let mut policy = Self::by(InFlight::new());
         policy.rule.by_requests = true;
@@ -135,12 +140,13 @@ impl P2c<InFlight> {
 }
 
 impl P2c<PeakEwma> {
-    /// By latency × requests in flight, with a margin of 1.125 and a grain of 0.5 ms.
+    /// Creates the policy that compares latency × requests in flight, with a margin of 1.125 and a grain
+    /// of 0.5 ms.
     pub fn peak_ewma() -> Self {
         Self::by_peak_ewma(PeakEwma::new())
     }
 
-    /// The same, with a decay and a penalty of your own.
+    /// Creates the policy of [`peak_ewma`](Self::peak_ewma) with another decay and penalty.
     pub fn by_peak_ewma(tracker: PeakEwma) -> Self {
         let rule = Rule {
             by_requests: false,
@@ -153,8 +159,9 @@ impl P2c<PeakEwma> {
 }
 
 impl<L: LoadTracker> P2c<L> {
-    /// By what a tracker says, with a margin of 1 and no grain. With weights, the load is taken to
-    /// grow as requests in flight plus one.
+    /// Creates the policy that compares the loads of your own tracker, with a margin of 1 and a grain of
+    /// 0. When weights differ, the policy assumes that a load is proportional to requests in flight plus
+    /// one.
     pub fn by(tracker: L) -> Self {
         let rule = Rule {
             by_requests: false,
@@ -165,13 +172,14 @@ impl<L: LoadTracker> P2c<L> {
         Self { tracker, rule }
     }
 
-    /// Sets how many times as high the load of the first drawn must be before the second takes over, where
-    /// the two are not equal; from 1 to 100, 1.125 for peak EWMA, else 1. At 1 any difference counts, and the noise of
-    /// estimates too; large, endpoints are taken as equal until one is that much worse. It says nothing
-    /// of [`in_flight`](P2c::in_flight), which compares whole numbers of requests.
+    /// Sets how many times the load of the first drawn endpoint must exceed the load of the second
+    /// before the second gets the request; from 1 to 100, by default 1.125 for peak EWMA and 1 for other
+    /// trackers. It applies to endpoints that are not equal. At 1, any difference counts, including the
+    /// noise of estimates. A large margin treats endpoints as equal until one is worse by that factor.
+    /// It has no effect on [`in_flight`](P2c::in_flight), which compares whole numbers of requests.
     ///
     /// # Errors
-    /// When it is out of range or not a number.
+    /// Returns an error when `margin` is out of range or not a number.
     pub fn margin(mut self, margin: f64) -> Result<Self, ConfigError> {
         if !(1.0..=100.0).contains(&margin) {
             let message = format!("{margin} is not from 1 to 100");
@@ -182,11 +190,12 @@ impl<L: LoadTracker> P2c<L> {
     }
 
     /// Sets what is added to the load of every idle endpoint before loads are compared, in the unit of
-    /// the tracker: differences well below it do not count, and without it no two endpoints are taken for equal.
-    /// 0.0005 for peak EWMA, that is 0.5 ms; else 0. It says nothing of [`in_flight`](P2c::in_flight), as the margin.
+    /// the tracker; by default 0.0005 (0.5 ms) for peak EWMA and 0 for other trackers. Differences well
+    /// below it do not count. With 0, no two endpoints are treated as equal. It has no effect on
+    /// [`in_flight`](P2c::in_flight).
     ///
     /// # Errors
-    /// When it is negative, infinite or not a number.
+    /// Returns an error when `grain` is negative, infinite or not a number.
     pub fn grain(mut self, grain: f64) -> Result<Self, ConfigError> {
         if !(0.0..=f64::MAX).contains(&grain) {
             let message = format!("{grain} is not a finite number from 0");
@@ -213,15 +222,16 @@ impl<L: LoadTracker> Policy for P2c<L> {
     }
 }
 
-/// When the second is better.
+/// Decides whether the second endpoint of a pair is clearly better than the first.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
-    /// Whatever is measured: it is the policy that was chosen, also as an
-    /// [`AnyPolicy`](super::AnyPolicy).
+    /// Compare requests in flight, whatever the tracker measures. Set by [`P2c::in_flight`], and kept
+    /// when that policy is wrapped in an [`AnyPolicy`](super::AnyPolicy), whose tracker measures
+    /// latency.
     by_requests: bool,
     margin: f64,
     grain: f64,
-    /// Whether what is compared are latencies times requests in flight.
+    /// Whether loads are latencies multiplied by requests in flight plus one.
     latencies: bool,
 }
 
@@ -259,15 +269,16 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
 }
 
 impl Rule {
-    /// Whether what a tracker says without looking at the time will do. It may be off by some
-    /// microseconds, which must be no difference here.
+    /// Whether [`LoadTracker::timeless`] is exact enough. It may be wrong by some microseconds, which is
+    /// no difference when the grain is at least [`COARSE`].
     #[inline]
     fn is_timeless<L: LoadTracker>(&self) -> bool {
         !L::TIMED || self.grain >= COARSE
     }
 
-    /// Whether whoever comes second cannot be less loaded than this one, which is idle and, where
-    /// latencies count, swift. Then the second need not even be fetched, and mostly it is so.
+    /// Whether no second endpoint can be clearly better than `first`: it is idle and, where latencies
+    /// count, responds within microseconds. Then the second endpoint need not be read. For swift
+    /// endpoints this is the usual case.
     #[inline]
     fn cannot_be_better<L: LoadTracker>(&self, set: &Set<'_, L>, first: usize) -> bool {
         let settles = self.by_requests
@@ -275,8 +286,8 @@ impl Rule {
         settles && set.in_flight(first) == 0
     }
 
-    /// Whether two endpoints take the same time, as far as is known, so that only requests in flight tell
-    /// them apart. Without a grain nothing is the same.
+    /// Whether two endpoints have equal latencies as far as is known, so that only requests in flight
+    /// are compared. With a grain of 0, no two endpoints are equal.
     #[inline]
     fn are_alike<L: LoadTracker>(
         &self,
@@ -294,8 +305,8 @@ impl Rule {
         }
     }
 
-    /// The loads of two. Mostly they are known without reading the clock, which costs as much as all
-    /// the rest of a pick.
+    /// The loads of the pair. Often they are known without reading the clock, which costs as much as the
+    /// rest of a pick.
     #[inline]
     fn loads<L: LoadTracker>(
         &self,
@@ -312,7 +323,8 @@ impl Rule {
             return [one, other];
         }
         let trackers = pair.map(|index| set.tracker(index));
-        // Where each request is timed the clock is read anyhow.
+        // When each request is timed, the clock is read for the request anyway, so an older time would
+        // save nothing.
         let lags = trackers.iter().any(|tracker| !tracker.times(1))
             && trackers.iter().all(|tracker| tracker.may_lag());
         let now = if lags { draw.recent() } else { draw.now() };
@@ -341,7 +353,8 @@ impl Rule {
         self.is_less([load, lesser], requests)
     }
 
-    /// Whether the second of two loads is less than the first, each of so many requests.
+    /// Whether the second load is clearly less than the first. `one` and `other` are the requests in
+    /// flight of each, plus one.
     #[inline]
     fn is_less(&self, [load, lesser]: [f64; 2], [one, other]: [f64; 2]) -> bool {
         let load = load + self.grain * one;
@@ -349,7 +362,7 @@ impl Rule {
         if !self.latencies {
             return lesser < load;
         }
-        // What `apart` does to both, without a division.
+        // The effect of `apart` on both estimates, without a division.
         let (a, b) = (load * other * self.margin, lesser * one);
         if a > APART * b {
             lesser * APART * b < load * a
@@ -360,7 +373,7 @@ impl Rule {
         }
     }
 
-    /// Which of two that were drawn by weight.
+    /// Chooses between two endpoints that were drawn by weight.
     #[inline]
     fn by_weight<L: LoadTracker>(
         &self,
@@ -408,14 +421,15 @@ impl Rule {
     }
 }
 
-/// An estimate, raised by as much as it is beyond noise above another.
+/// Estimate `one`, multiplied by its ratio to [`APART`] times `other` where that ratio is above 1.
 #[inline]
 fn apart(one: f64, other: f64) -> f64 {
     one * (one / (APART * other)).max(1.0)
 }
 
-/// Whether the second of two endpoints has fewer requests in flight, by at least three quarters of a
-/// request of the lighter one. Counted in those, it would be `b * w0 / max + 0.75 <= a * w1 / max`.
+/// Whether the second endpoint has fewer requests in flight than the first, by at least three quarters
+/// of a request of the lighter one. In requests of the lighter one this reads `b * w0 / max + 0.75 <= a
+/// * w1 / max`.
 #[inline]
 pub(super) fn has_fewer<L: LoadTracker>(
     set: &Set<'_, L>,
@@ -427,15 +441,16 @@ pub(super) fn has_fewer<L: LoadTracker>(
     second * one + 0.75 * one.max(other) <= first * other
 }
 
-/// The requests in flight of two endpoints, counted in requests of the lighter one. Whole numbers,
-/// rounded in favour of the first: by three quarters of a request, and at exactly that [`has_fewer`]
-/// decides for the second.
+/// The requests in flight of two endpoints, counted in requests of the lighter one and rounded to whole
+/// numbers in favour of the first: the second must have three quarters of a request fewer. At exactly
+/// that difference, [`has_fewer`] decides for the second.
 #[inline]
 fn in_lighter(in_flight: [usize; 2], weights: [f32; 2]) -> [f64; 2] {
     let [first, second] = in_flight.map(|in_flight| in_flight as f32);
     let first = first * (weights[1] / weights[0]).min(1.0);
     let second = second * (weights[0] / weights[1]).min(1.0);
-    // Whole numbers stay as they are. By way of integers, for want of an instruction that rounds.
+    // The sum is truncated, so whole numbers keep their value. The cast to an integer truncates, because
+    // the baseline instruction set has no instruction that rounds.
     [first + 0.25, second + 0.75].map(|count| f64::from(count as i32))
 }
 
@@ -446,7 +461,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The comparison without divisions is the one that the essay tells.
+        /// The comparison without divisions decides as the documentation of `P2c` describes.
         #[test]
         fn estimates_are_compared_as_they_are_told(
             estimates in [1e-6f64..10.0, 1e-6f64..10.0],

@@ -1,4 +1,4 @@
-//! Any of them, whatever their load.
+//! Random picks, whatever the load of the endpoints.
 
 use rand::{Rng, rngs::SmallRng};
 
@@ -8,17 +8,17 @@ use super::{
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
 
-/// Any endpoint, each as likely as the others. Weights are not heeded, except 0.
+/// Any endpoint, each equally likely. Weights are ignored, except 0.
 ///
-/// Needs nothing but a random number. Prefer [`P2c`](super::P2c) or
-/// [`WeightedRoundRobin`](super::WeightedRoundRobin): of `m` requests to `n` endpoints one of these gets
-/// about `√(2 m ln n / n)` more than its due.
+/// A pick needs only a random number. Prefer [`P2c`](super::P2c) or
+/// [`WeightedRoundRobin`](super::WeightedRoundRobin): of `m` random picks among `n` endpoints, the
+/// busiest endpoint gets about `√(2 m ln n / n)` more than its due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Random;
 
 impl Random {
-    /// The policy.
+    /// Creates the policy.
     pub fn new() -> Self {
         Self
     }
@@ -46,16 +46,16 @@ impl<L: LoadTracker> Picker<L> for Any {
     }
 }
 
-/// Any endpoint, as likely as its weight says.
+/// Any endpoint, with a probability in proportion to its weight.
 ///
-/// One random number and, when weights differ, one cache line of a table (the alias method); the
-/// same time for any number of endpoints.
+/// A pick needs one random number and, when weights differ, one cache line of a table (the alias
+/// method). It takes the same time for any number of endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WeightedRandom;
 
 impl WeightedRandom {
-    /// The policy.
+    /// Creates the policy.
     pub fn new() -> Self {
         Self
     }

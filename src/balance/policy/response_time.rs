@@ -1,29 +1,6 @@
-//! In proportion to speed.
+//! Requests in proportion to speed.
 //!
-//! Each endpoint gets requests in proportion to its weight divided by its latency: one that
-//! answers in half the time gets twice as many. Unlike [`P2c`](super::P2c), which turns from a slow endpoint
-//! as far as another is better, this goes on using it, and it does not look at requests in flight. It
-//! fits endpoints of constant but different speed.
-//!
-//! Drawing by numbers that change with every answer wants a sum over all of them, or a table that is
-//! always out of date. Neither is needed:
-//!
-//! - A set of up to 16 is looked at as a whole, and drawn from exactly.
-//! - In a larger one an endpoint is drawn by weight, and accepted with probability `best / estimate`,
-//!   else the next is drawn. That is exact too (rejection sampling), if `best` is the least estimate of
-//!   all. It is kept by looking at four endpoints more at every fourth pick, in turn, so it is right
-//!   after as many picks as there are endpoints.
-//! - After 16 refusals one of these 16 is drawn in proportion to their speed. That is nearly
-//!   the same, and bounds what a pick costs when one endpoint is far faster than all others.
-//!
-//! The latency is the mean of what an endpoint [usually](Usual) takes; the estimate of [`PeakEwma`] where it
-//! failed, or keeps a request waiting for longer than usual. Means of equal endpoints differ by chance,
-//! and shares would follow that. So a mean that differs by no more than twice its standard error from
-//! what is typical of the set counts as typical: equal endpoints get exactly equal shares. Typical
-//! is the harmonic mean, as speeds are what is shared by: one slow endpoint hardly moves it.
-//!
-//! One that was never measured is accepted at once, and not again before its answer: see
-//! [`PeakEwma`]. One that fails counts as slow, by its penalty.
+//! The documentation of [`ResponseTime`] explains how an endpoint is drawn, and which latency counts.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -33,13 +10,40 @@ use tokio::time::Instant;
 use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
 use crate::endpoint::load::{LoadTracker, PeakEwma, Usual};
 
-/// Endpoints looked at for one pick.
+/// The number of endpoints that one pick reads.
 const LOOK: usize = 16;
 
-/// In seconds: below the resolution of any clock, so that no speed is infinite.
+/// Seconds. The least latency that is assumed, so that no speed is infinite; below the resolution of any
+/// clock.
 const SHORTEST: f64 = 1e-9;
 
-/// In proportion to weight divided by latency.
+/// Requests in proportion to weight divided by latency.
+///
+/// An endpoint that responds in half the time gets twice as many requests. [`P2c`](super::P2c) avoids a
+/// slow endpoint while another is better; this policy keeps using it. It ignores requests in flight. It
+/// is for endpoints of constant but different speed.
+///
+/// # How it works
+/// Speeds change with every response, so a sum over all of them or a prepared table would always be out
+/// of date. This policy needs neither:
+///
+/// - In a set of up to 16 endpoints, a pick reads all of them and draws exactly.
+/// - In a larger set, an endpoint is drawn by weight and accepted with probability `best / latency`;
+///   otherwise the next one is drawn. This is exact (rejection sampling) while `best` is the least
+///   latency of all. Every fourth pick on average updates `best` from four more endpoints, in turn, so
+///   `best` is correct after as many picks as there are endpoints.
+/// - After 16 refusals, one of these 16 is drawn in proportion to speed. This is nearly exact, and
+///   bounds the cost of a pick when one endpoint is far faster than all others.
+///
+/// The latency is the mean of the endpoint's [usual](Usual) latency. It is the estimate of [`PeakEwma`]
+/// when the endpoint failed, or has a request that waits for longer than usual. The means of equal
+/// endpoints differ by chance, and shares would follow that. So a mean within twice its standard error
+/// of the typical latency of the set counts as typical, and equal endpoints get exactly equal shares.
+/// The typical latency is the harmonic mean, because requests are shared in proportion to speed; one
+/// slow endpoint hardly changes it.
+///
+/// An endpoint that was never measured is accepted at once, and then not again before its first
+/// response; see [`PeakEwma`]. An endpoint that fails counts as slow, by its penalty.
 ///
 /// # Examples
 /// ```
@@ -55,12 +59,12 @@ pub struct ResponseTime {
 }
 
 impl ResponseTime {
-    /// The policy, with a default [`PeakEwma`].
+    /// Creates the policy, with a default [`PeakEwma`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The policy, with a decay and a penalty of your own.
+    /// Creates the policy with another decay and penalty.
     pub fn by(tracker: PeakEwma) -> Self {
         Self { tracker }
     }
@@ -78,7 +82,7 @@ impl Policy for ResponseTime {
         let shares = Shares::new(candidates);
         let small = candidates.len() <= LOOK;
         let mut weights = [0.0; LOOK];
-        // Relative to the largest, so that dividing by a latency does not overflow.
+        // Weights are divided by the largest, so that dividing them by a latency does not overflow.
         let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
         for (weight, candidate) in weights.iter_mut().zip(candidates) {
             *weight = candidate.weight / largest;
@@ -97,18 +101,18 @@ impl Policy for ResponseTime {
 #[derive(Debug)]
 pub struct BySpeed {
     shares: Shares,
-    /// Of a small set.
+    /// The weights, when the set has at most [`LOOK`] endpoints.
     weights: Option<[f64; LOOK]>,
-    // All relaxed and without read-modify-write: when two threads look at the same endpoints, one of
-    // them looked in vain.
-    /// The endpoint to be looked at next.
+    // The atomics below are relaxed and updated without read-modify-write. When two threads read the
+    // same endpoints at the same time, the result of one of them is lost, which only delays the update.
+    /// The endpoint that `look_around` reads next.
     next: AtomicUsize,
-    /// Bits of what was seen since endpoint 0 was looked at: the least latency, the sum of the
-    /// speeds of those with a usual latency, and how many these are.
+    /// Bits of three numbers since `look_around` read endpoint 0: the least latency, the sum of the speeds
+    /// of the endpoints with a usual latency, and the number of these endpoints.
     round: [AtomicU64; 3],
-    /// Bits of the least latency of all, as far as is known. 0 accepts nobody by itself.
+    /// Bits of the least latency that is known. While it is 0, only endpoints of latency 0 are accepted.
     best: AtomicU64,
-    /// Bits of the typical latency; 0 until all have been looked at.
+    /// Bits of the typical latency; 0 until all endpoints have been read once.
     typical: AtomicU64,
 }
 
@@ -152,7 +156,7 @@ impl BySpeed {
         for refusal in &mut refused {
             let index = self.shares.one(rng);
             let latency = Latency::of(set, index, now).seconds(typical);
-            // Also when both are 0, and when nobody was ever measured.
+            // Also true when both are 0, and when no endpoint was ever measured.
             if unit(rng) * latency <= best {
                 return index;
             }
@@ -166,7 +170,7 @@ impl BySpeed {
         )
     }
 
-    /// Looks at four endpoints on the way through all.
+    /// Reads the next four endpoints, and updates `best`; after the last endpoint, also `typical`.
     fn look_around<L: LoadTracker>(&self, set: &Set<'_, L>, now: Instant) {
         let first = self.next.load(Relaxed);
         let last = (first + 4).min(set.len());
@@ -174,7 +178,8 @@ impl BySpeed {
         for index in first..last {
             let latency = Latency::of(set, index, now);
             let seconds = latency.seconds(get(&self.typical));
-            // Those never measured are accepted anyhow, and must not make everybody else refused.
+            // An endpoint that was never measured has latency 0 and is accepted anyway. It must not set
+            // `best` to 0, because then every other endpoint would be refused.
             if seconds > 0.0 {
                 least = least.min(seconds);
             }
@@ -208,11 +213,11 @@ fn set_bits(bits: &AtomicU64, value: f64) {
     bits.store(value.to_bits(), Relaxed);
 }
 
-/// How long an endpoint takes, in seconds.
+/// The latency of an endpoint, in seconds.
 #[derive(Clone, Copy, Debug)]
 enum Latency {
     Usual(Usual),
-    /// The load without requests in flight, where something speaks against what is usual.
+    /// The load for 0 requests in flight, used when the endpoint failed or is late.
     Estimate(f64),
 }
 
@@ -223,11 +228,11 @@ impl Latency {
             return Self::Usual(usual);
         }
         let load = tracker.load(0, now);
-        // Also false for NaN.
+        // The comparison is also false for NaN.
         Self::Estimate(if load >= 0.0 { load } else { f64::INFINITY })
     }
 
-    /// In requests a second, where one is usual.
+    /// In requests a second, if the usual latency is known.
     fn speed(self) -> Option<f64> {
         match self {
             Self::Usual(usual) if usual.is_known() => Some(1.0 / usual.mean().max(SHORTEST)),
@@ -235,27 +240,29 @@ impl Latency {
         }
     }
 
-    /// What it counts as, where `typical` is usual for the whole set.
+    /// The latency that is used for picks, in seconds, where `typical` is the typical latency of the
+    /// set.
     fn seconds(self, typical: f64) -> f64 {
         match self {
             Self::Usual(usual) if typical > 0.0 && usual.is_like(Usual::new(typical, 0.0), 0.0) => {
                 typical
             }
             Self::Usual(usual) if usual.is_known() => usual.mean().max(SHORTEST),
-            // There is nothing to compare with either: as one that was never measured.
+            // Neither the usual latency nor the typical one is known: treated as an endpoint that was
+            // never measured.
             Self::Usual(_) => 0.0,
             Self::Estimate(estimate) => estimate,
         }
     }
 }
 
-/// From 0 up to 1.
+/// A random number from 0 (included) to 1 (excluded).
 fn unit<R: Rng>(rng: &mut R) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Draws from up to 16 in proportion to weight divided by estimate; by weight from those without an
-/// estimate, when there are such.
+/// Draws one of up to 16 endpoints in proportion to weight divided by latency. When some have latency 0
+/// (never measured), draws among these by weight.
 fn choose(looks: impl Iterator<Item = (usize, f64, f64)>, rng: &mut SmallRng) -> usize {
     let (mut indexes, mut sums, mut len) = ([0; LOOK], [0.0; LOOK], 0);
     let (mut sum, mut unmeasured) = (0.0, false);
@@ -266,7 +273,7 @@ fn choose(looks: impl Iterator<Item = (usize, f64, f64)>, rng: &mut SmallRng) ->
         if unmeasured && estimate > 0.0 {
             continue;
         }
-        // Infinitely slow ones still get something when there are no others.
+        // Endpoints with an infinite latency still get requests when there are no others.
         let slowness = if unmeasured { 1.0 } else { estimate.min(1e300) };
         sum += weight / slowness;
         (indexes[len], sums[len]) = (index, sum);

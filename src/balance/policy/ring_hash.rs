@@ -1,61 +1,14 @@
 //! Consistent hashing on a ring.
 //!
-//! Each endpoint has points on a ring of places, at hashes of its key; a request belongs to whoever owns
-//! the place of its hash. A new endpoint takes keys from all and gives none to others; when one goes, its
-//! keys go to all others and hardly any other key moves ([*Consistent hashing and random trees*]).
+//! The documentation of [`RingHash`] explains how the ring is built, with its bounds and costs.
+//! [`hashed`](super::hashed) finds the endpoint for a hash.
 //!
-//! # Points with times
-//! On the usual ring whoever has the next point owns a key, and weights are numbers of points. But then
-//! some number of points must stand for the weight 1, and whatever it depends on (the sum, the mean,
-//! the largest) changes with the set: everybody gets points or loses some, and keys move between
-//! endpoints that did not change. Here points also have a time: the `n`th point of an endpoint comes
-//! at about `n / weight`, and a place belongs to whoever's point came first. Twice the weights are
-//! half the times and the same ring. When a weight changes, keys move from or to that endpoint alone.
-//! That is rendezvous hashing ([*Weighted distributed hash tables*]), without a look at each endpoint
-//! for each place.
-//!
-//! After six points for each place, one place of 400 has none (`e⁻⁶`); the next one's owner has it,
-//! and that is all that depends on the sum of weights.
-//!
-//! # Even shares
-//! Chance makes shares uneven: each of 50 would be within 1 % of its due, and one of them 2 to 3 %
-//! off it. So the times of an endpoint that has more are lengthened a little, and shortened of one that
-//! has less, until shares are within 0.5 %. Of shares below 1 / 128 that would move more keys than the
-//! one that goes; they may be off by more, the smaller the more.
-//!
-//! By how much changes with the set, but little. One goes; the worst of three ways of naming endpoints
-//! and of four that go (`cargo bench --bench hashing`):
-//!
-//! | endpoints | weights | moved between others, of all keys | shares, of the due: least, 1 %, 99 %, most |
-//! |---|---|---|---|
-//! | 3 | equal | 0.08 % | 1.00, 1.00, 1.00, 1.00 |
-//! | 10 | equal | 0.11 % | 0.995, 0.995, 1.005, 1.005 |
-//! | 100 | equal | 0.08 % | 0.995, 0.995, 1.005, 1.006 |
-//! | 300 | equal | 0.07 % | 0.99, 0.99, 1.01, 1.01 |
-//! | 1 000 | equal | 0.04 % | 0.96, 0.96, 1.04, 1.04 |
-//! | 10 000 | equal | 0.00 % | 0.61, 0.78, 1.24, 1.39 |
-//! | 10 | 1 to 100 | 0.14 % | 0.98, 0.98, 1.02, 1.02 |
-//! | 100 | 1 to 100 | 0.09 % | 0.94, 0.96, 1.08, 1.13 |
-//! | 1 000 | 1 to 100 | 0.04 % | 0.48, 0.86, 1.18, 1.54 |
-//!
-//! # What it costs
-//! A table of 524 288 places holds the owner of each: 1 MB (2 MB from 65 537 endpoints on), and a
-//! look-up is one read. It is made in 32 to 55 ms and 10 MB whatever the number of endpoints, on a
-//! thread for blocking work.
-//!
-//! # Why there is no Maglev
-//! Until this ring was there, so was a Maglev table; its figures are from `cargo bench --bench hashing` then.
-//! The usual reasons to prefer that to a ring are faster look-ups and even shares. This ring
-//! is a table, too: a look-up is one read (12 ns among 10 000, 17 ns in a Maglev table of the same set),
-//! and shares are within 0.5 % to 100 endpoints. What is left is how many keys move besides those that
-//! must when one of `n` goes. A Maglev table by the paper's turns moved 8.5 / n of the keys from 513
-//! endpoints to 512, and nearly all where the set's size asks for a table of another size; with races
-//! for slots instead of turns it was 0.02 / n to 0.9 / n of 10 to 10 000 endpoints. Here it is 0.1 % of
-//! the keys, 0.01 / n to 0.4 / n up to 1 000 endpoints. Only where 10 000 endpoints share keys are Maglev's
-//! shares closer to their due (0.71 to 1.13, against 0.61 to 1.39).
-//!
-//! [*Consistent hashing and random trees*]: https://doi.org/10.1145/258533.258660
-//! [*Weighted distributed hash tables*]: https://doi.org/10.1145/1073970.1074008
+//! Why there is no Maglev table: this ring is a table too, with look-ups as fast (12 ns among 10 000
+//! endpoints, 17 ns in a Maglev table) and shares within 0.5 % for up to 100 endpoints. A Maglev table
+//! built by the paper's turns moved 8.5 / n of the keys unnecessarily from `n` = 513 endpoints to 512;
+//! one built by races for slots 0.02 / n to 0.9 / n. The ring moves 0.01 / n to 0.4 / n up to 1 000
+//! endpoints. Only with 10 000 endpoints are Maglev's shares closer to their due (0.71 to 1.13, against
+//! 0.61 to 1.39).
 
 use std::num::NonZeroU32;
 
@@ -67,39 +20,101 @@ use super::{
 };
 use crate::{balance::pick::hash::mix, endpoint::load::InFlight, error::ConfigError};
 
-/// The places of a ring, as a power of two: as many as a second-level cache holds, and fifty for each of
-/// 10 000 endpoints. Always the same, because half of the keys have another owner on a finer ring.
+/// The default number of places is 2 to the power of this. The table fits into a second-level cache and
+/// has fifty places for each of 10 000 endpoints. It does not depend on the set, because half of the
+/// keys would change their owner with a finer ring.
 const PLACES: u32 = 19;
 
-/// The finest there is.
+/// The largest number of places is 2 to the power of this.
 const FINEST: u32 = 24;
 
-/// For each place. Those without one have an owner that depends on the set: one of 400 after six
-/// points, one of 55 after four.
+/// The number of points for each place. The owner of a place without a point depends on the whole set.
+/// One place of 400 has no point with six points for each place; one of 55 with four.
 const POINTS: f64 = 6.0;
 
-/// How far a share may be from its due, half of what is promised.
+/// How far a share may be from its due before it is corrected; half of the documented 1 %.
 const OFF: f64 = 0.005;
 
-/// The share below which it may be farther, in proportion: of 1 000 endpoints that goes twice as
-/// many keys would move as must.
+/// Shares below this may be farther from their due, in proportion to their size. Correcting them too
+/// would move twice as many keys as necessary when one of 1 000 endpoints goes.
 const SMALL: f64 = 1.0 / 128.0;
 
-/// How often shares are looked at and times changed.
+/// How often shares are computed and times corrected.
 const ROUNDS: usize = 3;
 
-/// Below any share that makes a difference, and its inverse is a number.
+/// The least share that is assumed. It is below any share that matters, and its inverse is finite.
 const LEAST: f64 = 1e-300;
 
 /// Consistent hashing on a ring: requests with the same key go to the same endpoint, in every client.
 ///
-/// Shares are within 1 % of the due from 1 % of all on; of 1 000 equal endpoints within 5 %, of 10 000
-/// mostly within 20 %. Removing one moves its keys and at most 0.3 % of the others; and so does a new
-/// weight.
+/// Shares of at least 1 % are within 1 % of their due. The shares of 1 000 equal endpoints are within
+/// 5 %, those of 10 000 mostly within 20 %. When an endpoint goes or changes its weight, the keys that
+/// it loses or gains move, and at most 0.3 % of the other keys.
 ///
-/// The key's hash comes with the request; see [`hash_key`](super::hash_key). Requests without one go
-/// to any endpoint, by weight. When the owner is ejected, was tried before or has too much to do, the
-/// next on the ring takes its place.
+/// The hash of the key comes with the request; see [`hash_key`](super::hash_key). A request without a
+/// hash goes to any endpoint, by weight. When the owner of a hash is ejected, was already tried by this
+/// request, or has too many requests in flight, the next usable endpoint on the ring gets the request.
+///
+/// # How it works
+/// Each endpoint has points on a ring of places, at hashes of its key. A request goes to the endpoint
+/// that owns the place of its hash. A new endpoint takes keys from all others, and no key moves between
+/// the others. When an endpoint goes, its keys spread over all others, and hardly any other key moves
+/// ([*Consistent hashing and random trees*]).
+///
+/// On the usual ring, the endpoint with the next point owns a key, and a weight is a number of points.
+/// Then the number of points for weight 1 depends on the set (its sum, its mean or its largest weight).
+/// When the set changes, all endpoints gain or lose points, and keys move between endpoints that did not
+/// change. Here a point also has a time: the `n`th point of an endpoint comes at about `n / weight`. The
+/// owner of a place is the endpoint whose point came first. Doubling all weights halves all times and
+/// gives the same ring. When a weight changes, keys move only from or to that endpoint. This is
+/// rendezvous hashing ([*Weighted distributed hash tables*]), without reading each endpoint for each
+/// place.
+///
+/// There are six points for each place. One place of 400 then has no point (`e⁻⁶`); it belongs to the
+/// owner of the next place. Only this depends on the sum of weights.
+///
+/// Chance makes shares uneven: with 50 endpoints, one would be 2 to 3 % from its due. So the times of an
+/// endpoint with too large a share are lengthened a little, and those of one with too small a share
+/// shortened, until shares are within 0.5 %. Shares below 1 / 128 may be farther off, the smaller the
+/// farther: correcting them would move more keys than the endpoint that goes.
+///
+/// The corrections change a little with the set. The table shows the effect when one endpoint goes: the
+/// worst of three ways to name endpoints, and of four endpoints that go (`cargo bench --bench hashing`).
+///
+/// | endpoints | weights | moved between others, of all keys | shares, of the due: least, 1 %, 99 %, most |
+/// |---|---|---|---|
+/// | 3 | equal | 0.08 % | 1.00, 1.00, 1.00, 1.00 |
+/// | 10 | equal | 0.11 % | 0.995, 0.995, 1.005, 1.005 |
+/// | 100 | equal | 0.08 % | 0.995, 0.995, 1.005, 1.006 |
+/// | 300 | equal | 0.07 % | 0.99, 0.99, 1.01, 1.01 |
+/// | 1 000 | equal | 0.04 % | 0.96, 0.96, 1.04, 1.04 |
+/// | 10 000 | equal | 0.00 % | 0.61, 0.78, 1.24, 1.39 |
+/// | 10 | 1 to 100 | 0.14 % | 0.98, 0.98, 1.02, 1.02 |
+/// | 100 | 1 to 100 | 0.09 % | 0.94, 0.96, 1.08, 1.13 |
+/// | 1 000 | 1 to 100 | 0.04 % | 0.48, 0.86, 1.18, 1.54 |
+///
+/// # Bounded loads
+/// An endpoint gets no more requests than its cap: `⌈factor × (m + 1) × share⌉` of the `m` requests in
+/// flight, as in [*Consistent hashing with bounded loads*]; see [`load_factor`](Self::load_factor). A
+/// hot key spreads over as many endpoints as it needs, always the same ones in the same order. In sets
+/// of up to 64 endpoints, no endpoint is above its cap while another usable one is below.
+///
+/// In larger sets, `m` is estimated from 64 endpoints. Some endpoints are then above their caps, by less
+/// than a third even when all requests have one key (`tests/policies/hashing.rs`). A key that needs more
+/// than the 64 endpoints after its owner uses more endpoints, in an order that depends on the key and is
+/// the same in all clients. Following that order could take as long as the set is large. So a pick draws
+/// two endpoints from its beginning at random, takes the less used one that is below its cap, and
+/// otherwise draws from a longer part. At most `1 / factor` of all endpoints can be full, so a usable
+/// one is soon found.
+///
+/// # Costs
+/// A table of 524 288 places holds the owner of each place: 1 MB (2 MB from 65 537 endpoints on). A
+/// look-up is one read. Making a table takes 32 to 55 ms and 10 MB for any number of endpoints, on a
+/// thread for blocking work.
+///
+/// [*Consistent hashing and random trees*]: https://doi.org/10.1145/258533.258660
+/// [*Weighted distributed hash tables*]: https://doi.org/10.1145/1073970.1074008
+/// [*Consistent hashing with bounded loads*]: https://arxiv.org/abs/1608.01350
 ///
 /// # Examples
 /// ```
@@ -114,13 +129,13 @@ const LEAST: f64 = 1e-300;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RingHash {
-    /// As a power of two.
+    /// The number of places is 2 to the power of this.
     places: u32,
     bound: Bound,
 }
 
 impl RingHash {
-    /// The policy, with 524 288 places and a load factor of 1.25.
+    /// Creates the policy, with 524 288 places and a load factor of 1.25.
     pub fn new() -> Self {
         Self {
             places: PLACES,
@@ -128,27 +143,28 @@ impl RingHash {
         }
     }
 
-    /// Sets the number of places, rounded up to a power of two up to 16 777 216; 524 288 by default. Each
-    /// takes two bytes and 50 ns to make. Fewer than 50 for each endpoint make shares uneven. A ring has
-    /// always at least two places for each endpoint. All clients must agree on it.
+    /// Sets the number of places; 524 288 by default, at most 16 777 216. The number is rounded up to a
+    /// power of two, and to at least two places for each endpoint. Each place takes two bytes and 50 ns
+    /// to make. With fewer than 50 places for each endpoint, shares are uneven. All clients must use the
+    /// same number to agree on the owner of a key.
     #[must_use]
     pub fn places(mut self, places: NonZeroU32) -> Self {
         self.places = power(places.get());
         self
     }
 
-    /// Sets how much of its due an endpoint may have in flight before its keys go on to the next, from 1
-    /// to 1000; 1.25 by default. At 1 load is as even as it can be and many requests miss their owner;
-    /// large values only stop keys that are very hot.
+    /// Sets how many times its due an endpoint may have in flight before its keys go to the next
+    /// endpoint, from 1 to 1000; 1.25 by default. At 1, load is as even as possible, and many requests
+    /// do not reach the owner of their key. With a large value, only very hot keys are spread.
     ///
     /// # Errors
-    /// When it is out of range or not a number.
+    /// Returns an error when `factor` is out of range or not a number.
     pub fn load_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
         self.bound = Bound::new("RingHash::load_factor", factor)?;
         Ok(self)
     }
 
-    /// Lets an endpoint have any number of requests in flight.
+    /// Removes the bound: the owner gets all requests for its keys, however many are in flight.
     #[must_use]
     pub fn unbounded(mut self) -> Self {
         self.bound = Bound(None);
@@ -176,18 +192,19 @@ impl Policy for RingHash {
         Hashed::new(places, candidates, &ranked, self.bound)
     }
 
-    /// Always: a ring has as many places for few as for many, and takes tens of milliseconds.
+    /// Always `true`: a ring has the same number of places for any number of endpoints, and takes tens
+    /// of milliseconds to make.
     fn is_costly(&self, _: usize) -> bool {
         true
     }
 }
 
-/// The power of two that is no less, within what there can be.
+/// The exponent of the least power of two that is at least `places`, within the permitted range.
 fn power(places: u32) -> u32 {
     places.clamp(2, 1 << FINEST).next_power_of_two().ilog2()
 }
 
-/// Who owns which place, of `1 << bits` or of as many as the set needs.
+/// The owner of each place. There are `1 << bits` places, or more when the set needs more.
 fn places(ranked: &[Ranked], bits: u32) -> Places {
     let bits = bits.max(power(2 * ranked.len() as u32));
     let points = points(ranked, bits);
@@ -198,7 +215,7 @@ fn places(ranked: &[Ranked], bits: u32) -> Places {
             counts[point.owner(&slowed)] += 1;
         }
         for ((one, count), slowed) in ranked.iter().zip(counts).zip(&mut slowed) {
-            // The same in all clients: only sums, products and quotients.
+            // Uses only sums, products and quotients, whose results are the same in all clients.
             let ratio = f64::from(count) / (one.due.max(LEAST) * points.len() as f64);
             let off = OFF * (SMALL / one.due.max(LEAST)).max(1.0);
             let beyond = if ratio > 1.0 + off {
@@ -220,15 +237,16 @@ fn places(ranked: &[Ranked], bits: u32) -> Places {
     Places::new(&owners, bits)
 }
 
-/// The points of an endpoint, without end: hashes, whose upper bits are the place.
+/// The points of an endpoint, an endless sequence of hashes. The upper bits of a hash are its place.
 fn hashes(one: &Ranked) -> impl Iterator<Item = u64> {
     let first = mix(one.hash);
     (0..).map(move |n: u64| mix(first.wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
 }
 
-/// The first point of a place and the first of anybody else, each as its time and its endpoint's rank.
-/// Times are never negative, so their bits are in their order; where two are the same, that of their
-/// keys decides.
+/// The first point of a place, and the first point there of any other endpoint. The upper half of each
+/// number is the time, the lower half the rank of the endpoint. Times are never negative, so their bits
+/// have the same order as the times. Of equal times, the one of the lower rank, that is the lower key,
+/// comes first.
 #[derive(Clone, Copy)]
 struct Point {
     first: u64,
@@ -238,11 +256,12 @@ struct Point {
 const NONE: u64 = u64::MAX;
 
 impl Point {
-    /// Of one endpoint, points must come in the order of their times.
+    /// The points of one endpoint must be added in the order of their times.
     #[inline]
     fn add(&mut self, time: f32, rank: u32) {
         let new = u64::from(time.to_bits()) << 32 | u64::from(rank);
-        // Nobody can foresee which is less, so there is no branch.
+        // Which one is less is random, so a branch would often be mispredicted. `min` and `max` need
+        // none.
         let later = if self.first as u32 == rank {
             NONE
         } else {
@@ -252,8 +271,8 @@ impl Point {
         self.second = later.min(self.second);
     }
 
-    /// The rank of the owner, when the times of each are multiplied by `slowed`. The third is left out:
-    /// that it overtakes both is rare.
+    /// The rank of the owner, when the times of each endpoint are multiplied by `slowed`. A third point
+    /// is not stored, because it rarely overtakes both.
     #[inline]
     fn owner(self, slowed: &[f32]) -> usize {
         let first = self.first as u32 as usize;
@@ -270,13 +289,14 @@ impl Point {
     }
 }
 
-/// The points that count in each place.
+/// The first points of each place.
 fn points(ranked: &[Ranked], places: u32) -> Vec<Point> {
     let (first, second) = (NONE, NONE);
     let mut points = vec![Point { first, second }; 1 << places];
     let total = POINTS * points.len() as f64;
     for (rank, one) in ranked.iter().enumerate() {
-        // Where it is rounded depends on the key, so that numbers grow one after the other.
+        // The rounding threshold depends on the key. So when `total` grows, the numbers of points of
+        // different endpoints do not all grow at the same moment.
         let count = one.due * total + part(mix(one.hash ^ 1));
         let every = 1.0 / one.due.max(LEAST);
         for (n, hash) in (0..(count as u64).max(1)).zip(hashes(one)) {
@@ -284,7 +304,8 @@ fn points(ranked: &[Ranked], places: u32) -> Vec<Point> {
             points[place(hash, places)].add(time as f32, rank as u32);
         }
     }
-    // Where there is none, the next one counts, round the end.
+    // A place without a point takes the points of the next place; the last places take those of the
+    // first.
     let found = points.iter().copied().find(|point| point.first < NONE);
     let mut next = found.unwrap_or(Point { first: 0, second });
     for point in points.iter_mut().rev() {
@@ -302,7 +323,8 @@ fn part(hash: u64) -> f64 {
     f64::from(hash as u32) / 4_294_967_296.0
 }
 
-/// Gives who has no place that of its first point, or the next whose owner has others.
+/// Gives an endpoint without a place the place of its first point, or the next place whose owner has
+/// other places.
 fn leave_nobody_out(ranks: &mut [usize], ranked: &[Ranked], places: u32) {
     let mut counts = vec![0_u32; ranked.len()];
     ranks.iter().for_each(|rank| counts[*rank] += 1);
@@ -325,7 +347,7 @@ mod tests {
     use super::*;
     use crate::instance::Key;
 
-    /// The share of each, divided by its due.
+    /// The share of each endpoint, divided by its due.
     fn shares(weights: &[f64]) -> Vec<f64> {
         let key = |index: usize| Key::new(format!("web-{index}"), "");
         let candidates = weights.iter().enumerate();

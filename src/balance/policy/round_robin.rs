@@ -1,4 +1,4 @@
-//! One after the other, whatever their load and weight.
+//! One endpoint after the other, whatever their load and weight.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -7,16 +7,17 @@ use rand::{RngExt, rngs::SmallRng};
 use super::{Candidate, Draw, Picker, Policy, Set};
 use crate::endpoint::load::InFlight;
 
-/// Each endpoint in its turn. Weights are not heeded, except 0; see `WeightedRoundRobin` for those.
+/// One endpoint after the other. Weights are ignored, except 0;
+/// [`WeightedRoundRobin`](super::WeightedRoundRobin) uses them.
 ///
-/// Starts at a random endpoint for each set, so that clients which learn of a change together do not
-/// all go to the same endpoint first.
+/// Each set starts at a random endpoint, so that clients which discover a change at the same time do not
+/// all send their next request to the same endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoundRobin;
 
 impl RoundRobin {
-    /// The policy.
+    /// Creates the policy.
     pub fn new() -> Self {
         Self
     }
@@ -35,7 +36,8 @@ impl Policy for RoundRobin {
     }
 }
 
-/// Whose turn it is. Relaxed: only the number counts.
+/// The number of picks so far, from a random start. Relaxed: it is only a counter and orders no other
+/// memory.
 #[derive(Debug)]
 pub struct Turn(AtomicUsize);
 

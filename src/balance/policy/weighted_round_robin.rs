@@ -1,34 +1,9 @@
 //! Turns in proportion to weights, evenly spread and exact.
 //!
-//! The usual ways cost too much or are not exact. nginx's smooth round robin and EDF queues change a
-//! structure for each pick, under a lock and in O(n) or O(log n). gRPC's static stride ([gRFC A58], as
-//! in grpc-go) shares nothing but a counter, yet passes over endpoint after endpoint until one's turn
-//! has come: with one heavy endpoint among `n` light ones that is about `n / 2` steps for a pick.
-//!
-//! Here a cycle has as many positions as the weights add up to, and each endpoint owns as many as its
-//! weight. A counter shared by all threads leads through them with a constant stride:
-//!
-//! ```text
-//!   weights 5, 1, 1     owner    A A A A A B C      position = counter × stride mod total
-//!   total 7, stride 4   position 0 1 2 3 4 5 6      turns     0 4 1 5 2 6 3  =  A A A B A C A
-//! ```
-//!
-//! The stride has no divisor in common with the total, so any `total` turns in a row visit each position
-//! once: every endpoint gets exactly its weight, wherever one begins to count. And it is about the total
-//! divided by the golden ratio, the stride whose steps fall most evenly into any interval
-//! ([three-distance theorem]): after any number of turns, each endpoint is within four or five of
-//! its due, and mostly within one. Short cycles may have no such stride (all but 1 and 5 have a divisor in common with 6), so the
-//! turns of those are written down instead, in nginx's order.
-//!
-//! Weights that are whole numbers make a cycle as they are, divided by what they have in common. Others,
-//! as in slow start, are first rounded to 2³¹ positions in all.
-//!
-//! The owner of a position is found through an index with one entry for about as many positions as
-//! an endpoint has on average: one or two cache lines, and a binary search only among endpoints far
-//! lighter than that. The counter is what it costs: a cache line that all threads want.
-//!
-//! [gRFC A58]: https://github.com/grpc/proposal/blob/master/A58-client-side-weighted-round-robin-lb-policy.md
-//! [three-distance theorem]: https://en.wikipedia.org/wiki/Three-gap_theorem
+//! The documentation of [`WeightedRoundRobin`] describes the cycle. The owner of a position is found
+//! through an index ([`Owners`]) with one entry per block of positions, about as many as an endpoint has
+//! on average. A look-up reads one or two cache lines; a binary search is needed only among endpoints
+//! much lighter than the average. A pick costs mainly its counter: a cache line that all threads write.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -37,27 +12,54 @@ use rand::{Rng, rngs::SmallRng};
 use super::{Candidate, Draw, Picker, Policy, Set};
 use crate::endpoint::load::{InFlight, LoadTracker};
 
-/// Most positions of a cycle, so that positions fit into 32 bits with room for rounding up.
+/// The largest number of positions in a cycle. It leaves room for rounding up, so that positions fit
+/// into 32 bits.
 const POSITIONS: u64 = 1 << 31;
 
-/// Turns of cycles up to here are written down: a table that stays in the first-level cache, made in
-/// less than a millisecond. Above, there is always a good stride.
+/// The turns of cycles of up to this length are stored in a table, which fits into the first-level cache
+/// and is made in less than a millisecond. A longer cycle always has a good stride.
 const SHORT: u64 = 1_024;
 
-/// Each endpoint in its turn, as often as its weight says.
+/// One endpoint after the other, each as often as its weight.
 ///
-/// Turns of one endpoint are spread evenly, and exact over each whole cycle, which is as many picks as
-/// the weights add up to. Each set starts at a random turn, so that clients which learn of a change
-/// together do not all go to the same endpoint.
+/// The turns of one endpoint are spread evenly. They are exact over each whole cycle, which has as many
+/// picks as the weights add up to. Each set starts at a random turn, so that clients which discover a
+/// change at the same time do not all send their next request to the same endpoint.
 ///
-/// It does not look at load. Where requests differ in length or endpoints in speed, prefer
-/// [`P2c`](super::P2c).
+/// Load is ignored. Where requests differ in duration or endpoints in speed, prefer [`P2c`](super::P2c).
+///
+/// # How it works
+/// nginx's smooth round robin and EDF queues change a structure for each pick, under a lock and in O(n)
+/// or O(log n). gRPC's static stride ([gRFC A58], as in grpc-go) shares only a counter, but it skips
+/// endpoints until one is due: with one heavy endpoint among `n` light ones, a pick takes about `n / 2`
+/// steps.
+///
+/// Here a cycle has as many positions as the weights add up to, and each endpoint owns as many positions
+/// as its weight. A counter shared by all threads visits them with a constant stride:
+///
+/// ```text
+///   weights 5, 1, 1     owner    A A A A A B C      position = counter × stride mod total
+///   total 7, stride 4   position 0 1 2 3 4 5 6      turns     0 4 1 5 2 6 3  =  A A A B A C A
+/// ```
+///
+/// The stride and the total have no common divisor, so any `total` successive turns visit each position
+/// once: every endpoint gets exactly its weight, from any start. The stride is about the total divided
+/// by the golden ratio, whose steps fall most evenly into any interval ([three-distance theorem]). After
+/// any number of turns, each endpoint is within four or five requests of its due, and mostly within one.
+/// Short cycles may have no such stride (6 has a common divisor with all smaller strides but 1 and 5),
+/// so their turns are stored in nginx's order.
+///
+/// Weights that are whole numbers are divided by their greatest common divisor. Other weights, as during
+/// slow start, are first rounded to 2³¹ positions in total.
+///
+/// [gRFC A58]: https://github.com/grpc/proposal/blob/master/A58-client-side-weighted-round-robin-lb-policy.md
+/// [three-distance theorem]: https://en.wikipedia.org/wiki/Three-gap_theorem
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WeightedRoundRobin;
 
 impl WeightedRoundRobin {
-    /// The policy.
+    /// Creates the policy.
     pub fn new() -> Self {
         Self
     }
@@ -78,7 +80,8 @@ impl Policy for WeightedRoundRobin {
 
 #[derive(Debug)]
 pub struct Cycle {
-    /// Relaxed: only the numbers count, each of which is given once.
+    /// The number of picks so far, from a random start. Relaxed: each number is given once, and orders
+    /// no other memory.
     turn: AtomicU64,
     total: u64,
     turns: Turns,
@@ -86,9 +89,9 @@ pub struct Cycle {
 
 #[derive(Debug)]
 enum Turns {
-    /// Each endpoint has one.
+    /// Each endpoint has one turn in the cycle.
     Even,
-    /// Whose turn each is.
+    /// The endpoint of each turn.
     Written(Box<[u32]>),
     Stride(u64, Owners),
 }
@@ -117,13 +120,14 @@ impl<L: LoadTracker> Picker<L> for Cycle {
         match &self.turns {
             Turns::Even => turn as usize,
             Turns::Written(turns) => turns[turn as usize] as usize,
-            // Both are below 2³², so the product fits.
+            // Both factors are below 2³², so the product fits into 64 bits.
             Turns::Stride(stride, owners) => owners.of(turn * stride % self.total),
         }
     }
 }
 
-/// nginx's smooth order: each turn everybody earns its weight, and the richest pays for all.
+/// nginx's smooth order: in each turn, every endpoint's credit grows by its weight. The endpoint with
+/// the most credit gets the turn, and its credit falls by the sum of all weights.
 fn smooth(ends: &[u32]) -> Box<[u32]> {
     let total = ends.last().copied().map_or(0, i64::from);
     let starts = [0].into_iter().chain(ends.iter().copied());
@@ -147,12 +151,12 @@ fn smooth(ends: &[u32]) -> Box<[u32]> {
     (0..total).map(turn).collect()
 }
 
-/// Who owns which positions.
+/// The owner of each position.
 #[derive(Debug)]
 struct Owners {
-    /// Where the positions of each endpoint end.
+    /// The end of each endpoint's positions.
     ends: Box<[u32]>,
-    /// The owner of each position that is a multiple of 2^`shift`; and the last endpoint.
+    /// The owners of the positions that are multiples of 2^`shift`, followed by the last endpoint.
     index: Box<[u32]>,
     shift: u32,
 }
@@ -189,7 +193,7 @@ impl Owners {
     }
 }
 
-/// Gives each endpoint its positions, at least one.
+/// Gives each endpoint its positions, at least one. Returns their ends.
 fn ends(candidates: &[Candidate]) -> Box<[u32]> {
     let total: f64 = candidates.iter().map(|one| one.weight).sum();
     let whole = candidates.iter().all(|one| one.weight.fract() == 0.0);
@@ -204,20 +208,20 @@ fn ends(candidates: &[Candidate]) -> Box<[u32]> {
         });
         return positions.collect();
     }
-    // Relative to the largest, because the sum may be infinite.
+    // Weights are divided by the largest, because their sum may be infinite.
     let largest = candidates.iter().fold(0.0, |max, c| c.weight.max(max));
     let total: f64 = candidates.iter().map(|one| one.weight / largest).sum();
     let (mut sum, mut end) = (0.0, 0u32);
     let positions = candidates.iter().map(|one| {
         sum += one.weight / largest;
-        // Rounding the ends and not the weights: errors do not add up.
+        // Rounds the ends and not the weights, so that rounding errors do not add up.
         end = ((sum / total * POSITIONS as f64).round() as u32).max(end + 1);
         end
     });
     positions.collect()
 }
 
-/// The number nearest to `total` divided by the golden ratio that has no divisor in common with it.
+/// The number nearest to `total` divided by the golden ratio that has no common divisor with `total`.
 fn stride(total: u64) -> u64 {
     let golden = (total as f64 * 0.618_033_988_749_894_9).round() as u64;
     let near = (0..golden).flat_map(|off| [golden - off, golden + off]);
