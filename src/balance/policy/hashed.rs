@@ -275,8 +275,8 @@ pub(super) struct Places {
     bits: u32,
 }
 
-/// Indexes of 16 bits take half the space, and so fit into a nearer cache, when the set has less than 65
-/// 536 endpoints.
+/// Indexes of 16 bits take half the space, and so fit into a nearer cache, when the set has less than
+/// 65 536 endpoints.
 #[derive(Debug)]
 enum Owners {
     Few(Box<[u16]>),

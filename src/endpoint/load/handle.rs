@@ -1,4 +1,4 @@
-//! The guard of one request.
+//! The guard that counts one request as in flight.
 
 use std::{
     fmt,
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::{LoadTracker, Outcome};
 
-/// What all clones of an endpoint and all its requests share.
+/// The state that all clones of an endpoint and all its requests share.
 #[derive(Debug)]
 pub(crate) struct State<L> {
-    /// Relaxed throughout: it is a statistic, and publishes no other memory.
+    /// Relaxed everywhere: it is a statistic and publishes no other memory.
     in_flight: AtomicUsize,
     pub(crate) tracker: L,
 }
@@ -46,10 +46,10 @@ impl<L: LoadTracker> State<L> {
 
 /// A request in flight: dropping it ends the request.
 ///
-/// What the drop means depends on how far the request has come: before the answer it was cancelled;
-/// after it, it succeeded, unless [`fail`](Self::fail) was called. Completions
-/// ([`TrackCompletion`](tower::load::TrackCompletion)) hold it for as long as the request counts
-/// as in flight.
+/// Dropping it before the response records a cancelled request. Dropping it after the response records a
+/// success, unless [`fail`](Self::fail) was called. A completion
+/// ([`TrackCompletion`](tower::load::TrackCompletion)) holds the handle for as long as the request
+/// counts as in flight.
 #[must_use = "the request counts as complete when its handle is dropped"]
 pub struct Handle<L: LoadTracker> {
     state: Arc<State<L>>,
@@ -60,26 +60,26 @@ pub struct Handle<L: LoadTracker> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Waiting,
-    /// The answer came this long after the start, and nobody has judged it yet.
+    /// The response arrived after this time. Its outcome is not recorded yet.
     Answered(Duration),
     Recorded(Outcome),
 }
 
 impl<L: LoadTracker> Handle<L> {
-    /// The answer is here, and may still be judged. Fixes the latency.
+    /// Notes the arrival of the response and fixes its latency. The outcome may still be recorded.
     pub(crate) fn answered(&mut self, now: Instant) {
         if self.phase == Phase::Waiting {
             self.phase = Phase::Answered(now.saturating_duration_since(self.began));
         }
     }
 
-    /// Records that the answer is good, without waiting for the rest of it.
+    /// Records a success, without waiting for the rest of the response.
     pub fn succeed(&mut self) {
         self.record(Outcome::Success, Instant::now());
     }
 
-    /// Records that the request failed; also after [`succeed`](Self::succeed), when the rest of an
-    /// answer never came.
+    /// Records a failure. It may follow [`succeed`](Self::succeed), when the rest of the response never
+    /// arrives.
     pub fn fail(&mut self) {
         let now = Instant::now();
         if self.phase == Phase::Recorded(Outcome::Success) {
@@ -90,7 +90,7 @@ impl<L: LoadTracker> Handle<L> {
         }
     }
 
-    /// Records that the request says nothing of its endpoint.
+    /// Records that the request tells nothing about its endpoint.
     #[cfg(feature = "http")]
     pub(crate) fn forget(&mut self) {
         self.record(Outcome::Cancelled, Instant::now());
@@ -109,7 +109,7 @@ impl<L: LoadTracker> Handle<L> {
 
 impl<L: LoadTracker> Drop for Handle<L> {
     fn drop(&mut self) {
-        // First, so that a tracker which panics does not leak a place in flight.
+        // Decremented first, so that the count stays right when the tracker panics.
         self.state.in_flight.fetch_sub(1, Relaxed);
         match self.phase {
             Phase::Waiting => self.record(Outcome::Cancelled, Instant::now()),

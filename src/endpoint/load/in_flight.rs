@@ -8,8 +8,8 @@ use super::{LoadTracker, Outcome};
 
 /// Load as the number of requests in flight, plus one for the request to come.
 ///
-/// The one more makes weights count while nothing is in flight. It measures nothing, so an endpoint
-/// that fails fast looks idle: put something that ejects failing endpoints above it.
+/// The added request makes weights count while nothing is in flight. The tracker measures no latency and
+/// no outcome, so an endpoint that fails fast looks idle. Combine it with ejection of failing endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InFlight(());
 

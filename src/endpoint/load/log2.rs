@@ -1,37 +1,37 @@
-//! Powers and logarithms to base 2, as fast as the path of a request wants them.
+//! Powers and logarithms to base 2, fast enough for the path of a request.
 //!
-//! They are exact to eight digits, far beyond what a latency is worth, without a call, a table or the care
-//! for special values that the system's functions take. Both split a number into exponent and mantissa,
-//! which is a matter of bits, and leave the mantissa to a polynomial: the interpolation in
-//! Chebyshev's nodes, whose error is near the smallest for its degree. The errors stated here are those of
-//! the polynomials over their interval, and the tests hold them.
+//! They are exact to eight digits, far more than a latency needs. They need no call, no table and none
+//! of the checks for special values of the system's functions. Both split a number into exponent and
+//! mantissa by bit operations, and compute the mantissa's part with a polynomial: the interpolation in
+//! Chebyshev nodes, whose error is near the smallest for its degree. The stated errors are those of the
+//! polynomials over their interval; the tests check them.
 
-/// 2⁵² × 1.5: adding it rounds a number of less than 51 bits to the nearest integer, which then
-/// stands in the low bits of the sum.
+/// 2⁵² × 1.5. Adding it to a number of less than 51 bits rounds that number to the nearest integer,
+/// which is then in the low bits of the sum.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
-/// `2^x` with a relative error below 1e-8, for `x` from -1000 to 1000; beyond, that of the bound.
-/// Not for `NaN`.
+/// `2^x` with a relative error below 1e-8, for `x` from -1000 to 1000. Values of `x` beyond this range
+/// count as its bounds. `x` must not be `NaN`.
 #[inline]
 pub(super) fn exp2(x: f64) -> f64 {
     let x = x.clamp(-1_000.0, 1_000.0);
     let shifted = x + ROUND;
     let f = x - (shifted - ROUND);
-    // In pairs, so that the processor need not wait for one product after the other.
+    // The terms are grouped in pairs, so that the processor can compute products in parallel.
     let f2 = f * f;
     let low = 1.0 + f * 0.693_147_206_702_832_6;
     let middle = 0.240_226_509_222_887_57 + f * 0.055_503_272_266_702_98;
     let high = 0.009_618_056_678_524_637 + f * 0.001_340_042_817_761_583_8;
     let top = 0.000_154_614_446_986_691_3;
     let power = low + f2 * (middle + f2 * (high + f2 * top));
-    // Adds the integer to the exponent. The low bits of `shifted` hold it, as two's complement.
+    // Adds the integer to the exponent. The low bits of `shifted` hold it in two's complement.
     f64::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 52))
 }
 
 /// `log2(x)` with an absolute error below 1e-9, for `x` finite, normal and above zero.
 #[inline]
 pub(super) fn log2(x: f64) -> f64 {
-    /// Bits of √½: what lies between it and √2 has exponent 0.
+    /// Bits of √½. A number between √½ and √2 gets exponent 0.
     const LOW: u64 = 0x3FE6_A09E_667F_3BCD;
     let bits = x.to_bits();
     let exponent = (bits.wrapping_sub(LOW) as i64) >> 52;

@@ -1,22 +1,22 @@
 //! How busy an endpoint is, measured from the requests that pass through it.
 //!
-//! A [`LoadTracker`] is told when a request starts and what became of it, and turns that into one
-//! number, smaller is better. The count of requests in flight is kept by whoever measures (our
-//! [`Balance`](crate::balance::Balance), or a [`MeasuredEndpoint`] in front of tower's), so that it is right
-//! whatever the tracker does. Two come with the crate:
+//! A [`LoadTracker`] receives the start and the outcome of each request, and turns them into one number;
+//! smaller is better. The measuring side counts requests in flight: our
+//! [`Balance`](crate::balance::Balance), or a [`MeasuredEndpoint`] in front of tower's balancer. So the
+//! count is right whatever the tracker does. Two trackers come with the crate:
 //!
 //! | tracker | load | good for |
 //! |---|---|---|
-//! | [`PeakEwma`] | latency × (in flight + 1) | the default: notices slow and failing endpoints |
-//! | [`InFlight`] | in flight + 1 | requests of very different or unbounded length |
+//! | [`PeakEwma`] | latency × (in flight + 1) | the default: avoids slow and failing endpoints |
+//! | [`InFlight`] | in flight + 1 | requests of very different or unbounded duration |
 //!
-//! Beside the load a tracker may tell what a request [usually](Usual) takes, so that policies need not tell
-//! equal endpoints apart by noise.
+//! A tracker may also report the [usual](Usual) latency of an endpoint, so that policies do not separate
+//! equal endpoints by noise.
 //!
-//! A request passes through these states; leaving the last one gives back its place in flight:
+//! A request passes through these states. When it is done, it no longer counts as in flight:
 //!
 //! ```text
-//!          start                    answer, or error                body ends
+//!          start                    response or error               body ends
 //! (call) ─────────▶ waiting ───────────────────────▶ recorded ──────────────────▶ (done)
 //!                      │                                 │ body breaks: penalize
 //!                      └── future dropped: cancelled ────┴───────────────────────▶ (done)
@@ -43,78 +43,81 @@ use tokio::time::Instant;
 
 /// Measures the load of one endpoint.
 ///
-/// Implement it to bring another measure. All methods but [`fresh`](Self::fresh) and
-/// [`forget`](Self::forget) are called on the path of a request, from many threads at a time: they should
-/// neither block nor allocate. Time is tokio's and comes in as
-/// an argument; calls from different threads may bring it slightly out of order.
+/// Implement it for another measurement. All methods except [`fresh`](Self::fresh) and
+/// [`forget`](Self::forget) are called while a request is sent, from many threads at the same time. They
+/// must not block, and should not allocate. Time is tokio's and comes in as an argument. Calls from
+/// different threads may bring it slightly out of order.
 pub trait LoadTracker: fmt::Debug + Send + Sync + 'static {
-    /// Whether it looks at times at all.
+    /// Whether the tracker uses times.
     const TIMED: bool = true;
 
-    /// Whether the `nth` request is to be timed, from 1. One that is not is neither started nor
-    /// recorded here, and is only heard of when it fails ([`penalize`](Self::penalize)).
+    /// Returns whether to time the `nth` request, counted from 1; by default [`TIMED`](Self::TIMED). For
+    /// an untimed request, the tracker gets no [`start`](Self::start) and no [`record`](Self::record),
+    /// only a [`penalize`](Self::penalize) when the request fails.
     ///
-    /// To time a request costs as much as all else that a balancer does for it: nothing beside a
-    /// request over a network, but not nothing beside one that is answered within microseconds.
+    /// Timing a request costs as much as everything else that a balancer does for it. That is nothing
+    /// compared with a request over a network, but matters when responses arrive within microseconds.
     #[inline]
     fn times(&self, nth: u32) -> bool {
         let _ = nth;
         Self::TIMED
     }
 
-    /// Creates a tracker with the same settings that has measured nothing yet.
+    /// Creates a tracker with the same settings and without measurements.
     fn fresh(&self, now: Instant) -> Self
     where
         Self: Sized;
 
-    /// A request starts. Exactly one [`record`](Self::record) follows.
+    /// Notes the start of a request. Exactly one [`record`](Self::record) follows.
     fn start(&self, now: Instant) {
         let _ = now;
     }
 
-    /// A request that started has an outcome, `rtt` after its start.
+    /// Records the outcome of a started request, `rtt` after its start.
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant);
 
-    /// An answer that was recorded as a success broke off later.
+    /// Notes that a response failed after it was recorded as a success, or that an untimed request
+    /// failed.
     fn penalize(&self, now: Instant) {
         let _ = now;
     }
 
-    /// The load where it is known without looking at the time; `None`, by default, where it is not.
+    /// Returns the load if it is known without the time; by default `None`.
     ///
-    /// Reading the clock costs as much as choosing an endpoint. May differ from
-    /// [`load`](Self::load) by what makes no difference to anybody.
+    /// Reading the clock costs as much as choosing an endpoint. The result may differ from
+    /// [`load`](Self::load) as long as the difference does not matter for choosing an endpoint.
     #[inline]
     fn timeless(&self, in_flight: usize) -> Option<f64> {
         let _ = in_flight;
         None
     }
 
-    /// Whether the load may be asked for the time of an earlier request to this set, some requests ago on
-    /// the same thread; `false` by default. For where it would not differ by anything that matters.
+    /// Returns whether [`load`](Self::load) may be called with the time of an earlier request of this
+    /// thread instead of the current time; by default `false`. Return `true` only while the result would
+    /// not differ by anything that matters.
     #[inline]
     fn may_lag(&self) -> bool {
         false
     }
 
-    /// What a request usually takes, as long as nothing speaks against it: a failure, or a request that
-    /// waits for longer than that; `None`, by default, where it is not known.
+    /// Returns the usual latency of the endpoint, or `None`, the default, if it is not known or does not
+    /// hold now: after a failure, or while a request waits for longer than usual.
     ///
-    /// Policies take endpoints for equal where this [says so](Usual::is_like), and look at
-    /// [`load`](Self::load) where it does not.
+    /// Policies treat two endpoints as equal when their usual latencies [are alike](Usual::is_like), and
+    /// otherwise compare [`load`](Self::load).
     #[inline]
     fn usual(&self, now: &mut dyn FnMut() -> Instant) -> Option<Usual> {
         let _ = now;
         None
     }
 
-    /// Forgets what was measured, as the endpoint is back after it was ejected.
+    /// Discards all measurements, because the endpoint was ejected and is now restored.
     fn forget(&self, now: Instant) {
         let _ = now;
     }
 
-    /// The load with `in_flight` requests not yet complete; smaller is better.
+    /// Returns the load with `in_flight` requests not yet complete; smaller is better.
     ///
-    /// `NaN` and negative numbers are taken as "as much as can be".
+    /// `NaN` and negative numbers count as infinite.
     fn load(&self, in_flight: usize, now: Instant) -> f64;
 }

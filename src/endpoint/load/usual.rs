@@ -1,52 +1,52 @@
-//! What requests to an endpoint usually take, and how far off that may be.
+//! The usual latency of an endpoint, with its standard error.
 //!
-//! A mean, and beside it the mean of the squared deviations, which tells whether two means differ by more
-//! than chance. Both follow the samples as in [*Congestion avoidance and control*] (Jacobson and Karels; RFC
-//! 6298): the first deviation is taken to be half of the first sample, and the gain is 1/n for 8
-//! samples and 1/8 from then on.
-//!
-//! ```text
-//! gain      = max(1 / n, 1 / 8)
-//! mean'     = mean + gain × (sample - mean)
-//! variance' = (1 - gain) × (variance + gain × (sample - mean)²)
-//! error²    = variance / min(n, 15)                              of the mean; 15 is 2 / gain - 1
-//! alike     : |mean₁ - mean₂| ≤ 2 × √(error₁² + error₂²) + grain
-//! late      : waited > mean + 4 × √variance + grain
-//! ```
-//!
-//! *Squares, where Jacobson and Karels take absolute values:* a single outlier must not tell two
-//! endpoints apart, however far out it is. It moves the mean by an eighth of itself, so the error must
-//! grow as much. By squares the error becomes 1/12 of the outlier, and the mean is 1.4 errors off. By
-//! absolute values it would become 1/25, and one pause of 20 ms beside answers of 0.3 ms would tell an
-//! endpoint apart from its equals.
-//!
-//! *One sample tells nothing:* its error is half of itself, so it is like every lower one.
-//!
-//! [*Congestion avoidance and control*]: https://doi.org/10.1145/52324.52356
+//! The documentation of [`Usual`] gives the formulas. The mean of the *squared* deviations is kept,
+//! where Jacobson and Karels keep absolute values. A single outlier must not separate two equal
+//! endpoints, however large it is. It moves the mean by an eighth of its size, so the error must grow in
+//! proportion. With squares, the error becomes 1/12 of the outlier, so the mean is 1.4 errors away. With
+//! absolute values it would become 1/25, and one pause of 20 ms among responses of 0.3 ms would separate
+//! an endpoint from its equals.
 
-/// The least gain, as in RFC 6298. With 1/16, equal shares are as equal, and the p99 beside servers that are
-/// slow for 5 s at a time is 5 to 10 % higher.
+/// The least gain, as in RFC 6298. With 1/16, shares of equal endpoints are as equal, and the p99 with
+/// servers that are slow for 5 s at a time is 5 to 10 % higher.
 const GAIN: f64 = 1.0 / 8.0;
 
-/// The number of independent samples whose plain mean is as good as one with that gain.
+/// The number of independent samples whose plain mean is as exact as a mean with that gain, which is
+/// `2 / gain - 1`.
 const WINDOW: u8 = 15;
 
-/// How many errors two means may differ by and be alike. At any time 5 % of equal ones differ by more;
-/// by more than one error 32 % would, and equal endpoints would get up to 17 % more than their due
-/// (`cargo bench --bench quality equals`).
+/// The number of standard errors by which two alike means may differ. At any time, 5 % of equal means
+/// differ by more. With one standard error it would be 32 %, and equal endpoints would get up to 17 %
+/// more than their due (`cargo bench --bench quality equals`).
 const SURE: f64 = 2.0;
 
-/// How many deviations above the mean a request may take before it is late, as for the timeout of
-/// RFC 6298.
+/// The number of deviations above the mean from which a request is late, as for the timeout of RFC 6298.
 const LATE: f64 = 4.0;
 
-/// In seconds: what a packet takes within a data centre. Below it, latencies tell more of this process's
-/// own scheduling than of the endpoints.
+/// Seconds. The time of a packet within a data centre. Below this, latencies show the scheduling of this
+/// process more than the endpoints.
 pub(crate) const GRAIN: f64 = 0.000_5;
 
-/// What requests to an endpoint usually take, and how far off that may be.
+/// The usual latency of an endpoint: the mean of its last responses, and the standard error of that
+/// mean.
 ///
-/// The mean of the last answers, some 15 of them, and its standard error.
+/// # How it works
+/// Mean and variance follow the samples as in [*Congestion avoidance and control*] (Jacobson and Karels;
+/// RFC 6298). The first deviation is assumed to be half of the first sample. The gain is 1/n for the
+/// first 8 samples and then 1/8, so the mean covers about the last 15 samples.
+///
+/// ```text
+/// gain      = max(1 / n, 1 / 8)
+/// mean'     = mean + gain × (sample - mean)
+/// variance' = (1 - gain) × (variance + gain × (sample - mean)²)
+/// error²    = variance / min(n, 15)                              of the mean; 15 is 2 / gain - 1
+/// alike     : |mean₁ - mean₂| ≤ 2 × √(error₁² + error₂²) + grain
+/// late      : waited > mean + 4 × √variance + grain
+/// ```
+///
+/// A single sample says little: its error is half of its value, so it is like every lower one.
+///
+/// [*Congestion avoidance and control*]: https://doi.org/10.1145/52324.52356
 ///
 /// # Examples
 /// ```
@@ -58,20 +58,21 @@ pub(crate) const GRAIN: f64 = 0.000_5;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Usual {
-    /// In seconds.
+    /// The mean, in seconds.
     mean: f32,
-    /// The square of the mean's standard error.
+    /// The square of the standard error of the mean, in seconds².
     error: f32,
 }
 
 impl Usual {
-    /// Before the first sample: like any other.
+    /// The value before the first sample; it is like any other.
     pub(super) const UNKNOWN: Self = Self {
         mean: 0.0,
         error: f32::INFINITY,
     };
 
-    /// A mean and its standard error, in seconds. Where one is no number, it is like no other.
+    /// Creates it from a mean and its standard error, in seconds. If one of them is `NaN`, the result is
+    /// like no other.
     pub fn new(mean: f64, error: f64) -> Self {
         Self {
             mean: mean as f32,
@@ -79,20 +80,20 @@ impl Usual {
         }
     }
 
-    /// The mean in seconds.
+    /// Returns the mean, in seconds.
     #[inline]
     pub fn mean(self) -> f64 {
         f64::from(self.mean)
     }
 
-    /// Whether there was a sample at all.
+    /// Whether there was at least one sample.
     #[inline]
     pub(crate) fn is_known(self) -> bool {
         self.error < f32::INFINITY
     }
 
-    /// Whether this and another differ by no more than chance, that is twice the standard error of the
-    /// difference, and a grain in seconds.
+    /// Returns whether two usual latencies differ by no more than chance: twice the standard error of
+    /// the difference, plus `grain`, in seconds.
     #[inline]
     pub fn is_like(self, other: Self, grain: f64) -> bool {
         let apart = (self.mean() - other.mean()).abs() - grain;
@@ -100,7 +101,7 @@ impl Usual {
         apart <= 0.0 || apart * apart <= SURE * SURE * error
     }
 
-    /// What `samples` of them say and one more, which took so many seconds.
+    /// Adds one sample, in seconds, to a value made from `samples` samples.
     pub(super) fn and(self, sample: f64, samples: u8) -> Self {
         if samples == 0 {
             return Self::new(sample, 0.5 * sample);
@@ -116,8 +117,8 @@ impl Usual {
         }
     }
 
-    /// Whether a request that has waited for so many seconds takes longer than chance, as far as
-    /// `samples` say.
+    /// Whether a request that has waited for this time, in seconds, is late. `self` was made from
+    /// `samples` samples.
     #[inline]
     pub(super) fn is_late(self, waited: f64, samples: u8) -> bool {
         let beyond = waited - self.mean() - GRAIN;
@@ -139,7 +140,7 @@ impl Usual {
     }
 }
 
-/// One sample more. Beyond the window they are not counted.
+/// The number of samples after one more. The count stops at the window.
 pub(super) fn count(samples: u8) -> u8 {
     WINDOW.min(samples + 1)
 }
@@ -158,7 +159,7 @@ mod tests {
     }
 
     proptest! {
-        /// The comparison of squares is the one that is told, and so are mean and error.
+        /// Mean, error and comparison follow the documented formulas, though squares are compared.
         #[test]
         fn means_are_compared_as_it_is_told(
             one in prop::collection::vec(1e-5f64..10.0, 1..60),
