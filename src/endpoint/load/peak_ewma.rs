@@ -1,62 +1,9 @@
-//! Load as latency × requests in flight, where latency jumps up and sinks slowly.
+//! Latency × requests in flight, where the latency estimate jumps up and decays slowly.
 //!
-//! The measure is Finagle's *peak EWMA*: the estimate jumps to a sample above it, and otherwise
-//! follows the exponentially weighted mean. With `w = exp(-time since the last sample / decay)`:
-//!
-//! ```text
-//! estimate' = max(sample, estimate × w + sample × (1 - w))       load = estimate × (in flight + 1)
-//! ```
-//!
-//! (The `max` is the jump: the mean exceeds the sample exactly when the estimate does.) Between
-//! samples the estimate sinks by the same `w`, so that an endpoint which was slow once gets another
-//! chance. What the known implementations get wrong, and what is done here about it:
-//!
-//! - *Reading takes a lock and writes the decayed value back* (tower). Here
-//!   `log2(estimate) + t / half-life` is stored: it does not change while time passes, so one atomic
-//!   holds value and time together, and reading it is `2^(stored - now / half-life)`.
-//! - *A fast failure looks like a fast endpoint* (tower; ingress-nginx#9882). Here a failure counts as
-//!   the penalty, 5 s, when it came faster.
-//! - *A new endpoint is taken for average, or gets a flood* (tower, go-zero). Here, as in Finagle, one
-//!   that was never measured costs nothing while idle, and more than any other while its first
-//!   request waits: it gets one probe, then waits for its answer.
-//! - *An endpoint that hangs gets cheaper by the second*, because the estimate sinks while no sample
-//!   comes (Finagle, tower). Here silence counts: with requests waiting, the estimate is at least the
-//!   time since the last answer. A cancelled request proves one thing, that its answer takes longer
-//!   than it waited, so it may raise the estimate and never lowers it. Else an endpoint that answers
-//!   nothing while clients time out would end as the cheapest of all. After two in a row that waited for
-//!   longer than answers take while nothing else was answered, the endpoint counts as one that failed: it
-//!   gets a request a second until one is answered. Else each hedge that rescues a request would leave the
-//!   endpoint idle, and the next request would go there.
-//!
-//! # What is usual
-//! A maximum shows that an endpoint is slow, and not that two are equal: of two servers that differ in
-//! nothing, one has seen the higher peak. So a plain mean is kept beside the estimate, and how far off it may be ([`Usual`], in
-//! a file of its own). Policies [ask for it](LoadTracker::usual) to see whether there is any difference
-//! before they compare estimates. What goes into it, and when it holds:
-//!
-//! - *A request that began before the first answer* is left out: it opened its connection, and what that took
-//!   says little of the next. As long as there are fewer than two samples, the endpoint gets one
-//!   request at a time.
-//! - *A failure* leaves it as it is, and it does not hold before the next success.
-//! - *A cancelled request* counts where it waited longer than the mean: so it only ever raises it.
-//! - *A late answer*, longer than the mean by four deviations, means that it does not hold until the next
-//!   answer that is not, or until the endpoint has been left alone for twice the estimate. *A request that
-//!   waits* for so long means the same.
-//!
-//! # What it costs
-//! A start and a record each change one counter; a busy endpoint's record does little else. By the
-//! formula above a sample weighs as much as the time since the one before, and where hundreds
-//! come in a millisecond each weighs next to nothing. So one that does not raise the estimate is left
-//! out when it follows the last that was taken in within a ten-thousandth of the decay: the next gets
-//! its weight too, and the estimate is off by a few ten-thousandths at most. Measured on one core, the clock not
-//! included (`cargo bench --bench policies -- measure`):
-//!
-//! | | ns |
-//! |---|---|
-//! | start | 4 |
-//! | record, left out | 14 |
-//! | record, taken in | 31 |
-//! | load | 10 |
+//! The documentation of [`PeakEwma`] explains the estimate, the usual latency and the costs. The
+//! estimate is stored as `log2(estimate) + t / half-life`. This level does not change while time passes,
+//! so one atomic holds value and time together, and the estimate at `now` is
+//! `2^(level - now / half-life)`. Reading it takes no lock and writes nothing.
 
 use std::{
     sync::{
@@ -74,61 +21,123 @@ use super::{
     usual::count,
 };
 
-/// Finagle's default, which linkerd and go-zero kept: a spike is down to 1 % after 46 s.
+/// Finagle's default, which linkerd and go-zero kept. A spike decays to 1 % in 46 s.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// linkerd's default: above any latency that a client usually waits for.
+/// linkerd's default. It is above any latency that a client usually waits for.
 const PENALTY: Duration = Duration::from_secs(5);
 
-/// Seconds that an endpoint costs while its first request waits: more than any that was measured,
-/// also when divided by the largest weight. Added to, so that such endpoints differ by requests in
-/// flight.
+/// Seconds. The estimate of an endpoint while its first request waits. It is above any measured load,
+/// also when that is divided by the largest weight. The requests in flight are added, so that such
+/// endpoints still differ.
 const UNMEASURED: f64 = 1e12;
 
-/// Samples that follow within a decay divided by this need not each be taken in: 1 ms of 10 s. What is
-/// left out then weighs a ten-thousandth, which is less than any two requests differ by.
+/// A sample may be left out when it follows within the decay divided by this, which is 1 ms for 10 s. It
+/// would weigh less than a ten-thousandth, which is less than the difference between any two requests.
 const CLOSE: u64 = 10_000;
 
-/// Answers within this time are swift: measured to tell who is slow, one of them says as much as each.
+/// Responses within this time are swift. One of them shows as well as many that the endpoint is not
+/// slow.
 const SWIFT: Duration = Duration::from_micros(10);
 
-/// In seconds: estimates up to this are the same to whoever compares without looking at the time. No more
-/// than what a thread loses when it is interrupted, else one interruption costs all requests the clock.
+/// Seconds. Estimates of up to this count as equal when loads are compared without the time. It is not
+/// below the time that a thread loses when it is interrupted; otherwise one interruption would cause a
+/// clock read for all requests.
 const ALIKE: f64 = 50e-6;
 
-/// Of the requests to an endpoint whose answers are swift, one in so many is timed. More would save
-/// nothing that could be measured, and each is a request that is slow without being seen to be.
+/// Of the requests to an endpoint with swift responses, one in this number is timed. A larger number
+/// saves nothing that can be measured, and delays the detection of slow responses.
 const ONE_IN: u32 = 16;
 
-/// In nanoseconds, less a second.
+/// The number of nanoseconds at which durations saturate. It is one second below the limit of `i64`.
 const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 
-/// In nanoseconds: more than the grain in which requests are timed.
+/// Nanoseconds. More than the resolution with which requests are timed.
 const COARSEST: u64 = 1_000;
 
-/// So long after its last answer, an endpoint whose last answer was a failure, or that let a request wait in
-/// vain, gets one request to see whether it is back. A penalty is no latency: it would take a minute and more to sink to what others
-/// take, while whoever restarts is back within seconds.
+/// An endpoint whose last request failed, or which let a request wait in vain, gets one request after
+/// this time since its last response. A penalty is not a latency: it would take a minute or more to
+/// decay to what other endpoints take, while a restarted endpoint is available within seconds.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
-/// After a late answer an endpoint is not taken for an equal until it has been left alone for so many times
-/// its estimate. The more, the sooner callers turn from what is slow for a while, and the less equal are
-/// shares where latencies vary much; 2 is where both are better than with absolute deviations and no such
-/// time (`cargo bench --bench quality`).
+/// After a late response, an endpoint does not count as equal to others until it had no request for this
+/// number of times its estimate. With a larger number, clients avoid endpoints with slow phases sooner,
+/// and shares are less equal where latencies vary much. With 2, both are better than with absolute
+/// deviations and no such time (`cargo bench --bench quality`).
 const SHUNNED: f64 = 2.0;
 
-/// The last answer was not swift, or nothing is known.
+/// The last response was not swift, or nothing is known.
 const SLOW: u8 = 0;
-/// It was, and the estimate remembers others: a process that is not run for a moment must not have
-/// all requests timed for a minute.
+/// The last response was swift, but the estimate still includes slower ones. A process that was paused
+/// for a moment must not cause all requests to be timed for a minute.
 const SWIFT_NOW: u8 = 1;
-/// It was, and so is all that the estimate remembers.
+/// The last response was swift, and the estimate includes no slower ones.
 const SWIFT_LONG: u8 = 2;
 
-/// Below the resolution of any clock; keeps the logarithm finite.
+/// Seconds. The least latency that is assumed. It is below the resolution of any clock, and keeps the
+/// logarithm finite.
 const SHORTEST: f64 = 1e-9;
 
 /// Load as a latency estimate, in seconds, times the requests in flight plus one.
+///
+/// # How it works
+/// This is Finagle's *peak EWMA*. The estimate jumps to a sample above it, and otherwise follows the
+/// exponentially weighted mean. With `w = exp(-time since the last sample / decay)`:
+///
+/// ```text
+/// estimate' = max(sample, estimate × w + sample × (1 - w))       load = estimate × (in flight + 1)
+/// ```
+///
+/// The `max` is the jump: the mean is below the sample exactly when the estimate is. Between samples,
+/// the estimate decays by the same `w`, so that an endpoint which was slow once is chosen again later.
+/// It differs from known implementations in these points:
+///
+/// - *Reading a load* takes no lock and writes nothing. In tower, it takes a lock and stores the decayed
+///   value.
+/// - *A failure* counts as at least the penalty, 5 s by default. In tower (and ingress-nginx#9882), an
+///   endpoint that fails fast looks like a fast endpoint.
+/// - *A new endpoint* has load 0 while idle, and more load than any other while its first request waits,
+///   as in Finagle. So it gets one probe, and no more requests before the response. In tower and
+///   go-zero, it counts as average or gets very many requests.
+/// - *An endpoint that does not respond* gets no cheaper. In Finagle and tower, its estimate decays
+///   while no sample arrives. Here the estimate is at least the time since the last response while
+///   requests wait. A cancelled request only shows that its response takes longer than it waited, so it
+///   may raise the estimate and never lowers it.
+/// - *An endpoint that lets requests wait in vain* counts as failed. It does so after two cancelled
+///   requests in a row that waited for longer than responses take, with no other response meanwhile. It
+///   then gets one request a second until it responds. Otherwise each hedge that rescues a request would
+///   leave the endpoint idle, and the next request would go there.
+///
+/// # Usual latency
+/// The estimate is a maximum. It shows that an endpoint is slow, but not that two endpoints are equal:
+/// of two equal servers, one has seen the higher peak. So the tracker also keeps a plain mean and its
+/// standard error ([`Usual`]). Policies [ask for it](LoadTracker::usual) to check whether endpoints
+/// differ before they compare estimates. These rules apply:
+///
+/// - *A request that began before the first response* is left out. It opened its connection, and the
+///   time for that says little about the next request. While there are fewer than two samples, the
+///   endpoint gets one request at a time.
+/// - *A failure* does not change the mean. The usual latency does not hold until the next success.
+/// - *A cancelled request* is a sample if it waited for longer than the mean, so it only raises the
+///   mean.
+/// - *A late response* took longer than the mean plus four deviations plus 0.5 ms. After it, the usual
+///   latency does not hold until a response that is not late, or until the endpoint had no request for
+///   twice the estimate. *A request that waits* for that long has the same effect while it waits.
+///
+/// # Costs
+/// A start and a record each change one counter; a record of a busy endpoint does little more. By the
+/// formula above, a sample weighs as much as the time since the one before, so among hundreds in a
+/// millisecond each weighs almost nothing. A sample that does not raise the estimate is left out when it
+/// follows the last one within a ten-thousandth of the decay. The next sample gets its weight too, and
+/// the estimate is off by at most a few ten-thousandths. Measured on one core, without reading the clock
+/// (`cargo bench --bench policies -- measure`):
+///
+/// | | ns |
+/// |---|---|
+/// | start | 4 |
+/// | record, left out | 14 |
+/// | record, taken in | 31 |
+/// | load | 10 |
 ///
 /// # Examples
 /// ```
@@ -140,45 +149,45 @@ const SHORTEST: f64 = 1e-9;
 #[derive(Debug)]
 #[repr(C)]
 pub struct PeakEwma {
-    // What each pick reads comes first, to share its cache line with the count in flight.
-    // All relaxed: each is read for itself, and a reader that sees one a moment before another
-    // is off by that moment.
-    /// Requests without an answer, of those that are timed.
+    // The fields that each pick reads come first, to share a cache line with the count of requests in
+    // flight. All accesses are relaxed: each value is used on its own. A reader that sees one value a
+    // moment before another is wrong by that moment.
+    /// The number of timed requests that have no response yet.
     waiting: AtomicU32,
-    /// Whether the last answer was a failure.
+    /// Whether the last request failed.
     failed: AtomicBool,
-    /// How swift the last answer was: one of the three above.
+    /// `SLOW`, `SWIFT_NOW` or `SWIFT_LONG`.
     pace: AtomicU8,
-    /// 0 before the first answer, and then one more than what `usual` has samples, as far as they are
-    /// counted.
+    /// 0 before the first response, then one more than the number of samples in `usual`, which is
+    /// counted up to its window.
     answers: AtomicU8,
-    /// Whether the last answer of which `usual` knows was late.
+    /// Whether the last sample of `usual` was late.
     late: AtomicBool,
     /// Bits of a [`Usual`].
     usual: AtomicU64,
-    /// Bits of `log2(estimate) + nanoseconds since base × slope`; minus infinity while nothing is
-    /// known.
+    /// Bits of `log2(estimate) + nanoseconds since base × slope`; minus infinity while nothing is known.
     level: AtomicU64,
-    /// When the last answer came, or the first of the waiting requests started, in nanoseconds since
-    /// the base.
+    /// The time of the last response, or of the start of the first request that waits, in nanoseconds
+    /// since the base.
     heard: AtomicU64,
-    /// The same for all endpoints of a balancer.
+    /// The settings, shared by all endpoints of a balancer.
     settings: Arc<Settings>,
-    /// When the last sample was taken in; 0 while there was none. No pick reads it.
+    /// The time of the last sample that was taken in, in nanoseconds since the base; 0 before the first.
+    /// Picks do not read it.
     sampled: AtomicU64,
-    /// When the first answer came; 0 while there was none. No pick reads it either.
+    /// The time of the first response, in nanoseconds since the base; 0 before it. Picks do not read it.
     warm: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Settings {
-    /// What times are counted from.
+    /// The zero point of all times.
     base: Instant,
     decay: Duration,
     penalty: Duration,
-    /// What the level loses in a nanosecond: `log2(e) / decay`.
+    /// The decay of the level per nanosecond: `log2(e) / decay`.
     slope: f64,
-    /// Nanoseconds for which a sample that does not raise the estimate is left out.
+    /// Nanoseconds after a sample within which one that does not raise the estimate is left out.
     close: u64,
 }
 
@@ -201,8 +210,8 @@ impl PeakEwma {
     }
 
     /// Sets the time in which an old estimate loses 63 % of its influence; 10 s by default, at least
-    /// 1 ms. Short follows each hiccup and soon forgets who was slow; long shuns an endpoint well after
-    /// it has recovered.
+    /// 1 ms. With a short decay, the estimate follows each fluctuation and soon forgets that an endpoint
+    /// was slow. With a long decay, an endpoint is avoided for long after it has recovered.
     #[must_use]
     pub fn decay(self, decay: Duration) -> Self {
         let decay = decay.max(Duration::from_millis(1));
@@ -210,9 +219,9 @@ impl PeakEwma {
         Self::with(Settings::new(decay, penalty, base))
     }
 
-    /// Sets the least latency that a failed request counts as; 5 s by default. Zero makes a failure
-    /// count as long as it took; much more than the usual latency keeps an endpoint that failed
-    /// once out of use for `decay * ln(penalty / usual latency)`.
+    /// Sets the least latency that a failed request counts as; 5 s by default. With zero, a failure
+    /// counts as the time that it took. With a penalty far above the usual latency, an endpoint that
+    /// failed once gets fewer requests for about `decay * ln(penalty / usual latency)`.
     #[must_use]
     pub fn penalty(self, penalty: Duration) -> Self {
         let Settings { decay, base, .. } = *self.settings;
@@ -235,13 +244,13 @@ impl PeakEwma {
         }
     }
 
-    /// In nanoseconds since the base.
+    /// A time in nanoseconds since the base.
     #[inline]
     fn clock(&self, now: Instant) -> u64 {
         nanos(now.saturating_duration_since(self.settings.base))
     }
 
-    /// The estimate in seconds, sunk to `now`; 0 while nothing is known.
+    /// The estimate in seconds, decayed to `now`; 0 while nothing is known.
     fn estimate(&self, level: u64, now: u64) -> f64 {
         let level = f64::from_bits(level);
         if level == f64::NEG_INFINITY {
@@ -250,26 +259,26 @@ impl PeakEwma {
         exp2(level - float(now) * self.settings.slope)
     }
 
-    /// The level of an estimate made at `now`.
+    /// The level that stores an estimate made at `now`.
     fn level(&self, estimate: f64, now: u64) -> f64 {
         log2(estimate.max(SHORTEST)) + float(now) * self.settings.slope
     }
 
-    /// Returns whether the sample was taken in.
+    /// Updates the estimate. Returns whether the sample was taken in.
     fn sample(&self, sample: Duration, now: u64) -> bool {
-        // Not the maximum of both: the threads that finish at the same time differ by that time, and
-        // the next answer puts it right.
+        // A plain store, not the maximum. Threads that finish at the same time differ by moments, and
+        // the next response corrects it.
         self.heard.store(now, Relaxed);
         let before = self.sampled.load(Relaxed);
         if before > 0 && now.saturating_sub(before) < self.settings.close {
             self.raise(sample, now);
             return false;
         }
-        // Whoever moves the time on owns the interval: none counts twice.
+        // The thread that moves the time forward uses the interval, so no interval counts twice.
         let before = self.sampled.fetch_max(now.max(1), Relaxed);
         let kept = exp2(float(now.saturating_sub(before)) * -self.settings.slope);
         let sample = seconds(nanos(sample));
-        // The closure never declines, so this cannot fail.
+        // The closure never returns `None`, so this cannot fail.
         let _ = self.level.fetch_update(Relaxed, Relaxed, |level| {
             let next = follow(self.estimate(level, now), sample, kept);
             Some(self.level(next, now).to_bits())
@@ -282,7 +291,8 @@ impl PeakEwma {
         Usual::from_bits(self.usual.load(Relaxed))
     }
 
-    /// Takes an answer into what is usual. Where two threads do at the same moment, one of both is lost.
+    /// Adds a response to the usual latency. When two threads do so at the same time, one of the samples
+    /// is lost.
     fn learn(&self, sample: f64, began: u64, now: u64) {
         let answers = self.answers.load(Relaxed);
         if answers == 0 {
@@ -303,40 +313,41 @@ impl PeakEwma {
         }
     }
 
-    /// Whether a request was given up after so long although nothing else was answered meanwhile, and that is
-    /// longer than answers take here. `took` is in nanoseconds.
+    /// Whether a cancelled request shows that the endpoint does not respond: the request waited for
+    /// longer than responses take, and no other response arrived meanwhile. `took` is in nanoseconds.
     fn is_silent(&self, took: u64, now: u64) -> bool {
         let silence = now.saturating_sub(self.heard.load(Relaxed));
         let usual = self.estimate(self.level.load(Relaxed), now);
-        // Of one that never answered nobody knows how long that takes. What a request took is measured more
-        // coarsely than when the last answer came.
+        // Before the first response, the usual time is not known. The duration of a request is measured
+        // less exactly than the time of the last response.
         usual > 0.0 && silence.saturating_add(COARSEST) >= took && seconds(took) > usual
     }
 
-    /// Writes only what changes: a store takes the cache line from other threads.
+    /// Writes only a changed value, because a store takes the cache line from other threads.
     fn set_pace(&self, pace: u8) {
         if self.pace.load(Relaxed) != pace {
             self.pace.store(pace, Relaxed);
         }
     }
 
-    /// The answer takes at least this long.
+    /// Raises the estimate to at least this latency.
     fn raise(&self, least: Duration, now: u64) {
         let raised = self.level(seconds(nanos(least)), now);
-        // Declines, and writes nothing, when the level is as high already.
+        // The closure returns `None`, and nothing is written, when the level is already as high.
         let _ = self.level.fetch_update(Relaxed, Relaxed, |level| {
             (f64::from_bits(level) < raised).then_some(raised.to_bits())
         });
     }
 }
 
-/// Saturates after 292 years.
+/// The duration in nanoseconds. It saturates after 292 years.
 fn nanos(duration: Duration) -> u64 {
     let seconds = duration.as_secs().min(LONGEST / 1_000_000_000);
     seconds * 1_000_000_000 + u64::from(duration.subsec_nanos())
 }
 
-/// Nanoseconds that fit into a signed number, which processors convert in one step.
+/// The nanoseconds as a float. Processors convert a signed integer in one step; the value always fits
+/// into one.
 fn float(nanos: u64) -> f64 {
     (nanos as i64) as f64
 }
@@ -345,12 +356,13 @@ fn seconds(nanos: u64) -> f64 {
     float(nanos) * 1e-9
 }
 
-/// The estimate after a sample: `sunk` is the one before, already multiplied by `kept`.
+/// The estimate after a sample. `sunk` is the previous estimate, already multiplied by `kept`.
 fn follow(sunk: f64, sample: f64, kept: f64) -> f64 {
     sample.max(sunk + sample * (1.0 - kept))
 }
 
-/// A tracker with the same settings, which has measured nothing: what is measured is one endpoint's.
+/// Makes a tracker with the same settings and without measurements, because measurements belong to one
+/// endpoint.
 impl Clone for PeakEwma {
     fn clone(&self) -> Self {
         self.fresh(Instant::now())
@@ -365,7 +377,7 @@ impl Default for PeakEwma {
 
 impl LoadTracker for PeakEwma {
     fn fresh(&self, now: Instant) -> Self {
-        // Times are counted from a base, and before it there are none.
+        // Times before the base cannot be stored.
         if now >= self.settings.base {
             return Self::with(Arc::clone(&self.settings));
         }
@@ -374,7 +386,8 @@ impl LoadTracker for PeakEwma {
     }
 
     fn start(&self, now: Instant) {
-        // Before it is counted: a reader must not see it wait since the last answer.
+        // Stored before the request is counted. Otherwise a reader could see the request wait since the
+        // last response.
         if self.waiting.load(Relaxed) == 0 {
             self.heard.store(self.clock(now), Relaxed);
         }
@@ -388,15 +401,15 @@ impl LoadTracker for PeakEwma {
 
     #[inline]
     fn timeless(&self, in_flight: usize) -> Option<f64> {
-        // With a request waiting, it depends on how long it has.
+        // While a request waits, the load depends on how long it has waited.
         let known = self.pace.load(Relaxed) == SWIFT_LONG && self.waiting.load(Relaxed) == 0;
         known.then_some(ALIKE * (in_flight as f64 + 1.0))
     }
 
     #[inline]
     fn may_lag(&self) -> bool {
-        // An estimate only sinks. How long requests have waited, and since when one has failed, is
-        // what must be known to the moment.
+        // Without failures and waiting requests, the load only decays, so an older time is exact enough.
+        // The time of waiting, and the time since a failure, must be exact.
         !self.failed.load(Relaxed) && self.waiting.load(Relaxed) == 0
     }
 
@@ -406,7 +419,8 @@ impl LoadTracker for PeakEwma {
         let began = now.saturating_sub(took);
         match outcome {
             Outcome::Success if self.failed.load(Relaxed) => {
-                // The penalty has done its work, and nothing is known of latencies before it.
+                // The success replaces the penalty. The latencies before the failure are not known any
+                // more.
                 self.failed.store(false, Relaxed);
                 self.heard.store(now, Relaxed);
                 self.sampled.fetch_max(now.max(1), Relaxed);
@@ -424,7 +438,8 @@ impl LoadTracker for PeakEwma {
                 self.sample(rtt.max(self.settings.penalty), now);
             }
             Outcome::Cancelled => {
-                // The second in a row: one alone may be that request's own.
+                // This must be the second late request in a row. A single one may be late because of the
+                // request itself.
                 if self.late.load(Relaxed) && self.is_silent(took, now) {
                     self.failed.store(true, Relaxed);
                     self.heard.store(now, Relaxed);
@@ -473,7 +488,8 @@ impl LoadTracker for PeakEwma {
         }
         let usual = self.known();
         let waiting = self.waiting.load(Relaxed) > 0;
-        // What one sample says is little: one request at a time until there are two.
+        // One sample says little, so the endpoint gets one request at a time until there are two
+        // samples.
         if waiting && answers <= 2 {
             return None;
         }
@@ -483,7 +499,8 @@ impl LoadTracker for PeakEwma {
             if waiting && usual.is_late(silence, answers - 1) {
                 return None;
             }
-            // Also while it waits: the next answer tells.
+            // This also applies while a request waits: its response will show whether the endpoint is
+            // still late.
             let estimate = || self.estimate(self.level.load(Relaxed), now);
             if self.late.load(Relaxed) && silence < SHUNNED * estimate() {
                 return None;
