@@ -29,11 +29,13 @@
 //! [`by_name`] makes any of them, with default settings, from its name in a configuration. The costs
 //! were measured with `cargo bench --bench policies` on one core and do not include reading the clock.
 //!
+//! # Weights
 //! A candidate's [`weight`](Candidate::weight) is its share relative to the other candidates: the weight
 //! from the registry, multiplied by its slow-start factor. It is always finite and above zero. An
 //! endpoint of weight 0 is not a candidate, unless all endpoints have weight 0; then each counts as
 //! weight 1.
 //!
+//! # What the balancer does about a bad pick
 //! The balancer replaces an index that is out of range by a random one. It does the same when a picker
 //! panics. When [`prepare`](Policy::prepare) panics, picks are random until the next change of the set.
 //!

@@ -1,45 +1,17 @@
 //! Deterministic subsetting: each client uses a part of a large set, and always the same part.
 //!
-//! A thousand clients with a connection to each of a thousand servers have a million connections. If
-//! each uses 20 servers, the load is still spread, provided that the parts differ between clients and
-//! change little when servers come and go. Two ways to choose the part:
+//! The documentation of [`Subsetting`] describes the two ways to choose the part.
 //!
-//! **By hash** (the default; [gRFC A68]): the `size` endpoints with the lowest `hash(client, endpoint)`.
-//! Nobody needs to know of anybody else. One endpoint that comes or goes changes at most one entry of
-//! any client's part, and a change among the clients changes nothing. The price is chance: an endpoint is
-//! in the part of `clients · size / n` clients only on average. The count is binomial, so with 100
-//! clients that each use 20 of 100 endpoints, it is 20 ± 4; none gets more than twice its due for
-//! certain only when `size ≥ n / 2` ([`Subsetting`] tells what happens below).
-//!
-//! **By rank** ([`Subsetting::by_rank`]; after Finagle's [deterministic aperture]): the endpoints stand in
-//! a circle, in an order that all clients agree on, and so do the clients; each uses the next `size`
-//! endpoints from its place on. Every endpoint is in the part of `clients · size / n` clients, rounded up
-//! or down, so none gets twice its due; the part grows to `n / clients` where a smaller one would leave
-//! endpoints without a client. One endpoint that comes or goes replaces at most one entry, or two where
-//! the part spans the origin of the circle; where the part itself grows or shrinks, one is added or taken
-//! away and none replaced. The price is that a change among the *clients* moves everybody's place. For few
-//! clients that change rarely.
-//!
-//! # Never more than one entry
-//! By hash that always holds. By rank a change may replace two entries of the parts that span the
-//! origin, which are no more than the clients that an endpoint has.
-//!
-//! On a circle nothing else is possible. Let a part be the first `p` and the last `size − p` of `n`
-//! endpoints. If whichever one goes may cost it no more than one entry, so may its first and its last one,
-//! and that leaves it the first `p` and the last `size − p` of the `n − 1`: its `p` is the same for every
-//! `n`. Equal load asks for others. Where each endpoint has exactly `c` clients, the parts join end to end,
-//! to `c` chains round the circle. Five clients with parts of 12 make two at 30 endpoints, which cross the
-//! origin 6 apart, and three at 20, 4 apart. Of those three at least two cross it within a part, whose `p`
-//! would have to be the same at 30, where none are 4 or 8 apart. So it is wherever parts start. Parts that
-//! are no neighbours can do it for some numbers; no rule for all is known.
-//!
-//! In both, weights apply within the part, not to the choice of it: an endpoint of weight 3 gets three
-//! times as much as one of weight 1 *where it was chosen*. A heavy endpoint then competes with itself: one
-//! of weight 10 among 99 of weight 1 is due 10/109, 9.2 % of the traffic, and gets 20/100 · 10/29, 6.9 %,
-//! with parts of 20. Use parts that are large against the spread of weights.
-//!
-//! [gRFC A68]: https://github.com/grpc/proposal/blob/master/A68-random-subsetting.md
-//! [deterministic aperture]: https://twitter.github.io/finagle/guide/ApertureLoadBalancers.html
+//! By rank, one change of the set may replace two entries of a part that spans the origin of the circle.
+//! No circle can avoid that. Let a part be the first `p` and the last `size − p` of `n` endpoints. If
+//! each removal replaces at most one entry, this also holds for the removal of the first and of the last
+//! endpoint. So the part of `n − 1` endpoints is again the first `p` and the last `size − p`, and `p` is
+//! the same for every `n`. Equal load needs other values. When each endpoint has exactly `c` clients,
+//! the parts form `c` chains around the circle. Five clients with parts of 12 form two chains for 30
+//! endpoints, which cross the origin 6 endpoints apart, and three for 20 endpoints, 4 apart. At least
+//! two of these three cross the origin within a part. Their `p` would have to be the same for 30
+//! endpoints, where no two chains are 4 or 8 apart. This holds wherever the parts start. Parts of
+//! endpoints that are not neighbours avoid it for some numbers; no general rule is known.
 
 use std::{fmt, num::NonZeroUsize};
 
@@ -49,21 +21,53 @@ use super::{
 };
 use crate::instance::Key;
 
-/// Uses a part of a large set.
+/// Makes the client use a part of a large set, and always the same part.
 ///
-/// Applies to the endpoints of one zone, one version, one subset at a time: of each the client uses
-/// at most so many. Endpoints that are ejected or drained are replaced by the next in line.
+/// A thousand clients with a connection to each of a thousand servers have a million connections. If
+/// each client uses 20 servers, the load is still spread, provided that the parts differ between clients
+/// and change little when servers come and go.
 ///
-/// # How even it is
-/// An endpoint's due is all requests over all `n` endpoints. When each client sends as much as another:
+/// The rule applies to the endpoints of one zone, one version and one subset at a time: the client uses
+/// at most this number of each. Ejected and drained endpoints are replaced by the next endpoints in the
+/// order.
 ///
-/// | | of its due, an endpoint gets at most | no more than twice |
+/// # How it works
+/// *By hash*, the default ([gRFC A68]): the client uses the `size` endpoints with the lowest
+/// `hash(client, endpoint)`. Clients need no knowledge of other clients. When an endpoint comes or goes,
+/// at most one entry of each part changes, and a change of the clients changes no part. The price is
+/// chance: an endpoint is in the part of `clients · size / n` clients only on average. The number is
+/// binomially distributed: with 100 clients that each use 20 of 100 endpoints, it is 20 ± 4.
+///
+/// *By rank*, [`by_rank`](Self::by_rank) (after Finagle's [deterministic aperture]): the endpoints form
+/// a circle, in an order that all clients agree on, and so do the clients. Each client uses the next
+/// `size` endpoints from its own position. Every endpoint is in the part of `clients · size / n`
+/// clients, rounded up or down. The part grows to `n / clients` when a smaller one would leave endpoints
+/// without a client. When an endpoint comes or goes, at most one entry is replaced, or two where the
+/// part spans the origin of the circle; no more parts span it than an endpoint has clients. When the
+/// part itself grows or shrinks, one entry is added or removed and none is replaced. The price is that a
+/// change of the *clients* moves the position of all clients, so it is for few clients that change
+/// rarely.
+///
+/// In both cases, weights apply within the part and not to the choice of the part: an endpoint of weight
+/// 3 gets three times the requests of one of weight 1 *from the clients that chose it*. Heavy endpoints
+/// get less than their weight. One of weight 10 among 99 of weight 1 should get 10/109 of the traffic,
+/// 9.2 %; with parts of 20 it gets 20/100 · 10/29, 6.9 %. Use parts that are large compared with the
+/// differences of weights.
+///
+/// [gRFC A68]: https://github.com/grpc/proposal/blob/master/A68-random-subsetting.md
+/// [deterministic aperture]: https://twitter.github.io/finagle/guide/ApertureLoadBalancers.html
+///
+/// # How even the load is
+/// The due of an endpoint is the number of all requests divided by `n`, the number of endpoints. When
+/// all clients send the same number of requests:
+///
+/// | | an endpoint gets at most, of its due | at most twice its due |
 /// |---|---|---|
-/// | by hash | `n / size` times, where it is in every part | for certain from `size ≥ n / 2` on |
-/// | [by rank](Self::by_rank) | less than twice | always, while clients agree who they are |
+/// | by hash | `n / size` times, when it is in every part | guaranteed if `size ≥ n / 2` |
+/// | [by rank](Self::by_rank) | less than twice | always, while clients agree on their ranks |
 ///
-/// With smaller parts by hash it is a matter of chance, and more so the fewer clients there are. When five
-/// clients share 20 endpoints, these get more than twice their due:
+/// With smaller parts by hash, it depends on chance, and more with fewer clients. When five clients
+/// share 20 endpoints, these endpoints get more than twice their due:
 ///
 /// | parts of | share of endpoints | times their due |
 /// |---|---|---|
@@ -72,10 +76,11 @@ use crate::instance::Key;
 /// | 8 | 1.0 % | 2.5 |
 /// | 10 | none | |
 ///
-/// `n` includes those that a deploy adds before others go. And while an endpoint is in
-/// [slow start](crate::endpoint::SlowStart), the others of its parts get what it does not: up to
-/// `size / (size − 0.9)` times as much by default, which is 1.08 with parts of 12 and 1.29 with parts of
-/// 4. So twice holds all the time from `size ≥ n / 2 + 0.9` on: for 20 endpoints and one more, from 12.
+/// `n` includes the endpoints that a deploy adds before it removes others. While an endpoint is in [slow
+/// start](crate::endpoint::SlowStart), the other endpoints of its parts get the requests that it does
+/// not get: by default up to `size / (size − 0.9)` times as many, which is 1.08 with parts of 12 and
+/// 1.29 with parts of 4. So the bound of twice always holds if `size ≥ n / 2 + 0.9`: for 20 endpoints
+/// and one more, from 12 on.
 ///
 /// # Examples
 /// ```
@@ -93,8 +98,8 @@ pub struct Subsetting {
 }
 
 impl Subsetting {
-    /// Uses `size` endpoints, chosen by hash for this client alone. Fewer than 12 make it likely that
-    /// all of them are lost at a time (Finagle's lower bound).
+    /// Creates a rule that uses `size` endpoints, chosen by hash. With fewer than 12 (Finagle's lower
+    /// bound), it is likely that all of them are lost at the same time.
     pub fn new(size: NonZeroUsize) -> Self {
         Self {
             size,
@@ -103,26 +108,27 @@ impl Subsetting {
         }
     }
 
-    /// Names the client, so that it uses the same endpoints after a restart; a random name by default.
-    /// No two clients should have the same.
+    /// Sets the name of the client, so that it uses the same endpoints after a restart; a random name by
+    /// default. Each client must have a different name.
     #[must_use]
     pub fn client(mut self, id: impl AsRef<[u8]>) -> Self {
         self.client = hash::bytes(id.as_ref());
         self
     }
 
-    /// Chooses by the rank that [`Topology::peers`](super::Topology::peers) tells, and by hash while
-    /// none is known. Load is even, and an endpoint that comes or goes replaces one entry of a part or
-    /// seldom two; by hash, never two.
+    /// Chooses the part by the rank of the client, which comes from
+    /// [`Topology::peers`](super::Topology::peers), and by hash while no rank is known; by hash by
+    /// default.
     #[must_use]
     pub fn by_rank(mut self) -> Self {
         self.by_rank = true;
         self
     }
 
-    /// Keeps the chosen ones of `set`, in their order. O(n) by hash, O(n log n) by rank.
+    /// Returns the chosen endpoints of `set`, in the same order. Takes O(n) by hash and O(n log n) by
+    /// rank.
     ///
-    /// `hash` is that of an endpoint's key, as [`hash_key`] makes it.
+    /// `hash` returns the hash of an endpoint's key, made by [`hash_key`].
     pub(super) fn choose(
         &self,
         mut set: Vec<usize>,
@@ -154,7 +160,7 @@ impl Subsetting {
     }
 }
 
-/// The seed of the order that all clients agree on.
+/// The seed of the order that all clients agree on: "rank" in ASCII.
 const RING: u64 = 0x7261_6e6b;
 
 /// The hash of an endpoint's key.
@@ -162,7 +168,7 @@ pub(super) fn hash_key(key: &Key) -> u64 {
     hash::pair(key.id().as_bytes(), key.scope().as_bytes())
 }
 
-/// Endpoints with what they score, arranged by `arrange`.
+/// The endpoints of `set` with their scores, arranged by `arrange`.
 fn ranked(
     set: &[usize],
     seed: u64,
@@ -176,9 +182,9 @@ fn ranked(
 }
 
 impl Place {
-    /// Where in a circle of `len` a client of this rank stands.
+    /// The position of this client in a circle of `len` endpoints.
     fn start(self, len: usize) -> usize {
-        // As u128, because a user may set any rank.
+        // Computed as u128, because a user may set any rank.
         (self.rank as u128 * len as u128 / self.of as u128) as usize
     }
 }

@@ -1,37 +1,8 @@
-//! The canary's guard: takes its share back when it is worse than the rest.
+//! The guard of a canary: it takes the canary's share back when the canary is worse than the other
+//! versions.
 //!
-//! A new version that fails more often or answers later than the old one should lose its traffic before
-//! people notice. The guard compares the two over a sliding window and must not be fooled by noise: a canary
-//! at 1 % gets few requests, and 3 failures of 100 prove nothing against 1 %.
-//!
-//! # The test
-//! *Failures.* `p` is the failure ratio of the canary, `q` that of everything else. It trips when
-//! `p − q` is above the margin by more than `sigmas` standard errors:
-//!
-//! ```text
-//!      p − q − margin
-//! z = ───────────────────────────────────  > sigmas,     p = (failures + 1) / (requests + 2)
-//!     √( p(1−p)/(n+2) + q(1−q)/(m+2) )
-//! ```
-//!
-//! the one-sided test for two proportions after [Agresti and Caffo], whose added success and failure keep
-//! it honest where counts are small or a ratio is 0.
-//!
-//! *Latency.* Means are ruled by a few slow answers, so the guard compares the 90th percentiles: it takes
-//! that of the baseline, times the ratio that is tolerated, and counts the canary's answers that took
-//! longer. If its percentile were no worse, those would be at most a tenth; the same test as above
-//! tells whether they are more. Only answers count here: a version that fails fast is not fast.
-//!
-//! *Looking again and again.* The guard looks ten times per window for as long as the split lasts, and each
-//! look is a chance to err. Hence 4 standard errors by default, where a single test of this kind is content
-//! with 2: for versions that really differ by the whole margin, an error once in 30,000 independent looks;
-//! for equal ones far less. The tests measure it.
-//!
-//! # What it costs
-//! Two relaxed atomic additions per request, and 2 KiB per side for the counters (40 KiB for the window). It sees the requests of this process
-//! alone: a fleet of clients with little traffic each needs a judge that sees them all.
-//!
-//! [Agresti and Caffo]: https://doi.org/10.1080/00031305.2000.10474560
+//! The documentation of [`Guard`] gives the statistical tests and their costs. [`Watchman`] keeps the
+//! counts of the last window.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -40,10 +11,46 @@ use tokio::time::Instant;
 use crate::balance::pick::tally::{Counts, PERCENTILE, Tally};
 use crate::error::ConfigError;
 
-/// Looks per window.
+/// The number of comparisons per window.
 const LOOKS: u32 = 10;
 
-/// When a version's share is taken back.
+/// Decides when a version's share is taken back.
+///
+/// A new version that fails more often or responds later than the old one should lose its traffic before
+/// users notice. The guard compares it with all other versions over a sliding window. Noise must not
+/// mislead it: a canary at 1 % gets few requests, and 3 failures in 100 do not prove that it fails more
+/// than 1 % of its requests.
+///
+/// # How it works
+/// *Failures.* `p` is the failure ratio of the canary, `q` the ratio of all other versions. The guard
+/// trips when `p − q` exceeds the margin by more than `sigmas` standard errors:
+///
+/// ```text
+///      p − q − margin
+/// z = ───────────────────────────────────  > sigmas,     p = (failures + 1) / (requests + 2)
+///     √( p(1−p)/(n+2) + q(1−q)/(m+2) )
+/// ```
+///
+/// This is the one-sided test for two proportions after [Agresti and Caffo]. The added success and
+/// failure keep it correct when counts are small or a ratio is 0.
+///
+/// *Latency.* A few slow responses dominate a mean, so the guard compares 90th percentiles. It
+/// multiplies the percentile of the baseline by the tolerated ratio, and counts the responses of the
+/// canary that took longer. If the canary's percentile were no worse, at most a tenth would take longer;
+/// the same test shows whether it is more. Failures do not count as responses here, because a version
+/// that fails fast is not fast.
+///
+/// *Repeated tests.* The guard compares ten times per window for as long as the split lasts, and each
+/// comparison may be wrong. So the default is 4 standard errors, where a single test usually uses 2. For
+/// versions that differ by the whole margin, this is wrong once in 30,000 independent comparisons; for
+/// equal versions far less often. The tests measure it.
+///
+/// # Costs
+/// Each request costs two relaxed atomic additions. The counters take 2 KiB for each of the two sides,
+/// and 40 KiB for the window. The guard counts only the requests of its own process. For many clients
+/// with little traffic each, the comparison must be made where the requests of all clients are counted.
+///
+/// [Agresti and Caffo]: https://doi.org/10.1080/00031305.2000.10474560
 ///
 /// # Examples
 /// ```
@@ -68,7 +75,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Compares `version` with all others together.
+    /// Creates a guard that compares `version` with all other versions together.
     pub fn new(version: impl Into<Arc<str>>) -> Self {
         Self {
             version: version.into(),
@@ -80,65 +87,66 @@ impl Guard {
         }
     }
 
-    /// The version that it guards against.
+    /// Returns the version that the guard watches.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// How far back requests count, from 1 s to 1 day; 60 s by default. It is looked at ten times per
-    /// window. Short windows react fast and need much traffic.
+    /// Sets the length of the window over which requests count, from 1 s to 1 day; 60 s by default. The
+    /// guard compares ten times per window. A short window reacts fast and needs much traffic.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The number of requests within the window that both sides must have, from 1; 100 by default.
+    /// Sets the number of requests that both sides must have within the window, from 1; 100 by default.
     #[must_use]
     pub fn min_requests(mut self, requests: u64) -> Self {
         self.min_requests = requests;
         self
     }
 
-    /// How sure it must be, in standard errors, above 0; 4 by default. At 2, one look in 44 errs when
-    /// the versions differ by just the margin; the requests needed to be sure grow with the square.
+    /// Sets how certain the guard must be, in standard errors, above 0; 4 by default. At 2, one
+    /// comparison in 44 is wrong when the versions differ by exactly the margin. The number of requests
+    /// that is needed grows with the square.
     #[must_use]
     pub fn sigmas(mut self, sigmas: f64) -> Self {
         self.sigmas = sigmas;
         self
     }
 
-    /// By how much the failure ratio may be higher, from 0 to 1; 0.01 by default: 3 % against 2 % is
-    /// tolerated.
+    /// Sets by how much the failure ratio may be higher, from 0 to 1; 0.01 by default, which tolerates
+    /// 3 % against 2 %.
     #[must_use]
     pub fn failure_margin(mut self, margin: f64) -> Self {
         self.failure_margin = Some(margin);
         self
     }
 
-    /// How many times as high the 90th percentile of the latency may be, from 1 to 1000; 1.5 by default.
-    /// Latencies are known to 1/8.
+    /// Sets how many times as high the 90th percentile of the latency may be, from 1 to 1000; 1.5 by
+    /// default. Latencies are counted with a resolution of 1/8.
     #[must_use]
     pub fn latency_ratio(mut self, ratio: f64) -> Self {
         self.latency_ratio = Some(ratio);
         self
     }
 
-    /// Does not look at failures.
+    /// Ignores failures; they count by default.
     #[must_use]
     pub fn ignore_failures(mut self) -> Self {
         self.failure_margin = None;
         self
     }
 
-    /// Does not look at latency.
+    /// Ignores latency; it counts by default.
     #[must_use]
     pub fn ignore_latency(mut self) -> Self {
         self.latency_ratio = None;
         self
     }
 
-    /// The time between looks.
+    /// The time between comparisons.
     pub(super) fn look_every(&self) -> Duration {
         self.window / LOOKS
     }
@@ -184,7 +192,7 @@ impl Guard {
         Ok(())
     }
 
-    /// What is wrong with the canary, if anything is for certain.
+    /// Compares both sides. Returns a finding when the canary is worse with the required certainty.
     fn judge(&self, canary: &Counts, baseline: &Counts) -> Option<Finding> {
         if canary.requests.min(baseline.requests) < self.min_requests {
             return None;
@@ -216,7 +224,7 @@ impl Guard {
         }
         let usual = baseline.percentile(others)?;
         let slow = canary.slower_than(usual.mul_f64(ratio)) as f64;
-        // By what a percentile is, the baseline has this many beyond its own.
+        // By definition of the percentile, this number of the baseline's responses are slower.
         let expected = (others as f64 * (1.0 - PERCENTILE), others as f64);
         let z = excess((slow, answers as f64), expected, 0.0);
         let percentile = canary.percentile(answers)?;
@@ -227,7 +235,7 @@ impl Guard {
     }
 }
 
-/// By how many standard errors the first proportion exceeds the second and the margin.
+/// The number of standard errors by which the first proportion exceeds the second plus the margin.
 fn excess(first: (f64, f64), second: (f64, f64), margin: f64) -> f64 {
     let of = |(count, total): (f64, f64)| {
         let total = total + 2.0;
@@ -238,22 +246,22 @@ fn excess(first: (f64, f64), second: (f64, f64), margin: f64) -> f64 {
     (p - q - margin) / (p_variance + q_variance).sqrt()
 }
 
-/// What a guard found.
+/// The reason why a guard took a share back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The failure ratios, from 0 to 1.
+    /// The failure ratio is too high. Both ratios are from 0 to 1.
     Failures {
-        /// Of the version that lost its share.
+        /// The value of the version that lost its share.
         canary: f64,
-        /// Of all others.
+        /// The value of all other versions together.
         baseline: f64,
     },
-    /// The 90th percentiles of the latency of answers, to 1/8.
+    /// The latency is too high. Both values are 90th percentiles, with a resolution of 1/8.
     Latency {
-        /// Of the version that lost its share.
+        /// The value of the version that lost its share.
         canary: Duration,
-        /// Of all others.
+        /// The value of all other versions together.
         baseline: Duration,
     },
 }
@@ -265,9 +273,9 @@ pub(super) struct Finding {
     baseline: u64,
 }
 
-/// A guard took a version's share back.
+/// Reports that a guard took a version's share back.
 ///
-/// Prints as one line with the figures.
+/// Its `Display` output is one line with the figures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trip {
     version: Arc<str>,
@@ -284,27 +292,27 @@ impl Trip {
         }
     }
 
-    /// The version that lost its share.
+    /// Returns the version that lost its share.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The share that it had, from 0 to 1.
+    /// Returns the share that the version had, from 0 to 1.
     pub fn share(&self) -> f64 {
         self.share
     }
 
-    /// What was found.
+    /// Returns the reason.
     pub fn cause(&self) -> Cause {
         self.finding.cause
     }
 
-    /// The version's requests within the window.
+    /// Returns the number of the version's requests within the window.
     pub fn requests(&self) -> u64 {
         self.finding.canary
     }
 
-    /// The requests of all others within the window.
+    /// Returns the number of all other versions' requests within the window.
     pub fn baseline_requests(&self) -> u64 {
         self.finding.baseline
     }
@@ -338,7 +346,7 @@ impl fmt::Display for Trip {
     }
 }
 
-/// What was counted at each look of the last window.
+/// The counts at each comparison of the last window.
 #[derive(Debug, Default)]
 pub(super) struct Watchman {
     epoch: u64,
@@ -346,7 +354,8 @@ pub(super) struct Watchman {
 }
 
 impl Watchman {
-    /// Looks, unless it has looked just now; returns what it finds.
+    /// Compares the counts and returns a finding, unless the last comparison was less than
+    /// [`Guard::look_every`] ago.
     pub(super) fn look(
         &mut self,
         guard: &Guard,
@@ -406,7 +415,7 @@ mod tests {
         median_ms: f64,
     }
 
-    /// The first look at which the guard trips.
+    /// The number of the first comparison at which the guard trips.
     fn trips(guard: &Guard, canary: &Side, baseline: &Side, looks: u32, seed: u64) -> Option<u32> {
         let mut rng = small_rng(Some(seed));
         let (mut watchman, tallies) = (Watchman::default(), [Tally::default(), Tally::default()]);
@@ -439,8 +448,9 @@ mod tests {
 
     #[test]
     fn equal_versions_do_not_trip_it_in_a_million_requests() {
-        // 40 runs of 500 looks, which is 50 minutes each at the default window: one run in all may
-        // err by the bound for a single test of 4 sigmas; none does, margins being above 0.
+        // 40 runs of 500 comparisons, which take 50 minutes each with the default window. By the bound
+        // of a single test with 4 sigmas, one run of all may trip. None does, because the margins are
+        // above 0.
         for run in 0..40 {
             let (canary, baseline) = (side(12, 0.02, 20.0), side(40, 0.02, 20.0));
             let tripped = trips(&Guard::new("v2"), &canary, &baseline, 500, SEED + run);
@@ -455,7 +465,7 @@ mod tests {
             let (canary, baseline) = (side(12, 0.02, 20.0), side(40, 0.02, 20.0));
             trips(&strict, &canary, &baseline, 250, SEED + run).is_some()
         });
-        // 10,000 looks, of which about 1,000 are independent, at one error in 30,000 each.
+        // 10,000 comparisons, of which about 1,000 are independent, with one error in 30,000 each.
         assert!(errors.count() <= 1, "seed {SEED}");
     }
 

@@ -1,9 +1,10 @@
 //! A hash that is the same in every process, on every machine and in every release.
 //!
-//! The standard library's hashers promise none of that. FNV-1a over the bytes, then the finaliser of
-//! SplitMix64, because FNV alone spreads short texts badly over the high bits. It can run at compile
-//! time and needs no state; it does not resist an opponent who chooses texts to make them collide.
-//! It is for names; the keys of requests have [`hash_key`](crate::balance::policy::hash_key).
+//! The hashers of the standard library promise none of that. This is FNV-1a over the bytes, followed by
+//! the finaliser of SplitMix64, because FNV alone spreads short texts badly over the high bits. It can
+//! run at compile time and needs no state. It does not resist an attacker who chooses texts that
+//! collide. It is for names; for keys of requests there is
+//! [`hash_key`](crate::balance::policy::hash_key).
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ pub(crate) const fn pair(name: &[u8], value: &[u8]) -> u64 {
     mix(fold(fold(fold(OFFSET, name), &[0xff]), value))
 }
 
-/// Spreads each bit of `x` over all others; one to one.
+/// Spreads each bit of `x` over all others. It maps different numbers to different numbers.
 pub(crate) const fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,15 +30,15 @@ pub(crate) const fn mix(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// A number above 0 and at most 1, uniform when the hash is.
+/// A number above 0 and at most 1, uniformly distributed when the hash is.
 pub(crate) fn unit(hash: u64) -> f64 {
     ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64
 }
 
-/// A map by hashes, which need no hashing again.
+/// A map whose keys are hashes and are not hashed again.
 pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Hashed>>;
 
-/// Takes the hash that it is given.
+/// A hasher that returns the hash that is written to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hashed(u64);
 
@@ -50,7 +51,7 @@ impl Hasher for Hashed {
         self.0 ^= hash;
     }
 
-    /// Whether an `Option` holds one.
+    /// Called for the variant of an `Option`.
     fn write_isize(&mut self, variant: isize) {
         self.0 ^= variant as u64;
     }
@@ -77,7 +78,8 @@ mod tests {
 
     #[test]
     fn hashes_are_what_they_were_in_every_release() {
-        // A change here moves users of a sticky split and every entry of a client's subset.
+        // A change of these values would move users of a sticky split to another version and change
+        // every client's part.
         assert_eq!(bytes(b""), mix(0xcbf2_9ce4_8422_2325));
         assert_eq!(
             fold(OFFSET, b"foobar"),

@@ -1,24 +1,24 @@
-//! Where traffic may go: zones, priorities, subsets, versions.
+//! The rules that limit where traffic may go: zones, priorities, subsets, versions.
 //!
-//! A policy picks the best endpoint; a [`Topology`] says among which it may pick. Both matter, and in this
-//! order: which version a user sees, or in which zone the traffic stays, is decided before anybody looks
-//! at load.
+//! A policy picks the best endpoint; a [`Topology`] limits the endpoints that the policy may pick from.
+//! The rules come first: the version of a request and the zone in which traffic stays are chosen before
+//! loads are compared.
 //!
 //! ```text
-//!           rule             decided by               what is left of the endpoints
-//! request ─ Subsets          its wish                 those with the metadata it asks for
-//!         ─ Split            shares, or its key       those of one version
-//!         ─ Priority         health of the groups     the near datacenter, mostly
-//!         ─ ZonePreference   shares of the zones      the same zone, mostly
-//!         ─ Subsetting       the client's name        some of many
+//!           rule             decided by               endpoints that remain
+//! request ─ Subsets          its wish                 the ones with the wished metadata
+//!         ─ Split            shares, or its key       the ones of one version
+//!         ─ Priority         health of the groups     usually the near datacenter
+//!         ─ ZonePreference   shares of the zones      usually the same zone
+//!         ─ Subsetting       the client's name        a part of a large set
 //!         ─ policy           load, weight, key        one
 //! ```
 //!
-//! Each rule is optional; without any, everybody is a candidate. All are worked out when something changes,
-//! not for each request, which costs what it takes to draw a number for each rule with shares. What a request
-//! itself can say is its [`Wish`], which a [`Route`] makes of it.
+//! Each rule is optional; without rules, every endpoint is a candidate. The rules are evaluated when
+//! something changes, not for each request. A request costs only one random number for each rule with
+//! shares. What a request itself asks for is its [`Wish`], which a [`Route`] makes from the request.
 //!
-//! [`Topology::shares`] shows what the rules come to for a list of instances, without a balancer.
+//! [`Topology::shares`] returns the resulting share of each instance of a list, without a balancer.
 
 mod deterministic;
 mod guard;

@@ -1,8 +1,8 @@
-//! Who else calls the same service: the other instances of the caller's own.
+//! The callers of a service: the other instances of the caller's own service.
 //!
-//! Two rules need it: zone preference wants the share of callers in each zone, and subsetting by rank
-//! the caller's place among them. A process that is registered can watch its own service and learn
-//! both; one that is not can be told.
+//! Two rules use them. Zone preference needs the share of callers in each zone. Subsetting by rank needs
+//! the caller's position among all callers. A registered process can watch its own service and get both;
+//! any other process can set them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,8 @@ use crate::{
     registry::{Closed, ViewState, Watch},
 };
 
-/// What is known of the callers. A handle: clones share it, and a balancer follows every change.
+/// What is known about the callers of a service. It is a handle: clones share the state, and balancers
+/// follow every change.
 ///
 /// # Examples
 /// A process that follows its own service:
@@ -39,16 +40,18 @@ use crate::{
 pub struct Peers(Arc<cell::Sender<Census>>);
 
 impl Peers {
-    /// Nothing is known yet: callers count as spread evenly over zones, and nobody has a rank.
+    /// Creates a handle without knowledge: callers are assumed to be spread evenly over the zones, and
+    /// no rank is known.
     pub fn new() -> Self {
         Self(Arc::new(cell::Sender::new(Census::default())))
     }
 
-    /// Sets the number of callers in each zone (or any numbers in proportion), and forgets the rank. Those
-    /// in a zone of no name do not count. All zeros, or none, means that nothing is known.
+    /// Sets the number of callers in each zone (or any proportional numbers), and discards the rank.
+    /// Callers in a zone with an empty name are not counted. No zones, or only zeros, means that nothing
+    /// is known.
     ///
     /// # Errors
-    /// When a number is negative or not finite.
+    /// Returns an error when a number is negative or not finite, or when their sum is not finite.
     pub fn set_zones<'a>(
         &self,
         zones: impl IntoIterator<Item = (&'a str, f64)>,
@@ -57,10 +60,10 @@ impl Peers {
         Ok(())
     }
 
-    /// Sets the caller's place: `rank`, from 0, among `of` callers. Keeps the zones.
+    /// Sets the caller's position: `rank`, from 0, among `of` callers. The zones stay.
     ///
     /// # Errors
-    /// When `rank` is not below `of`.
+    /// Returns an error when `rank` is not below `of`.
     pub fn set_rank(&self, rank: usize, of: usize) -> Result<(), ConfigError> {
         if rank >= of {
             return Err(ConfigError::new(
@@ -74,13 +77,13 @@ impl Peers {
         Ok(())
     }
 
-    /// Takes zones and rank from the instances of the caller's own service, `me` among them. When there
-    /// are none, nothing is known.
+    /// Takes zones and rank from `peers`, the instances of the caller's own service, with `me` among
+    /// them. Without instances, nothing is known. If `me` is not among them, no rank is known.
     pub fn observe<'a>(&self, me: &Key, peers: impl IntoIterator<Item = &'a Arc<Instance>>) {
         let mut keys = BTreeSet::new();
         let mut census = Census::default();
         for peer in peers {
-            // An instance that is listed twice calls once.
+            // An instance that is listed twice is one caller.
             if keys.insert(&peer.key) {
                 census.add(peer.zone.as_deref().unwrap_or_default(), 1.0);
             }
@@ -95,11 +98,11 @@ impl Peers {
         self.set(census);
     }
 
-    /// Keeps up with `watch`, a watch of the caller's own service, until the runtime ends or the future
-    /// is dropped. The last good set counts while the registry does not answer.
+    /// Follows `watch`, a watch of the caller's own service, until the watch is closed or the future is
+    /// dropped. While the registry does not respond, the last good set stays in use.
     ///
     /// # Cancel safety
-    /// What was learnt stays when the future is dropped.
+    /// Dropping the future keeps what was observed.
     pub async fn follow(self, me: Key, mut watch: Watch) -> Closed {
         loop {
             match watch.changed().await {
@@ -139,19 +142,19 @@ impl fmt::Debug for Peers {
     }
 }
 
-/// The callers, counted.
+/// The number of callers in each zone, and this caller's position.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Census {
     zones: BTreeMap<u64, (Arc<str>, f64)>,
-    /// The sum over all zones.
+    /// The sum of the callers of all zones.
     total: f64,
     pub(super) place: Option<Place>,
 }
 
-/// A caller's place among all.
+/// A caller's position among all callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Below `of`.
+    /// The position, from 0; below `of`.
     pub(super) rank: usize,
     pub(super) of: usize,
 }
@@ -177,7 +180,7 @@ impl Census {
     }
 
     fn add(&mut self, zone: &str, callers: f64) {
-        // Those who have no zone prefer none and use all alike, which takes the same part of each.
+        // Callers without a zone use all zones in proportion, which takes the same part of each zone.
         if zone.is_empty() || callers == 0.0 {
             return;
         }
@@ -186,8 +189,9 @@ impl Census {
         listed.or_insert_with(|| (zone.into(), 0.0)).1 += callers;
     }
 
-    /// The share of callers in each zone. `mine` is the caller's own, where there is at least one;
-    /// `upstream` are the zones of the endpoints, over which unknown callers are spread evenly.
+    /// The share of callers in each zone. `mine` is the caller's own zone, which has at least one
+    /// caller. `upstream` are the zones of the endpoints; callers are assumed to be spread evenly over
+    /// them when nothing is known.
     pub(super) fn shares(&self, mine: u64, upstream: impl Iterator<Item = u64>) -> Callers<'_> {
         if self.total <= 0.0 {
             let (zones, home) = upstream.fold((0, 0), |(zones, home), zone| {
@@ -210,7 +214,7 @@ pub(super) enum Callers<'a> {
     Counted {
         census: &'a Census,
         mine: u64,
-        /// The caller itself, when its peers do not list it.
+        /// 1 for the caller itself, when its zone has no listed caller; else 0.
         more: f64,
     },
 }

@@ -1,7 +1,7 @@
-//! Where requests go, as a tree of choices.
+//! The plan of where requests go, as a tree of choices.
 //!
-//! A request walks the tree: a look-up for its subset, a draw for each choice on its way, and it
-//! stands at a leaf, a set of endpoints among which the policy picks.
+//! A request walks down the tree: one look-up for its subset, and one random draw for each choice. It
+//! ends at a leaf, a set of endpoints from which the policy picks.
 //!
 //! ```text
 //! Subsets ─┬─ stage=beta ─▶ …
@@ -10,9 +10,9 @@
 //!                              └─  1 % ─▶ …
 //! ```
 //!
-//! A share is exact because it is a draw of its own: how many endpoints a branch has, how loaded they
-//! are and what they weigh matters below it only. Branches with a share of 0 are in reserve, for requests
-//! that wish for a version and for retries that have seen all of the others.
+//! A share is exact because each choice has its own draw. The number, load and weight of the endpoints
+//! of a branch matter only below the choice. A branch with a share of 0 is a reserve: for requests that
+//! wish for its version, and for retries that have tried all other endpoints.
 
 use std::fmt;
 
@@ -20,34 +20,35 @@ use rand::{Rng, RngExt};
 
 use super::{hash, route::Wish, subset::Subset};
 
-/// Where requests go.
+/// The plan of where requests go.
 ///
-/// `L` is what stands at the leaves: the endpoints first, and pickers for them when the driver is done.
+/// `L` is the type of the leaves: sets of endpoints from the planner, which the driver replaces by sets
+/// with pickers.
 #[derive(Debug)]
 pub(crate) enum Plan<L = Set> {
-    /// To one of these, as the policy says. Never empty as it comes from the planner.
+    /// The policy picks an endpoint of this set. A leaf from the planner is never empty.
     Leaf(L),
-    /// To one of several branches.
+    /// The request goes to one of several branches.
     Choose(Choose<L>),
-    /// Where the request's subset is.
+    /// The request goes to the plan of its subset.
     Subsets(SubsetPlan<L>),
-    /// Nowhere.
+    /// The request fails.
     Nowhere(Nowhere),
 }
 
-/// The endpoints of a leaf, by their places in the driver's list.
+/// The endpoints of a leaf, as indexes into the driver's list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Set {
-    /// Those that are picked from, and behind them those that are on trial.
+    /// The candidates for picks, followed by the endpoints that are on trial.
     pub(crate) places: Vec<usize>,
-    /// How many there are to pick from.
+    /// The number of candidates.
     pub(crate) candidates: usize,
-    /// Whether all are ejected, and used all the same: on trial or not.
+    /// Whether all endpoints are ejected and are used anyway (panic mode), including those on trial.
     pub(crate) panic: bool,
 }
 
 impl Set {
-    /// Moves those that are on trial behind the others, most of which stay where they are.
+    /// Moves the endpoints on trial behind the others. Most of the others keep their position.
     pub(crate) fn new(mut places: Vec<usize>, on_trial: impl Fn(usize) -> bool) -> Self {
         let (mut at, mut candidates) = (0, places.len());
         while at < candidates {
@@ -65,7 +66,7 @@ impl Set {
         }
     }
 
-    /// All of them are picked from.
+    /// A set in panic mode: all endpoints are candidates.
     pub(crate) fn in_panic(places: Vec<usize>) -> Self {
         Self {
             candidates: places.len(),
@@ -75,15 +76,15 @@ impl Set {
     }
 }
 
-/// Why a request can go nowhere.
+/// The reason why a request can go to no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Nowhere {
     /// There are no endpoints.
     Empty,
-    /// All endpoints that it might go to are ejected.
+    /// All endpoints that the request may use are ejected.
     Ejected,
-    /// The subset that it asks for has no endpoint.
+    /// The subset that the request asks for has no endpoint.
     Subset,
     /// No version with a share has an available endpoint.
     Version,
@@ -103,17 +104,18 @@ impl fmt::Display for Nowhere {
     }
 }
 
-/// How a branch is chosen.
+/// How a choice selects a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Chance,
-    /// The version that the request wishes for; else by its key, when that is to stick; else by chance.
+    /// By the version that the request wishes for. Otherwise by the hash of its key when the split is
+    /// sticky, and at random when it is not.
     Version {
         sticky: bool,
     },
 }
 
-/// A choice between branches by exact shares, largest first.
+/// A choice between branches with exact shares. The branch with the largest share is first.
 #[derive(Debug)]
 pub(crate) struct Choose<L> {
     by: By,
@@ -122,16 +124,18 @@ pub(crate) struct Choose<L> {
 
 #[derive(Debug)]
 struct Branch<L> {
-    /// From 0 to 1.
+    /// The share of requests, from 0 to 1.
     share: f64,
-    /// The sum of shares up to this one; 1 for the last with a share and those behind it.
+    /// The sum of the shares up to and including this one. It is 1 for the last branch with a share and
+    /// those after it.
     end: f64,
     version: u64,
     plan: Plan<L>,
 }
 
 impl<L> Choose<L> {
-    /// A choice between branches of these relative shares; the only branch when there is but one.
+    /// Creates a choice between branches with these relative shares. With a single branch, returns the
+    /// plan of that branch.
     pub(super) fn between(by: By, branches: Vec<(f64, u64, Plan<L>)>) -> Plan<L> {
         let total: f64 = branches.iter().map(|(share, ..)| share).sum();
         debug_assert!(total > 0.0, "a choice needs a share");
@@ -151,7 +155,7 @@ impl<L> Choose<L> {
         branches.sort_by(|a, b| b.share.total_cmp(&a.share));
         let chosen = branches.iter().filter(|branch| branch.share > 0.0).count();
         let mut end = 0.0;
-        // What rounding leaves below 1 is the last one's.
+        // The last branch with a share also gets the part below 1 that rounding leaves.
         for branch in branches.iter_mut().take(chosen.saturating_sub(1)) {
             end += branch.share;
             branch.end = end;
@@ -164,7 +168,7 @@ impl<L> Choose<L> {
             (Some(branch), _) => branch,
             (None, branches) => {
                 let x = rng.random::<f64>();
-                // Two branches are the usual case, and the largest comes first.
+                // A linear search: two branches are the usual case, and the largest is first.
                 let i = branches.iter().position(|branch| x < branch.end);
                 &branches[i.unwrap_or(0)]
             }
@@ -172,7 +176,7 @@ impl<L> Choose<L> {
         &branch.plan
     }
 
-    /// The branch that a request gets without a draw.
+    /// The branch that a request gets without a random draw.
     fn certain(&self, wish: &Wish) -> Option<&Branch<L>> {
         let By::Version { sticky } = self.by else {
             return None;
@@ -182,7 +186,7 @@ impl<L> Choose<L> {
         }
         let hash = wish.hash.filter(|_| sticky)?;
         let score = |branch: &Branch<L>| {
-            // Not the hash alone, which consistent hashing will use for what follows.
+            // Mixed with the version, because consistent hashing uses the hash itself below this choice.
             let unit = hash::unit(hash::mix(hash ^ branch.version));
             -unit.ln() / branch.share
         };
@@ -198,16 +202,16 @@ impl<L> Choose<L> {
     }
 }
 
-/// Where each subset is. The first plan is for requests without a wish.
+/// The plans of the subsets. The first plan is for requests that wish for no subset.
 #[derive(Debug)]
 pub(crate) struct SubsetPlan<L> {
     pub(super) plans: Vec<Plan<L>>,
-    /// In the order of subsets, for binary search.
+    /// The plan of each subset, sorted for binary search.
     pub(super) table: Vec<(Subset, usize)>,
-    /// The plan for those that are not in the table.
+    /// The plan for subsets that are not in the table.
     pub(super) missing: usize,
-    /// Plans of those whose endpoints are all on trial: requests that do not try one go where they would
-    /// if the subset were missing.
+    /// The plans of subsets whose endpoints are all on trial. A request that does not try such an
+    /// endpoint goes to the plan `missing`.
     pub(super) on_trial: Vec<usize>,
 }
 
@@ -228,7 +232,7 @@ impl<L> SubsetPlan<L> {
 }
 
 impl<L> Plan<L> {
-    /// Replaces what stands at the leaves.
+    /// Replaces each leaf by the result of `f`.
     pub(crate) fn map<M>(self, f: &mut impl FnMut(L) -> M) -> Plan<M> {
         match self {
             Self::Leaf(leaf) => Plan::Leaf(f(leaf)),
@@ -257,7 +261,7 @@ impl<L> Plan<L> {
         }
     }
 
-    /// Why requests without a wish can go nowhere, if so.
+    /// The reason why requests without a wish fail, if they do.
     pub(crate) fn nowhere(&self) -> Option<Nowhere> {
         match self {
             Self::Nowhere(reason) => Some(*reason),
@@ -276,10 +280,10 @@ impl<L> Plan<L> {
         }
     }
 
-    /// Draws the leaf for one request. On the path of every request.
+    /// Draws the leaf for one request. It runs for every request.
     ///
     /// # Errors
-    /// When the request can go nowhere.
+    /// Returns the reason when the request can go to no endpoint.
     #[inline(never)]
     pub(crate) fn leaf<R: Rng + ?Sized>(&self, wish: &Wish, rng: &mut R) -> Result<&L, Nowhere> {
         let mut plan = self;
@@ -293,8 +297,9 @@ impl<L> Plan<L> {
         }
     }
 
-    /// Finds one among all leaves that a request may go to, those with the larger shares first, those in
-    /// reserve last. For a request that has been to every endpoint of the leaf that it drew.
+    /// Finds a leaf that satisfies `will_do` among all leaves that a request may use. Larger shares are
+    /// searched first, reserves last. It is for a request that has tried every endpoint of the leaf that
+    /// it drew.
     pub(crate) fn find<'a>(
         &'a self,
         wish: &Wish,
@@ -321,7 +326,7 @@ impl<L> Plan<L> {
         }
     }
 
-    /// Calls `f` with each leaf that a request may go to and the probability of its doing so.
+    /// Calls `f` with each leaf that a request may use, and the probability that it does.
     fn each<'a>(&'a self, wish: &Wish, share: f64, f: &mut impl FnMut(&'a L, f64)) {
         match self {
             Self::Leaf(leaf) => f(leaf, share),
@@ -340,8 +345,8 @@ impl<L> Plan<L> {
 }
 
 impl Plan {
-    /// The share of such requests that each endpoint gets under a policy that heeds weights, by index,
-    /// from 0 to 1.
+    /// The share of requests with this wish that each endpoint gets, from 0 to 1, by index, with a
+    /// policy that uses weights.
     pub(crate) fn shares(&self, wish: &Wish, weights: &[f64]) -> Vec<f64> {
         let mut shares = vec![0.0; weights.len()];
         self.each(wish, 1.0, &mut |set, share| {
@@ -360,7 +365,7 @@ impl Plan {
     }
 }
 
-/// A weight that can be summed: what is no number is taken for 1.
+/// A weight that can be summed. Weights that are not finite count as 1.
 pub(super) fn usable(weight: f64) -> f64 {
     if weight.is_finite() {
         weight.clamp(0.0, 1e100)
@@ -378,7 +383,7 @@ mod tests {
 
     const SEED: u64 = 99;
 
-    /// A split between leaves that are named by their version.
+    /// A split between leaves that have the name of their version.
     fn split(sticky: bool, shares: &[(&'static str, f64)]) -> Plan<&'static str> {
         let branches = shares
             .iter()
@@ -434,7 +439,8 @@ mod tests {
         assert!(nobody.is_ok(), "requests without a key go by chance");
     }
 
-    /// As drawn by another process; whoever changes this moves every user.
+    /// The versions as drawn by another process. A change of the expected text means that users change
+    /// their version.
     #[test]
     fn a_user_has_the_same_version_in_every_process() {
         let mut rng = small_rng(Some(SEED));

@@ -1,17 +1,16 @@
-//! From endpoints and rules to a [`Plan`].
+//! Makes a [`Plan`] from endpoints and rules.
 //!
-//! Planning happens on the driver's task, whenever an endpoint comes, goes, changes or is ejected, or a
-//! setting is changed. What the rules say of each instance is known by then ([`Traits`]), so a plan is
-//! arithmetic on numbers. Endpoints of weight 0 take no part, unless all have weight 0, and then all count
-//! as 1; those that are ejected are left out. Where that leaves nobody, the rules of the stage apply
-//! (another version, group, zone or subset), and at the very end all are planned with as if they were
-//! not ejected, if [`Topology::panic`] says so. That undoes ejections only, and not those by hand; it
-//! never crosses [`Locality::Strict`] or [`Otherwise::Fail`].
+//! The driver plans on its own task when an endpoint comes, goes, changes or is ejected, or when a
+//! setting changes. The properties of each instance that the rules use are computed before ([`Traits`]),
+//! so planning is arithmetic on numbers. Endpoints of weight 0 are left out, unless all have weight 0;
+//! then each counts as weight 1. Ejected endpoints are left out. When no endpoint is left, the rules
+//! decide (another version, group, zone or subset). When that leaves none either, all endpoints are used
+//! as if they were not ejected, if [`Topology::panic`] permits. Panic mode does not use endpoints that
+//! were ejected by hand, and never crosses [`Locality::Strict`] or [`Otherwise::Fail`].
 //!
-//! One that is on trial is in the plan, so that some request tries it, and counts as ejected where it
-//! matters whether anybody is left.
-//!
-//! Costs O(n log n) at most, and O(n) without subsets or ranks.
+//! An endpoint on trial is in the plan, so that a request tries it, but counts as ejected when the rules
+//! check whether an endpoint is left. Planning takes O(n) without subsets and ranks, and O(n log n)
+//! otherwise.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -28,44 +27,45 @@ use super::{
 };
 use crate::instance::{Instance, Key};
 
-/// What a plan needs to know of an endpoint.
+/// The properties of an endpoint that planning uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Member<'a> {
-    /// Its place in the driver's list: what stands in the leaves.
+    /// The index in the driver's list, which the leaves contain.
     pub(crate) index: usize,
     pub(crate) traits: &'a Traits,
-    /// What it should get relative to others; 0 drains it.
+    /// The share relative to other endpoints; 0 drains the endpoint.
     pub(crate) weight: f64,
     pub(crate) standing: Standing,
 }
 
-/// Which requests an endpoint may get.
+/// The requests that an endpoint may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// All.
+    /// All requests.
     In,
-    /// It is ejected, and one request may try it.
+    /// The endpoint is ejected, and one request may try it.
     OnTrial,
-    /// It is ejected.
+    /// The endpoint is ejected.
     Out,
-    /// It is ejected by hand, and gets none in panic either.
+    /// The endpoint is ejected by hand. It gets no request, also not in panic mode.
     Held,
 }
 
-/// What the rules of one topology know of an instance, in numbers. Found out when the instance
-/// changes, not for each plan: most of the time would be spent on fetching its texts from memory.
+/// The properties of an instance that the rules of one topology use, as numbers. They are computed when
+/// the instance changes, not for each plan: reading the texts of all instances would take most of the
+/// time of planning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Traits {
     key: u64,
     zone: Option<u64>,
     version: Version,
-    /// Priority.
+    /// The priority group.
     group: u32,
     subsets: Box<[Subset]>,
 }
 
 impl Traits {
-    /// Of one in a topology without rules.
+    /// The traits of an endpoint in a topology without rules.
     pub(crate) fn none() -> Self {
         Self {
             key: 0,
@@ -78,8 +78,8 @@ impl Traits {
 }
 
 impl Topology {
-    /// What the rules know of an endpoint. `None` stands for one of a foreign discovery, which belongs
-    /// to no zone, version or subset.
+    /// The traits of an endpoint. `None` stands for an endpoint of a foreign discovery, which is in no
+    /// zone, version or subset.
     pub(crate) fn traits(&self, key: &Key, instance: Option<&Instance>) -> Traits {
         let zone = instance.and_then(|instance| instance.zone.as_deref());
         let zone = zone.filter(|name| !name.is_empty());
@@ -98,23 +98,23 @@ impl Topology {
     }
 }
 
-/// Something an operator should know about where traffic goes now.
+/// A condition of the current plan that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Notice {
-    /// A version has a share and no available endpoint; the others have its share.
+    /// A version has a share but no available endpoint. The other versions get its share.
     NoVersion {
-        /// The version; `None` for whatever is not named in the shares.
+        /// The version; `None` for all versions that the shares do not name.
         version: Option<Arc<str>>,
     },
-    /// The subset for requests whose own is missing is missing, too: they fail.
+    /// The default subset has no endpoint, so requests whose own subset is missing fail.
     NoSubset,
     /// The caller's own zone has no available endpoint.
     NoLocal {
         /// The caller's zone.
         zone: Arc<str>,
     },
-    /// Every endpoint is ejected, and they are used all the same; see
+    /// Every endpoint is ejected, and all are used anyway; see
     /// [`Topology::panic`](super::Topology::panic).
     Panic,
 }
@@ -140,18 +140,18 @@ impl fmt::Display for Notice {
     }
 }
 
-/// A plan and what to tell about it.
+/// A plan with its notices.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
-    /// Of the whole set, not of each subset. The same for as long as the matter stays the same, so the
-    /// driver tells of those that were not there before.
+    /// The notices about the whole set, not about single subsets. A notice stays equal while its
+    /// condition lasts, so the driver reports the notices that the previous plan did not have.
     pub(crate) notices: Vec<Notice>,
 }
 
 impl Topology {
-    /// Says where traffic may go. Pure: the same for the same members and settings. `panics` tells
-    /// whether ejected endpoints are used when there are no others.
+    /// Makes the plan. It is pure: equal members and settings give the same plan. `panics` is whether
+    /// ejected endpoints are used when there are no others.
     pub(crate) fn plan(&self, members: &[Member<'_>], panics: bool) -> Planned {
         let shares = self.split.as_ref().map(Split::shares);
         let mut planner = Planner {
@@ -181,7 +181,7 @@ fn weigh(members: &[Member<'_>]) -> Vec<f64> {
     weights
 }
 
-/// A plan in the making. Sets are positions in `members` of those with a weight.
+/// A plan that is being made. Sets hold indexes into `members` of endpoints with a weight.
 struct Planner<'a> {
     topology: &'a Topology,
     members: &'a [Member<'a>],
@@ -190,9 +190,9 @@ struct Planner<'a> {
     census: Census,
     /// Whether ejected endpoints are used when there are no others.
     panics: bool,
-    /// Whether they are used now.
+    /// Whether ejected endpoints are used for the set that is being planned.
     crisis: bool,
-    /// Whether it is about all endpoints, not about a subset.
+    /// Whether all endpoints are being planned, and not a subset.
     whole: bool,
     notices: Vec<Notice>,
 }
@@ -236,7 +236,7 @@ impl<'a> Planner<'a> {
         });
         let mut named: Vec<(Subset, usize)> = named.collect();
         named.sort_unstable();
-        // Two selectors may be the same names in another order.
+        // Two selectors may have the same names in another order.
         named.dedup();
         let (mut table, mut on_trial) = (Vec::new(), Vec::new());
         for subset in named.chunk_by(|a, b| a.0 == b.0) {
@@ -247,7 +247,7 @@ impl<'a> Planner<'a> {
                 Otherwise::Subset(default) => name == default,
                 Otherwise::Fail => true,
             };
-            // One without an available endpoint is as good as none where there is somewhere else to go.
+            // A subset without an available endpoint counts as missing when requests may go elsewhere.
             let plan = if self.serves(&set) || last_resort && self.panics {
                 self.group(&set)
             } else if self.live(&set).next().is_some() {
@@ -282,7 +282,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Plans for a set that requests cannot leave.
+    /// Makes the plan of a set that requests must not leave.
     fn group(&mut self, set: &[usize]) -> Plan {
         self.crisis = self.panics && !self.serves(set);
         let plan = if self.live(set).next().is_none() {
@@ -326,7 +326,8 @@ impl<'a> Planner<'a> {
             if self.topology.panic == Some(false) {
                 return Plan::Nowhere(Nowhere::Version);
             }
-            // Those that should get nothing serve by weight, rather than nobody.
+            // No version with a share has an endpoint, so the versions without a share serve, in
+            // proportion to their weight.
             for (share, live, ..) in &mut branches {
                 *share = *live;
             }
@@ -411,7 +412,7 @@ impl<'a> Planner<'a> {
         Plan::Leaf(set)
     }
 
-    /// Whether any of a set takes all requests.
+    /// Whether at least one endpoint of a set takes all requests.
     fn serves(&self, set: &[usize]) -> bool {
         let mut set = set.iter().map(|i| self.members[*i].standing);
         set.any(|standing| match standing {
@@ -421,7 +422,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Those of a set that a plan is made with.
+    /// The endpoints of a set that the plan includes.
     fn live<'b>(&'b self, set: &'b [usize]) -> impl Iterator<Item = usize> + 'b {
         let is_live = |i: &usize| match self.members[*i].standing {
             Standing::In | Standing::OnTrial => true,
@@ -513,7 +514,7 @@ mod tests {
     fn shares(topology: &Topology, members: &[Known], wish: Wish) -> Vec<f64> {
         let weights: Vec<f64> = members.iter().map(|member| member.weight).collect();
         let shares = plan(topology, members).plan.shares(&wish, &weights);
-        // To a millionth, so that tests can write the numbers down.
+        // Rounded to a millionth, so that tests can state exact numbers.
         shares
             .iter()
             .map(|share| (share * 1e6).round() / 1e6)
@@ -542,7 +543,7 @@ mod tests {
             [0, 1, 3, 4, 5],
             "all of weight 0 count as 1"
         );
-        // Indexes are the driver's, whatever the order.
+        // The leaves hold the driver's indexes, in any order.
         members.reverse();
         members.truncate(2);
         assert_eq!(leaf(&plan(&Topology::new(), &members)), [5, 4]);
@@ -707,7 +708,8 @@ mod tests {
     fn zones_are_weighed_and_one_without_a_name_is_none() {
         let mut members = of_zones(&["a", "a", "b", "b", "b", ""]);
         let topology = Topology::new().zone(ZonePreference::new("a"));
-        // Two zones, half of the callers each; zone a has a third, b half and nobody a sixth.
+        // Each of the two zones has half of the callers. Zone a has a third of the endpoints, zone b
+        // half, and a sixth has no zone.
         assert_eq!(
             shares(&topology, &members, Wish::new()),
             [0.333333, 0.333333, 0.0, 0.0, 0.0, 0.333333]

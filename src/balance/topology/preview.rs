@@ -1,4 +1,4 @@
-//! What a topology would do, without a balancer.
+//! The shares that result from a topology, computed without a balancer.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::{
 use crate::{error::ConfigError, instance::Instance};
 
 impl Topology {
-    /// The share of requests with this wish that each instance would get, from 0 to 1, under a policy
-    /// that heeds weights. All shares are 0 when such requests would fail. Instances that are critical or in
+    /// Returns the share of requests with this wish that each instance gets, from 0 to 1, with a policy
+    /// that uses weights. All shares are 0 when such requests fail. Instances that are critical or in
     /// maintenance count as ejected.
     ///
     /// # Errors
-    /// When a setting is out of range.
+    /// Returns an error when a setting is out of range.
     pub fn shares(
         &self,
         instances: &[Arc<Instance>],

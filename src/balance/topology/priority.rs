@@ -1,21 +1,7 @@
-//! Priority groups with gradual failover: the near datacenter first, the next one for what it lacks.
+//! Priority groups with gradual failover: first the near datacenter, then the next one for the part that
+//! it cannot serve.
 //!
-//! Failing over when the last endpoint of a group is gone is too late: the few that are left have
-//! drowned by then. Envoy's rule ([priority levels]) starts earlier. Each group has a health, the
-//! available part of its weight times an overprovisioning factor of 1.4, and takes what the
-//! groups before it leave over, up to that:
-//!
-//! ```text
-//! health(g) = min(1, 1.4 · available(g) / total(g))
-//! share(g)  = min(health(g), 1 − shares before g)
-//! ```
-//!
-//! So down to 72 % available endpoints everything stays in the first group, and below that the next one
-//! gets a growing part. When all groups together have a health below 1, each gets its part of the sum.
-//!
-//! An instance that its registry calls critical is not listed, so it is missing from the total, too. A
-//! group that shrinks in this way looks healthy to the end, unless [`Priority::expect`] says how many
-//! there ought to be.
+//! The documentation of [`Priority`] gives the rule.
 
 use std::{
     fmt,
@@ -28,10 +14,29 @@ use crate::{
     instance::{Instance, Key},
 };
 
-/// The factor by which a group may be loaded above its size; Envoy's.
+/// The factor by which a group may be loaded above its size. It is Envoy's default.
 const OVERPROVISION: f64 = 1.4;
 
-/// Tells the group of an endpoint, and when the next group is needed.
+/// Assigns endpoints to groups, and decides when the next group is needed.
+///
+/// # How it works
+/// Failing over when the last endpoint of a group is gone is too late, because the remaining few are
+/// overloaded long before. Envoy's rule ([priority levels]) starts earlier. The health of a group is the
+/// available part of its weight, multiplied by an overprovisioning factor of 1.4. A group takes the
+/// share that the groups before it leave, up to its health:
+///
+/// ```text
+/// health(g) = min(1, 1.4 · available(g) / total(g))
+/// share(g)  = min(health(g), 1 − shares before g)
+/// ```
+///
+/// With at least 72 % of its endpoints available, the first group serves all requests. Below that, the
+/// next group gets a growing share. When the healths of all groups sum to less than 1, each group gets
+/// its part of the sum.
+///
+/// An instance that is critical in its registry is not listed, so it is also missing from the total. A
+/// group that shrinks in this way looks healthy to the end, unless [`expect`](Self::expect) sets how
+/// many endpoints there should be.
 ///
 /// [priority levels]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/priority
 ///
@@ -61,29 +66,29 @@ enum By {
     Fn(Arc<dyn Fn(&Instance) -> u32 + Send + Sync>),
 }
 
-/// The group of those about whom nothing is known.
+/// The group of endpoints whose group is not known.
 const LAST: u32 = u32::MAX;
 
 impl Priority {
-    /// The group is the number in the metadata `name`: 0 first. Endpoints without a number from 0 to
-    /// 4,294,967,295 come last.
+    /// Takes the group from the number in the metadata `name`; group 0 is first. Endpoints without a
+    /// number from 0 to 4,294,967,295 are in the last group.
     pub fn by_metadata(name: impl Into<String>) -> Self {
         Self::new(By::Metadata(name.into()))
     }
 
-    /// The groups are datacenters in this order; all that are not named come last, as one group. The
-    /// datacenter is the part of the key's scope before the first `/`, as Consul's keys have it.
+    /// Makes each datacenter a group, in this order. All other datacenters form one last group. The
+    /// datacenter is the part of the key's scope before the first `/`, as in Consul's keys.
     pub fn by_datacenter<N: Into<String>>(order: impl IntoIterator<Item = N>) -> Self {
         Self::new(By::Datacenter(order.into_iter().map(Into::into).collect()))
     }
 
-    /// The groups are zones in this order; all that are not named come last, as one group.
+    /// Makes each zone a group, in this order. All other zones form one last group.
     pub fn by_zone<N: Into<String>>(order: impl IntoIterator<Item = N>) -> Self {
         Self::new(By::Zone(order.into_iter().map(Into::into).collect()))
     }
 
-    /// The group is what `priority` says: 0 first. When it panics the endpoint comes last, as one does of
-    /// which no instance is known.
+    /// Takes the group from `priority`; group 0 is first. An endpoint is in the last group when the
+    /// closure panics, or when its instance is not known.
     pub fn by_fn(priority: impl Fn(&Instance) -> u32 + Send + Sync + 'static) -> Self {
         Self::new(By::Fn(Arc::new(priority)))
     }
@@ -96,16 +101,17 @@ impl Priority {
         }
     }
 
-    /// By how much a group may be loaded above its size, from 1; 1.4 by default. At 1 every missing
-    /// endpoint sends its share on; at a large number a group keeps everything while one lives.
+    /// Sets by which factor a group may be loaded above its size, from 1; 1.4 by default. At 1, each
+    /// missing endpoint moves its share to the next group. With a large factor, a group serves all
+    /// requests while one of its endpoints is available.
     #[must_use]
     pub fn overprovision(mut self, factor: f64) -> Self {
         self.overprovision = factor;
         self
     }
 
-    /// The number of endpoints that each group ought to have; 0 by default, which takes those that
-    /// are listed for all. A group with fewer counts as unhealthy in proportion.
+    /// Sets the number of endpoints that each group should have; by default 0, which assumes that all
+    /// endpoints are listed. A group with fewer endpoints counts as unhealthy in proportion.
     #[must_use]
     pub fn expect(mut self, endpoints: usize) -> Self {
         self.expect = endpoints;
@@ -149,8 +155,8 @@ impl Priority {
         group.unwrap_or(LAST)
     }
 
-    /// The share of each group, the first group first. They sum to 1, unless nobody is available, when
-    /// all are 0.
+    /// The share of each group, in their order. They sum to 1, or are all 0 when no endpoint is
+    /// available.
     pub(super) fn shares(&self, groups: &[Group]) -> Vec<f64> {
         let health = |group: &Group| {
             let missing = (self.expect as f64 / group.endpoints.max(1) as f64).max(1.0);
@@ -190,12 +196,12 @@ impl fmt::Debug for Priority {
     }
 }
 
-/// What the endpoints of one group are together.
+/// The sums over the endpoints of one group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
-    /// Above 0.
+    /// The sum of weights, above 0.
     pub(super) weight: f64,
-    /// The part of the weight that is available.
+    /// The sum of the weights of available endpoints.
     pub(super) available: f64,
     pub(super) endpoints: usize,
 }
@@ -231,7 +237,7 @@ mod tests {
             (25.0, 25.0, [0.5, 0.5]),
             (5.0, 65.0, [0.07, 0.93]),
         ] {
-            // The last row sums to 0.98, so each is scaled up.
+            // The healths of the last row sum to 0.98, so each share is scaled up.
             let sum = if first == 5.0 { 0.98 } else { 1.0 };
             let expected = if first == 5.0 {
                 [0.07 / sum, 0.91 / sum]

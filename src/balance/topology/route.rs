@@ -1,13 +1,13 @@
-//! What a request wishes of the balancer.
+//! What a request asks the balancer for.
 //!
-//! A [`Route`] looks at each request once, before the pick, and says what matters for it in three
-//! numbers: a [`Wish`]. It runs on the path of every request, so it should neither allocate nor wait;
-//! what the numbers mean was worked out when the set of endpoints changed.
+//! A [`Route`] looks at each request once, before the pick, and makes a [`Wish`] from it: three numbers.
+//! It runs for every request, so it should neither allocate nor wait. The plan for each possible wish is
+//! made when the set of endpoints changes.
 
 use super::{split::Version, subset::Subset};
 use crate::balance::pick::hash::hash_key;
 
-/// What one request wishes: a key, a subset, a version. Nothing by default.
+/// What one request asks for: a key, a subset, a version. All are optional and absent by default.
 ///
 /// # Examples
 /// ```
@@ -20,18 +20,19 @@ use crate::balance::pick::hash::hash_key;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Wish {
-    /// The hash of the request's key: what consistent hashing and sticky splits go by.
+    /// The hash of the request's key. Consistent hashing and sticky splits use it.
     pub hash: Option<u64>,
-    /// The part of the endpoints that may serve it; see [`Subsets`](super::Subsets) for what happens
-    /// when there is none. Without effect when the balancer has no subsets.
+    /// The part of the endpoints that may serve the request. [`Subsets`](super::Subsets) sets what
+    /// happens when it has no endpoint. It has no effect when the balancer has no subsets.
     pub subset: Option<Subset>,
-    /// The version it wants whatever the shares of the [`Split`](super::Split) say, as long as that
-    /// version is named in the shares (0 will do) and an endpoint of it lives.
+    /// The version that must serve the request, whatever its share in the [`Split`](super::Split). It
+    /// has no effect when the shares do not name the version (a share of 0 is enough), or when the
+    /// version has no available endpoint.
     pub version: Option<Version>,
 }
 
 impl Wish {
-    /// No wish.
+    /// Creates a wish without key, subset and version.
     pub const fn new() -> Self {
         Self {
             hash: None,
@@ -40,14 +41,15 @@ impl Wish {
         }
     }
 
-    /// Requests with equal keys go the same way. The hash of the key is [`hash_key`], the same in every
-    /// process, and clients in other languages can compute it.
+    /// Sets the key. Requests with equal keys go to the same endpoint under consistent hashing, and to
+    /// the same version in a sticky split. The hash of the key is [`hash_key`], which is the same in
+    /// every process; clients in other languages can compute it.
     #[must_use]
     pub fn key(self, key: impl AsRef<[u8]>) -> Self {
         self.hash(hash_key(key.as_ref()))
     }
 
-    /// The same for a key that is hashed already.
+    /// Sets the hash of the key, for a key that is already hashed.
     #[must_use]
     pub const fn hash(mut self, hash: u64) -> Self {
         self.hash = Some(hash);
@@ -69,13 +71,13 @@ impl Wish {
     }
 }
 
-/// Says what a request wishes. Implemented by closures, by `()` for no wishes, and by
-/// [`ByHeaders`] for HTTP.
+/// Makes the [`Wish`] of a request. It is implemented by closures, by `()` for requests without wishes,
+/// and by [`ByHeaders`] for HTTP.
 ///
-/// A panic is the caller's: the request goes nowhere.
+/// A panic propagates to the caller, and the request is not sent.
 ///
 /// # Examples
-/// Who asks decides about the version, and what is asked for about the endpoints:
+/// The user decides the version, and the requested model decides the endpoints:
 /// ```
 /// use tower_roster::balance::topology::{Route, Subset, Version, Wish};
 ///
@@ -94,8 +96,8 @@ impl Wish {
 /// assert_eq!(wish.version, Some(CANARY));
 /// ```
 pub trait Route<Request>: Send + Sync + 'static {
-    /// Says what `request` wishes. Called on the path of each request, and again for one that an
-    /// endpoint could not be sent.
+    /// Returns the wish of `request`. It is called for each request, and again when the request could
+    /// not be sent to the chosen endpoint.
     fn route(&self, request: &Request) -> Wish;
 }
 
@@ -125,13 +127,13 @@ mod headers {
 
     use super::{Route, Subset, Version, Wish};
 
-    /// Takes the wishes of an HTTP request from its headers.
+    /// Makes the wish of an HTTP request from its headers.
     ///
-    /// A header that is absent or empty wishes nothing; of a repeated header the first value counts.
-    /// Values are compared byte for byte.
+    /// An absent or empty header has no effect. Of a repeated header, the first value counts. Values are
+    /// compared byte for byte.
     ///
-    /// Headers come from outside: name here only those that a stranger may set, or that a proxy in
-    /// front strips.
+    /// Headers come from clients. Use only headers that any client may set, or that a proxy in front of
+    /// this process removes.
     ///
     /// # Examples
     /// ```
@@ -155,27 +157,27 @@ mod headers {
     }
 
     impl ByHeaders {
-        /// No header means anything.
+        /// Creates a route that uses no headers.
         pub fn new() -> Self {
             Self::default()
         }
 
-        /// The header whose value is the request's key; none by default.
+        /// Sets the header whose value is the request's key; none by default.
         #[must_use]
         pub fn key(mut self, header: HeaderName) -> Self {
             self.key = Some(header);
             self
         }
 
-        /// A header whose value must be that of the endpoint's metadata `name`; none by default. With
-        /// several, a request asks for the subset of those that it has.
+        /// Adds a header whose value must equal the endpoint's metadata `name`; none by default. With
+        /// several such headers, a request asks for the subset that matches all of those that it has.
         #[must_use]
         pub fn subset(mut self, header: HeaderName, name: impl Into<Arc<str>>) -> Self {
             self.subset.push((header, name.into()));
             self
         }
 
-        /// The header whose value is the wanted version; none by default.
+        /// Sets the header whose value is the wished version; none by default.
         #[must_use]
         pub fn version(mut self, header: HeaderName) -> Self {
             self.version = Some(header);

@@ -1,4 +1,4 @@
-//! The rules of where traffic may go, as the user sets them.
+//! The rules that limit where traffic may go, as the user sets them.
 
 use std::future::pending;
 
@@ -16,10 +16,11 @@ use super::{
 };
 use crate::error::ConfigError;
 
-/// The rules of where traffic may go; see the [module](super). Everywhere, by default.
+/// The rules that limit where traffic may go; see the [module](super). Without rules, requests may go to
+/// every endpoint.
 ///
 /// # Examples
-/// Stay in the zone as far as that is fair:
+/// Traffic stays in the zone, as far as that overloads no zone:
 /// ```
 /// use tower_roster::balance::topology::{Topology, ZonePreference};
 ///
@@ -27,7 +28,8 @@ use crate::error::ConfigError;
 /// # topology.shares(&[], &Default::default())?;
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
-/// A canary at 1 %, and the near datacenter first:
+///
+/// A canary gets 1 %, and the near datacenter comes first:
 /// ```
 /// use std::sync::Arc;
 /// use tower_roster::{
@@ -59,12 +61,12 @@ pub struct Topology {
     pub(super) subsetting: Option<Subsetting>,
     pub(super) split: Option<Split>,
     pub(super) peers: Option<Peers>,
-    /// `None` while nobody has set it.
+    /// `None` until the user sets it.
     pub(super) panic: Option<bool>,
 }
 
 impl Topology {
-    /// No rules: requests may go to every endpoint.
+    /// Creates a topology without rules: requests may go to every endpoint.
     pub fn new() -> Self {
         Self {
             zone: None,
@@ -77,65 +79,68 @@ impl Topology {
         }
     }
 
-    /// Prefers the caller's zone; none by default.
+    /// Prefers the caller's zone; by default, no zone.
     #[must_use]
     pub fn zone(mut self, zone: ZonePreference) -> Self {
         self.zone = Some(zone);
         self
     }
 
-    /// Prefers groups in an order; none by default.
+    /// Prefers groups of endpoints in an order; by default, there are no groups.
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = Some(priority);
         self
     }
 
-    /// Lets requests ask for a part of the endpoints; none by default, and then wishes for a subset have
-    /// no effect.
+    /// Lets requests ask for a subset of the endpoints; by default, there are no subsets and wishes for
+    /// one have no effect.
     #[must_use]
     pub fn subsets(mut self, subsets: Subsets) -> Self {
         self.subsets = Some(subsets);
         self
     }
 
-    /// Uses a part of a large set only; everybody by default.
+    /// Uses only a part of a large set; by default, all endpoints.
     #[must_use]
     pub fn subsetting(mut self, subsetting: Subsetting) -> Self {
         self.subsetting = Some(subsetting);
         self
     }
 
-    /// Splits traffic between versions; versions do not matter by default.
+    /// Splits traffic between versions; by default, versions are ignored.
     #[must_use]
     pub fn split(mut self, split: Split) -> Self {
         self.split = Some(split);
         self
     }
 
-    /// What is known of the other callers, for zones and for subsetting by rank; nothing by default.
+    /// Sets what is known about the callers, for zone preference and subsetting by rank; by default,
+    /// nothing is known.
     #[must_use]
     pub fn peers(mut self, peers: Peers) -> Self {
         self.peers = Some(peers);
         self
     }
 
-    /// Whether requests go to ejected endpoints, and to versions without a share, when there is nobody
-    /// else; when not, they fail.
+    /// Sets whether requests go to ejected endpoints, and to versions without a share, when there are no
+    /// others. If not, such requests fail.
     ///
-    /// By default they do, because a request that is sent may succeed. Where [`Ejection::eject_last`] is
-    /// on, which says that requests should rather fail at once, they go to ejected endpoints only when this
-    /// is set to `true`.
+    /// By default they go there, because a request that is sent may succeed. With
+    /// [`Ejection::eject_last`], which means that requests should fail at once, the default is that they
+    /// fail, and `panic(true)` changes it.
     ///
-    /// That is so with other rules and without. When all endpoints that a request may go to are ejected, the
-    /// balancer panics until one of them is restored:
+    /// The rule applies with and without other rules. When all endpoints that a request may use are
+    /// ejected, the balancer is in panic mode until one of them is restored:
     /// - The policy picks from them as if they were not ejected.
-    /// - How these requests end neither restores nor ejects anybody; except that of one whose time is up,
-    ///   the first request tries it, as it would without panic.
-    /// - Who is ejected by hand gets none, and who has weight 0 gets none unless all have.
-    /// - [`Locality::Strict`] and [`Otherwise::Fail`] hold: requests that may not leave a zone or a subset
-    ///   go to what is ejected there, and those that may leave a subset do.
-    /// - [`Event::Notice`] tells of it once, when it is about all endpoints and not about one subset.
+    /// - The outcomes of these requests neither restore nor eject endpoints. One exception: when the
+    ///   ejection time of an endpoint is over, the first request to it is its trial, as without panic
+    ///   mode.
+    /// - An endpoint that was ejected by hand gets no request. An endpoint of weight 0 gets none, unless
+    ///   all have weight 0.
+    /// - [`Locality::Strict`] and [`Otherwise::Fail`] still hold: requests that must not leave a zone or
+    ///   a subset go to ejected endpoints in it, and requests that may leave a subset leave it.
+    /// - [`Event::Notice`] reports it once, when it concerns all endpoints and not one subset.
     ///
     /// [`Ejection::eject_last`]: crate::endpoint::eject::Ejection::eject_last
     /// [`Event::Notice`]: crate::balance::Event::Notice
@@ -168,15 +173,16 @@ impl Topology {
             && split.is_none()
     }
 
-    /// Refuses what cannot be used.
+    /// Returns an error when a rule cannot be used.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        // A split and its guard were checked when they were made.
+        // A split and its guard are checked when they are made.
         self.zone.as_ref().map_or(Ok(()), ZonePreference::check)?;
         self.priority.as_ref().map_or(Ok(()), Priority::check)?;
         self.subsets.as_ref().map_or(Ok(()), Subsets::check)
     }
 
-    /// Tells when to plan anew although no endpoint changed. To be made before the first plan.
+    /// Returns the changes of settings after which the driver must make a new plan. It must be called
+    /// before the first plan is made, so that no change is missed.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             split: self.split.as_ref().map(Split::subscribe),
@@ -196,7 +202,7 @@ impl Default for Topology {
     }
 }
 
-/// Changes of settings that are shared with the user.
+/// The changes of settings that the user can make through handles.
 #[derive(Debug)]
 pub(crate) struct Changes {
     split: Option<watch::Receiver<split::State>>,
@@ -204,17 +210,17 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Waits for a change. For ever, when nothing can change.
+    /// Waits for a change. It never returns when no setting can change.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// No change is lost when the future is dropped.
     pub(crate) async fn changed(&mut self) {
         async fn next<T>(changes: &mut Option<watch::Receiver<T>>) {
             let Some(changes) = changes else {
                 return pending().await;
             };
             if changes.changed().await.is_err() {
-                // Nobody holds the handle any more.
+                // All handles are dropped, so the setting cannot change any more.
                 pending().await
             }
         }

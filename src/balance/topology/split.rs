@@ -1,19 +1,12 @@
-//! Traffic split: which version gets which share, changeable while requests flow.
-//!
-//! A canary starts with 1 % of the traffic, then gets 10, 50 and 100 %. The share must not depend on how
-//! many instances the canary has, nor on load or weights, and it must hold when one request comes per
-//! minute. So each request first draws its version, by chance or by the hash of its key, and only then an
-//! endpoint among those of that version.
+//! Traffic split: each version gets an exact share, which can change while requests flow.
 //!
 //! ```text
-//! Split::set ──▶ state ──▶ the driver plans anew ──▶ requests draw with the new shares
+//! Split::set ──▶ state ──▶ the driver makes a new plan ──▶ requests draw with the new shares
 //!                  ▲
 //! Split::check ────┘ the guard takes a share back
 //! ```
 //!
-//! A *sticky* split draws by weighted rendezvous hashing: each version scores
-//! `−ln(hash(key, version)) / share` and the lowest wins. That hits the shares exactly, and when one share
-//! changes, keys only move to or from that version: who had the canary at 10 % has it at 50 %, too.
+//! The documentation of [`Split`] explains how a version is drawn.
 
 use std::{
     borrow::Cow,
@@ -32,12 +25,12 @@ use super::{
 };
 use crate::{balance::pick::tally::Tally, error::ConfigError, instance::Instance};
 
-/// Names a version: a hash of its name, the same in every process.
+/// Identifies a version by a hash of its name, which is the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
 
 impl Version {
-    /// The version of this name.
+    /// Returns the version of this name.
     pub const fn new(name: &str) -> Self {
         Self(hash::bytes(name.as_bytes()))
     }
@@ -47,7 +40,7 @@ impl Version {
         Self(hash::bytes(name))
     }
 
-    /// What is not named in the shares. No version has an empty name.
+    /// All versions that the shares do not name. No version has an empty name.
     pub(super) const REST: Self = Self::new("");
 
     pub(super) const fn id(self) -> u64 {
@@ -55,7 +48,7 @@ impl Version {
     }
 }
 
-/// Shares of versions, relative to each other: `9` and `1` say the same as `0.9` and `0.1`.
+/// The shares of versions, relative to each other: `9` and `1` mean the same as `0.9` and `0.1`.
 ///
 /// # Examples
 /// ```
@@ -73,17 +66,18 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// No shares, which are of no use until some are added.
+    /// Creates an empty set of shares. A [`Split`] refuses it until a share is added.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One version gets `share`, from 0 to 1, and everything else the remainder.
+    /// Creates shares in which one version gets `share`, from 0 to 1, and all other versions together
+    /// get the remainder.
     pub fn canary(version: impl Into<Arc<str>>, share: f64) -> Self {
         Self::new().version(version, share).rest(1.0 - share)
     }
 
-    /// Sets the share of a version, from 0. A version with 0 gets nothing but the requests that
+    /// Sets the share of a version, at least 0. A version with share 0 gets only the requests that
     /// [wish](super::Wish::version) for it.
     #[must_use]
     pub fn version(mut self, version: impl Into<Arc<str>>, share: f64) -> Self {
@@ -91,21 +85,21 @@ impl Shares {
         self
     }
 
-    /// Sets the share of all versions that are not named, and of endpoints without a version, together;
-    /// 0 by default.
+    /// Sets the share that all other versions, and endpoints without a version, get together; 0 by
+    /// default.
     #[must_use]
     pub fn rest(mut self, share: f64) -> Self {
         self.rest = share;
         self
     }
 
-    /// The share of a version, from 0 to 1; 0 when it is not named.
+    /// Returns the share of a version, from 0 to 1; 0 for a version that is not named.
     pub fn share(&self, version: &str) -> f64 {
         let share = self.versions.get(version).copied().unwrap_or(0.0);
         if share > 0.0 { share / self.sum() } else { 0.0 }
     }
 
-    /// The share of what is not named, from 0 to 1.
+    /// Returns the share of all versions that are not named, from 0 to 1.
     pub fn share_of_rest(&self) -> f64 {
         if self.rest > 0.0 {
             self.rest / self.sum()
@@ -114,7 +108,7 @@ impl Shares {
         }
     }
 
-    /// The versions that are named, with their shares from 0 to 1.
+    /// Returns the named versions with their shares, from 0 to 1.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         let sum = self.sum();
         let versions = self.versions.iter();
@@ -153,12 +147,23 @@ impl Shares {
     }
 }
 
-/// Splits traffic between versions. A handle: clones share the state, and a balancer follows each
+/// Splits traffic between versions. It is a handle: clones share the state, and balancers follow each
 /// change.
 ///
-/// What happens to a share whose version has no available endpoint: the other versions with a share get
-/// it, in proportion, and a [`Notice`](super::Notice) tells. When no version with a share has one, those
-/// without a share serve, unless [`Topology::panic`](super::Topology::panic) is off.
+/// A canary starts with 1 % of the traffic, then gets 10, 50 and 100 %. The share must not depend on the
+/// number of the canary's instances, on load or on weights, and must hold even for one request per
+/// minute. So each request first draws its version, at random or by the hash of its key, and then an
+/// endpoint of that version.
+///
+/// A *sticky* split draws by weighted rendezvous hashing: each version has the score
+/// `−ln(hash(key, version)) / share`, and the lowest score wins. This gives the exact shares. When one
+/// share changes, keys move only to or from that version: a user that has the canary at 10 % also has it
+/// at 50 %.
+///
+/// When a version has no available endpoint, the other versions with a share get its share in
+/// proportion, and a [`Notice`](super::Notice) reports it. When no version with a share has an available
+/// endpoint, the versions without a share serve, unless [`Topology::panic`](super::Topology::panic) is
+/// off.
 ///
 /// # Examples
 /// ```
@@ -182,7 +187,7 @@ pub struct Split {
     guarded: Option<Arc<Guarded>>,
 }
 
-/// Tells an instance's version.
+/// Returns the version of an instance.
 type VersionOf = dyn Fn(&Instance) -> Option<String> + Send + Sync;
 
 #[derive(Clone)]
@@ -194,25 +199,25 @@ enum By {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     shares: Shares,
-    /// Grows with each change, so that what the guard saw before does not count after it.
+    /// Increases with each change, so that counts from before a change do not count after it.
     epoch: u64,
     trip: Option<Trip>,
 }
 
-/// The guard and what it looks at.
+/// The guard and the counts that it compares.
 struct Guarded {
     guard: Guard,
     canary: Arc<Tally>,
     baseline: Arc<Tally>,
-    /// Off the path of requests: locked by drivers, once in a while.
+    /// Only drivers lock it, a few times per window; requests do not.
     watchman: Mutex<Watchman>,
 }
 
 impl Split {
-    /// Splits by the metadata `version`, by chance, without a guard.
+    /// Creates a split by the metadata `version`, at random and without a guard.
     ///
     /// # Errors
-    /// When a share is negative or not finite, a name is empty, or all shares are 0.
+    /// Returns an error when a share is negative or not finite, a name is empty, or all shares are 0.
     pub fn new(shares: Shares) -> Result<Self, ConfigError> {
         shares.check()?;
         Ok(Self {
@@ -227,16 +232,16 @@ impl Split {
         })
     }
 
-    /// The metadata that holds an endpoint's version; `version` by default. Absent and empty are the
-    /// same.
+    /// Sets the metadata that holds the version of an endpoint; `version` by default. An empty value
+    /// counts as absent.
     #[must_use]
     pub fn by_metadata(mut self, name: impl Into<Arc<str>>) -> Self {
         self.by = By::Metadata(name.into());
         self
     }
 
-    /// Takes an endpoint's version from a closure instead, from a tag for example. When it panics the
-    /// endpoint has none.
+    /// Takes the version of an endpoint from a closure instead, for example from a tag. When the closure
+    /// panics, the endpoint has no version.
     #[must_use]
     pub fn by_fn(
         mut self,
@@ -246,19 +251,20 @@ impl Split {
         self
     }
 
-    /// Whether requests with equal [keys](super::Wish::key) get the same version; off by default.
-    /// Requests without a key go by chance. A few heavy keys make the shares of *requests* differ from
-    /// the shares of keys.
+    /// Sets whether requests with equal [keys](super::Wish::key) get the same version; off by default.
+    /// Requests without a key draw at random. When a few keys have many requests, the shares of
+    /// *requests* differ from the shares of keys.
     #[must_use]
     pub fn sticky(mut self, sticky: bool) -> Self {
         self.sticky = sticky;
         self
     }
 
-    /// Lets a guard take a version's share back; none by default. Clones made before are not guarded.
+    /// Adds a guard that takes a version's share back; none by default. Clones that were made before
+    /// have no guard.
     ///
     /// # Errors
-    /// When a setting of the guard is out of range.
+    /// Returns an error when a setting of the guard is out of range.
     pub fn guard(mut self, guard: Guard) -> Result<Self, ConfigError> {
         guard.check()?;
         self.guarded = Some(Arc::new(Guarded {
@@ -270,10 +276,10 @@ impl Split {
         Ok(self)
     }
 
-    /// Sets the shares, and forgets what the guard had against the old ones.
+    /// Sets the shares, and discards the counts and the trip of the guard.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and then nothing changes.
+    /// Returns the errors of [`new`](Self::new). Then nothing changes.
     pub fn set(&self, shares: Shares) -> Result<(), ConfigError> {
         shares.check()?;
         self.state.send_modify(|state| {
@@ -286,12 +292,13 @@ impl Split {
         Ok(())
     }
 
-    /// The shares as they are now; 0 for a version whose share the guard took.
+    /// Returns the current shares. A version whose share the guard took back has share 0.
     pub fn shares(&self) -> Shares {
         self.state.borrow().shares.clone()
     }
 
-    /// Why the guard took a share back; `None` when it did not since the shares were set.
+    /// Returns why the guard took a share back, or `None` when it has not done so since the shares were
+    /// set.
     pub fn trip(&self) -> Option<Trip> {
         self.state.borrow().trip.clone()
     }
@@ -304,7 +311,7 @@ impl Split {
         self.state.subscribe()
     }
 
-    /// An instance's version.
+    /// The version of an instance.
     pub(super) fn version<'a>(&self, instance: &'a Instance) -> Option<Cow<'a, str>> {
         let version = match &self.by {
             By::Metadata(name) => instance
@@ -322,34 +329,35 @@ impl Split {
         version.filter(|name| !name.is_empty())
     }
 
-    /// Where to count what becomes of requests: the canary's, and everybody else's. `None` without a
-    /// guard.
+    /// The counts of request outcomes: those of the canary, and those of all other versions. `None`
+    /// without a guard.
     pub(crate) fn tallies(&self) -> Option<[Arc<Tally>; 2]> {
         let guarded = self.guarded.as_deref()?;
         Some([&guarded.canary, &guarded.baseline].map(Arc::clone))
     }
 
-    /// Whether an instance is of the version that is guarded.
+    /// Whether an instance has the version that the guard watches.
     pub(crate) fn is_canary(&self, instance: Option<&Instance>) -> bool {
         let version = instance.and_then(|instance| self.version(instance));
         let guarded = self.guarded.as_deref().map(|it| it.guard.version());
         version.is_some() && version.as_deref() == guarded
     }
 
-    /// Why the guard took a share back, where that was after this epoch, and in which.
+    /// The guard's trip and its epoch, if it is after this epoch.
     pub(crate) fn trip_after(&self, epoch: u64) -> Option<(u64, Trip)> {
         let state = self.state.borrow();
         let trip = state.trip.as_ref().filter(|_| state.epoch > epoch)?;
         Some((state.epoch, trip.clone()))
     }
 
-    /// How often the guard wants to look. `None` without one.
+    /// The time between the guard's comparisons. `None` without a guard.
     pub(crate) fn look_every(&self) -> Option<Duration> {
         Some(self.guarded.as_deref()?.guard.look_every())
     }
 
-    /// Lets the guard look at what was counted; to be called by the driver that often, or more. When the
-    /// guard finds the canary worse, its share is 0 when this returns.
+    /// Lets the guard compare the counts. The driver must call it at least once per
+    /// [`look_every`](Self::look_every). When the guard finds that the canary is worse, the canary's
+    /// share is 0 when this returns.
     pub(crate) fn check(&self, now: Instant) -> Option<Trip> {
         let guarded = self.guarded.as_deref()?;
         let version = guarded.guard.version();
@@ -370,13 +378,13 @@ impl Split {
                 now,
             )?
         };
-        // Nothing to take, or nobody to give it to.
+        // The canary has no share to take, or no other version could get it.
         if share <= 0.0 || share >= 1.0 {
             return None;
         }
         let trip = Trip::new(version, share, cause);
         let tripped = self.state.send_if_modified(|state| {
-            // The shares were set while the guard was judging the old ones.
+            // The user set new shares while the guard compared the old ones.
             if state.epoch != epoch {
                 return false;
             }

@@ -1,19 +1,19 @@
 //! Subsets by metadata: the part of the endpoints that a request asks for.
 //!
-//! Which subsets there are follows from *selectors*, lists of metadata names: with the selector
-//! `["stage", "model"]` every pair of values that occurs makes one subset. A request names its subset by
-//! a hash of names and values, made without allocation, and is looked up in a sorted list; so a
-//! request costs the same whether there are two subsets or a thousand. The idea and the three rules
-//! for a subset that is not there are those of Envoy's [subset load balancer].
+//! *Selectors*, which are lists of metadata names, define the subsets: with the selector
+//! `["stage", "model"]`, each pair of values that occurs makes one subset. A request names its subset by
+//! a hash of names and values, which needs no allocation. The subset is looked up in a sorted list, so a
+//! request costs about the same with two subsets and with a thousand. The idea and the three rules for a
+//! missing subset are those of Envoy's [subset load balancer].
 //!
 //! [subset load balancer]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/subsets
 
 use super::hash;
 use crate::{error::ConfigError, instance::Instance};
 
-/// Names a subset: the endpoints whose metadata holds each of these pairs.
+/// Identifies a subset: the endpoints whose metadata contains each of these pairs of name and value.
 ///
-/// The order of the pairs does not matter, and the value is the same in every process.
+/// The order of the pairs does not matter. The value is the same in every process.
 ///
 /// # Examples
 /// ```
@@ -29,23 +29,23 @@ use crate::{error::ConfigError, instance::Instance};
 pub struct Subset(u64);
 
 impl Subset {
-    /// The endpoints whose metadata `name` is `value`.
+    /// Creates the subset of endpoints whose metadata `name` is `value`.
     pub const fn new(name: &str, value: &str) -> Self {
         Self::from_bytes(name, value.as_bytes())
     }
 
-    /// The same for a value that need not be text, such as that of a header.
+    /// Creates a subset from a value that need not be text, such as the value of a header.
     pub const fn from_bytes(name: &str, value: &[u8]) -> Self {
         Self(hash::pair(name.as_bytes(), value))
     }
 
-    /// Those of them whose metadata `name` is `value`, too.
+    /// Returns the part of this subset whose metadata `name` is `value`.
     #[must_use]
     pub const fn and(self, name: &str, value: &str) -> Self {
         self.with(Self::new(name, value))
     }
 
-    /// Those that belong to `other`, too.
+    /// Returns the endpoints that are also in the subset `other`.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         // A sum of mixed hashes does not depend on the order.
@@ -53,20 +53,20 @@ impl Subset {
     }
 }
 
-/// Where a request goes whose subset is unknown or has no endpoint that may serve.
+/// Where a request goes when its subset is unknown or has no available endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Otherwise {
-    /// To any endpoint, as if it had not asked. The default.
+    /// To any endpoint, as without a wish for a subset. This is the default.
     #[default]
     Any,
-    /// To this subset, and when that is missing too, nowhere.
+    /// To this subset. When this subset is also missing, the request fails.
     Subset(Subset),
-    /// Nowhere: the request fails.
+    /// To no endpoint: the request fails.
     Fail,
 }
 
-/// Which subsets there are.
+/// Defines the subsets that requests may ask for.
 ///
 /// # Examples
 /// ```
@@ -86,8 +86,8 @@ pub struct Subsets {
 }
 
 impl Subsets {
-    /// One subset for each combination of values that these metadata names have. An endpoint that lacks
-    /// one of the names, or has it empty, is in none of them.
+    /// Defines one subset for each combination of values that these metadata names have. An endpoint
+    /// that lacks one of the names, or has an empty value for it, is in none of these subsets.
     pub fn by<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         Self {
             selectors: vec![names.into_iter().map(Into::into).collect()],
@@ -95,7 +95,7 @@ impl Subsets {
         }
     }
 
-    /// More subsets, by other names.
+    /// Adds the subsets of other names.
     #[must_use]
     pub fn and_by<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.selectors
@@ -103,7 +103,7 @@ impl Subsets {
         self
     }
 
-    /// What becomes of a request whose subset is not there; [`Otherwise::Any`] by default.
+    /// Sets where a request goes when its subset is missing; [`Otherwise::Any`] by default.
     #[must_use]
     pub fn otherwise(mut self, otherwise: Otherwise) -> Self {
         self.otherwise = otherwise;
@@ -125,14 +125,14 @@ impl Subsets {
         Ok(())
     }
 
-    /// The subsets that an instance belongs to.
+    /// The subsets that an instance is in.
     pub(super) fn of<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = Subset> + 'a {
         self.selectors.iter().filter_map(|selector| {
             let pairs = selector.iter().map(|name| {
                 let value = instance.metadata.get(name)?;
                 (!value.is_empty()).then(|| Subset::new(name, value))
             });
-            // `None` as soon as one is missing, and for a selector without names.
+            // `None` when one of the values is missing, and for a selector without names.
             pairs.reduce(|a, b| Some(a?.with(b?))).flatten()
         })
     }

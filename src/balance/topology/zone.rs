@@ -1,47 +1,52 @@
-//! Zone preference: stay in one's own zone as far as that overloads nobody.
+//! Zone preference: traffic stays in the caller's zone, as far as that overloads no zone.
 //!
-//! Traffic between zones is slow and costs money, so a request should stay where it is. But when a
-//! zone has half of the callers and a tenth of the endpoints, staying at home drowns that tenth. Envoy's
-//! [zone aware routing] finds the balance without any measurement, from two shares for each zone `z`:
-//! `L(z)`, of the callers, and `U(z)`, of the endpoints' weight.
-//!
-//! ```text
-//! U(mine) ≥ L(mine):  all of it stays.
-//! otherwise:          U(mine) / L(mine) stays; the rest goes to the zones with something left over,
-//!                     each in proportion to max(0, U(z) − L(z)).
-//! ```
-//!
-//! If every caller does the same, zone `z` gets `min(L, U)` from its own callers and, because what
-//! is too much in some zones is exactly what is left over in the others, `max(0, U − L)` from elsewhere:
-//! `U(z)` in all, its fair share. The tests prove it for random zones.
-//!
-//! Endpoints without a zone are local to nobody and take what spills over. Callers without a zone, or
-//! without this rule, take the same part of every zone and so count for nothing in `L`. What `L` is, [`Peers`](super::Peers) tells; without it, callers are taken to be spread
-//! evenly over the zones, which is what deployments aim at.
-//!
-//! [zone aware routing]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/zone_aware
+//! The documentation of [`ZonePreference`] gives the formula. The tests check for random zones that no
+//! zone gets more than its share.
 
 use std::sync::Arc;
 
 use super::{hash, peers::Census};
 use crate::error::ConfigError;
 
-/// How strongly one's own zone is preferred.
+/// How strongly the caller's own zone is preferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Locality {
-    /// As far as no zone gets more than its share, if all callers do the same. The default.
+    /// As far as no zone gets more than its share when all callers use this rule. This is the default.
     #[default]
     Balanced,
-    /// As long as enough local endpoints are available (see [`ZonePreference::min_local`]), whatever
-    /// that does to them; with fewer, as [`Balanced`](Self::Balanced). A small zone with many callers
-    /// is overloaded by this.
+    /// While enough local endpoints are available (see [`ZonePreference::min_local`]), even if that
+    /// overloads them; otherwise as [`Balanced`](Self::Balanced). A small zone with many callers gets
+    /// too many requests.
     Prefer,
-    /// Always. Without an endpoint in the zone a request fails.
+    /// Always. A request fails when the zone has no endpoint.
     Strict,
 }
 
 /// Prefers endpoints in the caller's own zone.
+///
+/// # How it works
+/// Traffic between zones is slow and costs money, so a request should stay in its zone. But when a zone
+/// has half of the callers and a tenth of the endpoints, its endpoints would be overloaded. Envoy's
+/// [zone aware routing] finds the balance without measurements, from two shares for each zone `z`:
+/// `L(z)` of the callers, and `U(z)` of the endpoints' weight.
+///
+/// ```text
+/// U(mine) ≥ L(mine):  all traffic stays.
+/// otherwise:          U(mine) / L(mine) stays; the rest goes to the zones with capacity left over,
+///                     each in proportion to max(0, U(z) − L(z)).
+/// ```
+///
+/// When every caller does the same, zone `z` gets `min(L, U)` from its own callers, and `max(0, U − L)`
+/// from other zones, because the excess of some zones equals the capacity left over in the others. In
+/// total it gets `U(z)`, its fair share.
+///
+/// Endpoints without a zone are local to no caller and take what other zones cannot. Callers without a
+/// zone, or without this rule, take the same part of every zone, so `L` does not include them. `L` comes
+/// from [`Peers`](super::Peers). Without it, callers are assumed to be spread evenly over the zones,
+/// which is what deployments aim for.
+///
+/// [zone aware routing]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/zone_aware
 ///
 /// # Examples
 /// ```
@@ -63,7 +68,7 @@ pub struct ZonePreference {
 }
 
 impl ZonePreference {
-    /// Prefers `zone`, balanced.
+    /// Creates a rule that prefers `zone`, with [`Locality::Balanced`].
     pub fn new(zone: impl Into<Arc<str>>) -> Self {
         Self {
             zone: zone.into(),
@@ -73,24 +78,24 @@ impl ZonePreference {
         }
     }
 
-    /// How strongly; [`Locality::Balanced`] by default.
+    /// Sets how strongly the zone is preferred; [`Locality::Balanced`] by default.
     #[must_use]
     pub fn locality(mut self, locality: Locality) -> Self {
         self.locality = locality;
         self
     }
 
-    /// The number of available endpoints in the zone that [`Locality::Prefer`] is content with, from 1;
-    /// 1 by default. 0 counts as 1.
+    /// Sets the number of available endpoints in the zone from which [`Locality::Prefer`] keeps all
+    /// requests in it; 1 by default. 0 counts as 1.
     #[must_use]
     pub fn min_local(mut self, endpoints: usize) -> Self {
         self.min_local = endpoints;
         self
     }
 
-    /// The number of available endpoints in all zones below which [`Locality::Balanced`] prefers nobody,
-    /// because with so few of them the loss of one changes everything; 6 by default, as in Envoy. 0 or
-    /// 1 always prefers.
+    /// Sets the number of available endpoints in all zones from which [`Locality::Balanced`] prefers the
+    /// zone; 6 by default, as in Envoy. With fewer endpoints, the loss of one would change the shares
+    /// too much. With 0 or 1, the zone is always preferred.
     #[must_use]
     pub fn min_endpoints(mut self, endpoints: usize) -> Self {
         self.min_endpoints = endpoints;
@@ -112,8 +117,8 @@ impl ZonePreference {
         hash::bytes(self.zone.as_bytes())
     }
 
-    /// The share of each zone, given each zone's weight and number of available endpoints; `None` when
-    /// zones do not matter.
+    /// The share of each zone, from each zone's weight and number of available endpoints; `None` when
+    /// zones are ignored.
     pub(super) fn shares(&self, zones: &[Zone], callers: &Census) -> Option<Vec<f64>> {
         let mine = self.id();
         let local = zones.iter().position(|zone| zone.id == Some(mine));
@@ -130,10 +135,10 @@ impl ZonePreference {
     }
 }
 
-/// What the endpoints of one zone are together.
+/// The sums over the endpoints of one zone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Zone {
-    /// The hash of its name, where it has one.
+    /// The hash of the zone's name; `None` for endpoints without a zone.
     pub(super) id: Option<u64>,
     pub(super) weight: f64,
     pub(super) endpoints: usize,
@@ -146,7 +151,7 @@ fn balanced(mine: u64, zones: &[Zone], callers: &Census) -> Vec<f64> {
     let local = zones.iter().find(|zone| zone.id == Some(mine));
     let stay = local.map_or(0.0, |zone| {
         let callers = callers.of(mine);
-        // Not for 0 callers either, which cannot be: this is one.
+        // This also avoids a division by 0. At least this process is a caller, so `callers` is above 0.
         if callers <= upstream(zone) {
             1.0
         } else {
@@ -164,7 +169,8 @@ fn balanced(mine: u64, zones: &[Zone], callers: &Census) -> Vec<f64> {
             let spill = if left > 0.0 {
                 left_over(zone) / left
             } else {
-                // Rounding ate what was left: each zone has what it needs, and is as good as any.
+                // Rounding made the capacity left over 0: each zone has what it needs, so all are used
+                // by weight.
                 upstream(zone)
             };
             let at_home = f64::from(zone.id == Some(mine));
@@ -195,7 +201,8 @@ mod tests {
 
     #[test]
     fn what_the_local_zone_cannot_take_goes_where_something_is_left() {
-        // Callers 50 : 25 : 25, endpoints 20 : 30 : 50. Zone a keeps 0.2 / 0.5; b has 5 left, c 25.
+        // Callers 50 : 25 : 25, endpoints 20 : 30 : 50. Zone a keeps 0.2 / 0.5; zone b has 5 left over,
+        // zone c 25.
         let zones = [("a", 2), ("b", 3), ("c", 5)];
         let callers = [("a", 2.0), ("b", 1.0), ("c", 1.0)];
         let a = shares("a", &zones, &callers).unwrap();
@@ -209,7 +216,7 @@ mod tests {
     fn without_peers_callers_are_taken_to_be_spread_evenly() {
         let even = shares("a", &[("a", 3), ("b", 3)], &[]).unwrap();
         assert_eq!(even, [1.0, 0.0]);
-        // Half of the callers, a quarter of the endpoints.
+        // Zone a has half of the callers and a quarter of the endpoints.
         let uneven = shares("a", &[("a", 2), ("b", 6)], &[]).unwrap();
         assert_eq!(uneven, [0.5, 0.5]);
         let nobody_home = shares("x", &[("a", 3), ("b", 6)], &[]).unwrap();
