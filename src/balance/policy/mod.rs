@@ -36,8 +36,9 @@
 //! weight 1.
 //!
 //! # What the balancer does about a bad pick
-//! The balancer replaces an index that is out of range by a random one. It does the same when a picker
-//! panics. When [`prepare`](Policy::prepare) panics, picks are random until the next change of the set.
+//! The balancer replaces an index that is out of range by a random one. A panic of a picker propagates
+//! to the caller of the request. When [`prepare`](Policy::prepare) panics, picks are random until the
+//! next change of the set.
 //!
 //! A picker may return an endpoint that was ejected after the set was made, or that an earlier attempt
 //! of the same request already tried. The balancer then asks the picker a few more times, and after that
