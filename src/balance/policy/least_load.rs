@@ -1,9 +1,9 @@
 //! The least loaded endpoint, by latency × requests in flight, with a short memory.
 //!
-//! The documentation of [`LeastLoad`] explains how it chooses and compares it with other policies. 99th
-//! percentiles in a plain model of 100 clients and ten servers, three of them slow for 5 s at a time.
-//! Joining the shortest queue has 124 ms there. The number of endpoints that a pick reads matters most;
-//! the length of the memory matters little.
+//! The documentation of [`LeastLoad`] explains how it chooses, and compares it with other policies. The
+//! table gives 99th percentiles in a plain model of 100 clients and ten servers, three of them slow for
+//! 5 s at a time. In this model, joining the shortest queue has 124 ms. The number of endpoints that a
+//! pick reads matters most; the length of the memory matters little.
 //!
 //! | endpoints read | memory 0.5 s | 1 s | 10 s |
 //! |---|---|---|---|

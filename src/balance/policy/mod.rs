@@ -234,9 +234,9 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     }
 
     /// Returns whether an endpoint can take this request: it was not ejected after the set was made, and
-    /// no earlier attempt of the same request tried it. In [panic
-    /// mode](super::topology::Topology::panic), when all endpoints of the set are ejected, only the
-    /// second condition counts.
+    /// no earlier attempt of the same request tried it. In
+    /// [panic mode](super::topology::Topology::panic), when all endpoints of the set are ejected, only
+    /// the second condition counts.
     #[inline]
     pub fn is_usable(&self, index: usize, draw: &Draw<'_>) -> bool {
         let state = &self.states[index];

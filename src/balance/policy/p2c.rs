@@ -45,13 +45,13 @@ const COARSE: f64 = 0.000_4;
 /// load balancing*]) has nearly the effect of the best of all for the price of two, and different
 /// clients compare different pairs.
 ///
-/// Dividing a load by a weight does not give shares in proportion to weight. With the usual `(in flight
-/// + 1) / weight`, the heavier endpoint wins every comparison while nothing is in flight. With weights
-/// `[0.99, 0.005, 0.005]`, the first endpoint then gets every request for which it is drawn: 66 % when
-/// the draw is uniform ([tower#696]), 99.99 % when the draw is by weight. So both endpoints are drawn in
-/// proportion to weight, as in Finagle. Unlike in Finagle, the **first drawn** gets the request unless
-/// the second is clearly better. An idle or evenly loaded set gets exactly its shares. The second is
-/// clearly better by these rules:
+/// Dividing a load by a weight does not give shares in proportion to weight. With the usual
+/// `(in flight + 1) / weight`, the heavier endpoint wins every comparison while nothing is in flight.
+/// With weights `[0.99, 0.005, 0.005]`, the first endpoint then gets every request for which it is
+/// drawn: 66 % when the draw is uniform ([tower#696]), 99.99 % when the draw is by weight. So both
+/// endpoints are drawn in proportion to weight, as in Finagle. Unlike in Finagle, the **first drawn**
+/// gets the request unless the second is clearly better. An idle or evenly loaded set gets exactly its
+/// shares. The second is clearly better by these rules:
 ///
 /// - *Requests in flight* are counted in requests of the lighter endpoint of the pair. The requests of
 ///   the heavier one, times `light / heavy`, are what the lighter one would have at the same
@@ -95,8 +95,8 @@ const COARSE: f64 = 0.000_4;
 /// second sample, a difference of one deviation after about ten. The price: where servers are slow for
 /// seconds at a time and each client sends them few requests, clients avoid slow servers later than they
 /// would by peaks alone. With 100 clients and ten servers at 75 % utilisation, three of them at half
-/// speed for 5 s each time, the p99 is 221 ms; by requests in flight it is 396 ms (`cargo bench --bench
-/// quality antagonist`). With a grain of 0, no two endpoints are equal.
+/// speed for 5 s each time, the p99 is 221 ms; by requests in flight it is 396 ms
+/// (`cargo bench --bench quality antagonist`). With a grain of 0, no two endpoints are equal.
 ///
 /// # Costs
 /// A pick draws one random number (one or two with weights). For each of the two endpoints it reads the
@@ -159,8 +159,8 @@ impl P2c<PeakEwma> {
 }
 
 impl<L: LoadTracker> P2c<L> {
-    /// Creates the policy that compares the loads of your own tracker, with a margin of 1 and a grain of
-    /// 0. When weights differ, the policy assumes that a load is proportional to requests in flight plus
+    /// Creates the policy that compares the loads of your own tracker, without margin (1) and grain (0).
+    /// When weights differ, the policy assumes that a load is proportional to requests in flight plus
     /// one.
     pub fn by(tracker: L) -> Self {
         let rule = Rule {
@@ -428,8 +428,8 @@ fn apart(one: f64, other: f64) -> f64 {
 }
 
 /// Whether the second endpoint has fewer requests in flight than the first, by at least three quarters
-/// of a request of the lighter one. In requests of the lighter one this reads `b * w0 / max + 0.75 <= a
-/// * w1 / max`.
+/// of a request of the lighter one. Counted in those requests, the comparison is
+/// `b * w0 / max + 0.75 <= a * w1 / max`.
 #[inline]
 pub(super) fn has_fewer<L: LoadTracker>(
     set: &Set<'_, L>,

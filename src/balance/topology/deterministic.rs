@@ -76,11 +76,11 @@ use crate::instance::Key;
 /// | 8 | 1.0 % | 2.5 |
 /// | 10 | none | |
 ///
-/// `n` includes the endpoints that a deploy adds before it removes others. While an endpoint is in [slow
-/// start](crate::endpoint::SlowStart), the other endpoints of its parts get the requests that it does
-/// not get: by default up to `size / (size − 0.9)` times as many, which is 1.08 with parts of 12 and
-/// 1.29 with parts of 4. So the bound of twice always holds if `size ≥ n / 2 + 0.9`: for 20 endpoints
-/// and one more, from 12 on.
+/// `n` includes the endpoints that a deploy adds before it removes others. While an endpoint is in
+/// [slow start](crate::endpoint::SlowStart), the other endpoints of its parts get the requests that it
+/// does not get: by default up to `size / (size − 0.9)` times as many, which is 1.08 with parts of 12
+/// and 1.29 with parts of 4. So the bound of twice always holds if `size ≥ n / 2 + 0.9`: for 20
+/// endpoints and one more, from 12 on.
 ///
 /// # Examples
 /// ```

@@ -51,7 +51,7 @@ impl Hasher for Hashed {
         self.0 ^= hash;
     }
 
-    /// Called for the variant of an `Option`.
+    /// Called with the variant of an `Option` key.
     fn write_isize(&mut self, variant: isize) {
         self.0 ^= variant as u64;
     }

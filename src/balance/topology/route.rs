@@ -146,7 +146,7 @@ mod headers {
     /// let request = Request::get("/").header("x-stage", "beta").body(())?;
     /// let wish = route.route(&request);
     /// assert_eq!(wish.subset, Some(Subset::new("stage", "beta")));
-    /// assert_eq!(wish.hash, None, "nobody said who asks");
+    /// assert_eq!(wish.hash, None, "the request has no x-user header");
     /// # Ok::<_, http::Error>(())
     /// ```
     #[derive(Clone, Debug, Default)]

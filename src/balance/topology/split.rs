@@ -55,7 +55,7 @@ impl Version {
 /// use tower_roster::balance::topology::Shares;
 ///
 /// let by_name = Shares::new().version("v1", 90.0).version("v2", 10.0);
-/// let rest = Shares::canary("v2", 0.1); // whatever is not v2 gets 90 %
+/// let rest = Shares::canary("v2", 0.1); // all other versions together get 90 %
 /// assert_eq!(rest.share("v2"), 0.1);
 /// assert_eq!(by_name.share("v2"), 0.1);
 /// ```
@@ -176,7 +176,7 @@ impl Shares {
 ///
 /// // Later, while requests flow:
 /// split.set(Shares::canary("v2", 0.1))?;
-/// assert!(split.trip().is_none(), "the guard has nothing against it");
+/// assert!(split.trip().is_none(), "the guard has not tripped");
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
 #[derive(Clone)]

@@ -53,7 +53,7 @@ pub enum Locality {
 /// use tower_roster::balance::topology::{Locality, Peers, Topology, ZonePreference};
 ///
 /// let peers = Peers::new();
-/// peers.set_zones([("eu-1a", 6.0), ("eu-1b", 2.0)])?; // or watch one's own service
+/// peers.set_zones([("eu-1a", 6.0), ("eu-1b", 2.0)])?; // or follow your own service
 /// let topology = Topology::new().peers(peers).zone(ZonePreference::new("eu-1a"));
 ///
 /// let strict = ZonePreference::new("eu-1a").locality(Locality::Strict);
