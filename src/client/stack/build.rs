@@ -72,7 +72,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self.layers.around(balance, &self.breaker)
     }
 
-    /// The same over anybody's discovery; see [`BalanceLayer::balance_plain`].
+    /// The same over any discovery of services; see [`BalanceLayer::balance_plain`](crate::balance::BalanceLayer::balance_plain).
     ///
     /// # Errors
     /// When a setting is out of its range.

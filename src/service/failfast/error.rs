@@ -6,7 +6,7 @@ use crate::{classify::NotSent, service::find_in_chain};
 
 /// The inner service has not been ready for too long; the call was not sent.
 ///
-/// Inside a stack it comes as a [`BoxError`]; [`find`](Self::find) looks for it. Answered to a client
+/// Inside a stack it comes as a boxed error; [`find`](Self::find) looks for it. Answered to a client
 /// of one's own, it is HTTP 503 or gRPC `UNAVAILABLE`. Sending the request elsewhere is safe whatever
 /// its method.
 #[derive(Clone, Debug, PartialEq, Eq)]
