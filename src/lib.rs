@@ -67,6 +67,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod alarm;
 mod ambient;
 pub mod attempt;
 pub mod backoff;

@@ -19,13 +19,13 @@
 //! more threads are in here at the same time than there are slots (which takes threads that were
 //! preempted within those nanoseconds, all of them) a reader takes its turn behind another.
 
-use std::{cell::Cell, hint::spin_loop, sync::Arc, thread};
+use std::{hint::spin_loop, sync::Arc, thread};
 
 use rand::rngs::SmallRng;
 
 use crate::{
     rng::small_rng,
-    sync::{Locked, TryLock, yield_now},
+    sync::{Locked, TryLock, thread_number, yield_now},
 };
 
 /// A snapshot for each thread that reads, and an `H` that belongs to it.
@@ -52,24 +52,6 @@ pub(crate) struct Hand<H> {
     pub(crate) picks: Vec<u32>,
     /// What else a reader keeps for the next one.
     pub(crate) kept: H,
-}
-
-thread_local! {
-    static FIRST: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-/// Where this thread begins. Threads are numbered as they come, so that they spread evenly.
-#[inline]
-fn first() -> usize {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    FIRST.with(|first| {
-        if first.get() == usize::MAX {
-            // Relaxed: the numbers only have to differ.
-            first.set(NEXT.fetch_add(1, Relaxed) & (usize::MAX >> 1));
-        }
-        first.get()
-    })
 }
 
 impl<T, H: Default> Slots<T, H> {
@@ -105,7 +87,7 @@ impl<T, H: Default> Slots<T, H> {
     /// Lends the latest snapshot.
     #[inline]
     pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand<H>) -> R) -> R {
-        self.read_from(first(), reader)
+        self.read_from(thread_number(), reader)
     }
 
     #[inline]

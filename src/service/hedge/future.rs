@@ -10,7 +10,7 @@ use std::{
 };
 
 use pin_project::{pin_project, pinned_drop};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     shared::{Shared, hangs_after},
 };
 use crate::{
+    alarm::Alarm,
     attempt::Tried,
     backoff::after,
     classify::{Classify, Outcome},
@@ -43,7 +44,7 @@ where
     plan: Option<Plan<S, R::Spare>>,
     shared: Arc<Shared<R, C>>,
     /// Until the next attempt starts; only where the answer does not come at once.
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// What few requests need, so that the others need not carry it.
     rare: Rare<S::Future, Result<S::Response, S::Error>>,
 }
@@ -106,7 +107,7 @@ where
             tried,
             plan,
             shared,
-            sleep: None,
+            alarm: Alarm::default(),
             rare: Rare(None),
         }
     }
@@ -203,13 +204,10 @@ where
             }
         }
         let next = plan.next;
-        let sleep = this
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(next)));
-        if sleep.deadline() != next {
-            sleep.as_mut().reset(next);
+        // A delay of zero is over at once.
+        if next > this.watch.start {
+            ready!(this.alarm.poll(&shared.alarms, next, cx));
         }
-        ready!(sleep.as_mut().poll(cx));
         // Before the service is asked, which may reserve something. What hangs gets its hedge later.
         let now = Instant::now();
         let waited = now.saturating_duration_since(this.watch.start);

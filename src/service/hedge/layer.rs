@@ -10,6 +10,7 @@ use super::{
     shared::{Delay, Shared},
 };
 use crate::{
+    alarm::Alarms,
     classify::Answers,
     error::ConfigError,
     service::retry::{Cloned, RetryBudget},
@@ -302,6 +303,7 @@ impl<R, C> HedgeBuilder<R, C> {
                 max_extra: self.max_extra,
                 budget,
                 shared: self.shared,
+                alarms: Alarms::new(),
             }),
         })
     }

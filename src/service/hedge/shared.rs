@@ -1,11 +1,11 @@
 //! What all requests of a layer share.
 
-use std::{fmt, num::NonZeroU32, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::latency::Latencies;
-use crate::service::retry::RetryBudget;
+use crate::{alarm::Alarms, service::retry::RetryBudget};
 
 /// What all requests of a layer share.
 pub(super) struct Shared<R, C> {
@@ -17,6 +17,8 @@ pub(super) struct Shared<R, C> {
     pub(super) budget: RetryBudget,
     /// What they share with retries, which deposit there.
     pub(super) shared: Option<RetryBudget>,
+    /// Where requests wait for their next attempt.
+    pub(super) alarms: Arc<Alarms>,
 }
 
 impl<R, C> Shared<R, C> {

@@ -17,6 +17,7 @@ use super::{
     terms::Terms,
 };
 use crate::{
+    alarm::Alarm,
     attempt::{Tried, give_up},
     backoff::{Delays, after},
     classify::{Classify, Outcome, Pushback, Verdict},
@@ -43,14 +44,21 @@ where
     /// When the request came, where anything depends on it.
     came: Option<Instant>,
     /// When it is given up; only where its answer does not come at once.
-    #[pin]
-    end: Option<Sleep>,
+    end: Alarm,
     service: S,
     reissue: R,
     classify: C,
     terms: Terms,
     /// What few requests need, so that the others need not carry it.
     wait: Rare<S::Response>,
+}
+
+/// What has taken too long.
+enum End {
+    /// The attempt that runs, which was given this long.
+    Attempt(Duration),
+    /// All attempts together.
+    All,
 }
 
 /// Mostly nothing: the state of a request that waits.
@@ -93,7 +101,7 @@ where
             tried,
             spare,
             came,
-            end: None,
+            end: Alarm::default(),
             service,
             reissue: settings.reissue.clone(),
             classify: settings.classify.clone(),
@@ -133,16 +141,17 @@ where
                     }
                 }
                 Poll::Pending if !this.terms.is_limited() => return Poll::Pending,
-                Poll::Pending => {
-                    if self.as_mut().poll_end(cx).is_ready() {
+                Poll::Pending => match ready!(self.as_mut().poll_end(cx)) {
+                    End::All => {
                         self.project().attempt.set(None);
                         return Poll::Ready(Err(Elapsed::new().into()));
                     }
-                    let error = ready!(self.as_mut().poll_timeout(cx));
-                    let mut attempt = self.as_mut().project().attempt;
-                    give_up(error.limit(), || attempt.set(None));
-                    (Err(error.into()), None)
-                }
+                    End::Attempt(limit) => {
+                        let mut attempt = self.as_mut().project().attempt;
+                        give_up(limit, || attempt.set(None));
+                        (Err(TryTimeout { limit }.into()), None)
+                    }
+                },
             };
             if let Err(stop) = self.as_mut().fail(answer, pushback) {
                 return Poll::Ready(self.stop(stop));
@@ -156,17 +165,26 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// Waits until all attempts together have taken too long.
-    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if this.end.is_none() {
-            let Some(end) = this.terms.deadline(*this.came) else {
-                return Poll::Pending;
-            };
-            this.end.set(Some(sleep_until(end)));
-        }
-        let end = this.end.as_pin_mut();
-        end.map_or(Poll::Pending, |end| end.poll(cx))
+    /// Waits until the attempt that runs, or all of them together, have taken too long.
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let this = self.project();
+        let Some(shared) = &this.terms.shared else {
+            return Poll::Pending;
+        };
+        let all = this.terms.deadline(*this.came);
+        let attempt = this.terms.rules.try_timeout.map(|limit| {
+            let retried = this.wait.0.as_ref().and_then(|wait| wait.retried);
+            let start = retried.or(*this.came).unwrap_or_else(Instant::now);
+            (after(start, limit), limit)
+        });
+        let (at, end) = match (all, attempt) {
+            (Some(all), Some((at, limit))) if at < all => (at, End::Attempt(limit)),
+            (Some(all), _) => (all, End::All),
+            (None, Some((at, limit))) => (at, End::Attempt(limit)),
+            (None, None) => return Poll::Pending,
+        };
+        ready!(this.end.poll(&shared.alarms, at, cx));
+        Poll::Ready(end)
     }
 }
 
@@ -177,18 +195,6 @@ where
     S: Service<R::Request>,
     S::Error: Into<BoxError>,
 {
-    /// Waits until the attempt that runs has taken too long.
-    fn poll_timeout(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TryTimeout> {
-        let this = self.project();
-        let Some(limit) = this.terms.rules.try_timeout else {
-            return Poll::Pending;
-        };
-        let wait = this.wait.0.get_or_insert_default();
-        let start = wait.retried.or(*this.came);
-        ready!(wait.poll_sleep(after(start.unwrap_or_else(Instant::now), limit), cx));
-        Poll::Ready(TryTimeout { limit })
-    }
-
     /// Keeps the answer of an attempt that failed, and sees whether there is to be another.
     #[cold]
     fn fail(
@@ -235,7 +241,7 @@ where
             return Err(Stop::Deadline);
         }
         // Nobody should wait for nothing. It is taken only when the attempt is sent.
-        if terms.budget.as_ref().is_some_and(|it| !it.allows(now)) {
+        if terms.budget().is_some_and(|it| !it.allows(now)) {
             return Err(Stop::BudgetEmpty);
         }
         wait.until = (!delay.is_zero()).then_some(start);
@@ -288,7 +294,7 @@ where
         if !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
-        if terms.budget.as_ref().is_some_and(|it| !it.withdraw(now)) {
+        if terms.budget().is_some_and(|it| !it.withdraw(now)) {
             return Err(Stop::BudgetEmpty);
         }
         // Only now: the answer that is kept may still need the request that it is the answer to.

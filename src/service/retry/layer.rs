@@ -15,9 +15,10 @@ use super::{
     budget::{RetryBudget, SlotEnd},
     reissue::Cloned,
     service::Retry,
-    terms::{Rules, Settings, Terms},
+    terms::{Rules, Settings, Shared, Terms},
 };
 use crate::{
+    alarm::Alarms,
     backoff::Backoff,
     classify::{self, Answers},
     error::ConfigError,
@@ -87,7 +88,9 @@ pub struct RetryLayer<R = Cloned, C = Answers> {
 pub struct RetryBuilder<R = Cloned, C = Answers> {
     reissue: R,
     classify: C,
-    terms: Terms,
+    rules: Rules,
+    budget: Option<RetryBudget>,
+    seed: Option<u64>,
 }
 
 impl RetryLayer {
@@ -109,19 +112,17 @@ impl RetryLayer {
         RetryBuilder {
             reissue,
             classify: Answers,
-            terms: Terms {
-                rules: Rules {
-                    delay: DELAY,
-                    max_attempts: ATTEMPTS,
-                    try_timeout: None,
-                    deadline: None,
-                    max_pushback: PUSHBACK,
-                    unsent: classify::is_unsent,
-                    needs_time: true,
-                },
-                budget: Some(RetryBudget::new()),
-                seed: None,
+            rules: Rules {
+                delay: DELAY,
+                max_attempts: ATTEMPTS,
+                try_timeout: None,
+                deadline: None,
+                max_pushback: PUSHBACK,
+                unsent: classify::is_unsent,
+                needs_time: true,
             },
+            budget: Some(RetryBudget::new()),
+            seed: None,
         }
     }
 }
@@ -132,7 +133,9 @@ impl<R, C> RetryBuilder<R, C> {
         RetryBuilder {
             reissue: self.reissue,
             classify,
-            terms: self.terms,
+            rules: self.rules,
+            budget: self.budget,
+            seed: self.seed,
         }
     }
 
@@ -140,7 +143,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// jitter. The first attempt after one that was not sent waits for nothing.
     #[must_use]
     pub fn delay(mut self, delay: Backoff) -> Self {
-        self.terms.rules.delay = delay;
+        self.rules.delay = delay;
         self
     }
 
@@ -148,7 +151,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// nothing again; many are pointless, for the budget ends before.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: NonZeroU32) -> Self {
-        self.terms.rules.max_attempts = max_attempts;
+        self.rules.max_attempts = max_attempts;
         self
     }
 
@@ -157,7 +160,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// is sent again. Below the usual latency it multiplies the load, up to the budget.
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
-        self.terms.rules.try_timeout = Some(timeout);
+        self.rules.try_timeout = Some(timeout);
         self
     }
 
@@ -168,7 +171,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// endpoint; a per-try timeout does.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.terms.rules.deadline = Some(deadline);
+        self.rules.deadline = Some(deadline);
         self
     }
 
@@ -176,7 +179,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// more is handed on.
     #[must_use]
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
-        self.terms.rules.max_pushback = max_pushback;
+        self.rules.max_pushback = max_pushback;
         self
     }
 
@@ -184,7 +187,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// does. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
-        self.terms.rules.unsent = unsent;
+        self.rules.unsent = unsent;
         self
     }
 
@@ -192,7 +195,7 @@ impl<R, C> RetryBuilder<R, C> {
     /// requests are deposited here.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.terms.budget = Some(budget);
+        self.budget = Some(budget);
         self
     }
 
@@ -200,14 +203,14 @@ impl<R, C> RetryBuilder<R, C> {
     /// then gets that many times the load.
     #[must_use]
     pub fn without_budget(mut self) -> Self {
-        self.terms.budget = None;
+        self.budget = None;
         self
     }
 
     /// Makes the jitter repeat itself, for tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.terms.seed = Some(Arc::new(AtomicU64::new(seed)));
+        self.seed = Some(seed);
         self
     }
 
@@ -217,8 +220,8 @@ impl<R, C> RetryBuilder<R, C> {
     /// When the per-try timeout or the deadline is zero.
     pub fn build(self) -> Result<RetryLayer<R, C>, ConfigError> {
         for (field, value) in [
-            ("retry: try_timeout", self.terms.rules.try_timeout),
-            ("retry: deadline", self.terms.rules.deadline),
+            ("retry: try_timeout", self.rules.try_timeout),
+            ("retry: deadline", self.rules.deadline),
         ] {
             if value == Some(Duration::ZERO) {
                 return Err(ConfigError::new(field, "zero must be above zero"));
@@ -228,13 +231,24 @@ impl<R, C> RetryBuilder<R, C> {
     }
 
     fn make(mut self) -> RetryLayer<R, C> {
-        let terms = &mut self.terms;
-        terms.rules.needs_time = terms.budget.is_some() || terms.is_limited();
+        let rules = &mut self.rules;
+        rules.needs_time = self.budget.is_some() || rules.is_limited();
+        let shares = rules.needs_time || self.seed.is_some();
+        let shared = shares.then(|| {
+            Arc::new(Shared {
+                budget: self.budget,
+                seed: self.seed.map(AtomicU64::new),
+                alarms: Alarms::new(),
+            })
+        });
         RetryLayer {
             settings: Settings {
                 reissue: self.reissue,
                 classify: self.classify,
-                terms: self.terms,
+                terms: Terms {
+                    rules: self.rules,
+                    shared,
+                },
             },
         }
     }

@@ -16,23 +16,31 @@ use tokio::time::Instant;
 
 use super::budget::{RetryBudget, SlotEnd};
 use crate::{
+    alarm::Alarms,
     backoff::{Backoff, after},
     rng::small_rng,
 };
 
 /// By what a request is sent again.
 ///
-/// Each request has a copy: to count references to a shared one costs two atomic operations, more than all
+/// Each request has a copy: to count references to shared ones costs two atomic operations, more than all
 /// the rest of a request that is answered the first time.
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) rules: Rules,
+    /// Only where there is a budget, a limit or a seed.
+    pub(super) shared: Option<Arc<Shared>>,
+}
+
+/// What all requests of a layer share.
+pub(super) struct Shared {
     pub(super) budget: Option<RetryBudget>,
-    pub(super) seed: Option<Arc<AtomicU64>>,
+    pub(super) seed: Option<AtomicU64>,
+    pub(super) alarms: Arc<Alarms>,
 }
 
 /// The part that is copied as it is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) delay: Backoff,
     pub(super) max_attempts: NonZeroU32,
@@ -44,21 +52,33 @@ pub(super) struct Rules {
     pub(super) needs_time: bool,
 }
 
+impl Rules {
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.try_timeout.is_some() || self.deadline.is_some()
+    }
+}
+
 impl Terms {
     /// Notes a request. When it came, where anything depends on that.
     #[inline]
     pub(super) fn begin(&self, slot: &mut SlotEnd) -> Option<Instant> {
         let came = self.rules.needs_time.then(Instant::now);
-        if let (Some(budget), Some(now)) = (&self.budget, came) {
+        if let (Some(budget), Some(now)) = (self.budget(), came) {
             budget.deposit_in(slot, now);
         }
         came
     }
 
+    #[inline]
+    pub(super) fn budget(&self) -> Option<&RetryBudget> {
+        self.shared.as_ref()?.budget.as_ref()
+    }
+
     /// Whether an attempt that runs may have to be given up.
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
-        self.rules.try_timeout.is_some() || self.rules.deadline.is_some()
+        self.rules.is_limited()
     }
 
     /// When a request that came then is given up.
@@ -70,7 +90,8 @@ impl Terms {
     /// one.
     pub(super) fn rng(&self) -> SmallRng {
         // Relaxed: the seeds only have to differ.
-        small_rng(self.seed.as_ref().map(|seed| seed.fetch_add(1, Relaxed)))
+        let seed = self.shared.as_ref().and_then(|it| it.seed.as_ref());
+        small_rng(seed.map(|seed| seed.fetch_add(1, Relaxed)))
     }
 }
 
@@ -82,7 +103,7 @@ impl fmt::Debug for Terms {
             .field("try_timeout", &self.rules.try_timeout)
             .field("deadline", &self.rules.deadline)
             .field("max_pushback", &self.rules.max_pushback)
-            .field("budget", &self.budget)
+            .field("budget", &self.budget())
             .finish_non_exhaustive()
     }
 }
