@@ -14,10 +14,14 @@
 //! Cost of the task: it wakes once for each time that the earliest alarm was set for, however many alarms
 //! came and went since, and looks at all that are set.
 //!
+//! A layer above another that has set an earlier alarm in the same poll needs none of its own until that
+//! rings, as it is polled then as well: [`earliest`].
+//!
 //! The task runs in the runtime of the request that set the first alarm of the list. An alarm that is set
 //! in another runtime meanwhile is a timer of tokio's, as that runtime may run while the first does not.
 
 use std::{
+    cell::Cell,
     fmt,
     future::Future,
     mem,
@@ -33,6 +37,29 @@ use tokio::{
 };
 
 use crate::sync::thread_number;
+
+thread_local! {
+    /// The earliest alarm that was set in the poll that goes on.
+    static EARLIEST: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Begins a poll of a future below, after which [`earliest`] is asked.
+#[inline]
+pub(crate) fn begin() {
+    EARLIEST.set(None);
+}
+
+/// When an alarm that was set since [`begin`] brings about another poll.
+#[inline]
+pub(crate) fn earliest() -> Option<Instant> {
+    EARLIEST.get()
+}
+
+#[inline]
+fn note(at: Instant) {
+    let earliest = EARLIEST.get();
+    EARLIEST.set(Some(earliest.map_or(at, |earliest| earliest.min(at))));
+}
 
 /// The alarms of one layer. Their tasks end with it.
 pub(crate) struct Alarms {
@@ -65,7 +92,10 @@ struct Watch {
 
 enum Entry {
     Free,
-    Set { at: Instant, waker: Waker },
+    Set {
+        at: Instant,
+        waker: Waker,
+    },
     Rings,
     /// The task is gone, with its runtime.
     Lost,
@@ -224,6 +254,29 @@ impl Alarm {
         at: Instant,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
+        let poll = self.poll_set(alarms, at, cx);
+        if poll.is_pending() {
+            note(at);
+        }
+        poll
+    }
+
+    /// The same for a layer that has polled one below: an [`earliest`] alarm of that will do.
+    #[inline]
+    pub(crate) fn poll_above(
+        &mut self,
+        alarms: &Arc<Alarms>,
+        at: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if matches!(self.0, State::Unset) && earliest().is_some_and(|below| below <= at) {
+            return Poll::Pending;
+        }
+        self.poll(alarms, at, cx)
+    }
+
+    #[inline]
+    fn poll_set(&mut self, alarms: &Arc<Alarms>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if let State::Listed(listed) = &mut self.0 {
             if listed.at == at {
                 if let Some(poll) = listed.poll(cx) {
@@ -247,6 +300,22 @@ impl Alarm {
             sleep.as_mut().reset(at);
         }
         sleep.as_mut().poll(cx)
+    }
+}
+
+impl Drop for Alarm {
+    #[inline]
+    fn drop(&mut self) {
+        // Out of line, so that a request that did not wait only tests for it.
+        #[inline(never)]
+        fn end(state: State) {
+            drop(state);
+        }
+        if !matches!(self.0, State::Unset) {
+            // It may be the one that a layer above relies on.
+            EARLIEST.set(None);
+            end(mem::take(&mut self.0));
+        }
     }
 }
 
@@ -395,8 +464,8 @@ mod tests {
             let mut alarm = Alarm::default();
             let at = start + 10 * SECOND;
             poll_fn(|cx| Poll::Ready(alarm.poll(&alarms, at, cx).is_ready())).await;
+            settle().await;
         }
-        settle().await;
         assert_eq!(tasks(), 1, "it sleeps until the first would have rung");
         tokio::time::sleep(11 * SECOND).await;
         assert_eq!(tasks(), 0);
@@ -429,6 +498,29 @@ mod tests {
         }
         poll_fn(|cx| alarm.poll(&alarms, start + 3 * SECOND, cx)).await;
         assert_eq!(Instant::now().duration_since(start), 3 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_layer_above_relies_on_an_earlier_alarm_only_while_that_is_set() {
+        let (alarms, start) = (Alarms::new(), Instant::now());
+        let mut below = Some(Alarm::default());
+        let mut above = Alarm::default();
+        let at = start + 2 * SECOND;
+        let mut polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            begin();
+            let poll = below
+                .as_mut()
+                .map(|it| it.poll(&alarms, start + SECOND, cx));
+            if poll == Some(Poll::Ready(())) {
+                below = None;
+            }
+            assert_eq!(earliest().is_some(), below.is_some());
+            above.poll_above(&alarms, at, cx)
+        })
+        .await;
+        assert_eq!((polls, Instant::now()), (3, at));
     }
 
     #[test]

@@ -15,6 +15,8 @@
 
 use std::{cell::Cell, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::ambient::during;
 
 /// The endpoints that the attempts of one request went to, the last three of them.
@@ -71,6 +73,20 @@ impl EndpointId {
 thread_local! {
     static CURRENT: Cell<Tried> = const { Cell::new(NOBODY) };
     static GIVEN_UP: Cell<Option<Duration>> = const { Cell::new(None) };
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Makes a call within which the time is known, so that the layers below need not read the clock again:
+/// that costs a hedge or a pick as much as all else that they do.
+#[inline]
+pub(crate) fn at<T>(now: Instant, call: impl FnOnce() -> T) -> T {
+    during(&NOW, &mut Some(now), call)
+}
+
+/// The time of the call that is being made.
+#[inline]
+pub(crate) fn now() -> Instant {
+    NOW.get().unwrap_or_else(Instant::now)
 }
 
 /// Drops an attempt that was not answered within `limit`.

@@ -5,6 +5,7 @@
 //! valgrind --tool=callgrind scoreboard --drive WHAT --callers 32 --each 100 --at ADDRESS,…
 //! ```
 //! The difference between two runs with different `--each` is what the calls cost, without the start.
+//! `--threads 2` calls from a runtime of two threads instead of from this one.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -48,7 +49,10 @@ pub fn drive(arguments: &[String]) -> ExitCode {
     );
     let addresses = value("--at").unwrap_or_default().split(',');
     let addresses: Vec<_> = addresses.map(str::to_owned).collect();
-    let runtime = here();
+    let runtime = match number("--threads") {
+        Some(count) => threads(count),
+        None => here(),
+    };
     let _entered = runtime.enter();
     match what {
         "pick-in-flight" => {

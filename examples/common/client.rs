@@ -28,7 +28,7 @@ use tower_roster::{
     registry::Watch,
     service::{
         breaker::{BreakerError, BreakerSettings},
-        retry::{Reissue, Replay, ReplayBody, ShareReplay, TryTimeout},
+        retry::{Hedgeable, Reissue, Replay, ReplayBody, TryTimeout},
     },
 };
 
@@ -124,10 +124,11 @@ impl Caller {
                 let balance = balance.policy(policy).wait(wait);
                 balance.route(ByHeaders::new().key(KEY))
             })
-            .reissue(
-                Counted::new(Replay::new(), &again.retries),
-                Counted::new(ShareReplay::new(), &again.hedges),
-            )
+            .reissue(Counted {
+                inner: Replay::new(),
+                count: Arc::clone(&again.retries),
+                hedges: Arc::clone(&again.hedges),
+            })
             .hedge(settings.hedge)
             .timeout(*timeout);
         if let Some(timeout) = settings.try_timeout {
@@ -313,12 +314,19 @@ impl Went {
 struct Counted<R> {
     inner: R,
     count: Arc<AtomicU64>,
+    /// The count of the hedges below, if it is a retry's.
+    hedges: Arc<AtomicU64>,
 }
 
-impl<R> Counted<R> {
-    fn new(inner: R, count: &Arc<AtomicU64>) -> Self {
-        let count = Arc::clone(count);
-        Self { inner, count }
+impl<R: Hedgeable> Hedgeable for Counted<R> {
+    type Hedge = Counted<R::Hedge>;
+
+    fn hedge(&self) -> Self::Hedge {
+        Counted {
+            inner: self.inner.hedge(),
+            count: Arc::clone(&self.hedges),
+            hedges: Arc::clone(&self.hedges),
+        }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{classify::NotSent, error::BoxError, instance::Key};
+use crate::{
+    classify::{Unsent, give_back},
+    error::BoxError,
+    instance::Key,
+};
 
 /// A request that got no answer.
 ///
@@ -13,13 +17,19 @@ use crate::{classify::NotSent, error::BoxError, instance::Key};
 pub struct Error(Box<Kind>);
 
 enum Kind {
-    NoEndpoint(NoEndpoint),
+    NoEndpoint(NoEndpoint, Unsent),
     Endpoint { key: Key, source: BoxError },
 }
 
 impl Error {
     pub(super) fn no_endpoint(reason: NoEndpoint) -> Self {
-        Self(Box::new(Kind::NoEndpoint(reason)))
+        Self(Box::new(Kind::NoEndpoint(reason, Unsent::bare())))
+    }
+
+    /// Brings the request back, if the error says that it was not sent.
+    pub(super) fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
+        give_back(&self, request);
+        self
     }
 
     pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
@@ -29,13 +39,13 @@ impl Error {
 
     /// Whether there was no endpoint to send the request to. It was not sent.
     pub fn is_no_endpoint(&self) -> bool {
-        matches!(*self.0, Kind::NoEndpoint(_))
+        matches!(*self.0, Kind::NoEndpoint(..))
     }
 
     /// Why there was no endpoint.
     pub fn no_endpoint_reason(&self) -> Option<&NoEndpoint> {
         match &*self.0 {
-            Kind::NoEndpoint(reason) => Some(reason),
+            Kind::NoEndpoint(reason, _) => Some(reason),
             _ => None,
         }
     }
@@ -43,7 +53,7 @@ impl Error {
     /// The endpoint that failed, the last of them when the request was sent on.
     pub fn key(&self) -> Option<&Key> {
         match &*self.0 {
-            Kind::NoEndpoint(_) => None,
+            Kind::NoEndpoint(..) => None,
             Kind::Endpoint { key, .. } => Some(key),
         }
     }
@@ -52,7 +62,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Kind::NoEndpoint(reason) => write!(f, "no endpoint: {reason}"),
+            Kind::NoEndpoint(reason, _) => write!(f, "no endpoint: {reason}"),
             Kind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
         }
     }
@@ -61,7 +71,7 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Kind::NoEndpoint(reason) => f.debug_tuple("NoEndpoint").field(reason).finish(),
+            Kind::NoEndpoint(reason, _) => f.debug_tuple("NoEndpoint").field(reason).finish(),
             Kind::Endpoint { key, source } => f
                 .debug_struct("Endpoint")
                 .field("key", key)
@@ -75,7 +85,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             Kind::Endpoint { source, .. } => Some(&**source),
-            Kind::NoEndpoint(_) => NotSent::SOURCE,
+            Kind::NoEndpoint(_, unsent) => Some(unsent),
         }
     }
 }

@@ -73,7 +73,7 @@ where
     P: Policy,
     C: Clone,
     R: Route<Request>,
-    Request: 'static,
+    Request: Send + 'static,
 {
     #[inline]
     pub(super) fn begin(
@@ -120,13 +120,20 @@ impl<S: Service<Request>, Request, L: LoadTracker> Stage<S, Request, RequestGuar
             request,
         }))
     }
+}
 
+impl<S, Request, L> Stage<S, Request, RequestGuard<L>>
+where
+    S: Service<Request>,
+    Request: Send + 'static,
+    L: LoadTracker,
+{
     #[cold]
     fn after(sent: Sent<S, Request, L>) -> Self {
         match sent {
             Sent::Calling(future, guard) => Self::Calling { future, guard },
             Sent::Pending(picked, request) => Self::ready(picked, request),
-            Sent::Failed(failed) => Self::Refused(failed.error),
+            Sent::Failed(failed) => Self::Refused(failed.give_up()),
         }
     }
 }
@@ -148,7 +155,7 @@ where
     P: Policy,
     C: Classify<S::Response, S::Error>,
     R: Route<Request>,
-    Request: 'static,
+    Request: Send + 'static,
 {
     type Output = Result<C::Observed<RequestGuard<P::Load>>, Error>;
 

@@ -51,7 +51,7 @@ pub(super) enum Sent<S: Service<Request>, Request, L: LoadTracker> {
 
 /// What an endpoint leaves that did not answer a request.
 pub(super) struct Failed<Request> {
-    pub(super) error: Error,
+    error: Error,
     at: EndpointId,
     /// Where to look for another endpoint.
     home: Home,
@@ -71,6 +71,17 @@ impl<Request> Failed<Request> {
             at: state.id(),
             home: state.common().home.clone(),
             request,
+        }
+    }
+}
+
+impl<Request: Send + 'static> Failed<Request> {
+    /// The error for the caller. It brings the request back if that was not sent.
+    #[cold]
+    pub(super) fn give_up(self) -> Error {
+        match self.request {
+            Some(request) => self.error.with_request(request),
+            None => self.error,
         }
     }
 }
@@ -148,6 +159,7 @@ where
         let wish = core.route.route(&request);
         // Not the same again: it has just failed, and in an outage each request would do so.
         let Ok(picked) = core.pick_other(wish, way.tried) else {
+            failed.request = Some(request);
             break;
         };
         Tried::note(picked.guard.state().id());

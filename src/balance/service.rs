@@ -87,7 +87,7 @@ where
     P: Policy,
     C: Classify<S::Response, S::Error>,
     R: Route<Request>,
-    Request: 'static,
+    Request: Send + 'static,
 {
     type Response = C::Observed<RequestGuard<P::Load>>;
     type Error = Error;
@@ -131,7 +131,10 @@ where
                 }
                 ResponseFuture::begin(&self.core, picked, request, tried)
             }
-            Err(reason) => ResponseFuture::refuse(&self.core, Error::no_endpoint(reason)),
+            Err(reason) => {
+                let error = Error::no_endpoint(reason).with_request(request);
+                ResponseFuture::refuse(&self.core, error)
+            }
         }
     }
 }

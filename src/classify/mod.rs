@@ -36,7 +36,7 @@ mod grpc;
 mod http;
 mod unsent;
 
-pub(crate) use self::unsent::NotSent;
+pub(crate) use self::unsent::{NotSent, give_back};
 pub use self::unsent::{Unsent, is_unsent, reclaim};
 #[cfg(feature = "_hyper")]
 pub use self::{

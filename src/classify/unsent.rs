@@ -56,7 +56,7 @@ pub struct Unsent {
     /// Behind a lock, because requests need not be `Sync` and errors must be; and so that it can be
     /// taken from below other errors, which lend out their source.
     request: Mutex<Option<Box<dyn Any + Send>>>,
-    source: BoxError,
+    source: Option<BoxError>,
 }
 
 impl Unsent {
@@ -64,7 +64,15 @@ impl Unsent {
     pub fn new(source: impl Into<BoxError>) -> Self {
         Self {
             request: Mutex::new(None),
-            source: source.into(),
+            source: Some(source.into()),
+        }
+    }
+
+    /// Nothing but that: the error above it says why.
+    pub(crate) fn bare() -> Self {
+        Self {
+            request: Mutex::new(None),
+            source: None,
         }
     }
 
@@ -105,7 +113,7 @@ impl fmt::Debug for Unsent {
 
 impl Error for Unsent {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
+        self.source.as_ref().map(|source| &**source as _)
     }
 }
 
@@ -165,6 +173,17 @@ pub fn reclaim<Request: 'static>(error: &(dyn Error + 'static)) -> Option<Reques
     match first_word(error)? {
         Word::Unsent(Some(unsent)) => unsent.take_request(),
         _ => None,
+    }
+}
+
+/// Puts a request back into the error that it was taken from by [`reclaim`].
+pub(crate) fn give_back<Request: Send + 'static>(error: &(dyn Error + 'static), request: Request) {
+    if let Some(Word::Unsent(Some(unsent))) = first_word(error) {
+        let mut place = unsent
+            .request
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Box::new(request));
     }
 }
 

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use tower_roster::{
     Instance,
     balance::{Balance, policy::RoundRobin},
+    classify,
     client::{HttpClient, HttpEndpoints},
     registry::{Registry, fixed::Fixed},
 };
@@ -154,6 +155,10 @@ async fn when_every_connection_is_refused_the_error_says_so() {
     let balance = balanced(&[one, two]).await;
     let error = call(&balance).await.unwrap_err();
     assert!(error.contains("Endpoint"), "{error}");
+    // And the request comes back to whoever may send it later.
+    let request = Request::get("http://user-service/").body(Body::default());
+    let error = balance.clone().oneshot(request.unwrap()).await.unwrap_err();
+    assert!(classify::reclaim::<Request<Body>>(&error).is_some());
     let list = balance.handle().endpoints().await.unwrap();
     assert_eq!(list.iter().map(|info| info.in_flight).sum::<usize>(), 0);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tower_roster::balance::NoEndpoint;
+use tower_roster::{balance::NoEndpoint, classify};
 
 use crate::kit::{Rig, Word, key, layer, settle};
 
@@ -143,4 +143,20 @@ async fn no_wait_fails_at_once_and_the_longest_does_not_overflow() {
     rig.feed.remove("a");
     settle().await;
     assert!(!a.lives());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_finds_no_endpoint_comes_back() {
+    let rig = Rig::new();
+    rig.list(["a"]).await;
+    let mut balance = rig.balance.clone();
+    balance.ready().await.unwrap();
+    rig.feed.remove("a");
+    rig.handle
+        .wait_for(|status| status.usable == 0)
+        .await
+        .unwrap();
+    let error = balance.call(7).await.unwrap_err();
+    assert!(error.is_no_endpoint() && classify::is_unsent(&error));
+    assert_eq!(classify::reclaim::<u32>(&error), Some(7));
 }

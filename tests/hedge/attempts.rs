@@ -320,18 +320,18 @@ async fn a_clone_works_on_its_own() {
 fn refuses_what_is_out_of_range_and_names_the_field() {
     for percentile in [0.0, 1.0, -0.5, 95.0, f64::NAN] {
         let error = HedgeLayer::cloned().percentile(percentile).build();
-        assert_eq!(error.unwrap_err().field(), "hedge: percentile");
+        assert_eq!(error.unwrap_err().field(), "hedge.percentile");
     }
     for times in [0.0, 0.99, -3.0, 1_001.0, f64::NAN] {
         let error = HedgeLayer::cloned().times_median(times).build();
-        assert_eq!(error.unwrap_err().field(), "hedge: times_median");
+        assert_eq!(error.unwrap_err().field(), "hedge.times_median");
     }
     for share in [-0.01, 1.01, f64::NAN] {
         let error = HedgeLayer::cloned().share(share).build();
-        assert_eq!(error.unwrap_err().field(), "hedge: share");
+        assert_eq!(error.unwrap_err().field(), "hedge.share");
     }
     for window in [Duration::ZERO, 999 * MS, 601 * SEC, Duration::MAX] {
         let error = HedgeLayer::cloned().window(window).build();
-        assert_eq!(error.unwrap_err().field(), "hedge: window");
+        assert_eq!(error.unwrap_err().field(), "hedge.window");
     }
 }

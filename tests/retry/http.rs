@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_roster::{
     Backoff,
-    classify::{self, Classify, Verdict},
+    classify::{self, Classify, Unsent, Verdict},
     service::retry::{Replay, ReplayBody, RetryBuilder, RetryError, RetryLayer, Stop},
 };
 
@@ -181,4 +181,68 @@ async fn the_user_says_what_may_be_repeated() {
     put.headers_mut().clear();
     let (result, seen) = exchange(replay, put, &[BROKE]).await;
     assert!(result.is_err() && seen.len() == 1);
+}
+
+/// Refuses as often as `refusals` says, and gives what it refuses back or not; then answers with the body.
+fn refuses(
+    refusals: usize,
+    gives_back: bool,
+) -> impl Service<Request<ReplayBody<Body>>, Response = Response<Bytes>, Error = BoxError, Future: Send>
++ Clone {
+    let left = Arc::new(AtomicUsize::new(refusals));
+    service_fn(move |request: Request<ReplayBody<Body>>| {
+        let left = Arc::clone(&left);
+        async move {
+            if left
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
+                let error = Unsent::new("no connection");
+                return Err(BoxError::from(if gives_back {
+                    error.with_request(request)
+                } else {
+                    error
+                }));
+            }
+            assert_eq!(request.headers()["x-trace"], "7");
+            let body = request.into_body().collect().await?.to_bytes();
+            Ok(Response::new(body))
+        }
+    })
+}
+
+async fn post(refusals: usize, gives_back: bool) -> Result<Bytes, BoxError> {
+    let layer = RetryLayer::reissue(Replay::new().reclaiming())
+        .classify(by_status())
+        .delay(Backoff::fixed(crate::kit::MS));
+    let mut retry = layer.build().unwrap().layer(refuses(refusals, gives_back));
+    let request = Request::post("/users").header("x-trace", "7");
+    let request = request.body(Body::from("data")).unwrap();
+    let answer = retry.ready().await?.call(request).await?;
+    Ok(answer.into_body())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_unsent_is_sent_again_without_a_copy() {
+    for refusals in 0..3 {
+        let answer = post(refusals, true).await.expect("it is sent in the end");
+        assert_eq!(answer, "data");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_come_back_is_not_sent_again_where_no_copy_was_kept() {
+    let error = post(1, false).await.expect_err("it is lost");
+    let error = error.downcast_ref::<RetryError>().expect("of the retry");
+    assert_eq!((error.stop(), error.tries()), (Stop::NotReplayable, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_comes_back_to_the_caller() {
+    let error = post(3, true)
+        .await
+        .expect_err("it was sent as often as allowed");
+    let request = classify::reclaim::<Request<ReplayBody<Body>>>(&*error);
+    let body = request.expect("it was not sent").into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "data");
 }

@@ -72,21 +72,21 @@ impl Body for Frames {
 
 type Copy<B> = ReplayBody<B>;
 
-fn wrap<B: Body>(body: B, limit: usize) -> (Copy<B>, HttpSpare<B>) {
+fn wrap<B: Body + 'static>(body: B, limit: usize) -> (Copy<B>, HttpSpare<B>) {
     let request = Request::put("/").body(body).unwrap();
     let (request, spare) = Replay::new().limit(limit).prepare(request);
     (request.into_body(), spare.unwrap())
 }
 
-fn again<B: Body>(spare: &HttpSpare<B>) -> Copy<B> {
+fn again<B: Body + 'static>(spare: &HttpSpare<B>) -> Copy<B> {
     Replay::new().reissue(spare).unwrap().into_body()
 }
 
-fn is_whole<B: Body>(spare: &HttpSpare<B>) -> bool {
+fn is_whole<B: Body + 'static>(spare: &HttpSpare<B>) -> bool {
     Reissue::<Request<B>>::is_whole(&Replay::new(), spare)
 }
 
-fn supersede<B: Body>(spare: &HttpSpare<B>) {
+fn supersede<B: Body + 'static>(spare: &HttpSpare<B>) {
     Reissue::<Request<B>>::supersede(&Replay::new(), spare);
 }
 

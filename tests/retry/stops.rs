@@ -440,9 +440,9 @@ async fn a_clone_works_on_its_own_and_shares_the_budget() {
 fn refuses_a_time_of_zero_and_names_the_field() {
     let zero = std::time::Duration::ZERO;
     let error = RetryLayer::cloned().try_timeout(zero).build().unwrap_err();
-    assert_eq!(error.field(), "retry: try_timeout");
+    assert_eq!(error.field(), "retry.try_timeout");
     let error = RetryLayer::cloned().deadline(zero).build().unwrap_err();
-    assert_eq!(error.field(), "retry: deadline");
+    assert_eq!(error.field(), "retry.deadline");
 }
 
 #[tokio::test(start_paused = true)]

@@ -335,10 +335,7 @@ async fn a_call_that_was_not_sent_survives_the_death_of_its_server() {
 async fn no_call_fails_that_may_be_repeated() {
     let stack = Stack::grpc()
         .balance(|balance| balance.policy(RoundRobin::new()))
-        .reissue(
-            Replay::new().idempotent(|_| true),
-            ShareReplay::new().idempotent(|_| true),
-        );
+        .reissue(Replay::new().idempotent(|_| true));
     let mut scene = Scene::with(stack).await;
     let failed = kill_while_calling(&mut scene).await;
     assert!(failed.is_empty(), "{failed:?}");

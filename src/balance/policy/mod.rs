@@ -81,7 +81,7 @@ use tokio::time::Instant;
 
 use super::pick::state::{Common, Held, SharedState};
 use crate::{
-    attempt::{EndpointId, Tried},
+    attempt::{self, EndpointId, Tried},
     endpoint::{eject::Round, load::LoadTracker},
     instance::Key,
 };
@@ -315,7 +315,7 @@ impl<'a> Draw<'a> {
     /// Returns the time of this pick. Every call within one pick returns the same time.
     #[inline]
     pub fn now(&mut self) -> Instant {
-        *self.now.get_or_insert_with(Instant::now)
+        *self.now.get_or_insert_with(attempt::now)
     }
 
     /// Returns the time of this pick if it is known, else the time of a pick some requests earlier, and

@@ -2,11 +2,7 @@
 
 use std::{fmt, hash::Hash};
 
-use tower::{
-    Layer,
-    discover::Discover,
-    util::{Either, option_layer},
-};
+use tower::{Layer, discover::Discover};
 
 use super::{Budget, Layers, Outermost, Stack};
 use crate::{
@@ -21,8 +17,7 @@ use crate::{
 };
 
 /// What [`Stack::build`] makes, from the outside in. A breaker goes around it.
-pub type Stacked<S, P, C, R, H, W = ()> =
-    Retry<Either<Hedge<Balance<S, P, C, W>, H, C>, Balance<S, P, C, W>>, R, C>;
+pub type Stacked<S, P, C, R, H, W = ()> = Retry<Hedge<Balance<S, P, C, W>, H, C>, R, C>;
 
 /// Handles to what was built. None keeps the client alive.
 #[derive(Clone, Debug)]
@@ -118,12 +113,12 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         // its own, and the budget of the retries bounds the sum of both.
         let mut hedge = HedgeLayer::reissue(self.hedge)
             .classify(self.classify.clone())
+            .enabled(settings.hedges)
             .shared_budget(budget.clone());
         if let Some(delay) = settings.hedge_delay {
             hedge = hedge.delay(delay);
         }
-        let hedge = settings.hedges.then(|| hedge.build()).transpose()?;
-        let service = option_layer(hedge).layer(balance);
+        let service = hedge.build()?.layer(balance);
 
         // A retry is for what failed although the balancer and the hedge did what they could. Each
         // attempt comes through both of them again, and goes to another endpoint. It has the deadline of

@@ -18,7 +18,7 @@ use crate::{
     error::ConfigError,
     service::{
         breaker::{BreakerLayer, BreakerSettings},
-        retry::{BudgetBuilder, Cloned, RetryBudget},
+        retry::{BudgetBuilder, Cloned, Hedgeable, RetryBudget},
     },
 };
 
@@ -92,7 +92,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///     registry,
 ///     service::{
 ///         breaker::BreakerSettings,
-///         retry::{Replay, RetryBudget, ShareReplay},
+///         retry::{Replay, RetryBudget},
 ///     },
 /// };
 ///
@@ -104,10 +104,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///         let balance = balance.topology(Topology::new().zone(zone))?;
 ///         balance.health_check(HealthCheck::http("/health"))
 ///     })?
-///     .reissue(
-///         Replay::new().idempotent(|_| true),
-///         ShareReplay::new().idempotent(|_| true),
-///     )
+///     .reissue(Replay::new().idempotent(|_| true))
 ///     .attempts(NonZeroU32::new(2).unwrap())
 ///     .try_timeout(Duration::from_millis(500))
 ///     .timeout(Duration::from_secs(2))
@@ -165,14 +162,15 @@ impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
     /// get `http::Request<ReplayBody<B>>`.
     pub fn http() -> Self {
         let classify = crate::classify::Http::default();
-        Self::of(classify, Replay::new(), ShareReplay::new().next_to_retry())
+        Self::of(classify, Replay::new())
     }
 }
 
 #[cfg(feature = "tonic")]
 impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// For gRPC: the status decides, also where it comes in trailers. Nothing is known to be idempotent,
-    /// so only what was certainly not sent is repeated; [`reissue`](Self::reissue) says more. The
+    /// so only what was certainly not sent is repeated, [as it comes back](Replay::reclaiming);
+    /// [`reissue`](Self::reissue) says more. The
     /// endpoints get `http::Request<ReplayBody<tonic::body::Body>>`, as
     /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) take it. A
     /// [`StatusLayer`](crate::client::StatusLayer) around the stack makes a status of errors that tonic
@@ -200,25 +198,25 @@ impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// ```
     pub fn grpc() -> Self {
         let classify = crate::classify::Grpc::default();
-        Self::of(classify, Replay::new(), ShareReplay::new().next_to_retry())
+        Self::of(classify, Replay::new().reclaiming())
     }
 }
 
 impl<C: Clone> Stack<DefaultPolicy, C> {
     /// For requests that are `Clone` and may all be repeated, judged by `classify`.
     pub fn cloned(classify: C) -> Self {
-        Self::of(classify, Cloned, Cloned)
+        Self::of(classify, Cloned)
     }
 }
 
-impl<C: Clone, R, H> Stack<DefaultPolicy, C, R, H> {
-    fn of(classify: C, retry: R, hedge: H) -> Self {
+impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
+    fn of(classify: C, retry: R) -> Self {
         Self {
             balance: BalanceLayer::new().classify(classify.clone()).ejecting(),
             layers: Layers {
                 classify,
+                hedge: retry.hedge(),
                 retry,
-                hedge,
                 settings: Settings {
                     attempts: NonZeroU32::MIN.saturating_add(2),
                     try_timeout: None,
@@ -263,14 +261,14 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         })
     }
 
-    /// Sets which requests may be repeated, and how: for retries, and for hedges below them.
-    pub fn reissue<R2, H2>(self, retry: R2, hedge: H2) -> Stack<P, C, R2, H2, W, K> {
+    /// Sets which requests may be repeated, and how: for retries and for the hedges below them.
+    pub fn reissue<R2: Hedgeable>(self, reissue: R2) -> Stack<P, C, R2, R2::Hedge, W, K> {
         Stack {
             balance: self.balance,
             layers: Layers {
                 classify: self.layers.classify,
-                retry,
-                hedge,
+                hedge: reissue.hedge(),
+                retry: reissue,
                 settings: self.layers.settings,
             },
             breaker: self.breaker,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     alarm::Alarm,
-    attempt::Tried,
+    attempt::{self, Tried},
     backoff::after,
     classify::{Classify, Outcome},
     service::retry::Reissue,
@@ -38,15 +38,22 @@ where
     /// Gone when it has failed.
     #[pin]
     first: Option<S::Future>,
-    watch: Watch,
+    /// `None` for a request that is only passed on.
+    hedged: Option<Hedged<R, C>>,
     tried: Tried,
     /// What further attempts are made with; gone when there will be none.
     plan: Option<Plan<S, R::Spare>>,
-    shared: Arc<Shared<R, C>>,
     /// Until the next attempt starts; only where the answer does not come at once.
     alarm: Alarm,
     /// What few requests need, so that the others need not carry it.
     rare: Rare<S::Future, Result<S::Response, S::Error>>,
+}
+
+/// What a request needs that may be hedged.
+struct Hedged<R, C> {
+    shared: Arc<Shared<R, C>>,
+    /// The first attempt's.
+    watch: Watch,
 }
 
 struct Plan<S, Spare> {
@@ -83,30 +90,51 @@ where
     S: Service<R::Request>,
 {
     #[inline]
-    pub(super) fn new(mut service: S, shared: Arc<Shared<R, C>>, request: Req) -> Self {
-        let now = Instant::now();
-        shared.budget.deposit(now);
+    pub(super) fn new(mut service: S, shared: &Arc<Shared<R, C>>, request: Req) -> Self {
         let (request, spare) = shared.reissue.prepare(request);
         // Those that are never hedged may be slow in their own way, and are not measured.
-        let spare = spare.filter(|spare| shared.reissue.is_idempotent(spare));
-        let runs = spare.is_some();
+        let Some(spare) =
+            spare.filter(|spare| shared.enabled && shared.reissue.is_idempotent(spare))
+        else {
+            return Self::alone(service.call(request));
+        };
+        let now = attempt::now();
+        shared.budget.deposit(now);
         let mut tried = Tried::new();
-        let first = within(&mut tried, || service.call(request));
+        let first = within(&mut tried, || attempt::at(now, || service.call(request)));
         // A retry may meet one that hangs, too, and nobody above it would notice. The budget bounds
         // what that adds up to.
-        let hedge = spare.zip(shared.delay.get(now));
-        let plan = hedge.map(|(spare, delay)| Plan {
+        let plan = shared.delay.get(now).map(|delay| Plan {
             service,
             spare,
             delay,
             next: after(now, delay),
         });
+        let watch = Watch {
+            start: now,
+            runs: true,
+        };
         Self {
             first: Some(first),
-            watch: Watch { start: now, runs },
+            hedged: Some(Hedged {
+                shared: Arc::clone(shared),
+                watch,
+            }),
             tried,
             plan,
-            shared,
+            alarm: Alarm::default(),
+            rare: Rare(None),
+        }
+    }
+
+    /// A request that is only passed on.
+    #[inline]
+    fn alone(first: S::Future) -> Self {
+        Self {
+            first: Some(first),
+            hedged: None,
+            tried: Tried::new(),
+            plan: None,
             alarm: Alarm::default(),
             rare: Rare(None),
         }
@@ -125,16 +153,20 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut this = self.as_mut().project();
-            if let Some(first) = this.first.as_mut().as_pin_mut() {
+            let first = this.first.as_mut().as_pin_mut();
+            let Some(hedged) = this.hedged else {
+                return first.expect("not polled after it was done").poll(cx);
+            };
+            if let Some(first) = first {
                 if let Poll::Ready(result) = within(this.tried, || first.poll(cx)) {
                     this.first.set(None);
-                    if has_won(&this.shared.classify, &result) {
-                        this.watch.won(this.shared.delay.latencies());
+                    if has_won(&hedged.shared.classify, &result) {
+                        hedged.watch.won(hedged.shared.delay.latencies());
                         // The others are given up at once, not when the caller gets to it.
                         self.give_up();
                         return Poll::Ready(result);
                     }
-                    this.watch.runs = false;
+                    hedged.watch.runs = false;
                     this.rare.keep(result);
                 }
             }
@@ -164,15 +196,16 @@ where
         C: Classify<S::Response, S::Error>,
     {
         let this = self.project();
-        let Some(beside) = &mut this.rare.0 else {
+        let (Some(beside), Some(hedged)) = (&mut this.rare.0, &*this.hedged) else {
             return Poll::Pending;
         };
+        let shared = &*hedged.shared;
         let mut index = 0;
         while let Some((extra, watch)) = beside.extras.get_mut(index) {
             match within(this.tried, || extra.as_mut().poll(cx)) {
                 Poll::Pending => index += 1,
-                Poll::Ready(result) if has_won(&this.shared.classify, &result) => {
-                    watch.won(this.shared.delay.latencies());
+                Poll::Ready(result) if has_won(&shared.classify, &result) => {
+                    watch.won(shared.delay.latencies());
                     return Poll::Ready(result);
                 }
                 Poll::Ready(result) => {
@@ -191,10 +224,10 @@ where
     /// Starts another attempt when it is time. Ready when one was started.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let Some(plan) = this.plan else {
+        let (Some(plan), Some(hedged)) = (&mut *this.plan, &*this.hedged) else {
             return Poll::Pending;
         };
-        let shared = &**this.shared;
+        let (shared, start) = (&*hedged.shared, hedged.watch.start);
         if let Some(beside) = &this.rare.0 {
             // One that failed is made up for: what still runs may hang.
             let most = shared.max_extra.get();
@@ -205,12 +238,12 @@ where
         }
         let next = plan.next;
         // A delay of zero is over at once.
-        if next > this.watch.start {
+        if next > start {
             ready!(this.alarm.poll(&shared.alarms, next, cx));
         }
         // Before the service is asked, which may reserve something. What hangs gets its hedge later.
         let now = Instant::now();
-        let waited = now.saturating_duration_since(this.watch.start);
+        let waited = now.saturating_duration_since(start);
         let rescues = waited >= hangs_after(plan.delay);
         if !shared.can_pay(now, rescues) {
             plan.next = after(now, plan.delay.max(SHORTEST));
@@ -236,10 +269,14 @@ where
     /// of the others nothing is known.
     fn give_up(self: Pin<&mut Self>) {
         let mut this = self.project();
+        let Some(hedged) = this.hedged else {
+            return;
+        };
         this.first.set(None);
         *this.plan = None;
-        let latencies = this.shared.delay.latencies();
-        this.watch.dropped(latencies);
+        *this.alarm = Alarm::default();
+        let latencies = hedged.shared.delay.latencies();
+        hedged.watch.dropped(latencies);
         if let Some(beside) = &mut this.rare.0 {
             for (extra, mut watch) in beside.extras.drain(..) {
                 drop(extra);

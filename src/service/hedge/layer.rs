@@ -106,6 +106,7 @@ pub struct HedgeBuilder<R = Cloned, C = Answers> {
     share: f64,
     budget: Option<RetryBudget>,
     shared: Option<RetryBudget>,
+    enabled: bool,
 }
 
 impl HedgeLayer {
@@ -141,6 +142,7 @@ impl HedgeLayer {
             share: SHARE,
             budget: None,
             shared: None,
+            enabled: true,
         }
     }
 }
@@ -161,6 +163,7 @@ impl<R, C> HedgeBuilder<R, C> {
             share,
             budget,
             shared,
+            enabled,
         } = self;
         HedgeBuilder {
             reissue,
@@ -174,7 +177,16 @@ impl<R, C> HedgeBuilder<R, C> {
             share,
             budget,
             shared,
+            enabled,
         }
+    }
+
+    /// Whether anything is hedged; it is by default. `false` makes a layer that passes requests on, for
+    /// where a setting decides.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
     }
 
     /// Waits this long for an answer, whatever is usual. Zero sends two at once, while the share lasts.
@@ -226,8 +238,8 @@ impl<R, C> HedgeBuilder<R, C> {
         self
     }
 
-    /// Sets how many hedges there are at most for each attempt, 0 to 1; 0.03 by default, of the attempts of
-    /// the last second, and one more that later attempts must earn back. 0 hedges once and never again;
+    /// Sets how many hedges there are at most for each attempt that may be repeated, 0 to 1; 0.03 by default,
+    /// of the attempts of the last second, and one more that later attempts must earn back. 0 hedges once and never again;
     /// 1 lets a service that is slow get twice its load.
     #[must_use]
     pub fn share(mut self, share: f64) -> Self {
@@ -260,25 +272,25 @@ impl<R, C> HedgeBuilder<R, C> {
         // Also refuses NaN.
         if !(self.percentile > 0.0 && self.percentile < 1.0) {
             return Err(ConfigError::new(
-                "hedge: percentile",
+                "hedge.percentile",
                 format!("{} is not between 0.0 and 1.0", self.percentile),
             ));
         }
         if !(1.0..=1_000.0).contains(&self.times_median) {
             return Err(ConfigError::new(
-                "hedge: times_median",
+                "hedge.times_median",
                 format!("{} is not within 1.0 to 1000.0", self.times_median),
             ));
         }
         if !(0.0..=1.0).contains(&self.share) {
             return Err(ConfigError::new(
-                "hedge: share",
+                "hedge.share",
                 format!("{} is not within 0.0 to 1.0", self.share),
             ));
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.window) {
             return Err(ConfigError::new(
-                "hedge: window",
+                "hedge.window",
                 format!("{:?} is not within 1 s to 600 s", self.window),
             ));
         }
@@ -289,6 +301,7 @@ impl<R, C> HedgeBuilder<R, C> {
         let budget = self.budget.unwrap_or_else(share);
         Ok(HedgeLayer {
             shared: Arc::new(Shared {
+                enabled: self.enabled,
                 reissue: self.reissue,
                 classify: self.classify,
                 delay: match self.fixed {

@@ -54,9 +54,10 @@
 //! budget that both share.
 //!
 //! # What it costs
-//! A copy of the request, two readings of the clock, two atomic additions, and a timer where the answer
-//! does not come at once. A second attempt allocates. The histograms take 1.8 KB, from the first answer
-//! on; their buckets are an eighth of the latency wide, since a delay need not be more exact.
+//! A copy of the request, a reading of the clock or two, two atomic additions, and a place in a list of
+//! the thread while the answer is waited for; nothing for a request that may not be repeated. A second
+//! attempt allocates. The histograms take 1.8 KB, from the first answer on; their buckets are an eighth
+//! of the latency wide, since a delay need not be more exact.
 //!
 //! [*The Tail at Scale*]: https://research.google/pubs/the-tail-at-scale/
 

@@ -57,7 +57,7 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let clone = self.service.clone();
         let ready = mem::replace(&mut self.service, clone);
-        ResponseFuture::new(ready, self.shared.clone(), request)
+        ResponseFuture::new(ready, &self.shared, request)
     }
 }
 

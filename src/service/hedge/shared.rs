@@ -9,6 +9,8 @@ use crate::{alarm::Alarms, service::retry::RetryBudget};
 
 /// What all requests of a layer share.
 pub(super) struct Shared<R, C> {
+    /// If not, requests are only passed on.
+    pub(super) enabled: bool,
     pub(super) reissue: R,
     pub(super) classify: C,
     pub(super) delay: Delay,

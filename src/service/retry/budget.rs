@@ -275,13 +275,13 @@ impl BudgetBuilder {
         // Also refuses NaN.
         if !(0.0..=10.0).contains(&ratio) {
             return Err(ConfigError::new(
-                "retry budget: ratio",
+                "retry_budget.ratio",
                 format!("{ratio} is not within 0.0 to 10.0"),
             ));
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&ttl) {
             return Err(ConfigError::new(
-                "retry budget: ttl",
+                "retry_budget.ttl",
                 format!("{ttl:?} is not within 1 s to 60 s"),
             ));
         }
@@ -437,11 +437,11 @@ mod tests {
         let builder = RetryBudget::builder;
         for ratio in [-0.1, 10.1, f64::NAN, f64::INFINITY] {
             let error = builder().ratio(ratio).build().unwrap_err();
-            assert_eq!(error.field(), "retry budget: ratio");
+            assert_eq!(error.field(), "retry_budget.ratio");
         }
         for ttl in [Duration::ZERO, SEC / 2, 61 * SEC, Duration::MAX] {
             let error = builder().ttl(ttl).build().unwrap_err();
-            assert_eq!(error.field(), "retry budget: ttl");
+            assert_eq!(error.field(), "retry_budget.ttl");
         }
     }
 }

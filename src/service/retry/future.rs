@@ -17,8 +17,8 @@ use super::{
     terms::Terms,
 };
 use crate::{
-    alarm::Alarm,
-    attempt::{Tried, give_up},
+    alarm::{self, Alarm},
+    attempt::{self, Tried, give_up},
     backoff::{Delays, after},
     classify::{Classify, Outcome, Pushback, Verdict},
     error::BoxError,
@@ -50,7 +50,7 @@ where
     classify: C,
     terms: Terms,
     /// What few requests need, so that the others need not carry it.
-    wait: Rare<S::Response>,
+    wait: Rare<S::Response, R::Request>,
 }
 
 /// What has taken too long.
@@ -62,10 +62,10 @@ enum End {
 }
 
 /// Mostly nothing: the state of a request that waits.
-struct Rare<T>(Option<Box<Wait<T>>>);
+struct Rare<T, Q>(Option<Box<Wait<T, Q>>>);
 
 /// The state of a request that waits, or has waited, for something.
-struct Wait<T> {
+struct Wait<T, Q> {
     /// How often the request was sent.
     tries: u32,
     /// One timer for all there is to wait for.
@@ -75,6 +75,8 @@ struct Wait<T> {
     retried: Option<Instant>,
     /// The answer to it, while its retry waits.
     answer: Option<Result<T, BoxError>>,
+    /// The request itself, if the last attempt brought it back.
+    returned: Option<Q>,
     /// When the backoff ends, while it lasts.
     until: Option<Instant>,
 }
@@ -95,7 +97,10 @@ where
         let came = settings.terms.begin(slot);
         let (request, spare) = settings.reissue.prepare(request);
         let mut tried = Tried::new();
-        let attempt = tried.enter(|| service.call(request));
+        let attempt = tried.enter(|| match came {
+            Some(now) => attempt::at(now, || service.call(request)),
+            None => service.call(request),
+        });
         Self {
             attempt: Some(attempt),
             tried,
@@ -130,6 +135,7 @@ where
                     Err(stop) => return Poll::Ready(self.stop(stop)),
                 }
             };
+            alarm::begin();
             let (answer, pushback) = match this.tried.enter(|| attempt.poll(cx)) {
                 Poll::Ready(result) => {
                     let verdict = this.classify.judge(result.as_ref());
@@ -183,7 +189,7 @@ where
             (None, Some((at, limit))) => (at, End::Attempt(limit)),
             (None, None) => return Poll::Pending,
         };
-        ready!(this.end.poll(&shared.alarms, at, cx));
+        ready!(this.end.poll_above(&shared.alarms, at, cx));
         Poll::Ready(end)
     }
 }
@@ -218,7 +224,11 @@ where
         if !unsent && !reissue.is_idempotent(spare) {
             return Err(Stop::NotIdempotent);
         }
-        if !reissue.is_whole(spare) {
+        if unsent {
+            let error = wait.answer.as_ref().and_then(|it| it.as_ref().err());
+            wait.returned = error.and_then(|error| reissue.reclaim(spare, &**error));
+        }
+        if wait.returned.is_none() && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         let delay = match pushback {
@@ -290,17 +300,22 @@ where
         if terms.deadline(*this.came).is_some_and(|end| now >= end) {
             return Err(Stop::Deadline);
         }
+        let wait = this.wait.0.get_or_insert_default();
         let spare = this.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        if !reissue.is_whole(spare) {
+        if wait.returned.is_none() && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         if terms.budget().is_some_and(|it| !it.withdraw(now)) {
             return Err(Stop::BudgetEmpty);
         }
-        // Only now: the answer that is kept may still need the request that it is the answer to.
-        reissue.supersede(spare);
-        let request = reissue.reissue(spare).ok_or(Stop::NotReplayable)?;
-        let wait = this.wait.0.get_or_insert_default();
+        let request = match wait.returned.take() {
+            Some(request) => request,
+            None => {
+                // Only now: the answer that is kept may still need the request that it is the answer to.
+                reissue.supersede(spare);
+                reissue.reissue(spare).ok_or(Stop::NotReplayable)?
+            }
+        };
         // Whatever the last answer holds, such as a place in a limit, is free for this attempt.
         wait.answer = None;
         wait.retried = Some(now);
@@ -324,7 +339,7 @@ where
     }
 }
 
-impl<T> Wait<T> {
+impl<T, Q> Wait<T, Q> {
     fn poll_sleep(&mut self, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if sleep.deadline() != end {
@@ -334,13 +349,13 @@ impl<T> Wait<T> {
     }
 }
 
-impl<T> Drop for Rare<T> {
+impl<T, Q> Drop for Rare<T, Q> {
     #[inline]
     fn drop(&mut self) {
         // Out of line, so that a request without one only tests for it.
         #[cold]
         #[inline(never)]
-        fn end<T>(wait: Box<Wait<T>>) {
+        fn end<T, Q>(wait: Box<Wait<T, Q>>) {
             drop(wait);
         }
         if let Some(wait) = self.0.take() {
@@ -349,7 +364,7 @@ impl<T> Drop for Rare<T> {
     }
 }
 
-impl<T> Default for Wait<T> {
+impl<T, Q> Default for Wait<T, Q> {
     fn default() -> Self {
         Self {
             tries: 1,
@@ -357,6 +372,7 @@ impl<T> Default for Wait<T> {
             delays: None,
             retried: None,
             answer: None,
+            returned: None,
             until: None,
         }
     }

@@ -1,14 +1,15 @@
 //! Sending HTTP requests again.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use http::{Method, Request, request::Parts};
 use http_body::Body;
 
 use super::{
-    reissue::Reissue,
+    reissue::{Hedgeable, Reissue},
     replay::{ReplayBody, Replayer},
 };
+use crate::classify::reclaim;
 
 /// As linkerd: enough for almost all calls of an API, and 64 MiB for a thousand of them at a time.
 const LIMIT: usize = 64 * 1024;
@@ -16,7 +17,8 @@ const LIMIT: usize = 64 * 1024;
 /// Sends HTTP requests again: those of idempotent methods, with bodies up to a limit.
 ///
 /// The inner service gets an `http::Request<ReplayBody<B>>`. A request without a body costs a clone of
-/// its head; one with a body another allocation, and the bytes that pass are kept until it is done.
+/// its head; one with a body another allocation, and the bytes that pass are kept until it is done. What is
+/// not idempotent costs neither with [`reclaiming`](Self::reclaiming).
 ///
 /// # Examples
 /// ```
@@ -31,6 +33,7 @@ const LIMIT: usize = 64 * 1024;
 pub struct Replay {
     limit: usize,
     idempotent: fn(&Parts) -> bool,
+    reclaims: bool,
 }
 
 impl Replay {
@@ -39,7 +42,18 @@ impl Replay {
         Self {
             limit: LIMIT,
             idempotent: is_idempotent,
+            reclaims: false,
         }
+    }
+
+    /// Keeps no copy of a request that is not idempotent: one that was not sent is sent again only if its
+    /// error [brings it back](crate::classify::reclaim). The balancer and the endpoints over gRPC of this
+    /// crate do that, and it saves most of what a retry costs. Over other services such a request is not
+    /// sent again unless their errors are [`Unsent`](crate::classify::Unsent) with the request.
+    #[must_use]
+    pub const fn reclaiming(mut self) -> Self {
+        self.reclaims = true;
+        self
     }
 
     /// Sets how many bytes of a body are kept; 64 KiB by default. A frame of it counts as 64 bytes at
@@ -73,43 +87,64 @@ fn is_idempotent(head: &Parts) -> bool {
     .contains(&head.method)
 }
 
-impl<B: Body> Reissue<Request<B>> for Replay {
+impl<B: Body + 'static> Reissue<Request<B>> for Replay {
     type Request = Request<ReplayBody<B>>;
     type Spare = HttpSpare<B>;
 
     #[inline]
     fn prepare(&self, request: Request<B>) -> (Self::Request, Option<Self::Spare>) {
         let (head, body) = request.into_parts();
+        let idempotent = (self.idempotent)(&head);
+        if !idempotent && self.reclaims {
+            let request = Request::from_parts(head, ReplayBody::once(body));
+            return (request, Some(HttpSpare(Spare::Returns)));
+        }
         // One that may be sent again only if nothing of it went out needs nothing kept.
-        let limit = if (self.idempotent)(&head) {
-            self.limit
-        } else {
-            0
-        };
-        let (body, replayer) = ReplayBody::new(body, limit);
+        let limit = if idempotent { self.limit } else { 0 };
+        let (mut body, replayer) = ReplayBody::new(body, limit);
         let copy = Arc::new(head.clone());
-        let body = body.with_head(&copy);
-        let spare = HttpSpare {
+        if idempotent {
+            body = body.with_head(&copy);
+        }
+        let spare = Spare::Copy {
             head: copy,
             replayer,
+            idempotent,
         };
-        (Request::from_parts(head, body), Some(spare))
+        (Request::from_parts(head, body), Some(HttpSpare(spare)))
     }
 
     fn is_idempotent(&self, spare: &Self::Spare) -> bool {
-        (self.idempotent)(&spare.head)
+        spare.is_idempotent()
     }
 
     fn is_whole(&self, spare: &Self::Spare) -> bool {
-        spare.replayer.is_whole()
+        spare.is_whole()
     }
 
     fn supersede(&self, spare: &Self::Spare) {
-        spare.replayer.supersede();
+        if let Spare::Copy { replayer, .. } = &spare.0 {
+            replayer.supersede();
+        }
     }
 
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request> {
         spare.reissue()
+    }
+
+    fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {
+        match spare.0 {
+            Spare::Copy { .. } => None,
+            Spare::Returns => reclaim(error),
+        }
+    }
+}
+
+impl Hedgeable for Replay {
+    type Hedge = ShareReplay;
+
+    fn hedge(&self) -> ShareReplay {
+        ShareReplay::next_to_retry()
     }
 }
 
@@ -118,30 +153,29 @@ impl<B: Body> Reissue<Request<B>> for Replay {
 /// For a hedge below a retry. It goes by the method, as `Replay` does by default.
 #[derive(Clone, Copy)]
 pub struct ShareReplay {
-    idempotent: fn(&Parts) -> bool,
-    /// No layer between changes the head, so that of the retry will do.
-    next_to_retry: bool,
+    /// `None` where nothing is between itself and the retry: then the retry has judged already, and its
+    /// copy of the head will do.
+    idempotent: Option<fn(&Parts) -> bool>,
 }
 
 impl ShareReplay {
     /// Sends again what RFC 9110 calls idempotent.
     pub const fn new() -> Self {
         Self {
-            idempotent: is_idempotent,
-            next_to_retry: false,
+            idempotent: Some(is_idempotent),
         }
     }
 
-    /// Shares the copy of the head, too: for a hedge with nothing between itself and the retry.
-    pub(crate) const fn next_to_retry(mut self) -> Self {
-        self.next_to_retry = true;
-        self
+    /// For a hedge with nothing between itself and the retry: what that takes as idempotent, from the same
+    /// copy of the head.
+    const fn next_to_retry() -> Self {
+        Self { idempotent: None }
     }
 
     /// Sets which requests may be carried out twice, as [`Replay::idempotent`].
     #[must_use]
     pub const fn idempotent(mut self, idempotent: fn(&Parts) -> bool) -> Self {
-        self.idempotent = idempotent;
+        self.idempotent = Some(idempotent);
         self
     }
 }
@@ -150,22 +184,36 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
     type Request = Request<ReplayBody<B>>;
     type Spare = HttpSpare<B>;
 
+    #[inline]
     fn prepare(&self, request: Request<ReplayBody<B>>) -> (Self::Request, Option<Self::Spare>) {
-        let (head, body) = request.into_parts();
-        let copy = body.head().filter(|_| self.next_to_retry);
-        let spare = HttpSpare {
-            head: copy.map_or_else(|| Arc::new(head.clone()), Arc::clone),
-            replayer: body.replayer(),
+        let Some(idempotent) = self.idempotent else {
+            let body = request.body();
+            let spare = body.head().zip(body.replayer());
+            let spare = spare.map(|(head, replayer)| Spare::Copy {
+                head: Arc::clone(head),
+                replayer,
+                idempotent: true,
+            });
+            return (request, spare.map(HttpSpare));
         };
-        (Request::from_parts(head, body), Some(spare))
+        let Some(replayer) = request.body().replayer() else {
+            return (request, None);
+        };
+        let (head, body) = request.into_parts();
+        let spare = Spare::Copy {
+            idempotent: idempotent(&head),
+            head: Arc::new(head.clone()),
+            replayer,
+        };
+        (Request::from_parts(head, body), Some(HttpSpare(spare)))
     }
 
     fn is_idempotent(&self, spare: &Self::Spare) -> bool {
-        (self.idempotent)(&spare.head)
+        spare.is_idempotent()
     }
 
     fn is_whole(&self, spare: &Self::Spare) -> bool {
-        spare.replayer.is_whole()
+        spare.is_whole()
     }
 
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request> {
@@ -174,18 +222,52 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
 }
 
 /// What later attempts of an HTTP request are made from.
-pub struct HttpSpare<B> {
-    /// Shared, and so a word to all layers that move it.
-    head: Arc<Parts>,
-    replayer: Replayer<B>,
+pub struct HttpSpare<B>(Spare<B>);
+
+enum Spare<B> {
+    Copy {
+        /// Shared, and so a pointer to all layers that move it.
+        head: Arc<Parts>,
+        replayer: Replayer<B>,
+        idempotent: bool,
+    },
+    /// From the request itself, if it comes back.
+    Returns,
 }
 
 impl<B> HttpSpare<B> {
+    fn is_idempotent(&self) -> bool {
+        matches!(
+            self.0,
+            Spare::Copy {
+                idempotent: true,
+                ..
+            }
+        )
+    }
+
+    fn is_whole(&self) -> bool {
+        match &self.0 {
+            Spare::Copy { replayer, .. } => replayer.is_whole(),
+            Spare::Returns => false,
+        }
+    }
+
     fn reissue(&self) -> Option<Request<ReplayBody<B>>> {
-        let whole = self.replayer.is_whole();
-        whole.then(|| {
-            let body = self.replayer.copy().with_head(&self.head);
-            Request::from_parts(Parts::clone(&self.head), body)
+        let Spare::Copy {
+            head,
+            replayer,
+            idempotent,
+        } = &self.0
+        else {
+            return None;
+        };
+        replayer.is_whole().then(|| {
+            let mut body = replayer.copy();
+            if *idempotent {
+                body = body.with_head(head);
+            }
+            Request::from_parts(Parts::clone(head), body)
         })
     }
 }
@@ -219,7 +301,7 @@ impl fmt::Debug for ShareReplay {
 impl<B> fmt::Debug for HttpSpare<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpSpare")
-            .field("method", &self.head.method)
+            .field("is_idempotent", &self.is_idempotent())
             .finish_non_exhaustive()
     }
 }
@@ -230,6 +312,27 @@ mod tests {
     use http_body_util::Empty;
 
     use super::*;
+
+    fn head<B>(spare: &HttpSpare<B>) -> &Arc<Parts> {
+        match &spare.0 {
+            Spare::Copy { head, .. } => head,
+            Spare::Returns => panic!("nothing was kept"),
+        }
+    }
+
+    #[test]
+    fn a_hedge_next_to_its_retry_takes_as_idempotent_what_that_does() {
+        for (idempotent, reclaims) in [(false, false), (false, true), (true, false)] {
+            let mut retry = Replay::new().idempotent(if idempotent { |_| true } else { |_| false });
+            if reclaims {
+                retry = retry.reclaiming();
+            }
+            let request = Request::get("/").body(Empty::<Bytes>::new());
+            let (sent, _) = retry.prepare(request.expect("a valid request"));
+            let (_, spare) = ShareReplay::next_to_retry().prepare(sent);
+            assert_eq!(spare.is_some(), idempotent);
+        }
+    }
 
     #[test]
     fn a_hedge_repeats_what_came_to_it_whatever_was_between() {
@@ -251,10 +354,10 @@ mod tests {
         let (first, above) = Replay::new().prepare(request.expect("a valid request"));
         let above = above.expect("it can be repeated");
         for sent in [Some(first), above.reissue()] {
-            let hedge = ShareReplay::new().next_to_retry();
+            let hedge = ShareReplay::next_to_retry();
             let (_, spare) = hedge.prepare(sent.expect("it is whole"));
             let spare = spare.expect("it can be repeated");
-            assert!(Arc::ptr_eq(&spare.head, &above.head));
+            assert!(Arc::ptr_eq(head(&spare), head(&above)));
             let again = spare.reissue().expect("it is whole");
             assert_eq!(
                 (again.method(), again.uri().path()),

@@ -220,8 +220,8 @@ impl<R, C> RetryBuilder<R, C> {
     /// When the per-try timeout or the deadline is zero.
     pub fn build(self) -> Result<RetryLayer<R, C>, ConfigError> {
         for (field, value) in [
-            ("retry: try_timeout", self.rules.try_timeout),
-            ("retry: deadline", self.rules.deadline),
+            ("retry.try_timeout", self.rules.try_timeout),
+            ("retry.deadline", self.rules.deadline),
         ] {
             if value == Some(Duration::ZERO) {
                 return Err(ConfigError::new(field, "zero must be above zero"));

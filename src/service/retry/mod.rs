@@ -34,8 +34,9 @@
 //!
 //! # What it costs
 //! Without a retry: a copy of the request, a clone of the service, and for the budget one reading of
-//! the clock and one atomic addition, which are most of it. No allocation but what the copy needs, and
-//! a timer only for a per-try timeout of an attempt that has to wait.
+//! the clock and one atomic addition, which are most of it. No allocation but what the copy needs. An
+//! attempt that has to wait enters a list of its thread where there is a deadline or a per-try timeout,
+//! and leaves it again; it needs no timer of its own.
 
 mod budget;
 mod error;
@@ -55,7 +56,7 @@ pub use self::{
     error::{FailedAnswer, RetryError, Stop, TryTimeout},
     future::ResponseFuture,
     layer::{RetryBuilder, RetryLayer},
-    reissue::{Cloned, Reissue},
+    reissue::{Cloned, Hedgeable, Reissue},
     service::Retry,
 };
 #[cfg(feature = "http")]

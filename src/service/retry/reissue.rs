@@ -11,7 +11,7 @@
 //! | [`Replay`](super::Replay) | `http::Request<B>` | the head, and the body as it passes | by method |
 //! | [`ShareReplay`](super::ShareReplay) | one that `Replay` made | the head, and the same body | by method |
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 /// Prepares requests to be sent again.
 pub trait Reissue<Request>: Clone {
@@ -41,6 +41,22 @@ pub trait Reissue<Request>: Clone {
 
     /// Makes the request of another attempt. `None` when that cannot be done any more.
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request>;
+
+    /// Takes a request that was not sent from the error that brings it back, where no copy was kept
+    /// for that case.
+    fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {
+        let _ = (spare, error);
+        None
+    }
+}
+
+/// A way of repeating requests that a hedge right below the retry shares, so that both repeat the same ones.
+pub trait Hedgeable: Clone {
+    /// How the hedge repeats what the retry has prepared.
+    type Hedge: Clone;
+
+    /// That for the hedge.
+    fn hedge(&self) -> Self::Hedge;
 }
 
 /// Sends clones, and takes every request as idempotent.
@@ -63,6 +79,14 @@ impl<Request: Clone> Reissue<Request> for Cloned {
 
     fn reissue(&self, spare: &Request) -> Option<Request> {
         Some(spare.clone())
+    }
+}
+
+impl Hedgeable for Cloned {
+    type Hedge = Self;
+
+    fn hedge(&self) -> Self {
+        *self
     }
 }
 
@@ -149,6 +173,22 @@ where
 
     fn reissue(&self, spare: &Request) -> Option<Request> {
         (self.0)(spare)
+    }
+}
+
+impl<F: Clone> Hedgeable for CloneIf<F> {
+    type Hedge = Self;
+
+    fn hedge(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl<F: Clone> Hedgeable for FromFn<F> {
+    type Hedge = Self;
+
+    fn hedge(&self) -> Self {
+        self.clone()
     }
 }
 

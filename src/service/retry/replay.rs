@@ -10,7 +10,8 @@
 //! second   ───▶ catches up, then either reads on
 //! ```
 //!
-//! - A body that is empty from the start is not wrapped at all: nothing is allocated, nothing kept.
+//! - A body that is empty from the start is not wrapped at all: nothing is allocated, nothing kept. Nor is
+//!   that of a request that is sent again only if it comes back unsent.
 //! - When keeping a frame would take more than the limit, all is let go and only the attempt that read
 //!   it goes on. From then on the request cannot be sent again. A body that announces more than the
 //!   limit is not kept from the start; it can be sent again as long as nothing of it was read.
@@ -39,10 +40,15 @@ const LEAST: usize = 64;
 
 /// A request body of which later attempts get copies.
 pub struct ReplayBody<B> {
-    /// `None` for a body that was empty from the start.
-    copy: Option<ReplayCopy<B>>,
+    inner: Inner<B>,
     /// A copy of the head that it was sent with, for a hedge below.
     head: Option<Arc<Parts>>,
+}
+
+enum Inner<B> {
+    Copy(ReplayCopy<B>),
+    /// The body itself, of which nothing is kept; `None` if it was empty from the start.
+    Once(Option<B>),
 }
 
 /// Makes further copies of a body.
@@ -55,8 +61,9 @@ struct ReplayCopy<B> {
     id: u32,
     /// Of those that make up the state's generation, or of one that was superseded.
     generation: u32,
-    /// How many of the kept frames it has sent.
-    next: usize,
+    /// How many of the kept frames it has sent. Small, so that a request of which the head takes 224 bytes
+    /// has no more than 256 with it: to move more takes twice the instructions, and it is moved often.
+    next: u32,
 }
 
 struct State<B> {
@@ -102,11 +109,7 @@ impl<B: Body> ReplayBody<B> {
     #[inline]
     pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
         if body.is_end_stream() {
-            let empty = Self {
-                copy: None,
-                head: None,
-            };
-            return (empty, Replayer { shared: None });
+            return (Inner::Once(None).into(), Replayer { shared: None });
         }
         let too_long = body.size_hint().lower() > limit as u64;
         let shared = Arc::new(Mutex::new(State {
@@ -124,18 +127,26 @@ impl<B: Body> ReplayBody<B> {
         };
         (replayer.copy(), replayer)
     }
+
+    /// Passes a body on, of which there are no copies.
+    #[inline]
+    pub(super) fn once(body: B) -> Self {
+        Inner::Once(Some(body)).into()
+    }
+}
+
+impl<B> From<Inner<B>> for ReplayBody<B> {
+    #[inline]
+    fn from(inner: Inner<B>) -> Self {
+        Self { inner, head: None }
+    }
 }
 
 impl<B> Replayer<B> {
     /// Another copy, from the beginning.
     pub(super) fn copy(&self) -> ReplayBody<B> {
-        ReplayBody {
-            copy: self
-                .shared
-                .as_ref()
-                .map(|shared| ReplayCopy::new(shared.clone())),
-            head: None,
-        }
+        let copy = self.shared.as_ref().map(Arc::clone).map(ReplayCopy::new);
+        copy.map_or(Inner::Once(None), Inner::Copy).into()
     }
 
     /// Whether a copy can be sent to its end, as far as is known.
@@ -170,11 +181,14 @@ impl<B> ReplayBody<B> {
         self.head.as_ref()
     }
 
-    /// Makes copies of the same body, to be read beside this one.
-    pub(super) fn replayer(&self) -> Replayer<B> {
-        Replayer {
-            shared: self.copy.as_ref().map(|copy| copy.shared.clone()),
-        }
+    /// Makes copies of the same body, to be read beside this one; `None` where nothing of it is kept.
+    pub(super) fn replayer(&self) -> Option<Replayer<B>> {
+        let shared = match &self.inner {
+            Inner::Copy(copy) => Some(copy.shared.clone()),
+            Inner::Once(None) => None,
+            Inner::Once(Some(_)) => return None,
+        };
+        Some(Replayer { shared })
     }
 }
 
@@ -213,7 +227,7 @@ where
         if let Some(error) = self.refused(&state) {
             return Poll::Ready(Some(Err(error.into())));
         }
-        if let Some(kept) = state.kept.get(self.next) {
+        if let Some(kept) = state.kept.get(self.next as usize) {
             self.next += 1;
             return Poll::Ready(Some(Ok(kept.clone().into_frame())));
         }
@@ -320,18 +334,29 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().copy {
-            Some(copy) => copy.poll(cx),
-            None => Poll::Ready(None),
+        match &mut self.get_mut().inner {
+            Inner::Once(None) => Poll::Ready(None),
+            Inner::Copy(copy) => copy.poll(cx),
+            Inner::Once(Some(body)) => Pin::new(body).poll_frame(cx).map(|next| {
+                next.map(|frame| match frame {
+                    Ok(frame) => {
+                        Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+                    }
+                    Err(error) => Err(error.into()),
+                })
+            }),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let Some(copy) = &self.copy else { return true };
+        let copy = match &self.inner {
+            Inner::Copy(copy) => copy,
+            Inner::Once(body) => return body.as_ref().is_none_or(Body::is_end_stream),
+        };
         let state = lock(&copy.shared);
         // One that cannot go on has an error to tell.
         copy.refused(&state).is_none()
-            && copy.next >= state.kept.len()
+            && copy.next as usize >= state.kept.len()
             && match &state.rest {
                 Rest::Open(body) => body.is_end_stream(),
                 Rest::Ended => true,
@@ -340,14 +365,16 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(copy) = &self.copy else {
-            return SizeHint::with_exact(0);
+        let copy = match &self.inner {
+            Inner::Copy(copy) => copy,
+            Inner::Once(Some(body)) => return body.size_hint(),
+            Inner::Once(None) => return SizeHint::with_exact(0),
         };
         let state = lock(&copy.shared);
         if copy.refused(&state).is_some() {
             return SizeHint::default();
         }
-        let ahead = state.kept.iter().skip(copy.next);
+        let ahead = state.kept.iter().skip(copy.next as usize);
         let ahead = ahead.map(Kept::len).sum::<usize>() as u64;
         let rest = match &state.rest {
             Rest::Open(body) => body.size_hint(),
@@ -387,7 +414,7 @@ fn wake(waiting: Vec<(u32, Waker)>) {
 impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody")
-            .field("is_empty", &self.copy.is_none())
+            .field("is_empty", &matches!(self.inner, Inner::Once(None)))
             .finish_non_exhaustive()
     }
 }
@@ -403,3 +430,14 @@ impl fmt::Display for ReplayError {
 }
 
 impl std::error::Error for ReplayError {}
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use http_body_util::Empty;
+
+    #[test]
+    fn a_request_without_data_is_small_enough_to_be_moved_at_once() {
+        let size = size_of::<http::Request<super::ReplayBody<Empty<bytes::Bytes>>>>();
+        assert!(size <= 256, "{size}");
+    }
+}
