@@ -1,4 +1,4 @@
-//! The rest of an answer: it may end well, break off, or bring the verdict.
+//! Observes the body of a response: it is complete, breaks off, or carries the verdict in its trailers.
 
 use std::{
     fmt,
@@ -12,15 +12,15 @@ use pin_project::pin_project;
 
 use super::{Observer, Outcome, Verdict, codes::Codes};
 
-/// The body of an answer, which tells an [`Observer`] how it ends.
+/// The body of a response. It reports to an [`Observer`] how it ends.
 ///
-/// The observer is dropped when the body has ended, which may be before the last frame was asked
-/// for (a body of known length), or with the body.
+/// The observer is dropped when the body has ended or is dropped. A body of known length ends before its
+/// consumer polls for the end.
 #[pin_project]
 pub struct ObservedBody<B, O> {
     #[pin]
     body: B,
-    /// Gone when the body has ended.
+    /// `None` once the body has ended.
     watch: Option<Watch<O>>,
 }
 
@@ -29,14 +29,14 @@ struct Watch<O> {
     awaited: Awaited,
 }
 
-/// What the rest of an answer can still tell.
+/// Which verdict the rest of a response can still bring.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Awaited {
-    /// Nothing: the head was bad enough.
+    /// None: the head is already no success.
     Nothing,
-    /// Whether it is whole.
+    /// A failure, if the body breaks off.
     Whole,
-    /// The status of gRPC.
+    /// The gRPC status in the trailers.
     Status(Codes),
 }
 

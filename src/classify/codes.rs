@@ -1,4 +1,4 @@
-//! What the status codes of gRPC count as.
+//! The outcome of each gRPC status code.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::{LONGEST_PUSHBACK, Outcome, Pushback, Verdict};
 
 pub(super) const UNKNOWN: usize = 2;
 
-// As constants, since a name that comes as text is parsed for each look-up.
+// Constants, because a header name given as text is parsed at each look-up.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What each code counts as.
+/// The outcome of each code; the index is the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Codes([Outcome; 17]);
 
@@ -28,12 +28,12 @@ impl Default for Codes {
 }
 
 impl Codes {
-    /// Sets what a code counts as; one that gRPC does not define means `UNKNOWN`.
+    /// Sets the outcome of a code. A code that gRPC does not define counts as `UNKNOWN`.
     pub(super) fn set(&mut self, code: Option<usize>, outcome: Outcome) {
         self.0[self.index(code)] = outcome;
     }
 
-    /// What a code counts as.
+    /// Returns the outcome of a code.
     pub(super) fn outcome(&self, code: usize) -> Outcome {
         self.0[code]
     }
@@ -43,11 +43,11 @@ impl Codes {
         known.unwrap_or(UNKNOWN)
     }
 
-    /// The verdict that a head or trailers bring, if they bring one.
+    /// Returns the verdict in a head or in trailers, if they contain a status.
     #[inline]
     pub(super) fn status(&self, fields: &HeaderMap) -> Option<Verdict> {
         let status = fields.get(STATUS)?;
-        // Nearly all of them, so nothing is parsed, and nothing else looked up.
+        // Nearly every status is `OK`: then no number is parsed, and no other header is looked up.
         if status.as_bytes() == b"0" {
             return Some(Verdict::new(self.0[0]));
         }
@@ -63,7 +63,7 @@ impl Codes {
         }
     }
 
-    /// The verdict on an answer that has ended, where its head did not tell.
+    /// Returns the verdict on a complete response whose head carried no status.
     pub(super) fn end(&self, trailers: Option<&HeaderMap>) -> Verdict {
         let verdict = trailers.and_then(|trailers| self.status(trailers));
         verdict.unwrap_or(Verdict::FAILURE)
@@ -72,7 +72,7 @@ impl Codes {
 
 pub(super) fn pushback(fields: &HeaderMap) -> Option<Pushback> {
     let value = fields.get(PUSHBACK)?;
-    // What does not fit is unreadable too, says the gRFC.
+    // The gRFC counts a number that does not fit into 32 bits as unreadable.
     let ms: Option<i32> = value.to_str().ok().and_then(|text| text.parse().ok());
     Some(match ms.and_then(|ms| u64::try_from(ms).ok()) {
         Some(ms) => Pushback::After(Duration::from_millis(ms).min(LONGEST_PUSHBACK)),

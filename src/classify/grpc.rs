@@ -1,7 +1,9 @@
-//! Verdicts on gRPC: the status is in the trailers, or in the head of an answer without a body.
+//! Classifies gRPC responses. The status is in the trailers, or in the head of a response without a
+//! body.
 //!
-//! Every answer has HTTP status 200, also one that fails after a thousand messages; only its end
-//! tells. (linkerd's biaser looks at heads alone, and says itself that it misses these.)
+//! Every response has HTTP status 200, also one that fails after a thousand messages; only its end
+//! carries the status. (linkerd's biaser reads heads only, and its documentation says that it misses
+//! these failures.)
 
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
@@ -13,23 +15,25 @@ use super::{
     http::head as http_head,
 };
 
-/// Judges answers over gRPC by their status.
+/// Classifies gRPC responses by their status.
 ///
 /// | status | outcome |
 /// |---|---|
 /// | `UNKNOWN` 2, `DEADLINE_EXCEEDED` 4, `INTERNAL` 13, `UNAVAILABLE` 14, `DATA_LOSS` 15 | failure |
 /// | `RESOURCE_EXHAUSTED` 8 | overloaded |
-/// | every other | success: it is the caller's affair, and says nothing of the endpoint |
-/// | none at the end of the answer, or the answer breaks off | failure |
+/// | every other | success: the caller caused it, so it proves nothing about the endpoint |
+/// | no status at the end of the response, or the response breaks off | failure |
 /// | error | failure |
 ///
-/// A status in the head (the answer has no messages) is judged at once, any other with the trailers.
-/// A call that is dropped before them is neutral. An answer without a status whose HTTP status is not
-/// 200 is judged by [gRPC's mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md),
-/// but 429, and 503 with a `Retry-After`, as [`Http`](super::Http) does.
+/// A status in the head (the response has no messages) decides at once, any other status with the
+/// trailers. A call that is dropped before the trailers is neutral. A response without a gRPC status
+/// whose HTTP status is not 200 is classified by
+/// [gRPC's mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md). The
+/// exceptions are 429, and 503 with a `Retry-After`: they count as overloaded, as [`Http`](super::Http)
+/// counts them.
 ///
-/// `grpc-retry-pushback-ms` becomes the pushback of what is not `OK`, 300 s at most; a negative or
-/// unreadable number means "not at all"
+/// For any status but `OK`, `grpc-retry-pushback-ms` becomes the pushback, 300 s at most. A negative or
+/// unreadable number means "never"
 /// ([gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback)).
 ///
 /// # Examples
@@ -43,7 +47,7 @@ use super::{
 /// # Ok::<_, http::Error>(())
 /// ```
 ///
-/// Customised, for services that answer `UNKNOWN` when they refuse a request for good:
+/// Customised, for services that return `UNKNOWN` when they permanently refuse a request:
 /// ```
 /// use tower_roster::classify::{Grpc, Outcome};
 ///
@@ -55,8 +59,8 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// Sets what a status code counts as, for a number or for tonic's `Code`. A number that gRPC
-    /// does not define means `UNKNOWN`, as everywhere in gRPC.
+    /// Sets the outcome of a status code, given as a number or as tonic's `Code`. A number that gRPC
+    /// does not define counts as `UNKNOWN`, as everywhere in gRPC.
     #[must_use]
     pub fn outcome(mut self, code: impl Into<i32>, outcome: Outcome) -> Self {
         self.codes.set(code.into().try_into().ok(), outcome);
@@ -72,7 +76,7 @@ impl Grpc {
         Some(self.http(response.status(), headers))
     }
 
-    /// The verdict on a head without a status of gRPC's.
+    /// Returns the verdict on a head without a gRPC status.
     #[cold]
     fn http(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         let http = http_head(status, headers);

@@ -1,4 +1,4 @@
-//! Verdicts on HTTP: the status tells, and then the body must come whole.
+//! Classifies HTTP responses: first by the status, then by whether the body is complete.
 #![expect(clippy::disallowed_types, reason = "a date in a header is a date")]
 
 use std::{
@@ -14,18 +14,19 @@ use super::{
     body::ObservedBody,
 };
 
-/// Judges answers over HTTP by their status.
+/// Classifies HTTP responses by their status.
 ///
-/// | answer | outcome |
+/// | response | outcome |
 /// |---|---|
 /// | error | failure |
 /// | 429; 503 with a `Retry-After` | overloaded |
 /// | any other 5xx | failure |
-/// | every other status | success; 4xx is the caller's fault, and says nothing of the endpoint |
+/// | every other status | success; the caller caused a 4xx, so it proves nothing about the endpoint |
 ///
-/// `Retry-After` (RFC 9110, section 10.2.3), as seconds or as a date, becomes the pushback of what is
-/// no success, 300 s at most; one that cannot be read counts as none. The verdict is there with the
-/// head; an answer whose body breaks off becomes a failure then, if it was a success.
+/// For every outcome but success, `Retry-After` (RFC 9110, section 10.2.3) becomes the pushback, 300 s
+/// at most. It may be a number of seconds or a date; an unreadable one is ignored. The verdict is known
+/// with the head. If the body of a successful response breaks off, a second verdict turns it into a
+/// failure.
 ///
 /// # Examples
 /// ```
@@ -38,7 +39,7 @@ use super::{
 /// assert_eq!(verdict.outcome, Outcome::Overloaded);
 /// ```
 ///
-/// Customised, here for a service that must know whatever it is asked for:
+/// Customised, here for a service for which 404 is a failure:
 /// ```
 /// use http::{Response, StatusCode};
 /// use tower_roster::classify::{Http, Verdict};
@@ -53,7 +54,8 @@ use super::{
 pub struct Http;
 
 impl Http {
-    /// Judges by a closure, like [`from_fn`](super::from_fn), and by the end of the body too.
+    /// Creates a classifier that applies a closure, like [`from_fn`](super::from_fn), and observes the
+    /// end of the body too.
     pub fn with<F, B, E>(judge: F) -> HttpWith<F>
     where
         F: Fn(Result<&Response<B>, &E>) -> Verdict + Clone + Send + Sync + 'static,
@@ -61,7 +63,8 @@ impl Http {
         HttpWith(judge)
     }
 
-    /// The verdict on an answer or an error; for closures that judge but a few answers otherwise.
+    /// Returns the verdict on a response or an error. Closures that change the verdict on a few
+    /// responses only can call it for the others.
     pub fn verdict<B, E>(result: Result<&Response<B>, &E>) -> Verdict {
         match result {
             Ok(response) => head(response.status(), response.headers()),
@@ -88,7 +91,7 @@ impl<B: Body, E> Classify<Response<B>, E> for Http {
     }
 }
 
-/// Judges answers over HTTP by a closure; made by [`Http::with`].
+/// A classifier that applies a closure to HTTP responses; made by [`Http::with`].
 #[derive(Clone, Copy)]
 pub struct HttpWith<F>(F);
 
@@ -120,7 +123,7 @@ impl<F> fmt::Debug for HttpWith<F> {
     }
 }
 
-/// The verdict on the head of an answer.
+/// Returns the verdict on the head of a response.
 pub(super) fn head(status: StatusCode, headers: &HeaderMap) -> Verdict {
     let overloaded = status == StatusCode::TOO_MANY_REQUESTS;
     if !overloaded && !status.is_server_error() {
@@ -140,7 +143,7 @@ pub(super) fn head(status: StatusCode, headers: &HeaderMap) -> Verdict {
 fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Pushback> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let delay = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are more seconds than anyone waits.
+        // A number with more digits than `u64` holds exceeds the maximum.
         text.parse().map_or(LONGEST_PUSHBACK, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(text).ok()?;

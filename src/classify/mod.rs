@@ -1,30 +1,32 @@
-//! What became of a request: one judgement for everyone who measures.
+//! Classifies the result of each request, once for every layer that measures requests.
 //!
-//! Load, ejection, circuit breaker and retry must not disagree about what a failure is. A
-//! [`Classify`] decides it once, in two steps, because some protocols tell early and some late:
+//! Load, ejection, circuit breaker and retry must agree on what a failure is. A [`Classify`] decides it
+//! in two steps, because some protocols report the result in the head of the response and others at its
+//! end:
 //!
 //! ```text
 //!                 judge(head or error)
 //! request ──▶ ... ──────────────────────▶ Some(verdict)   HTTP status, transport error
 //!                          │
-//!                          └────────────▶ None            gRPC: the trailers will tell
+//!                          └────────────▶ None            gRPC: the status is in the trailers
 //!                                          │ observe
 //!                                          ▼
-//!                              end of the stream: verdict; broke off: failure; dropped: neutral
+//!                              end of the stream: verdict; broken stream: failure; dropped: neutral
 //! ```
 //!
 //! | classifier | success | failure | overloaded |
 //! |---|---|---|---|
-//! | [`Answers`] | any answer | any error | |
-//! | [`from_fn`] | as the closure says | | |
+//! | [`Answers`] | any response | any error | |
+//! | [`from_fn`] | as the closure decides | | |
 //! | `Http` | any other status | error, 5xx, a body that breaks off | 429, 503 with `Retry-After` |
 //! | `Grpc` | any other status | error, status 2, 4, 13, 14, 15 or none | status 8 |
 //!
-//! The last two come with feature `http` or `tonic`. A caller that stops waiting proves nothing about
-//! the endpoint: whoever holds an [`Observer`] sees it dropped and takes that as neutral.
+//! `Http` and `Grpc` need feature `http` or `tonic`. A caller that stops waiting proves nothing about
+//! the endpoint: its [`Observer`] is dropped without a verdict, and the layers count the request as
+//! neutral.
 //!
-//! One thing an error alone can tell, and it decides what may be done about it: [`is_unsent`] says
-//! that no endpoint has seen the request, and [`reclaim`] gets it back.
+//! An error can also prove that no endpoint received the request. [`is_unsent`] checks that, and
+//! [`reclaim`] takes the request back from the error.
 
 #[cfg(feature = "_hyper")]
 mod body;
@@ -47,53 +49,53 @@ pub use self::{
 
 use std::{fmt, time::Duration};
 
-/// The longest time that an endpoint can ask for; linkerd's. A bad `Retry-After`, or a skewed clock, must not
-/// leave an endpoint alone for a day.
+/// The longest pushback that an endpoint can request, in linkerd as well. A bad `Retry-After`, or a
+/// skewed clock, must not withhold traffic from an endpoint for a day.
 #[cfg(feature = "_hyper")]
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(300);
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It was answered.
+    /// The endpoint responded.
     Success,
-    /// It was answered with an error, or not at all.
+    /// The endpoint responded with an error, or did not respond.
     Failure,
-    /// The endpoint refuses more work for now: it is alive, and should get less.
+    /// The endpoint refuses more work for now: it is alive, and should get fewer requests.
     Overloaded,
-    /// Its caller stopped waiting for the answer.
+    /// The caller stopped waiting for the response.
     Cancelled,
 }
 
-/// What an endpoint says about trying again.
+/// When a request may be retried, as the endpoint requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
     /// Not before this long from now.
     After(Duration),
-    /// Not at all.
+    /// Never.
     Never,
 }
 
-/// An outcome, and what the endpoint said about trying again.
+/// An outcome, and the pushback that the endpoint sent with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What became of the request.
+    /// The result of the request.
     pub outcome: Outcome,
-    /// What the endpoint said about trying again.
+    /// When the endpoint allows a retry; `None` if it sent no pushback.
     pub pushback: Option<Pushback>,
 }
 
 impl Verdict {
-    /// The request was answered.
+    /// The request succeeded.
     pub const SUCCESS: Self = Self::new(Outcome::Success);
     /// The request failed.
     pub const FAILURE: Self = Self::new(Outcome::Failure);
-    /// The endpoint has too much to do.
+    /// The endpoint is overloaded.
     pub const OVERLOADED: Self = Self::new(Outcome::Overloaded);
 
-    /// A verdict without a word about trying again.
+    /// Creates a verdict without pushback.
     pub const fn new(outcome: Outcome) -> Self {
         Self {
             outcome,
@@ -101,7 +103,7 @@ impl Verdict {
         }
     }
 
-    /// Adds what the endpoint said about trying again.
+    /// Sets the pushback that the endpoint sent.
     #[must_use]
     pub const fn pushback(mut self, pushback: Pushback) -> Self {
         self.pushback = Some(pushback);
@@ -109,13 +111,15 @@ impl Verdict {
     }
 }
 
-/// Receives the verdict on one request. Dropped without a verdict, the request was cancelled.
+/// Receives the verdict on one request. An observer that is dropped without a verdict means that the
+/// request was cancelled.
 pub trait Observer: Send + 'static {
-    /// Takes the verdict. May come a second time, with a worse one, when an answer that began well
-    /// broke off.
+    /// Takes the verdict. It is called a second time, with a worse verdict, when a response that began
+    /// as a success breaks off.
     fn conclude(&mut self, verdict: Verdict);
 
-    /// The head of an answer, or an error, has arrived. Without a `verdict` the end of the answer decides.
+    /// Reports that the head of a response, or an error, has arrived. Without a `verdict`, the end of
+    /// the response decides.
     fn answered(&mut self, verdict: Option<Verdict>) {
         if let Some(verdict) = verdict {
             self.conclude(verdict);
@@ -123,30 +127,35 @@ pub trait Observer: Send + 'static {
     }
 }
 
-/// Observes nothing.
+/// Ignores every verdict.
 impl Observer for () {
     fn conclude(&mut self, _: Verdict) {}
 }
 
-/// Judges what became of requests.
+/// Classifies the results of requests.
 ///
-/// Implemented by [`Answers`] and [`from_fn`] for any response, and by those of the protocols. One
-/// that decides at the head of a response needs only these two lines besides [`judge`](Self::judge):
-/// `type Observed<O: Observer> = Response;` and `fn observe(…) -> Response { response }`.
+/// [`Answers`] and [`from_fn`] implement it for any response; `Http` and `Grpc` implement it for their
+/// protocols. An implementation that decides by the head of a response needs only these two lines
+/// besides [`judge`](Self::judge): `type Observed<O: Observer> = Response;` and
+/// `fn observe(…) -> Response { response }`.
 ///
-/// A layer judges a response once, and hands the verdict to `observe`. Layers above it judge again, as one
-/// between may have changed the response; so `judge` should be cheap for a success.
+/// A layer calls `judge` once per response, and passes the verdict to `observe`. Layers above it call
+/// `judge` again, because a layer between the two may have changed the response. So `judge` should be
+/// cheap for a success.
 ///
-/// A panic is the caller's. The request counts as cancelled.
+/// # Panics
+/// A panic of the implementation reaches the caller. The request then counts as cancelled.
 pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
-    /// The response as the caller gets it: with an observer of its end, where one is needed.
+    /// The response that the caller gets. It wraps the response if its end must be observed.
     type Observed<O: Observer>;
 
-    /// Judges by the head of a response, or by an error. `None` leaves it to the end of the response.
+    /// Returns the verdict on the head of a response, or on an error. `None` means that the end of the
+    /// response decides.
     fn judge(&self, result: Result<&Response, &Error>) -> Option<Verdict>;
 
-    /// Hands on the response. `head` is what [`judge`](Self::judge) said of it. `observer` knows that, and
-    /// is to be told the verdict on its end; dropping it means the response is complete.
+    /// Returns the response for the caller. `head` is the result of [`judge`](Self::judge); `observer`
+    /// has received it already. The implementation reports the verdict on the end of the response to
+    /// `observer`, and drops it when the response is complete.
     fn observe<O: Observer>(
         &self,
         response: Response,
@@ -155,7 +164,8 @@ pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     ) -> Self::Observed<O>;
 }
 
-/// Any answer is a success and any error a failure, known with the head of the response.
+/// Counts any response as a success and any error as a failure. The verdict is known with the head of
+/// the response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answers;
@@ -175,7 +185,7 @@ impl<T, E> Classify<T, E> for Answers {
     }
 }
 
-/// Judges by a closure, at the head of the response.
+/// Creates a classifier that applies a closure to the head of the response.
 ///
 /// # Examples
 /// ```
@@ -193,7 +203,7 @@ where
     FromFn(judge)
 }
 
-/// Judges by a closure; made by [`from_fn`].
+/// A classifier that applies a closure; made by [`from_fn`].
 #[derive(Clone, Copy)]
 pub struct FromFn<F>(F);
 

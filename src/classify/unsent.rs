@@ -1,9 +1,9 @@
-//! Errors that came before the request was sent, and how to get that request back.
+//! Errors that prove that a request was not sent, and how to take that request back.
 //!
-//! A request that no endpoint has seen can go to another one, whatever it does there: it had no
-//! effect. Only the error can tell, and it is said once, by whoever knows first: an [`Unsent`] in
-//! the chain of sources, or the error of a client whose word is known. What stands below such an
-//! error is not asked: the body of a request may itself come from a call that failed.
+//! A request that no endpoint received had no effect, so it can safely go to another endpoint. The first
+//! error in the chain of sources that can decide this does: an [`Unsent`], or a client error of a known
+//! type. Its own sources are not read, because the body of a request may itself come from a call that
+//! failed.
 
 use std::{
     any::Any,
@@ -14,11 +14,11 @@ use std::{
 
 use crate::error::BoxError;
 
-/// Says that the request was certainly not sent, and may bring it back.
+/// An error that proves that the request was not sent. It may contain the request.
 ///
-/// For the errors of services under a balancer or a retry: return it, or have it among the sources
-/// of your own error, and the request may go to another endpoint. Where the request is known,
-/// [`with_request`](Self::with_request) saves whoever sends again from keeping a copy.
+/// It is meant for the errors of services under a balancer or a retry: return it, or make it a source of
+/// your own error, and the request may go to another endpoint. With [`with_request`](Self::with_request)
+/// the layer that retries need not keep a copy of the request.
 ///
 /// # Examples
 /// ```
@@ -30,7 +30,7 @@ use crate::error::BoxError;
 /// assert_eq!(classify::reclaim::<&str>(&error), None, "it is given back once");
 /// ```
 ///
-/// Among the sources of an error of one's own:
+/// As a source of another error:
 /// ```
 /// use tower_roster::classify::{self, Unsent};
 ///
@@ -53,14 +53,14 @@ use crate::error::BoxError;
 /// assert!(classify::is_unsent(&error));
 /// ```
 pub struct Unsent {
-    /// Behind a lock, because requests need not be `Sync` and errors must be; and so that it can be
-    /// taken from below other errors, which lend out their source.
+    /// In a lock, because errors must be `Sync` and requests need not be. Besides, an error lends its
+    /// source by a shared reference, through which the request must be taken.
     request: Mutex<Option<Box<dyn Any + Send>>>,
     source: Option<BoxError>,
 }
 
 impl Unsent {
-    /// Says it of an error, which becomes the source.
+    /// Creates the error; `source` is its cause.
     pub fn new(source: impl Into<BoxError>) -> Self {
         Self {
             request: Mutex::new(None),
@@ -68,7 +68,7 @@ impl Unsent {
         }
     }
 
-    /// Nothing but that: the error above it says why.
+    /// Creates the error without a cause, for an error above it that states the cause.
     pub(crate) fn bare() -> Self {
         Self {
             request: Mutex::new(None),
@@ -76,7 +76,7 @@ impl Unsent {
         }
     }
 
-    /// Brings the request back.
+    /// Adds the request.
     #[must_use]
     pub fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
         Self {
@@ -85,11 +85,11 @@ impl Unsent {
         }
     }
 
-    /// Takes the request, if it is of this type and was not taken before.
+    /// Takes the request, if it has this type and was not taken before.
     pub fn take_request<Request: 'static>(&self) -> Option<Request> {
         let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = request.take()?.downcast();
-        // One of another type stays for whoever asks for that.
+        // A request of another type stays: a later call may ask for that type.
         taken
             .map_err(|other| *request = Some(other))
             .map(|taken| *taken)
@@ -117,13 +117,13 @@ impl Error for Unsent {
     }
 }
 
-/// The source of an error of this crate's own layers that refused a request before it was sent: a
-/// balancer without an endpoint, a breaker that is open, failfast.
+/// The source of this crate's errors that refuse a request before it is sent: a balancer without an
+/// endpoint, an open breaker, failfast.
 #[derive(Debug)]
 pub(crate) struct NotSent;
 
 impl NotSent {
-    /// As what `source()` returns.
+    /// The value that `source()` returns.
     pub(crate) const SOURCE: Option<&'static (dyn Error + 'static)> = Some(&NotSent);
 }
 
@@ -135,14 +135,18 @@ impl fmt::Display for NotSent {
 
 impl Error for NotSent {}
 
-/// Whether an error says that the request was certainly not sent, so that it may be sent elsewhere
-/// whatever it does.
+/// Returns whether an error proves that the request was not sent. Such a request may be sent to another
+/// endpoint, even if it is not idempotent.
 ///
-/// Known are [`Unsent`], which the clients of this crate use; a balancer without an endpoint for the
-/// request, and the refusals of a breaker or of failfast; with features `http` or `consul` also hyper's
-/// errors and those of hyper-util's client; with feature `tonic` the failure of a channel to connect. The
-/// first of them in the chain of sources decides. Not the refusal of a throttle: that would come back
-/// at once, and make it refuse more.
+/// These errors prove it; the first of them in the chain of sources decides:
+/// - [`Unsent`], which the clients of this crate use;
+/// - the error of a balancer without an endpoint for the request, and the refusals of a breaker or of
+///   failfast;
+/// - with features `http` or `consul`, the errors of hyper and of hyper-util's client that say so;
+/// - with feature `tonic`, the failure of a channel to connect.
+///
+/// The refusal of a throttle is not among them: a retry would come back at once, and the throttle would
+/// refuse more.
 ///
 /// # Examples
 /// ```
@@ -156,10 +160,12 @@ pub fn is_unsent(error: &(dyn Error + 'static)) -> bool {
     matches!(first_word(error), Some(Word::Unsent(_)))
 }
 
-/// Takes back the request from an error that says it was not sent, if it is of this type.
+/// Takes the request back from an error that proves that it was not sent. Returns `None` if the error
+/// does not contain the request, or if it has another type.
 ///
-/// It is as the service got it that gave it back: layers above that service may have changed it.
-/// `HttpClient` gives back what it was called with: the body unread, the head as it was.
+/// The request is as the service that returned the error received it; layers above that service may have
+/// changed it. `HttpClient` returns the request that it was called with: the body unread, the head
+/// unchanged.
 ///
 /// # Examples
 /// ```
@@ -187,10 +193,10 @@ pub(crate) fn give_back<Request: Send + 'static>(error: &(dyn Error + 'static), 
     }
 }
 
-/// What an error says of its request.
+/// What an error proves about its request.
 enum Word<'a> {
     Unsent(Option<&'a Unsent>),
-    /// It was sent, or nobody can tell.
+    /// The request was sent, or the error does not say.
     #[cfg(feature = "_hyper")]
     PerhapsSent,
 }
@@ -226,8 +232,8 @@ fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     None
 }
 
-/// hyper gives a request back that it had not begun to write when the connection closed, and calls
-/// that canceled.
+/// Reads an error of hyper's. If the connection closes before hyper has begun to write a request, hyper
+/// returns the request, and reports the error as canceled.
 #[cfg(feature = "_hyper")]
 fn says_hyper(error: &(dyn Error + 'static)) -> Option<bool> {
     use hyper_util::client::legacy;
