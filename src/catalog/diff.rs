@@ -1,30 +1,30 @@
-//! The smallest ordered list of changes between two sets.
+//! Computes the smallest ordered list of changes between two sets.
 
 use std::sync::Arc;
 
 use super::InstanceSet;
 use crate::instance::Instance;
 
-/// One change of a set.
+/// One change of an instance set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delta {
     /// A new instance.
     Insert(Arc<Instance>),
-    /// The same instance, of which something changed.
+    /// An instance whose key is in both sets, with other data.
     Update {
-        /// What was known of it.
+        /// The instance in the old set.
         old: Arc<Instance>,
-        /// What is known now.
+        /// The instance in the new set.
         new: Arc<Instance>,
     },
-    /// An instance that is gone.
+    /// An instance that is not in the new set.
     Remove(Arc<Instance>),
 }
 
-/// Computes what turns `old` into `new`.
+/// Computes the changes that turn `old` into `new`.
 ///
-/// Inserts come first, then updates, then removes, each in the order of keys: a client that applies
-/// them one by one while all instances are replaced never holds an empty set. Takes time linear
+/// Inserts come first, then updates, then removes, each in the order of keys. So the set of a client
+/// that applies them one by one is never empty, even if all instances are replaced. The time is linear
 /// in the sizes of the sets; elements with equal `Arc`s cost one pointer comparison.
 pub fn diff(old: &InstanceSet, new: &InstanceSet) -> Vec<Delta> {
     if old.is_same(new) {

@@ -1,4 +1,5 @@
-//! What follows from what a registry said: pure, without a runtime, a clock or a lock.
+//! Folds the replies of a registry into the instance set of a service, and computes the changes between
+//! sets. Pure: without a runtime, a clock or a lock.
 //!
 //! ```text
 //! Listing ──▶ fold ──▶ settle ──▶ InstanceSet ──▶ diff ──▶ Delta, Delta, …
@@ -6,9 +7,8 @@
 //!              reuse equals  removal grace   shared)       before removes)
 //! ```
 //!
-//! A registry's reply costs one sort and one merge with the set known so far. Instances that did
-//! not change keep their `Arc`, so that comparing two sets is mostly comparing pointers, and a reply
-//! that says nothing new yields the very same set.
+//! A reply costs one sort and one merge with the set before it. Unchanged instances keep their `Arc`, so
+//! comparing two sets mostly compares pointers. A reply without changes yields the same set.
 
 mod diff;
 mod set;
@@ -27,34 +27,35 @@ use crate::instance::{Instance, Status};
 /// One complete reply of a registry about one service.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Every instance that could be understood, in any order; equal keys are folded. A backend that
-    /// hands out the same `Arc` for the same record again makes comparing cheap.
+    /// Every instance that could be parsed, in any order; records with equal keys are folded into one.
+    /// Comparing is cheap if a backend returns the same `Arc` for an unchanged record.
     pub instances: Vec<Arc<Instance>>,
-    /// Whether the service exists, apart from having instances. An empty list of an existing
-    /// service is another state than a service that nobody knows.
+    /// Whether the service exists. An existing service may have no instances; that state differs from a
+    /// service that the registry does not know.
     pub exists: bool,
-    /// Why the list may be wrong, when the registry gave a sign of that. An empty list in doubt is
-    /// held back, and what another one lacks is kept for a moment; see [`EmptyGuard`].
+    /// Why the list may be wrong, if the registry gave a sign of that. An empty list in doubt is held
+    /// back. Instances that are absent from a list in doubt are kept for 1.1 s; see [`EmptyGuard`].
     pub doubt: Option<String>,
-    /// Records that had to be left out; the first 1,000 are noted.
+    /// Records that were left out, the first 1,000 of them.
     pub rejected: Vec<Rejected>,
 }
 
-/// As many notes on unusable records are kept of one reply; arbitrary: more than anybody reads, and
-/// few enough that a reply of nothing else (three bytes make a record) does not fill memory and logs.
+/// The number of notes kept about unusable records of one reply. Arbitrary: it is more than a person
+/// reads. A reply may consist of such records only (three bytes make a record), and the notes must not
+/// fill memory and logs.
 const MOST_REJECTED: usize = 1_000;
 
-/// Adds a note, unless there are enough.
+/// Adds a note, unless there are [`MOST_REJECTED`] already.
 pub(crate) fn reject(rejected: &mut Vec<Rejected>, note: impl FnOnce() -> Rejected) {
     if rejected.len() < MOST_REJECTED {
         rejected.push(note());
     }
 }
 
-/// A record of a registry that cannot be used, and why. It costs itself only.
+/// A record of a registry that cannot be used, and why. The other records of the reply are still used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejected {
-    /// The record: an id, or its place in the reply.
+    /// The record: its id, or its position in the reply.
     pub record: Arc<str>,
     /// Why it was left out.
     pub reason: Arc<str>,
@@ -76,9 +77,9 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// Sorts a reply by key and folds records of one key into the healthiest.
+/// Sorts a reply by key. Of several records with one key, the one with the best status stays.
 ///
-/// Returns the instances that may serve, those that may not, and notes on folded records.
+/// Returns the instances that may get traffic, those that may not, and notes on the folded records.
 fn fold(
     mut instances: Vec<Arc<Instance>>,
     passing_only: bool,

@@ -20,7 +20,7 @@ impl InstanceSet {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -36,14 +36,15 @@ impl InstanceSet {
         found.ok().map(|index| &self.0[index])
     }
 
-    /// Whether both are the very same set, which is cheaper than comparing them.
+    /// Whether both share one allocation, which is cheaper to check than equality.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Builds the set that follows `self` from instances in the order of their keys.
+    /// Builds the set that follows `self` from the instances of a reply and the instances to keep, both
+    /// in the order of their keys.
     ///
-    /// What did not change keeps its `Arc`; when nothing did, the result is `self`.
+    /// Unchanged instances keep their `Arc`. If nothing changed, the result is `self`.
     pub(super) fn succeed(&self, sorted: Vec<Arc<Instance>>, kept: &[Arc<Instance>]) -> Self {
         let mut old = self.0.iter().peekable();
         let mut kept = kept.iter().peekable();
@@ -67,26 +68,26 @@ impl InstanceSet {
             }
         }
         all.extend(kept.cloned());
-        // With every element reused and as many as before, nothing was removed either.
+        // If every element is reused and the lengths are equal, nothing was removed either.
         if same && all.len() == self.len() {
             return self.clone();
         }
         Self(all.into())
     }
 
-    /// The set without the instances whose keys `leaves` tells.
+    /// Returns the set without the instances for whose keys `leaves` returns `true`.
     pub(super) fn without(&self, leaves: impl Fn(&Key) -> bool) -> Self {
         let stay = self.0.iter().filter(|instance| !leaves(&instance.key));
         Self(stay.cloned().collect())
     }
 
-    /// The set of instances that are in the order of their keys, without equals.
+    /// Creates a set from instances in the order of their keys, which must be distinct.
     pub(crate) fn from_sorted(sorted: Vec<Arc<Instance>>) -> Self {
         debug_assert!(sorted.is_sorted_by(|a, b| a.key < b.key));
         Self(sorted.into())
     }
 
-    /// Pairs the elements of two sets by key: only old, only new, or both.
+    /// Calls `pair` for each key of two sets: with the old instance, the new one, or both.
     pub(super) fn merge<'a>(
         old: &'a Self,
         new: &'a Self,
@@ -138,7 +139,8 @@ impl<'a> IntoIterator for &'a InstanceSet {
 }
 
 impl FromIterator<Instance> for InstanceSet {
-    /// Collects instances in any order; of equal keys the healthiest stays.
+    /// Collects instances in any order. Of several with one key, the one with the best status stays;
+    /// instances that may not get traffic are left out.
     fn from_iter<I: IntoIterator<Item = Instance>>(instances: I) -> Self {
         let (serving, _, _) = super::fold(instances.into_iter().map(Arc::new).collect(), false);
         Self::default().succeed(serving, &[])

@@ -1,10 +1,9 @@
-//! When a reply is applied: the empty guard and the removal grace.
+//! Decides when a reply is applied: the empty guard and the removal grace.
 //!
-//! Two camps exist. One holds the last set when a registry suddenly lists nothing, because a
-//! registry that lost its state looks just like a service that was shut down; the other applies what
-//! the registry says, because holding dead instances is an outage too. So both are settings, and the
-//! default asks whether the registry gave a sign that its answer may be wrong: an empty list in doubt
-//! is held, one without doubt is applied at once.
+//! A registry that lost its state looks like a service that was shut down. Some clients therefore hold
+//! the last set when a registry suddenly lists nothing. Others apply the reply, because sending to dead
+//! instances is an outage too. So both are settings. The default holds an empty list if the registry
+//! gave a sign that the list may be wrong, and applies any other at once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,22 +19,22 @@ use crate::{
     instance::{Instance, Key},
 };
 
-/// How long an instance that is absent from a list in doubt is kept. A registry that lost its
-/// state lists one instance after the other as their processes notice: for Consul within a second,
-/// after a heartbeat. Together with the backoff of a watch it must stay below the 2 s within which
-/// a set is right again after a fault.
+/// How long an instance that is absent from a list in doubt is kept: 1.1 s. A registry that lost its
+/// state lists the instances again as their processes notice the loss; with Consul that takes up to a
+/// second, after a heartbeat. This time plus the backoff of a watch must stay below 2 s, the bound for a
+/// correct set after a fault.
 const RETURN_WITHIN: Duration = Duration::from_millis(1_100);
 
-/// What to do with a reply that would empty a set which was not empty.
+/// What to do with a reply that would empty a non-empty set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyGuard {
     /// Apply every empty reply at once.
     ApplyAtOnce,
-    /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong (an index
-    /// that went backwards, a list cut by access rules). One in doubt is applied when it still stands
-    /// after this time. The default, with 120 s: a Consul cluster that was wiped and bootstrapped again
-    /// listed nothing for 100 s before its agents had restored what they knew. Single instances that
-    /// are absent from a list in doubt are kept for a second.
+    /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong: an index that
+    /// went backwards, or a list cut by access rules. An empty reply that arrives after this time is
+    /// applied even then. The default, with 120 s: a Consul cluster that was wiped and bootstrapped
+    /// again listed nothing for 100 s, until its agents had registered their services again. Instances
+    /// that are absent from a non-empty list in doubt are kept for 1.1 s.
     HoldDoubtful(Duration),
     /// Hold every empty reply for this time.
     Hold(Duration),
@@ -47,7 +46,7 @@ impl Default for EmptyGuard {
     }
 }
 
-/// Turns replies into the set to use, with time as an argument.
+/// Turns the replies of a registry into the set to use. The caller passes the time.
 #[derive(Debug)]
 pub struct Settle {
     guard: EmptyGuard,
@@ -56,11 +55,11 @@ pub struct Settle {
     set: InstanceSet,
     withheld: Arc<[Arc<Instance>]>,
     rejected: Arc<[Rejected]>,
-    /// Instances that the registry no longer lists and that are kept until their time.
+    /// When each instance that is no longer listed, but kept for now, will be removed.
     leaving: HashMap<Key, Instant>,
-    /// While an empty reply is held back: from when on the next one is applied.
+    /// The time from which an empty reply is applied; `None` unless one is held back.
     held: Option<Instant>,
-    /// Until when a list may lack instances that the registry has yet to learn of again.
+    /// Until when a list may lack instances, because the registry has lost them for now.
     doubted_until: Option<Instant>,
 }
 
@@ -85,7 +84,7 @@ impl Settle {
         &self.set
     }
 
-    /// Instances that are listed and must not get traffic.
+    /// Instances that are listed, but may not get traffic.
     pub fn withheld(&self) -> &Arc<[Arc<Instance>]> {
         &self.withheld
     }
@@ -100,7 +99,7 @@ impl Settle {
         self.held.is_some()
     }
 
-    /// Takes a reply. Returns whether it was applied; else it is held back.
+    /// Takes a reply. Returns whether it was applied; if not, it is held back.
     pub fn offer(&mut self, listing: Listing, now: Instant) -> bool {
         self.note_doubt(&listing, now);
         if listing.instances.is_empty() && !self.set.is_empty() {
@@ -109,8 +108,8 @@ impl Settle {
                 EmptyGuard::HoldDoubtful(time) => listing.doubt.as_ref().map(|_| time),
                 EmptyGuard::Hold(time) => Some(time),
             };
-            // Doubt does not go away by asking again: a reply held once is held until its time, or
-            // until instances are listed.
+            // The next reply may look sound and still be wrong. So an empty reply that is held once is
+            // held until its time, or until instances are listed.
             let until = match (&self.held, hold) {
                 (Some(until), _) => Some(*until),
                 (None, Some(time)) => Some(after(now, time)),
@@ -121,7 +120,7 @@ impl Settle {
                 return false;
             }
             if self.held.is_some() {
-                // It was in doubt for long enough.
+                // The registry has confirmed the empty list: the time in doubt ends.
                 self.doubted_until = None;
             }
         }
@@ -129,10 +128,10 @@ impl Settle {
         true
     }
 
-    /// Does what has become due. Returns whether anything was applied.
+    /// Removes the instances whose grace has ended. Returns whether there were any.
     ///
-    /// An empty reply that is held is not: it waits for the registry to say the same once more, which
-    /// one that cannot be reached does not.
+    /// It never applies a held empty reply: only another empty reply from the registry does, and a
+    /// registry that cannot be reached sends none.
     pub fn tick(&mut self, now: Instant) -> bool {
         let leaving = self.leaving.len();
         let mut due = HashSet::new();
@@ -150,7 +149,7 @@ impl Settle {
         true
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// When [`tick`](Self::tick) must be called next; `None` if no instance is in its grace.
     pub fn deadline(&self) -> Option<Instant> {
         self.leaving.values().copied().min()
     }
@@ -184,8 +183,9 @@ impl Settle {
         }
     }
 
-    /// Opens the time in which absences are doubted. A further sign does not prolong it; but the
-    /// instances that end an emptiness need not be all.
+    /// Starts the time in which absent instances are kept. A second sign of doubt does not prolong it.
+    /// But the first non-empty list after an empty one may lack instances, so at least half of the time
+    /// remains then.
     fn note_doubt(&mut self, listing: &Listing, now: Instant) {
         let doubted = self.held.is_some() && self.doubted_until.is_some();
         let ends = doubted && !listing.instances.is_empty();
@@ -201,8 +201,9 @@ impl Settle {
         self.doubted_until = open.max(now.checked_add(least));
     }
 
-    /// Starts the grace of instances that are no longer listed and ends that of those that are. One
-    /// that is listed as unhealthy leaves at once: that is a statement, not an absence.
+    /// Starts the grace of instances that are no longer listed, and ends the grace of those that are
+    /// listed again. An instance that is listed as unhealthy is removed at once, because the registry
+    /// reports its state.
     fn note_leaving(
         &mut self,
         serving: &[Arc<Instance>],
@@ -214,8 +215,8 @@ impl Settle {
             let find = |list: &[Arc<Instance>]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
             find(serving) || find(withheld)
         };
-        // One whose time is up is not given another, when a reply comes before the tick that would
-        // have removed it.
+        // An instance whose grace has ended gets no second one if a reply comes before the tick that
+        // removes it.
         let known: HashSet<Key> = self.leaving.keys().cloned().collect();
         self.leaving
             .retain(|key, until| *until > now && !listed(key));
@@ -375,7 +376,8 @@ mod tests {
         let mut settle = Settle::new(EmptyGuard::HoldDoubtful(SECOND), Duration::ZERO, false);
         settle.offer(listing(&[1]), now);
         assert!(!settle.offer(in_doubt(), now));
-        // Later empty replies look sound, because the index is the new one: still held.
+        // The registry's index is now the new one, so later empty replies carry no sign of doubt. They
+        // are still held.
         assert!(!settle.offer(listing(&[]), now + SECOND / 2));
         assert_eq!((ids(&settle), settle.is_holding()), (vec!["web-1"], true));
         assert!(
