@@ -1,12 +1,12 @@
-//! Whether a connection still stands, told to those who had an answer on it.
+//! Reports the loss of a connection to the code that received a response on it.
 //!
-//! What a server said can hold for as long as it runs and no longer, and nothing in the answers of
-//! two servers at one address tells them apart. But one that ends takes its connections along. The
-//! pool of hyper replaces them without a word, and sends a request again, on a new one, when the old
-//! one broke before the request was written; so the loss is noted where the bytes pass.
+//! Some replies of a server hold only while its process runs. Two servers at one address
+//! cannot be distinguished by their responses, but a server that ends loses its connections. hyper's
+//! pool replaces lost connections silently: if the old one broke before the request was written, it
+//! sends the request on a new one. So the stream itself records the loss.
 //!
-//! Only the end that the other side made counts. That the pool closes a connection, because it was
-//! idle for long or because there were too many, says nothing about the server.
+//! Only an end by the other side counts. The pool also closes connections because they are idle or too
+//! many; that proves nothing about the server.
 
 use std::{
     io,
@@ -19,17 +19,17 @@ use tokio::{
     sync::watch,
 };
 
-/// What became of one connection.
+/// The state of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Link(watch::Receiver<bool>);
 
 impl Link {
-    /// Whether the other side ended it, or it failed.
+    /// Whether the other side closed the connection, or it failed.
     pub(crate) fn is_lost(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Waits until it is lost; for ever when this side closes it before.
+    /// Waits until the connection is lost. Never completes if this side closes it first.
     pub(crate) async fn lost(mut self) {
         if self.0.wait_for(|lost| *lost).await.is_err() {
             std::future::pending().await
@@ -37,7 +37,7 @@ impl Link {
     }
 }
 
-/// A stream that tells its [`Link`] of its end.
+/// A stream that reports its end to its [`Link`].
 pub(super) struct Linked<S> {
     stream: S,
     lost: watch::Sender<bool>,
@@ -65,7 +65,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Linked<S> {
     ) -> Poll<io::Result<()>> {
         let (before, room) = (buf.filled().len(), buf.remaining());
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        // Nothing read although there was room is the end.
+        // Reading nothing although the buffer has room means that the other side has closed the stream.
         if room > 0 && buf.filled().len() == before {
             self.lost.send_replace(true);
         }
@@ -102,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Linked<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The end that this side makes; whether it succeeds is no matter.
+        // This side closes the stream, which is no loss, whether or not it succeeds.
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

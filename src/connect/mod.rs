@@ -1,8 +1,8 @@
-//! One connector for one target: TCP with a bounded time, a Unix socket, TLS on top where asked.
+//! One connector for one target: TCP with a connect timeout, or a Unix socket, with TLS on request.
 //!
-//! The URI of a request says which *service* is called and becomes the `Host` header (and the server
-//! name of TLS); where the bytes go is decided here, when the endpoint is made. So a client of one
-//! endpoint never shares a connection with another, and dropping it closes exactly its own.
+//! The URI of a request names the *service*; it becomes the `Host` header and the server name of TLS.
+//! The target of the connector is fixed when the endpoint is made. So clients of two endpoints never
+//! share a connection, and dropping a client closes its own connections only.
 
 #[cfg(feature = "consul")]
 mod link;
@@ -35,10 +35,10 @@ use tower::Service;
 
 use crate::{error::BoxError, instance::Address};
 
-/// Where a connector connects to, whatever the URI of a request says.
+/// The target of a connector. The URI of a request does not change it.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    /// An address; a name is resolved each time.
+    /// An address. A host name is resolved for each connection.
     Tcp(Address),
     /// A socket in the file system.
     #[cfg(all(unix, feature = "consul"))]
@@ -82,14 +82,14 @@ impl Connector {
         }
     }
 
-    /// Sets the silence after which TCP probes a connection; 30 s unless set.
+    /// Sets the idle time after which TCP probes a connection; 30 s by default, `None` for no probes.
     #[cfg(feature = "http")]
     pub(crate) fn keep_alive(mut self, after: Option<Duration>) -> Self {
         self.tcp.set_keepalive(after);
         self
     }
 
-    /// Counts its connections there.
+    /// Counts the open connections in `links`.
     #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
     pub(crate) fn links(mut self, links: Arc<Links>) -> Self {
         self.links = Some(links);
@@ -102,15 +102,15 @@ impl Connector {
         self
     }
 
-    /// Expects the certificate to name this server; the host of the URI by default.
+    /// Sets the server name that the certificate must contain; the host of the URI by default.
     #[cfg(all(feature = "tls", any(feature = "consul", feature = "tonic")))]
     pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
         self.server_name = name;
         self
     }
 
-    /// Puts a [`Link`] into the extensions of every answer. Not for what carries a user's requests,
-    /// where each answer would pay for it.
+    /// Puts a [`Link`] into the extensions of every response. Not for connections that carry a user's
+    /// requests: each response would pay for it.
     #[cfg(feature = "consul")]
     pub(crate) fn linked(mut self) -> Self {
         self.linked = true;
@@ -212,11 +212,11 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The connections to one target, as far as they are known.
+/// The number and state of the connections to one target.
 #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    /// Relaxed, both: hints, that publish no other memory.
+    /// Relaxed for both fields: they are hints, and publish no other memory.
     open: AtomicUsize,
     failing: AtomicBool,
 }
@@ -231,18 +231,18 @@ impl Links {
         Ok(io)
     }
 
-    /// The number of open connections.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// Whether the last attempt to connect failed.
+    /// Returns whether the last attempt to connect failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing.load(Relaxed)
     }
 }
 
-/// An open connection.
+/// Counts one open connection until it is dropped.
 #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
 struct Counted(Arc<Links>);
 
@@ -253,13 +253,13 @@ impl Drop for Counted {
     }
 }
 
-/// Any connection. Boxed, because it is made rarely and lives long.
+/// Any connection. The stream is boxed: a connection is made rarely and lives long.
 pub(crate) struct Io {
     stream: Box<dyn Stream>,
     h2: bool,
     #[cfg(feature = "consul")]
     link: Option<Link>,
-    /// Counts it for as long as it stands.
+    /// Counts this connection as open until it is dropped.
     #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
     counted: Option<Counted>,
 }
