@@ -1,7 +1,7 @@
-//! Counts of the last `n` calls: a ring of outcomes behind a lock.
+//! Counts over the last `n` calls: a ring of outcomes in a lock.
 //!
-//! The lock is held for some ten nanoseconds, and the inner service takes longer than that: threads seldom
-//! meet there. In exchange the counts are exact in every moment.
+//! The lock is held for about ten nanoseconds, and a call of the inner service takes longer, so threads
+//! rarely contend. In exchange the counts are exact at every moment.
 
 use std::{
     fmt,
@@ -10,13 +10,13 @@ use std::{
 
 use super::CallCounts;
 
-/// Counts of the last `n` calls.
+/// Counts over the last `n` calls.
 pub(crate) struct CountWindow(Mutex<Ring>);
 
 struct Ring {
-    /// What became of the call at each place; `None` before there was one.
+    /// The outcome of the call at each place; `None` where no call was recorded yet.
     calls: Box<[Option<Outcome>]>,
-    /// How many calls there were in all.
+    /// How many calls were recorded in all.
     number: u64,
     counts: CallCounts,
 }
@@ -28,7 +28,7 @@ struct Outcome {
 }
 
 impl CountWindow {
-    /// Makes an empty window over the last `n` calls, at least one.
+    /// Creates an empty window over the last `n` calls; `n` of 0 is taken as 1.
     pub(crate) fn new(n: usize) -> Self {
         Self(Mutex::new(Ring {
             calls: vec![None; n.max(1)].into(),
@@ -37,7 +37,8 @@ impl CountWindow {
         }))
     }
 
-    /// Counts a call in the place of the oldest, and returns its number and the counts with it.
+    /// Records a call in the place of the oldest. Returns the number of the call, and the counts
+    /// including it.
     #[inline]
     pub(crate) fn record(&self, failed: bool, slow: bool) -> (u64, CallCounts) {
         let mut ring = self.ring();
@@ -48,13 +49,13 @@ impl CountWindow {
         (number, ring.counts)
     }
 
-    /// Counts a call that was recorded as good as failed after all, unless it has left the window.
+    /// Turns a call that was recorded as a success into a failure, unless it has left the window.
     pub(crate) fn amend(&self, number: u64) -> CallCounts {
         let mut ring = self.ring();
         let behind = ring.number.saturating_sub(number);
         if (1..=ring.calls.len() as u64).contains(&behind) {
             let place = ring.place(number);
-            // Unless it was forgotten by a reset.
+            // A reset may have cleared the place.
             if let Some(outcome) = ring.calls[place] {
                 let failed = true;
                 ring.replace(place, Some(Outcome { failed, ..outcome }));
@@ -63,12 +64,12 @@ impl CountWindow {
         ring.counts
     }
 
-    /// The last calls.
+    /// Returns the counts over the last `n` calls.
     pub(crate) fn counts(&self) -> CallCounts {
         self.ring().counts
     }
 
-    /// Forgets all calls. O(n).
+    /// Clears the window. O(n).
     pub(crate) fn reset(&self) {
         let mut ring = self.ring();
         ring.calls.fill(None);
@@ -76,7 +77,7 @@ impl CountWindow {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // Nothing within panics.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,7 +158,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Record(bool, bool),
-        /// Of the call so many before the last.
+        /// Amends the call that was recorded so many calls before the last.
         Amend(usize),
         Reset,
     }
@@ -177,7 +178,7 @@ mod tests {
             steps in prop::collection::vec(step(), 0..200),
         ) {
             let window = CountWindow::new(n);
-            // The number of each call, and what became of it.
+            // The number and outcome of each call.
             let mut calls: VecDeque<(u64, bool, bool)> = VecDeque::new();
             let mut numbers = Vec::new();
             for step in steps {

@@ -1,16 +1,16 @@
 //! Counts over a sliding span of time.
 //!
-//! It never clears a counter that others may be adding to, which is where such windows lose calls. It
-//! counts all calls since ever, and remembers what the sums were when each bucket began; the window is
-//! a difference of two sums:
+//! The counters grow for ever. A window that clears a counter loses calls that other threads add to it
+//! at that moment. This one stores the sums at the beginning of each bucket; the counts are the
+//! difference of two sums:
 //!
 //! ```text
 //! sums at the beginning of each bucket       3    7    9   14 │ 20 now
 //!                                            └────────────────┴──▶ 17 calls in the window
 //! ```
 //!
-//! Reading is O(1), turning to another bucket O(buckets), however long nothing happened. A call costs two
-//! or three atomic operations.
+//! Reading is O(1), moving on to another bucket O(buckets), however long the window was idle. Recording
+//! a call costs two or three atomic operations.
 
 use std::{fmt, time::Duration};
 
@@ -22,10 +22,11 @@ use crate::sync::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
-/// Sums since ever: calls times 2³² plus failures, and slow calls apart.
+/// Sums over all calls so far: in `calls` the number of calls times 2³² plus the failures, in `slow` the
+/// slow calls.
 ///
-/// They wrap, and differences of them do not: a difference is exact as long as it spans fewer than
-/// 2³² calls. That one word holds both keeps the ratio of failures exact at every moment.
+/// The sums wrap. A difference of two sums is exact as long as it spans fewer than 2³² calls. Calls and
+/// failures share one word, so the ratio of failures is exact at every moment.
 #[derive(Clone, Copy, Debug)]
 struct Sums {
     calls: u64,
@@ -38,49 +39,49 @@ impl Sums {
         let total = calls >> 32;
         CallCounts {
             total,
-            // More, where calls that were amended have left the window.
+            // There may be more failures than calls: a call that is amended may have left the window.
             failed: (calls & u64::from(u32::MAX)).min(total),
-            // A slow call that is recorded while a bucket begins may be on either side of it.
+            // A slow call that is recorded while a bucket begins may be on either side of the boundary.
             slow: self.slow.wrapping_sub(start.slow).min(total),
         }
     }
 }
 
-/// Counts of the calls within the last `span`, to the granularity of a bucket.
+/// Counts over the calls within the last `span`, to the granularity of a bucket.
 ///
-/// With `n` buckets it covers the current bucket and the `n - 1` before it: between `span - span / n`
-/// and `span`. Nothing is lost: a call counts in the bucket of its time, or in a later one when its
-/// thread was suspended, or its time lies before that of a call recorded earlier. Up to 2³² calls
-/// within one span are counted.
+/// With `n` buckets the window covers the current bucket and the `n - 1` before it: between
+/// `span - span / n` and `span`. No call is lost. A call normally counts in the bucket of its time. It
+/// counts in a later bucket if its thread was suspended, or if a call with a later time was recorded
+/// before it. Up to 2³² calls within one span are counted.
 pub(crate) struct TimeWindow {
     base: Instant,
     width_ns: u64,
-    /// The current bucket times two, plus one while a thread is writing down where it begins.
+    /// The current bucket times two, plus one while a thread writes the starts of buckets.
     ///
-    /// Buckets are numbered from `base`, where the number is that of the buckets: so the first of a
-    /// window is always above 0. A thread that turns the window reads the sums *before* it moves
-    /// this on (release), and a call is added *after* this was seen at its time (acquire): so no call
-    /// is in the sums at the beginning of its own bucket, and none leaves the window early.
+    /// Bucket `n` begins at `base`, so the first bucket of a window has a number above 0. A thread that
+    /// moves on to a new bucket reads the sums *before* it stores the bucket here (release). A call is
+    /// added *after* its thread read the bucket here (acquire). So no call is in the sums at the start
+    /// of its own bucket, and no call leaves the window early.
     turn: AtomicU64,
     calls: AtomicU64,
     slow: AtomicU64,
-    /// How many buckets.
+    /// The number of buckets in the window.
     n: u64,
-    /// Where they begin: each at its number, modulo a power of two.
+    /// The start of each bucket, at its number modulo the length, which is a power of two.
     starts: Box<[Start]>,
     reset: Start,
 }
 
-/// The sums when a bucket began.
+/// The sums at the start of a bucket.
 struct Start {
-    /// Written last (release) and read first (acquire): who sees the bucket sees its sums.
+    /// Written last (release) and read first (acquire): a reader of this bucket number reads its sums.
     bucket: AtomicU64,
     calls: AtomicU64,
     slow: AtomicU64,
 }
 
 impl TimeWindow {
-    /// Makes an empty window. `span` should be at least `buckets` nanoseconds; `buckets` of 0 are
+    /// Creates an empty window. `span` should be at least `buckets` nanoseconds; `buckets` of 0 are
     /// taken as 1. Times before `base` count as `base`.
     pub(crate) fn new(span: Duration, buckets: usize, base: Instant) -> Self {
         let n = buckets.max(1) as u64;
@@ -93,7 +94,7 @@ impl TimeWindow {
             calls: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             n,
-            // Buckets 1 to n begin where nothing has been counted; 0 is none.
+            // Buckets 1 to `n` start with zero sums; number 0 marks an unused place.
             starts: (0..ring)
                 .map(|at| (1..=n).find(|bucket| bucket % ring == at))
                 .map(|bucket| Start::new(bucket.unwrap_or(0)))
@@ -102,34 +103,35 @@ impl TimeWindow {
         }
     }
 
-    /// Counts a call that ended at `now`.
+    /// Records a call that ended at `now`.
     pub(crate) fn record(&self, now: Instant, failed: bool, slow: bool) {
         self.advance(now);
         self.add_here(1, i32::from(failed));
         if slow {
-            // Release: who sees a slow call sees it among the calls.
+            // Release: a thread that reads this slow call also reads it in the number of calls.
             self.slow.fetch_add(1, Release);
         }
     }
 
-    /// Counts a good call in the current bucket, except for each fourth, which looks at the clock and
-    /// turns the window: for those whose good calls must not cost a clock read each. Up to three of
-    /// them may so leave the window early, or have left it before they came.
+    /// Records a successful call in the current bucket. Only each fourth such call reads the clock and
+    /// moves the window on, which makes the others cheaper. So up to three calls may leave the window
+    /// early, or may be recorded in a bucket that has left it.
     #[inline]
     pub(crate) fn record_good(&self, now: impl FnOnce() -> Instant) {
-        // Relaxed: a hint of how many there were.
+        // Relaxed: an approximate number of calls is enough here.
         if self.calls.load(Relaxed) >> 32 & 3 == 0 {
             self.advance(now());
         }
         self.add_here(1, 0);
     }
 
-    /// Counts a call that was recorded as good as failed after all, from `now` on.
+    /// Adds a failure at `now`, for a call that was recorded as a success.
     pub(crate) fn amend(&self, now: Instant) {
         self.add(now, 0, 1);
     }
 
-    /// Adds to the calls and to the failures, whatever those stand for; see [`net`](Self::net).
+    /// Adds to the number of calls and of failures. The caller may count something else in them; see
+    /// [`net`](Self::net).
     pub(crate) fn add(&self, now: Instant, calls: i32, failures: i32) {
         self.advance(now);
         self.add_here(calls, failures);
@@ -138,22 +140,22 @@ impl TimeWindow {
     #[inline]
     fn add_here(&self, calls: i32, failures: i32) {
         let change = (i64::from(calls) << 32).wrapping_add(i64::from(failures));
-        // After the beginning of its bucket, as told at `turn`. Release: who reads this call reads
-        // the `turn` that it was counted at.
+        // Added after its thread read `turn`, so after the start of its bucket. Release: a thread that
+        // reads this call also reads that value of `turn`.
         self.calls.fetch_add(change as u64, Release);
     }
 
-    /// The calls in the window that ends at `now`, or at the latest time seen, if that is later.
+    /// Returns the counts of the window that ends at `now`, or at the latest time recorded, if that is
+    /// later.
     ///
-    /// While another thread turns the window after more than a whole span without calls, there may
-    /// seem to be none yet.
+    /// The counts may be zero while another thread moves the window on after more than one idle span.
     pub(crate) fn counts(&self, now: Instant) -> CallCounts {
         self.advance(now);
         let (sums, start) = self.span();
         sums.since(start)
     }
 
-    /// What was [added](Self::add) within the window, where some of it was below zero.
+    /// Returns the sums of what was [added](Self::add) within the window; they may be negative.
     pub(crate) fn net(&self, now: Instant) -> (i64, i64) {
         self.advance(now);
         let (sums, start) = self.span();
@@ -162,7 +164,7 @@ impl TimeWindow {
         (change.wrapping_sub(low) >> 32, low)
     }
 
-    /// The sums now, and those at the beginning of the window.
+    /// Returns the current sums, and those at the beginning of the window.
     fn span(&self) -> (Sums, Sums) {
         loop {
             let bucket = self.turn.load(Acquire) >> 1;
@@ -170,40 +172,40 @@ impl TimeWindow {
             let (number, start) = self.start(first).read();
             let (reset_in, reset) = self.reset.read();
             let sums = self.sums();
-            // Starts are written and calls of another bucket counted only after `turn` moved on
-            // (acquire, release), so if that did not move, all these belong together.
+            // A thread stores `turn` (release) before it writes starts or counts calls in another
+            // bucket. So if `turn` has not changed (acquire), the values belong together.
             if self.turn.load(Acquire) >> 1 != bucket {
                 continue;
             }
-            // Not written yet by the thread that turns the window.
+            // The thread that moves the window on has not written this start yet.
             if number != first {
                 return (sums, sums);
             }
-            // The later of the two is the one with fewer calls since.
+            // Of the reset and the start, the later one has fewer calls since then.
             let later = reset_in >= first
                 && sums.calls.wrapping_sub(reset.calls) < sums.calls.wrapping_sub(start.calls);
             return (sums, if later { reset } else { start });
         }
     }
 
-    /// Forgets the calls up to now.
+    /// Clears the calls recorded so far.
     pub(crate) fn reset(&self, now: Instant) {
         let bucket = self.advance(now);
         self.reset.write(bucket, self.sums());
     }
 
-    /// Moves on to the bucket of `now`, and returns the current one.
+    /// Moves on to the bucket of `now`. Returns the current bucket.
     fn advance(&self, now: Instant) -> u64 {
         let elapsed = nanos(now.saturating_duration_since(self.base));
         let n = self.n;
         let mut turn = self.turn.load(Acquire);
-        // Mostly it is the current one, which needs no division.
+        // Usually the bucket has not changed, and no division is needed.
         if elapsed < ((turn >> 1) - n + 1).saturating_mul(self.width_ns) {
             return turn >> 1;
         }
         let bucket = elapsed / self.width_ns + n;
         while turn >> 1 < bucket {
-            // Before the exchange: no call that sees the new bucket may be in them.
+            // Read before the exchange: a call that sees the new bucket must not be in these sums.
             let sums = self.sums();
             match self
                 .turn
@@ -213,7 +215,7 @@ impl TimeWindow {
                     self.write_starts((turn >> 1) + 1, bucket, sums);
                     return bucket;
                 }
-                // Another thread is at it, and goes on to this bucket before it ends.
+                // Another thread is writing starts, and continues up to this bucket before it ends.
                 Ok(_) => return bucket,
                 Err(current) => turn = current,
             }
@@ -221,15 +223,15 @@ impl TimeWindow {
         turn >> 1
     }
 
-    /// Writes down where the buckets from `first` to `last` begin, and those that other threads ask
-    /// for meanwhile. Only one thread is here at a time; none waits for it.
+    /// Writes the starts of the buckets from `first` to `last`, and of buckets that other threads
+    /// request meanwhile. Only one thread runs this at a time, and no thread waits for it.
     fn write_starts(&self, mut first: u64, mut last: u64, sums: Sums) {
         loop {
             for bucket in first.max((last + 1).saturating_sub(self.n))..=last {
                 self.start(bucket).write(bucket, sums);
             }
-            // Release: who sees the bucket complete sees the starts. Acquire: of calls that asked
-            // for a later bucket.
+            // Release: a thread that reads the bucket as complete also reads its starts. Acquire: reads
+            // the calls of threads that requested a later bucket.
             match self
                 .turn
                 .compare_exchange(last << 1 | 1, last << 1, AcqRel, Acquire)
@@ -245,7 +247,7 @@ impl TimeWindow {
     }
 
     fn sums(&self) -> Sums {
-        // Slow calls first: each of them is among the calls read after it.
+        // The slow calls are read first: each of them is in the number of calls that is read after it.
         let slow = self.slow.load(Acquire);
         let calls = self.calls.load(Acquire);
         Sums { calls, slow }
@@ -286,7 +288,7 @@ impl fmt::Debug for TimeWindow {
     }
 }
 
-/// Nanoseconds, at most those of 146 years.
+/// Nanoseconds, at most 146 years.
 fn nanos(duration: Duration) -> u64 {
     duration
         .as_secs()
@@ -375,7 +377,7 @@ mod tests {
             });
         }
         assert_eq!(looks, 10);
-        // The last 10 s are 20 calls, give or take the bucket and three calls.
+        // The last 10 s contain 20 calls, plus or minus one bucket and three calls.
         let seen = window.counts(base + 20 * SECOND).total;
         assert!((15..=23).contains(&seen), "{seen}");
     }
@@ -442,7 +444,7 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        // Mostly small steps, some back, some over several spans.
+        // Mostly small steps forward, some back, and some over several spans.
         let wait = || prop_oneof![8 => 0..300_i64, 2 => -200..0_i64, 1 => 0..20_000_i64];
         prop_oneof![
             8 => (wait(), any::<bool>(), any::<bool>())
@@ -507,7 +509,8 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::time`
+/// Runs with
+/// `RUSTFLAGS="--cfg roster_loom" cargo test --release --lib --no-default-features window::time`.
 #[cfg(all(test, roster_loom))]
 mod models {
     use loom::{sync::Arc, thread};
@@ -522,7 +525,7 @@ mod models {
         loom::model(move || {
             let window = Arc::new(TimeWindow::new(2 * WIDTH, 2, base));
             window.record(base, true, false);
-            // After an idle time: both turn the window, to different buckets.
+            // After an idle time both threads move the window on, to different buckets.
             let other = {
                 let window = Arc::clone(&window);
                 thread::spawn(move || window.record(base + 9 * WIDTH, false, false))
