@@ -1,18 +1,18 @@
-//! From an instance to a service that reaches it.
+//! Makes the service that sends requests to an instance.
 
 use crate::{
     error::BoxError,
     instance::{Address, Instance},
 };
 
-/// Makes the service that reaches an instance.
+/// Makes the service that sends requests to an instance.
 ///
-/// Implemented for closures `FnMut(&Instance) -> Result<S, E>`, which then see all that the registry
-/// says: address, zone, tags, metadata. Making should be cheap and not connect: it happens on the
-/// task that polls the [`Discover`](super::Discover).
+/// Closures `FnMut(&Instance) -> Result<S, E>` implement it. They can use all data of the registry:
+/// address, zone, tags, metadata. Making a service should be cheap and not connect, because it runs on
+/// the task that polls the [`Discover`](super::Discover).
 ///
-/// The service should not fail in `poll_ready` for trouble that may pass, and reconnect by itself:
-/// tower's balancer drops a service that fails there for good.
+/// The service should reconnect by itself, and not fail in `poll_ready` because of a temporary fault:
+/// tower's balancer permanently drops a service that fails there.
 ///
 /// # Examples
 /// ```
@@ -31,7 +31,8 @@ use crate::{
 /// # Ok::<_, tower_roster::instance::AddressError>(())
 /// ```
 ///
-/// One whose services depend on more than the address says so:
+/// An implementation whose services depend on more than the address overrides
+/// [`needs_rebuild`](Self::needs_rebuild):
 /// ```
 /// use std::convert::Infallible;
 /// use tower_roster::{Instance, discover::MakeEndpoint};
@@ -57,20 +58,21 @@ pub trait MakeEndpoint {
     /// The service.
     type Service;
 
-    /// Why none could be made.
+    /// Why a service could not be made.
     type Error: Into<BoxError>;
 
-    /// Makes the service that reaches `instance`.
+    /// Makes the service that sends requests to `instance`.
     ///
     /// # Errors
-    /// When it cannot be made now. This costs the one instance only, and is tried again.
+    /// When the service cannot be made now. The instance then has no endpoint until a later attempt;
+    /// other instances are not affected.
     fn make_endpoint(&mut self, instance: &Instance) -> Result<Self::Service, Self::Error>;
 
-    /// Whether the service made for `old` cannot go on serving for `new`, which has the same key.
-    /// Only a changed [`Address`] by default.
+    /// Returns whether the service made for `old` cannot be used for `new`, which has the same key. By
+    /// default only a changed [`Address`] requires a new service.
     ///
-    /// Everything else (weight, zone, tags, status, metadata) reaches the endpoint without a new
-    /// service, so that no connection is lost.
+    /// All other data (weight, zone, tags, status, metadata) reach the endpoint without a new service,
+    /// so no connection is lost.
     fn needs_rebuild(&self, old: &Instance, new: &Instance) -> bool {
         let (old, new): (&Address, &Address) = (&old.address, &new.address);
         old != new

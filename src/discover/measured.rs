@@ -1,4 +1,4 @@
-//! Discovery whose endpoints measure their own load.
+//! A discovery whose endpoints measure their own load.
 
 use std::{
     pin::Pin,
@@ -21,7 +21,7 @@ pub struct MeasuredDiscover<D, L, C = CompleteOnResponse> {
 }
 
 impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
-    /// Gives each endpoint of a discovery a fresh tracker with the settings of this one.
+    /// Gives each endpoint of a discovery a new tracker with the settings of `tracker`.
     pub fn new(discover: D, tracker: L) -> Self {
         Self {
             discover,
@@ -32,9 +32,8 @@ impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
 }
 
 impl<D, L, C> MeasuredDiscover<D, L, C> {
-    /// Sets when a request is complete: with its response ([`CompleteOnResponse`], the default), or
-    /// with the body of that response (`CompleteOnBody`, which also
-    /// counts 5xx as failures).
+    /// Sets when a request is complete: with its response ([`CompleteOnResponse`], the default), or with
+    /// the body of the response (`CompleteOnBody`, which also counts 5xx as failures).
     #[must_use]
     pub fn complete<C2: Clone>(self, completion: C2) -> MeasuredDiscover<D, L, C2> {
         MeasuredDiscover {
@@ -67,5 +66,5 @@ where
     }
 }
 
-// Nothing in it is pinned in place.
+// No field is structurally pinned.
 impl<D: Unpin, L, C> Unpin for MeasuredDiscover<D, L, C> {}

@@ -1,9 +1,9 @@
-//! From a watched service to tower's `Discover`.
+//! Turns a watched service into tower's `Discover`.
 //!
-//! A [`Discover`] compares the latest set of instances with the endpoints that it has made, and
-//! yields what changed as [`tower::discover::Change`]s. Being a stream of those, it *is* a
-//! [`tower::discover::Discover`]. Our own [`Balance`](crate::balance::Balance) takes it as it is, and tower's
-//! with a measure of load: [`Discover::measured`].
+//! A [`Discover`] compares the latest set of instances with the endpoints that it has made, and yields
+//! the changes as [`tower::discover::Change`]s. A stream of changes *is* a
+//! [`tower::discover::Discover`]. This crate's [`Balance`](crate::balance::Balance) takes it directly;
+//! tower's balancer also needs a measure of load: [`Discover::measured`].
 //!
 //! ```text
 //! Watch ──latest View──▶ diff against what was made ──▶ Change::Insert(key, Endpoint)
@@ -11,33 +11,37 @@
 //!                            └── weight, zone, tags, status, metadata ──▶ the live Endpoint
 //! ```
 //!
-//! It keeps these rules, each of which some other client broke:
+//! It keeps these rules, because each of them is broken by some other client:
 //!
-//! - **State, not a queue.** Not polled for hours, it yields the net change at the next poll.
-//! - **No connection is lost to an update.** Only what the [`MakeEndpoint`] reads (the address, by
-//!   default) makes a new service; everything else flows into the [`Endpoint`] in use.
-//! - **Never empty on the way.** Inserts come before removes. A changed address is an `Insert` of
-//!   the same key, without a remove, so that a balancer can keep the old service until the new one
-//!   is ready. (tower's keeps it for one request only, so there a new service should be ready at
-//!   once, as ours over HTTP are.)
-//! - **A failure costs one instance.** A maker that fails or panics is logged with the key and tried
-//!   again with backoff; where a service is to be replaced, the old one serves on meanwhile.
-//! - **It never errs and never ends.** tower's balancer takes an error for fatal and an end for an
-//!   end to polling. When the watch ends, this is logged and the last set stays.
+//! - **State, not a queue.** If it is not polled for hours, the next poll yields the net change.
+//! - **No connection is lost to an update.** A new service is made only for a change of the data that
+//!   the [`MakeEndpoint`] uses (the address, by default). All other data are updated in the [`Endpoint`]
+//!   in use.
+//! - **Never empty in between.** Inserts come before removes. A changed address is an `Insert` of the
+//!   same key, without a remove, so a balancer can keep the old service until the new one is ready.
+//!   (tower's balancer keeps it for one request only. There a new service should be ready at once, as
+//!   this crate's HTTP services are.)
+//! - **A failure affects one instance.** If a maker fails or panics, this is logged with the key, and
+//!   another attempt follows after a backoff. If it fails to replace a service, the old service stays in
+//!   use meanwhile.
+//! - **It never fails and never ends.** tower's balancer treats an error as fatal, and polls no more
+//!   after the end. When the watch ends, this is logged and the last set stays.
 //!
-//! Another address is another process. A new service there starts with a fresh load, whoever measures it:
-//! latencies and failures measured at the old address say nothing about it, and often are why the address changed.
-//! Weight and everything else from the registry carry over. Our own [`Balance`](crate::balance::Balance)
-//! also begins slow start there and ends an ejection, unless that was by hand; its counts go on. A new
-//! service at the same address changes nothing of what that knows.
+//! A new address means a new process. The new service there starts with no measured load: latencies and
+//! failures measured at the old address do not describe the new process, and are often the reason for
+//! the change. Weight and all other data of the registry carry over. This crate's
+//! [`Balance`](crate::balance::Balance) also starts slow start, and ends an ejection unless it was by
+//! hand; its counters continue. A new service at the same address changes neither the load nor this
+//! state.
 //!
-//! What it has no word for, our own [`Balance`](crate::balance::Balance) learns all the same, through any
-//! adaptors that are on the same task: how the registry stands, and so why there is no endpoint
-//! ([`Status::registries`](crate::balance::Status::registries)).
+//! tower's trait cannot report the state of the registry. This crate's
+//! [`Balance`](crate::balance::Balance) learns it directly from the discovery, and with it why there is
+//! no endpoint ([`Status::registries`](crate::balance::Status::registries)). That works through any
+//! adaptors, as long as they are on the same task.
 //!
-//! It works when polled, on the task of its consumer, within a tokio runtime. A poll costs time linear
-//! in the sets when they differ, and nothing otherwise. After 128 steps in a row it lets other tasks
-//! have their turn.
+//! A discovery works when it is polled, on the task of its consumer, within a tokio runtime. A poll
+//! takes time linear in the sets when they differ, and constant time otherwise. After 128 steps in a row
+//! it yields to other tasks.
 
 mod make;
 mod measured;
@@ -65,14 +69,14 @@ use crate::{
     registry::{Closed, Follower, Query, View, Watch},
 };
 
-/// As tokio's own resources do.
+/// The number of steps before it yields to other tasks; the value of tokio's own resources.
 const BURST: u32 = 128;
 
 /// The endpoints of a watched service, as tower's `Discover`. Dropping it releases the watch.
 ///
-/// Each endpoint is a service, and what the registry says of its instance. Our own
-/// [`Balance`](crate::balance::Balance) measures the load of each; for tower's own balancer, which asks each
-/// service for its load, there is [`measured`](Self::measured).
+/// Each endpoint is a service together with the registry's data on its instance. This crate's
+/// [`Balance`](crate::balance::Balance) measures the load of each endpoint. tower's balancer reads the
+/// load from the service; for it there is [`measured`](Self::measured).
 ///
 /// # Examples
 /// ```
@@ -97,7 +101,7 @@ const BURST: u32 = 128;
 /// # }
 /// ```
 ///
-/// Customised: a new version is a new service.
+/// Customised: a new version of an instance gets a new service.
 /// ```
 /// # use std::convert::Infallible;
 /// # use tower_roster::{Instance, registry::Watch};
@@ -113,14 +117,14 @@ pub struct Discover<M> {
     roll: Roll,
     query: Query,
     changed: Option<Changed>,
-    /// For the balancer, which is told of the registry.
+    /// Hands the watch to the balancer, which reports the state of the registry.
     follower: Follower,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Steps since it last had to wait.
+    /// Steps since the last `Poll::Pending`.
     steps: u32,
 }
 
-/// Waits for a change and gives the watch back. Holds the only handle to it.
+/// Waits for a change and returns the watch. The future owns the only handle to it.
 type Changed = Pin<Box<dyn Future<Output = (Watch, Result<View, Closed>)> + Send>>;
 
 fn changed(mut watch: Watch) -> Changed {
@@ -131,14 +135,14 @@ fn changed(mut watch: Watch) -> Changed {
 }
 
 impl Watch {
-    /// Turns the watched instances into endpoints; short for [`Discover::new`].
+    /// Turns the watched instances into endpoints; the same as [`Discover::new`].
     pub fn discover<M: MakeEndpoint>(self, maker: M) -> Discover<M> {
         Discover::new(self, maker)
     }
 }
 
 impl<M: MakeEndpoint> Discover<M> {
-    /// Makes an endpoint for each instance of a watched service.
+    /// Creates a discovery that makes an endpoint for each instance of a watched service.
     pub fn new(watch: Watch, maker: M) -> Self {
         Self {
             maker,
@@ -151,9 +155,9 @@ impl<M: MakeEndpoint> Discover<M> {
         }
     }
 
-    /// Measures the load of each endpoint, for tower's own balancer: each gets a fresh tracker with the
-    /// settings of this one. Our own [`Balance`](crate::balance::Balance) needs no such thing, as it measures
-    /// by itself.
+    /// Measures the load of each endpoint, for tower's balancer. Each endpoint gets a new tracker with
+    /// the settings of `tracker`. This crate's [`Balance`](crate::balance::Balance) does not need it,
+    /// because it measures load itself.
     ///
     /// # Examples
     /// ```
@@ -177,8 +181,8 @@ impl<M: MakeEndpoint> Discover<M> {
         MeasuredDiscover::new(self, tracker)
     }
 
-    /// Sets when the service made for the first instance must be replaced for the second, which has
-    /// the same key; [`MakeEndpoint::needs_rebuild`] by default.
+    /// Sets when a service must be replaced. The closure gets the instance that the service was made
+    /// for, and the new one with the same key. The default is [`MakeEndpoint::needs_rebuild`].
     #[must_use]
     pub fn rebuild_when(
         mut self,
@@ -188,9 +192,10 @@ impl<M: MakeEndpoint> Discover<M> {
         self
     }
 
-    /// Sets the delay before an instance whose endpoint could not be made is tried again; from 100 ms
-    /// to 30 s with full jitter by default: a maker fails on what the registry says, which seldom
-    /// mends itself, and a change of that is tried at once.
+    /// Sets the delay before another attempt to make an endpoint that could not be made. By default it
+    /// grows from 100 ms to 30 s, with full jitter. It is long because a maker usually fails on the data
+    /// of the registry, which seldom change by themselves; when they do change, the attempt follows at
+    /// once.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.roll.backoff = backoff;
@@ -219,7 +224,7 @@ impl<M: MakeEndpoint> Discover<M> {
         }
     }
 
-    /// Waits for the next attempt to make what could not be made; returns whether it is due.
+    /// Waits for the next attempt to make an endpoint; returns `Ready` when it is due.
     fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.roll.next_retry() else {
             self.sleep = None;
@@ -245,7 +250,7 @@ impl<M: MakeEndpoint> Stream for Discover<M> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // Each time, so that a set which is overtaken while it is applied is given up.
+            // Checked before each step: a set that is outdated while it is applied is abandoned.
             this.look(cx);
             let now = Instant::now();
             this.steps += 1;
@@ -269,7 +274,7 @@ impl<M: MakeEndpoint> Stream for Discover<M> {
     }
 }
 
-// Nothing in it is pinned in place.
+// No field is structurally pinned.
 impl<M> Unpin for Discover<M> {}
 
 impl<M> fmt::Debug for Discover<M> {

@@ -1,4 +1,5 @@
-//! Which instances have an endpoint, and what to do next. Pure, but for the maker it calls.
+//! Tracks which instances have an endpoint, and decides the next step. Pure, except that it calls the
+//! maker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,10 +21,11 @@ use crate::{
     rng::small_rng,
 };
 
-/// When the service made for an instance must be replaced; see [`MakeEndpoint::needs_rebuild`].
+/// Decides whether the service made for an instance must be replaced; see
+/// [`MakeEndpoint::needs_rebuild`].
 pub(super) type Rebuild = Box<dyn Fn(&Instance, &Instance) -> bool + Send>;
 
-/// Every listed instance, and what remains to be done about the difference.
+/// Every listed instance, and the changes that remain to be applied.
 ///
 /// ```text
 ///            insert, made                      removed
@@ -34,35 +36,35 @@ pub(super) type Rebuild = Box<dyn Fn(&Instance, &Instance) -> bool + Send>;
 /// ```
 pub(super) struct Roll {
     entries: BTreeMap<Key, Entry>,
-    /// The set that `plan` leads to.
+    /// The set after all changes of `plan`.
     target: InstanceSet,
     plan: std::vec::IntoIter<Delta>,
-    /// Whom to try again and when, in the order of time.
+    /// The failed instances and the times of their next attempts, in the order of time.
     retries: BTreeSet<(Instant, Key)>,
     pub(super) rebuild: Option<Rebuild>,
     pub(super) backoff: Backoff,
     rng: SmallRng,
-    /// Shared with all facts; see [`Facts::revision`].
+    /// Shared with the facts of all endpoints; see [`Facts::count`].
     revision: Arc<AtomicU64>,
 }
 
 struct Entry {
     facts: Arc<Facts>,
-    /// What the registry said last.
+    /// The latest data of the registry.
     seen: Arc<Instance>,
-    /// What its service was made from; `None` when none was made yet.
+    /// The data that its service was made from; `None` while it has no service.
     made: Option<Arc<Instance>>,
-    /// The time of the next attempt, and the number of failed ones.
+    /// The time of the next attempt, and the number of failed attempts.
     retry: Option<(Instant, u32)>,
 }
 
-/// What one step came to.
+/// The result of one step.
 pub(super) enum Step<S> {
     /// A service was made for an instance.
     Insert(Key, Arc<Facts>, S),
-    /// An instance with a service is gone.
+    /// An instance with a service was removed.
     Remove(Key),
-    /// Something was done that nobody needs to know.
+    /// A step without a change to report.
     Quiet,
     /// There is nothing to do.
     Idle,
@@ -82,7 +84,7 @@ impl Roll {
         }
     }
 
-    /// Heads for `set`. What is left of the way to an earlier set is forgotten.
+    /// Plans the changes to `set`. Changes to an earlier set that were not applied yet are dropped.
     pub(super) fn follow(&mut self, set: &InstanceSet) {
         if set.is_same(&self.target) {
             return;
@@ -95,7 +97,7 @@ impl Roll {
         self.target = set.clone();
     }
 
-    /// Does one thing: inserts first, then updates, then removes, then what failed before.
+    /// Takes one step: inserts first, then updates, then removes, then the attempts that are due.
     pub(super) fn step<M: MakeEndpoint>(
         &mut self,
         maker: &mut M,
@@ -130,7 +132,7 @@ impl Roll {
                 }
             }
             None => {
-                // Else it would keep the room of the longest way for ever.
+                // Frees the memory of the plan: an empty iterator keeps its allocation.
                 self.plan = Vec::new().into_iter();
                 match self.retries.first() {
                     Some((at, key)) if *at <= now => {
@@ -143,7 +145,7 @@ impl Roll {
         }
     }
 
-    /// When there is something to do again without a new set.
+    /// The time of the next attempt; `None` if none is planned.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.retries.first().map(|(at, _)| *at)
     }
@@ -164,9 +166,9 @@ impl Roll {
                 Some(rebuild) => rebuild(made, &new),
                 None => maker.needs_rebuild(made, &new),
             };
-            // When in doubt, keep the connection.
+            // If the closure panics, the service and its connections stay.
             if !catch_unwind(AssertUnwindSafe(rebuild)).unwrap_or(false) {
-                // Also when it was to be rebuilt and has gone back to what it was.
+                // Also cancels the attempt of an instance that changed and changed back before it.
                 if let Some((at, _)) = entry.retry.take() {
                     self.retries.remove(&(at, new.key.clone()));
                 }
@@ -188,7 +190,7 @@ impl Roll {
             None => 0,
         };
         let instance = Arc::clone(&entry.seen);
-        // A defect in the maker costs this instance, not all of them.
+        // A panic of the maker affects this instance only.
         let made = catch_unwind(AssertUnwindSafe(|| maker.make_endpoint(&instance)));
         let error: BoxError = match made {
             Ok(Ok(service)) => {
