@@ -1,9 +1,9 @@
-//! Values that pass between layers which do not know each other.
+//! Passes values between layers that have no access to each other.
 //!
-//! A retry above the balancer must tell it which endpoints failed, and a balancer must learn from the
-//! discovery below it which watch that follows. Between the two stand layers and adaptors of the user's,
-//! whose types have no place for such a value. So one side makes it the current value of the thread while
-//! it calls the other, and the other side reads or changes it there.
+//! A retry above the balancer must report the failed endpoints to it, and a discovery below the balancer
+//! must report its watch. The user's layers and adaptors in between have no place for such a value. So
+//! one side makes it the current value of the thread while it calls the other side, which reads or
+//! changes it there.
 //!
 //! ```text
 //! upper: during(&KEY, &mut value, || inner.call(request))
@@ -11,13 +11,13 @@
 //! lower:                                   └─ KEY.get(), KEY.set(…)
 //! ```
 //!
-//! It costs a thread-local access at both ends and no allocation. Another task between the two, such as
-//! a `tower::buffer::Buffer`, hides the value; each user says what happens then.
+//! This costs a thread-local access on each side, and no allocation. If another task runs between the
+//! two, such as a `tower::buffer::Buffer`, the value is not visible; each use documents its fallback.
 
 use std::{cell::Cell, mem, thread::LocalKey};
 
-/// Makes `value` the current value of `key` while `run` runs. Afterwards `value` holds what `run` left
-/// there, and the former value is current again, also when `run` panics.
+/// Makes `value` the current value of `key` while `run` runs. Afterwards `value` holds the value that
+/// `run` left there, and the former value is current again, even if `run` panics.
 #[inline]
 pub(crate) fn during<T: Default, R>(
     key: &'static LocalKey<Cell<T>>,

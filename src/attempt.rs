@@ -1,8 +1,8 @@
-//! Which endpoints one request has been sent to, so that its next attempt goes to another.
+//! Tracks the endpoints that one request was sent to, so that its next attempt goes to another endpoint.
 //!
-//! A retry or a hedge keeps a [`Tried`] for the attempts at one request, and makes it current in `call`
-//! and in every poll of an attempt. A balancer below, on the same task, avoids the endpoints in it and
-//! adds the one that it picks.
+//! A retry or a hedge keeps a [`Tried`] for all attempts of one request. It makes that current in
+//! `call`, and in every poll of an attempt. A balancer below, on the same task, avoids the endpoints in
+//! it and adds the endpoint that it picks.
 //!
 //! ```text
 //! retry:    tried.enter(|| inner.call(request))      tried.enter(|| future.poll(cx))
@@ -10,8 +10,8 @@
 //! balancer:                    └── Tried::current(), Tried::note ────┘
 //! ```
 //!
-//! It costs a few nanoseconds and no allocation. Where a `Buffer` or another task stands between the two,
-//! the balancer sees no `Tried`: then a retry may go to the same endpoint.
+//! This costs a few nanoseconds, and no allocation. If a `Buffer` or another task stands between the
+//! two, the balancer sees no `Tried`, and a retry may go to the same endpoint.
 
 use std::{cell::Cell, time::Duration};
 
@@ -19,10 +19,11 @@ use tokio::time::Instant;
 
 use crate::ambient::during;
 
-/// The endpoints that the attempts of one request went to, the last three of them.
+/// The last three endpoints that one request was sent to.
 ///
-/// One word, because each pick reads one: three ids of 20 bits and their number. Of a million endpoints
-/// that a process makes, two may be taken for the same one, which then is avoided without need.
+/// It fits into one word, because each pick reads it: three ids of 20 bits, and their count. In a
+/// process that makes more than a million endpoints, two may share an id; then an endpoint may be
+/// avoided without need.
 ///
 /// # Examples
 /// ```
@@ -36,17 +37,17 @@ use crate::ambient::during;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried(u64);
 
-/// Identifies an endpoint within this process; see [`Tried`] for how far.
+/// Identifies an endpoint within this process; [`Tried`] states when two may be equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(u32);
 
 const ID_BITS: u32 = 20;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const COUNT_SHIFT: u32 = 3 * ID_BITS;
-/// The count stays at this, so that no set equals [`NOBODY`].
+/// The largest count, so that no set equals [`NOBODY`].
 const COUNT_MAX: u64 = 14;
 
-/// No retry or hedge stands above. Different from every set: a count is at most 14.
+/// No retry or hedge is above. The value differs from every set, because a count is at most 14.
 const NOBODY: Tried = Tried(u64::MAX);
 
 impl EndpointId {
@@ -55,13 +56,13 @@ impl EndpointId {
         self.0
     }
 
-    /// The id of these bits; higher ones are ignored.
+    /// Creates an id from its bits; bits above the lowest 20 are ignored.
     #[inline]
     pub(crate) fn of_bits(bits: u32) -> Self {
         Self(bits & ID_MASK as u32)
     }
 
-    /// The next id.
+    /// Creates the next id.
     pub fn next() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -89,47 +90,47 @@ pub(crate) fn now() -> Instant {
     NOW.get().unwrap_or_else(Instant::now)
 }
 
-/// Drops an attempt that was not answered within `limit`.
+/// Drops an attempt that got no response within `limit`.
 ///
-/// A dropped request says nothing about its endpoint: mostly the caller has gone. But a request whose time
-/// is up counts as a failure of its endpoint when it is dropped in here after waiting for at least 90 % of
-/// `limit`. Otherwise an endpoint that never answers would never be seen to fail.
+/// A dropped request normally proves nothing about its endpoint, because the caller may have gone away.
+/// A request that is dropped by this function after it waited for at least 90 % of `limit` counts as a
+/// failure of its endpoint. Otherwise an endpoint that never responds would have no failures.
 pub fn give_up<T>(limit: Duration, drop: impl FnOnce() -> T) -> T {
     during(&GIVEN_UP, &mut Some(limit), drop)
 }
 
-/// Whether a request that waited for this time is being dropped because its time is up.
+/// Whether a request that waited for this time is being dropped because its time limit has passed.
 pub(crate) fn is_given_up(waited: Duration) -> bool {
-    // A hedge that began late had less time, so its endpoint is not held responsible.
+    // A hedge that started late had less time, so its endpoint is not held responsible.
     let limit = GIVEN_UP.get();
     limit.is_some_and(|limit| waited >= limit.mul_f64(0.9))
 }
 
 impl Tried {
-    /// No endpoint yet.
+    /// Creates an empty set.
     pub const fn new() -> Self {
         Self(0)
     }
 
-    /// Whether an attempt went to this endpoint.
+    /// Whether an attempt was sent to this endpoint, as far as it is among the last three.
     #[inline]
     pub fn contains(self, id: EndpointId) -> bool {
         let id = u64::from(id.0);
         (0..3).any(|place| (self.0 >> (place * ID_BITS)) & ID_MASK == id)
     }
 
-    /// Whether no attempt went anywhere.
+    /// Whether no attempt was sent to any endpoint.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The number of endpoints noted, those forgotten included, up to 14.
+    /// Returns the number of endpoints added, including those dropped from the set; at most 14.
     pub fn count(self) -> u32 {
         (self.0 >> COUNT_SHIFT) as u32
     }
 
-    /// Adds an endpoint; a fourth takes the place of the first.
+    /// Adds an endpoint. A fourth replaces the oldest.
     #[inline]
     pub fn insert(&mut self, id: EndpointId) {
         let count = ((self.0 >> COUNT_SHIFT) + 1).min(COUNT_MAX);
@@ -137,21 +138,22 @@ impl Tried {
         self.0 = count << COUNT_SHIFT | ids | u64::from(id.0);
     }
 
-    /// Runs a part of an attempt: what is picked in it is noted here, and avoids what is here.
+    /// Runs a part of an attempt. Balancers called in it avoid the endpoints of this set, and add the
+    /// ones they pick.
     #[inline]
     pub fn enter<T>(&mut self, attempt: impl FnOnce() -> T) -> T {
         during(&CURRENT, self, attempt)
     }
 
-    /// What the attempt that runs now has tried before; `None` when no retry
-    /// or hedge stands above.
+    /// Returns the endpoints that the current attempt's request was sent to; `None` if no retry or hedge
+    /// is above.
     #[inline]
     pub fn current() -> Option<Self> {
         let current = CURRENT.get();
         (current != NOBODY).then_some(current)
     }
 
-    /// Notes that the attempt that runs now goes to this endpoint.
+    /// Adds an endpoint to the set of the current attempt, if there is one.
     #[inline]
     pub fn note(id: EndpointId) {
         if let Some(mut tried) = Self::current() {

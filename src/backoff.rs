@@ -1,19 +1,19 @@
-//! How long to wait before trying again: a fixed interval, or exponential growth with jitter.
+//! Computes the delay before the next attempt: a fixed interval, or exponential growth with jitter.
 //!
-//! Clients that failed together must not come back together, so a part of each delay is random. The
-//! variants, for a bound `b = min(cap, base * 2^n)` and a previous delay `p`:
+//! Clients that failed together must not retry together, so a part of each delay is random. The kinds of
+//! jitter, for a bound `b = min(cap, base * 2^n)` and a previous delay `p`:
 //!
 //! | [`Jitter`] | delay | |
 //! |---|---|---|
 //! | `Full` | uniform in `0..b` | the fewest calls in all; the default |
-//! | `Equal` | uniform in `b/2..b` | never at once |
+//! | `Equal` | uniform in `b/2..b` | never immediately |
 //! | `Decorrelated` | uniform in `base..3p`, at most `cap` | no steps; the mean grows by 1.5 |
 //! | `None` | `b` | for a single client only |
 //!
-//! They are those of [AWS, *Exponential Backoff And Jitter*], where full jitter did best. Delays are
-//! exact to the nanosecond (tower's are whole seconds from 1 s on), never above the cap, and drawn from
-//! the caller's generator, so two users of the same settings do not wait in step. Pure: the clock and the
-//! generator are the caller's.
+//! They are described in [AWS, *Exponential Backoff And Jitter*], whose measurements favour full jitter.
+//! Delays are exact to the nanosecond (tower's are whole seconds from 1 s on) and never above the cap.
+//! They are drawn from the caller's random generator, so two users of the same settings do not retry
+//! together. The file is pure: it reads no clock and owns no generator.
 //!
 //! [AWS, *Exponential Backoff And Jitter*]: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
@@ -24,26 +24,26 @@ use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
-/// Where retries end up that go on failing: seldom enough to cost nothing, soon enough to notice that
-/// it works again.
+/// The longest delay by default, 60 s: attempts at that rate cost almost nothing, and still notice soon
+/// that the service has recovered.
 const CAP: Duration = Duration::from_secs(60);
 
-/// What part of a delay is random; see the [module](self) for the formulas.
+/// The random part of a delay; see the [module](self) for the formulas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// All of it.
+    /// The whole delay is random.
     #[default]
     Full,
-    /// The upper half.
+    /// The upper half of the delay is random.
     Equal,
-    /// All of it, between the base and three times the previous delay.
+    /// The whole delay is random, between the base and three times the previous delay.
     Decorrelated,
-    /// Nothing.
+    /// No part of the delay is random.
     None,
 }
 
-/// The delays between attempts.
+/// The settings for the delays between attempts.
 ///
 /// # Examples
 /// ```
@@ -89,8 +89,7 @@ impl Backoff {
         Self::new(base, CAP)
     }
 
-    /// Creates a backoff that waits the same time before each attempt, without jitter. Zero tries
-    /// again at once.
+    /// Creates a backoff with the same delay before each attempt, without jitter. Zero retries at once.
     pub const fn fixed(interval: Duration) -> Self {
         Self {
             base: interval,
@@ -99,14 +98,14 @@ impl Backoff {
         }
     }
 
-    /// Sets what part of a delay is random.
+    /// Sets the random part of a delay; [`Jitter::Full`] by default.
     #[must_use]
     pub const fn jitter(mut self, jitter: Jitter) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// A backoff known to be valid, for defaults.
+    /// Creates a backoff from constants that are valid, for defaults.
     pub(crate) const fn known(base_ms: u64, cap_ms: u64) -> Self {
         Self {
             base: Duration::from_millis(base_ms),
@@ -115,22 +114,22 @@ impl Backoff {
         }
     }
 
-    /// The longest delay there is.
+    /// Returns the longest delay.
     pub fn cap(&self) -> Duration {
         self.cap
     }
 
-    /// The delay before jitter after `failures` failures in a row (0 counts as 1). Full and equal
-    /// jitter stay below it; decorrelated jitter knows only the cap.
+    /// Returns the delay before jitter after `failures` failures in a row (0 counts as 1). With full and
+    /// equal jitter the delay is below this bound. With decorrelated jitter only the cap bounds it.
     pub fn bound(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.base.saturating_mul(1 << doublings).min(self.cap)
     }
 
-    /// Draws the delay to wait after `failures` failures in a row.
+    /// Draws the delay after `failures` failures in a row (0 counts as 1).
     ///
-    /// For whoever keeps a count anyway. With decorrelated jitter it is drawn by way of those that
-    /// would have come before; [`delays`](Self::delays) remembers the one that did.
+    /// It is meant for callers that count failures anyway. With decorrelated jitter it draws all earlier
+    /// delays anew; [`delays`](Self::delays) remembers the previous delay instead.
     pub fn delay<R: Rng + ?Sized>(&self, failures: u32, rng: &mut R) -> Duration {
         let bound = self.bound(failures);
         match self.jitter {
@@ -144,7 +143,7 @@ impl Backoff {
         }
     }
 
-    /// The delays of one series of attempts.
+    /// Creates the series of delays between attempts.
     pub fn delays(&self) -> Delays {
         Delays {
             backoff: *self,
@@ -153,13 +152,14 @@ impl Backoff {
         }
     }
 
-    /// The decorrelated delay after another.
+    /// Draws the decorrelated delay that follows `previous`.
     fn after<R: Rng + ?Sized>(&self, previous: Duration, rng: &mut R) -> Duration {
         let span = previous.saturating_mul(3).saturating_sub(self.base);
         self.base.saturating_add(fraction(span, rng)).min(self.cap)
     }
 
-    /// The same growth with a cap `factor` times as high, for failures that only people mend.
+    /// Returns these settings with base and cap multiplied by `factor`, for failures that only a person
+    /// can fix.
     pub(crate) fn slower(&self, factor: u32) -> Self {
         Self {
             base: self.base.saturating_mul(factor),
@@ -169,12 +169,12 @@ impl Backoff {
     }
 }
 
-/// A duration uniform in `0..bound`.
+/// Draws a duration uniform in `0..bound`.
 fn fraction<R: Rng + ?Sized>(bound: Duration, rng: &mut R) -> Duration {
     bound.mul_f64(rng.random::<f64>())
 }
 
-/// The delays of one series of attempts, each after the one before; made by [`Backoff::delays`].
+/// The delays of one series of attempts; made by [`Backoff::delays`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delays {
     backoff: Backoff,
@@ -194,11 +194,11 @@ impl Delays {
     }
 }
 
-/// Thirty years: longer than any process runs, and below what every clock can add to itself.
+/// Thirty years: longer than any process runs, and short enough to be added to any `Instant`.
 pub(crate) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// The time `delay` after `now`. A delay that means "never", such as `Duration::MAX`, lies in the far
-/// future, where plain addition would panic.
+/// Returns the time `delay` after `now`. A delay that means "never", such as `Duration::MAX`, gives a
+/// time in the far future, where plain addition panics.
 pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
     now + delay.min(NEVER)
 }
@@ -236,7 +236,8 @@ mod tests {
         assert_eq!(delays, draw(1));
         assert_ne!(delays, draw(2));
         let mean = delays.iter().sum::<Duration>() / 1_000;
-        // Uniform on 0..1 s: mean 500 ms, standard error 9.1 ms; 4 of them.
+        // Uniform on 0..1 s: the mean is 500 ms, its standard error 9.1 ms. The tolerance is four
+        // standard errors.
         assert!(
             (463..537).contains(&mean.as_millis()),
             "mean delay {mean:?}"

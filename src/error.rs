@@ -1,4 +1,4 @@
-//! Errors, each of which names who failed: the backend and the service.
+//! Errors. Each of them names the part that failed: the setting, or the backend and the service.
 
 use std::{
     fmt,
@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-/// Any error, as tower passes them.
+/// Any error, as tower passes it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A setting that cannot be used.
+/// The error for a setting that cannot be used.
 ///
-/// Its [field](Self::field) is the part of the crate and the name of the setter, as
+/// Its [field](Self::field) is the part of the crate and the name of the setter, such as
 /// `breaker.failure_ratio`, or the name of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -21,7 +21,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Creates an error about `field`; the message says what was given and what is accepted.
+    /// Creates an error about `field`. The message should name the given value and the accepted ones.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -29,13 +29,13 @@ impl ConfigError {
         }
     }
 
-    /// The setting that was refused.
+    /// Returns the setting that was refused.
     pub fn field(&self) -> &str {
         &self.field
     }
 }
 
-/// Refuses a value outside of its range, which `accepted` puts in words. NaN is in no range.
+/// Returns an error if a value is outside of its range, which `accepted` describes. NaN is in no range.
 pub(crate) fn check_range<T: PartialOrd + fmt::Debug>(
     field: &str,
     value: T,
@@ -49,7 +49,7 @@ pub(crate) fn check_range<T: PartialOrd + fmt::Debug>(
     Err(ConfigError::new(field, message))
 }
 
-/// Refuses what is no share above 0 and up to 1.
+/// Returns an error unless the share is above 0 and at most 1.
 pub(crate) fn check_share(field: &str, share: f64) -> Result<(), ConfigError> {
     let range = (Bound::Excluded(0.0), Bound::Included(1.0));
     check_range(field, share, range, "above 0 and at most 1")
@@ -63,36 +63,36 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// What kind of trouble a registry made.
+/// The kind of a registry error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// No connection, or it broke.
+    /// The connection could not be made, or it broke.
     Unreachable,
-    /// No (complete) answer in time.
+    /// There was no complete response in time.
     Timeout,
-    /// The registry is there and cannot answer now (5xx, no leader).
+    /// The registry responded, but cannot serve the request now (5xx, no leader).
     Unavailable,
-    /// The registry asks for fewer requests (429).
+    /// The registry demands fewer requests (429).
     Limited,
-    /// The token does not permit this (401, 403).
+    /// The token does not permit the request (401, 403).
     Denied,
-    /// The registry refuses the request as it stands (400, 404, a redirect, …); only people can
-    /// mend this, so it is retried slowly.
+    /// The registry refuses the request itself (400, 404, a redirect, …). Only a person can fix that, so
+    /// it is retried slowly.
     Refused,
-    /// The answer is not what the protocol promises.
+    /// The response violates the protocol.
     Malformed,
-    /// The answer was well-formed and empty where it may well be wrong.
+    /// The response was well-formed and empty, and there is a sign that this is wrong.
     Doubtful,
-    /// A setting, an instance or a URL that cannot be used.
+    /// A setting, an instance or a URL cannot be used.
     Invalid,
     /// A defect: a backend panicked.
     Internal,
 }
 
-/// Trouble with a registry.
+/// An error of a registry.
 ///
-/// Cheap to clone, because every watcher of a service is told of the same trouble.
+/// It is cheap to clone, because every watch of a service reports the same error.
 #[derive(Clone)]
 pub struct RegistryError(Arc<Details>);
 
@@ -123,13 +123,13 @@ impl RegistryError {
         }))
     }
 
-    /// Adds the cause.
+    /// Sets the cause.
     #[must_use]
     pub fn with_source(self, source: impl Into<BoxError>) -> Self {
         self.edit(|inner| inner.source = Some(source.into()))
     }
 
-    /// Adds the delay that the registry asks for before the next request.
+    /// Sets the delay that the registry demands before the next request.
     #[must_use]
     pub fn with_retry_after(self, delay: Duration) -> Self {
         self.edit(|inner| inner.retry_after = Some(delay))
@@ -142,27 +142,27 @@ impl RegistryError {
         self
     }
 
-    /// What kind of trouble it is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The backend that made it, such as `consul http://127.0.0.1:8500`.
+    /// Returns the backend, such as `consul http://127.0.0.1:8500`.
     pub fn backend(&self) -> &str {
         &self.0.backend
     }
 
-    /// The service it is about; empty when it is about none.
+    /// Returns the service; empty if the error concerns none.
     pub fn service(&self) -> &str {
         &self.0.service
     }
 
-    /// The delay that the registry asked for.
+    /// Returns the delay that the registry demands before the next request.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Whether the registry could not be asked at all, or could not answer.
+    /// Whether the registry could not be reached, or could not serve the request.
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self.kind(),
@@ -170,12 +170,12 @@ impl RegistryError {
         )
     }
 
-    /// Whether both are the very same error.
+    /// Whether both are clones of one error.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The message and every cause below it, in one line.
+    /// Returns the message and all its causes, in one line.
     pub fn to_chain(&self) -> String {
         use std::error::Error as _;
         let mut text = self.to_string();

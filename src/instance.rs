@@ -1,9 +1,9 @@
-//! What a registry says of one process.
+//! The record of one instance in a registry.
 //!
-//! An [`Instance`] is data: it holds no connection and does nothing. Its [`Key`] is what every
-//! later stage remembers it by. Load, weight and connections survive any update that keeps the key,
-//! so the key is the identity *in the registry* (an id, and the place within which that id is
-//! unique), never the address: addresses are reused, ids are not supposed to be.
+//! An [`Instance`] is data: it holds no connection and starts nothing. Every later stage identifies it
+//! by its [`Key`]: load, weight and connections survive any update that keeps the key. So the key is the
+//! identity *in the registry* (an id, and the scope within which that id is unique), never the address.
+//! Addresses are reused; ids should not be.
 
 use std::{
     collections::BTreeMap,
@@ -15,13 +15,13 @@ use std::{
 
 /// The identity of an instance among all instances of a service.
 ///
-/// Two records with equal keys are the same process; everything else about it may change. The
-/// `scope` is empty for registries whose ids are unique, and `datacenter/node` for Consul, whose
+/// Two records with equal keys are the same process; all other data of it may change. The `scope` is
+/// empty for registries whose ids are unique. For Consul it is `datacenter/node`, because Consul's
 /// service ids are unique on one agent only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     id: Arc<str>,
-    /// `None` instead of an empty one, which mostly it would be.
+    /// `None` instead of an empty scope, because most scopes are empty.
     scope: Option<Arc<str>>,
 }
 
@@ -34,12 +34,12 @@ impl Key {
         }
     }
 
-    /// The id that the instance registered with.
+    /// Returns the id that the instance registered with.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Where the id is unique; empty when it is unique everywhere.
+    /// Returns the scope within which the id is unique; empty if it is unique everywhere.
     pub fn scope(&self) -> &str {
         self.scope.as_deref().unwrap_or_default()
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Key {
 pub enum Host {
     /// An IPv4 or IPv6 address.
     Ip(IpAddr),
-    /// A name that the connector resolves each time it connects.
+    /// A host name. The connector resolves it for each connection.
     Name(Arc<str>),
 }
 
@@ -69,8 +69,8 @@ impl FromStr for Host {
     /// Parses an IP address (IPv6 with or without brackets) or a host name.
     ///
     /// # Errors
-    /// When the text is empty or is neither an address nor a name of letters, digits, `-`, `_`
-    /// and `.` of at most 253 bytes.
+    /// When the text is empty, or is neither an IP address nor a host name: at most 253 bytes of
+    /// letters, digits, `-`, `_` and `.`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         if text.is_empty() {
@@ -110,9 +110,9 @@ impl fmt::Display for Host {
     }
 }
 
-/// Where an instance listens: a host and a port from 1 to 65535.
+/// The address that an instance listens on: a host and a port from 1 to 65535.
 ///
-/// Prints as `host:port`, IPv6 in brackets, and parses back from that.
+/// It is printed as `host:port`, IPv6 in brackets, and parsed from the same text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Host,
@@ -183,7 +183,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// An address that cannot be connected to.
+/// The error for a text or number that is no usable address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError {
     text: String,
@@ -192,7 +192,7 @@ pub struct AddressError {
 
 impl AddressError {
     fn new(text: &str, reason: &str) -> Self {
-        // Registries hold any text: keep messages short whatever stands there.
+        // A registry may hold any text, so the message quotes at most 64 characters.
         let text = text.chars().take(64).collect();
         Self {
             text,
@@ -209,26 +209,27 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-/// The share of traffic an instance is configured for, relative to its peers; 0 drains it.
+/// The configured share of traffic of an instance, relative to the other instances; 0 drains it.
 ///
-/// Capped at 65 535, Consul's own limit, so that the sum over any set fits easily.
+/// The maximum is 65 535, as in Consul, so that the sum over any set fits into 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u16);
 
 impl Weight {
     /// No new traffic.
     pub const ZERO: Self = Self(0);
-    /// The weight of an instance for which the registry says nothing.
+    /// The weight of an instance if the registry sets none.
     pub const ONE: Self = Self(1);
     /// The largest weight.
     pub const MAX: Self = Self(u16::MAX);
 
-    /// Takes any number a registry may hold: negative becomes 0, too large becomes [`Weight::MAX`].
+    /// Clamps any number that a registry may hold: a negative one becomes 0, a too large one
+    /// [`Weight::MAX`].
     pub fn clamped(weight: i64) -> Self {
         Self(weight.clamp(0, u16::MAX.into()) as u16)
     }
 
-    /// The weight as a number, from 0 to 65 535.
+    /// Returns the weight as a number from 0 to 65 535.
     pub fn get(self) -> u32 {
         self.0.into()
     }
@@ -258,18 +259,18 @@ impl fmt::Display for Weight {
     }
 }
 
-/// What the registry's health checks say of an instance.
+/// The state of an instance according to the registry's health checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Every check passes, or there is none.
+    /// Every check passes, or the instance has none.
     #[default]
     Passing,
-    /// At least one check warns; it serves, usually with a smaller weight.
+    /// At least one check warns. The instance serves, usually with a smaller weight.
     Warning,
-    /// At least one check fails; it gets no traffic.
+    /// At least one check fails. The instance gets no traffic.
     Critical,
-    /// An operator took it out; it gets no traffic.
+    /// An operator put the instance into maintenance. It gets no traffic.
     Maintenance,
 }
 
@@ -291,7 +292,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a registry says of one process.
+/// The record of one instance in a registry.
 ///
 /// # Examples
 /// ```
@@ -308,28 +309,28 @@ impl fmt::Display for Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instance {
-    /// Its identity; see [`Key`].
+    /// The identity; see [`Key`].
     pub key: Key,
-    /// The service it belongs to.
+    /// The service that the instance belongs to.
     pub service: Arc<str>,
-    /// Where it listens.
+    /// The address that the instance listens on.
     pub address: Address,
-    /// Its configured share of the traffic.
+    /// The configured share of the traffic.
     pub weight: Weight,
-    /// The failure domain it runs in (a rack, a zone, a datacenter), when known.
+    /// The failure domain of the instance (a rack, a zone, a datacenter), if known.
     pub zone: Option<Arc<str>>,
-    /// What the registry's health checks say.
+    /// The state according to the registry's health checks.
     pub status: Status,
     /// Labels, in the registry's order.
     pub tags: Vec<String>,
-    /// Free pairs of text.
+    /// Names and values without a meaning to this crate, unless a setting names one.
     pub metadata: BTreeMap<String, String>,
-    /// Grows when the same id is registered anew, for registries that tell; else 0.
+    /// Grows when the same id is registered again, if the registry reports that; 0 otherwise.
     pub generation: u64,
 }
 
 impl Instance {
-    /// Creates a passing instance of weight 1 with neither zone, tags nor metadata.
+    /// Creates a passing instance of weight 1, without zone, tags and metadata.
     pub fn new(service: impl Into<Arc<str>>, id: impl Into<Arc<str>>, address: Address) -> Self {
         Self {
             key: Key::new(id, ""),
@@ -344,12 +345,12 @@ impl Instance {
         }
     }
 
-    /// The id that it registered with.
+    /// Returns the id that the instance registered with.
     pub fn id(&self) -> &str {
         self.key.id()
     }
 
-    /// Whether everything but the key is equal, the cheapest comparisons first.
+    /// Whether all fields but the key are equal; the cheapest comparisons come first.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         let Self {
             key: _,
@@ -391,7 +392,7 @@ impl Instance {
         self
     }
 
-    /// Adds a pair of metadata, replacing the value of an equal name.
+    /// Adds a name and value to the metadata. An equal name gets the new value.
     #[must_use]
     pub fn meta(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());

@@ -1,21 +1,21 @@
 //! Client-side load balancing and service discovery for `tower`.
 //!
-//! A registry knows which instances of a service live. This crate turns what it says into a
-//! `tower::discover::Discover`, so that a client calls a *service name* and its requests go to
-//! instances that are there, over connections that survive every update that does not concern them.
-//! And it keeps your own process registered, through every failure of the registry.
+//! A registry lists the live instances of a service. This crate turns that list into a
+//! `tower::discover::Discover`: a client calls a *service name*, and its requests go to live instances.
+//! Their connections survive every update that does not concern them. The crate also keeps your own
+//! process registered, through every failure of the registry.
 //!
 //! ```text
 //!  registry            catalog              discover             balance              service
-//!  Consul, memory, ──▶ last good set,   ──▶ Insert, Remove   ──▶ who gets it:     ◀── retry, hedge,
+//!  Consul, memory, ──▶ last good set,   ──▶ Insert, Remove   ──▶ picks endpoints: ◀── retry, hedge,
 //!  REST, fixed         smallest diff        (tower Discover)     policy, topology,    breaker, limit
 //!                                               │                ejection                 ▲
 //!                                               ▼                    │                    │
 //!                                           endpoint ◀───────────────┘                 request
 //! ```
 //!
-//! Each stage is of use without those to its right: [`discover`] feeds tower's own balancer too,
-//! [`balance`] takes anybody's `Discover`, and the layers of [`service`] wrap any service.
+//! Each stage can be used without those to its right: [`discover`] feeds tower's own balancer too,
+//! [`balance`] takes any `Discover`, and the layers of [`service`] wrap any service.
 //!
 //! # A client of a service
 //! ```no_run
@@ -58,12 +58,13 @@
 //! ```
 //!
 //! # Where to read on
-//! [`registry`] tells how registries are watched and what a [`View`](registry::View) promises when
-//! they fail; [`registry::consul`], [`registry::memory`] and [`registry::rest`] are the backends;
-//! [`discover`] and [`endpoint`] lead to tower; [`client`] to hyper. [`balance`] is the balancer, with
-//! its [policies](balance::policy) and its [topology](balance::topology); [`client::Stack`] puts
-//! everything together and tells why in that order. [`docs`] holds the reasons of the defaults, what it
-//! costs, and the changelog.
+//! - [`registry`] explains how registries are watched, and what a [`View`](registry::View) guarantees
+//!   when they fail. The backends are [`registry::consul`], [`registry::memory`] and [`registry::rest`].
+//! - [`discover`] and [`endpoint`] connect to tower, [`client`] to hyper.
+//! - [`balance`] is the balancer, with its [policies](balance::policy) and its
+//!   [topology](balance::topology).
+//! - [`client::Stack`] assembles all layers, and explains their order.
+//! - [`docs`] contains the reasons for the defaults, the costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -98,7 +99,7 @@ pub use self::{
     registry::Registry,
 };
 
-/// The examples of the README are compiled.
+/// Compiles the examples of the README.
 #[cfg(all(doctest, feature = "consul", feature = "http"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,8 +1,8 @@
-//! What lock-free code is made of: the standard parts, or loom's while a model runs, which tries every
-//! interleaving.
+//! The building blocks of lock-free code: the standard ones, or loom's while a model runs, which tries
+//! every interleaving.
 //!
-//! Models run with `RUSTFLAGS="--cfg roster_loom" cargo test --lib --release -- model`. The flag has a
-//! name of its own because `--cfg loom` would reach tokio too, and change what it does.
+//! Models run with `RUSTFLAGS="--cfg roster_loom" cargo test --lib --release -- model`. The flag has its
+//! own name because `--cfg loom` would also change tokio.
 
 use std::cell::Cell;
 
@@ -25,8 +25,8 @@ thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// The number of this thread. Threads are numbered as they come, so that they spread evenly over what has
-/// a part for each.
+/// Returns the number of this thread. Threads are numbered in the order of their first call, so that they
+/// spread evenly over the parts of a structure that has a part per thread.
 #[inline]
 pub(crate) fn thread_number() -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -40,7 +40,7 @@ pub(crate) fn thread_number() -> usize {
     })
 }
 
-/// A lock that nobody waits for, in a model.
+/// The model's version of a lock that no thread waits for.
 #[cfg(all(test, roster_loom))]
 pub(crate) struct TryLock<T>(loom::sync::Mutex<T>);
 

@@ -1,4 +1,4 @@
-//! What tasks of this crate are made of.
+//! Helpers for the tasks of this crate.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -9,8 +9,8 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-/// Runs a future whose panics become `None`, so that a defect in what the task was given by others costs
-/// one step of the task and not the task.
+/// Runs a future. Returns `None` if it panics, so a defect in code of the user costs one step of a task,
+/// and not the task.
 pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(
@@ -22,7 +22,7 @@ pub(crate) async fn fenced<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// The output of a future that is ready now.
+/// Polls a future once. Returns its output, or `None` if it is not ready.
 pub(crate) async fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -32,7 +32,7 @@ pub(crate) async fn at_once<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// Sleeps until a time, or for ever where there is none.
+/// Sleeps until `at`; never completes if that is `None`.
 pub(crate) async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -40,7 +40,7 @@ pub(crate) async fn sleep_until_some(at: Option<Instant>) {
     }
 }
 
-/// Waits for the first of some futures. For ever, when there is none.
+/// Waits for the first of some futures; never completes if there is none.
 pub(crate) async fn first_of<F: Future>(futures: impl Iterator<Item = F>) {
     let mut futures: Vec<_> = futures.map(Box::pin).collect();
     poll_fn(|cx| {
