@@ -1,29 +1,30 @@
-//! A registry from a URL, so that programs name theirs on the command line.
+//! Creates a registry from a URL, so that programs can take it from the command line.
 
 use std::str::FromStr;
 
 use super::{Registry, WatchSettings, fixed::Fixed};
 use crate::error::ConfigError;
 
-/// Connects to the registry that a URL names, with default settings. Nothing is sent yet: a registry
-/// that cannot be reached is tried again and again by each watch and registration.
+/// Creates a registry from a URL, with default settings. It sends nothing yet; each watch and
+/// registration keeps retrying while the registry cannot be reached.
 ///
 /// | URL | registry |
 /// |---|---|
-/// | `consul://host:port?dc=dc1` | a Consul agent; several as `host:port,host:port`; the rest from the environment |
+/// | `consul://host:port?dc=dc1` | a Consul agent; several as `host:port,host:port`; all other settings from the environment |
 /// | `consul+https://host:port` | the same over TLS (feature `tls`) |
-/// | `consul:` | as the `consul` command finds its agent: `CONSUL_HTTP_ADDR` and friends |
+/// | `consul:` | the agent that the `consul` command uses: `CONSUL_HTTP_ADDR` and related variables |
 /// | `memory:` or `memory:name` | the embedded registry of this process with that name |
 /// | `rest://host:port` | an embedded registry served over HTTP |
 /// | `fixed:host:port,host:port;weight=3` | these addresses |
 ///
 /// # Errors
-/// When the URL cannot be used, or its registry's feature is not compiled in; says which part.
+/// When the URL cannot be used, or the feature of its registry is not compiled in. The message names the
+/// part of the URL.
 pub fn connect(url: &str) -> Result<Registry, ConfigError> {
     connect_with(url, WatchSettings::default())
 }
 
-/// Like [`connect`], with settings of one's own.
+/// Creates a registry from a URL, with the given settings; see [`connect`].
 ///
 /// # Errors
 /// As [`connect`], and when a setting is out of its range.
@@ -55,7 +56,7 @@ pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, Conf
     }
 }
 
-/// The schemes whose features are compiled in.
+/// Lists the schemes whose features are compiled in.
 fn known_schemes() -> Vec<&'static str> {
     let mut known = Vec::new();
     #[cfg(feature = "consul")]

@@ -1,4 +1,4 @@
-//! What a backend is to the rest: [`Backend`], and the two things that it makes.
+//! The interface of a backend: [`Backend`], and the [`Source`]s and [`Lease`]s that it creates.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -7,78 +7,79 @@ use super::Registry;
 use super::{Announcement, Limit, query::Query};
 use crate::{catalog::Listing, error::RegistryError};
 
-/// A boxed future, as backends return them.
+/// A boxed future, the return type of a backend's methods.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One adapter to a registry.
 ///
-/// Implement this to bring another registry; [`Registry::new`] makes it usable. Neither method may
-/// block or do I/O: they prepare what the supervising tasks then drive.
+/// Implement it to add another registry, and pass it to [`Registry::new`]. The methods must not block or
+/// do I/O: they create the objects that the supervising tasks drive.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Its name in errors and logs, such as `consul http://127.0.0.1:8500`.
+    /// Returns the name for errors and logs, such as `consul http://127.0.0.1:8500`.
     fn name(&self) -> Arc<str>;
 
-    /// Prepares to read the instances of a service: usually one source, else several in order of
-    /// preference, of which the first with instances is used.
+    /// Creates the sources for the instances of a service. Usually there is one source; several are in
+    /// order of preference, and the first with instances is used.
     ///
     /// # Errors
-    /// When the query cannot be asked of this backend.
+    /// When this backend does not support the query.
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError>;
 
-    /// Prepares to register an instance.
+    /// Creates the lease for an instance.
     ///
     /// # Errors
     /// When this backend cannot hold such an instance or check.
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError>;
 }
 
-/// What a [`Source`] learned.
+/// A reply of a [`Source`].
 #[derive(Debug)]
 pub enum Answer {
-    /// The whole state.
+    /// The complete state.
     Listing(Listing),
     /// The registry confirmed that nothing changed.
     Unchanged,
-    /// What was known of the registry's position no longer holds: [`Source::read`] must follow.
+    /// The known position in the registry's history is void: [`Source::read`] must follow.
     Resync,
 }
 
-/// Reads one query of one registry. Dropping a future of it ends the request behind it.
+/// Reads one query of one registry. Dropping one of its futures ends the request that is open.
 pub trait Source: Send + 'static {
-    /// Reads the state now. Whatever position in the registry's history was known is forgotten
-    /// first: this is how a source starts, and how it goes on after any error.
+    /// Reads the current state, without using a known position in the registry's history. It is the
+    /// first call to a source, and the first after any error.
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>>;
 
-    /// Waits until the state may have changed since the last answer, then reads it. It need not be
-    /// right about that, but must answer now and then, because an answer confirms the copy.
+    /// Waits until the state may have changed since the last reply, then reads it. It may also return
+    /// without a change, and must do so from time to time, because each reply confirms the published
+    /// set.
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>>;
 
-    /// How often it may be asked, whatever the answers are.
+    /// Returns the limit on the rate of requests.
     fn limit(&self) -> Limit {
         Limit::default()
     }
 }
 
-/// Whether a registration still stands.
+/// Whether the registry still holds a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// It stands.
+    /// The registry holds it.
     Kept,
-    /// The registry does not know it: [`Lease::register`] must follow.
+    /// The registry has lost it: [`Lease::register`] must follow.
     Lost,
 }
 
-/// Carries one registration of one instance. Every future must end in bounded time.
+/// Sends the requests for one registration of one instance. Every future must complete in bounded time.
 pub trait Lease: Send + 'static {
-    /// Registers in full; repeating it changes nothing.
+    /// Sends the complete registration; repeating it changes nothing.
     fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
-    /// Sends a heartbeat, or looks whether the registration still stands.
+    /// Sends a heartbeat, or checks whether the registry still holds the registration.
     fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>>;
 
-    /// Takes the instance out; done already counts as success.
+    /// Deregisters the instance; succeeds if it is not registered.
     fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>>;
 
-    /// The time between renewals.
+    /// Returns the time between renewals.
     fn renew_every(&self) -> Duration;
 }

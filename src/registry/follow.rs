@@ -1,13 +1,13 @@
-//! Which watches a discovery follows.
+//! Hands the watches of a discovery to the balancer above it.
 //!
-//! tower's `Discover` can only insert and remove. A balancer without endpoints must also know whether the
-//! registry has no such service, refuses access, or has not answered for a minute. Our
-//! [`Discover`](crate::discover::Discover) knows its watch, but the user may have merged, filtered or boxed
-//! it. So a balancer polls its discovery within [`followed`], and our discovery adds its watch to the
-//! current list.
+//! tower's `Discover` can only report inserts and removes. A balancer without endpoints must also know
+//! whether the registry has no such service, refuses access, or has not responded for a minute.
+//! [`Discover`](crate::discover::Discover) has the watch, but the user may have merged, filtered or
+//! boxed it. So a balancer polls its discovery within [`followed`], and the discovery adds its watch to
+//! the current list.
 //!
-//! It costs a thread-local access until the watch has been handed over. Where another task stands between
-//! the two, the user names the watch with
+//! This costs a thread-local access per poll until the watch has been handed over. If another task
+//! stands between the two, the user passes the watch with
 //! [`BalanceLayer::watch`](crate::balance::BalanceLayer::watch).
 
 use std::{
@@ -19,27 +19,27 @@ use super::Watch;
 use crate::ambient::during;
 
 thread_local! {
-    /// `None` while no balancer polls.
+    /// The list of the balancer that is polling; `None` if none is.
     static FOLLOWED: Cell<Option<Vec<Followed>>> = const { Cell::new(None) };
 }
 
-/// A watch that a discovery follows while that discovery lives.
+/// A watch, followed for as long as the discovery that uses it lives.
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) watch: Watch,
     follower: Option<Weak<()>>,
 }
 
-/// A discovery that follows a watch.
+/// The part of a discovery that hands over its watch.
 #[derive(Debug)]
 pub(crate) struct Follower {
     life: Arc<()>,
-    /// Until a balancer was told of it.
+    /// The watch, until it is handed to a balancer.
     untold: Option<Watch>,
 }
 
 impl Followed {
-    /// A watch that the user named; it is followed until the user takes it back.
+    /// Creates it for a watch that the user passed; it is followed until the user removes it.
     pub(crate) fn given(watch: Watch) -> Self {
         Self {
             watch,
@@ -47,15 +47,15 @@ impl Followed {
         }
     }
 
-    /// Ties the watch to the discovery of `other`, which follows the same one and may live longer. A watch
-    /// that the user named stays.
+    /// Ties the watch to the discovery of `other`, which uses the same watch and may live longer. A
+    /// watch that the user passed is not tied to a discovery.
     pub(crate) fn follow_with(&mut self, other: &Self) {
         if self.follower.is_some() {
             self.follower.clone_from(&other.follower);
         }
     }
 
-    /// Whether the discovery that followed it was dropped.
+    /// Whether the discovery that used the watch was dropped.
     pub(crate) fn is_over(&self) -> bool {
         let mut follower = self.follower.iter();
         follower.any(|follower| follower.strong_count() == 0)
@@ -70,7 +70,7 @@ impl Follower {
         }
     }
 
-    /// Tells the balancer that polls now of the watch; only the first one is told.
+    /// Hands the watch to the balancer that is polling; only the first balancer gets it.
     pub(crate) fn tell(&mut self) {
         if self.untold.is_none() {
             return;
@@ -83,9 +83,9 @@ impl Follower {
     }
 }
 
-/// Polls a discovery by `ask`. Adds to `watches` those that it follows and has not told of before.
+/// Polls a discovery by calling `ask`. Adds to `watches` each watch that the discovery hands over.
 pub(crate) fn followed<T>(watches: &mut Vec<Followed>, ask: impl FnOnce() -> T) -> T {
-    /// Keeps what was told also when the discovery panics.
+    /// Keeps the watches that were handed over, even if the discovery panics.
     struct Told<'a> {
         watches: &'a mut Vec<Followed>,
         told: Option<Vec<Followed>>,

@@ -1,8 +1,8 @@
-//! Where instances come from, and how a process announces itself.
+//! Reads the instances of services from registries, and registers this process.
 //!
-//! A *backend* is one adapter to an outside system: it reads the instances of a service, tells when
-//! they may have changed, and carries a registration. That is all ([`Backend`], [`Source`],
-//! [`Lease`]). Everything else is written once, here, and holds for every backend:
+//! A *backend* is one adapter to an outside system. It reads the instances of a service, reports when
+//! they may have changed, and sends registrations ([`Backend`], [`Source`], [`Lease`]). Everything else
+//! is implemented once, here, and is the same for every backend:
 //!
 //! ```text
 //!             ┌───────────────────────── Registry ─────────────────────────┐
@@ -12,10 +12,10 @@
 //!             └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Losing the registry is not losing the service: a [`View`] keeps the last good set, its age, and
-//! the error that keeps it from being fresh. Three states that many clients mix up stay apart:
-//! the registry cannot be reached ([`ViewState::Stale`], with an error), it knows no such service
-//! ([`ViewState::Missing`]), and the service has no instance that may serve ([`ViewState::Empty`]).
+//! Losing the registry is not losing the service: a [`View`] keeps the last good set, its age, and the
+//! error that keeps it from being fresh. Three states that many clients confuse are kept apart: the
+//! registry cannot be reached ([`ViewState::Stale`], with an error), it does not know the service
+//! ([`ViewState::Missing`]), or the service has no instance that may get traffic ([`ViewState::Empty`]).
 
 mod connect;
 #[cfg(feature = "consul")]
@@ -92,18 +92,18 @@ struct Shared {
     backend: Arc<dyn Backend>,
     settings: WatchSettings,
     watches: Arc<Watches>,
-    /// Closed when the last handle goes; lingering watches then end at once.
+    /// Closed when the last handle is dropped; lingering watches then end at once.
     _alive: cell::Sender<()>,
     alive: cell::Receiver<()>,
 }
 
 impl Registry {
-    /// Makes a backend usable, with default settings.
+    /// Creates a registry from a backend, with default settings.
     pub fn new(backend: impl Backend) -> Self {
         Self::assemble(Arc::new(backend), WatchSettings::default())
     }
 
-    /// Makes a backend usable.
+    /// Creates a registry from a backend and settings.
     ///
     /// # Errors
     /// When a setting is out of its range.
@@ -126,16 +126,16 @@ impl Registry {
         }))
     }
 
-    /// The name of its backend, as it stands in errors.
+    /// Returns the name of the backend, as it appears in errors.
     pub fn name(&self) -> Arc<str> {
         self.0.backend.name()
     }
 
-    /// Watches a service. Equal queries share one request to the registry, which ends with the last
-    /// [`Watch`] of it.
+    /// Watches a service. Equal queries share one request to the registry, which ends when their last
+    /// [`Watch`] is dropped.
     ///
     /// # Errors
-    /// When the backend cannot ask this query, or no tokio runtime runs.
+    /// When the backend does not support this query, or no tokio runtime runs.
     pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, RegistryError> {
         let query = query.into();
         let runtime = self.runtime(query.service())?;
@@ -165,12 +165,12 @@ impl Registry {
         Ok(Watch::new(query, receiver))
     }
 
-    /// Registers an instance and keeps it registered, through every failure of the registry, until
-    /// the [`Registration`] is deregistered or dropped.
+    /// Registers an instance and keeps it registered, through every failure of the registry, until the
+    /// [`Registration`] is deregistered or dropped.
     ///
     /// # Errors
-    /// When the instance or its check cannot be registered with this backend, or no tokio runtime
-    /// runs. A registry that cannot be reached is not an error: it is tried again until it can be.
+    /// When this backend cannot hold the instance or its check, or no tokio runtime runs. A registry
+    /// that cannot be reached is not an error: the registration is retried until it succeeds.
     pub fn register(
         &self,
         announcement: impl Into<Announcement>,

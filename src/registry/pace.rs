@@ -1,8 +1,8 @@
-//! How often a backend may be asked: a token bucket over requests, not a pause after each.
+//! Limits the rate of requests to a backend: a token bucket over requests, not a pause after each.
 //!
-//! A pause after each request would delay the first change after a quiet time; no limit at all
-//! turns a busy service into a hot loop (an unlimited Consul watcher made 740 requests a second
-//! while others wrote). The clock is the caller's.
+//! A pause after each request would delay the first change after a quiet time. Without a limit, a
+//! service that changes often causes a flood of requests: an unlimited Consul watcher sent 740 requests
+//! a second while other clients wrote. The caller passes the time.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::backoff::after;
 
-/// At most `burst` requests at once, and one more each `every`.
+/// A limit on the rate of requests: `burst` requests at once, and one more each `every`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     burst: u32,
@@ -18,7 +18,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// No limit, for backends that answer from memory.
+    /// No limit, for backends that reply from memory.
     pub const NONE: Self = Self {
         burst: u32::MAX,
         every: Duration::ZERO,
@@ -34,8 +34,8 @@ impl Limit {
 }
 
 impl Default for Limit {
-    /// Two at once and ten a second: a change after a quiet time is seen at once, and changes
-    /// that come faster than ten a second are seen together.
+    /// Two requests at once and ten a second. A change after a quiet time is seen at once. Changes that
+    /// come faster than ten a second are seen together.
     fn default() -> Self {
         Self::new(2, Duration::from_millis(100))
     }
@@ -45,7 +45,7 @@ impl Default for Limit {
 #[derive(Debug)]
 pub(crate) struct Pace {
     limit: Limit,
-    /// When the bucket would be full again (GCRA's theoretical arrival time).
+    /// When the bucket will be full again (GCRA's theoretical arrival time).
     full_at: Instant,
 }
 
@@ -57,7 +57,7 @@ impl Pace {
         }
     }
 
-    /// Takes one token and returns when it may be used.
+    /// Takes one token. Returns the time from which the request may be sent.
     pub(crate) fn take(&mut self, now: Instant) -> Instant {
         let Limit { burst, every } = self.limit;
         if every.is_zero() {

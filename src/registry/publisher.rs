@@ -1,4 +1,4 @@
-//! Folds what a registry answers into the view that is published.
+//! Folds the replies of a registry into the published view.
 
 use std::{collections::HashSet, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     task::sleep_until_some,
 };
 
-/// Folds answers into the published view.
+/// Folds replies into the published view.
 pub(super) struct Publisher<'a> {
     cell: &'a cell::Sender<View>,
-    /// Whether those who follow the view hear of mere confirmations, too.
+    /// Whether receivers of the view are notified of confirmations without a change, too.
     relayed: bool,
     backend: &'a Arc<str>,
     service: &'a Arc<str>,
     settle: Settle,
-    /// What the last applied listing said, or `Pending`.
+    /// The state after the last applied listing; `Pending` before the first.
     listed: ViewState,
-    /// What it says once no instance of it is left: empty or missing.
+    /// The state once that listing has no instance left: empty or missing.
     without_instances: ViewState,
     confirmed: Option<Instant>,
     error: Option<RegistryError>,
@@ -60,13 +60,14 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// An error of this watch.
+    /// Creates an error of this watch.
     pub(super) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> RegistryError {
         let (backend, service) = (Arc::clone(self.backend), Arc::clone(self.service));
         RegistryError::new(kind, backend, service, message)
     }
 
-    /// Waits for a future, and does meanwhile what becomes due.
+    /// Waits for a future. Meanwhile removes instances whose grace ends, and publishes a view that
+    /// becomes stale.
     pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
@@ -75,7 +76,7 @@ impl<'a> Publisher<'a> {
                 biased;
                 value = &mut future => return value,
                 () = sleep => {
-                    // The last of the instances that had a grace may have left.
+                    // The last instance may have been removed, because its grace has ended.
                     if self.settle.tick(Instant::now()) && self.settle.set().is_empty() {
                         self.listed = self.without_instances;
                     }
@@ -93,7 +94,7 @@ impl<'a> Publisher<'a> {
         self.settle.deadline().into_iter().chain(stale).min()
     }
 
-    /// Takes a reply; returns whether it was applied.
+    /// Takes a reply. Returns whether it was applied.
     pub(super) fn list(&mut self, listing: Listing) -> bool {
         let now = Instant::now();
         let exists = listing.exists;
@@ -170,7 +171,7 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Shows the present state.
+    /// Publishes the current state.
     fn publish(&self) {
         let view = View {
             instances: self.settle.set().clone(),
@@ -184,8 +185,8 @@ impl<'a> Publisher<'a> {
     }
 }
 
-/// Shows a view. Watchers are woken only when it differs from what they saw by more than its age,
-/// unless they are to hear of each confirmation.
+/// Publishes a view. Receivers are notified only if it differs from the previous one by more than its
+/// age, or if `always` is set.
 pub(super) fn show(cell: &cell::Sender<View>, new: View, always: bool) {
     cell.send_if_modified(|view| {
         let same_error = match (&view.error, &new.error) {

@@ -1,8 +1,8 @@
-//! What is watched.
+//! The query of a watch.
 
 use std::sync::Arc;
 
-/// What to watch: a service, and which of its instances. Equal queries share one watch.
+/// A service to watch, and which of its instances. Equal queries share one watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     service: Arc<str>,
@@ -11,7 +11,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// All instances of `service` that are passing or warning.
+    /// Creates a query for all instances of `service` that are passing or warning.
     pub fn new(service: impl Into<Arc<str>>) -> Self {
         Self {
             service: service.into(),
@@ -20,32 +20,32 @@ impl Query {
         }
     }
 
-    /// Only instances that carry this tag, and every other tag of the query.
+    /// Requires a tag: only instances with every required tag are watched.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
         self
     }
 
-    /// Only instances all of whose checks pass; by default warning ones serve too, with their
-    /// warning weight.
+    /// Excludes instances with a warning check. By default they get traffic too, with their warning
+    /// weight.
     #[must_use]
     pub fn passing_only(mut self) -> Self {
         self.passing_only = true;
         self
     }
 
-    /// The service.
+    /// Returns the service.
     pub fn service(&self) -> &Arc<str> {
         &self.service
     }
 
-    /// The tags that an instance must carry.
+    /// Returns the required tags.
     pub fn tags(&self) -> &[String] {
         &self.tags
     }
 
-    /// Whether `tags` holds every tag of the query.
+    /// Whether `tags` contains every required tag.
     pub fn matches(&self, tags: &[String]) -> bool {
         self.tags.iter().all(|tag| tags.contains(tag))
     }

@@ -1,6 +1,7 @@
-//! Hides what no message may show.
+//! Removes secrets from URLs for messages.
 
-/// A URL or an address for messages: without the parts where people put what no log may show.
+/// Returns a URL or an address without the parts that may contain secrets: user, password, query and
+/// fragment.
 pub(super) fn shown(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let Some(at) = url.rfind('@') else {
@@ -11,7 +12,8 @@ pub(super) fn shown(url: &str) -> String {
         (_, Some(colon)) if colon < at => colon + 1,
         _ => 0,
     };
-    // A password may hold `?` and `#` too, so nothing behind them can be told apart.
+    // A password may contain `?` and `#` too. So after one of them, a password cannot be told from a
+    // host.
     let host = url.get(at..end).unwrap_or_default();
     format!("{}…{host}", &url[..start.min(end)])
 }

@@ -1,9 +1,8 @@
-//! Drives any source for ever: pace, backoff, last good set, staleness, and an end with the last
-//! handle.
+//! Drives a source for as long as its watch has handles: pace, backoff, last good set, staleness.
 //!
-//! One task for each distinct query. It never gives up and never ends on an error, because the end
-//! of a watch is what left the clients of other libraries deaf; it ends when nobody listens, and
-//! whatever request is open then is dropped with it.
+//! One task runs for each distinct query. It never ends because of an error: in other libraries, clients
+//! whose watch had ended that way got no more changes. It ends when no handle is left; an open request
+//! is dropped with it.
 //!
 //! ```text
 //!          ┌──────────── ok ─────────────┐
@@ -43,13 +42,14 @@ use crate::{
     task::{fenced, first_of},
 };
 
-/// While an empty reply is held back, the registry is asked this often whether it stands.
+/// The time between requests while an empty reply is held back. It is below the 2 s within which a set
+/// must be correct again after a fault.
 const HELD_RECHECK: Duration = Duration::from_millis(500);
 
-/// No registry may silence a client for longer than this.
+/// The longest `Retry-After` that is obeyed, so that a registry cannot stop a client for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// What a supervising task works for.
+/// The parameters of a supervising task.
 #[derive(Clone)]
 pub(super) struct Job {
     pub(super) query: Query,
@@ -59,7 +59,7 @@ pub(super) struct Job {
     pub(super) alive: cell::Receiver<()>,
 }
 
-/// Starts the task of a watch; it ends when `cell` has no receiver left.
+/// Starts the task of a watch. It ends when `cell` has no receiver left.
 pub(super) fn spawn(
     runtime: &Handle,
     job: Job,
@@ -84,19 +84,19 @@ pub(super) fn spawn(
     });
 }
 
-/// Returns when nobody listens any more, after the watch has lingered.
+/// Returns once the watch has no receiver left and its linger time has passed.
 async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
     loop {
         cell.closed().await;
         let mut alive = job.alive.clone();
         tokio::select! {
             () = tokio::time::sleep(job.settings.linger) => {}
-            // Errs when the last registry handle is gone.
+            // Fails when the last registry handle is dropped.
             _ = alive.changed() => {}
         }
         let unused = match job.watches.upgrade() {
             Some(watches) => watches.forget_unused(&job.query, cell),
-            // One may have subscribed before the registry went.
+            // A receiver may have subscribed before the registry was dropped.
             None => cell.receiver_count() == 0,
         };
         if unused {
@@ -105,7 +105,7 @@ async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
     }
 }
 
-/// Supervises several sources and publishes the first, in their order, that has instances.
+/// Supervises several sources, and publishes the first of them, in their order, that has instances.
 async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<View>) {
     let mut views = Vec::new();
     let mut work = tokio::task::JoinSet::new();
@@ -122,19 +122,21 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<Vie
                 .map(|view| view.borrow_and_update().clone()),
         );
         show(out, chosen, false);
-        // The set is dropped with this future, and its tasks with the set.
+        // Dropping this future drops the set, which aborts its tasks.
         first_of(views.iter_mut().map(changed)).await;
     }
 }
 
-/// Waits for a change; a source whose task is gone has none, and must not keep this loop busy.
+/// Waits for a change. A source whose task has ended has no more changes, and must not keep the loop
+/// busy.
 async fn changed(view: &mut cell::Receiver<View>) {
     if view.changed().await.is_err() {
         std::future::pending().await
     }
 }
 
-/// The first view with instances; a view that is still awaited bars those after it.
+/// Returns the first view with instances. A pending view without an error also ends the search: a later
+/// source must not be used before that one has responded.
 fn choose(views: impl Iterator<Item = View>) -> View {
     let mut first = None;
     for view in views {
@@ -147,8 +149,8 @@ fn choose(views: impl Iterator<Item = View>) -> View {
     first.unwrap_or_default()
 }
 
-/// Drives one source for ever. With `relayed`, `cell` leads to [`prefer`], which hears of mere
-/// confirmations too, because the age of the view it shows is theirs.
+/// Drives one source for ever. If `relayed`, `cell` leads to [`prefer`]. It is then notified of
+/// confirmations too, because the view that it publishes has their age.
 async fn supervise(
     mut source: Box<dyn Source>,
     job: &Job,
@@ -171,7 +173,8 @@ async fn supervise(
         if start > Instant::now() {
             publisher.during(sleep_until(start)).await;
         }
-        // Within the fence from its first line on: a panic need not wait for the first poll.
+        // Inside of the fence from the first line, because a backend may panic before it returns a
+        // future.
         let request = async {
             if read {
                 source.read().await
@@ -198,11 +201,12 @@ async fn supervise(
                 (!applied).then(|| jittered(HELD_RECHECK, 0.2, &mut rng))
             }
             Err(error) => {
-                // The position in the registry's history is void after any error.
+                // After any error the position in the registry's history is void.
                 read = true;
                 failures = failures.saturating_add(1);
                 let delay = match (error.kind(), error.retry_after()) {
-                    // Not sooner than without it: zero is no request for a storm.
+                    // At least the usual backoff: a `Retry-After` of zero must not cause a flood of
+                    // requests.
                     (_, Some(asked)) => jittered(asked.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
                         .max(backoff.delay(failures, &mut rng)),
                     (ErrorKind::Refused | ErrorKind::Invalid, None) => {

@@ -1,4 +1,4 @@
-//! What is known of a service now.
+//! The current state of a watched service.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,24 +13,24 @@ use crate::{
 /// How far a [`View`] can be trusted.
 ///
 /// ```text
-/// Pending ──first answer──▶ Live ◀──▶ Empty ◀──▶ Missing      (what the registry says)
-///    │                        │          │          │
-///    └──(error kept)          └── error, or too old ┴──▶ Stale ──answer──▶ (back)
+/// Pending ──first reply──▶ Live ◀──▶ Empty ◀──▶ Missing       (as the registry replies)
+///    │                       │          │          │
+///    └──(error kept)         └── error, or too old ┴──▶ Stale ──reply──▶ (back)
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ViewState {
-    /// The registry has not answered yet; [`View::error`] tells why, when it failed.
+    /// The registry has not replied yet; [`View::error`] is set if it failed.
     #[default]
     Pending,
-    /// The set is what the registry says.
+    /// The set is confirmed by the registry.
     Live,
-    /// The service exists, and no instance of it may serve.
+    /// The service exists, and none of its instances may get traffic.
     Empty,
-    /// The registry knows no such service.
+    /// The registry does not know the service.
     Missing,
-    /// The set is the last good one, which the registry does not confirm: it cannot be reached,
-    /// answers nothing usable, or has been silent for too long.
+    /// The set is the last good one. The registry does not confirm it: it cannot be reached, sends no
+    /// usable reply, or has not replied for too long.
     Stale,
 }
 
@@ -46,31 +46,31 @@ impl fmt::Display for ViewState {
     }
 }
 
-/// What is known of a service now: immutable, and cheap to clone.
+/// The current state of a watched service: immutable, and cheap to clone.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct View {
-    /// The last good set of instances that may serve.
+    /// The last good set of instances that may get traffic.
     pub instances: InstanceSet,
-    /// Instances that are listed and may not serve: critical, or in maintenance.
+    /// Instances that are listed but may not get traffic: critical, or in maintenance.
     pub withheld: Arc<[Arc<Instance>]>,
     /// Records of the registry that could not be used, each with the reason; the first 1,000.
     pub rejected: Arc<[Rejected]>,
-    /// How far this can be trusted.
+    /// How far this view can be trusted.
     pub state: ViewState,
-    /// What keeps it from being fresh; `None` while the registry answers.
+    /// The error that keeps this view from being fresh; `None` while the registry replies.
     pub error: Option<RegistryError>,
-    /// When the registry last confirmed it.
+    /// When the registry last confirmed this view.
     pub confirmed: Option<Instant>,
 }
 
 impl View {
-    /// The time since the registry last confirmed it; `None` when it never did.
+    /// Returns the time since the registry last confirmed this view; `None` if it never did.
     pub fn age(&self) -> Option<Duration> {
         self.confirmed.map(|at| at.elapsed())
     }
 
-    /// Whether it is what the registry says now.
+    /// Whether the registry confirms this view now.
     pub fn is_fresh(&self) -> bool {
         matches!(
             self.state,

@@ -9,17 +9,17 @@ use super::{
     view::{View, ViewState},
 };
 
-/// A watched service. Cheap to clone; the watch ends when the last clone is dropped.
+/// A watched service. It is cheap to clone; the watch ends when the last clone is dropped.
 ///
-/// It hands over the latest [`View`], never a queue of changes: one that is not looked at for hours
-/// costs nothing and is up to date at its next look.
+/// It returns the latest [`View`], not a queue of changes. So a watch that is not read for hours costs
+/// nothing, and the next read is up to date.
 #[derive(Clone)]
 pub struct Watch {
     query: Query,
     cell: cell::Receiver<View>,
 }
 
-/// The task behind a watch has ended, which happens when its runtime shuts down.
+/// The task of the watch has ended, because its runtime shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed(());
 
@@ -33,70 +33,74 @@ impl std::error::Error for Closed {}
 
 impl Watch {
     pub(super) fn new(query: Query, mut cell: cell::Receiver<View>) -> Self {
-        // What is known already is news to this handle.
+        // The first `changed` of a new handle must return the view that exists already.
         cell.mark_changed();
         Self { query, cell }
     }
 
-    /// What is watched.
+    /// Returns the query.
     pub fn query(&self) -> &Query {
         &self.query
     }
 
-    /// What is known now.
+    /// Returns the current view.
     pub fn view(&self) -> View {
         self.cell.borrow().clone()
     }
 
     /// Waits until the view differs from the one this handle returned last, and returns it.
     ///
-    /// A mere confirmation of what is known is no difference.
+    /// A confirmation without a change is no difference.
     ///
     /// # Errors
     /// When the runtime of the watch has shut down.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses no change.
     pub async fn changed(&mut self) -> Result<View, Closed> {
         self.cell.changed().await.map_err(|_| Closed(()))?;
         Ok(self.cell.borrow_and_update().clone())
     }
 
-    /// Waits until the view satisfies `condition`, which may be so already.
+    /// Waits until the view satisfies `condition`, and returns it; at once if it already does.
     ///
     /// # Errors
     /// When the runtime of the watch has shut down.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses no change.
     pub async fn wait_for(&mut self, condition: impl FnMut(&View) -> bool) -> Result<View, Closed> {
         let view = self.cell.wait_for(condition).await;
         view.map(|view| view.clone()).map_err(|_| Closed(()))
     }
 
-    /// Waits for the registry's first answer, whatever it says.
+    /// Waits for the registry's first reply, and returns the view after it.
     ///
     /// # Errors
     /// When the runtime of the watch has shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no change.
     pub async fn resolved(&mut self) -> Result<View, Closed> {
         self.wait_for(|view| view.state != ViewState::Pending).await
     }
 }
 
 impl Watch {
-    /// Whether both hear of the same, so that one of them will do.
+    /// Whether both receive from the same task, so that one of them is enough.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.cell.same_channel(&other.cell)
     }
 
-    /// Whether nothing will come any more.
+    /// Whether the watch has ended.
     pub(crate) fn is_ended(&self) -> bool {
         self.cell.has_changed().is_err()
     }
 
-    /// Waits until the view differs from the one seen last, or the watch has ended: at once, if so.
+    /// Waits until the view differs from the one seen last, or the watch ends. Returns at once if it has
+    /// ended.
     pub(crate) async fn stirs(&mut self) {
-        // An error is the end.
+        // An error means that the watch has ended.
         let _ = self.cell.changed().await;
     }
 }

@@ -1,4 +1,4 @@
-//! The watches of one registry, so that equal queries share one.
+//! The watches of one registry, so that equal queries share one watch.
 
 use std::{
     collections::HashMap,
@@ -9,16 +9,16 @@ use tokio::sync::watch as cell;
 
 use super::{query::Query, view::View};
 
-/// By query, where the task of each watch publishes. The sender belongs to that task, so that its end,
-/// of whatever cause, is seen by those who watch.
+/// By query, the sender to which the task of each watch publishes. The task owns the sender, so its
+/// subscribers see when it ends, for whatever cause.
 #[derive(Debug, Default)]
 pub(super) struct Watches(Mutex<HashMap<Query, Weak<cell::Sender<View>>>>);
 
 impl Watches {
-    /// Follows a watch that is there, or else the one that `start` makes.
+    /// Subscribes to the watch of this query, or to the one that `start` creates if there is none.
     ///
     /// # Errors
-    /// As `start`.
+    /// The error of `start`.
     pub(super) fn follow<E>(
         &self,
         query: &Query,
@@ -33,8 +33,8 @@ impl Watches {
         Ok(cell.subscribe())
     }
 
-    /// Forgets a watch that nobody follows, and says whether that is so. Nobody begins to follow it at the
-    /// same time.
+    /// Removes a watch without receivers; returns whether it had none. The lock keeps
+    /// [`follow`](Self::follow) from subscribing meanwhile.
     pub(super) fn forget_unused(&self, query: &Query, cell: &cell::Sender<View>) -> bool {
         let mut watches = self.lock();
         let unused = cell.receiver_count() == 0;
@@ -45,7 +45,7 @@ impl Watches {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Query, Weak<cell::Sender<View>>>> {
-        // The map is whole at every point where its holder could panic.
+        // The map is consistent wherever the holder of the lock could panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What a process tells of itself, and how the registry shall find out whether it is healthy.
+//! The data of a registration: the instance, and how the registry checks its health.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,43 +7,43 @@ use crate::{
     instance::{Host, Instance},
 };
 
-/// How a registry finds out whether an instance is healthy.
+/// How a registry checks the health of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// This process sends heartbeats; without one for this long it is unhealthy.
+    /// This process sends heartbeats. Without a heartbeat for this long, the instance is unhealthy.
     Ttl(Duration),
     /// The registry requests this path (or a whole `http://` URL) from the instance.
     Http {
-        /// Starts with `/`, or is a whole URL.
+        /// A path that starts with `/`, or a whole URL.
         target: String,
         /// The time between checks.
         interval: Duration,
-        /// How long one check may take.
+        /// The timeout of one check.
         timeout: Duration,
     },
-    /// The registry connects to the instance.
+    /// The registry opens a TCP connection to the instance.
     Tcp {
         /// The time between checks.
         interval: Duration,
-        /// How long one check may take.
+        /// The timeout of one check.
         timeout: Duration,
     },
     /// The registry calls `grpc.health.v1.Health/Check` of the instance.
     Grpc {
-        /// The service asked about; empty for the whole server.
+        /// The gRPC service to check; empty for the whole server.
         service: String,
         /// The time between checks.
         interval: Duration,
-        /// How long one check may take.
+        /// The timeout of one check.
         timeout: Duration,
     },
-    /// Nothing is checked: the instance counts as healthy until it is deregistered.
+    /// No check: the instance counts as healthy until it is deregistered.
     Unchecked,
 }
 
 impl Health {
-    /// Checks a path every 10 s, with a timeout of 2 s.
+    /// Requests a path every 10 s, with a timeout of 2 s.
     pub fn http(target: impl Into<String>) -> Self {
         Self::Http {
             target: target.into(),
@@ -72,7 +72,8 @@ impl Health {
     fn validate(&self) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         match self {
-            // A TTL of zero would register no check at all in Consul: healthy for ever.
+            // With a TTL of zero, Consul would register no check at all, and the instance would count as
+            // healthy for ever.
             Self::Ttl(ttl) if *ttl < Duration::from_millis(100) => Err(ConfigError::new(
                 "health",
                 format!("a TTL of {ttl:?} is below 100 ms"),
@@ -109,7 +110,7 @@ impl Health {
     }
 }
 
-/// An instance, and how the registry shall treat it. Made from an [`Instance`] alone, too.
+/// An instance to register, and how the registry checks it. An [`Instance`] converts into it.
 #[derive(Clone, Debug)]
 pub struct Announcement {
     instance: Instance,
@@ -118,7 +119,8 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// Announces `instance` with a TTL of 10 s, removed after 10 minutes without a sign of life.
+    /// Creates an announcement with a TTL of 10 s. The registry removes the instance after 10 minutes of
+    /// bad health.
     pub fn new(instance: Instance) -> Self {
         Self {
             instance,
@@ -127,32 +129,32 @@ impl Announcement {
         }
     }
 
-    /// Sets how the registry finds out whether it is healthy; a TTL of 10 s by default.
+    /// Sets how the registry checks the health of the instance; a TTL of 10 s by default.
     #[must_use]
     pub fn health(mut self, health: Health) -> Self {
         self.health = health;
         self
     }
 
-    /// Sets after how long of bad health the registry forgets the instance; 10 min by default,
-    /// well above any pause that a process survives. `None` keeps it. Consul's minimum is 1 min.
+    /// Sets after how long of bad health the registry removes the instance. The default, 10 min, is well
+    /// above any pause that a process survives. `None` keeps the instance. Consul's minimum is 1 min.
     #[must_use]
     pub fn reap_after(mut self, time: Option<Duration>) -> Self {
         self.reap_after = time;
         self
     }
 
-    /// The instance.
+    /// Returns the instance.
     pub fn instance(&self) -> &Instance {
         &self.instance
     }
 
-    /// How the registry finds out whether it is healthy.
+    /// Returns how the registry checks the health of the instance.
     pub fn health_check(&self) -> &Health {
         &self.health
     }
 
-    /// After how long of bad health the registry forgets it.
+    /// Returns after how long of bad health the registry removes the instance; `None` for never.
     pub fn reaped_after(&self) -> Option<Duration> {
         self.reap_after
     }

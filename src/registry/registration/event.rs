@@ -1,45 +1,45 @@
-//! What a registration and the task behind it tell each other.
+//! The events and commands between a registration and its task.
 
 use tokio::sync::oneshot;
 
 use super::announcement::Announcement;
 use crate::error::RegistryError;
 
-/// What happens to a registration.
+/// An event in the life of a registration.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RegistrationEvent {
     /// The registry holds the instance for the first time.
     Registered,
-    /// The registry could not be asked to register the instance.
+    /// An attempt to register the instance failed.
     #[non_exhaustive]
     RegisterFailed {
-        /// Why.
+        /// The cause.
         error: RegistryError,
     },
-    /// A heartbeat, or a look whether the registration stands, failed.
+    /// A heartbeat failed, or the check whether the registry still holds the instance.
     #[non_exhaustive]
     HeartbeatFailed {
-        /// Why.
+        /// The cause.
         error: RegistryError,
     },
-    /// Heartbeats arrive again.
+    /// Heartbeats succeed again.
     Recovered,
     /// The registry had lost the instance, and holds it again.
     Reregistered,
     /// The instance was updated.
     Updated,
-    /// The instance was taken out.
+    /// The instance was deregistered.
     Deregistered,
-    /// The instance could not be taken out; its check will expire.
+    /// The instance could not be deregistered; its check will expire.
     #[non_exhaustive]
     DeregisterFailed {
-        /// Why.
+        /// The cause.
         error: RegistryError,
     },
 }
 
-/// What the task of a registration is told to do.
+/// A command to the task of a registration.
 pub(super) enum RegistrationCommand {
     Update(
         Box<Announcement>,

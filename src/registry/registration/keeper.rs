@@ -1,4 +1,4 @@
-//! The task behind a registration.
+//! The task of a registration.
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -21,19 +21,20 @@ use crate::{
     task::fenced,
 };
 
-/// How long leaving may take in all; a registration with a check expires by itself after that.
+/// The time limit for deregistering, all attempts included. If it fails, the check of the instance expires
+/// by itself.
 const DEREGISTER_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a request that is under way when the end comes may finish. A registration that arrived
-/// after the deregistration would bring the instance back.
+/// How long an open request may take to finish before the deregistration is sent. If a registration
+/// arrived after the deregistration, it would bring the instance back.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// After how long a request is repeated that an older one may have overtaken: a registry that was
-/// paused carries out all that it had received at once, in any order. Arbitrary: many times what
-/// that takes, and short for somebody who waits.
+/// The delay before a request is repeated that an older one may have overtaken: a registry that was
+/// paused carries out all requests it has received at once, in any order. Arbitrary: many times the time
+/// that this takes, and short for a caller that waits.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// The task behind a [`Registration`](super::Registration).
+/// The task of a [`Registration`](super::Registration).
 pub(super) struct Keeper {
     backend: Arc<dyn Backend>,
     service: Arc<str>,
@@ -42,28 +43,28 @@ pub(super) struct Keeper {
     stands: cell::Sender<bool>,
     backoff: Backoff,
     rng: SmallRng,
-    /// Whether to register next, else to renew.
+    /// Whether the next request registers; else it renews.
     due: bool,
-    /// Whether it was registered before, so that the next success is a repetition.
+    /// Whether a registration succeeded before, so that the next success is not the first.
     ever: bool,
-    /// Whether what is registered next was given by an update.
+    /// Whether the next registration carries the data of an update.
     updated: bool,
     updating: Option<Updating>,
-    /// Whether a registration was given up before it was answered: it may still be carried out.
+    /// Whether a registration was abandoned before its response: the registry may still carry it out.
     unsettled: bool,
 }
 
-/// An update without a result so far.
+/// An update whose result is not known yet.
 struct Updating {
     reply: oneshot::Sender<Result<(), RegistryError>>,
-    /// What stood before, for when the registry refuses the new data.
+    /// The registration before the update; it is restored if the registry refuses the new data.
     former: Box<dyn Lease>,
 }
 
-/// How a wait ended.
+/// The reason why a wait ended.
 enum Woken<T> {
     Done(T),
-    /// Since when there is a command, or no handle any more.
+    /// A command arrived at this time; `None` if the last handle was dropped.
     Told(Option<RegistrationCommand>, Instant),
 }
 
@@ -108,7 +109,7 @@ impl Keeper {
                 };
                 let mut step = pin!(fenced(step));
                 let woken = or_command(&mut step, &mut commands).await;
-                // Let what is under way arrive, whatever comes of it, before the next request.
+                // An open request finishes before the next one is sent, whatever its result.
                 let finished = match &woken {
                     Woken::Told(..) => timeout(FINISH_WITHIN, step).await.is_ok(),
                     Woken::Done(_) => true,
@@ -130,7 +131,8 @@ impl Keeper {
                 Ok(Renewal::Kept) if registering => {
                     failures = 0;
                     match self.registered() {
-                        // Only updates of a check are persisted by an agent: confirm at once.
+                        // A Consul agent persists a check's state only with an update of that check, so
+                        // the first heartbeat follows at once.
                         true => began,
                         false => Instant::now() + SETTLE,
                     }
@@ -145,8 +147,8 @@ impl Keeper {
                 Ok(Renewal::Lost) => {
                     self.stands.send_replace(false);
                     self.due = true;
-                    // The first repetition is immediate; a registry that loses the instance each
-                    // time is not asked in a loop.
+                    // The first new registration is immediate. Later ones wait, so that a registry that
+                    // always loses the instance does not get requests in a tight loop.
                     losses += 1;
                     match losses {
                         1 => began,
@@ -168,7 +170,7 @@ impl Keeper {
         }
     }
 
-    /// Notes a success. Returns whether that settles it, else it is to be repeated.
+    /// Records a successful registration. Returns whether it is final; if not, it must be repeated.
     fn registered(&mut self) -> bool {
         let stood = self.stands.send_replace(true);
         if let Some(Updating { reply, .. }) = self.updating.take() {
@@ -189,13 +191,13 @@ impl Keeper {
         !self.due
     }
 
-    /// Reports a failure and returns the time until the next attempt.
+    /// Reports a failure. Returns the time until the next attempt.
     fn failed(&mut self, error: RegistryError, registering: bool, failures: u32) -> Duration {
         let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
         self.unsettled |= registering && error.kind() == ErrorKind::Timeout;
         if let Some(Updating { reply, former }) = self.updating.take() {
             if refused {
-                // The beats of what stands must go on.
+                // The heartbeats of the registration before the update must continue.
                 self.lease = former;
                 self.due = !*self.stands.borrow() || self.unsettled;
                 self.updated = false;
@@ -212,15 +214,15 @@ impl Keeper {
             RegistrationEvent::HeartbeatFailed { error }
         });
         match (registering, refused) {
-            // Only people can mend it.
+            // Only a person can fix it.
             (true, true) => delay.saturating_mul(2),
             (true, false) => delay,
-            // A heartbeat that failed must not make the next one late.
+            // A failed heartbeat must not delay the next one beyond its usual time.
             (false, _) => delay.min(self.lease.renew_every()),
         }
     }
 
-    /// Carries out a command, or the end of all handles. Returns whether the registration goes on.
+    /// Carries out a command, or deregisters if no handle is left. Returns whether the task continues.
     async fn obey(&mut self, command: Option<RegistrationCommand>, at: Instant) -> bool {
         let reply = match command {
             Some(RegistrationCommand::Update(announcement, reply)) => {
@@ -232,7 +234,8 @@ impl Keeper {
                 match prepared.unwrap_or_else(|| Err(self.panicked())) {
                     Ok(lease) => {
                         let former = std::mem::replace(&mut self.lease, lease);
-                        // Of updates that nobody awaited, the first knows what stands.
+                        // If earlier updates have no result yet, the first of them holds the last
+                        // confirmed registration.
                         let former = match self.updating.take() {
                             Some(unfinished) => unfinished.former,
                             None => former,
@@ -307,7 +310,7 @@ impl Keeper {
 
     fn tell(&self, event: RegistrationEvent) {
         tracing::debug!(service = %self.service, ?event, "registration");
-        // Nobody need listen.
+        // An error means that no receiver exists, which is allowed.
         let _ = self.events.send(event);
     }
 }

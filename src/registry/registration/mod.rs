@@ -1,18 +1,5 @@
-//! Keeps an instance registered: the guard, its heartbeat, and a graceful end.
-//!
-//! One task for each registration, apart from the application's load. It registers, confirms at
-//! once, renews, registers again when the registry lost the instance, and never gives up: a first
-//! registration that fails is tried again like any later one.
-//!
-//! ```text
-//! register ──ok──▶ renew ──▶ wait ──▶ renew ──▶ …      stop or drop at any point
-//!    ▲  │err         │Lost              │err                     │
-//!    │  └─ backoff   │                  └─ backoff, renew        ▼
-//!    └───────────────┘                                   finish what is open, deregister
-//! ```
-//!
-//! To leave without a lost request: [`Registration::deregister`] first, go on serving for as long
-//! as watchers need to notice, then stop accepting and finish what is in flight.
+//! Keeps an instance registered: heartbeats, new registrations after a loss, and deregistration. One
+//! task runs for each registration; its handle is [`Registration`].
 
 mod announcement;
 mod event;
@@ -39,8 +26,22 @@ use crate::{
 
 /// Keeps an instance registered for as long as it lives.
 ///
+/// A task of its own registers the instance, confirms that at once, and sends heartbeats. If the
+/// registry loses the instance, the task registers it again. It never gives up: a failed first
+/// registration is retried like any later one.
+///
+/// ```text
+/// register ──ok──▶ renew ──▶ wait ──▶ renew ──▶ …      deregister or drop at any point
+///    ▲  │err         │Lost              │err                     │
+///    │  └─ backoff   │                  └─ backoff, renew        ▼
+///    └───────────────┘                          finish the open request, deregister
+/// ```
+///
 /// Dropping it deregisters in the background, within 5 s and while the runtime runs;
-/// [`deregister`](Self::deregister) waits for that and tells how it went.
+/// [`deregister`](Self::deregister) waits for the result.
+///
+/// To stop a server without losing requests, first deregister. Then go on serving for as long as the
+/// watches of the clients need to notice. Then stop accepting requests, and finish those in flight.
 #[derive(Debug)]
 pub struct Registration {
     commands: mpsc::Sender<RegistrationCommand>,
@@ -71,33 +72,33 @@ impl Registration {
         })
     }
 
-    /// The instance as it was last given.
+    /// Returns the instance with the data of the last successful update.
     pub fn instance(&self) -> &Instance {
         &self.instance
     }
 
-    /// Waits until the registry holds the instance.
+    /// Waits until the registry holds the instance. Never completes if the runtime shuts down before.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future has no effect on the registration.
     pub async fn registered(&self) {
         let mut registered = self.registered.clone();
         if registered.wait_for(|stands| *stands).await.is_err() {
-            // The task is gone with its runtime: it will never be registered.
+            // The runtime has shut down and the task has ended: the instance will never be registered.
             std::future::pending().await
         }
     }
 
-    /// Whether the registry holds the instance, as far as is known.
+    /// Whether the registry holds the instance, according to the last response.
     pub fn is_registered(&self) -> bool {
         *self.registered.borrow()
     }
 
-    /// Waits for the next event; `None` when there will be none. A reader that is 64 events late
-    /// misses the oldest.
+    /// Waits for the next event; `None` when the task has ended. The last 64 events are kept; a slower
+    /// reader misses the oldest.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses no event.
     pub async fn event(&mut self) -> Option<RegistrationEvent> {
         loop {
             match self.events.recv().await {
@@ -108,15 +109,15 @@ impl Registration {
         }
     }
 
-    /// Registers other data (weight, tags, address, check) under the same service and id.
+    /// Registers new data (weight, tags, address, check) under the same service and id.
     ///
     /// # Errors
-    /// When service or id differ or the registry refuses the data, and then what stood before
-    /// stands; or when the registry failed, and then it is tried again in the background.
+    /// When service or id differ, or the registry refuses the data: the former registration then stays.
+    /// Also when the registry failed: the update is then retried in the background.
     ///
     /// # Cancel safety
-    /// A dropped future may still take effect, and [`instance`](Self::instance) then tells the data
-    /// from before.
+    /// If the future is dropped, the update may still take effect, and [`instance`](Self::instance)
+    /// returns the data from before.
     pub async fn update(
         &mut self,
         announcement: impl Into<Announcement>,
@@ -145,10 +146,10 @@ impl Registration {
         outcome
     }
 
-    /// Stops the heartbeat and takes the instance out, within 5 s.
+    /// Stops the heartbeats and deregisters the instance, within 5 s.
     ///
     /// # Errors
-    /// When the registry could not be told in that time; the instance's check then expires.
+    /// When the registry did not confirm that in time. The instance's check then expires.
     pub async fn deregister(self) -> Result<(), RegistryError> {
         let (reply, result) = oneshot::channel();
         let sent = self
