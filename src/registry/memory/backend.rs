@@ -1,4 +1,4 @@
-//! Clients of a registry in the same process: watches and registrations.
+//! The backend for clients in the same process: watches and registrations.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     registry::{Announcement, Answer, Backend, BoxFuture, Lease, Query, Renewal, Source},
 };
 
-/// How often an idle watch is confirmed; three times before a copy counts as stale.
+/// The interval at which an idle watch is confirmed: three times in the 30 s after which a set is stale.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 
-/// How long an operation of a registration may take while the registry is paused.
+/// The time limit for an operation of a registration while the registry is paused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 impl Backend for Memory {
@@ -80,7 +80,7 @@ impl MemorySource {
             exists,
             records: instances,
         } = {
-            // Under the lock, so that no change falls between the two.
+            // Both under one lock, so that no change is missed between them.
             let store = self.shared.store();
             self.position.mark_unchanged();
             store.look(&self.query, |record| Arc::clone(&record.instance))
@@ -113,10 +113,10 @@ impl Source for MemorySource {
                 let paused = self.shared.is_paused();
                 self.shared.admit_for(service).await?;
                 if paused {
-                    // The copy may be stale, and need not stay so until it is confirmed.
+                    // The set may be stale after a pause, so it is read again at once.
                     return Ok(true);
                 }
-                // Neither can fail: the senders are behind `self.shared`.
+                // Neither can fail: `self.shared` owns the senders.
                 let changed = tokio::select! {
                     _ = self.position.changed() => true,
                     () = sleep(CONFIRM_EVERY) => false,
@@ -179,7 +179,7 @@ impl Lease for MemoryLease {
 
     fn deregister(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(self.bounded(async {
-            // A generation that another process registered is not ours to take out.
+            // Without the generation, it could remove a registration by another process.
             let id = self.record.instance.id();
             if let Some((_, position)) = self.shared.deregister(id, self.generation) {
                 self.shared.saved(position).await;

@@ -1,4 +1,4 @@
-//! WatchSettings of an embedded registry.
+//! The builder of an embedded registry.
 
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,42 +30,44 @@ pub struct MemoryBuilder {
 }
 
 impl MemoryBuilder {
-    /// Sets how many heartbeats may be missing, or checks fail, in a row; 3 by default. With 1 a single
-    /// lost packet takes an instance out; a large number keeps dead ones.
+    /// Sets how many heartbeats in a row may be missed, or checks fail; 3 by default. With 1, a single
+    /// lost packet removes an instance. With a large number, dead instances stay for long.
     #[must_use]
     pub fn max_failures(mut self, failures: NonZeroU32) -> Self {
         self.defaults.max_failures = failures;
         self
     }
 
-    /// Sets the time between checks of an instance that does not say (over REST; an
-    /// [`Announcement`](crate::registry::Announcement) always does); 10 s by default, at least 1 ms.
+    /// Sets the interval between checks of an instance whose registration sets none; 10 s by default, at
+    /// least 1 ms. Only registrations over REST can omit it; an
+    /// [`Announcement`](crate::registry::Announcement) always sets it.
     #[must_use]
     pub fn check_interval(mut self, interval: Duration) -> Self {
         self.defaults.check_interval = interval;
         self
     }
 
-    /// Sets how long a check of an instance that does not say may take; 2 s by default, at least 1 ms.
+    /// Sets the timeout of a check of an instance whose registration sets none; 2 s by default, at least
+    /// 1 ms.
     #[must_use]
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.defaults.check_timeout = timeout;
         self
     }
 
-    /// Restores the state from this file, when it is there, and saves it there after changes, so that a
-    /// restart loses no registration; no file by default.
+    /// Restores the state from this file, if it exists, and saves changes to it, so that a restart loses
+    /// no registration; no file by default.
     ///
-    /// Saving happens in the background, and what changes meanwhile is saved together; registering and
-    /// deregistering wait for it. A save that fails is logged and the registry goes on. Two registries
-    /// must not share a file.
+    /// The state is saved in the background; changes during a save are saved together by the next one.
+    /// Registering and deregistering wait for the save. A failed save is logged, and the registry
+    /// continues. Two registries must not share a file.
     #[must_use]
     pub fn persist(mut self, path: impl Into<PathBuf>) -> Self {
         self.persist = Some(path.into());
         self
     }
 
-    /// Creates what a [`Memory`] is a handle to.
+    /// Creates the state that [`Memory`] handles share.
     pub(super) fn open(self) -> Result<Arc<MemoryShared>, RegistryError> {
         self.validate()?;
         let store = match &self.persist {

@@ -1,4 +1,4 @@
-//! From an announcement to what the registry holds, here and for a client over REST.
+//! Converts an announcement into a record, for this registry and for the REST client.
 
 use std::{
     collections::HashMap,
@@ -18,24 +18,25 @@ use crate::{
     registry::{Announcement, Health},
 };
 
-/// The longest time between heartbeats, so that a lost registration is noticed soon; one costs a
-/// lookup.
+/// The longest interval between heartbeats, so that a lost registration is noticed soon. A heartbeat
+/// costs one look-up.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
-/// The time between heartbeats of a registration: a third of its TTL, so that two may be lost.
+/// Returns the interval between heartbeats of a registration: a third of its TTL, so that two may be
+/// lost.
 pub(in crate::registry) fn renew_every(new: &NewRecord) -> Duration {
     new.beat
         .map_or(RENEW_EVERY, |beat| (beat.ttl / 3).min(RENEW_EVERY))
 }
 
-/// Tells the registrations of one client apart: those that follow each other without a gap (an update)
-/// are one, those before and after an end are two.
+/// Assigns a session to each registration of one client. Registrations of one id that follow each other
+/// without a gap (an update) share a session; after a deregistration a new one begins.
 #[derive(Debug, Default)]
 pub(in crate::registry) struct Sessions(Mutex<HashMap<Arc<str>, Weak<str>>>);
 
 impl Sessions {
     pub(in crate::registry) fn of(&self, id: &str) -> Arc<str> {
-        // The map is whole at every point where its holder could panic.
+        // The map is consistent wherever the holder of the lock could panic.
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(id).and_then(Weak::upgrade) {
             return session;
@@ -47,10 +48,10 @@ impl Sessions {
     }
 }
 
-/// Turns an announcement into what the registry holds.
+/// Converts an announcement into a record.
 ///
 /// # Errors
-/// When the instance or its check cannot be held.
+/// When the registry cannot hold the instance or its check.
 pub(in crate::registry) fn new_record(
     announcement: &Announcement,
     backend: &Arc<str>,
@@ -75,7 +76,7 @@ pub(in crate::registry) fn new_record(
         let message = format!("service, id and zone must not be longer than {longest} bytes");
         return Err(invalid(message));
     }
-    // A host can be made without parsing it.
+    // A `Host` can be created without parsing, so it is checked here.
     let host = instance.address.host().to_string();
     if let Err(error) = host.parse::<Host>() {
         return Err(invalid(error.to_string()));

@@ -1,10 +1,10 @@
-//! Faults on demand, for tests of what stands above a registry.
+//! Faults that tests inject, to test the code above a registry.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::watch as cell;
 
-/// The failure of an operation that a test asked for.
+/// The failure of an operation that a test injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct Injected;
 
@@ -12,7 +12,7 @@ pub(in crate::registry) struct Injected;
 pub(super) struct Faults {
     paused: cell::Sender<bool>,
     failing: AtomicU32,
-    /// Grows each time that open watches shall break.
+    /// Incremented to break all open watches.
     drops: cell::Sender<u64>,
 }
 
@@ -25,7 +25,7 @@ impl Faults {
         }
     }
 
-    /// Returns whether that is a change.
+    /// Returns whether the state has changed.
     pub(super) fn set_paused(&self, paused: bool) -> bool {
         self.paused.send_replace(paused) != paused
     }
@@ -35,7 +35,7 @@ impl Faults {
     }
 
     pub(super) fn fail_next(&self, operations: u32) {
-        // Relaxed: the counter orders nothing but itself.
+        // Relaxed: the counter publishes no other memory.
         self.failing.store(operations, Ordering::Relaxed);
     }
 
@@ -43,19 +43,19 @@ impl Faults {
         self.drops.send_modify(|drops| *drops += 1);
     }
 
-    /// Changes when open watches shall break.
+    /// Returns a receiver that changes when open watches must break.
     pub(super) fn drops(&self) -> cell::Receiver<u64> {
         self.drops.subscribe()
     }
 
-    /// Waits while paused.
+    /// Waits while the registry is paused.
     pub(super) async fn open(&self) {
         let mut paused = self.paused.subscribe();
-        // Cannot fail: the sender is behind `self`.
+        // Cannot fail: `self` owns the sender.
         let _ = paused.wait_for(|paused| !paused).await;
     }
 
-    /// Lets an operation in: waits while paused, then fails it when its turn has come.
+    /// Admits an operation: waits while the registry is paused, then fails it if a fault is left.
     pub(super) async fn admit(&self) -> Result<(), Injected> {
         self.open().await;
         // Relaxed: see `fail_next`.

@@ -1,45 +1,47 @@
-//! The embedded registry: instances held in the memory of one process.
+//! The embedded registry: it holds the instances in the memory of one process.
 //!
-//! For tests, demos, one machine, and the edge. It is one process: when it stops, nobody registers and
-//! nothing expires until it is back (its state can be kept in a file), and two of them know nothing of
-//! each other. **Beyond one machine Consul, etcd or ZooKeeper is the registry**; the code that uses
-//! [`Registry`](super::Registry) stays as it is when the URL changes.
+//! It is meant for tests, demos, a single machine, and the edge. When its process stops, no instance can
+//! register and none expires until it runs again; its state can be kept in a file. Two embedded
+//! registries do not share their state. **Beyond one machine, the registry should be Consul, etcd or
+//! ZooKeeper**; code that uses [`Registry`](super::Registry) stays the same, only its URL changes.
 //!
 //! ```text
-//! Memory ─┬─ a handle is a client: Registry::new(memory), connect("memory:"), the REST front
+//! Memory ─┬─ a handle is a client: Registry::new(memory), connect("memory:"), the REST server
 //!         ├─ store    records, services, a position (epoch, index); one lock, held for lookups only
 //!         ├─ tend     one task: the earliest deadline, and the checks that the registry makes
-//!         └─ saver    the state in a file, when asked for
+//!         └─ saver    saves the state to a file, if one is set
 //! ```
 //!
-//! **Watching** hands over the latest state, through a cell for each service and never a queue: a
-//! thousand slow watchers cost a thousand cells of two numbers. A change after a quiet time is seen at
-//! once, and changes that go on are seen together, ten times a second, as with every other registry:
-//! a list is compared as a whole, so seeing each change of a rollout would cost the square of it. The `index` grows with each change of
-//! the whole registry; the `epoch` is random for each start, so that a restart is recognised even when
-//! the index has caught up.
+//! **Watches** get the latest state, not a queue of changes: each watched service has a cell of two
+//! numbers, so a thousand slow watches cost a thousand cells. A change after a quiet time is seen at
+//! once. Changes in quick succession are seen together, ten times a second, as with every other
+//! registry. (Each reply is compared as a whole, so seeing each change of a rollout would take time
+//! quadratic in their number.) The `index` grows with each change in the registry. The `epoch` is a
+//! random number for each start, so that a restart is detected even if the index has caught up.
 //!
 //! **Heartbeats.** An instance with a heartbeat interval is removed after `interval × max_failures`
-//! without one, and that is published like any other change; a [`Health::Ttl`](super::Health::Ttl)
-//! removes it after exactly that time. When the process of the registry was itself suspended (its timer
-//! wakes late by more than half of an instance's interval) that instance gets one more interval instead.
+//! without a heartbeat, and the removal is published like any other change. With
+//! [`Health::Ttl`](super::Health::Ttl) it is removed after exactly that time. If the process of the
+//! registry was itself suspended (its timer is late by more than half of an instance's interval), that
+//! instance gets one more interval instead.
 //!
 //! **Checks.** With [`Health::Http`](super::Health::Http) or [`Health::Tcp`](super::Health::Tcp) the
-//! registry asks the instance: a request of a path, which passes with any status from 200 to 299, or a
-//! connection. After `max_failures` failures in a row the instance is critical: it is kept and gets
-//! no traffic. One success brings it back; after the announcement's `reap_after` it is removed. A check
-//! goes to the host and port of the instance and nowhere else, and gRPC checks are not supported.
+//! registry checks the instance. It requests a path, which passes with any status from 200 to 299, or it
+//! opens a connection. After `max_failures` failures in a row the instance is critical: it stays
+//! registered and gets no traffic. One success makes it passing again; without a success it is removed
+//! after the announcement's `reap_after`. A check connects to the host and port of the instance only.
+//! gRPC checks are not supported.
 //!
-//! **Ids** are unique in the whole registry, as they are on a Consul agent: registering one under
-//! another service moves it. Registering an id again raises its generation, unless it comes from the
-//! same registration (a repetition, or an [`update`](super::Registration::update)).
+//! **Ids** are unique in the whole registry, as on a Consul agent: registering an id under another
+//! service moves the instance. Registering an id again increases its generation, unless the same
+//! registration repeats itself or is [updated](super::Registration::update).
 //!
-//! **A service exists** from its first registration until the registry stops, whether an instance of
-//! it is left or not; see [`ViewState::Missing`](super::ViewState::Missing).
+//! **A service exists** from its first registration until the registry stops, even if it has no instance
+//! left; see [`ViewState::Missing`](super::ViewState::Missing).
 //!
-//! **As a fake** it fails on demand, below the same supervision that real registries get:
-//! [`pause`](Memory::pause), [`fail_next`](Memory::fail_next),
-//! [`drop_watchers`](Memory::drop_watchers), [`wipe`](Memory::wipe).
+//! **In tests** it fails on demand, below the same supervision that all registries have:
+//! [`pause`](Memory::pause), [`fail_next`](Memory::fail_next), [`drop_watchers`](Memory::drop_watchers),
+//! [`wipe`](Memory::wipe).
 //!
 //! # Examples
 //! ```
@@ -103,8 +105,8 @@ use crate::{
 
 /// A handle to an embedded registry.
 ///
-/// Cloning gives another client of the same registry. The registry ends with its last handle, and
-/// with it its tasks; a registration and a watch hold one each.
+/// A clone is another client of the same registry. The registry and its tasks end when the last handle
+/// is dropped; each registration and each watch holds one.
 pub struct Memory {
     pub(super) shared: Arc<MemoryShared>,
     sessions: Sessions,
@@ -116,13 +118,13 @@ impl Memory {
         Self::with_store(Store::new())
     }
 
-    /// Starts to configure a registry.
+    /// Creates a builder with default settings.
     pub fn builder() -> MemoryBuilder {
         MemoryBuilder::default()
     }
 
-    /// The registry of this process with that name (the empty one too), made with default settings when
-    /// no handle to it is left. The URLs `memory:` and `memory:name` lead here.
+    /// Returns the registry of this process with that name, which may be empty. It is created with
+    /// default settings if no handle to it exists. The URLs `memory:` and `memory:name` use it.
     pub fn named(name: &str) -> Self {
         Self::over(named::find(name))
     }
@@ -131,7 +133,7 @@ impl Memory {
     /// until it must send a heartbeat.
     ///
     /// # Errors
-    /// When the file cannot be read or is no saved state; it is left as it is.
+    /// When the file cannot be read or is no saved state. The file is not changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, RegistryError> {
         let store = persist::read(path.as_ref(), false, Defaults::default(), state::now())?;
         Ok(Self::with_store(store))
@@ -149,8 +151,8 @@ impl Memory {
         }
     }
 
-    /// Saves the state to a file, in one step: the file is whole at any time. Blocks for as long as
-    /// the disk takes; [`MemoryBuilder::persist`] saves in the background.
+    /// Saves the state to a file, atomically: the file is complete at any time. It blocks until the disk
+    /// has written it; [`MemoryBuilder::persist`] saves in the background.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -162,13 +164,13 @@ impl Memory {
         })
     }
 
-    /// Registers an instance directly, without the guard and the heartbeats that
-    /// [`Registry::register`](super::Registry::register) gives. Returns it as it is held.
+    /// Registers an instance directly, without the [`Registration`](super::Registration) and the
+    /// heartbeats of [`Registry::register`](super::Registry::register). Returns the instance as stored.
     ///
-    /// Expiry and checks need a tokio runtime; they start with the first operation inside one.
+    /// Expiry and checks need a tokio runtime; they start with the first operation inside a runtime.
     ///
     /// # Errors
-    /// When the instance or its check cannot be held.
+    /// When the registry cannot hold the instance or its check.
     pub fn register(
         &self,
         announcement: impl Into<Announcement>,
@@ -180,44 +182,44 @@ impl Memory {
         Ok(self.shared.register(new).0.instance)
     }
 
-    /// Notes a sign of life of the instance with this id.
+    /// Records a heartbeat of the instance with this id.
     pub fn heartbeat(&self, id: &str) -> Renewal {
         self.shared.heartbeat(id)
     }
 
-    /// Takes the instance with this id out. Returns whether it was held.
+    /// Removes the instance with this id. Returns whether it was registered.
     pub fn deregister(&self, id: &str) -> bool {
         self.shared.deregister(id, None).is_some()
     }
 
-    /// The instances of a service in the order of their ids, whatever their status.
+    /// Returns the instances of a service in the order of their ids, with any status.
     pub fn instances(&self, service: &str) -> Vec<Arc<Instance>> {
         let store = self.shared.store();
         store.of(service).map(|r| Arc::clone(&r.instance)).collect()
     }
 
-    /// The services that were ever held since the start, each with its number of instances.
+    /// Returns all services registered since the start, each with its current number of instances.
     pub fn services(&self) -> Vec<(Arc<str>, usize)> {
         self.shared.store().counts()
     }
 
-    /// The number of the last change. It starts anew with each start of the registry, unless its state
-    /// was restored.
+    /// Returns the number of the last change. Each start of the registry counts from the beginning,
+    /// unless its state was restored.
     pub fn index(&self) -> u64 {
         self.shared.store().position().index
     }
 
-    /// A random number of this start of the registry.
+    /// Returns the random number of this start of the registry.
     pub fn epoch(&self) -> u64 {
         self.shared.store().position().epoch
     }
 
-    /// The number of open watches of a service, those of the REST front included.
+    /// Returns the number of open watches of a service, including those of the REST server.
     pub fn watchers(&self, service: &str) -> usize {
         self.shared.store().subscribers(service)
     }
 
-    /// Freezes the registry, as if its process were suspended: every operation of a client waits until
+    /// Pauses the registry, as if its process were suspended: every operation of a client waits until
     /// [`resume`](Self::resume), and nothing expires. The methods of this handle still work.
     pub fn pause(&self) {
         self.shared.set_paused(true);
@@ -229,19 +231,19 @@ impl Memory {
         self.shared.set_paused(false);
     }
 
-    /// Makes the next `operations` of clients fail as unavailable: reads, the starts of waiting for a
-    /// change, registrations, heartbeats, deregistrations, and requests to the REST front.
+    /// Makes the next `operations` of clients fail as unavailable: reads, starts of waiting for a
+    /// change, registrations, heartbeats, deregistrations, and requests to the REST server.
     pub fn fail_next(&self, operations: u32) {
         self.shared.fail_next(operations);
     }
 
-    /// Breaks every open watch, as a connection that is reset. Watches come back by themselves.
+    /// Breaks every open watch, like a reset connection. Watches reconnect by themselves.
     pub fn drop_watchers(&self) {
         self.shared.drop_watchers();
     }
 
-    /// Forgets everything, as a restart without a saved state does: services, instances, the index, and
-    /// the epoch is another one.
+    /// Clears the whole state, like a restart without a saved state: services, instances and the index.
+    /// The epoch changes.
     pub fn wipe(&self) {
         self.shared.wipe();
     }
@@ -251,8 +253,8 @@ impl MemoryBuilder {
     /// Creates the registry.
     ///
     /// # Errors
-    /// When a setting is out of its range, or the file of [`persist`](Self::persist) is there and
-    /// cannot be read as a saved state; it is left as it is.
+    /// When a setting is out of its range, or the file of [`persist`](Self::persist) exists and cannot
+    /// be read as a saved state. The file is not changed.
     pub fn build(self) -> Result<Memory, RegistryError> {
         Ok(Memory::over(self.open()?))
     }
@@ -266,7 +268,7 @@ impl Default for Memory {
 
 impl Clone for Memory {
     fn clone(&self) -> Self {
-        // Another client: what it registers is another incarnation.
+        // A clone is another client: its registrations are new incarnations.
         Self::over(Arc::clone(&self.shared))
     }
 }

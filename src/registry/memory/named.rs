@@ -1,4 +1,4 @@
-//! The registries of this process by name, so that a URL alone finds one.
+//! The named registries of this process, which a URL can refer to.
 
 use std::{
     collections::HashMap,
@@ -9,9 +9,9 @@ use super::{record::Defaults, shared::MemoryShared, store::Store};
 
 static NAMED: LazyLock<Mutex<HashMap<String, Weak<MemoryShared>>>> = LazyLock::new(Mutex::default);
 
-/// The registry of that name, made when no handle to it is left.
+/// Returns the registry with that name; creates it if no handle to it exists.
 pub(super) fn find(name: &str) -> Arc<MemoryShared> {
-    // The map is whole at every point where its holder could panic.
+    // The map is consistent wherever the holder of the lock could panic.
     let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
         return shared;

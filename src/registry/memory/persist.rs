@@ -1,8 +1,8 @@
-//! ViewState in a file: read once at the start, written whole after changes.
+//! Saves the state to a file: read once at the start, written as a whole after changes.
 //!
-//! A save writes a new file beside the old one, flushes it to the disk and renames it over the old, so
-//! that a crash at any point leaves a whole file. Changes that come while one is being written are
-//! written together by the next.
+//! A save writes a new file beside the old one, flushes it to the disk, and renames it over the old one.
+//! So a crash at any point leaves a complete file. Changes during a write are written together by the
+//! next one.
 
 use std::{
     fs::File,
@@ -21,9 +21,10 @@ use super::{
 };
 use crate::error::{BoxError, ErrorKind, RegistryError};
 
-/// What a file holds.
+/// The content of a state file.
 pub(super) struct Document {
-    /// The order of documents of one process, for a writer that comes late.
+    /// The order of documents within one process, so that a late write does not replace a newer
+    /// document.
     pub(super) order: u64,
     pub(super) position: Position,
     records: Vec<Record>,
@@ -34,14 +35,14 @@ static ORDER: AtomicU64 = AtomicU64::new(1);
 impl Document {
     pub(super) fn of(store: &Store) -> Self {
         Self {
-            // Relaxed: documents of one store are made under its lock, which orders them.
+            // Relaxed: documents of one store are created under its lock, which orders them.
             order: ORDER.fetch_add(1, Ordering::Relaxed),
             position: store.position(),
             records: store.all().cloned().collect(),
         }
     }
 
-    /// Writes the file in one step: afterwards it is whole, and the old one or this.
+    /// Writes the file atomically: afterwards it is either the old document or this one, and complete.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         #[derive(Serialize)]
         struct Saved<T> {
@@ -58,7 +59,7 @@ impl Document {
         let written = (|| {
             let mut file = File::create(&beside)?;
             file.write_all(&bytes)?;
-            // Before the rename: else a crash could leave the new name on an empty file.
+            // Before the rename: otherwise a crash could leave an empty file under the new name.
             file.sync_all()?;
             std::fs::rename(&beside, path)?;
             sync_directory(path)
@@ -70,7 +71,7 @@ impl Document {
     }
 }
 
-/// Makes the rename itself durable, where directories can be opened.
+/// Makes the rename durable, on systems where a directory can be opened.
 fn sync_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -79,7 +80,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a saved state into a new store. A file that cannot be used is left as it is.
+/// Reads a saved state into a new store. A file that cannot be used is not changed.
 pub(super) fn read(
     path: &Path,
     missing_is_empty: bool,

@@ -1,4 +1,4 @@
-//! Checks that the registry makes itself: a connection, or a request of a path.
+//! The checks that the registry makes: opening a connection, or requesting a path.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ impl fmt::Debug for CheckJob {
     }
 }
 
-/// Checks one registration until it is no longer held. The first check comes at a random point of
+/// Checks one registration until it is removed or replaced. The first check starts at a random point of
 /// the first interval, so that instances which registered together are not checked together.
 pub(super) async fn run(job: CheckJob) {
     let share: f64 = rand::rng().random();
@@ -65,7 +65,7 @@ async fn probe(address: &Address, check: &RecordCheck) -> Result<(), BoxError> {
                 Err(format!("answered {status}").into())
             }
         }
-        // Refused when it was registered.
+        // Cannot happen: registering such a check is refused.
         #[cfg(not(feature = "_hyper"))]
         Some(_) => {
             drop(stream);

@@ -1,4 +1,4 @@
-//! What the registry knows of one instance, and where it stands in its history.
+//! The record of one instance, and positions in the history of the registry.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use crate::instance::{Instance, Status};
 
-/// Heartbeats that an instance promises.
+/// The heartbeats of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct Beat {
     pub(in crate::registry) interval: Duration,
-    /// How long after the last one it expires.
+    /// How long after its last heartbeat the instance expires.
     pub(in crate::registry) ttl: Duration,
 }
 
@@ -26,19 +26,19 @@ impl Beat {
     }
 }
 
-/// A check that the registry makes itself.
+/// A check that the registry makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct RecordCheck {
-    /// The path to request; without one, connecting is the check.
+    /// The path to request; `None` to open a connection only.
     pub(in crate::registry) path: Option<String>,
     pub(in crate::registry) interval: Duration,
     pub(in crate::registry) timeout: Duration,
     pub(in crate::registry) max_failures: NonZeroU32,
-    /// How long a critical instance is kept; `None` is for ever.
+    /// How long a critical instance is kept; `None` for ever.
     pub(in crate::registry) reap_after: Option<Duration>,
 }
 
-/// What holds for registrations that do not say.
+/// The values for registrations that set none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::registry) struct Defaults {
     pub(in crate::registry) max_failures: NonZeroU32,
@@ -46,64 +46,65 @@ pub(in crate::registry) struct Defaults {
     pub(in crate::registry) check_timeout: Duration,
 }
 
-/// One lost heartbeat is no failure yet, and two may be a burst of lost packets.
+/// The default is 3: one lost heartbeat is no failure yet, and two may be a burst of lost packets.
 const MAX_FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 
 impl Default for Defaults {
     fn default() -> Self {
         Self {
             max_failures: MAX_FAILURES,
-            // As `Health::http` has them.
+            // The values of `Health::http`.
             check_interval: Duration::from_secs(10),
             check_timeout: Duration::from_secs(2),
         }
     }
 }
 
-/// A registration as it arrives.
+/// A registration as received.
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct NewRecord {
     pub(in crate::registry) instance: Instance,
     pub(in crate::registry) beat: Option<Beat>,
     pub(in crate::registry) check: Option<Arc<RecordCheck>>,
-    /// Who registers: an equal one makes a registration an update of the same incarnation.
+    /// Identifies the registering process. A registration with the same session updates the same
+    /// incarnation.
     pub(in crate::registry) session: Option<Arc<str>>,
 }
 
-/// A registration as it is held.
+/// A registration as stored.
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct Record {
-    /// With the status that the check left it.
+    /// Has the status after the last check.
     pub(in crate::registry) instance: Arc<Instance>,
     pub(in crate::registry) beat: Option<Beat>,
     pub(in crate::registry) check: Option<Arc<RecordCheck>>,
     pub(in crate::registry) session: Option<Arc<str>>,
-    /// The status that it registered with.
+    /// The status in the registration.
     pub(in crate::registry) announced: Status,
     /// Unix time in milliseconds.
     pub(in crate::registry) last_heartbeat: u64,
-    /// Tells this registration from every other, for the task that checks it.
+    /// Identifies this registration, for the task that checks it.
     pub(super) serial: u64,
     pub(super) failures: u32,
-    /// When it is removed, unless something comes in between.
+    /// When the instance is removed, unless a heartbeat or a check postpones it.
     pub(super) expires: Option<Instant>,
 }
 
-/// Both clocks.
+/// The current time of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::registry) struct Now {
     pub(in crate::registry) at: Instant,
     pub(in crate::registry) unix_ms: u64,
 }
 
-/// A point in the history of one start of a registry.
+/// A position in the history of one start of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct Position {
     pub(in crate::registry) epoch: u64,
     pub(in crate::registry) index: u64,
 }
 
-/// Why a name stands for no instance.
+/// Why a name does not identify one instance.
 #[cfg(feature = "rest")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum Unresolved {
@@ -111,7 +112,7 @@ pub(in crate::registry) enum Unresolved {
     Several,
 }
 
-/// What is held of a service.
+/// The records of a service.
 #[derive(Debug)]
 pub(in crate::registry) struct Lookup<T = Record> {
     pub(in crate::registry) position: Position,
@@ -120,7 +121,7 @@ pub(in crate::registry) struct Lookup<T = Record> {
 }
 
 impl Record {
-    /// Whether a registration says nothing new, apart from being a sign of life.
+    /// Whether a registration has the same data as this record, so that it only counts as a heartbeat.
     pub(super) fn is_renewed_by(&self, new: &NewRecord) -> bool {
         let Instance {
             key,
@@ -134,7 +135,7 @@ impl Record {
             generation: _,
         } = &new.instance;
         let known = &*self.instance;
-        // The status is compared with the announced one: that of a check is the registry's own.
+        // Compared with the registered status, because a check may have changed the current one.
         (known.key == *key && known.service == *service && known.address == *address)
             && (known.weight == *weight && known.zone == *zone && self.announced == *status)
             && (known.tags == *tags && known.metadata == *metadata)

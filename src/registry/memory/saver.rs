@@ -1,4 +1,4 @@
-//! Saves the state in the background: what changes while a save is under way is saved by the next.
+//! Saves the state in the background; changes during a save are saved by the next one.
 
 use std::{
     path::PathBuf,
@@ -18,9 +18,9 @@ use super::{
 pub(super) struct Saver {
     store: Arc<Mutex<Store>>,
     file: Arc<StateFile>,
-    /// The newest position that has to be saved.
+    /// The newest position to save.
     wanted: cell::Sender<Position>,
-    /// The newest position for which a save was tried, with or without success.
+    /// The newest position that the task tried to save, whether or not it succeeded.
     tried: Arc<cell::Sender<Position>>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -28,7 +28,8 @@ pub(super) struct Saver {
 #[derive(Debug)]
 struct StateFile {
     path: PathBuf,
-    /// The order of the newest document written: an older one that is written late must not undo it.
+    /// The order of the newest document written. An older document that is written late must not replace
+    /// it.
     newest: Mutex<u64>,
 }
 
@@ -40,8 +41,8 @@ impl StateFile {
         }
         match document.write(&self.path) {
             Ok(()) => *newest = document.order,
-            // The registry serves on without the file: instances come back by their heartbeats, but
-            // a registry that stopped would not.
+            // The registry continues without the file. Instances register again after a loss of state,
+            // but a registry that stopped would serve no clients.
             Err(error) => {
                 let path = self.path.display();
                 tracing::error!(%path, %error, "the state of the registry could not be saved");
@@ -51,7 +52,8 @@ impl StateFile {
 }
 
 impl Saver {
-    /// Keeps `path` up to date with a store that holds what was read from there.
+    /// Creates a saver that writes the changes of `store` to `path`. `store` holds the state read from
+    /// there.
     pub(super) fn new(path: PathBuf, store: Arc<Mutex<Store>>) -> Self {
         let restored = lock(&store).position();
         Self {
@@ -66,7 +68,7 @@ impl Saver {
         }
     }
 
-    /// Asks for a save of what changed since the last one.
+    /// Requests a save of the changes since the last one.
     pub(super) fn save_changes(&self) {
         let position = lock(&self.store).position();
         let changed = self.wanted.send_if_modified(|wanted| {
@@ -86,7 +88,7 @@ impl Saver {
         }
         if let Ok(runtime) = Handle::try_current() {
             let mut wanted = self.wanted.subscribe();
-            // The change that made the task necessary must wake it.
+            // The new task must see the change that started it.
             wanted.mark_changed();
             let (store, file) = (Arc::downgrade(&self.store), Arc::clone(&self.file));
             let work = run(store, file, wanted, Arc::clone(&self.tried));
@@ -98,7 +100,7 @@ impl Saver {
     pub(super) async fn tried(&self, position: Position) {
         self.ensure_running();
         let mut tried = self.tried.subscribe();
-        // Cannot fail: `self` holds the sender.
+        // Cannot fail: `self` owns the sender.
         let _ = tried
             .wait_for(|tried| tried.epoch != position.epoch || tried.index >= position.index)
             .await;
@@ -106,7 +108,7 @@ impl Saver {
 }
 
 impl Drop for Saver {
-    /// Saves what is not yet saved.
+    /// Saves the changes that were not saved yet.
     fn drop(&mut self) {
         let store = lock(&self.store);
         if *self.tried.borrow() != store.position() {
@@ -115,7 +117,7 @@ impl Drop for Saver {
     }
 }
 
-/// Ends with the registry: the store and the sender of `wanted` go with it.
+/// Saves until the registry is dropped, and with it the store and the sender of `wanted`.
 async fn run(
     store: Weak<Mutex<Store>>,
     file: Arc<StateFile>,

@@ -1,4 +1,4 @@
-//! One registry with its task, behind all its handles.
+//! The state and the task of one registry, shared by all its handles.
 
 use std::{
     path::PathBuf,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The operations of clients on a [`MemoryState`], each of which starts the task where it is needed.
+/// The operations of clients on a [`MemoryState`]. Each of them starts the task if it is needed.
 #[derive(Debug)]
 pub(in crate::registry) struct MemoryShared {
     state: Arc<MemoryState>,
@@ -32,7 +32,7 @@ pub(in crate::registry) struct MemoryShared {
 }
 
 impl MemoryShared {
-    /// With `file`, every change is saved there.
+    /// Creates the shared state. If `file` is set, every change is saved there.
     pub(super) fn new(
         name: Arc<str>,
         defaults: Defaults,
@@ -59,8 +59,8 @@ impl MemoryShared {
         self.state.store()
     }
 
-    /// Makes sure that the task runs when there are instances: it may not have started because no
-    /// runtime ran, or it may have ended with its runtime.
+    /// Starts the task if there are instances and it does not run. It may not have started because there
+    /// was no runtime, or may have ended with its runtime.
     pub(super) fn tend(&self) {
         let idle = self.state.store().is_empty();
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,22 +124,22 @@ impl MemoryShared {
         self.state.faults.drop_watchers();
     }
 
-    /// Changes when open watches shall break.
+    /// Returns a receiver that changes when open watches must break.
     pub(super) fn drops(&self) -> cell::Receiver<u64> {
         self.state.faults.drops()
     }
 
-    /// Waits while paused, then fails the operation when a test asked for that.
+    /// Waits while the registry is paused, then fails the operation if a test injected a fault.
     pub(in crate::registry) async fn admit(&self) -> Result<(), Injected> {
         self.state.faults.admit().await
     }
 
-    /// Waits while paused.
+    /// Waits while the registry is paused.
     pub(in crate::registry) async fn open(&self) {
         self.state.faults.open().await;
     }
 
-    /// Waits until a save of this position was tried, when there is a file.
+    /// Waits until a save of this position was tried; returns at once if there is no file.
     pub(in crate::registry) async fn saved(&self, position: Position) {
         self.state.saved(position).await;
     }
@@ -150,7 +150,7 @@ impl MemoryShared {
     }
 }
 
-/// What the REST front needs.
+/// The operations of the REST server.
 #[cfg(feature = "rest")]
 impl MemoryShared {
     pub(in crate::registry) fn look(&self, query: &Query) -> Lookup {
@@ -158,7 +158,7 @@ impl MemoryShared {
         self.state.store().look(query, Record::clone)
     }
 
-    /// Waits until the service has left this position, or an open watch shall break.
+    /// Waits until the position of the service differs from `position`, or open watches must break.
     pub(in crate::registry) async fn left(
         &self,
         service: &Arc<str>,
@@ -166,7 +166,7 @@ impl MemoryShared {
     ) -> Result<(), Injected> {
         let mut drops = self.state.faults.drops();
         let mut cell = self.state.store().subscribe(service);
-        // Neither fails: `self` holds the senders.
+        // Neither can fail: `self` owns the senders.
         tokio::select! {
             biased;
             _ = drops.changed() => Err(Injected),

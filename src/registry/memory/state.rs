@@ -1,4 +1,4 @@
-//! What all tasks and handles of one registry share.
+//! The state that all tasks and handles of one registry share.
 #![expect(
     clippy::disallowed_types,
     reason = "a state file outlives the process, whose clock starts anew"
@@ -26,7 +26,8 @@ pub(super) struct MemoryState {
     pub(super) faults: Faults,
     store: Arc<Mutex<Store>>,
     saver: Option<Saver>,
-    /// Wakes the [tending](super::tend) task before its deadline; closed when the last handle goes.
+    /// Wakes the [tending](super::tend) task before its deadline; closed when the last handle is
+    /// dropped.
     poke: cell::Sender<()>,
 }
 
@@ -42,7 +43,7 @@ pub(super) fn now() -> Now {
 }
 
 impl MemoryState {
-    /// With `file`, every change is saved there.
+    /// Creates the state. If `file` is set, every change is saved there.
     pub(super) fn new(
         name: Arc<str>,
         defaults: Defaults,
@@ -68,7 +69,8 @@ impl MemoryState {
         self.poke.subscribe()
     }
 
-    /// Follows an operation: asks for a save of what it changed and, with `poke`, wakes the task.
+    /// Called after each operation: requests a save of its changes and, if `poke` is set, wakes the
+    /// task.
     pub(super) fn changed(&self, poke: bool) {
         if let Some(saver) = &self.saver {
             saver.save_changes();
@@ -78,28 +80,28 @@ impl MemoryState {
         }
     }
 
-    /// Takes the outcome of a check; returns whether that registration is still held.
+    /// Applies the result of a check. Returns whether the registration still exists.
     pub(super) fn checked(&self, id: &str, serial: u64, passed: bool, at: Instant) -> bool {
         if self.faults.is_paused() {
             return true;
         }
         let outcome = self.store().checked(id, serial, passed, at);
         if outcome == Some(true) {
-            // A critical instance has a deadline.
+            // A critical instance has a deadline, so the task must run.
             self.changed(true);
         }
         outcome.is_some()
     }
 
     pub(super) fn set_paused(&self, paused: bool) {
-        // Under the lock: the task must not expire anything between the two.
+        // Under the lock: the task must not expire an instance between the two steps.
         let mut store = self.store();
         if self.faults.set_paused(paused) && !paused {
             store.grant(Instant::now(), Duration::MAX);
         }
     }
 
-    /// Waits until a save of this position was tried, when there is a file.
+    /// Waits until a save of this position was tried; returns at once if there is no file.
     pub(super) async fn saved(&self, position: Position) {
         if let Some(saver) = &self.saver {
             saver.tried(position).await;

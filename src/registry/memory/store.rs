@@ -1,4 +1,5 @@
-//! What the registry holds: records, services, positions. No task, no clock: time is an argument.
+//! The data of the registry: records, services, positions. Pure: without a task or a clock; the caller
+//! passes the time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -32,31 +33,31 @@ pub(super) struct Store {
     epoch: u64,
     index: u64,
     records: HashMap<Arc<str>, Record>,
-    /// Every service that was ever held since the start.
+    /// Every service that was registered since the start.
     services: BTreeMap<Arc<str>, Service>,
     /// One cell for each watched service.
     cells: HashMap<Arc<str>, cell::Sender<Position>>,
-    /// Grows with each registration or removal of a checked instance.
+    /// Incremented with each registration or removal of an instance with a check.
     pub(super) checks: u64,
     serial: u64,
-    /// The deadline that the timer sleeps until.
+    /// The deadline that the task sleeps until.
     pub(super) planned: Option<Instant>,
 }
 
-/// The index of what never changed; never 0, which means "no index" in a request.
+/// The index before the first change. It is not 0, which means "no index" in a request.
 const FIRST: u64 = 1;
 
-/// The number of cells from which unused ones are swept.
+/// The number of cells above which unused ones are removed.
 const SWEEP_CELLS: usize = 64;
 
-/// Locks a store that is shared.
+/// Locks a shared store.
 pub(super) fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
-    // No operation of the store panics between changes that belong together.
+    // No operation panics between changes that belong together.
     store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn random_epoch() -> u64 {
-    // Zero would look like none; 53 bits survive readers that take JSON numbers for floats.
+    // 0 means "no epoch". 53 bits are exact even for JSON readers that convert numbers to floats.
     rand::rng().random_range(1..1 << 53)
 }
 
@@ -81,7 +82,7 @@ impl Store {
         }
     }
 
-    /// The position of a service's last change.
+    /// Returns the position of a service's last change.
     pub(super) fn position_of(&self, service: &str) -> Position {
         Position {
             epoch: self.epoch,
@@ -93,7 +94,7 @@ impl Store {
         self.records.is_empty()
     }
 
-    /// Whether the record is due before the timer would look.
+    /// Whether the record expires before the deadline of the task.
     pub(super) fn is_sooner(&self, record: &Record) -> bool {
         match (record.expires, self.planned) {
             (Some(due), Some(planned)) => due < planned,
@@ -116,7 +117,8 @@ impl Store {
         ids.filter_map(|id| self.records.get(id))
     }
 
-    /// The id that a client means: an id, or a service of which one instance listens there.
+    /// Returns the id that a request refers to: by an id, or by a service with one instance at that host
+    /// and port.
     #[cfg(feature = "rest")]
     pub(super) fn resolve(
         &self,
@@ -139,8 +141,8 @@ impl Store {
         }
     }
 
-    /// What there is of a service. Only what is wanted of each record is copied: a watch of thousands
-    /// looks often.
+    /// Returns the records of a service. `wanted` selects the data to copy of each record, because a
+    /// watch of thousands of instances reads often.
     pub(super) fn look<T>(&self, query: &Query, wanted: impl Fn(&Record) -> T) -> Lookup<T> {
         let records = self.of(query.service());
         let records = records.filter(|record| query.matches(&record.instance.tags));
@@ -151,7 +153,7 @@ impl Store {
         }
     }
 
-    /// Names and numbers of instances.
+    /// Returns the services with their numbers of instances.
     pub(super) fn counts(&self) -> Vec<(Arc<str>, usize)> {
         let services = self.services.iter();
         services
@@ -159,10 +161,10 @@ impl Store {
             .collect()
     }
 
-    /// Takes a registration. Returns the record, and whether anything changed that shows.
+    /// Applies a registration. Returns the record, and whether it has changed for watches.
     pub(super) fn register(&mut self, mut new: NewRecord, now: Now) -> (Record, bool) {
         let id: Arc<str> = new.instance.id().into();
-        // Ids are unique in the whole registry, so a scope would only hide equal ones.
+        // Ids are unique in the whole registry, so keys have no scope.
         new.instance.key = crate::instance::Key::new(Arc::clone(&id), "");
         let expires = new.beat.and_then(|beat| now.at.checked_add(beat.ttl));
         if let Some(known) = self.records.get_mut(&id) {
@@ -184,14 +186,14 @@ impl Store {
         (self.insert(id, new, expires, now.unix_ms), true)
     }
 
-    /// Takes a record of a saved state as it stands.
+    /// Inserts a record of a saved state unchanged.
     pub(super) fn restore(&mut self, new: NewRecord, last_heartbeat: u64, now: Now) {
         let expires = new.beat.and_then(|beat| now.at.checked_add(beat.ttl));
         let id = new.instance.id().into();
         self.insert(id, new, expires, last_heartbeat);
     }
 
-    /// Goes on from the index of a saved state.
+    /// Continues from the index of a saved state.
     pub(super) fn resume_from(&mut self, index: u64) {
         self.index = self.index.max(index);
     }
@@ -226,7 +228,7 @@ impl Store {
         if let Some(old) = self.records.insert(Arc::clone(&id), record.clone()) {
             self.checks += u64::from(old.check.is_some());
             if old.instance.service != service {
-                // The id moved, as it does on a Consul agent.
+                // The id moved to another service, as on a Consul agent.
                 if let Some(left) = self.services.get_mut(&old.instance.service) {
                     left.ids.remove(&id);
                 }
@@ -253,7 +255,7 @@ impl Store {
         Renewal::Kept
     }
 
-    /// Takes an instance out; with a generation, only while that one is held.
+    /// Removes an instance. If `generation` is set, only an instance of that generation is removed.
     pub(super) fn deregister(&mut self, id: &str, generation: Option<u64>) -> Option<Record> {
         let held = self.records.get(id)?.instance.generation;
         if generation.is_some_and(|generation| generation != held) {
@@ -272,8 +274,8 @@ impl Store {
         Some(record)
     }
 
-    /// Takes the outcome of a check. `None` when that registration is no longer held; else whether
-    /// anything changed.
+    /// Applies the result of a check. Returns `None` if the registration no longer exists, else whether
+    /// it changed the record.
     pub(super) fn checked(
         &mut self,
         id: &str,
@@ -304,7 +306,7 @@ impl Store {
         Some(true)
     }
 
-    /// Removes what is due. Returns the records.
+    /// Removes the expired records and returns them.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Record> {
         let due = |record: &&Record| record.expires.is_some_and(|at| at <= now);
         let ids: Vec<Arc<str>> = self
@@ -316,8 +318,8 @@ impl Store {
         ids.iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Grants at least one more heartbeat interval from now to every instance half of whose interval
-    /// is shorter than `late`. Returns their number.
+    /// Gives instances at least one more heartbeat interval from now on, if `late` is more than half of
+    /// their interval. Returns their number.
     pub(super) fn grant(&mut self, now: Instant, late: Duration) -> usize {
         let mut granted = 0;
         for record in self.records.values_mut() {
@@ -329,12 +331,12 @@ impl Store {
         granted
     }
 
-    /// The next time at which [`expire`](Self::expire) may have something to do.
+    /// Returns the earliest time at which [`expire`](Self::expire) may remove a record.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.records.values().filter_map(|r| r.expires).min()
     }
 
-    /// Forgets everything, as a restart without a file does.
+    /// Clears the whole state, like a restart without a file.
     pub(super) fn wipe(&mut self) {
         let cells = std::mem::take(&mut self.cells);
         let serial = self.serial;
@@ -353,7 +355,7 @@ impl Store {
         }
     }
 
-    /// A receiver of the position of a service.
+    /// Returns a receiver of the position of a service.
     pub(super) fn subscribe(&mut self, service: &Arc<str>) -> cell::Receiver<Position> {
         if let Some(cell) = self.cells.get(service) {
             return cell.subscribe();

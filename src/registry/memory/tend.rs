@@ -1,12 +1,12 @@
-//! The one task of a registry: it expires what was silent and starts the checks.
+//! The task of a registry: it removes expired instances and starts the checks.
 //!
 //! It sleeps until the earliest deadline, whatever the number of instances, and starts with the first
-//! of them. It holds the registry weakly and ends with its last handle, and so do the checks.
+//! instance. It holds a weak reference to the registry, so it and the checks end with the last handle.
 //!
-//! A process that was suspended finds every deadline passed at once, though it was itself the one
-//! that was silent. So a timer that wakes late by more than half of an instance's heartbeat interval
-//! grants that instance one more. Its own interval: else one instance with an interval of a
-//! millisecond, by which every timer is late, would keep all the others for ever.
+//! After its process was suspended, every deadline has passed at once, although the instances may be
+//! alive. So a timer that is late by more than half of an instance's heartbeat interval gives that
+//! instance one more interval. Each instance is compared with its own interval: every timer is late
+//! beside an interval of a millisecond, and one such instance must not prolong all others for ever.
 
 use std::{
     collections::HashMap,
@@ -23,11 +23,11 @@ use tokio::{
 
 use super::{probe, state::MemoryState, store::Store};
 
-/// What timers of a busy machine are late by at any time; arbitrary, well above the millisecond of a
-/// timer and well below a suspension.
+/// How late a timer may be on a busy machine without a suspension. Arbitrary: well above a timer's
+/// resolution of a millisecond, and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
 
-/// Starts the task, when a runtime runs.
+/// Starts the task. Returns `None` if no runtime runs.
 pub(super) fn spawn(state: &Arc<MemoryState>) -> Option<AbortHandle> {
     let runtime = Handle::try_current().ok()?;
     let task = runtime.spawn(tend(Arc::downgrade(state), state.pokes()));
@@ -67,7 +67,7 @@ async fn tend(registry: Weak<MemoryState>, mut poke: cell::Receiver<()>) {
     }
 }
 
-/// Does what is due, and plans the next turn.
+/// Removes expired instances, and plans the next deadline.
 fn turn(store: &mut Store, now: Instant) {
     if let Some(planned) = store.planned {
         let late = now.saturating_duration_since(planned);
@@ -89,17 +89,17 @@ fn turn(store: &mut Store, now: Instant) {
     store.planned = store.next_deadline();
 }
 
-/// The running checks, which end when this is dropped.
+/// The running checks; dropping this aborts them.
 #[derive(Default)]
 struct Probes {
     tasks: JoinSet<()>,
     running: HashMap<Arc<str>, (u64, AbortHandle)>,
-    /// [`Store::checks`] at the last look.
+    /// The value of [`Store::checks`] when the checks were last updated.
     seen: u64,
 }
 
 impl Probes {
-    /// Starts and ends checks so that each checked registration has one.
+    /// Starts and aborts checks, so that each registration with a check has one.
     fn follow(&mut self, store: &Store, registry: &Weak<MemoryState>) {
         while self.tasks.try_join_next().is_some() {}
         if self.seen == store.checks {

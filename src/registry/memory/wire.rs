@@ -1,6 +1,7 @@
-//! The JSON of a registration: what the REST front speaks and what a saved state holds.
+//! The JSON of a registration: the format of the REST server and of a saved state.
 //!
-//! Written by serde and read by hand, so that an error names the field, the value and what is accepted.
+//! It is written by serde and parsed by hand, so that an error names the field, the value, and the
+//! accepted values.
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -10,14 +11,15 @@ use serde_json::{Map, Value};
 use super::record::{Beat, Defaults, NewRecord, Record, RecordCheck};
 use crate::instance::{Address, Host, Instance, Status, Weight};
 
-/// What a registration without heartbeat and check gets.
+/// The heartbeat interval of a registration that sets neither an interval, a TTL nor a check.
 pub(in crate::registry) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a critical instance is kept by default, as in an [`Announcement`](crate::registry::Announcement).
 pub(in crate::registry) const DEFAULT_REAP_AFTER: Duration = Duration::from_secs(600);
 
-/// A year: whatever is longer is meant as "never".
+/// The longest accepted time, a year; a longer one means "never".
 pub(in crate::registry) const LONGEST: Duration = Duration::from_secs(31_536_000);
-/// Arbitrary: Consul's own limit for names is 253 bytes, and an id is often made of a name.
+/// The longest name or id, in bytes. Arbitrary: Consul's limit for names is 253 bytes, and an id often
+/// contains a name.
 pub(in crate::registry) const LONGEST_NAME: usize = 512;
 
 #[derive(Debug, Serialize)]
@@ -64,7 +66,8 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Milliseconds within what the reader accepts; what is set is never shown as 0, "never".
+/// Converts a time to the milliseconds that the parser accepts. The result is at least 1, because 0
+/// means "never".
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.min(LONGEST).as_millis()).map_or(1, |ms| ms.max(1))
 }
@@ -89,7 +92,7 @@ fn show<'a>(
         generation: instance.generation,
         heartbeat_interval: match (beat, check) {
             (Some(beat), _) => Some(millis(beat.interval)),
-            // Without it, the default interval would hold.
+            // Without the field, the default interval would apply.
             (None, None) => Some(0),
             (None, Some(_)) => None,
         },
@@ -106,7 +109,7 @@ fn show<'a>(
     }
 }
 
-/// A record as clients see it.
+/// The JSON of a record for clients.
 #[cfg(feature = "rest")]
 pub(in crate::registry) fn shown(record: &Record) -> impl Serialize + '_ {
     let instance = &record.instance;
@@ -116,7 +119,7 @@ pub(in crate::registry) fn shown(record: &Record) -> impl Serialize + '_ {
     shown
 }
 
-/// A record as it is saved: with the status it registered with and who registered it.
+/// The JSON of a record in a saved state: with the registered status and the session.
 pub(super) fn saved(record: &Record) -> impl Serialize + '_ {
     let check = record.check.as_deref();
     let mut shown = show(&record.instance, record.announced, record.beat, check);
@@ -125,14 +128,14 @@ pub(super) fn saved(record: &Record) -> impl Serialize + '_ {
     shown
 }
 
-/// A registration as a client sends it.
+/// The JSON of a registration that a client sends.
 #[cfg(feature = "rest")]
 pub(in crate::registry) fn announced(new: &NewRecord) -> impl Serialize + '_ {
     let instance = &new.instance;
     let check = new.check.as_deref();
     let mut shown = show(instance, instance.status, new.beat, check);
     shown.session = new.session.as_deref();
-    // How many failures count is for the registry to say.
+    // The registry decides how many failures are allowed.
     if new.beat.is_some() {
         shown.heartbeat_interval = None;
     }
@@ -142,13 +145,13 @@ pub(in crate::registry) fn announced(new: &NewRecord) -> impl Serialize + '_ {
     shown
 }
 
-/// A field that cannot be used.
+/// The error for a field that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) struct FieldError(String);
 
 impl FieldError {
     fn new(field: &str, value: &Value, accepted: &str) -> Self {
-        // Clients send any text: keep messages short whatever stands there.
+        // A client may send any text, so the message quotes at most 64 characters.
         let mut text = value.to_string();
         if text.chars().count() > 64 {
             text = text.chars().take(64).chain(['…']).collect();
@@ -168,18 +171,18 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// A registration as it was read.
+/// A parsed registration.
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct Parsed {
     pub(in crate::registry) record: NewRecord,
-    /// Of a saved record; 0 in a registration.
+    /// From a saved record; 0 in a registration.
     pub(in crate::registry) last_heartbeat: u64,
 }
 
-/// Reads a registration or a record.
+/// Parses a registration or a saved record.
 ///
-/// With `serviceName`, `serviceId` is the id of the instance; without it, `serviceId` names the
-/// service and the id is made of it, the host and the port.
+/// With `serviceName`, `serviceId` is the id of the instance. Without it, `serviceId` is the name of the
+/// service, and the id consists of it, the host and the port.
 pub(in crate::registry) fn parse(value: &Value, defaults: Defaults) -> Result<Parsed, FieldError> {
     let fields = object(value, "the registration")?;
     let field = |name: &str| fields.get(name).unwrap_or(&Value::Null);
@@ -206,7 +209,8 @@ pub(in crate::registry) fn parse(value: &Value, defaults: Defaults) -> Result<Pa
     instance.status = status(field("status"))?;
     instance.tags = tags(field("tags"))?;
     instance.metadata = metadata(field("metadata"))?;
-    // Below what could overflow, as the index of a saved state is.
+    // At most half of the range, so that it cannot overflow; the same holds for the index of a saved
+    // state.
     let generation = whole(field("generation"), "generation", 0, u64::MAX / 2)?;
     instance.generation = generation.unwrap_or(0);
     let check = check(field("healthCheck"), defaults)?.map(Arc::new);
@@ -236,7 +240,7 @@ pub(in crate::registry) fn object<'a>(
     object.ok_or_else(|| FieldError::new(what, value, "it must be a JSON object"))
 }
 
-/// A name or an id.
+/// Parses a name or an id.
 pub(in crate::registry) fn name<'a>(value: &'a Value, field: &str) -> Result<&'a str, FieldError> {
     let name = value
         .as_str()
@@ -290,7 +294,7 @@ pub(in crate::registry) fn whole(
     }
 }
 
-/// A time in milliseconds, of at least one.
+/// Parses a time in milliseconds, at least 1.
 fn time(value: &Value, field: &str) -> Result<Option<Duration>, FieldError> {
     let time = whole(value, field, 1, millis(LONGEST))?;
     Ok(time.map(Duration::from_millis))
@@ -398,7 +402,7 @@ fn check(value: &Value, defaults: Defaults) -> Result<Option<RecordCheck>, Field
     }))
 }
 
-/// Whether it can be requested as it stands.
+/// Whether the path can be requested without encoding.
 pub(in crate::registry) fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic())
 }
