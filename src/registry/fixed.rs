@@ -1,7 +1,7 @@
-//! A list of instances that is known in advance.
+//! A constant list of instances.
 //!
-//! For tests, for a handful of servers that never change, and as the last resort in an order of
-//! preference. Nothing is checked and nothing can be registered.
+//! It is meant for tests, for a few servers that never change, and as the last resort in an order of
+//! preference. It does not check the instances, and accepts no registrations.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::{
     instance::{Address, Instance, Weight},
 };
 
-/// A registry that holds the same instances for ever, whatever the service is called.
+/// A registry with a constant list of instances, the same for every service name.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     addresses: Arc<[(Address, Weight)]>,
 }
 
 impl Fixed {
-    /// Lists these addresses, each with a weight.
+    /// Creates a list of addresses, each with a weight.
     pub fn new(addresses: impl IntoIterator<Item = (Address, Weight)>) -> Self {
         Self {
             addresses: addresses.into_iter().collect(),
@@ -29,7 +29,7 @@ impl Fixed {
     /// Parses `host:port,host:port;weight=3,…`.
     ///
     /// # Errors
-    /// When an entry is no address, names something else than `weight`, or stands twice.
+    /// When an entry is no address, has a parameter other than `weight`, or is repeated.
     pub fn parse(list: &str) -> Result<Self, ConfigError> {
         let invalid =
             |entry: &str, why: String| ConfigError::new("fixed", format!("entry {entry:?}: {why}"));
@@ -107,7 +107,7 @@ impl Source for Once {
     }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
-        // Confirms now and then: a list that is known for ever is never stale.
+        // Confirms the list regularly, so that it is never reported as stale.
         Box::pin(async {
             tokio::time::sleep(Duration::from_secs(10)).await;
             Ok(Answer::Unchanged)

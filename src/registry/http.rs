@@ -1,4 +1,4 @@
-//! Requests to a registry over HTTP: every one bounded in time and size, whatever the other side does.
+//! HTTP requests to a registry. Each is bounded in time and size, whatever the server does.
 
 use std::{fmt, io::Read as _, sync::Arc, time::Duration};
 
@@ -18,19 +18,20 @@ use crate::{
     error::{BoxError, ErrorKind, RegistryError},
 };
 
-/// How long connecting to a registry may take.
+/// The time limit for connecting to a registry.
 pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the body of an answer may take once its head has arrived, so that one which trickles is
-/// not waited for as long as a change may take.
+/// The time limit for the body of a response once its head has arrived. The limit of the whole request
+/// includes the wait for a change, and is too long for a body that arrives slowly.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
 
-/// How often a connection of HTTP/2 in use is probed, and how long it has to answer: found dead before
-/// a blocking query's deadline, and rarely enough to cost nothing.
+/// The interval between probes of an HTTP/2 connection in use, and the time limit for a response to
+/// them. A dead connection is found before the deadline of a blocking query, and the probes cost almost
+/// nothing.
 #[cfg(feature = "http2")]
 const PING_EVERY: Duration = Duration::from_secs(10);
 
-/// A request, relative to the root of the registry.
+/// A request. Its path is relative to the root of the registry.
 #[derive(Clone)]
 pub(super) struct Request {
     pub(super) method: Method,
@@ -38,7 +39,7 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) body: Bytes,
-    /// How long it may take in all.
+    /// The time limit for the whole exchange.
     pub(super) within: Duration,
 }
 
@@ -54,25 +55,26 @@ impl Request {
     }
 }
 
-/// A complete answer.
+/// A complete response.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// What no excerpt shows: there are gateways that answer with the request they got.
+    /// Values that an excerpt must not contain, because some gateways quote the request in their
+    /// response.
     pub(super) secrets: Vec<HeaderValue>,
-    /// The connection that it came on, where the connector links its answers.
+    /// The connection of the response, if the connector creates links.
     #[cfg(feature = "consul")]
     pub(super) link: Option<Link>,
 }
 
 impl Reply {
-    /// The text of a header, when it is there and is text.
+    /// Returns the value of a header, if it exists and is text.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The beginning of the body as one line of text, for messages.
+    /// Returns the beginning of the body as one line of text, for messages.
     pub(super) fn excerpt(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(4_096)]);
         let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -89,14 +91,14 @@ impl Reply {
         line
     }
 
-    /// `Retry-After` in seconds; its other form, a date, is not used by any registry.
+    /// Returns `Retry-After` in seconds. Its other form, a date, is not used by any registry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let seconds: u64 = self.header("retry-after")?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds))
     }
 
-    /// Turns every status but success into an error; a redirect too, because a token must not be
-    /// carried to another host.
+    /// Turns every status but success into an error. That includes redirects, because a token must not
+    /// be sent to another host.
     pub(super) fn success(
         self,
         backend: &Arc<str>,
@@ -125,7 +127,7 @@ impl Reply {
     }
 }
 
-/// Clients of the addresses of one registry, each with connections of its own.
+/// The clients for the addresses of one registry, each with its own connections.
 #[derive(Clone)]
 pub(super) struct Http {
     backend: Arc<str>,
@@ -141,7 +143,7 @@ struct Agent {
 }
 
 impl Http {
-    /// Creates clients for origins such as `http://127.0.0.1:8500`.
+    /// Creates a client for each origin, such as `http://127.0.0.1:8500`.
     pub(super) fn new(
         backend: Arc<str>,
         agents: impl IntoIterator<Item = (String, bool, Connector)>,
@@ -154,8 +156,8 @@ impl Http {
                 .pool_max_idle_per_host(2)
                 .pool_idle_timeout(Duration::from_secs(20))
                 .pool_timer(TokioTimer::new());
-            // A request that times out takes its connection with it in HTTP/1 only: a dead one of
-            // HTTP/2 would be used again and again.
+            // In HTTP/1, a request that times out closes its connection. In HTTP/2 it does not, and a
+            // dead connection would be used again.
             #[cfg(feature = "http2")]
             client
                 .timer(TokioTimer::new())
@@ -178,9 +180,9 @@ impl Http {
         &self.backend
     }
 
-    /// Sends a request to the `agent`-th address, counted round and round.
+    /// Sends a request to the address at index `agent`, modulo their number.
     ///
-    /// Dropping the future closes the connection of a request that is under way.
+    /// Dropping the future closes the connection of an open HTTP/1 request.
     pub(super) async fn send(
         &self,
         agent: usize,
@@ -293,7 +295,7 @@ impl Http {
         if coded.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip")) {
             let mut plain = Vec::new();
             let decoder = flate2::read::MultiGzDecoder::new(&*body);
-            // One more than the limit tells "exactly the limit" from "more".
+            // One byte more than the limit shows whether the text exceeds it.
             let read = decoder
                 .take(self.max_body as u64 + 1)
                 .read_to_end(&mut plain);
@@ -324,7 +326,7 @@ impl fmt::Debug for Http {
     }
 }
 
-/// Whether traffic to this host stays on this machine, where compression only costs time.
+/// Whether traffic to this host stays on this machine; then compression only costs time.
 pub(super) fn is_local(host: &crate::instance::Host) -> bool {
     match host {
         crate::instance::Host::Ip(ip) => ip.is_loopback(),

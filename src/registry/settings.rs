@@ -1,4 +1,4 @@
-//! How a registry treats its backend.
+//! Settings of the watches and registrations of a registry.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::{Registry, Watch};
 use crate::{backoff::Backoff, catalog::EmptyGuard, error::ConfigError};
 
-/// How changes are learned of.
+/// How a watch learns of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchMode {
-    /// Keep a request open that the registry answers when something changes.
+    /// Keeps a request open; the registry responds when something changes.
     #[default]
     Watch,
-    /// Ask again and again, with this time between (± 10 % jitter), for places where a long request
-    /// cannot be held.
+    /// Sends a request at this interval (± 10 % jitter), for networks in which a request cannot stay
+    /// open for long.
     Poll(Duration),
 }
 
@@ -23,7 +23,8 @@ impl WatchMode {
     pub const POLL: Self = Self::Poll(Duration::from_secs(5));
 }
 
-/// How a [`Registry`] treats its backend. Every default has its reason in its setter.
+/// Settings of the watches and registrations of a [`Registry`]. Each setter states its default and the
+/// reason for it.
 #[derive(Clone, Debug)]
 pub struct WatchSettings {
     pub(super) mode: WatchMode,
@@ -50,58 +51,61 @@ impl Default for WatchSettings {
 }
 
 impl WatchSettings {
-    /// How changes are learned of; [`WatchMode::Watch`] by default.
+    /// Sets how a watch learns of changes; [`WatchMode::Watch`] by default.
     #[must_use]
     pub fn mode(mut self, mode: WatchMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The age from which a copy that the registry did not confirm is reported stale; 30 s by
-    /// default. It only changes what is reported: a stale set serves on. Must be longer than a
-    /// backend takes to confirm an idle watch (Consul: 21.25 s by default).
+    /// Sets the age from which a set without confirmation is reported as stale; 30 s by default. It
+    /// changes only the report: a stale set stays in use. It must be longer than a backend takes to
+    /// confirm an idle watch (Consul: 21.25 s by default).
     #[must_use]
     pub fn stale_after(mut self, age: Duration) -> Self {
         self.stale_after = age;
         self
     }
 
-    /// The delay before a registry that failed is asked again; from 50 ms to 750 ms by default,
-    /// with full jitter. The cap is this low because it bounds how long a healed registry goes
-    /// unnoticed, and asking a local agent twice a second costs nothing; for many clients on remote
-    /// servers raise it.
-    /// What only people can mend (a refused request) is retried ten times as slowly.
+    /// Sets the delay before another request to a registry that failed. By default it grows from 50 ms
+    /// to 750 ms, with full jitter. The cap is low because it is the longest time that a recovered
+    /// registry goes unnoticed, and two requests a second to a local agent cost almost nothing. Raise it
+    /// for many clients of remote servers.
+    ///
+    /// After a refused request, which only a person can fix, the delays are ten times as long.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// What happens with a reply that would empty the set; see [`EmptyGuard`].
+    /// Sets what happens with a reply that would empty the set; [`EmptyGuard::HoldDoubtful`] with 120 s
+    /// by default.
     #[must_use]
     pub fn empty_guard(mut self, guard: EmptyGuard) -> Self {
         self.empty_guard = guard;
         self
     }
 
-    /// How long an instance stays after it is no longer listed; zero by default. With a grace, one
-    /// that re-registers at once is not disturbed, and one that is gone gets requests for longer.
+    /// Sets how long an instance stays in the set after it is no longer listed; zero by default. With a
+    /// grace, an instance that registers again soon is not interrupted. In exchange, an instance that is
+    /// gone gets requests for longer.
     #[must_use]
     pub fn removal_grace(mut self, grace: Duration) -> Self {
         self.removal_grace = grace;
         self
     }
 
-    /// How long a watch goes on after its last [`Watch`] was dropped, while the [`Registry`] lives;
-    /// zero by default. Consul holds a cancelled query's connection until its wait ends, so clients that
-    /// often drop and repeat the same watch should let it linger.
+    /// Sets how long a watch continues after its last [`Watch`] was dropped, while the [`Registry`]
+    /// lives; zero by default. Consul holds the connection of a cancelled query until its wait ends, so
+    /// clients that often drop and repeat a watch should set it.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
         self
     }
 
-    /// Makes every jitter repeat itself, for tests; random by default.
+    /// Sets the seed of every jitter, so that tests repeat; random by default.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);

@@ -1,4 +1,4 @@
-//! What the server answers: JSON, whether it went well or not.
+//! The responses of the server: JSON, for successes and errors.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{EPOCH, INDEX};
 use crate::registry::memory::Position;
 
-/// A refused request.
+/// The error response to a refused request.
 #[derive(Debug)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -68,7 +68,7 @@ impl Failure {
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     let (status, body) = match serde_json::to_vec(body) {
         Ok(body) => (status, body),
-        // Cannot happen: everything shown is text, numbers and maps with keys of text.
+        // Cannot happen: the values are text, numbers, and maps with text keys.
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, b"{}".to_vec()),
     };
     let mut response = Response::new(Full::new(body.into()));
@@ -78,7 +78,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<B
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    // What was true a moment ago is what a cache must not tell.
+    // A cached response would be out of date.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -1,4 +1,4 @@
-//! The backend that asks a [`RestServer`](super::RestServer).
+//! The backend that sends requests to a [`RestServer`](super::RestServer).
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     },
 };
 
-/// How long the registry may hold a request open. Below two thirds of the 30 s after which an
-/// unconfirmed copy counts as stale.
+/// How long the registry may hold a request open: 20 s, two thirds of the 30 s after which a set without
+/// confirmation is stale.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// The largest answer: about 100 000 instances.
+/// The largest response: about 100 000 instances.
 const MAX_BODY: usize = 64 << 20;
 
-/// A registry that a [`RestServer`](super::RestServer) serves.
+/// The backend for a registry that a [`RestServer`](super::RestServer) serves.
 ///
-/// With several addresses, one that fails is followed by the next; they must lead to one registry, for
-/// two embedded registries know nothing of each other.
+/// With several addresses, a failed request is followed by a request to the next address. They must all
+/// lead to one registry, because embedded registries do not share their state.
 ///
 /// # Examples
 /// ```
@@ -42,10 +42,10 @@ pub struct RestClient {
 }
 
 impl RestClient {
-    /// Creates a client of the registry behind these addresses.
+    /// Creates a client for the registry at these addresses.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no address.
     pub fn new(addresses: impl IntoIterator<Item = Address>) -> Result<Self, ConfigError> {
         let addresses: Vec<Address> = addresses.into_iter().collect();
         if addresses.is_empty() {
@@ -72,11 +72,11 @@ impl RestClient {
         })
     }
 
-    /// Creates a client from `rest://host:port`, with several addresses from
-    /// `rest://host:port,host:port`.
+    /// Creates a client from `rest://host:port`, or from `rest://host:port,host:port` for several
+    /// addresses.
     ///
     /// # Errors
-    /// When the URL is anything else; says which part.
+    /// When the URL has any other form. The message names the part.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         let invalid =
             |why: String| ConfigError::new("registry", format!("{:?}: {why}", shown(url)));
@@ -101,10 +101,11 @@ impl RestClient {
         Self::new(addresses.map_err(|error| invalid(error.to_string()))?)
     }
 
-    /// Sets how long the registry may hold a request open before it confirms that nothing changed;
-    /// 20 s by default. A copy must be confirmed within
-    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so longer waits need more of
-    /// that; shorter ones cost requests. The registry cuts it at 10 min.
+    /// Sets how long the registry may hold a request open before it confirms that nothing changed; 20 s
+    /// by default, from 10 ms to 10 min (other values are clamped). Shorter waits cost more requests. A
+    /// set must be confirmed within
+    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so a longer wait
+    /// needs a longer `stale_after`.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(600));
@@ -124,7 +125,7 @@ impl Backend for RestClient {
 
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
-        // What the registry's own defaults are, it decides itself.
+        // The registry applies its own defaults; these are placeholders.
         let defaults = Defaults::default();
         let record = new_record(announcement, self.http.backend(), defaults, Some(session))?;
         Ok(Box::new(RestLease::new(self.http.clone(), record)))

@@ -1,4 +1,4 @@
-//! What clients send: every part bounded in size and time, and refused with the reason.
+//! Parses requests. Every part is bounded in size and time; an error states the reason.
 
 use std::{borrow::Cow, pin::pin, time::Duration};
 
@@ -13,21 +13,21 @@ use tokio::time::timeout;
 use super::answer::Failure;
 use crate::{instance::Host, registry::memory::wire};
 
-/// The largest body: a registration with generous metadata is below 4 KiB.
+/// The largest body: 64 KiB. A registration with generous metadata is below 4 KiB.
 const MAX_BODY: usize = 64 << 10;
 
-/// How much of a body that is too large is read and dropped, so that the client comes to read the
-/// answer; arbitrary, well above honest mistakes.
+/// How many bytes of a too large body are read and dropped, so that the client reads the response.
+/// Arbitrary, well above the size of an accidental mistake.
 const MAX_DISCARDED: usize = 4 << 20;
 
-/// How long a body may take.
+/// The time limit for reading a body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a request waits that does not say, and at most; both as in Consul.
+/// The wait of a request that sets none, and the longest wait; both as in Consul.
 const WAIT: Duration = Duration::from_secs(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Reads a body of JSON.
+/// Reads a JSON body.
 pub(super) async fn json<B: Body>(body: B) -> Result<Value, Failure> {
     let bytes = timeout(BODY_WITHIN, read(body)).await.map_err(|_| {
         let message = format!("the body took longer than {BODY_WITHIN:?}");
@@ -71,7 +71,7 @@ async fn read<B: Body>(body: B) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// A segment of a path, decoded.
+/// Decodes a path segment.
 pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, Failure> {
     let text = percent_decode_str(encoded)
         .decode_utf8()
@@ -82,7 +82,7 @@ pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, 
     Ok(text)
 }
 
-/// The parameters of any request; those that a request does not know are left out, as in Consul.
+/// The parameters of a request. Unknown parameters are ignored, as in Consul.
 #[derive(Debug, Default)]
 pub(super) struct Params {
     pub(super) index: Option<u64>,
@@ -106,7 +106,7 @@ impl Params {
                 "tag" => params.tags.push(value.into_owned()),
                 "host" => params.host = Some(host(&Value::from(&*value))?),
                 "port" => {
-                    // Text that is no number is refused as such.
+                    // Text that is not a number is refused by `port`.
                     let value = serde_json::from_str(&value).unwrap_or(Value::from(&*value));
                     params.port = Some(port(&value)?);
                 }
@@ -116,16 +116,16 @@ impl Params {
         Ok(params)
     }
 
-    /// How long to wait at most.
+    /// Returns the longest time to wait for a change.
     pub(super) fn wait(&self) -> Duration {
         self.wait.unwrap_or(WAIT).min(LONGEST_WAIT)
     }
 }
 
-/// How a body names an instance.
+/// The fields of a body that identify an instance.
 #[derive(Debug)]
 pub(super) struct Named {
-    /// An id or a service.
+    /// An id, or the name of a service.
     pub(super) name: String,
     pub(super) host: Option<Host>,
     pub(super) port: Option<u16>,
@@ -173,7 +173,7 @@ fn number(name: &str, text: &str) -> Result<u64, Failure> {
     })
 }
 
-/// Parses a duration as Go writes it (`1m30s`, `1.5s`, `500ms`), because Consul does.
+/// Parses a duration in Go's format (`1m30s`, `1.5s`, `500ms`), which Consul uses.
 fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
     let wrong = || {
         let text = shorten(text);

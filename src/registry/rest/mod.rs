@@ -1,18 +1,19 @@
-//! The embedded registry over HTTP: [`RestServer`] is its front, [`RestClient`] the backend that asks it.
+//! The embedded registry over HTTP: [`RestServer`] serves it, and [`RestClient`] is the backend that
+//! sends requests to it.
 //!
-//! One process holds the registry and serves it; the others use `rest://host:port`, or speak the JSON
-//! below, which any language can. It is one process all the same: read in [`memory`](super::memory)
-//! what that is for, and that beyond one machine Consul, etcd or ZooKeeper is the registry. There is no
-//! authentication and no TLS: put it where only friends can reach it.
+//! One process holds the registry and serves it. Others use `rest://host:port`, or send the JSON
+//! described below, in any language. All the state is in that one process: [`memory`](super::memory)
+//! states its purpose, and that beyond one machine the registry should be Consul, etcd or ZooKeeper.
+//! There is no authentication and no TLS: make it reachable for trusted clients only.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
-//! | `PUT /registry/register` | 200 and the instance as it is held |
-//! | `POST /registry/heartbeat` | 200; 404 when unknown: register again |
-//! | `DELETE /registry/{id}` (`?host=…&port=…`, `?generation=N`) | 200; 404 when unknown |
+//! | `PUT /registry/register` | 200 and the instance as stored |
+//! | `POST /registry/heartbeat` | 200; 404 for an unknown instance, which must register again |
+//! | `DELETE /registry/{id}` (`?host=…&port=…`, `?generation=N`) | 200; 404 for an unknown instance |
 //! | `GET /registry/services/{name}` (`?index=N&epoch=E&wait=30s`, `?tag=T` any number of times) | `{"serviceName", "exists", "instances": […]}` |
 //! | `GET /registry/services` | `{"services": {"name": count}}` |
-//! | `GET /registry/health` | 200 while it lives |
+//! | `GET /registry/health` | 200 while the process runs |
 //!
 //! # A registration
 //! ```json
@@ -24,31 +25,35 @@
 //!   "healthCheck": {"path": "/health", "interval": 10000, "timeout": 2000, "maxFailures": 3}
 //! }
 //! ```
-//! Needed are `serviceId`, `host` and `port`. **With `serviceName`, `serviceId` is the id of the
-//! instance. Without it, `serviceId` names the service** and the id is `{serviceId}-{host}-{port}`.
-//! Heartbeats and `DELETE` take an id, or the name of a service with `host` and `port`; these may be
-//! left out where the service has one instance.
+//! `serviceId`, `host` and `port` are required. **With `serviceName`, `serviceId` is the id of the
+//! instance. Without it, `serviceId` is the name of the service**, and the id is
+//! `{serviceId}-{host}-{port}`. Heartbeats and `DELETE` take an id, or the name of a service with `host`
+//! and `port`. Host and port may be omitted if the service has one instance.
 //!
-//! Times are milliseconds. Without heartbeats for `heartbeatInterval × max_failures` the instance is
-//! removed, or after `ttl` where that is given; without either and without `healthCheck` the interval is
-//! 10 s, and with an interval of 0 the instance stays until it is deregistered. A `healthCheck` is made
-//! by the registry: a request of `path`, without one a connection; a critical instance is removed after
-//! `reapAfter` (10 min by default, 0 is never). `lastHeartbeat` (Unix time), `id` and `generation` are
-//! the registry's to tell and ignored in a registration. An optional `session` tells processes apart:
-//! the same id with another session is another incarnation, and one that repeats itself is not.
+//! All times are in milliseconds:
+//!
+//! - Without heartbeats for `heartbeatInterval × max_failures` the instance is removed. If `ttl` is set,
+//!   it is removed after that time instead. With an interval of 0 it stays until it is deregistered. The
+//!   interval is 10 s if neither of the two nor `healthCheck` is set.
+//! - The registry makes the `healthCheck` itself: it requests `path`, or opens a connection if there is
+//!   no path. It removes a critical instance after `reapAfter` (10 min by default, 0 for never).
+//! - The registry sets `lastHeartbeat` (Unix time), `id` and `generation`; a registration's values are
+//!   ignored.
+//! - An optional `session` identifies the process. The same id with another session is a new
+//!   incarnation; with the same session it is a repetition.
 //!
 //! # Waiting for a change
-//! An answer about a service carries `X-Registry-Index` and `X-Registry-Epoch`. A request with that
-//! index (and epoch) is answered when the service has changed since, or after `wait` (5 min by default,
-//! at most 10 min, prolonged by up to a sixteenth so that clients which began together do not come
-//! back together). It is answered at once without an index, with an older one, with one that lies in
-//! the future, and with another epoch: both of these mean that the registry started anew.
+//! A response about a service has the headers `X-Registry-Index` and `X-Registry-Epoch`. A request with
+//! that index (and epoch) gets its response when the service has changed since, or after `wait`: 5 min
+//! by default, at most 10 min. The wait is prolonged by up to a sixteenth, so that clients which sent
+//! requests together do not repeat them together. The response comes at once if the request has no
+//! index, an older index, an index in the future, or another epoch. The last two mean that the registry
+//! has restarted.
 //!
 //! # Errors
-//! Every error is `{"error": "…"}` and names the field and what it accepts: 400 for what cannot be
-//! understood, 404 for an unknown id or path, 405 with `Allow`, 408 for a body that takes longer than
-//! 10 s, 409 for a name that stands for several instances, 413 for a body above 64 KiB, 503 while the
-//! registry is told to fail.
+//! Every error is `{"error": "…"}`, and names the field and the accepted values: 400 for an invalid
+//! request, 404 for an unknown id or path, 405 with `Allow`, 408 for a body that takes longer than 10 s,
+//! 409 for a name with several instances, 413 for a body above 64 KiB, 503 while a fault is injected.
 //!
 //! # Examples
 //! ```
@@ -84,6 +89,6 @@ mod session;
 
 pub use self::{client::RestClient, server::RestServer};
 
-/// The position of an answer, for the next request.
+/// The headers with the position of a response; the next request repeats it.
 const INDEX: &str = "x-registry-index";
 const EPOCH: &str = "x-registry-epoch";

@@ -17,19 +17,19 @@ use tokio::{
 
 use super::RestServer;
 
-/// How long the head of a request may take; longer than a client keeps an idle connection, so that
-/// it is the client who closes it.
+/// The time limit for the head of a request. It is longer than clients keep an idle connection, so that
+/// the client closes it.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long requests that are under way may take when the server shuts down.
+/// How long open requests may take when the server shuts down.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// The pause after a failure to accept, which is nearly always a lack of file descriptors.
+/// The pause after a failed accept; the usual cause is a lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 impl RestServer {
-    /// Serves HTTP/1 until `shutdown` completes, then finishes what is under way, within 5 s; clients
-    /// that wait for a change are answered at once.
+    /// Serves HTTP/1 until `shutdown` completes. Then finishes the open requests, within 5 s; requests
+    /// that wait for a change get their response at once.
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket and every connection.
@@ -69,7 +69,7 @@ impl RestServer {
         stream: TcpStream,
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = ()> + Send + 'static {
-        // Answers are small and awaited; a failure to set this costs only time.
+        // Responses are small, and the client waits for them. A failure to set this costs only time.
         let _ = stream.set_nodelay(true);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -1,4 +1,4 @@
-//! The front of the embedded registry: a tower `Service`, for any server of HTTP.
+//! The HTTP server of the embedded registry, as a tower `Service`.
 
 use std::{
     collections::BTreeMap,
@@ -33,18 +33,19 @@ use crate::{
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves a [`Memory`] over HTTP; see the [module](super) for its requests.
+/// Serves a [`Memory`] over HTTP; the [module](super) lists its requests.
 ///
-/// Any server that takes a tower `Service` can run it; [`serve`](Self::serve) is one. Cheap to clone.
+/// Any server that takes a tower `Service` can run it; [`serve`](Self::serve) is one. It is cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct RestServer {
     memory: Memory,
-    /// True once the server shuts down: whatever waits for a change is then answered.
+    /// True once the server shuts down; requests that wait for a change then get their response.
     pub(super) closing: Option<cell::Receiver<bool>>,
 }
 
 impl RestServer {
-    /// Creates a front of this registry.
+    /// Creates a server for this registry.
     pub fn new(memory: Memory) -> Self {
         Self {
             memory,
@@ -52,7 +53,7 @@ impl RestServer {
         }
     }
 
-    /// The registry behind it.
+    /// Returns the registry that it serves.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
@@ -166,7 +167,7 @@ impl RestServer {
             .into_iter()
             .fold(Query::new(Arc::clone(&service)), Query::tag);
         let mut look = self.shared().look(&query);
-        // An index that differs is older, or from another start of the registry.
+        // A different index is older, or from another start of the registry.
         let waits = params.index == Some(look.position.index)
             && params
                 .epoch
@@ -186,7 +187,7 @@ impl RestServer {
 
     async fn closes(&self) {
         match self.closing.clone() {
-            // A sender that is gone was the server's, and it is closing.
+            // The sender belongs to the server. If it is dropped, the server is shutting down.
             Some(mut closing) => drop(closing.wait_for(|closing| *closing).await),
             None => std::future::pending().await,
         }

@@ -1,4 +1,4 @@
-//! Watches and registrations over HTTP.
+//! The watches and registrations of the REST client.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// How long an answer may take that need not wait for a change.
+/// The time limit for a response that does not wait for a change.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a registry may be late with an answer that waits, beyond the wait and its sixteenth.
+/// How late a response that waits for a change may be, beyond the wait and its sixteenth.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a heartbeat, a registration or a deregistration may take; below the time that leaving may
-/// take in all.
+/// The time limit for a heartbeat, a registration or a deregistration; below the 5 s for deregistering
+/// in all.
 const REGISTER_WITHIN: Duration = Duration::from_secs(4);
 
 fn encode(text: &str) -> impl std::fmt::Display + '_ {
@@ -41,7 +41,7 @@ pub(super) struct RestSource {
     path: String,
     wait: Duration,
     agent: usize,
-    /// Where the last answer stood; kept through errors for its epoch.
+    /// The position of the last response. It is kept after errors, to compare the epoch.
     seen: Option<Position>,
 }
 
@@ -283,10 +283,10 @@ impl Lease for RestLease {
         Box::pin(async {
             let mut path = format!("/registry/{}", encode(self.record.instance.id()));
             if let Some(generation) = self.generation {
-                // One that another process registered is not ours to take out.
+                // Without the generation, it could remove a registration by another process.
                 let _ = write!(path, "?generation={generation}");
             }
-            // 404: it is out already.
+            // 404 means that the instance is already removed.
             self.send(Method::DELETE, &path, None).await.map(drop)
         })
     }
