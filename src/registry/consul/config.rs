@@ -1,17 +1,17 @@
-//! Whom to ask: addresses, token and certificates, from code, a URL or the environment.
+//! The addresses, token and certificates for Consul, from code, a URL or the environment.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::options::{Consistency, ConsulOptions};
 use crate::{connect::Target, error::ConfigError, instance::Address, registry::redact::shown};
 
-/// Where the ACL token comes from. Its `Debug` never shows a token.
+/// The source of the ACL token. Its `Debug` never shows a token.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) enum Token {
     #[default]
     None,
     Literal(String),
-    /// Read at start and again whenever Consul refuses the token.
+    /// Read at the start, and again whenever Consul refuses the token.
     File(PathBuf),
 }
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Token {
 #[derive(Clone, Debug)]
 pub(super) struct Agent {
     pub(super) target: Target,
-    /// Scheme, authority and path prefix, to which `/v1/…` is added.
+    /// Scheme, authority and path prefix; `/v1/…` is appended.
     pub(super) origin: String,
     #[cfg_attr(
         not(feature = "tls"),
@@ -38,7 +38,7 @@ pub(super) struct Agent {
     pub(super) secure: bool,
 }
 
-/// Certificates, as paths: read when the client is made.
+/// The paths of the certificates. They are read when the client is created.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(
     not(feature = "tls"),
@@ -53,7 +53,7 @@ pub(super) struct Tls {
     pub(super) unverified: bool,
 }
 
-/// Whom to ask, and what.
+/// The agents to connect to, and the options for queries.
 #[derive(Clone)]
 pub struct ConsulConfig {
     pub(super) agents: Vec<Agent>,
@@ -78,8 +78,8 @@ impl fmt::Debug for ConsulConfig {
 }
 
 impl ConsulConfig {
-    /// One agent, as `http://host:port`, `https://host:port`, `host:port` or `unix:///path`, with
-    /// nothing taken from the environment.
+    /// Creates a configuration for one agent: `http://host:port`, `https://host:port`, `host:port` or
+    /// `unix:///path`. It does not read the environment.
     ///
     /// # Errors
     /// When the address cannot be used.
@@ -94,27 +94,29 @@ impl ConsulConfig {
         })
     }
 
-    /// The agent and the credentials that the `consul` command would use.
+    /// Creates a configuration with the agent and the credentials that the `consul` command uses.
     ///
-    /// Reads `CONSUL_HTTP_ADDR` (`127.0.0.1:8500` by default), `CONSUL_HTTP_TOKEN`,
-    /// `CONSUL_HTTP_TOKEN_FILE` (which goes before it), `CONSUL_HTTP_AUTH`, `CONSUL_HTTP_SSL`,
-    /// `CONSUL_HTTP_SSL_VERIFY`, `CONSUL_CACERT`, `CONSUL_CAPATH`, `CONSUL_CLIENT_CERT`,
-    /// `CONSUL_CLIENT_KEY`, `CONSUL_TLS_SERVER_NAME`, `CONSUL_NAMESPACE` and `CONSUL_PARTITION`.
+    /// It reads `CONSUL_HTTP_ADDR` (`127.0.0.1:8500` by default), `CONSUL_HTTP_TOKEN`,
+    /// `CONSUL_HTTP_TOKEN_FILE` (which has precedence over the token), `CONSUL_HTTP_AUTH`,
+    /// `CONSUL_HTTP_SSL`, `CONSUL_HTTP_SSL_VERIFY`, `CONSUL_CACERT`, `CONSUL_CAPATH`,
+    /// `CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY`, `CONSUL_TLS_SERVER_NAME`, `CONSUL_NAMESPACE` and
+    /// `CONSUL_PARTITION`.
     ///
     /// # Errors
-    /// When one of them cannot be used; names it.
+    /// When one of them cannot be used. The error names the variable.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_vars(|name| std::env::var(name).ok())
     }
 
-    /// Like [`from_env`](Self::from_env), with the variables from a function.
+    /// Creates a configuration like [`from_env`](Self::from_env), from variables that a function
+    /// returns.
     fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let flag = |name: &str| -> Result<Option<bool>, ConfigError> {
             let Some(value) = set(name) else {
                 return Ok(None);
             };
-            // As Go's strconv.ParseBool, which the command uses.
+            // The values that Go's `strconv.ParseBool` accepts; the `consul` command uses it.
             match value.as_str() {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
                 "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
@@ -150,16 +152,17 @@ impl ConsulConfig {
         Ok(config)
     }
 
-    /// Parses `consul://host:port,host:port?dc=…`, `consul+https://…`, or `consul:` alone. What the
-    /// URL does not say comes from the environment, as it does for flags of the `consul` command.
+    /// Creates a configuration from `consul://host:port,host:port?dc=…`, `consul+https://…`, or
+    /// `consul:` alone. Everything that the URL does not set is taken from the environment, as with the
+    /// flags of the `consul` command.
     ///
-    /// Parameters: `dc` (several, or one list with commas, in order of preference), `stale`
-    /// (optionally a largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
-    /// `partition`, `peer`, `passing`, `connect`, `address` (a tagged address), `wait`,
-    /// `max_blocking`, `token_file`.
+    /// The parameters are `dc` (several, or one list with commas, in order of preference), `stale`
+    /// (optionally with the largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
+    /// `partition`, `peer`, `passing`, `connect`, `address` (a tagged address), `wait`, `max_blocking`,
+    /// `token_file`.
     ///
     /// # Errors
-    /// When a part cannot be used, or a parameter is unknown; names it.
+    /// When a part cannot be used, or a parameter is unknown. The error names it.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         Self::from_url_and_vars(url, |name| std::env::var(name).ok())
     }
@@ -182,7 +185,7 @@ impl ConsulConfig {
                 "credentials do not belong in a URL: use CONSUL_HTTP_TOKEN_FILE",
             ));
         }
-        // An address in the environment is not looked at when the URL has one.
+        // If the URL has an address, the address in the environment is ignored.
         let mut config = Self::from_vars(|name| match name {
             "CONSUL_HTTP_ADDR" if explicit => None,
             "CONSUL_HTTP_SSL" if explicit || scheme != "consul" => {
@@ -275,8 +278,8 @@ impl ConsulConfig {
         Ok(())
     }
 
-    /// Adds an agent that watches turn to when those before it fail. Registrations always stay on the
-    /// first: on another agent the instance would stand twice.
+    /// Adds an agent that watches use when the agents before it fail. Registrations always use the first
+    /// agent: on a second agent, the instance would be registered twice.
     ///
     /// # Errors
     /// When the address cannot be used.
@@ -285,28 +288,29 @@ impl ConsulConfig {
         Ok(self)
     }
 
-    /// Sends this ACL token; none by default.
+    /// Sets the ACL token; none by default.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Token::Literal(token.into());
         self
     }
 
-    /// Sends the ACL token in this file, which is read again whenever Consul refuses the token.
+    /// Sets the file of the ACL token; none by default. It is read again whenever Consul refuses the
+    /// token.
     #[must_use]
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = Token::File(path.into());
         self
     }
 
-    /// Trusts only the certificate authorities in this PEM file; those of the system by default.
+    /// Sets the PEM file of the certificate authorities to trust; those of the system by default.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
         self
     }
 
-    /// Shows this certificate to Consul, with its key, both PEM.
+    /// Sets the client certificate and its key, both PEM files; none by default.
     #[must_use]
     pub fn client_cert(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.cert = Some(cert.into());
@@ -314,15 +318,15 @@ impl ConsulConfig {
         self
     }
 
-    /// The longest answer that is read, in bytes after decompression; 64 MiB by default, which
-    /// is room for 50 000 instances.
+    /// Sets the size of the longest response, in bytes after decompression; 64 MiB by default, enough
+    /// for 50 000 instances.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self
     }
 
-    /// What is asked.
+    /// Sets the options for queries.
     #[must_use]
     pub fn options(mut self, options: ConsulOptions) -> Self {
         self.options = options;
@@ -330,7 +334,7 @@ impl ConsulConfig {
     }
 }
 
-/// Parses one address as the `consul` command does.
+/// Parses one address like the `consul` command.
 fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigError> {
     let invalid = |why: String| ConfigError::new("address", format!("{:?}: {why}", shown(text)));
     if let Some(path) = text.strip_prefix("unix://") {
@@ -356,7 +360,8 @@ fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigErr
             "TLS needs the feature `tls` of this crate".to_owned(),
         ));
     }
-    // Neither may stand in the name of the backend, which is in every message.
+    // The address becomes part of the backend's name, which every message contains, so it must not
+    // contain secrets.
     if rest.contains('@') {
         let why = "credentials do not belong in an address: use CONSUL_HTTP_AUTH";
         return Err(invalid(why.to_owned()));
@@ -387,7 +392,7 @@ fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigErr
     })
 }
 
-/// Parses a duration with a unit, as Consul's own parameters have one.
+/// Parses a duration with a unit, as in Consul's own parameters.
 fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
     let invalid = || {
         ConfigError::new(
@@ -549,7 +554,8 @@ mod tests {
         let error = ConsulConfig::from_vars(vars(&[("CONSUL_HTTP_ADDR", "ftp://x")])).unwrap_err();
         assert_eq!(error.field(), "CONSUL_HTTP_ADDR");
 
-        // A URL with an address goes before the environment's, and keeps its token.
+        // A URL with an address has precedence over the address in the environment; the token still
+        // applies.
         let env = vars(&[
             ("CONSUL_HTTP_ADDR", "bad address"),
             ("CONSUL_HTTP_TOKEN", "hush"),

@@ -1,8 +1,8 @@
-//! The same requests through a `consulrs` client of the user's.
+//! Sends the requests through a `consulrs` client of the user.
 //!
-//! `consulrs` has no endpoint for `/v1/health/service`, and its own request path encodes a name twice
-//! and unwraps headers. So requests are built here and handed to the HTTP client inside it, with
-//! the address and the token of its settings; deadlines come from here too.
+//! `consulrs` has no method for `/v1/health/service`; its own code encodes a name twice, and unwraps
+//! headers. So the requests are built here, with the address and the token of its settings, and sent by
+//! the HTTP client inside it. The deadlines are set here too.
 
 use std::{fmt, sync::Arc};
 
@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// The longest answer that is taken, as with the default transport; it is judged after it was read.
+/// The longest accepted response, as in the default transport. It is checked after the response was
+/// read.
 const MAX_BODY: usize = 64 << 20;
 
 pub(super) struct Consulrs {
@@ -101,7 +102,7 @@ impl Consulrs {
     }
 }
 
-/// The address of the agent without a trailing slash.
+/// Returns the address of the agent without a trailing slash.
 fn origin(client: &ConsulClient) -> &str {
     client.http().base().trim_end_matches('/')
 }

@@ -1,42 +1,50 @@
-//! Consul: instances from `/v1/health/service`, registration on the local agent.
+//! The backend for Consul: it reads instances from `/v1/health/service`, and registers on the local
+//! agent.
 //!
 //! # Watching
-//! A *blocking query* asks for everything newer than an index and is held by the agent until there is
-//! something, or until its `wait` ends. Most trouble that clients of Consul had comes from four facts
-//! about it, which decide the loop in `watch.rs`: an answer with an error status carries an index too,
-//! and it means nothing; an index can go backwards (a restarted agent, a restored snapshot), and a
-//! client that keeps the old one is deaf from then on; an early answer with the very index that was
-//! asked for is the only sign of a restored snapshot; and an empty list has at least five meanings.
+//! A *blocking query* requests everything newer than an index. The agent holds it until there is
+//! something newer, or until its `wait` ends. Most faults of Consul clients come from four properties of
+//! blocking queries; the watch handles each of them:
 //!
-//! An agent that is restarted between two requests is known by its connection, which ends with it:
-//! the next request reads anew. What stands between and keeps its own connections, such as a proxy,
-//! hides that; a restart is then noticed at the end of the `wait`.
+//! - A response with an error status has an index too. It means nothing.
+//! - An index can go backwards (a restarted agent, a restored snapshot). A client that keeps the old
+//!   index gets no more changes.
+//! - An early response with the requested index itself is the only sign of a restored snapshot.
+//! - An empty list has at least five meanings.
 //!
-//! `wait` is 20 s here, not the usual minute or five: the answer at its end is what confirms an idle
-//! copy, and a copy is called stale after 30 s ([`WatchSettings::stale_after`]).
+//! An agent that was restarted between two requests is detected by its connection, which ends with it;
+//! the next request then reads without an index. A proxy keeps its own connections and hides the
+//! restart, which is then detected at the end of the `wait`.
 //!
-//! At the end of a wait Consul sends the whole list again. Where that is long (64 KiB) and the leader
-//! answers, the watch asks for a tag that nobody has instead, and so for the index alone; the list is
-//! read when that moves. Measured with 5,000 instances: 2 bytes instead of 3.8 MB, three times a minute.
+//! `wait` is 20 s by default, not the usual one or five minutes: the response at its end confirms an
+//! idle set, and a set is stale after 30 s without confirmation ([`WatchSettings::stale_after`]).
+//!
+//! At the end of a wait Consul sends the whole list again. If the list is long (64 KiB) and the leader
+//! serves it, the watch sends a *probe* instead: the same query with a filter that no instance
+//! satisfies. It returns only the index; the list is read when the index changes. Measured with 5,000
+//! instances: 2 bytes instead of 3.8 MB, three times a minute.
 //!
 //! # Many services
-//! Each blocking query occupies a connection, and an agent takes 200 from one address
-//! (`http_max_conns_per_client`). So at most [`ConsulOptions::max_blocking`] queries of a registry block at the
-//! same time, 128 by default. With more watches than that they take turns, and one warning is logged: a
-//! watch that has its turn sees a change at once, any other within about 5 s, or, above 500 watches, a
-//! hundredth of a second for each of them. An agent that refuses connections, by 429 or by closing them at
-//! once, grants less than that: blocking queries then keep below what it granted, and after 10 minutes
-//! without a refusal somewhat more are tried. Registrations have connections of their own.
+//! Each blocking query occupies a connection, and an agent accepts 200 from one address
+//! (`http_max_conns_per_client`). So at most [`ConsulOptions::max_blocking`] queries of a registry block
+//! at the same time, 128 by default. More watches than that take turns, and one warning is logged. A
+//! watch whose query blocks sees a change at once, any other within about 5 s. Above 500 watches it is a
+//! hundredth of a second for each watch.
+//!
+//! An agent that refuses connections, with 429 or by closing them at once, accepts fewer than that.
+//! Blocking queries then stay below the number it accepted, and after 10 minutes without a refusal an
+//! eighth more is tried. Registrations have their own connections.
 //!
 //! # Identity
-//! A service id is unique on one agent only, so a [`Key`](crate::instance::Key) is the id and the
-//! scope `datacenter/node`. The same id on three nodes is three instances.
+//! A service id is unique on one agent only, so a [`Key`](crate::instance::Key) consists of the id and
+//! the scope `datacenter/node`. The same id on three nodes is three instances.
 //!
 //! # Registering
-//! Always on the first address of the configuration, which should be the agent of the same host. An agent that
-//! lost its state answers a heartbeat in one of two ways, by version; both bring the registration
-//! back. A heartbeat is sent every third of the TTL, at least once a second: it writes nothing to the
-//! cluster's state and is how the loss of the agent's state is noticed.
+//! Registrations always use the first address of the configuration, which should be the agent of the
+//! same host. An agent that lost its state responds to a heartbeat in one of two ways, depending on its
+//! version; after either, the instance is registered again. A heartbeat is sent every third of the TTL,
+//! and at least once a second. It writes nothing to the cluster's state; it detects that the agent lost
+//! its state.
 //!
 //! [`WatchSettings::stale_after`]: super::WatchSettings::stale_after
 
@@ -70,7 +78,7 @@ use self::{
 use super::{Announcement, Backend, Lease, Query, Source};
 use crate::error::{ConfigError, ErrorKind, RegistryError};
 
-/// A Consul agent, or several.
+/// The backend for one or several Consul agents.
 ///
 /// # Examples
 /// ```no_run
@@ -88,35 +96,37 @@ use crate::error::{ConfigError, ErrorKind, RegistryError};
 #[derive(Clone)]
 pub struct Consul {
     transport: Arc<dyn Transport>,
-    /// For registrations, which must not wait behind watches: with connections of its own.
+    /// For registrations, with its own connections, so that they do not wait behind watches.
     leases: Arc<dyn Transport>,
     turns: Arc<Turns>,
     options: Arc<ConsulOptions>,
 }
 
 impl Consul {
-    /// Prepares to talk to the agents of `config`.
+    /// Creates a backend for the agents of `config`. It sends nothing yet.
     ///
     /// # Errors
-    /// When a file that it names (a token, a certificate) cannot be used, or options exclude each
-    /// other.
+    /// When a file that the configuration names (a token, a certificate) cannot be used, or an option
+    /// cannot be used.
     pub fn new(config: ConsulConfig) -> Result<Self, ConfigError> {
         let (leases, _) = Hyper::new(config.clone())?;
         let (transport, options) = Hyper::new(config)?;
         Self::over(Arc::new(transport), Arc::new(leases), options)
     }
 
-    /// Uses a `consulrs` client for the same watch and the same registration.
+    /// Creates a backend that sends the same requests through a `consulrs` client.
     ///
-    /// That client has neither timeouts nor bounds; each request through it gets the deadlines of this
-    /// crate, and a panic inside it costs that request only. It hides its connections, so an agent
-    /// that was restarted between two requests is noticed only after a second: the first query after
-    /// each change waits no longer. What cannot be fenced in: it follows redirects
-    /// with the token, and reads an answer whole before its size can be judged. Its dependencies
-    /// have open advisories (h2 0.3, rustls-webpki 0.101).
+    /// That client has neither timeouts nor size limits. Each request through it gets the deadlines of
+    /// this crate, and a panic inside it affects that request only. It hides its connections, so an
+    /// agent that was restarted between two requests is detected only after a second: the first query
+    /// after each change waits no longer than that.
+    ///
+    /// Three problems of the client remain: it follows redirects with the token, it reads a whole
+    /// response before the size is checked, and its dependencies have open advisories (h2 0.3,
+    /// rustls-webpki 0.101).
     ///
     /// # Errors
-    /// When options exclude each other.
+    /// When an option cannot be used.
     #[cfg(feature = "consulrs")]
     pub fn with_client(
         client: Arc<::consulrs::client::ConsulClient>,
@@ -166,7 +176,7 @@ impl Backend for Consul {
                 "the service has no name",
             ));
         }
-        // Its own watch, and so its own index, for each datacenter.
+        // Each datacenter has its own source, and so its own index.
         let datacenters = self.options.datacenters.iter().cloned().map(Some);
         let datacenters: Vec<_> = match self.options.datacenters.len() {
             0 => vec![None],

@@ -1,4 +1,4 @@
-//! What is asked of Consul, whichever way the questions travel.
+//! The options for queries to Consul, the same for every transport.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use form_urlencoded::Serializer;
 
 use crate::error::ConfigError;
 
-/// Which servers may answer, and how old their answer may be.
+/// Which servers may respond, and how old their data may be.
 ///
-/// Measured on 1.8.7: a change arrives after about 10 ms by default and 85 ms with `Stale`. While a
-/// leader is elected, `Default` and `Consistent` fail and `Stale` and `Cached` answer.
+/// Measured on 1.8.7: a change arrives after about 10 ms with `Default`, and after 85 ms with `Stale`.
+/// During the election of a leader, `Default` and `Consistent` fail, while `Stale` and `Cached` respond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// The leader answers, or what the agent's operator has set.
+    /// The leader responds, unless the agent's operator has set another mode.
     #[default]
     Default,
-    /// Any server answers, as long as it heard from the leader within this time; else the leader is
-    /// asked, and when it cannot be, the set is kept and reported stale.
+    /// Any server responds that heard from the leader within this time. Otherwise the request goes to
+    /// the leader; if that fails, the set is kept and reported as stale.
     Stale(Duration),
-    /// The leader answers after it made sure that it still leads.
+    /// The leader responds after it has verified that it still leads.
     Consistent,
-    /// The agent answers from its cache, and shares one upstream watch among all its clients.
+    /// The agent responds from its cache, and shares one upstream watch among all its clients.
     Cached,
 }
 
-/// What is asked of Consul.
+/// The options for queries to Consul.
 #[derive(Clone, Debug)]
 pub struct ConsulOptions {
     pub(super) datacenters: Vec<String>,
@@ -62,101 +62,101 @@ impl Default for ConsulOptions {
 }
 
 impl ConsulOptions {
-    /// Adds a datacenter. With several, the first that has instances is used; with none (the
-    /// default), the agent's own.
+    /// Adds a datacenter. Of several, the first with instances is used. Without any (the default), it is
+    /// the agent's own.
     #[must_use]
     pub fn datacenter(mut self, name: impl Into<String>) -> Self {
         self.datacenters.push(name.into());
         self
     }
 
-    /// Which servers may answer; the leader by default.
+    /// Sets which servers may respond; the leader by default.
     #[must_use]
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.consistency = consistency;
         self
     }
 
-    /// Sorts by round-trip time to this node (`_agent`: the agent's). Only the servers' work: the
-    /// order in the set is that of the keys.
+    /// Makes the servers sort by round-trip time to this node (`_agent` is the agent's node). It has no
+    /// effect on the set, which is in the order of the keys.
     #[must_use]
     pub fn near(mut self, node: impl Into<String>) -> Self {
         self.near = Some(node.into());
         self
     }
 
-    /// Lets only instances through that satisfy this expression, such as
-    /// `Service.Meta.version == "2"`.
+    /// Sets an expression that instances must satisfy, such as `Service.Meta.version == "2"`; none by
+    /// default.
     #[must_use]
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter = Some(expression.into());
         self
     }
 
-    /// The namespace (Enterprise).
+    /// Sets the namespace (Enterprise); none by default.
     #[must_use]
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
         self
     }
 
-    /// The admin partition (Enterprise). An agent that is too old to know partitions would answer
-    /// with the instances of another; this is found out first and reported.
+    /// Sets the admin partition (Enterprise); none by default. An agent whose version does not support
+    /// partitions would return instances of another partition. So the version is checked first, and an
+    /// error is reported.
     #[must_use]
     pub fn partition(mut self, name: impl Into<String>) -> Self {
         self.partition = Some(name.into());
         self
     }
 
-    /// Asks for instances of a peered cluster. As with partitions, an agent that is too old to know
-    /// peers is found out first.
+    /// Requests the instances of a peered cluster; none by default. As with partitions, the agent's
+    /// version is checked first.
     #[must_use]
     pub fn peer(mut self, name: impl Into<String>) -> Self {
         self.peer = Some(name.into());
         self
     }
 
-    /// Lets the servers leave out all instances that do not pass. Without it (the default) warning
-    /// instances serve with their warning weight, and critical ones are known, but withheld.
+    /// Makes the servers omit all instances that are not passing. By default, warning instances get
+    /// traffic with their warning weight, and critical ones are listed as withheld.
     #[must_use]
     pub fn passing(mut self) -> Self {
         self.passing = true;
         self
     }
 
-    /// Asks for instances that can be reached through Consul's service mesh
-    /// (`/v1/health/connect`).
+    /// Requests instances that can be reached through Consul's service mesh (`/v1/health/connect`).
     #[must_use]
     pub fn connect(mut self) -> Self {
         self.connect = true;
         self
     }
 
-    /// Takes this one of an instance's tagged addresses (`lan`, `wan`, …) when it has it.
+    /// Uses this tagged address (`lan`, `wan`, …) of an instance, if the instance has it.
     #[must_use]
     pub fn tagged_address(mut self, tag: impl Into<String>) -> Self {
         self.address = Some(tag.into());
         self
     }
 
-    /// How long Consul may hold a query when nothing changes, from 100 ms to 10 min; 20 s by
-    /// default. Consul adds up to a sixteenth. Shorter costs requests; longer than
-    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after) lets an idle copy be
-    /// reported stale.
+    /// Sets how long Consul may hold a query when nothing changes, from 100 ms to 10 min; 20 s by
+    /// default. Consul adds up to a sixteenth. A shorter wait costs more requests. With a wait longer
+    /// than [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), an idle set is
+    /// reported as stale.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// How many queries of the watches of this registry may block at the same time, each of which
-    /// occupies a connection of the agent; from 1 to 10,000, 128 by default: an agent takes 200 from one
-    /// address (`http_max_conns_per_client`), and registrations and other processes need some.
+    /// Sets how many queries of this registry's watches may block at the same time, from 1 to 10,000;
+    /// 128 by default. Each occupies a connection of the agent. An agent accepts 200 from one address
+    /// (`http_max_conns_per_client`), and registrations and other processes need some.
     ///
-    /// With more watches than that they take turns: each blocks for 5 s when it has its turn, and looks
-    /// every 5 s without blocking while it has none. So a change is seen within about 5 s instead of at
-    /// once; above 500 watches within a hundredth of a second for each of them. An agent that grants fewer
-    /// connections is found out and followed. Either is warned of once.
+    /// More watches than that take turns: in its turn, the query of a watch blocks for 5 s; otherwise it
+    /// reads every 5 s without blocking. So a change is seen within about 5 s instead of at once; above
+    /// 500 watches, within a hundredth of a second for each watch. If the agent accepts fewer
+    /// connections, the number of blocking queries follows that. One warning is logged in either case.
     #[must_use]
     pub fn max_blocking(mut self, queries: usize) -> Self {
         self.max_blocking = queries;
@@ -202,7 +202,7 @@ impl ConsulOptions {
         Ok(())
     }
 
-    /// Where the request goes: the parameters that reads and writes share.
+    /// Adds the parameters that reads and writes share.
     pub(super) fn tenancy(&self, query: &mut Serializer<'_, String>) {
         for (name, value) in [("ns", &self.namespace), ("partition", &self.partition)] {
             if let Some(value) = value {

@@ -1,59 +1,61 @@
-//! Whether a list is still what it was, without reading it again.
+//! Decides whether a list has changed without reading it again.
 //!
 //! At the end of a wait Consul sends the whole list, changed or not: 3.8 MB for 5,000 instances, three
-//! times a minute. But the index of a query is that of its service, whatever a `filter` leaves of the list.
-//! So a long list is watched by a *probe*: the same query with a filter that nobody satisfies, which answers
-//! `[]` and the index. Measured on 1.8.7 with 5,000 instances: 21 ms of the agent and 2 bytes, where the list
-//! takes 61 ms and the bytes. (A `tag` that nobody has takes 1 ms, but such a query does not wake when a check
-//! changes: Consul then watches the services alone. HEAD is not served.)
+//! times a minute. The index of a query is that of its service, whatever a `filter` removes from the
+//! list. So a long list is watched by a *probe*: the same query with a filter that no instance
+//! satisfies. Its response is `[]` and the index. Measured on 1.8.7 with 5,000 instances: the probe
+//! takes 21 ms of the agent and 2 bytes, the list 61 ms and 3.8 MB. (A `tag` that no instance has takes
+//! 1 ms. But such a query does not wake when a check changes, because Consul then watches the services
+//! only. Consul does not serve HEAD.)
 //!
-//! The probe is another query, and an index holds for one query only. So nothing rests on both counting
-//! alike: after each list the probe must first give the very index of that list, else the list is read
-//! again, and where that happens while the list stays the same the probe is given up. A list that is read
-//! because of a probe must be as new as the probe. And now and then the list is read all the same: what
-//! stands between may answer with an index that never moves.
+//! Probe and list are two queries, and Consul guarantees an index for one query only. So these rules
+//! hold:
 //!
-//! Only where the leader answers: followers and the agent's cache may be older for one query than for
-//! the other.
+//! - After each list, the first probe must return the index of that list. Otherwise the list is read
+//!   again. If that list has the same index as before, the probe is not used any more.
+//! - A list that is read because of a probe must be at least as new as the probe.
+//! - From time to time the list is read anyway, because a proxy may return an index that never changes.
+//! - The probe is used only if the leader responds. On followers and in the agent's cache, one query may
+//!   be older than the other.
 
 use super::options::Consistency;
 
-/// The filter that nobody satisfies. An instance that does costs bytes and nothing else.
+/// The filter that no instance satisfies. If an instance did, it would only cost bytes.
 pub(super) const NOBODY: &str = r#"Service.ID == "tower-roster:none""#;
 
-/// From this size on a list is probed. Arbitrary: some 60 instances, below which a list is read in less
-/// than a millisecond.
+/// The size in bytes from which a list is probed. Arbitrary: about 60 instances; a smaller list is read
+/// in less than a millisecond.
 const LONG: usize = 64 << 10;
 
-/// Confirmations by probe before the list is read again: five minutes' worth of waits.
+/// How many probes in a row may replace the list: at 20 s each, five minutes.
 const TRUSTED: u32 = 15;
 
-/// What is known of one query's probe.
+/// The state of one query's probe.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     /// Whether the list is long.
     long: bool,
-    /// The index that list and probe gave alike.
+    /// The last index that list and probe both returned.
     agreed: Option<u64>,
-    /// The index of a list for which the probe gave another.
+    /// The index of the last list whose probe returned a different index.
     odd: Option<u64>,
     given_up: bool,
     confirmed: u32,
 }
 
 impl Probe {
-    /// Whether to probe before the list is read.
+    /// Whether to probe instead of reading the list.
     pub(super) fn is_used(&self, consistency: Consistency) -> bool {
         let leader = matches!(consistency, Consistency::Default | Consistency::Consistent);
         self.long && !self.given_up && leader && self.confirmed < TRUSTED
     }
 
-    /// Whether the probe was found to count as the list does.
+    /// Whether the probe returned the index of the current list.
     pub(super) fn agrees(&self, index: u64) -> bool {
         self.agreed == Some(index)
     }
 
-    /// Takes what a probe said of a list that is not asked for. Returns whether it says the same.
+    /// Compares the index of a probe with that of the known list. Returns whether they are equal.
     pub(super) fn compare(&mut self, list: u64, probed: u64) -> bool {
         if list == probed {
             self.agreed = Some(list);
@@ -63,12 +65,12 @@ impl Probe {
         list == probed
     }
 
-    /// Notes that the list was taken for unchanged.
+    /// Counts a probe that replaced the list.
     pub(super) fn confirm(&mut self) {
         self.confirmed += 1;
     }
 
-    /// Takes a list that was read, because of what a probe said or without one.
+    /// Records a list that was read; `probed` is the index of the probe before it, if there was one.
     pub(super) fn listed(&mut self, index: u64, bytes: usize, probed: Option<u64>) {
         self.given_up |= self.odd.take() == Some(index);
         self.long = bytes >= LONG;

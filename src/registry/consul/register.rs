@@ -1,4 +1,4 @@
-//! A service on an agent, and its check.
+//! Registers a service and its check on an agent.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,28 +17,28 @@ use crate::{
     },
 };
 
-/// The deadline of a registration; the agent answers from its own state.
+/// The deadline of a request for a registration. The agent responds from its own state.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often a registration is confirmed at least: the loss of an agent's state is noticed by it. A
-/// repeated status changes nothing in the catalog, so this costs one local request.
+/// The longest interval between confirmations, which detect that the agent lost its state. A repeated
+/// status changes nothing in the catalog, so it costs one local request.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
-/// Carries one service registration on the first agent of the configuration.
+/// Registers one service on the first agent of the configuration.
 pub(super) struct AgentService {
     transport: Arc<dyn Transport>,
-    /// Where a refused connection is noted, so that watches make room.
+    /// Records refused connections, so that fewer queries of watches block.
     turns: Arc<Turns>,
     service: Arc<str>,
     id: String,
-    /// `?ns=…` and the like, or nothing.
+    /// The tenancy parameters, such as `ns=…`; may be empty.
     tenancy: String,
     check_id: String,
     ttl: Option<Duration>,
     body: Bytes,
 }
 
-/// Holds only what was set: an agent refuses fields that it does not know.
+/// The registration. Fields that are not set are omitted, because an agent refuses unknown fields.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Definition<'a> {
@@ -105,7 +105,7 @@ impl AgentService {
             meta: meta(instance),
             weights: Weights {
                 passing: instance.weight.get(),
-                // Consul's default: an instance that warns keeps the least share.
+                // Consul's default: a warning instance keeps the smallest share.
                 warning: 1,
             },
             checks: check(announcement, &check_id).into_iter().collect(),
@@ -168,8 +168,8 @@ impl AgentService {
     }
 
     async fn put(&self) -> Result<(), RegistryError> {
-        // Without the parameter, checks of an earlier registration would stay. With it, an
-        // operator's maintenance would end, because that is a check too.
+        // Without the parameter, checks of an earlier registration would stay. With it, an operator's
+        // maintenance would end, because maintenance is a check too.
         let maintained = self.is_maintained().await?;
         let path = match maintained {
             true => "/v1/agent/service/register",
@@ -188,7 +188,7 @@ impl AgentService {
             let ids = KINDS.map(|kind| check_id(&self.id, kind));
             for former in ids.iter().filter(|id| **id != self.check_id) {
                 let path = format!("/v1/agent/check/deregister/{}", segment(former));
-                // Mostly there is none, which versions answer in different ways.
+                // Usually there is no such check. Versions of Consul respond to that in different ways.
                 self.send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
                     .await?;
             }
@@ -205,7 +205,7 @@ impl AgentService {
         let reply = self
             .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
             .await?;
-        // Whatever else it says, the registration says it better.
+        // Any other error is reported by the registration that follows.
         Ok(reply.body.trim_ascii() == b"maintenance")
     }
 
@@ -213,11 +213,12 @@ impl AgentService {
         let path = format!("/v1/agent/check/pass/{}", segment(&self.check_id));
         let within = (ttl / 3).clamp(Duration::from_millis(100), WRITE_WITHIN);
         let reply = self.send(Method::PUT, path, Bytes::new(), within).await?;
-        // An agent that lost the check says so with 404, before 1.11 with 500 and one of two texts.
+        // An agent that lost the check responds with 404; versions before 1.11 respond with 500 and one
+        // of two texts.
         let lost = match reply.status.as_u16() {
             404 => true,
             500 => {
-                // The whole body: before the words that matter stands an id of any length.
+                // The whole body is searched, because an id of any length precedes the text.
                 let text = String::from_utf8_lossy(&reply.body);
                 text.contains("does not have associated TTL") || text.contains("Unknown check")
             }
@@ -265,7 +266,7 @@ impl Lease for AgentService {
         Box::pin(async {
             match self.ttl {
                 Some(ttl) => self.pass(ttl).await,
-                // Without a heartbeat nothing tells that the agent lost its state but a look.
+                // Without heartbeats, only a request can detect that the agent lost its state.
                 None => self.look().await,
             }
         })
@@ -281,7 +282,7 @@ impl Lease for AgentService {
     }
 }
 
-/// Metadata, and the zone among it: versions that know localities refuse them on this path.
+/// The metadata, including the zone: on this path, versions with localities refuse them.
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
     let pairs = instance.metadata.iter();
     let mut meta: BTreeMap<_, _> = pairs.map(|(name, value)| (&**name, &**value)).collect();
@@ -303,8 +304,8 @@ fn kind(health: &Health) -> &'static str {
     }
 }
 
-/// The id of a check says its kind: an agent that gets a check of another kind under a known id
-/// goes on running the old one, whose timer then turns the new one critical.
+/// The id of a check contains its kind. If an agent gets a check of another kind with a known id, it
+/// continues to run the old check, and the old check's timer turns the new one critical.
 fn check_id(id: &str, kind: &str) -> String {
     format!("{id}:{kind}")
 }
@@ -326,7 +327,8 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
     match announcement.health_check() {
         Health::Ttl(ttl) => {
             check.ttl = Some(millis(*ttl));
-            // This process is up and says so; a first heartbeat follows at once.
+            // The process is running, so the check starts as passing. The first heartbeat follows at
+            // once.
             check.status = Some("passing");
         }
         Health::Http {
@@ -360,7 +362,7 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
     Some(check)
 }
 
-/// A duration as Go parses it.
+/// Formats a duration for Go's parser.
 fn millis(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }

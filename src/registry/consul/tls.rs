@@ -1,4 +1,4 @@
-//! Certificates for HTTPS agents, from the files that the `consul` command would read.
+//! TLS settings for HTTPS agents, from the files that the `consul` command reads.
 
 use std::{fs, path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! How a request reaches an agent: over hyper, or through the user's client.
+//! Sends requests to agents, over hyper or through the user's client.
 
 use std::{
     fmt, fs,
@@ -23,14 +23,13 @@ use crate::{
 
 pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
 
-/// Carries requests to agents.
+/// Sends requests to agents.
 pub(super) trait Transport: fmt::Debug + Send + Sync {
-    /// The backend's name in errors.
+    /// Returns the backend's name for errors.
     fn name(&self) -> Arc<str>;
 
-    /// Sends a request to the `agent`-th agent, counted round and round. Bounded in time by
-    /// `request.within` (by twice that when a token was replaced); a dropped future ends the
-    /// request.
+    /// Sends a request to the agent at index `agent`, modulo their number. It takes at most
+    /// `request.within`, or twice that if the token was replaced. Dropping the future ends the request.
     fn send<'a>(
         &'a self,
         agent: usize,
@@ -46,7 +45,7 @@ pub(super) struct Hyper {
     basic_auth: Option<HeaderValue>,
 }
 
-/// The token that is sent now, and where it comes from.
+/// The current token, and its source.
 struct Credentials {
     source: Token,
     now: Mutex<Option<HeaderValue>>,
@@ -82,7 +81,7 @@ impl Hyper {
                 #[cfg(unix)]
                 Target::Unix(_) => true,
             };
-            // Twenty times smaller, which is worth its time on a network only.
+            // Gzip makes responses twenty times smaller; the time for it pays off on a network only.
             (agent.origin.clone(), !local, connector)
         });
         let agents: Vec<_> = agents.collect();
@@ -150,8 +149,8 @@ impl Credentials {
             .clone()
     }
 
-    /// Reads the token's file again; one that cannot be read keeps the token that is known. Returns
-    /// whether there is another token now.
+    /// Reads the token's file again. If that fails, the current token stays. Returns whether the token
+    /// has changed.
     fn refresh(&self) -> bool {
         if !matches!(self.source, Token::File(_)) {
             return false;
@@ -171,7 +170,7 @@ impl Credentials {
     }
 }
 
-/// Reads a token; small and local, so without a thread of its own.
+/// Reads a token. It blocks, because the file is small and local.
 fn read(token: &Token) -> Result<Option<HeaderValue>, ConfigError> {
     let (field, text) = match token {
         Token::None => return Ok(None),
@@ -196,7 +195,7 @@ fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
     hidden("CONSUL_HTTP_AUTH", &format!("Basic {code}"))
 }
 
-/// A header whose value no log shows.
+/// Creates a header whose value is never logged.
 fn hidden(field: &str, text: &str) -> Result<HeaderValue, ConfigError> {
     let mut value = HeaderValue::from_str(text)
         .map_err(|_| ConfigError::new(field, "holds characters that cannot stand in a header"))?;

@@ -1,20 +1,21 @@
-//! How the watches of one registry share the connections that an agent grants.
+//! Shares the connections that an agent accepts among the watches of one registry.
 //!
-//! A blocking query occupies a connection for its whole wait, and an agent takes 200 connections from
-//! one address (`http_max_conns_per_client`). Measured on 1.8.7: any further one is accepted and closed
-//! within a millisecond, without a byte; newer versions answer 429. Requests that are tried again and
-//! again then cost more than they bring, and registrations of the same process find no connection.
+//! A blocking query occupies a connection for its whole wait, and an agent accepts 200 connections from
+//! one address (`http_max_conns_per_client`). Measured on 1.8.7: it accepts any further connection and
+//! closes it within a millisecond, without a byte; newer versions respond with 429. Repeated requests
+//! then cost more than they bring, and registrations of the same process get no connection.
 //!
 //! ```text
 //!          ┌─ a place is free ──▶ blocks: sees a change at once ──┐
 //! watch ───┤                                                      ├──▶ again
-//!          └─ none in a round ──▶ looks: sees what changed since ─┘
+//!          └─ none in a round ──▶ reads: sees earlier changes ────┘
 //! ```
 //!
-//! So there is a bounded number of *places* for queries that block. A watch that gets none within a
-//! [round](ROUND) asks without blocking, on one of a few *lanes*, and queues again. While watches wait
-//! for a place, a place is held for a round only, so that they take turns. Every connection that is
-//! refused takes a place away: the places follow what the agent grants, whatever else uses it.
+//! So there is a limited number of *places* for blocking queries. A watch that gets no place within a
+//! [round](ROUND) reads without blocking, on one of a few *lanes*, and waits for a place again. While
+//! watches wait, a place is held for one round only, so that they take turns. Every refused connection
+//! reduces the number of places. So it follows the number of connections that the agent accepts,
+//! whatever else uses them.
 
 use std::{
     error::Error as _,
@@ -33,39 +34,40 @@ use crate::{
     registry::pace::{Limit, Pace},
 };
 
-/// How long a watch without a place waits for one before it looks, and how long a place is held
-/// while others wait: a sixth of the 30 s after which an unconfirmed copy counts as stale, and so few
-/// requests that 500 watches cost 1 % of a core.
+/// How long a watch waits for a place before it reads, and how long a place is held while others wait.
+/// It is a sixth of the 30 s after which a set without confirmation is stale, and so long that 500
+/// watches cost 1 % of a core.
 pub(super) const ROUND: Duration = Duration::from_secs(5);
 
-/// Looks of all watches: 100 a second. More watches than can look within a round get longer rounds
-/// instead of more of the processor; 3,000 are still confirmed within 30 s.
+/// The limit for reads without a place, of all watches together: 100 a second. With more watches than
+/// can read within a round, the rounds become longer, but the load stays the same. 3,000 watches are
+/// still confirmed within 30 s.
 const LOOKS: Limit = Limit::new(8, Duration::from_millis(10));
 
-/// How long a query that blocks lets reads go first. Arbitrary, ten times what a read takes.
+/// How long a blocking query waits for open reads to finish. Arbitrary: ten times what a read takes.
 const LANE_WITHIN: Duration = Duration::from_millis(100);
 
-/// Requests at a time that do not block. Arbitrary: as an agent answers them in milliseconds, 500
-/// first reads take a fraction of a second.
+/// The number of simultaneous requests that do not block. Arbitrary: an agent responds to them in
+/// milliseconds, so 500 first reads take a fraction of a second.
 const LANES: usize = 8;
 
-/// With fewer blocking queries than this, a connection that breaks is a broken connection.
+/// With fewer blocking queries than this, a broken connection does not count as refused.
 const FEWEST: usize = 8;
 
-/// While more queries than this block and their number grows, each blocks for a round only: whether
-/// there are too many shows when all have asked. Arbitrary: few processes watch so many services, and
-/// it leaves most of a small limit to those that come later.
+/// If more queries than this block and their number grows, each blocks for one round only, until all
+/// watches have sent a query and it is clear whether there are too many. Arbitrary: few processes watch
+/// so many services, and it leaves most of a small limit to later watches.
 const MANY: usize = 32;
 
-/// A connection that is refused ends at once (measured: below 1 ms); 500 ms leaves room for a busy
-/// machine, and a query that an agent's end breaks is mostly older.
+/// The longest time within which a refused connection breaks. Measured: below 1 ms; 500 ms allows for a
+/// busy machine. A query that breaks because its agent ends is usually older.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
-/// After so long without a refusal an eighth more places are tried: other processes of the machine
-/// may have ended. Arbitrary: seldom enough that the refusals cost nothing.
+/// The time without a refusal after which an eighth more places is tried, because other processes of the
+/// machine may have ended. Arbitrary: rare enough that the refusals cost nothing.
 const WIDEN_AFTER: Duration = Duration::from_secs(600);
 
-/// Shares out connections; one for each registry.
+/// Shares the connections; one for each registry.
 pub(super) struct Turns {
     agent: Arc<str>,
     places: Semaphore,
@@ -74,26 +76,26 @@ pub(super) struct Turns {
 }
 
 struct State {
-    /// Places that there are now, and at most.
+    /// The current number of places, and the configured one.
     granted: usize,
     most: usize,
-    /// Blocking queries that the agent was found to hold.
+    /// The largest number of blocking queries that the agent was found to accept.
     ceiling: usize,
-    /// The most that blocked at the same time, and since when.
+    /// The largest number of queries that blocked at the same time, and when it was reached.
     peak: usize,
     peak_at: Instant,
-    /// Queries that block now.
+    /// The number of queries that block now.
     held: usize,
-    /// Places that were taken away and are still held.
+    /// Places that were removed while held; they end when they are returned.
     surplus: usize,
     refused_at: Option<Instant>,
-    /// When a watch got no place last.
+    /// When a watch last found no free place.
     crowded_at: Option<Instant>,
     warned: bool,
     looks: Pace,
 }
 
-/// Leave to block.
+/// The permission to block.
 pub(super) struct Place<'a> {
     turns: &'a Turns,
     permit: Option<SemaphorePermit<'a>>,
@@ -122,14 +124,14 @@ impl Turns {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The numbers are whole at every point where their holder could panic.
+        // The numbers are consistent wherever the holder of the lock could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for leave to block; `None` when it is time to look instead.
+    /// Waits for a place; `None` if the watch should read instead.
     pub(super) async fn place(&self) -> Option<Place<'_>> {
-        // Behind the reads that wait: they need a connection for a moment, this one for long.
-        // No longer than reads take that are answered: those of a datacenter that hangs must not hold up
+        // First waits behind queued reads: they need a connection for a moment, a blocking query for
+        // long. The wait is bounded, because reads in a datacenter that does not respond must not delay
         // the queries of another.
         drop(timeout(LANE_WITHIN, self.lane()).await);
         if let Ok(permit) = self.places.try_acquire() {
@@ -158,14 +160,15 @@ impl Turns {
         }
     }
 
-    /// Waits for leave to send a request that does not block.
+    /// Waits for a lane, the permission for a request that does not block.
     pub(super) async fn lane(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.lanes.acquire().await.ok()
     }
 
-    /// Whether a request that began then failed because the agent grants no more connections; then there are
-    /// no more places than queries that stand. `had_place` says that it was one of those that were to block.
+    /// Returns whether a request that started at `began` failed because the agent accepts no more
+    /// connections. If so, the number of places is reduced to the queries that still stand. `had_place`
+    /// states whether the request was to block.
     pub(super) fn is_refused(
         &self,
         error: &RegistryError,
@@ -183,10 +186,10 @@ impl Turns {
         }
         let now = Instant::now();
         state.refused_at = Some(now);
-        // A read that is tried again says nothing new: only what was to block counts as one less.
+        // A read may be refused repeatedly, so only a query that was to block reduces the number.
         let stand = state.held - usize::from(had_place);
         state.ceiling = state.ceiling.min(stand).max(FEWEST);
-        // An eighth is left to reads, registrations and other processes.
+        // An eighth of the connections is left to reads, registrations and other processes.
         let granted = state.ceiling - state.ceiling / 8;
         let granted = granted.max(FEWEST).min(state.granted);
         let less = state.granted - granted;
@@ -197,7 +200,7 @@ impl Turns {
         true
     }
 
-    /// Notes that there are more watches than places.
+    /// Records that there are more watches than places.
     fn crowded(&self, now: Instant) {
         let mut state = self.state();
         state.crowded_at = Some(now);
@@ -224,7 +227,7 @@ impl Turns {
 }
 
 impl Place<'_> {
-    /// How long to block, instead of so long.
+    /// Returns how long the query may block: `wait`, or one round if watches take turns.
     pub(super) fn wait(&self, wait: Duration) -> Duration {
         let state = self.turns.state();
         let crowded = state.crowded_at.is_some_and(|at| at.elapsed() <= 2 * ROUND);
@@ -251,7 +254,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Whether the other side ended a connection that stood.
+/// Whether the other side ended an established connection.
 fn is_broken(error: &RegistryError) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -330,7 +333,7 @@ mod tests {
     async fn a_refusal_takes_places_away_and_time_brings_them_back() {
         let turns = turns();
         let mut held = take(&turns, MOST).await;
-        // Thirty stand, and ten are refused one after the other.
+        // Thirty queries stand, and ten are refused one after the other.
         for left in (30..MOST).rev() {
             assert!(turns.is_refused(&broken(), Instant::now(), true));
             held.truncate(left);

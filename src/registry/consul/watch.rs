@@ -1,10 +1,9 @@
 //! The blocking query loop of one service in one datacenter.
 //!
-//! An index is worth something to the agent that gave it only. One that was restarted between two
-//! requests may count from anywhere: asked with an index above its own it says nothing for a whole
-//! wait. So an index is dropped when the connection that it came on is found lost, before it is sent
-//! or while it is under way; a server that closes after each answer costs one plain read for each
-//! of them.
+//! An index is valid only for the agent that returned it. An agent that was restarted between two
+//! requests may count from any number; a query with an index above its own blocks for a whole wait. So
+//! the index is dropped when the connection that it came on is lost, before or during a request. A
+//! server that closes the connection after each response costs one plain read per response.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -28,31 +27,32 @@ use crate::{
     },
 };
 
-/// The deadline of a request that does not block: above the 7 s that a server waits for a leader.
+/// The deadline of a request that does not block. It is above the 7 s for which a server waits for a
+/// leader.
 const READ_WITHIN: Duration = Duration::from_secs(15);
 
-/// What a blocking query may take beyond its wait and Consul's own jitter of a sixteenth; again
-/// above those 7 s.
+/// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth; also above
+/// those 7 s.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// How long a query may still end by itself once the connection that gave its index is lost: it may
-/// be on that very connection, and tells better why it failed. Both are seen in the same turn of
-/// the runtime; arbitrary above that, and much less than a wait.
+/// How long a query may continue after the connection that gave its index was lost. The query may be on
+/// that connection, and then its own error gives a better reason. The runtime sees both in the same
+/// turn. Arbitrary: longer than a turn, and much shorter than a wait.
 const ENDS_WITHIN: Duration = Duration::from_millis(100);
 
-/// The first wait after a change where the transport hides its connections. An agent that was
-/// restarted during the pause of the pace shows its lower index at the end of it.
+/// The first wait after a change, if the transport hides its connections. An agent that was restarted
+/// during the pause before the request returns its lower index at the end of this wait.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// How soon a read that was refused a connection is sent again. Arbitrary: a blocking query ends every
-/// few milliseconds where there are so many.
+/// The pause before a read that was refused a connection is sent again. Arbitrary: with so many blocking
+/// queries, one ends every few milliseconds.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Versions below this ignore `partition` and `peer`, and would answer with other instances.
+/// Versions below these ignore `partition` and `peer`, and would return other instances.
 const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
 const KNOWS_PEERS: (u32, u32) = (1, 13);
 
-/// Asks for the instances of a service.
+/// Reads the instances of a service.
 pub(super) struct HealthQuery {
     transport: Arc<dyn Transport>,
     turns: Arc<Turns>,
@@ -61,44 +61,44 @@ pub(super) struct HealthQuery {
     decoder: wire::Decoder,
     tags: Vec<String>,
     datacenter: Option<String>,
-    /// The agent that is asked, counted round and round; an index holds for one agent only.
+    /// The agent to use, modulo their number. An index is valid for one agent only.
     agent: usize,
-    /// The index of the last answer; `None` until an answer follows an error or a regression.
+    /// The index of the last response; `None` after an error or a regression, until the next response.
     index: Option<u64>,
-    /// The connection that gave the index, where the transport shows it.
+    /// The connection that gave the index, if the transport exposes it.
     link: Option<Link>,
-    /// Whether the index was read anew because the connection of the one before was lost. If this one
-    /// is lost too, the server is one that closes after each answer.
+    /// Whether the last read dropped the index because its connection was lost. If the next connection
+    /// is lost too, the server closes the connection after each response, and the index is kept.
     anew: bool,
-    /// Whether the index was news, so that the next request may come after a pause.
+    /// Whether the last response had a new index, so that the next request may come after a pause.
     news: bool,
-    /// The last good answer: its index, and whether it listed anything. Kept through errors, to
-    /// judge an empty answer after them.
+    /// The index of the last good response, and whether it listed instances. Kept after errors, to judge
+    /// an empty response that follows.
     last: Option<(u64, bool)>,
-    /// Answers in a row that came early and with the index that was asked for.
+    /// The number of successive early responses with the requested index.
     early: u32,
-    /// How to ask whether the list changed.
+    /// Decides whether to probe for changes.
     probe: Probe,
-    /// Until when the leader is asked, because a stale answer was too old.
+    /// Until when requests go to the leader, because a stale response was too old.
     leader_until: Option<Instant>,
-    /// Whether this agent was found new enough for the options.
+    /// Whether the version of this agent supports the options.
     suitable: bool,
 }
 
-/// What a query is to bring.
+/// What a query requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     List,
-    /// The index alone.
+    /// The index only.
     Probe,
 }
 
-/// A query that blocks.
+/// The parameters of a blocking query.
 struct Hold<'a> {
     place: &'a Place<'a>,
     index: u64,
     wait: Duration,
-    /// The connection that gave the index, while it stands.
+    /// The connection that gave the index; `None` if it is lost or unknown.
     link: Option<Link>,
 }
 
@@ -149,7 +149,7 @@ impl HealthQuery {
         self.check_version().await?;
         if self.leader_until.is_some_and(|at| at <= Instant::now()) {
             self.leader_until = None;
-            // Indexes of one mode mean nothing to another.
+            // The indexes of two consistency modes are not comparable.
             index = None;
         }
         let turns = Arc::clone(&self.turns);
@@ -175,7 +175,8 @@ impl HealthQuery {
         });
         let mut probed = None;
         if let Some(known) = index.filter(|_| self.probe.is_used(self.options.consistency)) {
-            // Whether both count alike is found out without blocking.
+            // The first probe after a list does not block: it checks that the probe has the index of the
+            // list.
             let mut blocks = hold.as_ref().filter(|_| self.probe.agrees(known));
             loop {
                 let Some((reply, new)) = self.query(Asked::Probe, blocks).await? else {
@@ -203,8 +204,8 @@ impl HealthQuery {
             self.index = None;
             return Ok(Answer::Resync);
         }
-        // At the end of a wait nothing should have changed. The list is read all the same: behind
-        // an index that lies (one that never moves), this is how changes are seen at all.
+        // At the end of a wait the list should not have changed. It is read anyway: if a proxy returns
+        // an index that never changes, this is the only way to see changes.
         let listing = self.listing(&reply, new).await?;
         self.probe.listed(new, reply.body.len(), probed);
         self.last = Some((new, !listing.instances.is_empty()));
@@ -214,8 +215,8 @@ impl HealthQuery {
         Ok(Answer::Listing(listing))
     }
 
-    /// Asks once, and looks at what the index of the answer says. `None` when what was known of the
-    /// registry's position does not hold any more.
+    /// Sends one query, and checks the index of the response. Returns `None` if the known position in
+    /// the registry's history is void.
     async fn query(
         &mut self,
         what: Asked,
@@ -253,8 +254,8 @@ impl HealthQuery {
             return Ok(None);
         }
         if new == hold.index && began.elapsed() < wait {
-            // The sign of a restored snapshot or of an agent that is leaving: read anew. An agent
-            // that never holds a query gets slower and slower readers.
+            // The sign of a restored snapshot, or of an agent that is shutting down: read again without
+            // an index. The pause grows, for an agent that never holds a query.
             self.early = self.early.saturating_add(1);
             let pause = Duration::from_millis(100) * (self.early - 1).min(10);
             tokio::time::sleep(pause).await;
@@ -265,8 +266,8 @@ impl HealthQuery {
         Ok(Some((reply, new)))
     }
 
-    /// Whether an answer is as recent as is asked for; else the leader is asked next. Looked at first:
-    /// without a quorum an idle query ends as if all were well.
+    /// Whether a response is recent enough; if not, the next request goes to the leader. Checked before
+    /// the index, because without a quorum an idle query ends like a successful one.
     fn is_recent(&mut self, reply: &Reply) -> bool {
         let too_stale = self.too_stale(reply);
         if too_stale {
@@ -276,8 +277,8 @@ impl HealthQuery {
         !too_stale
     }
 
-    /// Asks for what is answered at once. One that is refused a connection waits for another: those
-    /// that block give theirs back within a round.
+    /// Sends a request that does not block. If a connection is refused, it waits and sends it again:
+    /// blocking queries return their connections within a round.
     async fn get(&self, path: String, within: Duration) -> Result<Reply, RegistryError> {
         let _lane = self.turns.lane().await;
         let until = Instant::now() + within;
@@ -301,7 +302,8 @@ impl HealthQuery {
         reply
             .success(&self.transport.name(), &self.service)
             .map_err(|error| {
-                // A bad expression comes as 500 from old agents, although asking again never heals it.
+                // Old agents return 500 for a bad expression, although repeating the request never
+                // succeeds.
                 let text = error.to_string();
                 let asked_wrongly = text.contains("Failed to create boolean expression evaluator");
                 if asked_wrongly {
@@ -319,7 +321,7 @@ impl HealthQuery {
             })
     }
 
-    /// The index of a good answer. RegistryError answers carry one too, which means nothing.
+    /// Returns the index of a successful response. Error responses have one too, which means nothing.
     fn index_of(&self, reply: &Reply) -> Result<u64, RegistryError> {
         let malformed = |what: String| self.error(ErrorKind::Malformed, what);
         let text = reply
@@ -329,7 +331,7 @@ impl HealthQuery {
             let shown: String = text.chars().take(40).collect();
             malformed(format!("X-Consul-Index is {shown:?}, not a number"))
         })?;
-        // A query with index 0 never blocks.
+        // A query with index 0 would never block.
         Ok(index.max(1))
     }
 
@@ -375,7 +377,7 @@ impl HealthQuery {
         })
     }
 
-    /// Why an empty list may be wrong: nothing in it says what it means.
+    /// Returns why an empty list may be wrong, which the list itself does not show.
     fn doubt(&self, reply: &Reply, index: u64) -> Option<String> {
         if is_cut(reply) {
             return Some("access rules cut the list".to_owned());
@@ -391,7 +393,8 @@ impl HealthQuery {
         }
     }
 
-    /// Whether the registry lost what it knew: what it lists now need not be all.
+    /// Returns a reason if the index went back: the registry lost its state, and the list may be
+    /// incomplete.
     fn regressed(&self, index: u64) -> Option<String> {
         let (last, _) = self.last?;
         (index < last).then(|| format!("its index went back from {last} to {index}"))
@@ -408,7 +411,7 @@ impl HealthQuery {
         !self.tags.is_empty() || filter.is_some() || *passing || *connect
     }
 
-    /// Whether the service exists, when the list was empty for what was asked of its instances.
+    /// Whether the service exists, if no instance satisfies the query.
     async fn is_in_catalog(&self) -> bool {
         let Ok(reply) = self.get(self.catalog_path(), READ_WITHIN).await else {
             return true;
@@ -479,7 +482,7 @@ impl HealthQuery {
     fn consistency(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
         let mode = match self.options.consistency {
             Consistency::Default => return,
-            // Not the default mode, which an operator can make stale too.
+            // Not the default mode, because an operator can make that stale too.
             Consistency::Stale(_) if self.leader_until.is_some() => "leader",
             Consistency::Stale(_) => "stale",
             Consistency::Consistent => "consistent",
@@ -488,8 +491,8 @@ impl HealthQuery {
         query.append_key_only(mode);
     }
 
-    /// Finds out whether the agent understands what is asked of it; one that is too old would answer
-    /// with the wrong instances instead of an error.
+    /// Checks that the agent's version supports the options. An older agent would return other instances
+    /// instead of an error.
     async fn check_version(&mut self) -> Result<(), RegistryError> {
         let needs = match (&self.options.peer, &self.options.partition) {
             (Some(_), _) => ("peer", KNOWS_PEERS),
@@ -571,12 +574,12 @@ async fn while_linked<T>(reply: impl Future<Output = T>, link: Option<Link>) -> 
     }
 }
 
-/// Whether access rules left instances out; only newer agents tell.
+/// Whether access rules removed instances from the list. Only newer agents report that.
 fn is_cut(reply: &Reply) -> bool {
     reply.header("x-consul-results-filtered-by-acls") == Some("true")
 }
 
-/// A name as one segment of a path.
+/// Encodes a name as one path segment.
 pub(super) fn segment(name: &str) -> percent_encoding::PercentEncode<'_> {
     const ALL_BUT_PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
         .remove(b'-')

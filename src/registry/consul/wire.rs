@@ -1,12 +1,12 @@
-//! What Consul writes, read leniently, and the instances that follow from it.
+//! Parses Consul's replies leniently, and converts them into instances.
 //!
-//! Consul stores whatever a service registered: any port, any text as an address, null where a list
-//! is expected. So every field that is not needed may be absent or null, and a record that cannot be
-//! used costs itself only.
+//! Consul stores any data that a service registers: any port, any text as an address, null instead of a
+//! list. So every field that is not required may be absent or null. An unusable record is rejected, and
+//! the others are still used.
 //!
-//! A change of one instance makes Consul send all of them. So the elements of a reply are told apart
-//! first, which costs less than half of reading them, and only those whose bytes were not in the reply
-//! before are read; the others are the same instances, by pointer.
+//! After a change of one instance, Consul sends all of them. So a reply is first split into its
+//! elements, which costs less than half of parsing them. Only elements whose bytes were not in the
+//! previous reply are parsed; the others keep their `Arc`.
 
 use std::{
     borrow::Cow,
@@ -27,12 +27,12 @@ use crate::{
     instance::{Address, Host, Instance, Key, Status, Weight},
 };
 
-/// More metadata and tags than this, in bytes, are refused. Consul's own limits (64 pairs of at most
-/// 128 + 512 bytes) allow 40 KiB.
+/// The largest size of tags, and of metadata, in bytes. Consul's own limits (64 pairs of at most 128 +
+/// 512 bytes) allow 40 KiB.
 const MAX_LABELS: usize = 64 << 10;
 
-/// A text that borrows from the reply unless it holds escapes. (`Cow` itself does not, inside an
-/// `Option` or a list.)
+/// A text that borrows from the reply unless it contains escapes. (serde does not let a `Cow` borrow
+/// inside an `Option` or a list.)
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text<'a>(Cow<'a, str>);
 
@@ -140,7 +140,7 @@ struct Weights {
     warning: Option<i64>,
 }
 
-/// Written in upper case, although samples of the documentation are in lower case.
+/// Consul capitalises these names, although its documentation also shows them in lower case.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TaggedAddress<'a> {
@@ -157,7 +157,7 @@ struct Locality<'a> {
     zone: Text<'a>,
 }
 
-/// One of several ports of an instance, which newer versions know.
+/// One of several ports of an instance, a feature of newer versions.
 #[derive(Debug, Deserialize)]
 struct Port<'a> {
     #[serde(borrow, default, alias = "Name")]
@@ -168,7 +168,7 @@ struct Port<'a> {
     default: bool,
 }
 
-/// A map of text as a list of pairs, which is cheaper to build than a map.
+/// A map of texts as a list of pairs, which is cheaper to build.
 #[derive(Debug, Default)]
 struct Pairs<'a>(Vec<(Text<'a>, Text<'a>)>);
 
@@ -204,27 +204,27 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
     }
 }
 
-/// What was read from one reply.
+/// The result of decoding one reply.
 #[derive(Debug, Default)]
 pub struct Decoded {
     /// The instances that can be used.
     pub instances: Vec<Arc<Instance>>,
-    /// The records that cannot; the first 1,000.
+    /// The records that cannot be used; the first 1,000.
     pub rejected: Vec<Rejected>,
 }
 
-/// Reads replies about one service, and remembers the last.
+/// Decodes the replies about one service, and remembers the last one.
 #[derive(Debug)]
 pub struct Decoder {
     service: Arc<str>,
     tagged_address: Option<String>,
-    /// The instances of the last reply by what their text was. Keyed at random, so that nobody can
-    /// prepare two texts that are taken for one.
+    /// The instances of the last reply by hash and length of their text. The hash has a random key, so
+    /// that a service cannot construct two texts with the same hash.
     known: HashMap<(u64, usize), Arc<Instance>>,
     state: RandomState,
 }
 
-/// Reads a whole reply into its structure: what decoding costs at least, for the benches.
+/// Parses a whole reply into its structure. Benches use it as the lower bound of the cost of decoding.
 ///
 /// # Errors
 /// When the reply is not a list of entries.
@@ -233,8 +233,8 @@ pub fn parse(body: &[u8]) -> Result<Vec<Entry<'_>>, serde_json::Error> {
 }
 
 impl Decoder {
-    /// Creates a decoder of replies about `service`, which takes the tagged address of that name
-    /// where there is one.
+    /// Creates a decoder for replies about `service`. It uses an instance's tagged address of the name
+    /// `tagged_address`, if there is one.
     pub fn new(service: Arc<str>, tagged_address: Option<String>) -> Self {
         Self {
             service,
@@ -244,11 +244,10 @@ impl Decoder {
         }
     }
 
-    /// Reads a reply.
+    /// Decodes a reply.
     ///
     /// # Errors
-    /// When it is not a JSON array. An element that cannot be used is rejected, and the others are
-    /// not.
+    /// When it is not a JSON array. An element that cannot be used is no error; it is rejected.
     pub fn decode(&mut self, body: &[u8]) -> Result<Decoded, serde_json::Error> {
         let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
         let mut decoded = Decoded::default();
@@ -284,7 +283,7 @@ impl Decoder {
     }
 }
 
-/// The name of an element that cannot be used, when it has one.
+/// Returns a name for an element that cannot be used, if it has one.
 fn id_of(element: &RawValue) -> Option<String> {
     let element: serde_json::Value = serde_json::from_str(element.get()).ok()?;
     let id = element.get("Service")?.get("ID")?.as_str()?;
@@ -296,7 +295,7 @@ fn id_of(element: &RawValue) -> Option<String> {
     )
 }
 
-/// Keeps what a registry wrote from filling logs.
+/// Shortens a registry's text to 200 characters for logs.
 fn short(text: &str) -> String {
     text.chars().take(200).collect()
 }
@@ -342,7 +341,8 @@ impl Entry<'_> {
         Ok(instance)
     }
 
-    /// Where the id is unique: one node of one datacenter, of one partition, namespace or peer.
+    /// Returns the scope of the id: node and datacenter, and partition, namespace or peer if they are
+    /// set.
     fn scope(&self) -> String {
         let Self { node, service, .. } = self;
         let mut scope = String::with_capacity(node.datacenter.len() + node.node.len() + 1);
@@ -358,7 +358,8 @@ impl Entry<'_> {
         scope
     }
 
-    /// The worst of all checks, of the node's as well: when a node dies, only its own check tells.
+    /// Returns the worst status of all checks, including the node's: if a node dies, only its own check
+    /// reports it.
     fn status(&self) -> Status {
         let mut status = Status::Passing;
         for check in self.checks.as_deref().unwrap_or_default() {
@@ -402,7 +403,7 @@ impl Entry<'_> {
         Address::new(host, port.unwrap_or(0))
     }
 
-    /// The default of several ports, or the first by name.
+    /// Returns the default port of several, or else the first by name.
     fn one_of_several(&self) -> Option<i64> {
         let ports = self.service.ports.as_deref()?;
         let default = ports.iter().find(|port| port.default);
