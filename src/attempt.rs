@@ -77,14 +77,14 @@ thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Makes a call within which the time is known, so that the layers below need not read the clock again:
-/// that costs a hedge or a pick as much as all else that they do.
+/// Runs `call` with `now` as the current time of the layers below, so that they need not read the clock
+/// again. A clock read costs as much as all other work of a hedge or a pick.
 #[inline]
 pub(crate) fn at<T>(now: Instant, call: impl FnOnce() -> T) -> T {
     during(&NOW, &mut Some(now), call)
 }
 
-/// The time of the call that is being made.
+/// Returns the time that a layer above passed with [`at`], or else reads the clock.
 #[inline]
 pub(crate) fn now() -> Instant {
     NOW.get().unwrap_or_else(Instant::now)

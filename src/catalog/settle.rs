@@ -31,10 +31,10 @@ pub enum EmptyGuard {
     /// Apply every empty reply at once.
     ApplyAtOnce,
     /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong: an index that
-    /// went backwards, or a list cut by access rules. An empty reply that arrives after this time is
-    /// applied even then. The default, with 120 s: a Consul cluster that was wiped and bootstrapped
-    /// again listed nothing for 100 s, until its agents had registered their services again. Instances
-    /// that are absent from a non-empty list in doubt are kept for 1.1 s.
+    /// went backwards, or a list cut by access rules. Such a reply is held back for this time; an empty
+    /// reply after it is applied. The default, with 120 s: a Consul cluster that was wiped and
+    /// bootstrapped again listed nothing for 100 s, until its agents had registered their services
+    /// again. Instances that are absent from a non-empty list in doubt are kept for 1.1 s.
     HoldDoubtful(Duration),
     /// Hold every empty reply for this time.
     Hold(Duration),

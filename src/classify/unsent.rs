@@ -39,7 +39,7 @@ use crate::error::BoxError;
 ///
 /// impl std::fmt::Display for Unreachable {
 ///     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-///         f.write_str("the printer is off")
+///         f.write_str("the printer cannot be reached")
 ///     }
 /// }
 ///
@@ -49,7 +49,7 @@ use crate::error::BoxError;
 ///     }
 /// }
 ///
-/// let error = Unreachable(Unsent::new("no answer to the knock"));
+/// let error = Unreachable(Unsent::new("connection refused"));
 /// assert!(classify::is_unsent(&error));
 /// ```
 pub struct Unsent {

@@ -1,9 +1,9 @@
 //! Reports the loss of a connection to the code that received a response on it.
 //!
-//! Some replies of a server hold only while its process runs. Two servers at one address
-//! cannot be distinguished by their responses, but a server that ends loses its connections. hyper's
-//! pool replaces lost connections silently: if the old one broke before the request was written, it
-//! sends the request on a new one. So the stream itself records the loss.
+//! Some replies of a server hold only while its process runs. Two servers at one address cannot be
+//! distinguished by their responses, but a server that ends loses its connections. hyper's pool replaces
+//! lost connections silently: if the old one broke before the request was written, it sends the request
+//! on a new one. So the stream itself records the loss.
 //!
 //! Only an end by the other side counts. The pool also closes connections because they are idle or too
 //! many; that proves nothing about the server.

@@ -167,8 +167,8 @@ impl Turns {
     }
 
     /// Returns whether a request that started at `began` failed because the agent accepts no more
-    /// connections. If so, the number of places is reduced to the queries that still stand. `had_place`
-    /// states whether the request was to block.
+    /// connections. If so, the number of places is reduced to the queries that still stand. `had_place` is
+    /// set for a blocking query.
     pub(super) fn is_refused(
         &self,
         error: &RegistryError,
@@ -186,7 +186,7 @@ impl Turns {
         }
         let now = Instant::now();
         state.refused_at = Some(now);
-        // A read may be refused repeatedly, so only a query that was to block reduces the number.
+        // A read may be refused repeatedly, so only a refused blocking query reduces the number.
         let stand = state.held - usize::from(had_place);
         state.ceiling = state.ceiling.min(stand).max(FEWEST);
         // An eighth of the connections is left to reads, registrations and other processes.
