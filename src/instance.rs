@@ -134,12 +134,12 @@ impl Address {
         }
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The port, never 0.
+    /// Returns the port, from 1 to 65535.
     pub fn port(&self) -> u16 {
         self.port
     }

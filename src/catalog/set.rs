@@ -15,7 +15,7 @@ pub struct InstanceSet(Arc<[Arc<Instance>]>);
 static EMPTY: LazyLock<InstanceSet> = LazyLock::new(|| InstanceSet(Arc::new([])));
 
 impl InstanceSet {
-    /// The number of instances.
+    /// Returns the number of instances.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -25,12 +25,12 @@ impl InstanceSet {
         self.0.is_empty()
     }
 
-    /// The instances in the order of their keys.
+    /// Returns the instances in the order of their keys.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Instance>> {
         self.0.iter()
     }
 
-    /// The instance with this key.
+    /// Returns the instance with this key.
     pub fn get(&self, key: &Key) -> Option<&Arc<Instance>> {
         let found = self.0.binary_search_by(|probe| probe.key.cmp(key));
         found.ok().map(|index| &self.0[index])

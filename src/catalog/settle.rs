@@ -79,17 +79,17 @@ impl Settle {
         }
     }
 
-    /// The set to use.
+    /// Returns the set to use.
     pub fn set(&self) -> &InstanceSet {
         &self.set
     }
 
-    /// Instances that are listed, but may not get traffic.
+    /// Returns the instances that are listed, but may not get traffic.
     pub fn withheld(&self) -> &Arc<[Arc<Instance>]> {
         &self.withheld
     }
 
-    /// Records of the last applied reply that were left out.
+    /// Returns the records of the last applied reply that were left out.
     pub fn rejected(&self) -> &Arc<[Rejected]> {
         &self.rejected
     }
@@ -149,7 +149,7 @@ impl Settle {
         true
     }
 
-    /// When [`tick`](Self::tick) must be called next; `None` if no instance is in its grace.
+    /// Returns when [`tick`](Self::tick) must be called next; `None` if no instance is in its grace.
     pub fn deadline(&self) -> Option<Instant> {
         self.leaving.values().copied().min()
     }
@@ -295,7 +295,7 @@ mod tests {
         let mut settle = Settle::new(EmptyGuard::default(), SECOND, false);
         settle.offer(listing(&[1, 2]), start);
         settle.offer(listing(&[1]), start);
-        // Without a tick in between.
+        // No tick comes between the two replies.
         settle.offer(listing(&[1]), start + SECOND);
         assert_eq!(settle.set().len(), 1);
         assert_eq!(settle.deadline(), None);
