@@ -12,12 +12,12 @@
 //!         └─ saver    saves the state to a file, if one is set
 //! ```
 //!
-//! **Watches** get the latest state, not a queue of changes: each watched service has a cell of two
-//! numbers, so a thousand slow watches cost a thousand cells. A change after a quiet time is seen at
-//! once. Changes in quick succession are seen together, ten times a second, as with every other
-//! registry. (Each reply is compared as a whole, so seeing each change of a rollout would take time
-//! quadratic in their number.) The `index` grows with each change in the registry. The `epoch` is a
-//! random number for each start, so that a restart is detected even if the index has caught up.
+//! **Watches** get the latest state, not a queue of changes: each watched service has one cell of two
+//! numbers, which a slow watch reads later. A change after a quiet time is seen at once. Changes in quick
+//! succession are seen together, ten times a second, as with every other registry. (Each reply is
+//! compared as a whole, so seeing each change of a rollout would take time quadratic in their number.)
+//! The `index` grows with each change in the registry. The `epoch` is a random number for each start, so
+//! that a restart is detected even if the index has caught up.
 //!
 //! **Heartbeats.** An instance with a heartbeat interval is removed after `interval × max_failures`
 //! without a heartbeat, and the removal is published like any other change. With
@@ -28,9 +28,9 @@
 //! **Checks.** With [`Health::Http`](super::Health::Http) or [`Health::Tcp`](super::Health::Tcp) the
 //! registry checks the instance. It requests a path, which passes with any status from 200 to 299, or it
 //! opens a connection. After `max_failures` failures in a row the instance is critical: it stays
-//! registered and gets no traffic. One success makes it passing again; without a success it is removed
-//! after the announcement's `reap_after`. A check connects to the host and port of the instance only.
-//! gRPC checks are not supported.
+//! registered and gets no traffic. One success restores its registered status; without a success it is
+//! removed after the announcement's `reap_after`. A check connects to the host and port of the instance
+//! only. gRPC checks are not supported.
 //!
 //! **Ids** are unique in the whole registry, as on a Consul agent: registering an id under another
 //! service moves the instance. Registering an id again increases its generation, unless the same
