@@ -70,7 +70,7 @@ impl Backoff {
     pub fn new(base: Duration, cap: Duration) -> Result<Self, ConfigError> {
         if base.is_zero() || base > cap {
             return Err(ConfigError::new(
-                "backoff",
+                "backoff.base",
                 format!("base {base:?} must be above zero and at most the cap, {cap:?}"),
             ));
         }

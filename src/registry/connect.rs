@@ -31,7 +31,7 @@ pub fn connect(url: &str) -> Result<Registry, ConfigError> {
 pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, ConfigError> {
     let (scheme, rest) = url.split_once(':').ok_or_else(|| {
         ConfigError::new(
-            "registry",
+            "registry.url",
             format!(
                 "{url:?} has no scheme: write consul://host:port, memory:, rest://… or fixed:…"
             ),
@@ -51,7 +51,7 @@ pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, Conf
         _ => {
             let known = known_schemes().join(", ");
             let message = format!("no backend for {scheme:?} is compiled in; there are {known}");
-            Err(ConfigError::new("registry", message))
+            Err(ConfigError::new("registry.url", message))
         }
     }
 }

@@ -31,8 +31,9 @@ impl Fixed {
     /// # Errors
     /// When an entry is no address, has a parameter other than `weight`, or is repeated.
     pub fn parse(list: &str) -> Result<Self, ConfigError> {
-        let invalid =
-            |entry: &str, why: String| ConfigError::new("fixed", format!("entry {entry:?}: {why}"));
+        let invalid = |entry: &str, why: String| {
+            ConfigError::new("fixed.addresses", format!("entry {entry:?}: {why}"))
+        };
         let mut addresses = BTreeMap::new();
         for entry in list.split(',') {
             let mut parts = entry.split(';');

@@ -116,13 +116,13 @@ impl WatchSettings {
         if let WatchMode::Poll(every) = self.mode {
             if every < Duration::from_millis(10) {
                 return Err(ConfigError::new(
-                    "mode",
+                    "watch.mode",
                     format!("a poll every {every:?} is below 10 ms"),
                 ));
             }
             if every > self.stale_after {
                 return Err(ConfigError::new(
-                    "mode",
+                    "watch.mode",
                     format!(
                         "a poll every {every:?} lets each copy go stale, which is after {:?}",
                         self.stale_after
@@ -131,7 +131,7 @@ impl WatchSettings {
             }
         }
         if self.stale_after.is_zero() {
-            return Err(ConfigError::new("stale_after", "must be above zero"));
+            return Err(ConfigError::new("watch.stale_after", "must be above zero"));
         }
         Ok(())
     }

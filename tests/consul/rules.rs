@@ -106,12 +106,12 @@ async fn settings_without_sense_are_refused() {
             .options(options)
     };
     for (options, field) in [
-        (long().wait(Duration::ZERO), "wait"),
-        (long().wait(Duration::from_millis(99)), "wait"),
-        (long().wait(Duration::from_secs(601)), "wait"),
-        (long().filter(""), "filter"),
-        (long().near(""), "near"),
-        (long().datacenter(""), "dc"),
+        (long().wait(Duration::ZERO), "consul.wait"),
+        (long().wait(Duration::from_millis(99)), "consul.wait"),
+        (long().wait(Duration::from_secs(601)), "consul.wait"),
+        (long().filter(""), "consul.filter"),
+        (long().near(""), "consul.near"),
+        (long().datacenter(""), "consul.dc"),
     ] {
         let error = Consul::new(config(options)).unwrap_err();
         assert_eq!(error.field(), field, "{error}");
@@ -119,15 +119,15 @@ async fn settings_without_sense_are_refused() {
     for (settings, field) in [
         (
             WatchSettings::default().stale_after(Duration::ZERO),
-            "stale_after",
+            "watch.stale_after",
         ),
         (
             WatchSettings::default().mode(WatchMode::Poll(Duration::ZERO)),
-            "mode",
+            "watch.mode",
         ),
         (
             WatchSettings::default().mode(WatchMode::Poll(Duration::from_secs(31))),
-            "mode",
+            "watch.mode",
         ),
     ] {
         let consul = Consul::new(config(long())).unwrap();
@@ -136,7 +136,7 @@ async fn settings_without_sense_are_refused() {
     }
     for wait in ["0s", "0", "20", "-1s", "1e9h", "s", "nan s", "infs"] {
         let error = ConsulConfig::from_url(&format!("consul://h:1?wait={wait}")).unwrap_err();
-        assert_eq!(error.field(), "wait", "{wait}: {error}");
+        assert_eq!(error.field(), "consul.wait", "{wait}: {error}");
     }
 }
 

@@ -77,7 +77,7 @@ fn settings_out_of_range_are_refused() {
     for grain in [-0.1, f64::NAN, f64::INFINITY] {
         assert_eq!(
             P2c::in_flight().grain(grain).unwrap_err().field(),
-            "P2c::grain"
+            "p2c.grain"
         );
     }
 }

@@ -395,7 +395,7 @@ fn settings_out_of_range_are_refused() {
     for factor in [0.99, 0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert_eq!(
             RingHash::new().load_factor(factor).unwrap_err().field(),
-            "RingHash::load_factor"
+            "ring_hash.load_factor"
         );
     }
 }

@@ -56,7 +56,7 @@ pub fn by_name(name: &str) -> Result<AnyPolicy, ConfigError> {
         "ring-hash" => AnyPolicy::new(RingHash::new()),
         _ => {
             let message = format!("{name:?} is none of {}", NAMES.join(", "));
-            return Err(ConfigError::new("policy", message));
+            return Err(ConfigError::new("policy.name", message));
         }
     })
 }

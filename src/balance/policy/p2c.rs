@@ -183,7 +183,7 @@ impl<L: LoadTracker> P2c<L> {
     pub fn margin(mut self, margin: f64) -> Result<Self, ConfigError> {
         if !(1.0..=100.0).contains(&margin) {
             let message = format!("{margin} is not from 1 to 100");
-            return Err(ConfigError::new("P2c::margin", message));
+            return Err(ConfigError::new("p2c.margin", message));
         }
         self.rule.margin = margin;
         Ok(self)
@@ -199,7 +199,7 @@ impl<L: LoadTracker> P2c<L> {
     pub fn grain(mut self, grain: f64) -> Result<Self, ConfigError> {
         if !(0.0..=f64::MAX).contains(&grain) {
             let message = format!("{grain} is not a finite number from 0");
-            return Err(ConfigError::new("P2c::grain", message));
+            return Err(ConfigError::new("p2c.grain", message));
         }
         self.rule.grain = grain;
         Ok(self)

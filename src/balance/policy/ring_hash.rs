@@ -160,7 +160,7 @@ impl RingHash {
     /// # Errors
     /// Returns an error when `factor` is out of range or not a number.
     pub fn load_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
-        self.bound = Bound::new("RingHash::load_factor", factor)?;
+        self.bound = Bound::new("ring_hash.load_factor", factor)?;
         Ok(self)
     }
 

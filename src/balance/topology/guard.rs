@@ -154,38 +154,38 @@ impl Guard {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field: &str, message: String| Err(ConfigError::new(field, message));
         if self.version.is_empty() {
-            return refuse("guard", "the version's name is empty".into());
+            return refuse("guard.version", "the version's name is empty".into());
         }
         let day = Duration::from_secs(86_400);
         if self.window < Duration::from_secs(1) || self.window > day {
             let window = self.window;
-            return refuse("guard window", format!("{window:?} is not in 1 s to 1 day"));
+            return refuse("guard.window", format!("{window:?} is not in 1 s to 1 day"));
         }
         if self.min_requests == 0 {
-            return refuse("guard min_requests", "0 is not above 0".into());
+            return refuse("guard.min_requests", "0 is not above 0".into());
         }
         if !(self.sigmas > 0.0 && self.sigmas.is_finite()) {
             let sigmas = self.sigmas;
             return refuse(
-                "guard sigmas",
+                "guard.sigmas",
                 format!("{sigmas} is no finite number above 0"),
             );
         }
         match self.failure_margin {
             Some(margin) if !(0.0..=1.0).contains(&margin) => {
-                return refuse("guard failure_margin", format!("{margin} is not in 0..=1"));
+                return refuse("guard.failure_margin", format!("{margin} is not in 0..=1"));
             }
             _ => {}
         }
         match self.latency_ratio {
             Some(ratio) if !(1.0..=1_000.0).contains(&ratio) => {
-                return refuse("guard latency_ratio", format!("{ratio} is not in 1..=1000"));
+                return refuse("guard.latency_ratio", format!("{ratio} is not in 1..=1000"));
             }
             _ => {}
         }
         if self.failure_margin.is_none() && self.latency_ratio.is_none() {
             return refuse(
-                "guard",
+                "guard.failure_margin",
                 "it looks neither at failures nor at latency".into(),
             );
         }
@@ -536,16 +536,19 @@ mod tests {
     fn settings_out_of_range_are_refused_by_name() {
         let guard = || Guard::new("v2");
         for (guard, field) in [
-            (Guard::new(""), "guard"),
-            (guard().ignore_failures().ignore_latency(), "guard"),
-            (guard().window(Duration::ZERO), "guard window"),
-            (guard().window(Duration::MAX), "guard window"),
-            (guard().min_requests(0), "guard min_requests"),
-            (guard().sigmas(f64::NAN), "guard sigmas"),
-            (guard().failure_margin(1.1), "guard failure_margin"),
-            (guard().failure_margin(f64::NAN), "guard failure_margin"),
-            (guard().latency_ratio(0.5), "guard latency_ratio"),
-            (guard().latency_ratio(f64::NAN), "guard latency_ratio"),
+            (Guard::new(""), "guard.version"),
+            (
+                guard().ignore_failures().ignore_latency(),
+                "guard.failure_margin",
+            ),
+            (guard().window(Duration::ZERO), "guard.window"),
+            (guard().window(Duration::MAX), "guard.window"),
+            (guard().min_requests(0), "guard.min_requests"),
+            (guard().sigmas(f64::NAN), "guard.sigmas"),
+            (guard().failure_margin(1.1), "guard.failure_margin"),
+            (guard().failure_margin(f64::NAN), "guard.failure_margin"),
+            (guard().latency_ratio(0.5), "guard.latency_ratio"),
+            (guard().latency_ratio(f64::NAN), "guard.latency_ratio"),
         ] {
             assert_eq!(guard.check().unwrap_err().field(), field);
         }

@@ -67,7 +67,7 @@ impl Peers {
     pub fn set_rank(&self, rank: usize, of: usize) -> Result<(), ConfigError> {
         if rank >= of {
             return Err(ConfigError::new(
-                "peers",
+                "peers.rank",
                 format!("rank {rank} is not in 0..{of}, the number of callers"),
             ));
         }
@@ -167,14 +167,17 @@ impl Census {
         for (zone, callers) in zones {
             if !(callers >= 0.0 && callers.is_finite()) {
                 return Err(ConfigError::new(
-                    "peers",
+                    "peers.zones",
                     format!("{callers} callers in zone {zone:?} is no finite number from 0"),
                 ));
             }
             census.add(zone, callers);
         }
         if !census.total.is_finite() {
-            return Err(ConfigError::new("peers", "the sum of callers overflows"));
+            return Err(ConfigError::new(
+                "peers.zones",
+                "the sum of callers overflows",
+            ));
         }
         Ok(census)
     }
@@ -281,7 +284,10 @@ mod tests {
     fn numbers_that_count_nothing_are_refused() {
         let peers = Peers::new();
         for bad in [f64::NAN, f64::INFINITY, -1.0] {
-            assert_eq!(peers.set_zones([("a", bad)]).unwrap_err().field(), "peers");
+            assert_eq!(
+                peers.set_zones([("a", bad)]).unwrap_err().field(),
+                "peers.zones"
+            );
         }
         assert!(peers.set_zones([("a", f64::MAX), ("b", f64::MAX)]).is_err());
         assert!(peers.set_rank(3, 3).is_err());

@@ -121,7 +121,7 @@ impl Priority {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if !(self.overprovision >= 1.0 && self.overprovision.is_finite()) {
             return Err(ConfigError::new(
-                "priority overprovision",
+                "priority.overprovision",
                 format!("{} is no finite number from 1", self.overprovision),
             ));
         }
@@ -299,7 +299,7 @@ mod tests {
             let priority = Priority::by_zone(["a"]).overprovision(bad);
             assert_eq!(
                 priority.check().unwrap_err().field(),
-                "priority overprovision"
+                "priority.overprovision"
             );
         }
     }

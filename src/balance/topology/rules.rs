@@ -269,11 +269,11 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_refused() {
         let zone = Topology::new().zone(ZonePreference::new(""));
-        assert_eq!(zone.check().unwrap_err().field(), "zone");
+        assert_eq!(zone.check().unwrap_err().field(), "zone.name");
         let priority = Topology::new().priority(Priority::by_zone(["a"]).overprovision(0.0));
         assert_eq!(
             priority.check().unwrap_err().field(),
-            "priority overprovision"
+            "priority.overprovision"
         );
         assert!(Topology::new().subsets(Subsets::by([""])).check().is_err());
         assert!(Topology::new().check().is_ok());

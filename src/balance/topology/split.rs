@@ -125,13 +125,16 @@ impl Shares {
                 return Ok(());
             }
             Err(ConfigError::new(
-                format!("share of {name}"),
-                format!("{share} is no finite number from 0"),
+                "split.shares",
+                format!("{share} of {name} must be a finite number from 0"),
             ))
         };
         for (name, share) in &self.versions {
             if name.is_empty() {
-                return Err(ConfigError::new("shares", "a version's name is empty"));
+                return Err(ConfigError::new(
+                    "split.shares",
+                    "a version's name is empty",
+                ));
             }
             check(&format!("version {name:?}"), *share)?;
         }
@@ -139,7 +142,7 @@ impl Shares {
         let sum = self.sum();
         if !(sum > 0.0 && sum.is_finite()) {
             return Err(ConfigError::new(
-                "shares",
+                "split.shares",
                 format!("their sum, {sum}, must be finite and above 0"),
             ));
         }
@@ -426,26 +429,25 @@ mod tests {
 
     #[test]
     fn shares_that_cannot_be_used_are_refused_by_name() {
-        for (shares, field) in [
-            (Shares::new(), "shares"),
-            (Shares::new().version("v1", 0.0), "shares"),
-            (Shares::new().version("", 1.0), "shares"),
+        for (shares, text) in [
+            (Shares::new(), "their sum"),
+            (Shares::new().version("v1", 0.0), "their sum"),
+            (Shares::new().version("", 1.0), "name is empty"),
             (
                 Shares::new().version("v1", f64::MAX).rest(f64::MAX),
-                "shares",
+                "their sum",
             ),
-            (
-                Shares::new().version("v1", f64::NAN),
-                "share of version \"v1\"",
-            ),
-            (Shares::new().version("v1", -0.1), "share of version \"v1\""),
-            (Shares::canary("v2", 1.5), "share of the rest"),
+            (Shares::new().version("v1", f64::NAN), "of version \"v1\""),
+            (Shares::new().version("v1", -0.1), "of version \"v1\""),
+            (Shares::canary("v2", 1.5), "of the rest"),
             (
                 Shares::new().version("v1", 1.0).rest(f64::INFINITY),
-                "share of the rest",
+                "of the rest",
             ),
         ] {
-            assert_eq!(Split::new(shares.clone()).unwrap_err().field(), field);
+            let error = Split::new(shares.clone()).unwrap_err();
+            assert_eq!(error.field(), "split.shares");
+            assert!(error.to_string().contains(text), "{error}");
             let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
             assert!(split.set(shares).is_err());
             assert_eq!(split.shares(), Shares::canary("v2", 0.1), "nothing changed");

@@ -117,7 +117,7 @@ impl Subsets {
             names.dedup();
             if names.is_empty() || names.len() < selector.len() || names[0].is_empty() {
                 return Err(ConfigError::new(
-                    "subsets",
+                    "subsets.by",
                     format!("{selector:?} must be one or more different names, none of them empty"),
                 ));
             }
@@ -170,7 +170,7 @@ mod tests {
             Subsets::by(["a", "a"]),
         ] {
             let error = subsets.check().unwrap_err();
-            assert_eq!(error.field(), "subsets");
+            assert_eq!(error.field(), "subsets.by");
         }
         assert!(Subsets::by(["a", "b"]).check().is_ok());
     }

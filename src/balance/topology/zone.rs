@@ -105,7 +105,7 @@ impl ZonePreference {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.zone.is_empty() {
             return Err(ConfigError::new(
-                "zone",
+                "zone.name",
                 "the name of the caller's zone is empty",
             ));
         }

@@ -171,7 +171,8 @@ impl ConsulConfig {
         url: &str,
         var: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let invalid = |why: &str| ConfigError::new("registry", format!("{:?}: {why}", shown(url)));
+        let invalid =
+            |why: &str| ConfigError::new("registry.url", format!("{:?}: {why}", shown(url)));
         let (scheme, rest) = url.split_once(':').ok_or_else(|| invalid("no scheme"))?;
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let authorities = place.strip_prefix("//").unwrap_or(place);
@@ -212,18 +213,19 @@ impl ConsulConfig {
 
     fn parameter(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         let options = &mut self.options;
+        let field = format!("consul.{name}");
         let text = || Some(value.to_owned());
         let switch = || match value {
             "" | "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
             _ => Err(ConfigError::new(
-                name,
+                field.as_str(),
                 format!("{value:?} is neither true nor false"),
             )),
         };
         let consistency = match name {
             "stale" if !matches!(value, "" | "true" | "1" | "false" | "0") => {
-                Some(Consistency::Stale(duration(name, value)?))
+                Some(Consistency::Stale(duration(&field, value)?))
             }
             "stale" => switch()?.then_some(Consistency::Stale(Duration::from_secs(60))),
             "consistent" => switch()?.then_some(Consistency::Consistent),
@@ -233,7 +235,7 @@ impl ConsulConfig {
         if let Some(consistency) = consistency {
             if options.consistency != Consistency::Default {
                 return Err(ConfigError::new(
-                    name,
+                    field,
                     "only one of stale, consistent and cached can be asked for",
                 ));
             }
@@ -253,22 +255,22 @@ impl ConsulConfig {
             "passing" => options.passing = switch()?,
             "connect" => options.connect = switch()?,
             "address" => options.address = text(),
-            "wait" => options.wait = duration(name, value)?,
+            "wait" => options.wait = duration(&field, value)?,
             "max_blocking" => {
                 options.max_blocking = value
                     .parse()
-                    .map_err(|_| ConfigError::new(name, format!("{value:?} is not a number")))?;
+                    .map_err(|_| ConfigError::new(field, format!("{value:?} is not a number")))?;
             }
             "token_file" => self.token = Token::File(value.into()),
             "token" => {
                 return Err(ConfigError::new(
-                    "token",
+                    "consul.token",
                     "a token does not belong in a URL: use CONSUL_HTTP_TOKEN or token_file",
                 ));
             }
             _ => {
                 return Err(ConfigError::new(
-                    name,
+                    field,
                     "unknown parameter of a consul URL (known: dc, stale, consistent, cached, near, \
                      filter, ns, partition, peer, passing, connect, address, wait, max_blocking, \
                      token_file)",
@@ -336,7 +338,8 @@ impl ConsulConfig {
 
 /// Parses one address like the `consul` command.
 fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigError> {
-    let invalid = |why: String| ConfigError::new("address", format!("{:?}: {why}", shown(text)));
+    let invalid =
+        |why: String| ConfigError::new("consul.address", format!("{:?}: {why}", shown(text)));
     if let Some(path) = text.strip_prefix("unix://") {
         #[cfg(unix)]
         if path.starts_with('/') {
@@ -393,10 +396,10 @@ fn agent(text: &str, secure: bool, ports: (u16, u16)) -> Result<Agent, ConfigErr
 }
 
 /// Parses a duration with a unit, as in Consul's own parameters.
-fn duration(name: &str, text: &str) -> Result<Duration, ConfigError> {
+fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
     let invalid = || {
         ConfigError::new(
-            name,
+            field,
             format!("{text:?} is no duration such as 500ms, 20s or 2m"),
         )
     };

@@ -167,7 +167,7 @@ impl ConsulOptions {
         let range = Duration::from_millis(100)..=Duration::from_secs(600);
         if !range.contains(&self.wait) {
             return Err(ConfigError::new(
-                "wait",
+                "consul.wait",
                 format!(
                     "{:?} is not in {:?}..={:?}",
                     self.wait,
@@ -178,7 +178,7 @@ impl ConsulOptions {
         }
         if !(1..=10_000).contains(&self.max_blocking) {
             return Err(ConfigError::new(
-                "max_blocking",
+                "consul.max_blocking",
                 format!("{} is not in 1..=10000", self.max_blocking),
             ));
         }
@@ -191,11 +191,14 @@ impl ConsulOptions {
         ];
         let empty = texts.iter().find(|(_, text)| text.as_deref() == Some(""));
         if let Some((field, _)) = empty {
-            return Err(ConfigError::new(*field, "must not be empty"));
+            return Err(ConfigError::new(
+                format!("consul.{field}"),
+                "must not be empty",
+            ));
         }
         if self.datacenters.iter().any(String::is_empty) {
             return Err(ConfigError::new(
-                "dc",
+                "consul.dc",
                 "a datacenter's name must not be empty",
             ));
         }

@@ -16,7 +16,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError>
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| ConfigError::new("tls", error.to_string()))?;
+        .map_err(|error| ConfigError::new("consul.tls", error.to_string()))?;
     let builder = if tls.unverified {
         tracing::warn!("CONSUL_HTTP_SSL_VERIFY is false: anyone can pose as Consul");
         builder

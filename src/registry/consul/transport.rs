@@ -174,8 +174,8 @@ impl Credentials {
 fn read(token: &Token) -> Result<Option<HeaderValue>, ConfigError> {
     let (field, text) = match token {
         Token::None => return Ok(None),
-        Token::Literal(text) => ("token", text.clone()),
-        Token::File(path) => ("token_file", read_file("token_file", path)?),
+        Token::Literal(text) => ("consul.token", text.clone()),
+        Token::File(path) => ("consul.token_file", read_file("consul.token_file", path)?),
     };
     let text = text.trim();
     if text.is_empty() {

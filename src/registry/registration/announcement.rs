@@ -75,7 +75,7 @@ impl Health {
             // With a TTL of zero, Consul would register no check at all, and the instance would count as
             // healthy for ever.
             Self::Ttl(ttl) if *ttl < Duration::from_millis(100) => Err(ConfigError::new(
-                "health",
+                "registration.health",
                 format!("a TTL of {ttl:?} is below 100 ms"),
             )),
             Self::Ttl(_) | Self::Unchecked => Ok(()),
@@ -85,7 +85,7 @@ impl Health {
                     .any(|start| target.starts_with(start)) =>
             {
                 Err(ConfigError::new(
-                    "health",
+                    "registration.health",
                     format!("{target:?} is neither a path nor an http URL"),
                 ))
             }
@@ -98,7 +98,7 @@ impl Health {
             } => {
                 if *interval < second / 100 || timeout.is_zero() {
                     return Err(ConfigError::new(
-                        "health",
+                        "registration.health",
                         format!(
                             "interval {interval:?} is below 10 ms or timeout {timeout:?} is zero"
                         ),

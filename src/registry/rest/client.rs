@@ -50,7 +50,7 @@ impl RestClient {
         let addresses: Vec<Address> = addresses.into_iter().collect();
         if addresses.is_empty() {
             return Err(ConfigError::new(
-                "registry",
+                "registry.url",
                 "a rest registry needs an address",
             ));
         }
@@ -79,7 +79,7 @@ impl RestClient {
     /// When the URL has any other form. The message names the part.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         let invalid =
-            |why: String| ConfigError::new("registry", format!("{:?}: {why}", shown(url)));
+            |why: String| ConfigError::new("registry.url", format!("{:?}: {why}", shown(url)));
         let rest = url
             .strip_prefix("rest://")
             .ok_or_else(|| invalid("write rest://host:port".to_owned()))?;

@@ -1,0 +1,304 @@
+//! Every setting that is out of its range is refused by name, in one form: `part.setter`.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path, time::Duration};
+
+use tower_roster::{
+    Backoff, ConfigError, Registry,
+    balance::{
+        BalanceLayer,
+        policy::{self, P2c, RingHash},
+        topology::{Guard, Peers, Priority, Shares, Split, Subsets, Topology, ZonePreference},
+    },
+    endpoint::{SlowStart, eject::Ejection},
+    registry::{self, WatchMode, WatchSettings, fixed::Fixed},
+    service::{
+        breaker::BreakerSettings,
+        failfast::FailFastSettings,
+        hedge::HedgeLayer,
+        limit::LimitSettings,
+        retry::{RetryBudget, RetryLayer},
+        throttle::ThrottleSettings,
+    },
+};
+
+const ZERO: Duration = Duration::ZERO;
+
+fn refused<T>(result: Result<T, ConfigError>) -> ConfigError {
+    result.err().expect("it is refused")
+}
+
+/// The part of the crate and a setter, in lower case, or an environment variable.
+fn is_well_formed(field: &str) -> bool {
+    let is_name = |name: &str| {
+        let is_lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_lower)
+    };
+    match field.split_once('.') {
+        Some((part, setter)) => is_name(part) && is_name(setter),
+        None => field.starts_with("CONSUL_") && field == field.to_uppercase(),
+    }
+}
+
+#[test]
+fn what_is_out_of_range_is_refused_by_part_and_setter() {
+    let breaker = BreakerSettings::new;
+    let balance = BalanceLayer::new;
+    let topology = |topology| refused(balance().topology(topology));
+    let ejection = |ejection| refused(balance().ejection(ejection));
+    let slow_start = |slow_start| refused(balance().slow_start(slow_start));
+    let split = || Split::new(Shares::canary("v2", 0.1)).unwrap();
+    let guard = |guard| refused(split().guard(guard));
+    let watch = |settings| {
+        let fixed = Fixed::parse("h:1").unwrap();
+        refused(Registry::with_settings(fixed, settings))
+    };
+    for (error, field) in [
+        (refused(Backoff::new(ZERO, ZERO)), "backoff.base"),
+        (
+            refused(breaker().time_window(ZERO).build()),
+            "breaker.time_window",
+        ),
+        (
+            refused(breaker().count_window(0).build()),
+            "breaker.count_window",
+        ),
+        (
+            refused(breaker().failure_ratio(0.0).build()),
+            "breaker.failure_ratio",
+        ),
+        (
+            refused(breaker().slow_calls(ZERO, 0.5).build()),
+            "breaker.slow_calls",
+        ),
+        (refused(breaker().min_calls(0).build()), "breaker.min_calls"),
+        (
+            refused(breaker().open_time(ZERO, ZERO).build()),
+            "breaker.open_time",
+        ),
+        (refused(breaker().jitter(2.0).build()), "breaker.jitter"),
+        (refused(breaker().probes(0).build()), "breaker.probes"),
+        (
+            refused(breaker().probe_deadline(ZERO).build()),
+            "breaker.probe_deadline",
+        ),
+        (
+            refused(FailFastSettings::new().wait(ZERO).build()),
+            "failfast.wait",
+        ),
+        (
+            refused(LimitSettings::new().range(0, 1).build()),
+            "limit.range",
+        ),
+        (
+            refused(LimitSettings::new().initial(0).build()),
+            "limit.initial",
+        ),
+        (
+            refused(LimitSettings::new().tolerance(0.0).build()),
+            "limit.tolerance",
+        ),
+        (
+            refused(ThrottleSettings::new().k(0.0).build()),
+            "throttle.k",
+        ),
+        (
+            refused(ThrottleSettings::new().window(ZERO).build()),
+            "throttle.window",
+        ),
+        (
+            refused(ThrottleSettings::new().min_calls(0).build()),
+            "throttle.min_calls",
+        ),
+        (
+            refused(RetryLayer::cloned().deadline(ZERO).build()),
+            "retry.deadline",
+        ),
+        (
+            refused(RetryLayer::cloned().try_timeout(ZERO).build()),
+            "retry.try_timeout",
+        ),
+        (
+            refused(RetryBudget::builder().ratio(-1.0).build()),
+            "retry_budget.ratio",
+        ),
+        (
+            refused(RetryBudget::builder().ttl(ZERO).build()),
+            "retry_budget.ttl",
+        ),
+        (
+            refused(HedgeLayer::cloned().percentile(0.0).build()),
+            "hedge.percentile",
+        ),
+        (
+            refused(HedgeLayer::cloned().times_median(0.0).build()),
+            "hedge.times_median",
+        ),
+        (
+            refused(HedgeLayer::cloned().share(2.0).build()),
+            "hedge.share",
+        ),
+        (
+            refused(HedgeLayer::cloned().window(ZERO).build()),
+            "hedge.window",
+        ),
+        (
+            ejection(Ejection::new().consecutive_failures(0)),
+            "ejection.consecutive_failures",
+        ),
+        (
+            ejection(Ejection::new().failure_ratio(0.0)),
+            "ejection.failure_ratio",
+        ),
+        (
+            ejection(Ejection::new().min_requests(0)),
+            "ejection.min_requests",
+        ),
+        (ejection(Ejection::new().window(ZERO)), "ejection.window"),
+        (
+            ejection(Ejection::new().slow_factor(1.0)),
+            "ejection.slow_factor",
+        ),
+        (ejection(Ejection::new().min_peers(2)), "ejection.min_peers"),
+        (ejection(Ejection::new().time(ZERO, ZERO)), "ejection.time"),
+        (
+            ejection(Ejection::new().probe_timeout(ZERO)),
+            "ejection.probe_timeout",
+        ),
+        (
+            ejection(Ejection::new().max_ejected(2.0)),
+            "ejection.max_ejected",
+        ),
+        (
+            slow_start(SlowStart::new().window(Duration::MAX)),
+            "slow_start.window",
+        ),
+        (slow_start(SlowStart::new().least(0.0)), "slow_start.least"),
+        (
+            slow_start(SlowStart::new().aggression(0.0)),
+            "slow_start.aggression",
+        ),
+        (slow_start(SlowStart::new().surge(0.0)), "slow_start.surge"),
+        (refused(P2c::peak_ewma().margin(0.0)), "p2c.margin"),
+        (refused(P2c::in_flight().grain(-1.0)), "p2c.grain"),
+        (
+            refused(RingHash::new().load_factor(0.0)),
+            "ring_hash.load_factor",
+        ),
+        (refused(policy::by_name("fastest")), "policy.name"),
+        (
+            topology(Topology::new().zone(ZonePreference::new(""))),
+            "zone.name",
+        ),
+        (
+            topology(Topology::new().priority(Priority::by_zone(["a"]).overprovision(0.0))),
+            "priority.overprovision",
+        ),
+        (
+            topology(Topology::new().subsets(Subsets::by([""]))),
+            "subsets.by",
+        ),
+        (refused(Split::new(Shares::new())), "split.shares"),
+        (guard(Guard::new("")), "guard.version"),
+        (guard(Guard::new("v2").window(ZERO)), "guard.window"),
+        (
+            guard(Guard::new("v2").min_requests(0)),
+            "guard.min_requests",
+        ),
+        (guard(Guard::new("v2").sigmas(0.0)), "guard.sigmas"),
+        (
+            guard(Guard::new("v2").failure_margin(2.0)),
+            "guard.failure_margin",
+        ),
+        (
+            guard(Guard::new("v2").latency_ratio(0.0)),
+            "guard.latency_ratio",
+        ),
+        (refused(Peers::new().set_rank(1, 1)), "peers.rank"),
+        (
+            refused(Peers::new().set_zones([("a", -1.0)])),
+            "peers.zones",
+        ),
+        (refused(registry::connect("nothing")), "registry.url"),
+        (refused(Fixed::parse("")), "fixed.addresses"),
+        (
+            watch(WatchSettings::default().stale_after(ZERO)),
+            "watch.stale_after",
+        ),
+        (
+            watch(WatchSettings::default().mode(WatchMode::Poll(ZERO))),
+            "watch.mode",
+        ),
+    ] {
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn so_is_a_health_check() {
+    use tower_roster::endpoint::check::HealthCheck;
+
+    let tcp = HealthCheck::tcp;
+    for (check, field) in [
+        (HealthCheck::http("health"), "health_check.http"),
+        (tcp().interval(ZERO), "health_check.interval"),
+        (tcp().timeout(ZERO), "health_check.timeout"),
+        (tcp().max_failures(0), "health_check.max_failures"),
+        (tcp().passes(0), "health_check.passes"),
+        (tcp().jitter(2.0), "health_check.jitter"),
+        (tcp().concurrency(0), "health_check.concurrency"),
+        (tcp().host("a b"), "health_check.host"),
+    ] {
+        let error = refused(BalanceLayer::new().health_check(check));
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
+/// Settings that a table like the one above forgets: whatever the sources write as the field of an error.
+#[test]
+fn the_sources_name_no_field_in_another_form() {
+    let mut seen = 0;
+    visit(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut |path, text| {
+            let calls = ["ConfigError::new(", "check_range(", "check_share("];
+            for call in calls {
+                for (at, _) in text.match_indices(call) {
+                    let argument = text[at + call.len()..].trim_start();
+                    let Some(literal) = argument.strip_prefix('"') else {
+                        continue;
+                    };
+                    let field = literal.split('"').next().unwrap_or_default();
+                    assert!(is_well_formed(field), "{field:?} in {}", path.display());
+                    seen += 1;
+                }
+            }
+        },
+    );
+    assert!(seen > 60, "{seen} are too few: the search finds nothing");
+}
+
+fn visit(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            visit(&path, see);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            see(&path, &fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn settings_are_equal_to_their_copies_and_to_no_others() {
+    let breaker = BreakerSettings::new().name("web");
+    assert_eq!(breaker.clone(), breaker);
+    assert_ne!(breaker.clone().probes(1), breaker);
+    assert_eq!(LimitSettings::new(), LimitSettings::default());
+    assert_ne!(ThrottleSettings::new().k(3.0), ThrottleSettings::new());
+    assert_ne!(FailFastSettings::new().name("a"), FailFastSettings::new());
+    assert_ne!(Ejection::new().min_requests(1), Ejection::new());
+}
