@@ -122,8 +122,7 @@ impl Backoff {
     /// Returns the delay before jitter after `failures` failures in a row (0 counts as 1). With full and
     /// equal jitter the delay is below this bound. With decorrelated jitter only the cap bounds it.
     pub fn bound(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(31);
-        self.base.saturating_mul(1 << doublings).min(self.cap)
+        doubled(self.base, self.cap, failures.saturating_sub(1))
     }
 
     /// Draws the delay after `failures` failures in a row (0 counts as 1).
@@ -201,6 +200,11 @@ pub(crate) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// time in the far future, where plain addition panics.
 pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
     now + delay.min(NEVER)
+}
+
+/// `base` after so many doublings, at most `cap`.
+pub(crate) fn doubled(base: Duration, cap: Duration, doublings: u32) -> Duration {
+    base.saturating_mul(1 << doublings.min(31)).min(cap)
 }
 
 /// Draws a duration within `spread` (a ratio, 0 to 1) around `mean`.

@@ -25,11 +25,7 @@ use super::{
 use crate::endpoint::check::Prober;
 use crate::{
     classify::Answers,
-    endpoint::{
-        Endpoint, Ramp, SlowStart,
-        eject::{Ejection, EjectionRules},
-        load::LoadTracker,
-    },
+    endpoint::{Endpoint, Ramp, SlowStart, eject::Ejection, load::LoadTracker},
     error::{BoxError, ConfigError},
     registry::Watch,
     rng::small_rng,
@@ -103,7 +99,7 @@ pub struct BalanceLayer<P = DefaultPolicy, C = Answers, R = ()> {
     grace: Duration,
     drain: Duration,
     topology: Topology,
-    ejection: Option<EjectionRules>,
+    ejection: Option<Ejection>,
     ramp: Option<Ramp>,
     #[cfg(feature = "_hyper")]
     checks: Option<crate::endpoint::check::Checks>,
@@ -253,13 +249,14 @@ impl<P, C, R> BalanceLayer<P, C, R> {
     /// # Errors
     /// When a setting of it is out of its range.
     pub fn ejection(mut self, ejection: Ejection) -> Result<Self, ConfigError> {
-        self.ejection = Some(ejection.rules()?);
+        ejection.check()?;
+        self.ejection = Some(ejection);
         Ok(self)
     }
 
     /// The default ejection.
     pub(crate) fn ejecting(mut self) -> Self {
-        self.ejection = Some(EjectionRules::default());
+        self.ejection = Some(Ejection::default());
         self
     }
 
@@ -395,7 +392,7 @@ impl<P: Policy, C, R> BalanceLayer<P, C, R> {
             _alive: alive,
         });
         let tallies = self.topology.as_split().and_then(Split::tallies);
-        let slow = self.ejection.as_ref().is_some_and(EjectionRules::is_timed);
+        let slow = self.ejection.as_ref().is_some_and(Ejection::is_timed);
         let weak = Arc::downgrade(&core);
         let common = Common {
             epoch: now,

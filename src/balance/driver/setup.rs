@@ -16,7 +16,7 @@ use crate::{
         policy::Policy,
         topology::Topology,
     },
-    endpoint::{Ramp, eject::EjectionRules},
+    endpoint::{Ramp, eject::Ejection},
     registry::Watch,
 };
 
@@ -26,7 +26,7 @@ pub(in crate::balance) struct Setup<P> {
     pub(in crate::balance) grace: Duration,
     pub(in crate::balance) drain: Duration,
     pub(in crate::balance) topology: Topology,
-    pub(in crate::balance) ejection: Option<EjectionRules>,
+    pub(in crate::balance) ejection: Option<Ejection>,
     /// `None` for no slow start.
     pub(in crate::balance) ramp: Option<Ramp>,
     pub(in crate::balance) watch: Option<Watch>,

@@ -16,7 +16,7 @@ use crate::{
     attempt::EndpointId,
     classify::Outcome,
     endpoint::{
-        eject::{EjectionRules, Health, Round, Signal},
+        eject::{Ejection, Health, Round, Signal},
         load::LoadTracker,
     },
     instance::Key,
@@ -72,7 +72,7 @@ pub(crate) struct Common {
     /// What requests count their time from.
     pub(crate) epoch: Instant,
     /// When to eject; `None` for never.
-    pub(crate) rules: Option<EjectionRules>,
+    pub(crate) rules: Option<Ejection>,
     /// Where requests tell what the driver must decide.
     /// Boxed, because a channel makes room for 32 at once.
     pub(crate) alarm: mpsc::UnboundedSender<Box<(EndpointId, Signal)>>,

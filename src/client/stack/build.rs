@@ -104,8 +104,8 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
             Budget::Own(settings) => settings.build()?,
             Budget::Shared(budget) => budget,
         };
-        // The balancer is innermost, because only there it is known which endpoint a request goes to:
-        // what a single one does wrong is dealt with there.
+        // The balancer is innermost, because only there it is known which endpoint a request goes to, so
+        // the failures of a single endpoint are handled there.
         let handle = balance.handle();
 
         // Next to it, so that it times single attempts: above a retry it would take a backoff for
@@ -122,7 +122,7 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
 
         // A retry is for what failed although the balancer and the hedge did what they could. Each
         // attempt comes through both of them again, and goes to another endpoint. It has the deadline of
-        // all attempts, too: that is the caller's patience, and what is under way ends with it.
+        // all attempts, too: how long the caller waits. Attempts under way end with it.
         let mut retry = RetryLayer::reissue(self.retry)
             .classify(self.classify.clone())
             .max_attempts(settings.attempts)

@@ -354,7 +354,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self
     }
 
-    /// Makes chance repeat itself, for tests and simulations.
+    /// Makes random choices repeatable, for tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.balance = self.balance.seed(seed);

@@ -71,8 +71,8 @@ async fn connect(checks: &Checks, address: &Address, host: &str) -> Result<Io, C
     connected.map_err(CheckError::Connect)
 }
 
-/// The gRPC health protocol, as little of it as a check needs: two messages of one field each, which
-/// is no reason for a code generator.
+/// The part of the gRPC health protocol that a check needs: two messages of one field each, which need no
+/// code generator.
 #[cfg(feature = "http2")]
 mod grpc {
     use bytes::{BufMut, Bytes, BytesMut};

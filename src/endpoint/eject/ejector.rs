@@ -13,7 +13,7 @@ use super::{
     health::Health,
     places::Places,
     recent::Recent,
-    settings::{BUCKETS, EjectionRules},
+    settings::{BUCKETS, Ejection},
     slow::SlowLimit,
     step::Step,
 };
@@ -30,12 +30,12 @@ use crate::{backoff::after, classify::Outcome};
 ///  └─ checks fail ─────▲
 /// ```
 ///
-/// [`next_step`](Self::next_step) tells what follows. It depends on nothing but what the methods were told,
-/// the settings and the generator: equal runs with equal seeds are equal.
+/// [`next_step`](Self::next_step) tells what follows. It depends on the calls of its methods, the
+/// settings and the generator alone: equal runs with equal seeds are equal.
 ///
 /// As long as it is called at its [deadlines](Self::next_deadline), these hold:
 /// - without endpoints ejected by hand, never more of those that [have a weight](Self::set_weighed) are
-///   out than [`EjectionRules::allowed`] says; when there are fewer endpoints, those that have been out
+///   out than [`Ejection::allowed`] says; when there are fewer endpoints, those that have been out
 ///   longest return;
 /// - every endpoint that is out through its own requests is probed, again and again;
 /// - what is reported from an earlier [`Round`] changes nothing.
@@ -47,7 +47,7 @@ pub(crate) struct Ejector<K> {
 
 impl<K: Clone + Eq + Hash> Ejector<K> {
     /// An ejector without endpoints.
-    pub(crate) fn new(rules: EjectionRules, rng: SmallRng, now: Instant) -> Self {
+    pub(crate) fn new(rules: Ejection, rng: SmallRng, now: Instant) -> Self {
         Self {
             next_tick: now + rules.bucket(),
             places: Places::new(rules, rng),
@@ -55,11 +55,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    pub(crate) fn rules(&self) -> &EjectionRules {
+    pub(crate) fn rules(&self) -> &Ejection {
         &self.places.rules
     }
 
-    /// Takes an endpoint on, with a weight and an open gate, and says in which round. An endpoint that is
+    /// Takes an endpoint on, with a weight and an open gate, and returns its round. An endpoint that is
     /// known stays as it is.
     pub(crate) fn insert(&mut self, key: K) -> Round {
         self.places.insert(key)
@@ -110,8 +110,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Another process has taken an endpoint's place: forgets what is known of the one before, and says
-    /// in which round the new one begins. An endpoint that is ejected by hand stays so.
+    /// Another process has taken an endpoint's place: forgets what is known of the process before, and
+    /// returns the round in which the new one begins. An endpoint that is ejected by hand stays so.
     pub(crate) fn renew(&mut self, key: &K, now: Instant) -> Round {
         let entry = self.places.get(key);
         let held = entry.map(Entry::place) == Some(Place::Held);
@@ -311,7 +311,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 health.rebase(start);
             }
             let latency = health.sums().latency_since(start);
-            if latency.count() >= self.places.rules.min_requests {
+            if latency.count() >= self.places.rules.min_requests.into() {
                 measured.extend(latency.typical().map(|estimate| (key, estimate)));
             }
         }

@@ -4,15 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     classify::Outcome::{Cancelled, Failure, Overloaded, Success},
-    endpoint::eject::{
-        EjectCause, Ejection, EjectionRules, GateState, Health, Recent, Restored, StepKind,
-    },
+    endpoint::eject::{EjectCause, Ejection, GateState, Health, Recent, Restored, StepKind},
 };
 
 use super::scene_tests::{MS, SECOND, Scene};
 
 fn scene(n: u32) -> Scene {
-    Scene::new(n, EjectionRules::default(), 1)
+    Scene::new(n, Ejection::default(), 1)
 }
 
 fn assert_near(actual: u128, expected: u128) {
@@ -212,12 +210,12 @@ fn the_last_endpoint_stays_unless_asked() {
         (0..n).for_each(|key| scene.fail(key));
         assert_eq!(scene.open().len(), open, "of {n}");
     }
-    let rules = Ejection::new().max_ejected(1.0).rules().unwrap();
+    let rules = Ejection::new().max_ejected(1.0);
     let mut all = Scene::new(4, rules, 1);
     (0..4).for_each(|key| all.fail(key));
     assert_eq!(all.open(), [3]);
     let rules = Ejection::new().max_ejected(1.0).eject_last(true);
-    let mut all = Scene::new(4, rules.rules().unwrap(), 1);
+    let mut all = Scene::new(4, rules, 1);
     (0..4).for_each(|key| all.fail(key));
     assert_eq!(all.open(), [0; 0]);
 }
@@ -298,7 +296,7 @@ fn another_process_in_the_place_of_a_drained_one_is_drained() {
 
 #[test]
 fn where_none_may_be_ejected_a_drained_one_is_not() {
-    let rules = Ejection::new().max_ejected(0.0).rules().unwrap();
+    let rules = Ejection::new().max_ejected(0.0);
     let mut scene = Scene::new(2, rules, 1);
     scene.weigh(|key| key > 0);
     scene.fail(0);
@@ -323,7 +321,7 @@ fn what_half_of_the_requests_fail_on_goes_by_ratio() {
 
 #[test]
 fn the_window_slides() {
-    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
+    let rules = Ejection::new().consecutive_failures(None);
     let mut scene = Scene::new(3, rules, 1);
     for _ in 0..100 {
         scene.send(0, 100, Success, MS);
@@ -354,7 +352,7 @@ fn failures_that_left_the_window_are_forgotten() {
 
 #[test]
 fn a_driver_that_was_suspended_does_not_count_twice() {
-    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
+    let rules = Ejection::new().consecutive_failures(None);
     let mut scene = Scene::new(3, rules, 1);
     scene.send(0, 19, Failure, MS);
     scene.now += 3_600 * SECOND;
@@ -603,7 +601,7 @@ fn whose_checks_failed_is_out_until_they_pass_and_by_hand_is_no_history() {
 #[test]
 fn equal_seeds_give_equal_runs() {
     let run = |seed| {
-        let mut scene = Scene::new(20, EjectionRules::default(), seed);
+        let mut scene = Scene::new(20, Ejection::default(), seed);
         for _ in 0..30 {
             (0..9).for_each(|key| scene.fail(key));
             scene.pass(SECOND);
@@ -617,7 +615,7 @@ fn equal_seeds_give_equal_runs() {
 #[test]
 fn clocks_that_stand_still_or_jump_do_no_harm() {
     let rules = Ejection::new().time(Duration::MAX, Duration::MAX);
-    let mut scene = Scene::new(3, rules.rules().unwrap(), 1);
+    let mut scene = Scene::new(3, rules, 1);
     scene.fail(0);
     scene.pass(Duration::ZERO);
     scene.now += 10 * 365 * 86_400 * SECOND;
@@ -639,7 +637,7 @@ fn what_all_endpoints_fail_alike_is_not_held_against_one() {
     let send = |scene: &mut Scene, key, outcome, n| {
         for _ in 0..n {
             let pass = scene.admit(key).unwrap();
-            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionRules::default());
+            scene.healths[&key].record(pass, outcome, Some(MS), &Ejection::default());
         }
     };
     for key in 0..4 {
@@ -662,7 +660,7 @@ fn an_idle_endpoint_does_not_make_busy_ones_look_bad_and_a_dead_one_is_its_own_f
     let send = |scene: &mut Scene, key, outcome, n| {
         for _ in 0..n {
             let pass = scene.admit(key).unwrap();
-            scene.healths[&key].record(pass, outcome, Some(MS), &EjectionRules::default());
+            scene.healths[&key].record(pass, outcome, Some(MS), &Ejection::default());
         }
     };
     for key in 0..3 {

@@ -126,7 +126,7 @@ impl Pass {
         pass != Self::NONE && pass >> 16 & 1 == 1
     }
 
-    /// Few bits that tell it from those of rounds close by.
+    /// A few bits that distinguish it from the passes of the rounds before.
     #[inline]
     pub(crate) fn pack(self) -> u32 {
         let probe = match self.probe {
@@ -283,9 +283,7 @@ impl fmt::Debug for Gate {
 
 #[cfg(test)]
 #[cfg(not(roster_loom))]
-#[path = "gate_tests.rs"]
 mod tests;
 
 #[cfg(all(test, roster_loom))]
-#[path = "gate_model.rs"]
 mod model;

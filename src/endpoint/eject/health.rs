@@ -6,7 +6,7 @@ use super::{
     cause::EjectCause,
     gate::{Gate, GateState, GivenUp, Pass, Round},
     log_sum::LogSum,
-    settings::EjectionRules,
+    settings::Ejection,
     step::{Step, StepKind},
 };
 use crate::{
@@ -155,7 +155,7 @@ impl<T> Health<T> {
         pass: Pass,
         outcome: Outcome,
         latency: Option<Duration>,
-        rules: &EjectionRules,
+        rules: &Ejection,
     ) -> Option<Signal> {
         if pass.is_probe() {
             return self.end_probe(pass, outcome, latency);
@@ -196,7 +196,7 @@ impl<T> Health<T> {
         &self,
         pass: Pass,
         latency: Option<Duration>,
-        rules: &EjectionRules,
+        rules: &Ejection,
     ) -> Option<Signal> {
         if pass.is_probe() || !self.gate.is_current(pass) {
             return None;
@@ -205,25 +205,26 @@ impl<T> Health<T> {
         self.fail(pass, rules)
     }
 
-    fn fail(&self, pass: Pass, rules: &EjectionRules) -> Option<Signal> {
+    fn fail(&self, pass: Pass, rules: &Ejection) -> Option<Signal> {
         self.failures.fetch_add(1, Relaxed);
         let streak = self.streak.fetch_add(1, Relaxed) + 1;
         self.judge(pass, streak, rules)
     }
 
     /// The signal that it should be ejected, once.
-    fn judge(&self, pass: Pass, streak: u64, rules: &EjectionRules) -> Option<Signal> {
-        let cause = if streak >= rules.consecutive {
+    fn judge(&self, pass: Pass, streak: u64, rules: &Ejection) -> Option<Signal> {
+        let consecutive = rules.consecutive.map_or(u64::MAX, u64::from);
+        let cause = if streak >= consecutive {
             EjectCause::ConsecutiveFailures { n: streak }
         } else {
             let (failed, total) = self.counts();
-            let enough = total >= rules.min_requests;
-            if !enough || (failed as f64) < total as f64 * rules.ratio {
+            let least = total as f64 * rules.ratio?;
+            if total < rules.min_requests.into() || (failed as f64) < least {
                 return None;
             }
             EjectCause::FailureRatio { failed, total }
         };
-        // Relaxed: of those that swap, one gets the zero.
+        // Relaxed: of several swaps, one gets the zero.
         let first = self.tripped.load(Relaxed) == 0 && self.tripped.swap(1, Relaxed) == 0;
         first.then_some(Signal::Tripped {
             round: pass.round(),
@@ -341,7 +342,6 @@ impl<T> fmt::Debug for Health<T> {
 
 #[cfg(test)]
 #[cfg(not(roster_loom))]
-#[path = "health_tests.rs"]
 mod tests;
 
 #[cfg(all(test, roster_loom))]
@@ -358,7 +358,7 @@ mod model {
     fn a_window_that_moves_never_looks_worse_than_it_is() {
         loom::model(|| {
             let health = Arc::new(Health::with(Round(0), ()));
-            let rules = EjectionRules::default();
+            let rules = Ejection::default();
             let pass = health.admit().unwrap();
             for outcome in [Outcome::Success, Outcome::Success, Outcome::Failure] {
                 health.record(pass, outcome, None, &rules);

@@ -163,7 +163,7 @@ proptest! {
         seed in any::<u64>(),
         events in prop::collection::vec(event(), 0..200),
     ) {
-        let rules = Ejection::new().max_ejected(share).rules().unwrap();
+        let rules = Ejection::new().max_ejected(share);
         let mut run = Run {
             scene: Scene::new(n, rules, seed),
             under_way: Vec::new(),

@@ -69,6 +69,5 @@ pub(crate) use self::{
     gate::{GateState, Pass, Round},
     health::{Health, Signal},
     recent::Recent,
-    settings::EjectionRules,
     step::{Step, StepKind},
 };

@@ -13,7 +13,7 @@ use super::{
     cause::{EjectCause, Restored},
     entry::{Entry, Place},
     gate::Round,
-    settings::EjectionRules,
+    settings::Ejection,
     share::Share,
     step::{Step, StepKind},
 };
@@ -31,7 +31,7 @@ const JITTER: f64 = 0.2;
 
 /// The place of each endpoint. Each move of one begins a round and leaves a step.
 pub(super) struct Places<K> {
-    pub(super) rules: EjectionRules,
+    pub(super) rules: Ejection,
     rng: SmallRng,
     entries: HashMap<K, Entry>,
     pub(super) deadlines: Schedule<K>,
@@ -41,7 +41,7 @@ pub(super) struct Places<K> {
 }
 
 impl<K: Clone + Eq + Hash> Places<K> {
-    pub(super) fn new(rules: EjectionRules, rng: SmallRng) -> Self {
+    pub(super) fn new(rules: Ejection, rng: SmallRng) -> Self {
         Self {
             rules,
             rng,
@@ -169,7 +169,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
         past.times = past.times.saturating_add(1);
         let cause = cause.unwrap_or(past.cause);
-        let time = jittered(self.rules.time.bound(past.times), JITTER, &mut self.rng);
+        let time = jittered(self.rules.time_out(past.times), JITTER, &mut self.rng);
         self.set_due(key, Some(after(now, time)));
         self.turn_out(key, Place::Ejected, cause, Some(time));
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     classify::Outcome,
     endpoint::eject::{
-        EjectionRules, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
+        Ejection, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
     },
 };
 use rand::{SeedableRng, rngs::SmallRng};
@@ -28,7 +28,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(n: u32, rules: EjectionRules, seed: u64) -> Scene {
+    pub(super) fn new(n: u32, rules: Ejection, seed: u64) -> Scene {
         let now = Instant::now();
         let mut scene = Scene {
             now,

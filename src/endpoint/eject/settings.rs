@@ -3,7 +3,7 @@
 use std::{ops::Bound, time::Duration};
 
 use crate::{
-    backoff::Backoff,
+    backoff::doubled,
     error::{ConfigError, check_range, check_share},
 };
 
@@ -42,8 +42,8 @@ const MIN_PEERS: u32 = 3;
 /// The first probe comes soon, because most failures are short (a restart, a pause), and costs one
 /// request, which a retry sends elsewhere. Doubling makes the time out at most as long again as the
 /// failure was.
-const BASE_MS: u64 = 500;
-const CAP_MS: u64 = 30_000;
+const BASE: Duration = Duration::from_millis(500);
+const CAP: Duration = Duration::from_secs(30);
 
 /// Longer than a healthy endpoint takes, connecting included; short enough that an endpoint which never
 /// answers is soon known as such.
@@ -85,16 +85,16 @@ const MAX_EJECTED: f64 = 0.5;
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "settings do nothing until they are built"]
 pub struct Ejection {
-    consecutive: Option<u32>,
-    ratio: Option<f64>,
-    min_requests: u32,
-    window: Duration,
-    slow_factor: Option<f64>,
-    slow_floor: Duration,
-    min_peers: u32,
-    base: Duration,
-    cap: Duration,
-    probe_timeout: Duration,
+    pub(super) consecutive: Option<u32>,
+    pub(super) ratio: Option<f64>,
+    pub(super) min_requests: u32,
+    pub(super) window: Duration,
+    pub(super) slow_factor: Option<f64>,
+    pub(super) slow_floor: Duration,
+    pub(super) min_peers: u32,
+    /// The first time, and the longest.
+    time: (Duration, Duration),
+    pub(super) probe_timeout: Duration,
     max_ejected: f64,
     last: bool,
 }
@@ -110,8 +110,7 @@ impl Ejection {
             slow_factor: Some(SLOW_FACTOR),
             slow_floor: SLOW_FLOOR,
             min_peers: MIN_PEERS,
-            base: Duration::from_millis(BASE_MS),
-            cap: Duration::from_millis(CAP_MS),
+            time: (BASE, CAP),
             probe_timeout: PROBE_TIMEOUT,
             max_ejected: MAX_EJECTED,
             last: false,
@@ -171,13 +170,13 @@ impl Ejection {
     /// each further time up to `cap`, each ± 20 %; from 500 ms to 30 s by default. Ten seconds of
     /// time without an ejection take one doubling back. `base` must be above zero and at most `cap`.
     pub fn time(mut self, base: Duration, cap: Duration) -> Self {
-        (self.base, self.cap) = (base, cap);
+        self.time = (base, cap);
         self
     }
 
     /// Sets how long a probe may take, above zero; 1 s by default. A probe found waiting at two ends
     /// of such a time counts as failed, so short keeps slow but healthy endpoints out, and long keeps
-    /// one that swallows requests on trial.
+    /// an endpoint that never answers on trial.
     pub fn probe_timeout(mut self, timeout: Duration) -> Self {
         self.probe_timeout = timeout;
         self
@@ -200,11 +199,9 @@ impl Ejection {
         self
     }
 
-    /// The rules of an ejector.
-    ///
     /// # Errors
     /// When a setting is out of its range.
-    pub(crate) fn rules(&self) -> Result<EjectionRules, ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let consecutive = self.consecutive.unwrap_or(u32::MAX);
         check_range(
             "ejection.consecutive_failures",
@@ -230,9 +227,14 @@ impl Ejection {
             check_range("ejection.slow_factor", factor, range, accepted)?;
         }
         check_range("ejection.min_peers", self.min_peers, 3.., "at least 3")?;
-        let range = Duration::from_nanos(1)..=self.cap;
+        let (base, cap) = self.time;
         let accepted = "above zero and at most the cap";
-        check_range("ejection.time", self.base, range, accepted)?;
+        check_range(
+            "ejection.time",
+            base,
+            Duration::from_nanos(1)..=cap,
+            accepted,
+        )?;
         let range = Duration::from_nanos(1)..;
         check_range(
             "ejection.probe_timeout",
@@ -247,47 +249,9 @@ impl Ejection {
             0.0..=1.0,
             accepted,
         )?;
-        Ok(EjectionRules {
-            consecutive: self.consecutive.map_or(u64::MAX, u64::from),
-            ratio: self.ratio.unwrap_or(f64::INFINITY),
-            min_requests: self.min_requests.into(),
-            window: self.window,
-            slow_factor: self.slow_factor,
-            slow_floor: self.slow_floor,
-            min_peers: self.min_peers as usize,
-            time: Backoff::new(self.base, self.cap)?,
-            probe_timeout: self.probe_timeout,
-            max_ejected: self.max_ejected,
-            last: self.last,
-        })
+        Ok(())
     }
-}
 
-impl Default for Ejection {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Settings of ejection that were checked.
-#[derive(Clone, Debug)]
-pub(crate) struct EjectionRules {
-    /// `u64::MAX` when it is off.
-    pub(super) consecutive: u64,
-    /// Infinite when it is off.
-    pub(super) ratio: f64,
-    pub(super) min_requests: u64,
-    pub(super) window: Duration,
-    pub(super) slow_factor: Option<f64>,
-    pub(super) slow_floor: Duration,
-    pub(super) min_peers: usize,
-    pub(super) time: Backoff,
-    pub(super) probe_timeout: Duration,
-    max_ejected: f64,
-    last: bool,
-}
-
-impl EjectionRules {
     /// How many of `n` endpoints may be out at a time.
     pub(crate) fn allowed(&self, n: usize) -> usize {
         // So that 0.3 of ten is three, whatever the binary fraction is.
@@ -315,14 +279,18 @@ impl EjectionRules {
     pub(super) fn bucket(&self) -> Duration {
         self.window / BUCKETS
     }
+
+    /// How long an endpoint is ejected for the `times`th time, before jitter.
+    pub(super) fn time_out(&self, times: u32) -> Duration {
+        doubled(self.time.0, self.time.1, times.saturating_sub(1))
+    }
 }
 
-impl Default for EjectionRules {
+impl Default for Ejection {
     fn default() -> Self {
-        Ejection::new().rules().expect("the defaults are in range")
+        Self::new()
     }
 }
 
 #[cfg(test)]
-#[path = "settings_tests.rs"]
 mod tests;

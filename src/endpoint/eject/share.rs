@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, mem};
 
-use super::settings::EjectionRules;
+use super::settings::Ejection;
 
 /// Counts the endpoints that are out, apart by whether they have a weight.
 ///
@@ -130,7 +130,7 @@ impl<K> Share<K> {
     }
 
     /// Whether one more endpoint may be out.
-    pub(super) fn has_room(&self, weighs: bool, rules: &EjectionRules) -> bool {
+    pub(super) fn has_room(&self, weighs: bool, rules: &Ejection) -> bool {
         if !weighs && self.weighed.len > 0 {
             // Unless none is to be ejected at all.
             return rules.allowed(self.weighed.len + self.drained.len) > 0;
@@ -140,7 +140,7 @@ impl<K> Share<K> {
     }
 
     /// The endpoint that has been out longest, if more are out than may be. Those that are held stay.
-    pub(super) fn surplus(&self, rules: &EjectionRules) -> Option<&K> {
+    pub(super) fn surplus(&self, rules: &Ejection) -> Option<&K> {
         let group = self.counted();
         let is_over = group.out() > rules.allowed(group.len);
         group.away.values().next().filter(|_| is_over)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{cause::EjectCause, settings::EjectionRules};
+use super::{cause::EjectCause, settings::Ejection};
 
 /// The latency above which an endpoint of a set is slow.
 ///
@@ -20,9 +20,9 @@ pub(super) struct SlowLimit {
 impl SlowLimit {
     /// Looks at what the measured endpoints take; the order of `estimates` is changed. `None` when they
     /// are too few, or when it is switched off.
-    pub(super) fn of(estimates: &mut [Duration], rules: &EjectionRules) -> Option<Self> {
+    pub(super) fn of(estimates: &mut [Duration], rules: &Ejection) -> Option<Self> {
         let factor = rules.slow_factor?;
-        if estimates.len() < rules.min_peers {
+        if estimates.len() < rules.min_peers as usize {
             return None;
         }
         let middle = estimates.len() / 2;
@@ -52,9 +52,9 @@ impl SlowLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::settings::Ejection, *};
+    use super::*;
 
-    fn slow(ms: &[u64], rules: &EjectionRules) -> Vec<u64> {
+    fn slow(ms: &[u64], rules: &Ejection) -> Vec<u64> {
         let mut estimates: Vec<_> = ms.iter().map(|ms| Duration::from_millis(*ms)).collect();
         let Some(slow) = SlowLimit::of(&mut estimates, rules) else {
             return Vec::new();
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_of_many_that_is_far_slower_is_found() {
-        let rules = EjectionRules::default();
+        let rules = Ejection::default();
         assert_eq!(slow(&[167, 160, 150, 170, 2_000], &rules), [2_000]);
         assert_eq!(slow(&[167, 2_000, 170], &rules), [2_000]);
         assert_eq!(slow(&[100, 299, 100], &rules), [0; 0]);
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn without_a_majority_none_is_slow() {
-        let rules = EjectionRules::default();
+        let rules = Ejection::default();
         for set in [
             &[][..],
             &[2_000],
@@ -90,11 +90,11 @@ mod tests {
 
     #[test]
     fn below_the_floor_none_is_slow_and_the_longest_do_not_overflow() {
-        let rules = EjectionRules::default();
+        let rules = Ejection::default();
         assert_eq!(slow(&[1, 1, 1, 49], &rules), [0; 0]);
         assert_eq!(slow(&[0, 0, 0, 51], &rules), [51]);
         assert_eq!(slow(&[u64::MAX; 3], &rules), [0; 0]);
-        let off = Ejection::new().slow_factor(None).rules().unwrap();
+        let off = Ejection::new().slow_factor(None);
         assert_eq!(slow(&[1, 1, 1, 10_000], &off), [0; 0]);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     error::Refused,
     state::{BreakerCause, BreakerState, BreakerTransition},
 };
-use crate::backoff::{after, jittered};
+use crate::backoff::{after, doubled, jittered};
 
 /// The settings of the machine; see [`BreakerSettings`](super::BreakerSettings).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -273,7 +273,7 @@ impl Machine {
     /// Opens, as of `from`, for a time that doubles with each opening in a row up to the cap.
     fn open(&mut self, from: Instant, cause: BreakerCause, now: Instant) {
         let (base, cap) = self.rules.open_time;
-        let bound = base.saturating_mul(1 << self.streak.min(30)).min(cap);
+        let bound = doubled(base, cap, self.streak);
         let time = jittered(bound, self.rules.jitter, &mut self.rng);
         self.streak = self.streak.saturating_add(1);
         let until = after(from, time);

@@ -21,8 +21,7 @@
 //! by ejection, which leaves its share to the others instead of refusing it.
 //!
 //! # What counts
-//! A [`Classify`](crate::classify::Classify) judges; [`Answers`](crate::classify::Answers) unless
-//! told otherwise. Failures and overload are bad, successes good, and a call whose caller stops
+//! A [`Classify`](crate::classify::Classify) judges; by default [`Answers`](crate::classify::Answers). Failures and overload are bad, successes good, and a call whose caller stops
 //! waiting counts for nothing: it proves nothing. So a timeout belongs *below* the breaker, where it
 //! is a failure. So does an error of the inner `poll_ready`: no call was made. A call counts once,
 //! with its verdict; when an answer that was judged by its head breaks off later, its good mark is

@@ -163,7 +163,7 @@ impl BreakerSettings {
     /// Makes a breaker, closed and with an empty window, as a layer.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method tells.
+    /// When a setting is out of the range that its method names.
     pub fn build(&self) -> Result<BreakerLayer, ConfigError> {
         let calls = match self.window {
             Window::Time(span) => {

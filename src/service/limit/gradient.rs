@@ -22,13 +22,13 @@ const BACKOFF: f64 = 0.9;
 /// Samples are averaged over this time: some reaction times of a person, and long enough that a
 /// hundred calls a second give ten.
 const PERIOD: Duration = Duration::from_millis(100);
-/// With fewer, an average says too little: Netflix's.
+/// With fewer samples, an average means too little: Netflix's number.
 const MIN_SAMPLES: u32 = 10;
 /// Periods that make up the usual latency, about a minute of them: Netflix's number.
 const LONG: f64 = 600.0;
-/// How often, while the limit is used up, less is let through to see.
+/// How often, while the limit is used up, fewer calls are let through to measure the latency of fewer.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// And for how long at least: time for the calls above the smaller limit to end.
+/// And for how long at least, so that the calls above the smaller limit can end.
 const LOOK_FOR: Duration = Duration::from_millis(300);
 /// The first periods are averaged plainly, so that the first of all does not weigh for a minute:
 /// Netflix's number.
@@ -44,11 +44,11 @@ pub(super) struct Gradient {
     began: Instant,
     sum: f64,
     samples: u32,
-    /// The most calls in flight that a sample of this period was one of.
+    /// The most calls in flight while a sample of this period was.
     in_flight: u32,
     /// When the limit was found used up for the first time since the last look.
     full_since: Option<Instant>,
-    /// Until when half of the limit is let through, to see.
+    /// Until when half of the limit is let through, to measure.
     look_until: Option<Instant>,
 }
 
@@ -147,8 +147,8 @@ impl Gradient {
         self.set(self.limit * (1.0 - SMOOTHING) + estimate * SMOOTHING);
     }
 
-    /// Begins a look when the limit has been used up for long enough. Latency with half as many
-    /// calls tells the queue from a service that has become slower, or faster.
+    /// Lets half of the limit through when it has been used up for long enough. The latency with half as
+    /// many calls shows whether they queue, or the service itself has become slower or faster.
     fn look(&mut self, full: bool, latency: f64, now: Instant) {
         if !full {
             return;

@@ -23,8 +23,8 @@
 //! In Gradient2 a queue that lasts becomes usual, and lets the limit creep up for as long as the
 //! overload lasts. Here a higher latency becomes usual by itself only while the limit is not used up;
 //! while it is, half of it is let through for 300 ms in every 30 s (or three times the latency, if
-//! that is longer), and what latency is then, is usual. So a queue is told from a service that has
-//! become slower.
+//! that is longer), and the latency then becomes the usual one. So a queue is distinguished from a service
+//! that has become slower.
 //!
 //! # What counts
 //! Latency is that of the head of an answer, where a [`Classify`](crate::classify::Classify) says

@@ -1,4 +1,4 @@
-//! Permits whose number changes while they are out.
+//! Permits whose number changes while calls hold them.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ pub(super) struct Permits {
     owed: AtomicU32,
 }
 
-/// One permit; comes back when dropped.
+/// One permit. Dropped, it comes back.
 #[derive(Debug)]
 pub(super) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
@@ -30,7 +30,7 @@ impl Permits {
         }
     }
 
-    /// Takes one if there is one, and nobody waits.
+    /// Takes a permit if there is one, and no call waits for it.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         match Arc::clone(&self.semaphore).try_acquire_owned() {
             Ok(permit) => Some(self.permit(permit)),
@@ -39,7 +39,7 @@ impl Permits {
         }
     }
 
-    /// Waits for one, first come, first served.
+    /// Waits for a permit, first come, first served.
     pub(super) async fn acquire(self: Arc<Self>) -> Permit {
         let permit = Arc::clone(&self.semaphore).acquire_owned().await;
         self.permit(permit.expect("the semaphore is never closed"))
@@ -52,7 +52,7 @@ impl Permits {
         }
     }
 
-    /// Makes them more or fewer. Permits that are out stay so; nobody waits for them.
+    /// Changes the number of permits. Those that calls hold stay valid; it does not wait for them.
     pub(super) fn change(&self, from: u32, to: u32) {
         if to >= from {
             let more = to - from;

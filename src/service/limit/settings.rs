@@ -48,7 +48,7 @@ impl LimitSettings {
     /// Makes a limit that has seen no call, as a layer.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method tells.
+    /// When a setting is out of the range that its method names.
     pub fn build(&self) -> Result<AdaptiveLimitLayer, ConfigError> {
         let Rules {
             initial,

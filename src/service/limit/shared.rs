@@ -17,7 +17,7 @@ pub(super) struct Shared {
     pub(super) permits: Arc<Permits>,
     /// Never waited for: a call that finds it locked leaves its sample out.
     gradient: Mutex<Gradient>,
-    /// The service said so, and the limit has not shrunk for it yet. Relaxed, like the next: hints
+    /// The service was overloaded, and the limit has not shrunk for it yet. Relaxed, like the next: hints
     /// that publish nothing.
     overloaded: AtomicBool,
     /// Changed under the lock, read without.

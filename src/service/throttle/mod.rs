@@ -16,7 +16,7 @@
 //! the other around one service.
 //!
 //! # What counts
-//! A call counts when it is *made*, refused ones too, and counts as accepted until it turns out not
+//! A call counts when it is *made*, also if it is refused, and counts as accepted until it turns out not
 //! to be: when it fails or finds the service overloaded, as a
 //! [`Classify`](crate::classify::Classify) judges, its acceptance is taken back, even if it was made
 //! before the window. So calls longer than the window count, and a client whose first answers have

@@ -73,7 +73,7 @@ impl ThrottleSettings {
     /// Makes a throttle that has seen no call, as a layer.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method tells.
+    /// When a setting is out of the range that its method names.
     pub fn build(&self) -> Result<ThrottleLayer, ConfigError> {
         check_range("throttle.k", self.k, 1.0..=100.0, "from 1 to 100")?;
         let range = Duration::from_millis(100)..=Duration::from_secs(86_400);

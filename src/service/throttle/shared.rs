@@ -29,8 +29,8 @@ pub(super) struct Shared {
     pub(super) seed: u64,
     /// Numbers the draws, so that no generator has to be shared. Relaxed: they only have to differ.
     pub(super) draws: AtomicU64,
-    /// When a call was let through last while others were refused: milliseconds. Relaxed: who wins
-    /// the exchange goes, and it publishes nothing.
+    /// When a call was let through last while others were refused: milliseconds. Relaxed: only
+    /// the call that wins the exchange goes, and it publishes nothing.
     pub(super) passed: AtomicU64,
     /// Relaxed: a statistic.
     pub(super) refused: AtomicU64,
@@ -76,7 +76,7 @@ impl Shared {
         small_rng(Some(self.seed.wrapping_add(number))).random()
     }
 
-    /// Whether none was let through for too long; then this one is.
+    /// Whether no call was let through for too long, so that this one must be.
     fn is_due(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.base).as_millis() as u64;
         let passed = self.passed.load(Relaxed);

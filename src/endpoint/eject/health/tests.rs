@@ -1,14 +1,14 @@
 //! What requests record.
 
-use super::{super::settings::Ejection, *};
+use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn health() -> (Health, EjectionRules) {
-    (Health::with(Round(0), ()), EjectionRules::default())
+fn health() -> (Health, Ejection) {
+    (Health::with(Round(0), ()), Ejection::default())
 }
 
-fn send(health: &Health, rules: &EjectionRules, outcome: Outcome) -> Option<EjectCause> {
+fn send(health: &Health, rules: &Ejection, outcome: Outcome) -> Option<EjectCause> {
     let pass = health.admit().unwrap();
     match health.record(pass, outcome, Some(MS), rules) {
         Some(Signal::Tripped { cause, .. }) => Some(cause),
@@ -81,7 +81,7 @@ fn overload_counts_for_the_ratio_and_not_for_the_row() {
 #[test]
 fn what_left_the_window_does_not_count() {
     let (health, _) = health();
-    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
+    let rules = Ejection::new().consecutive_failures(None);
     for _ in 0..10_000 {
         send(&health, &rules, Outcome::Success);
     }
@@ -128,7 +128,7 @@ fn requests_without_an_answer_prove_slowness_only_beyond_the_limit() {
 #[test]
 fn counts_are_exact_while_threads_record() {
     let (health, _) = health();
-    let rules = Ejection::new().consecutive_failures(None).rules().unwrap();
+    let rules = Ejection::new().consecutive_failures(None);
     let trips: usize = std::thread::scope(|scope| {
         let work = || {
             let outcomes = [Outcome::Success, Outcome::Failure, Outcome::Success];
