@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout};
-use tower_roster::endpoint::check::{CheckStanding, HealthCheck, Prober, Report};
+use tower_roster::endpoint::check::{HealthCheck, Prober, Report};
 
 /// Short, because this time is real.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -43,14 +43,11 @@ async fn next(prober: &mut Checked) -> Report<&'static str> {
 }
 
 /// The reports until one that stands so, which is the last.
-async fn until(
-    prober: &mut Checked,
-    wanted: fn(CheckStanding) -> bool,
-) -> Vec<Report<&'static str>> {
+async fn until(prober: &mut Checked, wanted: fn(u32) -> bool) -> Vec<Report<&'static str>> {
     let mut reports = Vec::new();
     loop {
         let report = next(prober).await;
-        let found = wanted(report.standing);
+        let found = wanted(report.failures);
         reports.push(report);
         if found {
             return reports;
@@ -59,10 +56,10 @@ async fn until(
     }
 }
 
-fn failing(standing: CheckStanding) -> bool {
-    matches!(standing, CheckStanding::Failing { .. })
+fn failing(failures: u32) -> bool {
+    failures > 0
 }
 
-fn passing(standing: CheckStanding) -> bool {
-    standing == CheckStanding::Passing
+fn passing(failures: u32) -> bool {
+    failures == 0
 }

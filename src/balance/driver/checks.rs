@@ -23,10 +23,7 @@ mod with {
 
     use super::Found;
     use crate::{
-        endpoint::{
-            Facts,
-            check::{CheckStanding, Prober},
-        },
+        endpoint::{Facts, check::Prober},
         instance::Address,
     };
 
@@ -64,10 +61,7 @@ mod with {
             Found {
                 passed: report.result.is_ok(),
                 key: report.key,
-                failures: match report.standing {
-                    CheckStanding::Passing => 0,
-                    CheckStanding::Failing { failures } => failures,
-                },
+                failures: report.failures,
             }
         }
     }

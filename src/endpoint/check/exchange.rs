@@ -14,9 +14,9 @@ use crate::{
 
 /// Checks an endpoint, within the timeout.
 pub(super) async fn run(checks: &Checks, address: &Address) -> Result<(), CheckError> {
-    match timeout(checks.timeout, ask(checks, address)).await {
+    match timeout(checks.settings.timeout, ask(checks, address)).await {
         Ok(result) => result,
-        Err(_) => Err(CheckError::Timeout(checks.timeout)),
+        Err(_) => Err(CheckError::Timeout(checks.settings.timeout)),
     }
 }
 
@@ -54,7 +54,7 @@ fn host(checks: &Checks, address: &Address) -> String {
 
 async fn connect(checks: &Checks, address: &Address, host: &str) -> Result<Io, CheckError> {
     // The check as a whole is bounded by the same time.
-    let connector = Connector::new(Target::Tcp(address.clone()), checks.timeout);
+    let connector = Connector::new(Target::Tcp(address.clone()), checks.settings.timeout);
     #[cfg(feature = "tls")]
     let connector = match &checks.tls {
         Some(config) => connector.tls(std::sync::Arc::clone(config)),

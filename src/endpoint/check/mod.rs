@@ -25,12 +25,11 @@
 mod error;
 mod exchange;
 mod prober;
+mod record;
 mod settings;
-mod standing;
 
 pub use self::{
     error::CheckError,
     prober::{Prober, Report},
     settings::{Checks, HealthCheck},
-    standing::CheckStanding,
 };

@@ -16,12 +16,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{
-    error::CheckError,
-    exchange,
-    settings::Checks,
-    standing::{CheckStanding, Record},
-};
+use super::{error::CheckError, exchange, record::Record, settings::Checks};
 use crate::{
     backoff::{after, jittered},
     endpoint::schedule::{Due, Schedule},
@@ -36,8 +31,8 @@ pub struct Report<K> {
     pub key: K,
     /// The result of this one check.
     pub result: Result<(), CheckError>,
-    /// Whether the endpoint counts as healthy now.
-    pub standing: CheckStanding,
+    /// How many checks have failed since the endpoint last counted as healthy; 0 while it does.
+    pub failures: u32,
 }
 
 /// Checks the endpoints of a set, again and again.
@@ -93,7 +88,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         }
         self.remove(&key);
         let share: f64 = self.rng.random();
-        let at = after(now, self.checks.interval.mul_f64(share));
+        let at = after(now, self.checks.settings.interval.mul_f64(share));
         let phase = Phase::Waiting(self.due.add(at, key.clone()));
         let watched = Watched {
             address,
@@ -163,7 +158,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     /// tasks must be polled again.
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
-        while self.running.len() < self.checks.concurrency {
+        while self.running.len() < self.checks.settings.concurrency {
             let Some(key) = self.due.pop(now) else {
                 break;
             };
@@ -183,7 +178,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
 
     /// Waits for the next check to be due. Without room for it, the end of another check wakes the task.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.running.len() >= self.checks.concurrency {
+        if self.running.len() >= self.checks.settings.concurrency {
             return Poll::Pending;
         }
         let Some(at) = self.due.next() else {
@@ -202,15 +197,15 @@ impl<K: Clone + Eq + Hash> Prober<K> {
 
     fn end(&mut self, key: K, result: Result<(), CheckError>) -> Option<Report<K>> {
         let watched = self.endpoints.get_mut(&key)?;
-        let interval = jittered(self.checks.interval, self.checks.jitter, &mut self.rng);
+        let settings = &self.checks.settings;
+        let interval = jittered(settings.interval, settings.jitter, &mut self.rng);
         let due = self.due.add(after(Instant::now(), interval), key.clone());
         watched.phase = Phase::Waiting(due);
-        let (max_failures, passes) = (self.checks.max_failures, self.checks.passes);
-        let standing = watched.record.note(result.is_ok(), max_failures, passes);
+        let failures = watched.record.note(result.is_ok(), settings);
         Some(Report {
             key,
             result,
-            standing,
+            failures,
         })
     }
 }

@@ -69,12 +69,12 @@ enum Asked {
 #[must_use = "settings do nothing until they are built"]
 pub struct HealthCheck {
     asked: Asked,
-    interval: Duration,
-    timeout: Duration,
-    max_failures: u32,
-    passes: u32,
-    jitter: f64,
-    concurrency: usize,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+    pub(super) max_failures: u32,
+    pub(super) passes: u32,
+    pub(super) jitter: f64,
+    pub(super) concurrency: usize,
     host: Option<String>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
@@ -127,13 +127,13 @@ impl HealthCheck {
     /// Sets the time from the end of a check to the next; 10 s by default, at least 1 ms. The first check
     /// of an endpoint comes at a random point of its first interval.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
+        self.interval = interval.min(NEVER);
         self
     }
 
     /// Sets how long a check may take, connecting included, above zero; 2 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(NEVER);
         self
     }
 
@@ -236,13 +236,8 @@ impl HealthCheck {
         #[cfg(feature = "tls")]
         let tls = self.tls.as_ref().map(|tls| offer(&tls.0, &kind));
         Ok(Checks {
+            settings: self.clone(),
             kind,
-            interval: self.interval.min(NEVER),
-            timeout: self.timeout.min(NEVER),
-            max_failures: self.max_failures,
-            passes: self.passes,
-            jitter: self.jitter,
-            concurrency: self.concurrency,
             host,
             #[cfg(feature = "tls")]
             tls,
@@ -265,13 +260,8 @@ fn offer(config: &rustls::ClientConfig, kind: &Kind) -> std::sync::Arc<rustls::C
 /// Settings of a health check that were checked; made by [`HealthCheck::build`].
 #[derive(Clone, Debug)]
 pub struct Checks {
+    pub(super) settings: HealthCheck,
     pub(super) kind: Kind,
-    pub(super) interval: Duration,
-    pub(super) timeout: Duration,
-    pub(super) max_failures: u32,
-    pub(super) passes: u32,
-    pub(super) jitter: f64,
-    pub(super) concurrency: usize,
     pub(super) host: Option<Authority>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<std::sync::Arc<rustls::ClientConfig>>,
