@@ -209,14 +209,14 @@ impl fmt::Debug for RetryBudget {
 }
 
 /// The settings of a [`RetryBudget`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BudgetBuilder {
     ratio: f64,
     reserve: Reserve,
     ttl: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserve {
     /// So many, which deposits fill again.
     Earned(u32),
