@@ -49,15 +49,8 @@ mod share;
 mod slow;
 mod step;
 
-#[cfg(test)]
-#[cfg(not(roster_loom))]
-mod ejector_tests;
-#[cfg(test)]
-#[cfg(not(roster_loom))]
-mod invariants_tests;
-#[cfg(test)]
-#[cfg(not(roster_loom))]
-mod scene_tests;
+#[cfg(all(test, not(roster_loom)))]
+mod tests;
 
 pub use self::{
     cause::{EjectCause, Restored},

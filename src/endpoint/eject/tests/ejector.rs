@@ -7,7 +7,7 @@ use crate::{
     endpoint::eject::{EjectCause, Ejection, GateState, Health, Recent, Restored, StepKind},
 };
 
-use super::scene_tests::{MS, SECOND, Scene};
+use super::scene::{MS, SECOND, Scene};
 
 fn scene(n: u32) -> Scene {
     Scene::new(n, Ejection::default(), 1)

@@ -8,7 +8,7 @@ use crate::{
 };
 use proptest::prelude::*;
 
-use super::scene_tests::{Key, MS, SECOND, Scene};
+use super::scene::{Key, MS, SECOND, Scene};
 
 const KEYS: Key = 8;
 

@@ -1,0 +1,5 @@
+//! The rules of ejection, without a balancer.
+
+mod ejector;
+mod invariants;
+mod scene;
