@@ -26,7 +26,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     task::{Context, Poll, Waker, ready},
     thread,
 };
@@ -63,8 +63,9 @@ fn note(at: Instant) {
 
 /// The alarms of one layer. Their tasks end with it.
 pub(crate) struct Alarms {
-    /// A power of two, so that a thread finds its own by masking.
-    lists: Box<[List]>,
+    /// A power of two, so that a thread finds its own by masking. Each is made for its first alarm, as
+    /// most clients are called by few of many threads.
+    lists: Box<[OnceLock<Box<List>>]>,
 }
 
 /// Alone in its cache line and in the one that is fetched along with it. Locked for a moment by the thread
@@ -103,12 +104,9 @@ enum Entry {
 
 /// One alarm, which is set when it is first polled.
 #[derive(Default)]
-pub(crate) struct Alarm(State);
+pub(crate) struct Alarm(Option<Set>);
 
-#[derive(Default)]
-enum State {
-    #[default]
-    Unset,
+enum Set {
     Listed(Listed),
     /// A timer of tokio's.
     Own(Pin<Box<Sleep>>),
@@ -126,14 +124,14 @@ impl Alarms {
         let threads = thread::available_parallelism().map_or(4, |threads| threads.get());
         let lists = threads.next_power_of_two().min(64);
         Arc::new(Self {
-            lists: (0..lists).map(|_| List::default()).collect(),
+            lists: (0..lists).map(|_| OnceLock::new()).collect(),
         })
     }
 
     fn lock(&self, list: usize) -> MutexGuard<'_, Alarmed> {
         // Nothing in here panics half-way.
-        let list = self.lists[list].0.lock();
-        list.unwrap_or_else(PoisonError::into_inner)
+        let list = self.lists[list].get_or_init(Box::default);
+        list.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets an alarm in this thread's list; `None` where a task of another runtime watches over that.
@@ -142,11 +140,13 @@ impl Alarms {
         let runtime = Handle::try_current().ok()?;
         let list = thread_number() & (self.lists.len() - 1);
         let mut alarmed = self.lock(list);
-        let watched = alarmed.watch.is_some();
+        let mut sleep = None;
         let ring = match &mut alarmed.watch {
             Some(watch) if watch.runtime != runtime.id() => return None,
             Some(watch) => watch.sooner(at),
             None => {
+                // First, as it panics in a runtime without time.
+                sleep = Some(Box::pin(sleep_until(at)));
                 alarmed.watch = Some(Watch {
                     runtime: runtime.id(),
                     next: at,
@@ -157,11 +157,11 @@ impl Alarms {
         };
         let entry = alarmed.enter(at, waker.clone());
         drop(alarmed);
-        if !watched {
+        if let Some(sleep) = sleep {
             runtime.spawn(Watching {
                 alarms: Arc::downgrade(self),
                 list,
-                sleep: Box::pin(sleep_until(at)),
+                sleep,
                 done: false,
             });
         } else if let Some(task) = ring {
@@ -236,7 +236,7 @@ impl Alarmed {
 
 impl Drop for Alarms {
     fn drop(&mut self) {
-        for list in &mut self.lists {
+        for list in self.lists.iter_mut().filter_map(OnceLock::get_mut) {
             let alarmed = list.0.get_mut().unwrap_or_else(PoisonError::into_inner);
             // It finds that the alarms are gone, and ends.
             let waker = alarmed.watch.take().and_then(|watch| watch.waker);
@@ -269,7 +269,7 @@ impl Alarm {
         at: Instant,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if matches!(self.0, State::Unset) && earliest().is_some_and(|below| below <= at) {
+        if self.0.is_none() && earliest().is_some_and(|below| below <= at) {
             return Poll::Pending;
         }
         self.poll(alarms, at, cx)
@@ -277,23 +277,23 @@ impl Alarm {
 
     #[inline]
     fn poll_set(&mut self, alarms: &Arc<Alarms>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if let State::Listed(listed) = &mut self.0 {
+        if let Some(Set::Listed(listed)) = &mut self.0 {
             if listed.at == at {
                 if let Some(poll) = listed.poll(cx) {
                     return poll;
                 }
             }
             // Outside of the match, as leaving the list locks it.
-            self.0 = State::Unset;
+            self.0 = None;
         }
-        if let State::Unset = self.0 {
+        if self.0.is_none() {
             if let Some(listed) = alarms.set(at, cx.waker()) {
-                self.0 = State::Listed(listed);
+                self.0 = Some(Set::Listed(listed));
                 return Poll::Pending;
             }
-            self.0 = State::Own(Box::pin(sleep_until(at)));
+            self.0 = Some(Set::Own(Box::pin(sleep_until(at))));
         }
-        let State::Own(sleep) = &mut self.0 else {
+        let Some(Set::Own(sleep)) = &mut self.0 else {
             return Poll::Pending;
         };
         if sleep.deadline() != at {
@@ -308,13 +308,13 @@ impl Drop for Alarm {
     fn drop(&mut self) {
         // Out of line, so that a request that did not wait only tests for it.
         #[inline(never)]
-        fn end(state: State) {
-            drop(state);
-        }
-        if !matches!(self.0, State::Unset) {
+        fn end(set: Set) {
             // It may be the one that a layer above relies on.
             EARLIEST.set(None);
-            end(mem::take(&mut self.0));
+            drop(set);
+        }
+        if let Some(set) = self.0.take() {
+            end(set);
         }
     }
 }
