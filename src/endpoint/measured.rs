@@ -60,6 +60,15 @@ pub struct MeasuredEndpoint<S, L, C = CompleteOnResponse> {
     state: Arc<State<L>>,
 }
 
+// Here and not beside the type, because that file knows nothing of this one.
+impl<S> Endpoint<S> {
+    /// Measures the load from now on, over all later clones, for balancers that read a service's load, such
+    /// as tower's own.
+    pub fn measured<L: LoadTracker>(self, tracker: L) -> MeasuredEndpoint<S, L> {
+        MeasuredEndpoint::new(self, tracker)
+    }
+}
+
 impl<S, L: LoadTracker> MeasuredEndpoint<S, L> {
     pub(super) fn new(endpoint: Endpoint<S>, tracker: L) -> Self {
         Self {

@@ -41,7 +41,6 @@ use std::{
 
 use tower::Service;
 
-use self::load::LoadTracker;
 use crate::instance::{Instance, Key, Weight};
 
 /// An instance that we can send to: a service, with its identity and its weight.
@@ -84,12 +83,6 @@ impl<S> Endpoint<S> {
 
     pub(crate) fn into_parts(self) -> (S, Arc<Facts>) {
         (self.service, self.facts)
-    }
-
-    /// Measures its load from now on, over all later clones. For balancers that ask services for it, as
-    /// tower's own.
-    pub fn measured<L: LoadTracker>(self, tracker: L) -> MeasuredEndpoint<S, L> {
-        MeasuredEndpoint::new(self, tracker)
     }
 
     /// Its identity, which never changes.
