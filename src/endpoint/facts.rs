@@ -1,4 +1,4 @@
-//! What the registry says of an endpoint now, shared with whoever keeps it up to date.
+//! What the registry says of an endpoint now, shared with the discovery that updates it.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -17,9 +17,9 @@ pub(crate) struct Facts {
     weight: AtomicU16,
     /// Locked for as long as it takes to copy an `Arc`, and not on the path of a request.
     instance: RwLock<Arc<Instance>>,
-    /// Counts the updates of all endpoints of one discovery, so that whoever follows many need not
-    /// look at each. Release when written and Acquire when read: who sees the count sees the facts.
-    /// `None` where nobody updates them.
+    /// Counts the updates of all endpoints of one discovery, so that a reader of many need not look at
+    /// each. Release when written and Acquire when read: a reader that sees the count sees the facts.
+    /// `None` where they are never updated.
     revision: Option<Arc<AtomicU64>>,
 }
 

@@ -186,7 +186,7 @@ async fn a_probe_without_an_answer_fails_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_probe_fails_even_if_nobody_else_comes() {
+async fn a_late_probe_fails_even_if_no_other_call_comes() {
     let mut service = open(settings()).await;
     time::advance(SECOND).await;
     call(&mut service, Do::SucceedAfter(5 * SECOND))

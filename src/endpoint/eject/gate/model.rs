@@ -61,7 +61,7 @@ fn a_decision_beats_whatever_a_probe_still_does() {
 }
 
 #[test]
-fn who_sees_a_round_sees_what_was_cleared_for_it() {
+fn a_request_that_sees_a_round_sees_what_was_cleared_for_it() {
     loom::model(|| {
         let gate = Arc::new(Gate::new(Round(0)));
         let streak = Arc::new(AtomicU64::new(4));

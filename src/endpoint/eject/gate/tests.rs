@@ -11,7 +11,7 @@ fn offered() -> Gate {
 }
 
 #[test]
-fn an_open_gate_lets_everybody_pass_and_a_shut_one_nobody() {
+fn an_open_gate_lets_every_request_pass_and_a_shut_one_none() {
     let gate = Gate::new(Round(7));
     let pass = gate.admit().unwrap();
     assert!(gate.admit().is_some() && !pass.is_probe());

@@ -133,7 +133,7 @@ fn a_cancelled_probe_gives_its_permit_back_at_once() {
 }
 
 #[test]
-fn three_probes_that_nobody_waited_for_are_a_failed_one() {
+fn three_probes_whose_callers_left_are_a_failed_one() {
     let mut scene = scene(3);
     scene.fail(0);
     let first = scene.probe(0);
@@ -231,7 +231,7 @@ fn when_the_set_shrinks_those_out_longest_return() {
     scene.remove(5);
     assert_eq!(scene.open(), [0, 3, 4]);
     assert_eq!(scene.restored(0), [Restored::Guard]);
-    // One that is out makes room for nobody by going.
+    // An endpoint that is out makes no room for another when it is removed.
     scene.remove(1);
     assert_eq!(scene.open(), [0, 3, 4]);
     scene.remove(3);
@@ -256,7 +256,7 @@ fn a_fleet_that_is_drained_and_shut_down_takes_no_room_from_the_other() {
     scene.weigh(|key| key < 4);
     assert_eq!(scene.open(), [0, 1, 6, 7]);
     assert_eq!(scene.restored(0), [Restored::Guard]);
-    // Nobody has a weight, and all count.
+    // No endpoint has a weight, so all count.
     scene.weigh(|_| false);
     assert_eq!((scene.open(), scene.ejector.out()), (vec![0, 1, 6, 7], 4));
     scene.fail(6);
@@ -421,7 +421,7 @@ fn an_endpoint_that_swallows_requests_is_slow() {
 }
 
 #[test]
-fn callers_who_leave_early_do_not_make_an_endpoint_slow() {
+fn callers_that_leave_early_do_not_make_an_endpoint_slow() {
     let mut scene = scene(4);
     for _ in 0..12 {
         second(&mut scene, 167 * MS);
@@ -431,7 +431,7 @@ fn callers_who_leave_early_do_not_make_an_endpoint_slow() {
 }
 
 #[test]
-fn when_all_are_slow_nobody_is() {
+fn when_all_are_slow_none_is() {
     let mut scene = scene(5);
     for _ in 0..30 {
         for key in 0..5 {

@@ -114,7 +114,7 @@ impl Run {
         let out = n - scene.open().len();
         prop_assert_eq!(scene.ejector.len(), n);
         prop_assert_eq!(scene.ejector.out(), out, "gates and counts agree");
-        // Where nobody has a weight, all count.
+        // Where no endpoint has a weight, all count.
         let counts = |key: &Key| !self.drained.contains(key) || self.drained.len() == n;
         let counted: Vec<_> = scene.healths.keys().filter(|key| counts(key)).collect();
         let out = counted.iter().filter(|key| !scene.is_open(***key)).count();
@@ -174,7 +174,7 @@ proptest! {
             run.apply(event);
             run.check()?;
         }
-        // From here on all is well: everybody who is out is probed, and returns.
+        // From here on all requests succeed: every endpoint that is out is probed, and returns.
         let held: Vec<_> = run.held.iter().copied().collect();
         for key in held {
             run.apply(Event::Restore(key));

@@ -147,7 +147,7 @@ impl Scene {
             .is_some_and(|health| health.is_open())
     }
 
-    /// Those who take requests.
+    /// The endpoints that take requests.
     pub(super) fn open(&self) -> Vec<Key> {
         let open = self.healths.keys().copied();
         open.filter(|key| self.is_open(*key)).collect()
