@@ -63,7 +63,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tower::BoxError> {
-//! let service = ServiceBreakerSettings::new()
+//! let service = ServiceBuilder::new()
 //!     .layer(BreakerLayer::default())
 //!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
 //! assert_eq!(service.oneshot(1).await?, 2);
@@ -87,7 +87,7 @@
 //!     .open_time(Duration::from_millis(500), Duration::from_secs(20))
 //!     .build()?;
 //! let breaker = layer.handle();
-//! let mut service = ServiceBreakerSettings::new()
+//! let mut service = ServiceBuilder::new()
 //!     .layer(layer)
 //!     .service(service_fn(async |request: u32| Ok::<_, std::io::Error>(request + 1)));
 //!
