@@ -118,7 +118,7 @@ impl Pass {
 impl Pass {
     /// No pass: a request that went through a shut gate, because there was no other endpoint.
     pub(crate) const NONE: u32 = (1 << Self::BITS) - 1;
-    /// What [`pack`](Self::pack) takes.
+    /// The bits that [`pack`](Self::pack) takes.
     pub(crate) const BITS: u32 = 22;
 
     /// Whether a pass that was packed is that of a probe.
@@ -126,7 +126,10 @@ impl Pass {
         pass != Self::NONE && pass >> 16 & 1 == 1
     }
 
-    /// A few bits that distinguish it from the passes of the rounds before.
+    /// A few bits that distinguish it from the passes of the rounds before, so that the guard of a request
+    /// has two words in all. With a guard of five words a pick of ten endpoints, with call and completion,
+    /// takes 75 ns instead of 46, and 85 instead of 61 where latency is measured
+    /// (`cargo bench --bench scoreboard -- picks`).
     #[inline]
     pub(crate) fn pack(self) -> u32 {
         let probe = match self.probe {
