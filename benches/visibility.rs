@@ -145,7 +145,7 @@ fn entry(index: usize) -> [serde_json::Value; 3] {
 }
 
 fn config(agent: &support::Agent) -> ConsulConfig {
-    ConsulConfig::new(&agent.url()).expect("an address")
+    ConsulConfig::new(agent.url())
 }
 
 /// The processor's time of this process while nothing happens.

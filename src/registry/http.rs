@@ -127,15 +127,33 @@ impl Reply {
     }
 }
 
+/// The source of an error about an answer that began and broke off.
+///
+/// An agent that refuses a connection closes it without a byte, which looks alike otherwise.
+#[derive(Debug)]
+pub(super) struct CutBody(pub(super) BoxError);
+
+impl fmt::Display for CutBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("its body is incomplete")
+    }
+}
+
+impl std::error::Error for CutBody {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
 /// The clients for the addresses of one registry, each with its own connections.
 #[derive(Clone)]
 pub(super) struct Http {
     backend: Arc<str>,
-    agents: Arc<[Agent]>,
+    origins: Arc<[Origin]>,
     max_body: usize,
 }
 
-struct Agent {
+struct Origin {
     /// Scheme and authority.
     origin: String,
     gzip: bool,
@@ -163,7 +181,7 @@ impl Http {
                 .timer(TokioTimer::new())
                 .http2_keep_alive_interval(PING_EVERY)
                 .http2_keep_alive_timeout(PING_EVERY);
-            Agent {
+            Origin {
                 origin,
                 gzip,
                 client: client.build(connector),
@@ -171,7 +189,7 @@ impl Http {
         });
         Self {
             backend,
-            agents: agents.collect(),
+            origins: agents.collect(),
             max_body,
         }
     }
@@ -189,7 +207,7 @@ impl Http {
         service: &Arc<str>,
         request: Request,
     ) -> Result<Reply, RegistryError> {
-        let agent = &self.agents[agent % self.agents.len()];
+        let agent = &self.origins[agent % self.origins.len()];
         let fail = |kind, message: String| {
             RegistryError::new(
                 kind,
@@ -244,7 +262,7 @@ impl Http {
 
     fn build(
         &self,
-        agent: &Agent,
+        agent: &Origin,
         request: Request,
     ) -> Result<http::Request<Full<Bytes>>, BoxError> {
         let mut built = http::Request::builder()
@@ -270,7 +288,7 @@ impl Http {
 
     async fn read(
         &self,
-        agent: &Agent,
+        agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
     ) -> Result<Reply, (ErrorKind, String, Option<BoxError>)> {
         let (head, body) = response.into_parts();
@@ -288,7 +306,7 @@ impl Http {
                     return too_long();
                 }
                 let text = format!("an answer of {} broke off", agent.origin);
-                (ErrorKind::Unreachable, text, Some(error))
+                (ErrorKind::Unreachable, text, Some(CutBody(error).into()))
             })?
             .to_bytes();
         let coded = head.headers.get(header::CONTENT_ENCODING);
@@ -321,7 +339,7 @@ impl Http {
 
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let origins = self.agents.iter().map(|agent| &agent.origin);
+        let origins = self.origins.iter().map(|agent| &agent.origin);
         f.debug_list().entries(origins).finish()
     }
 }

@@ -86,9 +86,9 @@ use crate::error::{ConfigError, ErrorKind, RegistryError};
 /// # fn main() {}
 /// ```
 #[derive(Clone)]
-pub struct Registry(Arc<Shared>);
+pub struct Registry(Arc<RegistryShared>);
 
-struct Shared {
+struct RegistryShared {
     backend: Arc<dyn Backend>,
     settings: WatchSettings,
     watches: Arc<Watches>,
@@ -117,7 +117,7 @@ impl Registry {
 
     fn assemble(backend: Arc<dyn Backend>, settings: WatchSettings) -> Self {
         let (_alive, alive) = cell::channel(());
-        Self(Arc::new(Shared {
+        Self(Arc::new(RegistryShared {
             backend,
             settings,
             watches: Arc::default(),
@@ -139,29 +139,33 @@ impl Registry {
     pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, RegistryError> {
         let query = query.into();
         let runtime = self.runtime(query.service())?;
-        let receiver = self.0.watches.follow(&query, || {
-            let sources = self.0.backend.watch(&query)?;
-            if sources.is_empty() {
-                let (backend, service) = (self.name(), Arc::clone(query.service()));
-                let what = "the backend has no source for this query";
-                return Err(RegistryError::new(
-                    ErrorKind::Internal,
-                    backend,
-                    service,
-                    what,
-                ));
-            }
-            let cell = Arc::new(cell::Sender::new(View::default()));
-            let job = supervise::Job {
-                query: query.clone(),
-                settings: self.0.settings.clone(),
-                backend: self.0.backend.name(),
-                watches: Arc::downgrade(&self.0.watches),
-                alive: self.0.alive.clone(),
-            };
-            supervise::spawn(&runtime, job, sources, Arc::clone(&cell));
-            Ok(cell)
-        })?;
+        if let Some(receiver) = self.0.watches.get(&query) {
+            return Ok(Watch::new(query, receiver));
+        }
+        // Not under the lock of the watches: this is code of the backend.
+        let sources = self.0.backend.watch(&query)?;
+        if sources.is_empty() {
+            let (backend, service) = (self.name(), Arc::clone(query.service()));
+            let what = "the backend has no source for this query";
+            return Err(RegistryError::new(
+                ErrorKind::Internal,
+                backend,
+                service,
+                what,
+            ));
+        }
+        let job = supervise::WatchJob {
+            query: query.clone(),
+            settings: self.0.settings.clone(),
+            backend: self.name(),
+            watches: Arc::downgrade(&self.0.watches),
+            alive: self.0.alive.clone(),
+        };
+        let receiver = self.0.watches.get_or_start(&query, || {
+            let sender = Arc::new(cell::Sender::new(View::default()));
+            supervise::spawn(&runtime, job, sources, Arc::clone(&sender));
+            sender
+        });
         Ok(Watch::new(query, receiver))
     }
 

@@ -25,7 +25,7 @@ impl WatchMode {
 
 /// Settings of the watches and registrations of a [`Registry`]. Each setter states its default and the
 /// reason for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WatchSettings {
     pub(super) mode: WatchMode,
     pub(super) stale_after: Duration,

@@ -51,7 +51,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The parameters of a supervising task.
 #[derive(Clone)]
-pub(super) struct Job {
+pub(super) struct WatchJob {
     pub(super) query: Query,
     pub(super) settings: WatchSettings,
     pub(super) backend: Arc<str>,
@@ -62,7 +62,7 @@ pub(super) struct Job {
 /// Starts the task of a watch. It ends when `cell` has no receiver left.
 pub(super) fn spawn(
     runtime: &Handle,
-    job: Job,
+    job: WatchJob,
     mut sources: Vec<Box<dyn Source>>,
     cell: Arc<cell::Sender<View>>,
 ) {
@@ -85,7 +85,7 @@ pub(super) fn spawn(
 }
 
 /// Returns once the watch has no receiver left and its linger time has passed.
-async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
+async fn unused(job: &WatchJob, cell: &Arc<cell::Sender<View>>) {
     loop {
         cell.closed().await;
         let mut alive = job.alive.clone();
@@ -106,7 +106,7 @@ async fn unused(job: &Job, cell: &Arc<cell::Sender<View>>) {
 }
 
 /// Supervises several sources, and publishes the first of them, in their order, that has instances.
-async fn prefer(sources: Vec<Box<dyn Source>>, job: &Job, out: &cell::Sender<View>) {
+async fn prefer(sources: Vec<Box<dyn Source>>, job: &WatchJob, out: &cell::Sender<View>) {
     let mut views = Vec::new();
     let mut work = tokio::task::JoinSet::new();
     for source in sources {
@@ -153,7 +153,7 @@ fn choose(views: impl Iterator<Item = View>) -> View {
 /// confirmations too, because the view that it publishes has their age.
 async fn supervise(
     mut source: Box<dyn Source>,
-    job: &Job,
+    job: &WatchJob,
     cell: &cell::Sender<View>,
     relayed: bool,
 ) {

@@ -15,29 +15,33 @@ use super::{query::Query, view::View};
 pub(super) struct Watches(Mutex<HashMap<Query, Weak<cell::Sender<View>>>>);
 
 impl Watches {
-    /// Subscribes to the watch of this query, or to the one that `start` creates if there is none.
-    ///
-    /// # Errors
-    /// The error of `start`.
-    pub(super) fn follow<E>(
-        &self,
-        query: &Query,
-        start: impl FnOnce() -> Result<Arc<cell::Sender<View>>, E>,
-    ) -> Result<cell::Receiver<View>, E> {
-        let mut watches = self.lock();
-        if let Some(cell) = watches.get(query).and_then(Weak::upgrade) {
-            return Ok(cell.subscribe());
-        }
-        let cell = start()?;
-        watches.insert(query.clone(), Arc::downgrade(&cell));
-        Ok(cell.subscribe())
+    /// Follows a watch that runs already.
+    pub(super) fn get(&self, query: &Query) -> Option<cell::Receiver<View>> {
+        let sender = self.lock().get(query).and_then(Weak::upgrade)?;
+        Some(sender.subscribe())
     }
 
-    /// Removes a watch without receivers; returns whether it had none. The lock keeps
-    /// [`follow`](Self::follow) from subscribing meanwhile.
-    pub(super) fn forget_unused(&self, query: &Query, cell: &cell::Sender<View>) -> bool {
+    /// Follows a watch that runs already, or else the one that `start` makes. Runs `start` under the
+    /// lock, so it must run no code of a backend.
+    pub(super) fn get_or_start(
+        &self,
+        query: &Query,
+        start: impl FnOnce() -> Arc<cell::Sender<View>>,
+    ) -> cell::Receiver<View> {
         let mut watches = self.lock();
-        let unused = cell.receiver_count() == 0;
+        if let Some(sender) = watches.get(query).and_then(Weak::upgrade) {
+            return sender.subscribe();
+        }
+        let sender = start();
+        watches.insert(query.clone(), Arc::downgrade(&sender));
+        sender.subscribe()
+    }
+
+    /// Forgets a watch that nobody follows, and tells whether it did. Nobody can begin to follow it at
+    /// the same time.
+    pub(super) fn forget_unused(&self, query: &Query, sender: &cell::Sender<View>) -> bool {
+        let mut watches = self.lock();
+        let unused = sender.receiver_count() == 0;
         if unused {
             watches.remove(query);
         }

@@ -103,9 +103,7 @@ impl Scene {
 
 fn config(server: &RawServer) -> ConsulConfig {
     let wait = Duration::from_millis(100);
-    ConsulConfig::new(&server.url())
-        .unwrap()
-        .options(long().wait(wait))
+    ConsulConfig::new(server.url()).options(long().wait(wait))
 }
 
 /// W10, W17; B24, T25.
@@ -681,7 +679,7 @@ async fn the_token_stays_a_secret() {
         Some(_) => Script::new().reset(),
     })
     .await;
-    let config = ConsulConfig::new(&server.url()).unwrap().token(TOKEN);
+    let config = ConsulConfig::new(server.url()).token(TOKEN);
     let mut shown = vec![format!("{config:?}")];
     let registry = configured(config.options(short()), WatchSettings::default());
     let mut watch = registry.watch("web").unwrap();
@@ -693,7 +691,6 @@ async fn the_token_stays_a_secret() {
     ));
     shown.push(
         ConsulConfig::new("http://h:1")
-            .unwrap()
             .token("bad\ntoken")
             .options(short())
             .debug(),

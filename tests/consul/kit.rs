@@ -39,7 +39,7 @@ pub fn long() -> ConsulOptions {
 
 pub fn registry(url: &str, options: ConsulOptions) -> Registry {
     configured(
-        ConsulConfig::new(url).unwrap().options(options),
+        ConsulConfig::new(url).options(options),
         WatchSettings::default(),
     )
 }

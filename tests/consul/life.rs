@@ -187,7 +187,7 @@ async fn a_lingering_watch_is_taken_up_again() {
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let settings = WatchSettings::default().linger(Duration::from_secs(600));
-    let config = ConsulConfig::new(&proxy.url()).unwrap().options(long());
+    let config = ConsulConfig::new(proxy.url()).options(long());
     let client = configured(config, settings);
     for _ in 0..10 {
         let mut watch = client.watch("linger").unwrap();
@@ -262,8 +262,8 @@ async fn the_next_agent_is_asked_when_one_dies() {
         .await;
     let first = FaultProxy::http(client.http_addr()).await;
     let second = FaultProxy::http(server.http_addr()).await;
-    let config = ConsulConfig::new(&first.url()).unwrap();
-    let config = config.fallback(&second.url()).unwrap().options(long());
+    let config = ConsulConfig::new(first.url());
+    let config = config.fallback(second.url()).options(long());
     let mut watch = configured(config, WatchSettings::default())
         .watch("web")
         .unwrap();
@@ -313,10 +313,7 @@ async fn the_next_agent_is_asked_when_one_talks_nonsense() {
         let bad = RawServer::play([nonsense]).await;
         let good =
             RawServer::play([Script::respond(&listing(7, &[80])), Script::new().hang()]).await;
-        let config = ConsulConfig::new(&bad.url())
-            .unwrap()
-            .fallback(&good.url())
-            .unwrap();
+        let config = ConsulConfig::new(bad.url()).fallback(good.url());
         let mut watch = configured(config.options(long()), WatchSettings::default())
             .watch("web")
             .unwrap();
@@ -495,7 +492,7 @@ async fn polling_asks_without_an_index() {
         .await;
     let proxy = FaultProxy::http(agent.http_addr()).await;
     let every = Duration::from_millis(300);
-    let config = ConsulConfig::new(&proxy.url()).unwrap().options(long());
+    let config = ConsulConfig::new(proxy.url()).options(long());
     let client = configured(config, WatchSettings::default().mode(HowToAsk::Poll(every)));
     let mut watch = client.watch("poll").unwrap();
     see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
@@ -525,7 +522,7 @@ async fn silence_makes_a_copy_stale() {
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let settings = WatchSettings::default().stale_after(Duration::from_millis(1_500));
-    let config = ConsulConfig::new(&proxy.url()).unwrap().options(short());
+    let config = ConsulConfig::new(proxy.url()).options(short());
     let mut watch = configured(config, settings).watch("silent").unwrap();
     see(&mut watch, "listed", |view| view.state == ViewState::Live).await;
     blocked(&proxy, 3).await;

@@ -6,8 +6,12 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tower_roster::{
     Registry,
+    error::ErrorKind,
     instance::Instance,
-    registry::{View, ViewState, Watch, consul::ConsulOptions},
+    registry::{
+        View, ViewState, Watch, WatchSettings,
+        consul::{ConsulConfig, ConsulOptions},
+    },
 };
 
 use crate::{
@@ -241,4 +245,41 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         view.instances.len() == 202 && is_live(view)
     })
     .await;
+}
+
+/// Consul answers a token without rights with an empty list at the index of the full one.
+#[tokio::test]
+async fn rights_that_are_lost_show_at_the_next_confirmation_of_a_long_list() {
+    need_consul!();
+    let ttl = json!({ "acl": { "token_ttl": "100ms", "policy_ttl": "100ms", "role_ttl": "100ms" }});
+    let agent = Agent::dev().acl_default_deny("root").config(ttl).await;
+    for id in 0..200 {
+        let (node, id) = (format!("node-{id}"), format!("web-{id:03}"));
+        agent
+            .catalog_instance(&node, &id, "web", "127.0.0.1", 80)
+            .await;
+    }
+    let rules = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let (accessor, secret) = agent.acl_token("reader", rules).await;
+    let proxy = FaultProxy::http(agent.http_addr()).await;
+    let config = ConsulConfig::new(proxy.url()).options(short());
+    let registry = configured(config.token(&secret), WatchSettings::default());
+    let mut watch = registry.watch("web").unwrap();
+    see(&mut watch, "it is listed", |view| {
+        view.instances.len() == 200
+    })
+    .await;
+    pass(Duration::from_millis(2_500)).await;
+    let last = proxy.requests().pop().unwrap();
+    assert!(last.target.contains("filter="), "it is probed: {last:?}");
+
+    agent.acl_set_policies(&accessor, &[]).await;
+    let began = Instant::now();
+    let view = see(&mut watch, "an empty list", |view| view.error.is_some()).await;
+    let took = began.elapsed();
+    assert_eq!(view.error.as_ref().unwrap().kind(), ErrorKind::Doubtful);
+    assert_eq!(view.instances.len(), 200);
+    assert!(took < Duration::from_secs(4), "after {took:?}");
+    agent.acl_set_policies(&accessor, &["reader"]).await;
+    see(&mut watch, "healed", is_live).await;
 }

@@ -317,7 +317,7 @@ async fn staleness_is_seen_on_an_idle_query() {
         .await;
     let mut proxy = FaultProxy::http(agent.http_addr()).await;
     let options = short().consistency(Consistency::Stale(Duration::from_secs(10)));
-    let config = ConsulConfig::new(&proxy.url()).unwrap().options(options);
+    let config = ConsulConfig::new(proxy.url()).options(options);
     let mut watch = configured(config, WatchSettings::default())
         .watch("idle-stale")
         .unwrap();

@@ -689,7 +689,7 @@ async fn registrations_stay_on_the_first_agent() {
     let (one, two) = tokio::join!(Agent::dev(), Agent::shared());
     let mut first = FaultProxy::http(one.http_addr()).await;
     let second = FaultProxy::http(two.http_addr()).await;
-    let both = config(&first.url()).fallback(&second.url()).unwrap();
+    let both = config(&first.url()).fallback(second.url());
     let registry = of(both);
     let observed = Observed::new(&registry, "at-home");
     let mut registration = registry

@@ -219,7 +219,7 @@ pub(crate) async fn is_noticed_after_a_stall(mut agent: Agent, config: ConsulCon
 async fn a_real_agent_is_noticed() {
     need_consul!();
     let agent = Agent::dev().await;
-    let config = ConsulConfig::new(&agent.url()).unwrap();
+    let config = ConsulConfig::new(agent.url());
     is_noticed_after_a_stall(agent, config).await;
 }
 

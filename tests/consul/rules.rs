@@ -100,11 +100,7 @@ use crate::kit::*;
 /// later on; so is what Consul would refuse, or take for its default of five minutes.
 #[tokio::test]
 async fn settings_without_sense_are_refused() {
-    let config = |options| {
-        ConsulConfig::new("http://127.0.0.1:1")
-            .unwrap()
-            .options(options)
-    };
+    let config = |options| ConsulConfig::new("http://127.0.0.1:1").options(options);
     for (options, field) in [
         (long().wait(Duration::ZERO), "consul.wait"),
         (long().wait(Duration::from_millis(99)), "consul.wait"),

@@ -28,7 +28,7 @@ pub(crate) fn millis(ms: u64) -> Duration {
 }
 
 pub(crate) fn config(url: &str) -> ConsulConfig {
-    ConsulConfig::new(url).expect("an address")
+    ConsulConfig::new(url)
 }
 
 pub(crate) fn registry(url: &str) -> Registry {

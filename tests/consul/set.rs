@@ -21,7 +21,7 @@ use crate::{
 };
 
 fn with(settings: WatchSettings, url: &str, options: ConsulOptions) -> tower_roster::Registry {
-    configured(ConsulConfig::new(url).unwrap().options(options), settings)
+    configured(ConsulConfig::new(url).options(options), settings)
 }
 
 /// W18; B11 (the last instance never removed), B12 (one removal removes all), T7. No wait ends
@@ -398,7 +398,7 @@ async fn a_token_without_rights_takes_nothing_away() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
-    let config = || ConsulConfig::new(&agent.url()).unwrap().options(short());
+    let config = || ConsulConfig::new(agent.url()).options(short());
     let mut literal = configured(config().token(&secret), WatchSettings::default())
         .watch("web")
         .unwrap();
@@ -558,10 +558,7 @@ async fn the_version_of_each_agent_is_looked_at() {
         }
     })
     .await;
-    let config = ConsulConfig::new(&new.url())
-        .unwrap()
-        .fallback(&old.url())
-        .unwrap();
+    let config = ConsulConfig::new(new.url()).fallback(old.url());
     let config = config.options(short().partition("team"));
     let mut watch = configured(config, WatchSettings::default())
         .watch("mixed")

@@ -76,7 +76,7 @@ impl Certificates {
 }
 
 fn https(addr: std::net::SocketAddr) -> ConsulConfig {
-    ConsulConfig::new(&format!("https://{addr}")).unwrap()
+    ConsulConfig::new(format!("https://{addr}"))
 }
 
 /// W33, W39; T39. Trusted authorities and client certificates; what is wrong with them is said.
@@ -112,8 +112,11 @@ async fn certificates_are_checked_on_both_sides() {
         ),
         (
             "another name",
-            client(ConsulConfig::new(&format!("https://127.0.0.2:{}", port.get())).unwrap())
-                .ca_file(certs.path("ca.pem")),
+            client(ConsulConfig::new(format!(
+                "https://127.0.0.2:{}",
+                port.get()
+            )))
+            .ca_file(certs.path("ca.pem")),
             "",
         ),
         (
@@ -123,7 +126,7 @@ async fn certificates_are_checked_on_both_sides() {
         ),
         (
             "TLS there",
-            ConsulConfig::new(&format!("http://{}", port.addr())).unwrap(),
+            ConsulConfig::new(format!("http://{}", port.addr())),
             "https server",
         ),
     ];
@@ -155,26 +158,26 @@ fn unusable_files_are_named() {
     let cases = [
         (
             https(addr).ca_file(certs.path("none.pem")),
-            "CONSUL_CACERT",
+            "consul.ca_file",
             "none.pem",
         ),
         (
             https(addr).ca_file(certs.path("empty.pem")),
-            "CONSUL_CACERT",
+            "consul.ca_file",
             "no certificate",
         ),
         (
             https(addr)
                 .ca_file(certs.path("ca.pem"))
                 .client_cert(certs.path("client.pem"), certs.path("none.pem")),
-            "CONSUL_CLIENT_KEY",
+            "consul.client_key",
             "none.pem",
         ),
         (
             https(addr)
                 .ca_file(certs.path("ca.pem"))
                 .client_cert(certs.path("client.pem"), certs.path("server-key.pem")),
-            "CONSUL_CLIENT_CERT",
+            "consul.client_cert",
             "does not fit its key",
         ),
     ];

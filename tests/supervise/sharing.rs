@@ -1,8 +1,11 @@
 //! Shared watches, lingering ones, several sources, and the end.
 
+use std::sync::{Arc, Mutex, mpsc};
+
 use tower_roster::{
+    RegistryError,
     error::ErrorKind,
-    registry::{Query, ViewState},
+    registry::{Backend, Lease, Query, Source, ViewState},
 };
 
 use super::{
@@ -139,4 +142,57 @@ async fn a_registration_that_ends_before_it_began_leaves_nothing() {
         [Asked::Register, Asked::Deregister],
         "what is under way arrives first"
     );
+}
+
+/// Prepares a watch of `slow` only after a signal.
+#[derive(Debug)]
+struct Gated {
+    memory: Memory,
+    entered: mpsc::Sender<()>,
+    signal: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Backend for Gated {
+    fn name(&self) -> Arc<str> {
+        self.memory.name()
+    }
+
+    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
+        if &**query.service() == "slow" {
+            self.entered.send(()).unwrap();
+            let signal = self.signal.lock().unwrap().recv_timeout(SECOND * 5);
+            signal.expect("another watch can begin meanwhile");
+        }
+        Backend::watch(&self.memory, query)
+    }
+
+    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
+        Backend::register(&self.memory, announcement)
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_slow_to_begin_one_watch_holds_up_no_other() {
+    let memory = Memory::new();
+    let (entered, inside) = mpsc::channel();
+    let (signal, signals) = mpsc::channel();
+    let registry = Registry::new(Gated {
+        memory: memory.clone(),
+        entered,
+        signal: Mutex::new(signals),
+    });
+    let slow = |registry: Registry| tokio::task::spawn_blocking(move || registry.watch("slow"));
+    let first = slow(registry.clone());
+    inside.recv_timeout(SECOND * 5).unwrap();
+    let second = slow(registry.clone());
+    registry.watch("other").unwrap();
+    for _ in 0..2 {
+        signal.send(()).unwrap();
+    }
+    let watches = (
+        first.await.unwrap().unwrap(),
+        second.await.unwrap().unwrap(),
+    );
+    assert_eq!(memory.watchers("slow"), 1, "equal queries share one watch");
+    drop(watches);
 }

@@ -15,7 +15,7 @@ use crate::{
     error::{ErrorKind, RegistryError},
     registry::{
         BoxFuture,
-        http::{Reply, Request},
+        http::{CutBody, Reply, Request},
         redact::shown,
     },
 };
@@ -76,7 +76,8 @@ impl Consulrs {
                     fail(ErrorKind::Unreachable, "the request failed").with_source(source)
                 }
                 ClientError::ResponseError { source } => {
-                    fail(ErrorKind::Unreachable, "the answer broke off").with_source(source)
+                    fail(ErrorKind::Unreachable, "the answer broke off")
+                        .with_source(CutBody(source.into()))
                 }
                 other => fail(ErrorKind::Unreachable, "the request failed").with_source(other),
             })?;

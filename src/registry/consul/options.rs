@@ -26,7 +26,7 @@ pub enum Consistency {
 }
 
 /// The options for queries to Consul.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsulOptions {
     pub(super) datacenters: Vec<String>,
     pub(super) consistency: Consistency,

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, header};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{options::ConsulOptions, transport::Transport, turns::Turns, watch::segment};
+use super::{options::ConsulOptions, request::segment, transport::Transport, turns::Turns};
 use crate::{
     error::{ErrorKind, RegistryError},
     instance::Instance,

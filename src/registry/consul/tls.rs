@@ -9,10 +9,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::config::Tls;
+use super::config::TlsFiles;
 use crate::error::ConfigError;
 
-pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError> {
+pub(super) fn client_config(tls: &TlsFiles) -> Result<Arc<ClientConfig>, ConfigError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -28,26 +28,26 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError>
     let mut config = match (&tls.cert, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let certs = certificates("CONSUL_CLIENT_CERT", cert)?;
+            let certs = certificates("consul.client_cert", cert)?;
             let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-                ConfigError::new("CONSUL_CLIENT_KEY", format!("cannot use {key:?}: {error}"))
+                ConfigError::new("consul.client_key", format!("cannot use {key:?}: {error}"))
             })?;
             builder.with_client_auth_cert(certs, key).map_err(|error| {
                 ConfigError::new(
-                    "CONSUL_CLIENT_CERT",
+                    "consul.client_cert",
                     format!("does not fit its key: {error}"),
                 )
             })?
         }
         (Some(_), None) => {
             return Err(ConfigError::new(
-                "CONSUL_CLIENT_KEY",
+                "consul.client_key",
                 "a certificate needs its key",
             ));
         }
         (None, Some(_)) => {
             return Err(ConfigError::new(
-                "CONSUL_CLIENT_CERT",
+                "consul.client_cert",
                 "a key needs its certificate",
             ));
         }
@@ -60,7 +60,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError>
     Ok(Arc::new(config))
 }
 
-fn roots(tls: &Tls) -> Result<RootCertStore, ConfigError> {
+fn roots(tls: &TlsFiles) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     let mut add = |field: &str, certs: Vec<CertificateDer<'static>>| {
         certs.into_iter().try_for_each(|cert| {
@@ -69,18 +69,18 @@ fn roots(tls: &Tls) -> Result<RootCertStore, ConfigError> {
         })
     };
     if let Some(path) = &tls.ca_file {
-        add("CONSUL_CACERT", certificates("CONSUL_CACERT", path)?)?;
+        add("consul.ca_file", certificates("consul.ca_file", path)?)?;
     } else if let Some(directory) = &tls.ca_path {
         let unreadable = |error: std::io::Error| {
             ConfigError::new(
-                "CONSUL_CAPATH",
+                "consul.ca_path",
                 format!("cannot read {directory:?}: {error}"),
             )
         };
         for entry in fs::read_dir(directory).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if path.is_file() {
-                add("CONSUL_CAPATH", certificates("CONSUL_CAPATH", &path)?)?;
+                add("consul.ca_path", certificates("consul.ca_path", &path)?)?;
             }
         }
     } else {
@@ -88,7 +88,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore, ConfigError> {
         let (added, _) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
             return Err(ConfigError::new(
-                "CONSUL_CACERT",
+                "consul.ca_file",
                 "the system has no certificate authorities, and no file is named",
             ));
         }

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    config::{ConsulConfig, Token},
+    config::{ConsulConfig, TokenSource},
     options::ConsulOptions,
 };
 use crate::{
@@ -47,25 +47,22 @@ pub(super) struct Hyper {
 
 /// The current token, and its source.
 struct Credentials {
-    source: Token,
+    source: TokenSource,
     now: Mutex<Option<HeaderValue>>,
 }
 
 impl Hyper {
     pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
-        let origins: Vec<_> = config
-            .agents
-            .iter()
-            .map(|agent| agent.origin.clone())
-            .collect();
+        let agents = config.agents()?;
+        let origins: Vec<_> = agents.iter().map(|agent| agent.origin.clone()).collect();
         let backend: Arc<str> = format!("consul {}", origins.join(",")).into();
         #[cfg(feature = "tls")]
-        let tls = if config.agents.iter().any(|agent| agent.secure) {
+        let tls = if agents.iter().any(|agent| agent.secure) {
             Some(super::tls::client_config(&config.tls)?)
         } else {
             None
         };
-        let agents = config.agents.iter().map(|agent| {
+        let agents = agents.iter().map(|agent| {
             let connector = Connector::new(agent.target.clone(), registry_http::CONNECT_WITHIN);
             let connector = connector.linked();
             #[cfg(feature = "tls")]
@@ -152,7 +149,7 @@ impl Credentials {
     /// Reads the token's file again. If that fails, the current token stays. Returns whether the token
     /// has changed.
     fn refresh(&self) -> bool {
-        if !matches!(self.source, Token::File(_)) {
+        if !matches!(self.source, TokenSource::File(_)) {
             return false;
         }
         match read(&self.source) {
@@ -171,11 +168,11 @@ impl Credentials {
 }
 
 /// Reads a token. It blocks, because the file is small and local.
-fn read(token: &Token) -> Result<Option<HeaderValue>, ConfigError> {
+fn read(token: &TokenSource) -> Result<Option<HeaderValue>, ConfigError> {
     let (field, text) = match token {
-        Token::None => return Ok(None),
-        Token::Literal(text) => ("consul.token", text.clone()),
-        Token::File(path) => ("consul.token_file", read_file("consul.token_file", path)?),
+        TokenSource::None => return Ok(None),
+        TokenSource::Literal(text) => ("consul.token", text.clone()),
+        TokenSource::File(path) => ("consul.token_file", read_file("consul.token_file", path)?),
     };
     let text = text.trim();
     if text.is_empty() {
@@ -192,7 +189,7 @@ fn read_file(field: &str, path: &Path) -> Result<String, ConfigError> {
 fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
     use base64::Engine as _;
     let code = base64::engine::general_purpose::STANDARD.encode(auth);
-    hidden("CONSUL_HTTP_AUTH", &format!("Basic {code}"))
+    hidden("consul.basic_auth", &format!("Basic {code}"))
 }
 
 /// Creates a header whose value is never logged.

@@ -31,7 +31,10 @@ use tokio::{
 
 use crate::{
     error::{ErrorKind, RegistryError},
-    registry::pace::{Limit, Pace},
+    registry::{
+        http::CutBody,
+        pace::{Limit, Pace},
+    },
 };
 
 /// How long a watch waits for a place before it reads, and how long a place is held while others wait.
@@ -72,10 +75,10 @@ pub(super) struct Turns {
     agent: Arc<str>,
     places: Semaphore,
     lanes: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<TurnsState>,
 }
 
-struct State {
+struct TurnsState {
     /// The current number of places, and the configured one.
     granted: usize,
     most: usize,
@@ -96,7 +99,7 @@ struct State {
 }
 
 /// The permission to block.
-pub(super) struct Place<'a> {
+pub(super) struct QueryPlace<'a> {
     turns: &'a Turns,
     permit: Option<SemaphorePermit<'a>>,
 }
@@ -107,7 +110,7 @@ impl Turns {
             agent,
             places: Semaphore::new(most),
             lanes: Semaphore::new(LANES),
-            state: Mutex::new(State {
+            state: Mutex::new(TurnsState {
                 granted: most,
                 most,
                 ceiling: most,
@@ -123,13 +126,13 @@ impl Turns {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TurnsState> {
         // The numbers are consistent wherever the holder of the lock could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a place; `None` if the watch should read instead.
-    pub(super) async fn place(&self) -> Option<Place<'_>> {
+    pub(super) async fn place(&self) -> Option<QueryPlace<'_>> {
         // First waits behind queued reads: they need a connection for a moment, a blocking query for
         // long. The wait is bounded, because reads in a datacenter that does not respond must not delay
         // the queries of another.
@@ -146,7 +149,7 @@ impl Turns {
         None
     }
 
-    fn hold<'a>(&'a self, permit: SemaphorePermit<'a>) -> Place<'a> {
+    fn hold<'a>(&'a self, permit: SemaphorePermit<'a>) -> QueryPlace<'a> {
         let mut state = self.state();
         state.held += 1;
         if state.held > state.peak {
@@ -154,7 +157,7 @@ impl Turns {
             state.peak_at = Instant::now();
         }
         drop(state);
-        Place {
+        QueryPlace {
             turns: self,
             permit: Some(permit),
         }
@@ -177,7 +180,9 @@ impl Turns {
     ) -> bool {
         let refused = match error.kind() {
             ErrorKind::Limited => error.retry_after().is_none(),
-            ErrorKind::Unreachable => began.elapsed() < REFUSED_WITHIN && is_broken(error),
+            ErrorKind::Unreachable => {
+                began.elapsed() < REFUSED_WITHIN && is_closed_unanswered(error)
+            }
             _ => false,
         };
         let mut state = self.state();
@@ -226,7 +231,7 @@ impl Turns {
     }
 }
 
-impl Place<'_> {
+impl QueryPlace<'_> {
     /// Returns how long the query may block: `wait`, or one round if watches take turns.
     pub(super) fn wait(&self, wait: Duration) -> Duration {
         let state = self.turns.state();
@@ -240,7 +245,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueryPlace<'_> {
     fn drop(&mut self) {
         let turns = self.turns;
         let mut state = turns.state();
@@ -254,10 +259,13 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Whether the other side ended an established connection.
-fn is_broken(error: &RegistryError) -> bool {
+/// Whether the other side ended an established connection before it sent any part of a response.
+fn is_closed_unanswered(error: &RegistryError) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
+        if error.is::<CutBody>() {
+            return false;
+        }
         if let Some(error) = error.downcast_ref::<hyper::Error>() {
             if error.is_incomplete_message() {
                 return true;
@@ -283,6 +291,7 @@ mod tests {
     use super::*;
 
     const MOST: usize = 40;
+    const LONG: Duration = Duration::from_secs(10);
 
     fn turns() -> Turns {
         Turns::new("consul".into(), MOST)
@@ -293,7 +302,7 @@ mod tests {
         RegistryError::new(ErrorKind::Unreachable, "consul", "web", "broke").with_source(source)
     }
 
-    async fn take(turns: &Turns, places: usize) -> Vec<Place<'_>> {
+    async fn take(turns: &Turns, places: usize) -> Vec<QueryPlace<'_>> {
         let mut taken = Vec::new();
         for _ in 0..places {
             taken.push(turns.place().await.expect("a place is free"));
@@ -402,5 +411,40 @@ mod tests {
             "it says when to ask again"
         );
         assert!(turns.is_refused(&limited(), began, true));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_is_no_refusal() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        use crate::{
+            connect::{Connector, Target},
+            registry::http::{Http, Request},
+        };
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Target::Tcp(address.try_into().unwrap());
+        let connector = Connector::new(target, Duration::from_secs(5));
+        let origin = format!("http://{address}");
+        let http = Http::new("consul".into(), [(origin, false, connector)], 1_000);
+        let turns = turns();
+        let _held = take(&turns, FEWEST).await;
+        // A server that sends nothing at all refuses; one that sends half an answer does not.
+        for (sent, refused) in [
+            ("", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", false),
+        ] {
+            let began = Instant::now();
+            let (service, request) = ("web".into(), Request::new(http::Method::GET, "/", LONG));
+            let (reply, ()) = tokio::join!(http.send(0, &service, request), async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1_000]).await.unwrap();
+                stream.write_all(sent.as_bytes()).await.unwrap();
+            });
+            let error = reply.err().expect("no whole answer");
+            assert_eq!(error.kind(), ErrorKind::Unreachable);
+            assert_eq!(turns.is_refused(&error, began, true), refused, "{sent:?}");
+        }
     }
 }

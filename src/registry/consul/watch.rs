@@ -7,32 +7,27 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use http::Method;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
+    client::AgentClient,
     options::{Consistency, ConsulOptions},
-    probe::{NOBODY, Probe},
+    probe::Probe,
+    reply::{self, LastList},
+    request::{HealthRequest, Wanted},
     transport::Transport,
-    turns::{Place, Turns},
+    turns::{QueryPlace, Turns},
     wire,
 };
 use crate::{
     catalog::{Listing, Rejected},
     connect::Link,
     error::{ErrorKind, RegistryError},
-    registry::{
-        Answer, BoxFuture, Query, Source,
-        http::{Reply, Request},
-    },
+    registry::{Answer, BoxFuture, Query, Source, http::Reply},
 };
 
-/// The deadline of a request that does not block. It is above the 7 s for which a server waits for a
-/// leader.
-const READ_WITHIN: Duration = Duration::from_secs(15);
-
-/// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth; also above
-/// those 7 s.
+/// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth: above the 7 s
+/// that a server waits for a leader.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// How long a query may continue after the connection that gave its index was lost. The query may be on
@@ -44,25 +39,11 @@ const ENDS_WITHIN: Duration = Duration::from_millis(100);
 /// during the pause before the request returns its lower index at the end of this wait.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// The pause before a read that was refused a connection is sent again. Arbitrary: with so many blocking
-/// queries, one ends every few milliseconds.
-const REFUSED_PAUSE: Duration = Duration::from_millis(100);
-
-/// Versions below these ignore `partition` and `peer`, and would return other instances.
-const KNOWS_PARTITIONS: (u32, u32) = (1, 11);
-const KNOWS_PEERS: (u32, u32) = (1, 13);
-
 /// Reads the instances of a service.
 pub(super) struct HealthQuery {
-    transport: Arc<dyn Transport>,
-    turns: Arc<Turns>,
-    options: Arc<ConsulOptions>,
-    service: Arc<str>,
+    client: AgentClient,
+    request: HealthRequest,
     decoder: wire::Decoder,
-    tags: Vec<String>,
-    datacenter: Option<String>,
-    /// The agent to use, modulo their number. An index is valid for one agent only.
-    agent: usize,
     /// The index of the last response; `None` after an error or a regression, until the next response.
     index: Option<u64>,
     /// The connection that gave the index, if the transport exposes it.
@@ -72,30 +53,18 @@ pub(super) struct HealthQuery {
     anew: bool,
     /// Whether the last response had a new index, so that the next request may come after a pause.
     news: bool,
-    /// The index of the last good response, and whether it listed instances. Kept after errors, to judge
-    /// an empty response that follows.
-    last: Option<(u64, bool)>,
+    last: LastList,
     /// The number of successive early responses with the requested index.
     early: u32,
     /// Decides whether to probe for changes.
     probe: Probe,
     /// Until when requests go to the leader, because a stale response was too old.
     leader_until: Option<Instant>,
-    /// Whether the version of this agent supports the options.
-    suitable: bool,
-}
-
-/// What a query requests.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    List,
-    /// The index only.
-    Probe,
 }
 
 /// The parameters of a blocking query.
 struct Hold<'a> {
-    place: &'a Place<'a>,
+    place: &'a QueryPlace<'a>,
     index: u64,
     wait: Duration,
     /// The connection that gave the index; `None` if it is lost or unknown.
@@ -110,49 +79,40 @@ impl HealthQuery {
         query: &Query,
         datacenter: Option<String>,
     ) -> Self {
-        let service = Arc::clone(query.service());
+        let service = query.service();
         Self {
-            decoder: wire::Decoder::new(Arc::clone(&service), options.address.clone()),
-            transport,
-            turns,
-            options,
-            service,
-            tags: query.tags().to_vec(),
-            datacenter,
-            agent: 0,
+            client: AgentClient::new(transport, turns, Arc::clone(service)),
+            decoder: wire::Decoder::new(Arc::clone(service), options.address.clone()),
+            request: HealthRequest::new(options, query, datacenter),
             index: None,
             link: None,
             anew: false,
             news: false,
-            last: None,
+            last: LastList::default(),
             early: 0,
             probe: Probe::default(),
             leader_until: None,
-            suitable: false,
         }
     }
 
     async fn ask(&mut self, index: Option<u64>) -> Result<Answer, RegistryError> {
         let answer = self.exchange(index).await;
         if let Err(error) = &answer {
+            // An index is valid for one agent only, and the next request may go to another.
             self.index = None;
-            let kind = error.kind();
-            if error.is_unreachable() || matches!(kind, ErrorKind::Limited | ErrorKind::Malformed) {
-                self.agent = self.agent.wrapping_add(1);
-                self.suitable = false;
-            }
+            self.client.failed(error);
         }
         answer
     }
 
     async fn exchange(&mut self, mut index: Option<u64>) -> Result<Answer, RegistryError> {
-        self.check_version().await?;
+        self.client.check_version(&self.request.options).await?;
         if self.leader_until.is_some_and(|at| at <= Instant::now()) {
             self.leader_until = None;
             // The indexes of two consistency modes are not comparable.
             index = None;
         }
-        let turns = Arc::clone(&self.turns);
+        let turns = Arc::clone(&self.client.turns);
         let place = match index {
             Some(_) => turns.place().await,
             None => None,
@@ -161,43 +121,32 @@ impl HealthQuery {
         let lost = link.as_ref().is_some_and(Link::is_lost);
         self.anew = index.is_some() && lost && !self.anew;
         if self.anew {
-            tracing::debug!(service = %self.service, "the connection that gave the index was lost");
+            tracing::debug!(
+                service = %self.request.service, "the connection that gave the index was lost"
+            );
             index = None;
         }
+        let wait = self.request.options.wait;
         let hold = place.as_ref().zip(index).map(|(place, index)| Hold {
             place,
             index,
             wait: match (&link, self.news) {
-                (None, true) => self.options.wait.min(FIRST_WAIT),
-                _ => self.options.wait,
+                (None, true) => wait.min(FIRST_WAIT),
+                _ => wait,
             },
             link: link.filter(|_| !lost),
         });
         let mut probed = None;
-        if let Some(known) = index.filter(|_| self.probe.is_used(self.options.consistency)) {
-            // The first probe after a list does not block: it checks that the probe has the index of the
-            // list.
-            let mut blocks = hold.as_ref().filter(|_| self.probe.agrees(known));
-            loop {
-                let Some((reply, new)) = self.query(Asked::Probe, blocks).await? else {
-                    return Ok(Answer::Resync);
-                };
-                let same = self.probe.compare(known, new);
-                if same && blocks.is_none() && hold.is_some() {
-                    blocks = hold.as_ref();
-                    continue;
-                }
-                if same {
-                    self.probe.confirm();
-                    (self.link, self.news) = (reply.link, false);
-                    return Ok(Answer::Unchanged);
-                }
-                probed = Some(new);
-                break;
+        if let Some(known) = index {
+            match self.confirm(known, hold.as_ref()).await? {
+                Some(Confirmed::Same) => return Ok(Answer::Unchanged),
+                Some(Confirmed::Resync) => return Ok(Answer::Resync),
+                Some(Confirmed::Changed(index)) => probed = Some(index),
+                None => {}
             }
         }
         let blocks = hold.as_ref().filter(|_| probed.is_none());
-        let Some((reply, new)) = self.query(Asked::List, blocks).await? else {
+        let Some((reply, new)) = self.query(Wanted::List, blocks).await? else {
             return Ok(Answer::Resync);
         };
         if probed.is_some_and(|probed| new < probed) {
@@ -207,38 +156,72 @@ impl HealthQuery {
         // At the end of a wait the list should not have changed. It is read anyway: if a proxy returns
         // an index that never changes, this is the only way to see changes.
         let listing = self.listing(&reply, new).await?;
-        self.probe.listed(new, reply.body.len(), probed);
-        self.last = Some((new, !listing.instances.is_empty()));
+        self.probe
+            .listed(new, reply.body.len(), probed, &listing.instances);
+        self.last.note(new, !listing.instances.is_empty());
         self.index = Some(new);
         self.link = reply.link;
         self.news = index != Some(new);
         Ok(Answer::Listing(listing))
     }
 
+    /// Asks for the index of a long list in place of the list. `None` where the list is not probed.
+    async fn confirm(
+        &mut self,
+        known: u64,
+        hold: Option<&Hold<'_>>,
+    ) -> Result<Option<Confirmed>, RegistryError> {
+        let Some(only) = self.probe.expression(self.request.options.consistency) else {
+            return Ok(None);
+        };
+        // The first probe after a list does not block: it checks that the probe has the index of the
+        // list.
+        let mut blocks = hold.filter(|_| self.probe.agrees(known));
+        loop {
+            let Some((reply, new)) = self.query(Wanted::Index(&only), blocks).await? else {
+                return Ok(Some(Confirmed::Resync));
+            };
+            if !self.probe.compare(known, new, &reply.body) {
+                return Ok(Some(Confirmed::Changed(new)));
+            }
+            if blocks.is_none() && hold.is_some() {
+                blocks = hold;
+                continue;
+            }
+            self.probe.confirm();
+            (self.link, self.news) = (reply.link, false);
+            return Ok(Some(Confirmed::Same));
+        }
+    }
+
     /// Sends one query, and checks the index of the response. Returns `None` if the known position in
     /// the registry's history is void.
     async fn query(
         &mut self,
-        what: Asked,
+        wanted: Wanted<'_>,
         hold: Option<&Hold<'_>>,
     ) -> Result<Option<(Reply, u64)>, RegistryError> {
+        let leader = self.leader_until.is_some();
         let Some(hold) = hold else {
-            let reply = self.get(self.path(what, None), READ_WITHIN).await?;
+            let path = self.request.path(wanted, None, leader);
+            let reply = self.client.get(path).await?;
             let new = self.index_of(&reply)?;
             return Ok(self.is_recent(&reply).then_some((reply, new)));
         };
         let wait = hold.place.wait(hold.wait);
         let within = wait + wait / 16 + MARGIN;
         let began = Instant::now();
-        let reply = self.send(self.path(what, Some((hold.index, wait))), within);
+        let path = self.request.path(wanted, Some((hold.index, wait)), leader);
+        let reply = self.client.send(path, within);
+        let service = &self.request.service;
         let Some(reply) = while_linked(reply, hold.link.clone()).await else {
-            tracing::debug!(service = %self.service, "the index went to another connection");
+            tracing::debug!(%service, "the agent that gave the index is gone");
             self.index = None;
             return Ok(None);
         };
         if let Err(error) = &reply {
-            if self.turns.is_refused(error, began, true) {
-                tracing::debug!(service = %self.service, "no connection for a blocking query");
+            if self.client.turns.is_refused(error, began, true) {
+                tracing::debug!(%service, "no connection for a blocking query");
                 return Ok(None);
             }
         }
@@ -248,8 +231,8 @@ impl HealthQuery {
             return Ok(None);
         }
         if new < hold.index {
-            let asked = hold.index;
-            tracing::debug!(asked, new, service = %self.service, "the index went backwards");
+            let (service, asked) = (&self.request.service, hold.index);
+            tracing::debug!(asked, new, %service, "the index went backwards");
             self.index = None;
             return Ok(None);
         }
@@ -257,8 +240,7 @@ impl HealthQuery {
             // The sign of a restored snapshot, or of an agent that is shutting down: read again without
             // an index. The pause grows, for an agent that never holds a query.
             self.early = self.early.saturating_add(1);
-            let pause = Duration::from_millis(100) * (self.early - 1).min(10);
-            tokio::time::sleep(pause).await;
+            sleep(Duration::from_millis(100) * (self.early - 1).min(10)).await;
             self.index = None;
             return Ok(None);
         }
@@ -266,94 +248,33 @@ impl HealthQuery {
         Ok(Some((reply, new)))
     }
 
+    fn index_of(&self, reply: &Reply) -> Result<u64, RegistryError> {
+        reply::index(reply).map_err(|what| self.client.error(ErrorKind::Malformed, what))
+    }
+
     /// Whether a response is recent enough; if not, the next request goes to the leader. Checked before
     /// the index, because without a quorum an idle query ends like a successful one.
     fn is_recent(&mut self, reply: &Reply) -> bool {
-        let too_stale = self.too_stale(reply);
-        if too_stale {
-            self.leader_until = Some(Instant::now() + self.options.wait);
-            self.index = None;
-        }
-        !too_stale
-    }
-
-    /// Sends a request that does not block. If a connection is refused, it waits and sends it again:
-    /// blocking queries return their connections within a round.
-    async fn get(&self, path: String, within: Duration) -> Result<Reply, RegistryError> {
-        let _lane = self.turns.lane().await;
-        let until = Instant::now() + within;
-        loop {
-            let began = Instant::now();
-            match self.send(path.clone(), within).await {
-                Err(error) if began < until && self.turns.is_refused(&error, began, false) => {
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                }
-                reply => return reply,
-            }
-        }
-    }
-
-    async fn send(&self, path: String, within: Duration) -> Result<Reply, RegistryError> {
-        let request = Request::new(Method::GET, path, within);
-        let reply = self
-            .transport
-            .send(self.agent, &self.service, request)
-            .await?;
-        reply
-            .success(&self.transport.name(), &self.service)
-            .map_err(|error| {
-                // Old agents return 500 for a bad expression, although repeating the request never
-                // succeeds.
-                let text = error.to_string();
-                let asked_wrongly = text.contains("Failed to create boolean expression evaluator");
-                if asked_wrongly {
-                    let (backend, service) = (self.transport.name(), Arc::clone(&self.service));
-                    RegistryError::new(
-                        ErrorKind::Refused,
-                        backend,
-                        service,
-                        "the filter is no valid expression",
-                    )
-                    .with_source(error)
-                } else {
-                    error
-                }
-            })
-    }
-
-    /// Returns the index of a successful response. Error responses have one too, which means nothing.
-    fn index_of(&self, reply: &Reply) -> Result<u64, RegistryError> {
-        let malformed = |what: String| self.error(ErrorKind::Malformed, what);
-        let text = reply
-            .header("x-consul-index")
-            .ok_or_else(|| malformed("an answer has no X-Consul-Index".to_owned()))?;
-        let index: u64 = text.trim().parse().map_err(|_| {
-            let shown: String = text.chars().take(40).collect();
-            malformed(format!("X-Consul-Index is {shown:?}, not a number"))
-        })?;
-        // A query with index 0 would never block.
-        Ok(index.max(1))
-    }
-
-    fn too_stale(&self, reply: &Reply) -> bool {
-        let Consistency::Stale(most) = self.options.consistency else {
-            return false;
+        let Consistency::Stale(most) = self.request.options.consistency else {
+            return true;
         };
-        if self.leader_until.is_some() {
-            return false;
+        let age = reply::last_contact(reply);
+        if self.leader_until.is_some() || age.is_none_or(|age| age <= most) {
+            return true;
         }
-        let contact = reply.header("x-consul-lastcontact");
-        let millis = contact.and_then(|text| text.trim().parse().ok());
-        millis.is_some_and(|millis| Duration::from_millis(millis) > most)
+        self.leader_until = Some(Instant::now() + self.request.options.wait);
+        self.index = None;
+        false
     }
 
     async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, RegistryError> {
         let decoded = self.decoder.decode(&reply.body).map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
-            self.error(ErrorKind::Malformed, what).with_source(error)
+            let malformed = self.client.error(ErrorKind::Malformed, what);
+            malformed.with_source(error)
         })?;
         let empty = decoded.instances.is_empty() && decoded.rejected.is_empty();
-        let exists = if empty && self.is_filtered() {
+        let exists = if empty && self.request.is_filtered() {
             self.is_in_catalog().await
         } else {
             !empty
@@ -362,11 +283,11 @@ impl HealthQuery {
             Some(first) if decoded.instances.is_empty() => {
                 Some(format!("none of its records can be used: {first}"))
             }
-            None if empty => self.doubt(reply, index),
-            _ => self.regressed(index),
+            None if empty => self.last.doubt(reply, index),
+            _ => self.last.regressed(index),
         };
         let mut rejected = decoded.rejected;
-        if !empty && is_cut(reply) {
+        if !empty && reply::is_cut(reply) {
             rejected.push(Rejected::new("?", "the token may not see some instances"));
         }
         Ok(Listing {
@@ -377,43 +298,10 @@ impl HealthQuery {
         })
     }
 
-    /// Returns why an empty list may be wrong, which the list itself does not show.
-    fn doubt(&self, reply: &Reply, index: u64) -> Option<String> {
-        if is_cut(reply) {
-            return Some("access rules cut the list".to_owned());
-        }
-        if index <= 1 {
-            return Some("its index is 1".to_owned());
-        }
-        match self.last {
-            Some((last, true)) if index == last => {
-                Some(format!("there were instances at the same index, {last}"))
-            }
-            _ => self.regressed(index),
-        }
-    }
-
-    /// Returns a reason if the index went back: the registry lost its state, and the list may be
-    /// incomplete.
-    fn regressed(&self, index: u64) -> Option<String> {
-        let (last, _) = self.last?;
-        (index < last).then(|| format!("its index went back from {last} to {index}"))
-    }
-
-    /// Whether the list may be empty although the service has instances.
-    fn is_filtered(&self) -> bool {
-        let ConsulOptions {
-            filter,
-            passing,
-            connect,
-            ..
-        } = &*self.options;
-        !self.tags.is_empty() || filter.is_some() || *passing || *connect
-    }
-
     /// Whether the service exists, if no instance satisfies the query.
     async fn is_in_catalog(&self) -> bool {
-        let Ok(reply) = self.get(self.catalog_path(), READ_WITHIN).await else {
+        let path = self.request.catalog_path(self.leader_until.is_some());
+        let Ok(reply) = self.client.get(path).await else {
             return true;
         };
         type Services = std::collections::HashMap<String, serde::de::IgnoredAny>;
@@ -422,131 +310,17 @@ impl HealthQuery {
         };
         services
             .keys()
-            .any(|name| name.eq_ignore_ascii_case(&self.service))
+            .any(|name| name.eq_ignore_ascii_case(&self.request.service))
     }
+}
 
-    fn catalog_path(&self) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        self.options.tenancy(&mut query);
-        let pairs = [("dc", &self.datacenter), ("peer", &self.options.peer)];
-        for (name, value) in pairs {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
-        self.consistency(&mut query);
-        format!("/v1/catalog/services?{}", query.finish())
-    }
-
-    fn path(&self, what: Asked, blocks: Option<(u64, Duration)>) -> String {
-        let ConsulOptions {
-            near,
-            filter,
-            peer,
-            passing,
-            connect,
-            ..
-        } = &*self.options;
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        self.options.tenancy(&mut query);
-        let pairs = [("dc", &self.datacenter), ("near", near), ("peer", peer)];
-        for (name, value) in pairs {
-            if let Some(value) = value {
-                query.append_pair(name, value);
-            }
-        }
-        match (filter, what == Asked::Probe) {
-            (Some(filter), false) => _ = query.append_pair("filter", filter),
-            (Some(filter), true) => {
-                query.append_pair("filter", &format!("({filter}) and {NOBODY}"));
-            }
-            (None, true) => _ = query.append_pair("filter", NOBODY),
-            (None, false) => {}
-        }
-        for tag in &self.tags {
-            query.append_pair("tag", tag);
-        }
-        if *passing {
-            query.append_key_only("passing");
-        }
-        self.consistency(&mut query);
-        if let Some((index, wait)) = blocks {
-            query.append_pair("index", &index.to_string());
-            query.append_pair("wait", &format!("{}ms", wait.as_millis()));
-        }
-        let endpoint = if *connect { "connect" } else { "service" };
-        let query = query.finish();
-        format!("/v1/health/{endpoint}/{}?{query}", segment(&self.service))
-    }
-
-    fn consistency(&self, query: &mut form_urlencoded::Serializer<'_, String>) {
-        let mode = match self.options.consistency {
-            Consistency::Default => return,
-            // Not the default mode, because an operator can make that stale too.
-            Consistency::Stale(_) if self.leader_until.is_some() => "leader",
-            Consistency::Stale(_) => "stale",
-            Consistency::Consistent => "consistent",
-            Consistency::Cached => "cached",
-        };
-        query.append_key_only(mode);
-    }
-
-    /// Checks that the agent's version supports the options. An older agent would return other instances
-    /// instead of an error.
-    async fn check_version(&mut self) -> Result<(), RegistryError> {
-        let needs = match (&self.options.peer, &self.options.partition) {
-            (Some(_), _) => ("peer", KNOWS_PEERS),
-            (None, Some(_)) => ("partition", KNOWS_PARTITIONS),
-            (None, None) => return Ok(()),
-        };
-        if self.suitable {
-            return Ok(());
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Agent {
-            config: Version,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Version {
-            version: String,
-        }
-        let reply = self.get("/v1/agent/self".to_owned(), READ_WITHIN).await?;
-        let agent: Agent = serde_json::from_slice(&reply.body).map_err(|error| {
-            let what = "the agent does not tell its version".to_owned();
-            self.error(ErrorKind::Malformed, what).with_source(error)
-        })?;
-        let mut numbers = agent.config.version.split(['.', '-', '+']);
-        let mut number = || {
-            numbers
-                .next()
-                .and_then(|n| n.parse::<u32>().ok())
-                .unwrap_or(0)
-        };
-        let (field, least) = needs;
-        if (number(), number()) < least {
-            return Err(self.error(
-                ErrorKind::Refused,
-                format!(
-                    "Consul {} ignores {field:?} and would answer with other instances; {}.{} \
-                     is needed",
-                    agent.config.version, least.0, least.1
-                ),
-            ));
-        }
-        self.suitable = true;
-        Ok(())
-    }
-
-    fn error(&self, kind: ErrorKind, message: String) -> RegistryError {
-        RegistryError::new(
-            kind,
-            self.transport.name(),
-            Arc::clone(&self.service),
-            message,
-        )
-    }
+/// What a probe found.
+enum Confirmed {
+    Same,
+    /// The list changed; the index of the probe.
+    Changed(u64),
+    /// What was known of the registry's position does not hold any more.
+    Resync,
 }
 
 impl Source for HealthQuery {
@@ -570,21 +344,6 @@ async fn while_linked<T>(reply: impl Future<Output = T>, link: Option<Link>) -> 
     tokio::select! {
         biased;
         reply = &mut reply => Some(reply),
-        () = link.lost() => tokio::time::timeout(ENDS_WITHIN, reply).await.ok(),
+        () = link.lost() => timeout(ENDS_WITHIN, reply).await.ok(),
     }
-}
-
-/// Whether access rules removed instances from the list. Only newer agents report that.
-fn is_cut(reply: &Reply) -> bool {
-    reply.header("x-consul-results-filtered-by-acls") == Some("true")
-}
-
-/// Encodes a name as one path segment.
-pub(super) fn segment(name: &str) -> percent_encoding::PercentEncode<'_> {
-    const ALL_BUT_PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~');
-    percent_encoding::utf8_percent_encode(name, ALL_BUT_PLAIN)
 }

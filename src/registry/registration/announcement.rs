@@ -111,7 +111,7 @@ impl Health {
 }
 
 /// An instance to register, and how the registry checks it. An [`Instance`] converts into it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     instance: Instance,
     health: Health,

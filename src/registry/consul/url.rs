@@ -1,0 +1,253 @@
+//! The configuration in a URL, such as `consul://host:port?dc=eu-1`.
+
+use std::time::Duration;
+
+use super::{
+    agent::{AgentAddress, DefaultPorts},
+    config::{ConsulConfig, TokenSource},
+    options::Consistency,
+};
+use crate::{error::ConfigError, registry::redact::shown};
+
+impl ConsulConfig {
+    /// Creates a configuration from `consul://host:port,host:port?dc=…`, `consul+https://…`, or
+    /// `consul:` alone. Everything that the URL does not set is taken from the environment, as with the
+    /// flags of the `consul` command.
+    ///
+    /// The parameters are `dc` (several, or one list with commas, in order of preference), `stale`
+    /// (optionally with the largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
+    /// `partition`, `peer`, `passing`, `connect`, `address` (a tagged address), `wait`, `max_blocking`,
+    /// `token_file`.
+    ///
+    /// # Errors
+    /// When a part cannot be used, or a parameter is unknown. The error names it.
+    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+        Self::from_url_and_vars(url, |name| std::env::var(name).ok())
+    }
+
+    fn from_url_and_vars(
+        url: &str,
+        var: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let invalid =
+            |why: &str| ConfigError::new("registry.url", format!("{:?}: {why}", shown(url)));
+        let (scheme, rest) = url.split_once(':').ok_or_else(|| invalid("no scheme"))?;
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authorities = place.strip_prefix("//").unwrap_or(place);
+        let authorities = authorities.trim_end_matches('/');
+        let explicit = !authorities.is_empty();
+        if explicit && !place.starts_with("//") {
+            return Err(invalid("write consul://host:port"));
+        }
+        if authorities.contains('@') {
+            return Err(invalid(
+                "credentials do not belong in a URL: use CONSUL_HTTP_TOKEN_FILE",
+            ));
+        }
+        // If the URL has an address, the address in the environment is ignored.
+        let mut config = Self::from_vars(|name| match name {
+            "CONSUL_HTTP_ADDR" if explicit => None,
+            "CONSUL_HTTP_SSL" if explicit || scheme != "consul" => {
+                Some((scheme == "consul+https").to_string())
+            }
+            _ => var(name),
+        })?;
+        if explicit {
+            let secure = scheme == "consul+https";
+            let addresses = authorities.split(',').map(|authority| {
+                if authority.contains('/') {
+                    return Err(invalid("an address has no path here"));
+                }
+                let address = AgentAddress::parse(authority, secure, DefaultPorts::OF_AGENT);
+                address.map(|address| address.url())
+            });
+            config.addresses = addresses.collect::<Result<_, _>>()?;
+        }
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            config.parameter(&name, &value)?;
+        }
+        config.options.validate()?;
+        Ok(config)
+    }
+
+    fn parameter(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let invalid = |why: String| ConfigError::new(format!("consul.{name}"), why);
+        let options = &mut self.options;
+        let text = || Some(value.to_owned());
+        let switch = || match value {
+            "" | "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(invalid(format!("{value:?} is neither true nor false"))),
+        };
+        let consistency = match name {
+            "stale" if !matches!(value, "" | "true" | "1" | "false" | "0") => {
+                Some(Consistency::Stale(duration(value).ok_or_else(|| {
+                    invalid(format!("{value:?} is no duration such as 500ms, 20s or 2m"))
+                })?))
+            }
+            "stale" => switch()?.then_some(Consistency::Stale(Duration::from_secs(60))),
+            "consistent" => switch()?.then_some(Consistency::Consistent),
+            "cached" => switch()?.then_some(Consistency::Cached),
+            _ => None,
+        };
+        if let Some(consistency) = consistency {
+            if options.consistency != Consistency::Default {
+                let why = "only one of stale, consistent and cached can be asked for";
+                return Err(invalid(why.to_owned()));
+            }
+            options.consistency = consistency;
+            return Ok(());
+        }
+        match name {
+            "stale" | "consistent" | "cached" => {}
+            "dc" => options
+                .datacenters
+                .extend(value.split(',').map(str::to_owned)),
+            "near" => options.near = text(),
+            "filter" => options.filter = text(),
+            "ns" | "namespace" => options.namespace = text(),
+            "partition" => options.partition = text(),
+            "peer" => options.peer = text(),
+            "passing" => options.passing = switch()?,
+            "connect" => options.connect = switch()?,
+            "address" => options.address = text(),
+            "wait" => {
+                options.wait = duration(value).ok_or_else(|| {
+                    invalid(format!("{value:?} is no duration such as 500ms, 20s or 2m"))
+                })?
+            }
+            "max_blocking" => {
+                options.max_blocking = value
+                    .parse()
+                    .map_err(|_| invalid(format!("{value:?} is not a number")))?;
+            }
+            "token_file" => self.token = TokenSource::File(value.into()),
+            "token" => {
+                let why = "a token does not belong in a URL: use CONSUL_HTTP_TOKEN or token_file";
+                return Err(invalid(why.to_owned()));
+            }
+            _ => {
+                let why = "unknown parameter of a consul URL (known: dc, stale, consistent, cached, \
+                           near, filter, ns, partition, peer, passing, connect, address, wait, \
+                           max_blocking, token_file)";
+                return Err(invalid(why.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parses a duration with a unit, as in Consul's own parameters.
+fn duration(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let number: f64 = text[..at].parse().ok()?;
+    let unit = match &text[at..] {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * unit).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(url: &str) -> Result<ConsulConfig, ConfigError> {
+        ConsulConfig::from_url_and_vars(url, |_| None)
+    }
+
+    fn origins(config: &ConsulConfig) -> Vec<&str> {
+        config.addresses.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn urls_name_agents_and_options() {
+        let config =
+            url("consul://10.0.0.1:8500,agent-2?dc=eu-1,eu-2&dc=us&stale=10s&near=_agent&ns=a%20b")
+                .unwrap();
+        assert_eq!(
+            origins(&config),
+            ["http://10.0.0.1:8500", "http://agent-2:8500"]
+        );
+        assert_eq!(config.options.datacenters, ["eu-1", "eu-2", "us"]);
+        assert_eq!(
+            config.options.consistency,
+            Consistency::Stale(Duration::from_secs(10))
+        );
+        assert_eq!(config.options.namespace.as_deref(), Some("a b"));
+        assert_eq!(
+            origins(&url("consul://[::1]:85").unwrap()),
+            ["http://[::1]:85"]
+        );
+        assert_eq!(
+            origins(&url("consul://[::1]").unwrap()),
+            ["http://[::1]:8500"]
+        );
+        assert_eq!(origins(&url("consul:").unwrap()), ["http://127.0.0.1:8500"]);
+    }
+
+    #[test]
+    fn unusable_urls_name_the_part() {
+        for (text, part) in [
+            ("consul://h:70000", "70000"),
+            ("consul://h:x", "not a number"),
+            ("consul://", ""),
+            ("consul:h:85", "consul://host:port"),
+            ("consul://u:secret@h:1", "credentials"),
+            ("consul://h:1/path?token=secret", "path"),
+            ("consul://h:1/path", "path"),
+            ("consul://h:1?tokn=x", "tokn"),
+            ("consul://h:1?token=secret", "token"),
+            ("consul://h:1?stale&cached", "only one of"),
+            ("consul://h:1?wait=20", "wait"),
+            ("consul://h:1?wait=1h", "wait"),
+            ("consul://h:1?max_blocking=0", "max_blocking"),
+            ("consul://h:1?max_blocking=x", "max_blocking"),
+            ("consul://h:1?dc=", "consul.dc"),
+            ("consul://h:1?filter=", "filter"),
+            ("consul://h:1?passing=maybe", "passing"),
+        ] {
+            match url(text) {
+                Ok(_) if part.is_empty() => {}
+                Ok(config) => panic!("{text} was taken as {config:?}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(
+                        error.contains(part),
+                        "{text}: {error} does not say {part:?}"
+                    );
+                    assert!(
+                        !error.contains("secret"),
+                        "an error must not repeat a token"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_in_the_url_goes_before_that_of_the_environment_and_keeps_its_token() {
+        let config = ConsulConfig::from_url_and_vars("consul://h:1", |name| match name {
+            "CONSUL_HTTP_ADDR" => Some("bad address".to_owned()),
+            "CONSUL_HTTP_TOKEN" => Some("hush".to_owned()),
+            _ => None,
+        })
+        .unwrap();
+        assert_eq!(config.addresses, ["http://h:1"]);
+        assert_eq!(config.token, TokenSource::Literal("hush".into()));
+        let error = url("consul:secret@h:1").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_is_chosen_by_the_scheme() {
+        assert_eq!(
+            url("consul+https://h").unwrap().addresses,
+            ["https://h:8501"]
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! Reads the replies about one service, each time only what changed.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use serde_json::value::RawValue;
+
+use super::entry::HealthEntry;
+use crate::{
+    catalog::{Rejected, reject},
+    instance::Instance,
+};
+
+/// The result of decoding one reply.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// The instances that can be used.
+    pub instances: Vec<Arc<Instance>>,
+    /// The records that cannot be used; the first 1,000.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Decodes the replies about one service, and remembers the last one.
+#[derive(Debug)]
+pub struct Decoder {
+    service: Arc<str>,
+    tagged_address: Option<String>,
+    /// The instances of the last reply by hash and length of their text. The hash has a random key, so
+    /// that a service cannot construct two texts with the same hash.
+    pub(super) known: HashMap<(u64, usize), Arc<Instance>>,
+    state: RandomState,
+}
+
+impl Decoder {
+    /// Creates a decoder for replies about `service`. It uses an instance's tagged address of the name
+    /// `tagged_address`, if there is one.
+    pub fn new(service: Arc<str>, tagged_address: Option<String>) -> Self {
+        Self {
+            service,
+            tagged_address,
+            known: HashMap::new(),
+            state: RandomState::new(),
+        }
+    }
+
+    /// Decodes a reply.
+    ///
+    /// # Errors
+    /// When it is not a JSON array. An element that cannot be used is no error; it is rejected.
+    pub fn decode(&mut self, body: &[u8]) -> Result<Decoded, serde_json::Error> {
+        let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+        let mut decoded = Decoded::default();
+        decoded.instances.reserve(elements.len());
+        let mut known = HashMap::with_capacity(elements.len());
+        for (index, element) in elements.iter().enumerate() {
+            let text = element.get();
+            let print = (self.state.hash_one(text), text.len());
+            let instance = match self.known.get(&print) {
+                Some(instance) => Ok(Arc::clone(instance)),
+                None => self.read(text).map(Arc::new),
+            };
+            match instance {
+                Ok(instance) => {
+                    known.insert(print, Arc::clone(&instance));
+                    decoded.instances.push(instance);
+                }
+                Err(reason) => {
+                    reject(&mut decoded.rejected, || {
+                        let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
+                        Rejected::new(short(&record), short(&reason))
+                    });
+                }
+            }
+        }
+        self.known = known;
+        Ok(decoded)
+    }
+
+    fn read(&self, text: &str) -> Result<Instance, String> {
+        let entry: HealthEntry<'_> =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        entry.instance(&self.service, self.tagged_address.as_deref())
+    }
+}
+
+/// Returns a name for an element that cannot be used, if it has one.
+fn id_of(element: &RawValue) -> Option<String> {
+    let element: serde_json::Value = serde_json::from_str(element.get()).ok()?;
+    let id = element.get("Service")?.get("ID")?.as_str()?;
+    Some(
+        match element.get("Node").and_then(|node| node.get("Node")) {
+            Some(serde_json::Value::String(node)) => format!("{id} on node {node}"),
+            _ => id.to_owned(),
+        },
+    )
+}
+
+/// Shortens a registry's text to 200 characters for logs.
+fn short(text: &str) -> String {
+    text.chars().take(200).collect()
+}
