@@ -43,10 +43,10 @@ fn is_well_formed(field: &str) -> bool {
 #[test]
 fn what_is_out_of_range_is_refused_by_part_and_setter() {
     let breaker = BreakerSettings::new;
-    let balance = BalanceLayer::new;
-    let topology = |topology| refused(balance().topology(topology));
-    let ejection = |ejection| refused(balance().ejection(ejection));
-    let slow_start = |slow_start| refused(balance().slow_start(slow_start));
+    let balance = BalanceLayer::builder;
+    let topology = |topology| refused(balance().topology(topology).build());
+    let ejection = |ejection| refused(balance().ejection(ejection).build());
+    let slow_start = |slow_start| refused(balance().slow_start(slow_start).build());
     let split = || Split::new(Shares::canary("v2", 0.1)).unwrap();
     let guard = |guard| refused(split().guard(guard));
     let watch = |settings| {
@@ -251,7 +251,7 @@ fn so_is_a_health_check() {
         (tcp().concurrency(0), "health_check.concurrency"),
         (tcp().host("a b"), "health_check.host"),
     ] {
-        let error = refused(BalanceLayer::new().health_check(check));
+        let error = refused(BalanceLayer::builder().health_check(check).build());
         assert_eq!(error.field(), field, "{error}");
         assert!(is_well_formed(field), "{field}");
     }

@@ -53,7 +53,7 @@ fn arrows_are_found() {
         "a plain import"
     );
     assert!(
-        has("balance::layer", "endpoint::eject::settings"),
+        has("balance::settings", "endpoint::eject::settings"),
         "by way of re-exports"
     );
     assert!(!has("balance::pick::slots", "balance::pick::core"));

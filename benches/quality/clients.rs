@@ -74,8 +74,15 @@ impl Contender {
         let client = match self {
             Self::Policy(name) => {
                 let policy = policy::by_name(name).expect("a known policy");
-                let layer = BalanceLayer::new().policy(policy).classify(Statuses);
-                boxed(layer.seed(seed).balance_plain(feed), patience)
+                let layer = BalanceLayer::builder().policy(policy).classify(Statuses);
+                boxed(
+                    layer
+                        .seed(seed)
+                        .build()
+                        .expect("in range")
+                        .balance_plain(feed),
+                    patience,
+                )
             }
             Self::Stack(_, change) => {
                 let mut stack = Stack::cloned(Statuses).seed(seed);

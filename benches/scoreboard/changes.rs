@@ -15,7 +15,7 @@ use tokio::{runtime::Runtime, sync::mpsc, time::interval};
 use tower::{ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
-        Balance, BalanceLayer,
+        Balance, BalanceBuilder, BalanceLayer,
         policy::{Candidate, DefaultPolicy, Policy, RingHash},
     },
     instance::Key,
@@ -56,9 +56,9 @@ impl<P: Policy> Policy for Counted<P> {
 
 type Tell = mpsc::UnboundedSender<Said>;
 
-async fn filled<P: Policy>(layer: BalanceLayer<P>) -> (Tell, Balance<Noop, P>) {
+async fn filled<P: Policy>(layer: BalanceBuilder<P>) -> (Tell, Balance<Noop, P>) {
     let (tell, discover) = cluster::told();
-    let mut balance = layer.balance(discover);
+    let mut balance = layer.build().expect("in range").balance(discover);
     for index in 0..SIZE {
         let _ = tell.send(cluster::inserted(cluster::endpoint(index, 1)));
     }
@@ -77,7 +77,7 @@ fn key(index: usize) -> Key {
 /// runs is what one core gives.
 pub fn one_change(effort: Effort) -> Vec<Row> {
     here().block_on(async {
-        let (tell, balance) = filled(BalanceLayer::new()).await;
+        let (tell, balance) = filled(BalanceLayer::builder()).await;
         let handle = balance.handle();
         let mut figures = [const { Vec::new() }; 4];
         for index in 0..10 * effort.rounds {
@@ -117,7 +117,7 @@ pub fn burst(effort: Effort) -> Vec<Row> {
     here().block_on(async {
         let policy = Counted::<DefaultPolicy>::default();
         let counter = Arc::clone(&policy.snapshots);
-        let (tell, balance) = filled(BalanceLayer::new().policy(policy)).await;
+        let (tell, balance) = filled(BalanceLayer::builder().policy(policy)).await;
         let handle = balance.handle();
         let (mut snapshots, mut times) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds {
@@ -195,7 +195,7 @@ fn tails<P: Policy>(
     pace: Duration,
     effort: Effort,
 ) -> [Samples; 2] {
-    let layer = || BalanceLayer::new().policy(policy());
+    let layer = || BalanceLayer::builder().policy(policy());
     let (_quiet_tell, mut quiet) = runtime.block_on(filled(layer()));
     let (tell, mut changing) = runtime.block_on(filled(layer()));
     let go = Arc::new(AtomicBool::new(false));

@@ -169,13 +169,16 @@ impl Clients {
             let endpoint = Endpoint::from_shared(format!("http://{address}"));
             endpoint.expect("an address").tcp_nodelay(true)
         };
-        let balance = BalanceLayer::new().classify(Grpc::default());
-        let balance = balance.ejection(Ejection::new()).expect("defaults");
+        let balance = BalanceLayer::builder().classify(Grpc::default());
+        let balance = balance.ejection(Ejection::new());
         let stack = Stack::grpc().build(watch(addresses).discover(GrpcEndpoints::new()));
         Self {
             one: endpoint(&addresses[0]).connect_lazy(),
             list: Channel::balance_list(addresses.iter().map(endpoint)),
-            balance: balance.balance(watch(addresses).discover(GrpcEndpoints::new())),
+            balance: balance
+                .build()
+                .expect("in range")
+                .balance(watch(addresses).discover(GrpcEndpoints::new())),
             stack: stack.expect("defaults").service,
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_roster::{
     Instance, Registry,
-    balance::{BalanceLayer, Status},
+    balance::{BalanceLayer, BalanceStatus},
     client::{HttpEndpoints, Stack},
     registry::memory::Memory,
 };
@@ -70,7 +70,7 @@ pub fn client(_: Effort) -> Vec<Row> {
                 let watch = registry.watch(name(service)).expect("a watch");
                 let discover = watch.discover(HttpEndpoints::<Empty<Bytes>>::new());
                 let client = Stack::http().build(discover).expect("defaults");
-                let listed = |status: &Status| status.endpoints == INSTANCES;
+                let listed = |status: &BalanceStatus| status.endpoints == INSTANCES;
                 let listed = client.handles.balance.wait_for(listed).await;
                 listed.expect("the endpoints are listed");
                 kept.push(client.service);

@@ -28,7 +28,11 @@ const SIZES: [usize; 5] = [2, 10, 100, 1_000, 10_000];
 pub fn ours<P: Policy>(runtime: &Runtime, policy: P, size: usize) -> Balance<Noop, P> {
     runtime.block_on(async {
         let services = ServiceList::new(vec![Noop; size]);
-        let mut balance = BalanceLayer::new().policy(policy).balance_plain(services);
+        let mut balance = BalanceLayer::builder()
+            .policy(policy)
+            .build()
+            .expect("in range")
+            .balance_plain(services);
         balance.ready().await.expect("endpoints");
         balance
     })
@@ -133,8 +137,8 @@ pub fn weights(effort: Effort) -> Vec<Row> {
                 let mut one = layer.balance(discover);
                 one.ready().await.expect("endpoints");
                 let discover = cluster::listed((0..size).map(|i| cluster::endpoint(i, weight(i))));
-                let layer = BalanceLayer::new().policy(P2c::in_flight());
-                let mut other = layer.balance(discover);
+                let layer = BalanceLayer::builder().policy(P2c::in_flight());
+                let mut other = layer.build().expect("in range").balance(discover);
                 other.ready().await.expect("endpoints");
                 (one, other)
             })
@@ -181,8 +185,9 @@ pub fn allocated(_: Effort) -> Vec<Row> {
         allocations(&mut Cloning(&mut clones)),
     );
     let mut ejecting = runtime.block_on(async {
-        let layer = BalanceLayer::new()
+        let layer = BalanceLayer::builder()
             .ejection(Ejection::new())
+            .build()
             .expect("defaults");
         let mut balance = layer.balance_plain(ServiceList::new(vec![Noop; 100]));
         balance.ready().await.expect("endpoints");

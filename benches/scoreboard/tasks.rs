@@ -62,8 +62,8 @@ pub fn run(effort: Effort) -> Vec<Row> {
     let runtime = threads(2);
     let contenders = runtime.block_on(async {
         let list = || ServiceList::new(vec![Noop; SIZE]);
-        let layer = BalanceLayer::new().policy(P2c::in_flight());
-        let mut in_flight = layer.balance_plain(list());
+        let layer = BalanceLayer::builder().policy(P2c::in_flight());
+        let mut in_flight = layer.build().expect("in range").balance_plain(list());
         in_flight.ready().await.expect("endpoints");
         let mut estimates = BalanceLayer::new().balance_plain(list());
         estimates.ready().await.expect("endpoints");

@@ -270,7 +270,7 @@ fn kind(error: &BoxError) -> &'static str {
             _ => "connection",
         };
     }
-    match find::<balance::Error>(error) {
+    match find::<balance::BalanceError>(error) {
         Some(error) => error.no_endpoint_reason().map_or("other", no_endpoint),
         None => "other",
     }

@@ -4,7 +4,7 @@ use std::{future::pending, time::Duration};
 
 use tokio::sync::{broadcast::error::RecvError, watch};
 use tower_roster::{
-    balance::Event,
+    balance::BalanceEvent,
     client::Handles,
     service::breaker::{BreakerCause, BreakerHandle, BreakerState, BreakerTransition},
 };
@@ -13,7 +13,7 @@ use super::figures::{Figures, Summary};
 
 /// What a stack told.
 pub enum News {
-    Balance(Event),
+    Balance(BalanceEvent),
     Breaker(BreakerTransition),
 }
 
@@ -35,8 +35,8 @@ pub async fn follow(handles: Handles, figures: &Figures, mut tell: impl FnMut(Ne
             event = events.recv() => match event {
                 Ok(event) => {
                     match &event {
-                        Event::Ejected(..) => figures.note_ejection(),
-                        Event::Restored(..) => figures.note_restoration(),
+                        BalanceEvent::Ejected { .. } => figures.note_ejection(),
+                        BalanceEvent::Restored { .. } => figures.note_restoration(),
                         _ => {}
                     }
                     tell(News::Balance(event));
@@ -82,24 +82,32 @@ impl News {
                 Words::new("breaker", None, detail)
             }
             Self::Balance(event) => match event {
-                Event::Ejected(key, cause, time) => {
+                BalanceEvent::Ejected {
+                    key, cause, time, ..
+                } => {
                     let mut detail = cause.to_string();
                     if let Some(time) = time {
                         detail.push_str(&format!(", probe in {}", seconds(*time)));
                     }
                     Words::new("ejected", Some(key.id()), detail)
                 }
-                Event::Probing(key) => Words::new("probing", Some(key.id()), "gets one request"),
-                Event::Restored(key, restored) => {
-                    Words::new("restored", Some(key.id()), restored.to_string())
+                BalanceEvent::Probing { key, .. } => {
+                    Words::new("probing", Some(key.id()), "gets one request")
                 }
-                Event::Spared(key, cause) => {
+                BalanceEvent::Restored {
+                    key, by: restored, ..
+                } => Words::new("restored", Some(key.id()), restored.to_string()),
+                BalanceEvent::Spared { key, cause, .. } => {
                     let detail = format!("not ejected, too many are: {cause}");
                     Words::new("spared", Some(key.id()), detail)
                 }
-                Event::Notice(notice) => Words::new("notice", None, notice.to_string()),
-                Event::DiscoveryFailed(error) => Words::new("discovery", None, &**error),
-                Event::DiscoveryEnded => Words::new("discovery", None, "ended"),
+                BalanceEvent::Notice { notice, .. } => {
+                    Words::new("notice", None, notice.to_string())
+                }
+                BalanceEvent::DiscoveryFailed { error, .. } => {
+                    Words::new("discovery", None, &**error)
+                }
+                BalanceEvent::DiscoveryEnded => Words::new("discovery", None, "ended"),
                 _ => return None,
             },
         })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::termios::tcgetwinsize;
-use tower_roster::balance::{EndpointInfo, EndpointState, Event};
+use tower_roster::balance::{BalanceEvent, EndpointInfo, EndpointState};
 
 use crate::{
     common::{
@@ -119,19 +119,19 @@ impl Table {
     }
 
     /// Notes what the list of endpoints does not tell.
-    pub fn hear(&mut self, event: &Event) {
+    pub fn hear(&mut self, event: &BalanceEvent) {
         match event {
-            Event::Ejected(key, _, time) => {
+            BalanceEvent::Ejected { key, time, .. } => {
                 let at = time.map(|time| Instant::now() + time);
                 self.probes.extend(at.map(|at| (key.id().to_owned(), at)));
             }
-            Event::Restored(key, _) => {
+            BalanceEvent::Restored { key, .. } => {
                 self.probes.remove(key.id());
             }
-            Event::Removed(key, in_flight) if *in_flight > 0 => {
+            BalanceEvent::Removed { key, in_flight, .. } if *in_flight > 0 => {
                 self.draining.insert(key.id().to_owned(), *in_flight);
             }
-            Event::Drained(key, _) | Event::Added(key) => {
+            BalanceEvent::Drained { key, .. } | BalanceEvent::Added { key, .. } => {
                 self.draining.remove(key.id());
             }
             _ => {}
@@ -208,7 +208,7 @@ impl Table {
             EndpointState::Active => ("active", "32"),
             EndpointState::Warming => ("warming", "33"),
             EndpointState::Ejected => ("ejected", "31"),
-            EndpointState::Drained => ("drained", "90"),
+            EndpointState::Weightless => ("drained", "90"),
             _ => ("other", "90"),
         };
         let state = self.paint(colour, &format!("{state:<8}"));

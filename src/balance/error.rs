@@ -14,14 +14,14 @@ use crate::{
 /// |---|---|---|
 /// | [`is_no_endpoint`](Self::is_no_endpoint) | 503 | `UNAVAILABLE` |
 /// | an endpoint's own error ([`key`](Self::key), `source()`) | 502, or 504 for a timeout | `UNAVAILABLE` |
-pub struct Error(Box<Kind>);
+pub struct BalanceError(Box<Kind>);
 
 enum Kind {
     NoEndpoint(NoEndpoint, Unsent),
     Endpoint { key: Key, source: BoxError },
 }
 
-impl Error {
+impl BalanceError {
     pub(super) fn no_endpoint(reason: NoEndpoint) -> Self {
         Self(Box::new(Kind::NoEndpoint(reason, Unsent::bare())))
     }
@@ -59,7 +59,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for BalanceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Kind::NoEndpoint(reason, _) => write!(f, "no endpoint: {reason}"),
@@ -68,7 +68,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl fmt::Debug for Error {
+impl fmt::Debug for BalanceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Kind::NoEndpoint(reason, _) => f.debug_tuple("NoEndpoint").field(reason).finish(),
@@ -81,7 +81,7 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for BalanceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             Kind::Endpoint { source, .. } => Some(&**source),

@@ -13,10 +13,10 @@ use pin_project::pin_project;
 use tower::Service;
 
 use super::{
-    error::Error,
+    error::BalanceError,
     pick::{
         core::{Core, Picked},
-        guard::RequestGuard,
+        request_guard::RequestGuard,
     },
     policy::Policy,
     send::{Failed, Sent, Way, give, give_again, give_to_others, give_to_ready},
@@ -38,8 +38,8 @@ use crate::{
 /// ```
 /// Where the endpoint is not ready at once, `call` looks for one that is.
 #[pin_project]
-pub struct ResponseFuture<S: Service<Request>, P: Policy, C, R, Request> {
-    route: PhantomData<fn() -> R>,
+pub struct ResponseFuture<S: Service<Request>, P: Policy, C, W, Request> {
+    route: PhantomData<fn() -> W>,
     classify: C,
     #[pin]
     stage: Stage<S, Request, RequestGuard<P::Load>>,
@@ -56,7 +56,7 @@ enum Stage<S: Service<Request>, Request, G> {
         future: S::Future,
         guard: G,
     },
-    Refused(Error),
+    Refused(BalanceError),
     Done,
 }
 
@@ -66,18 +66,18 @@ struct GettingReady<S, Request, G> {
     guard: G,
 }
 
-impl<S, P, C, R, Request> ResponseFuture<S, P, C, R, Request>
+impl<S, P, C, W, Request> ResponseFuture<S, P, C, W, Request>
 where
     S: Service<Request> + Clone,
     S::Error: Into<BoxError>,
     P: Policy,
     C: Clone,
-    R: Route<Request>,
+    W: Route<Request>,
     Request: Send + 'static,
 {
     #[inline]
     pub(super) fn begin(
-        core: &Core<S, P, C, R>,
+        core: &Core<S, P, C, W>,
         picked: Picked<S, P::Load>,
         request: Request,
         tried: Tried,
@@ -101,7 +101,7 @@ where
         }
     }
 
-    pub(super) fn refuse(core: &Core<S, P, C, R>, error: Error) -> Self {
+    pub(super) fn refuse(core: &Core<S, P, C, W>, error: BalanceError) -> Self {
         Self {
             route: PhantomData,
             classify: core.classify.clone(),
@@ -148,16 +148,16 @@ impl<L: LoadTracker> Drop for Unwinding<'_, L> {
     }
 }
 
-impl<S, P, C, R, Request> Future for ResponseFuture<S, P, C, R, Request>
+impl<S, P, C, W, Request> Future for ResponseFuture<S, P, C, W, Request>
 where
     S: Service<Request> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     P: Policy,
     C: Classify<S::Response, S::Error>,
-    R: Route<Request>,
+    W: Route<Request>,
     Request: Send + 'static,
 {
-    type Output = Result<C::Observed<RequestGuard<P::Load>>, Error>;
+    type Output = Result<C::Observed<RequestGuard<P::Load>>, BalanceError>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -227,14 +227,14 @@ where
             };
             // The place at the endpoint that failed is given back before another is picked.
             this.stage.set(Stage::Done);
-            let sent = give_again::<S, P, C, R, Request>(failed, this.way, cx);
+            let sent = give_again::<S, P, C, W, Request>(failed, this.way, cx);
             this.stage.set(Stage::after(sent));
         }
     }
 }
 
-impl<S: Service<Request>, P: Policy, C, R, Request> fmt::Debug
-    for ResponseFuture<S, P, C, R, Request>
+impl<S: Service<Request>, P: Policy, C, W, Request> fmt::Debug
+    for ResponseFuture<S, P, C, W, Request>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {

@@ -1,32 +1,29 @@
-//! For operators and tests: what a balancer knows, and what it can be told.
+//! For operators and tests: shows what a balancer knows, and gives it orders.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{
-    registry::RegistryStatus,
-    topology::{Notice, Split, Trip},
-};
+use super::{event::BalanceEvent, registry::RegistryStatus, topology::Split};
 use crate::{
-    endpoint::eject::{EjectCause, Restored},
+    endpoint::eject::EjectCause,
     instance::{Instance, Key, Weight},
 };
 
 /// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
 #[derive(Clone)]
-pub struct Handle {
+pub struct BalanceHandle {
     // Boxed, because a channel makes room for 32 at once, and most balancers never get one.
     commands: mpsc::UnboundedSender<Box<Command>>,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<BalanceStatus>,
     /// Behind a pointer, as most have none.
     split: Option<Arc<Split>>,
 }
 
-/// What a driver is told to do.
+/// An order to the driver, or a question.
 pub(super) enum Command {
     List(oneshot::Sender<Vec<EndpointInfo>>),
-    Subscribe(oneshot::Sender<broadcast::Receiver<Event>>),
+    Subscribe(oneshot::Sender<broadcast::Receiver<BalanceEvent>>),
     Eject(Key, oneshot::Sender<bool>),
     Restore(Key, oneshot::Sender<bool>),
     Weigh(Key, Option<Weight>, oneshot::Sender<bool>),
@@ -35,7 +32,7 @@ pub(super) enum Command {
 /// How a balancer stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Status {
+pub struct BalanceStatus {
     /// Whether discovery or the registry behind it has said anything yet.
     pub resolved: bool,
     /// Endpoints that discovery lists.
@@ -48,47 +45,8 @@ pub struct Status {
     /// Whether discovery has ended; the last good set serves on.
     pub discovery_ended: bool,
     /// The registries that discovery follows, mostly one: as far as they are watched by one of ours that
-    /// this balancer polls, or were [given](super::BalanceLayer::watch) to it.
+    /// this balancer polls, or were [given](super::BalanceBuilder::watch) to it.
     pub registries: Arc<[RegistryStatus]>,
-}
-
-/// What happened to a balancer.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// An endpoint was listed.
-    Added(Key),
-    /// The service of an endpoint was replaced. Where its address changed it is taken for another
-    /// process: it is not ejected any more, unless by hand, and ramps.
-    Replaced(Key),
-    /// An endpoint is not listed any more; so many of its requests are still in flight.
-    Removed(Key, usize),
-    /// A removed endpoint is let go: its last request ended, or the deadline of
-    /// [`drain`](super::BalanceLayer::drain) passed with so many in flight, which go on until they end by
-    /// themselves. Not told of one that had none when it was removed, nor of one that is back.
-    Drained(Key, usize),
-    /// The weight of an endpoint is now this.
-    Weighed(Key, Weight),
-    /// An endpoint gets no requests for now: why, and how long until it is probed (`None`: until its
-    /// checks pass or somebody restores it).
-    Ejected(Key, EjectCause, Option<Duration>),
-    /// An ejected endpoint gets one request, to see whether it is back.
-    Probing(Key),
-    /// An ejected endpoint gets requests again.
-    Restored(Key, Restored),
-    /// An endpoint should be ejected and is not, because too many are.
-    Spared(Key, EjectCause),
-    /// The guard of a traffic split took a version's share back; told by every balancer with that split.
-    SplitTripped(Trip),
-    /// Something about where traffic goes.
-    Notice(Notice),
-    /// Discovery failed; the last good set serves on.
-    DiscoveryFailed(Arc<str>),
-    /// Discovery ended; the last good set serves on.
-    DiscoveryEnded,
-    /// A registry that discovery follows stands otherwise now; told of each once when it is first heard
-    /// of. Not told when it only has other words for the same trouble.
-    Registry(RegistryStatus),
 }
 
 /// How an endpoint stands.
@@ -100,8 +58,8 @@ pub enum EndpointState {
     /// It gets less for a while, because it is new, at another address, back or restored.
     Warming,
     /// It gets nothing, because its weight is 0 and that of others is not.
-    Drained,
-    /// It gets nothing, because it fails or somebody said so.
+    Weightless,
+    /// It gets nothing, because it fails or was ejected by hand.
     Ejected,
 }
 
@@ -138,20 +96,20 @@ pub struct EndpointInfo {
 
 /// The balancer is gone: its last clone was dropped, or its runtime shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone(());
+pub struct BalanceGone(());
 
-impl fmt::Display for Gone {
+impl fmt::Display for BalanceGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the balancer is gone")
     }
 }
 
-impl std::error::Error for Gone {}
+impl std::error::Error for BalanceGone {}
 
-impl Handle {
+impl BalanceHandle {
     pub(super) fn new(
         commands: mpsc::UnboundedSender<Box<Command>>,
-        status: watch::Receiver<Status>,
+        status: watch::Receiver<BalanceStatus>,
         split: Option<&Split>,
     ) -> Self {
         Self {
@@ -161,12 +119,12 @@ impl Handle {
         }
     }
 
-    pub(super) fn follow(&self) -> watch::Receiver<Status> {
+    pub(super) fn follow(&self) -> watch::Receiver<BalanceStatus> {
         self.status.clone()
     }
 
     /// How the balancer stands now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> BalanceStatus {
         self.status.borrow().clone()
     }
 
@@ -179,27 +137,29 @@ impl Handle {
     /// Nothing is lost when the future is dropped.
     pub async fn wait_for(
         &self,
-        mut condition: impl FnMut(&Status) -> bool,
-    ) -> Result<Status, Gone> {
+        mut condition: impl FnMut(&BalanceStatus) -> bool,
+    ) -> Result<BalanceStatus, BalanceGone> {
         let mut status = self.status.clone();
         let status = status.wait_for(|status| condition(status)).await;
-        status.map(|status| status.clone()).map_err(|_| Gone(()))
+        status
+            .map(|status| status.clone())
+            .map_err(|_| BalanceGone(()))
     }
 
     /// The endpoints that are listed, in the order of their keys.
     ///
     /// # Errors
     /// When the balancer is gone, as for all that ask it.
-    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>, Gone> {
+    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>, BalanceGone> {
         self.ask(Command::List).await
     }
 
     /// The events from now on. A receiver that falls more than 1,024 events behind loses the oldest and
-    /// is told so; [`endpoints`](Self::endpoints) tells what holds then.
+    /// gets an error that says so; [`endpoints`](Self::endpoints) shows the present state.
     ///
     /// # Errors
     /// When the balancer is gone.
-    pub async fn subscribe(&self) -> Result<broadcast::Receiver<Event>, Gone> {
+    pub async fn subscribe(&self) -> Result<broadcast::Receiver<BalanceEvent>, BalanceGone> {
         self.ask(Command::Subscribe).await
     }
 
@@ -212,7 +172,7 @@ impl Handle {
     ///
     /// # Errors
     /// When the balancer is gone.
-    pub async fn eject(&self, key: &Key) -> Result<bool, Gone> {
+    pub async fn eject(&self, key: &Key) -> Result<bool, BalanceGone> {
         self.ask(|reply| Command::Eject(key.clone(), reply)).await
     }
 
@@ -221,7 +181,7 @@ impl Handle {
     ///
     /// # Errors
     /// When the balancer is gone.
-    pub async fn restore(&self, key: &Key) -> Result<bool, Gone> {
+    pub async fn restore(&self, key: &Key) -> Result<bool, BalanceGone> {
         self.ask(|reply| Command::Restore(key.clone(), reply)).await
     }
 
@@ -234,7 +194,7 @@ impl Handle {
         &self,
         key: &Key,
         weight: impl Into<Option<Weight>>,
-    ) -> Result<bool, Gone> {
+    ) -> Result<bool, BalanceGone> {
         let weight = weight.into();
         self.ask(|reply| Command::Weigh(key.clone(), weight, reply))
             .await
@@ -265,8 +225,9 @@ impl Handle {
     ///     Ok::<_, Infallible>(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }))
     /// });
     /// let split = Split::new(Shares::canary("v2", 0.1))?;
-    /// let balance = BalanceLayer::new()
-    ///     .topology(Topology::new().split(split))?
+    /// let balance = BalanceLayer::builder()
+    ///     .topology(Topology::new().split(split))
+    ///     .build()?
     ///     .balance(discover);
     ///
     /// // Where only the handle is at hand, as on an admin page:
@@ -282,17 +243,20 @@ impl Handle {
         self.split.as_deref()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Gone> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, BalanceGone> {
         let (reply, answer) = oneshot::channel();
         let command = Box::new(command(reply));
-        self.commands.send(command).map_err(|_| Gone(()))?;
-        answer.await.map_err(|_| Gone(()))
+        self.commands.send(command).map_err(|_| BalanceGone(()))?;
+        answer.await.map_err(|_| BalanceGone(()))
     }
 }
 
-impl fmt::Debug for Handle {
+impl fmt::Debug for BalanceHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
+        f.debug_struct("BalanceHandle")
             .field("status", &*self.status.borrow())
             .finish_non_exhaustive()
     }

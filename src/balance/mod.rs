@@ -9,7 +9,7 @@
 //! - **The pick happens in `call`**, where the request is known: its hash key, its subset, the
 //!   endpoints that an earlier attempt of it went to.
 //! - **Discovery is followed while no request flows**, by a task that ends with the last balancer. Its
-//!   errors and its end are told, and the last good set serves on.
+//!   errors and its end are published, and the last good set serves on.
 //! - **State is kept by key** through every update: load, ejection, slow start, counts. An endpoint that
 //!   comes back within the grace finds it again: it is as warm as it was. Another address is another
 //!   process: of what was known only the counts hold for that, and it ramps. What was ordered by hand
@@ -20,10 +20,10 @@
 //! ```text
 //!                    driver (one task)                          callers (any thread)
 //!  Discover ──▶ members, by key ──┐
-//!  Handle   ──▶ eject, weigh      ├─▶ Topology ─▶ Policy ─▶ Snapshot ─▶ slots ─▶ pick ─▶ endpoint
+//!  handle   ──▶ eject, weigh      ├─▶ Topology ─▶ Policy ─▶ Snapshot ─▶ slots ─▶ pick ─▶ endpoint
 //!  requests ──▶ health, load      ┘   where to    prepare   immutable                     │
 //!      ▲                                                                                  │
-//!      └────────────────── in flight, latency, outcome: EndpointState ◀───────────────────┘
+//!      └────────────────── in flight, latency, outcome: LiveEndpoint ◀────────────────────┘
 //! ```
 //!
 //! # What it costs
@@ -32,15 +32,17 @@
 //! linear in the endpoints, on the driver's task; a [costly](policy::Policy::is_costly) table is made on a
 //! thread for blocking work.
 //!
-//! # Panics of others
+//! # Panics of user code
 //! A panic of an endpoint's service, a [`Route`](topology::Route), a classifier or a policy goes on to the
 //! caller of the request, as from any service of tower's. The request's place is given back, an endpoint
 //! that panicked has failed, and the balancer goes on. A panic on the driver's task, as of a policy that
 //! prepares or of the destructor of a service, costs one turn of it; while a policy cannot prepare, its
 //! picks are made at random.
 
+mod builder;
 mod driver;
 mod error;
+mod event;
 mod future;
 mod handle;
 mod layer;
@@ -49,15 +51,20 @@ pub mod policy;
 mod registry;
 mod send;
 mod service;
+mod settings;
 mod shared;
+mod start;
 pub mod topology;
 
 pub use self::{
-    error::{Error, NoEndpoint},
+    builder::BalanceBuilder,
+    error::{BalanceError, NoEndpoint},
+    event::BalanceEvent,
     future::ResponseFuture,
-    handle::{EndpointInfo, EndpointState, Event, Gone, Handle, Status},
+    handle::{BalanceGone, BalanceHandle, BalanceStatus, EndpointInfo, EndpointState},
     layer::{BalanceLayer, PlainBalanceLayer},
-    pick::guard::RequestGuard,
+    pick::request_guard::RequestGuard,
     registry::RegistryStatus,
     service::Balance,
+    settings::BalanceSettings,
 };

@@ -17,7 +17,7 @@ use crate::{
 pub struct RegistryStatus {
     /// The service that is watched there.
     pub service: Arc<str>,
-    /// How far its last word can be trusted.
+    /// How current its list is.
     pub state: ViewState,
     /// Instances that it lists and that may serve.
     pub instances: usize,
@@ -31,12 +31,12 @@ pub struct RegistryStatus {
 }
 
 impl RegistryStatus {
-    /// How it stands now, for one who has followed it since `began`.
+    /// Its state now. `began` is when the balancer began to follow it.
     pub(super) fn of(watch: &Watch, began: Instant) -> Self {
         let view = watch.view();
         let ended = watch.is_ended();
         let state = match view.state {
-            // Of one that has ended nobody notices that it grows old.
+            // The watch has ended, so it does not notice by itself that the list grows old.
             fresh if ended && fresh != ViewState::Pending => ViewState::Stale,
             state => state,
         };
@@ -56,7 +56,7 @@ impl RegistryStatus {
         self.silent_since.map(|since| since.elapsed())
     }
 
-    /// Whether it stands as before, as far as that is worth an event: not for other words of the same
+    /// Whether its state is as before, as far as that is worth an event: not for another text of the same
     /// trouble.
     pub(super) fn is_like(&self, before: &Self) -> bool {
         let kind = |status: &Self| status.error.as_ref().map(RegistryError::kind);

@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 use tower::Service;
 
 use super::{
-    error::Error,
+    error::BalanceError,
     pick::{
         core::{Core, Picked},
-        guard::RequestGuard,
         home::Home,
-        state::EndpointState,
+        request_guard::RequestGuard,
+        state::LiveEndpoint,
     },
     policy::Policy,
     topology::Route,
@@ -51,7 +51,7 @@ pub(super) enum Sent<S: Service<Request>, Request, L: LoadTracker> {
 
 /// What an endpoint leaves that did not answer a request.
 pub(super) struct Failed<Request> {
-    error: Error,
+    error: BalanceError,
     at: EndpointId,
     /// Where to look for another endpoint.
     home: Home,
@@ -62,12 +62,12 @@ pub(super) struct Failed<Request> {
 impl<Request> Failed<Request> {
     #[cold]
     pub(super) fn new<L>(
-        state: &EndpointState<L>,
+        state: &LiveEndpoint<L>,
         source: BoxError,
         request: Option<Request>,
     ) -> Self {
         Self {
-            error: Error::endpoint(&state.key, source),
+            error: BalanceError::endpoint(&state.key, source),
             at: state.id(),
             home: state.common().home.clone(),
             request,
@@ -78,7 +78,7 @@ impl<Request> Failed<Request> {
 impl<Request: Send + 'static> Failed<Request> {
     /// The error for the caller. It brings the request back if that was not sent.
     #[cold]
-    pub(super) fn give_up(self) -> Error {
+    pub(super) fn give_up(self) -> BalanceError {
         match self.request {
             Some(request) => self.error.with_request(request),
             None => self.error,
@@ -119,7 +119,7 @@ where
 
 /// Gives a request that failed at one endpoint to others, until one takes it. While there is a balancer.
 #[cold]
-pub(super) fn give_again<S, P, C, R, Request>(
+pub(super) fn give_again<S, P, C, W, Request>(
     failed: Failed<Request>,
     way: &mut Way,
     cx: &mut Context<'_>,
@@ -129,9 +129,9 @@ where
     S::Error: Into<BoxError>,
     P: Policy,
     C: Send + Sync + 'static,
-    R: Route<Request>,
+    W: Route<Request>,
 {
-    match failed.home.get::<Core<S, P, C, R>>() {
+    match failed.home.get::<Core<S, P, C, W>>() {
         Some(core) => give_to_others(&core, failed, way, cx),
         None => Sent::Failed(failed),
     }
@@ -139,8 +139,8 @@ where
 
 /// Gives a request that failed at one endpoint to others, until one takes it.
 #[cold]
-pub(super) fn give_to_others<S, P, C, R, Request>(
-    core: &Core<S, P, C, R>,
+pub(super) fn give_to_others<S, P, C, W, Request>(
+    core: &Core<S, P, C, W>,
     mut failed: Failed<Request>,
     way: &mut Way,
     cx: &mut Context<'_>,
@@ -149,7 +149,7 @@ where
     S: Service<Request> + Clone,
     S::Error: Into<BoxError>,
     P: Policy,
-    R: Route<Request>,
+    W: Route<Request>,
 {
     way.tried.insert(failed.at);
     while way.sends < SENDS {
@@ -180,8 +180,8 @@ where
 /// Else it waits for the first, as that is the policy's choice. A probe waits: to give its permit back
 /// counts as no answer.
 #[cold]
-pub(super) fn give_to_ready<S, P, C, R, Request>(
-    core: &Core<S, P, C, R>,
+pub(super) fn give_to_ready<S, P, C, W, Request>(
+    core: &Core<S, P, C, W>,
     mut first: Picked<S, P::Load>,
     mut request: Request,
     way: &mut Way,
@@ -191,7 +191,7 @@ where
     S: Service<Request> + Clone,
     S::Error: Into<BoxError>,
     P: Policy,
-    R: Route<Request>,
+    W: Route<Request>,
 {
     if first.guard.is_probe() {
         return Sent::Pending(first, request);

@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use tower::Service;
 
 #[cfg(doc)]
-use super::BalanceLayer;
+use super::BalanceBuilder;
 use super::{
-    error::Error,
+    error::BalanceError,
     future::ResponseFuture,
-    handle::Handle,
-    pick::{core::Core, guard::RequestGuard},
+    handle::BalanceHandle,
+    pick::{core::Core, request_guard::RequestGuard},
     policy::{DefaultPolicy, Policy},
     shared::Shared,
     topology::Route,
@@ -30,14 +30,14 @@ use crate::{
 
 /// Spreads requests over the endpoints of a service. Cheap to clone, at best one for each request.
 ///
-/// `S` is the service of one endpoint, `P` chooses among them, `C` judges what comes back and `R` reads
+/// `S` is the service of one endpoint, `P` chooses among them, `C` judges what comes back and `W` reads
 /// what a request wishes for. All clones share everything, and the last one takes the driver with it:
 /// requests in flight then end as they do, but one that could not be sent is not sent on any more. So
 /// keep a clone while requests are in flight, as a server does anyhow.
 ///
 /// # Readiness
 /// `poll_ready` waits while there is no endpoint, for at most
-/// [`BalanceLayer::wait`], and then fails with the reason. It reserves
+/// [`BalanceBuilder::wait`], and then fails with the reason. It reserves
 /// nothing, and a later `poll_ready` waits anew: no failure is for ever.
 ///
 /// An endpoint's own `poll_ready` is asked when a request is given to it. Where that fails, the request
@@ -53,16 +53,16 @@ use crate::{
 ///
 /// # Cancel safety
 /// Dropping the future of a request at any point gives back its place.
-pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, R = ()> {
-    core: Shared<Core<S, P, C, R>>,
+pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, W = ()> {
+    core: Shared<Core<S, P, C, W>>,
     /// Only while it waits for a first endpoint.
     waiting: Option<Waiting>,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
 
-impl<S, P: Policy, C, R> Balance<S, P, C, R> {
-    pub(super) fn new_with(core: Arc<Core<S, P, C, R>>) -> Self {
+impl<S, P: Policy, C, W> Balance<S, P, C, W> {
+    pub(super) fn new_with(core: Arc<Core<S, P, C, W>>) -> Self {
         Self {
             core: Shared::new(core),
             waiting: None,
@@ -70,31 +70,31 @@ impl<S, P: Policy, C, R> Balance<S, P, C, R> {
     }
 
     /// A handle for operators and tests. It does not keep the balancer alive.
-    pub fn handle(&self) -> Handle {
+    pub fn handle(&self) -> BalanceHandle {
         self.core.handle.clone()
     }
 
-    /// The number of endpoints that may be picked, as in [`Status::usable`](super::Status::usable).
+    /// The number of endpoints that may be picked, as in [`BalanceStatus::usable`](super::BalanceStatus::usable).
     pub fn usable(&self) -> usize {
         self.core.usable.load(Relaxed)
     }
 }
 
-impl<S, P, C, R, Request> Service<Request> for Balance<S, P, C, R>
+impl<S, P, C, W, Request> Service<Request> for Balance<S, P, C, W>
 where
     S: Service<Request> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     P: Policy,
     C: Classify<S::Response, S::Error>,
-    R: Route<Request>,
+    W: Route<Request>,
     Request: Send + 'static,
 {
     type Response = C::Observed<RequestGuard<P::Load>>;
-    type Error = Error;
-    type Future = ResponseFuture<S, P, C, R, Request>;
+    type Error = BalanceError;
+    type Future = ResponseFuture<S, P, C, W, Request>;
 
     #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BalanceError>> {
         if self.core.is_usable() {
             // Looked at first, as a store is more than a look.
             if self.waiting.is_some() {
@@ -115,7 +115,7 @@ where
         Poll::Ready(if usable {
             Ok(())
         } else {
-            Err(Error::no_endpoint(self.core.reason(None)))
+            Err(BalanceError::no_endpoint(self.core.reason(None)))
         })
     }
 
@@ -132,14 +132,14 @@ where
                 ResponseFuture::begin(&self.core, picked, request, tried)
             }
             Err(reason) => {
-                let error = Error::no_endpoint(reason).with_request(request);
+                let error = BalanceError::no_endpoint(reason).with_request(request);
                 ResponseFuture::refuse(&self.core, error)
             }
         }
     }
 }
 
-impl<S, P: Policy, C, R> Clone for Balance<S, P, C, R> {
+impl<S, P: Policy, C, W> Clone for Balance<S, P, C, W> {
     fn clone(&self) -> Self {
         Self {
             core: Shared::clone(&self.core),
@@ -148,7 +148,7 @@ impl<S, P: Policy, C, R> Clone for Balance<S, P, C, R> {
     }
 }
 
-impl<S, P: Policy, C, R> fmt::Debug for Balance<S, P, C, R> {
+impl<S, P: Policy, C, W> fmt::Debug for Balance<S, P, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Balance")
             .field("status", &self.core.handle.status())

@@ -2,7 +2,7 @@
 //!
 //! A server clones its balancer for each request. Were all clones counted by one `Arc`, every core that
 //! serves requests would write to that one cache line, twice for each request, and wait for it longer
-//! than for all else that the balancer does. So whoever is cloned often gets a counter of its own, in a
+//! than for all else that the balancer does. So a reference that is cloned often gets a counter of its own, in a
 //! cache line of its own, which its clones count in:
 //!
 //! ```text
@@ -11,8 +11,8 @@
 //!         └── a task's ─── …                     counted by the first
 //! ```
 //!
-//! Whoever is cloned only a few times, as one of a request may be by the layers around it, shares the
-//! counter that it is counted by itself: no request allocates. The value goes when nobody is left, as
+//! A reference that is cloned only a few times, as that of a request may be by the layers around it, shares
+//! the counter that counts itself, so no request allocates. The value is dropped with the last reference, as
 //! with an `Arc`: each counter holds one reference to it.
 
 use std::{

@@ -14,10 +14,10 @@ use crate::endpoint::{CompleteOnResponse, Endpoint, MeasuredEndpoint, load::Load
 /// A discovery whose endpoints measure their own load, for tower's own balancer. Made by
 /// [`Discover::measured`](super::Discover::measured).
 #[derive(Clone, Debug)]
-pub struct MeasuredDiscover<D, L, C = CompleteOnResponse> {
+pub struct MeasuredDiscover<D, L, T = CompleteOnResponse> {
     discover: D,
     tracker: L,
-    completion: C,
+    completion: T,
 }
 
 impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
@@ -31,11 +31,11 @@ impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
     }
 }
 
-impl<D, L, C> MeasuredDiscover<D, L, C> {
+impl<D, L, T> MeasuredDiscover<D, L, T> {
     /// Sets when a request is complete: with its response ([`CompleteOnResponse`], the default), or with
     /// the body of the response (`CompleteOnBody`, which also counts 5xx as failures).
     #[must_use]
-    pub fn complete<C2: Clone>(self, completion: C2) -> MeasuredDiscover<D, L, C2> {
+    pub fn complete<T2: Clone>(self, completion: T2) -> MeasuredDiscover<D, L, T2> {
         MeasuredDiscover {
             discover: self.discover,
             tracker: self.tracker,
@@ -44,13 +44,13 @@ impl<D, L, C> MeasuredDiscover<D, L, C> {
     }
 }
 
-impl<D, S, L, C> Stream for MeasuredDiscover<D, L, C>
+impl<D, S, L, T> Stream for MeasuredDiscover<D, L, T>
 where
     D: Discover<Service = Endpoint<S>> + Unpin,
     L: LoadTracker,
-    C: Clone,
+    T: Clone,
 {
-    type Item = Result<Change<D::Key, MeasuredEndpoint<S, L, C>>, D::Error>;
+    type Item = Result<Change<D::Key, MeasuredEndpoint<S, L, T>>, D::Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -67,4 +67,4 @@ where
 }
 
 // No field is structurally pinned.
-impl<D: Unpin, L, C> Unpin for MeasuredDiscover<D, L, C> {}
+impl<D: Unpin, L, T> Unpin for MeasuredDiscover<D, L, T> {}

@@ -36,7 +36,7 @@
 //!
 //! tower's trait cannot report the state of the registry. This crate's
 //! [`Balance`](crate::balance::Balance) learns it directly from the discovery, and with it why there is
-//! no endpoint ([`Status::registries`](crate::balance::Status::registries)). That works through any
+//! no endpoint ([`BalanceStatus::registries`](crate::balance::BalanceStatus::registries)). That works through any
 //! adaptors, as long as they are on the same task.
 //!
 //! A discovery works when it is polled, on the task of its consumer, within a tokio runtime. A poll
@@ -61,7 +61,7 @@ use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::discover::Change;
 
-use self::roll::{Roll, Step};
+use self::roll::{Roll, RollStep};
 use crate::{
     backoff::Backoff,
     endpoint::{Endpoint, load::LoadTracker},
@@ -255,13 +255,13 @@ impl<M: MakeEndpoint> Stream for Discover<M> {
             let now = Instant::now();
             this.steps += 1;
             let change = match this.roll.step(&mut this.maker, now) {
-                Step::Insert(key, facts, service) => {
+                RollStep::Insert(key, facts, service) => {
                     let endpoint = Endpoint::with_facts(service, key.clone(), facts);
                     Change::Insert(key, endpoint)
                 }
-                Step::Remove(key) => Change::Remove(key),
-                Step::Quiet => continue,
-                Step::Idle => match this.poll_retry(cx) {
+                RollStep::Remove(key) => Change::Remove(key),
+                RollStep::Quiet => continue,
+                RollStep::Idle => match this.poll_retry(cx) {
                     Poll::Ready(()) => continue,
                     Poll::Pending => {
                         this.steps = 0;

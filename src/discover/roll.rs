@@ -59,7 +59,7 @@ struct Entry {
 }
 
 /// The result of one step.
-pub(super) enum Step<S> {
+pub(super) enum RollStep<S> {
     /// A service was made for an instance.
     Insert(Key, Arc<Facts>, S),
     /// An instance with a service was removed.
@@ -102,7 +102,7 @@ impl Roll {
         &mut self,
         maker: &mut M,
         now: Instant,
-    ) -> Step<M::Service> {
+    ) -> RollStep<M::Service> {
         match self.plan.next() {
             Some(Delta::Insert(new)) => {
                 let entry = Entry {
@@ -121,14 +121,14 @@ impl Roll {
             Some(Delta::Update { new, .. }) => self.update(new, maker, now),
             Some(Delta::Remove(old)) => {
                 let Some(entry) = self.entries.remove(&old.key) else {
-                    return Step::Quiet;
+                    return RollStep::Quiet;
                 };
                 if let Some((at, _)) = entry.retry {
                     self.retries.remove(&(at, old.key.clone()));
                 }
                 match entry.made {
-                    Some(_) => Step::Remove(old.key.clone()),
-                    None => Step::Quiet,
+                    Some(_) => RollStep::Remove(old.key.clone()),
+                    None => RollStep::Quiet,
                 }
             }
             None => {
@@ -139,7 +139,7 @@ impl Roll {
                         let key = key.clone();
                         self.make(key, maker, now)
                     }
-                    _ => Step::Idle,
+                    _ => RollStep::Idle,
                 }
             }
         }
@@ -155,9 +155,9 @@ impl Roll {
         new: Arc<Instance>,
         maker: &mut M,
         now: Instant,
-    ) -> Step<M::Service> {
+    ) -> RollStep<M::Service> {
         let Some(entry) = self.entries.get_mut(&new.key) else {
-            return Step::Quiet;
+            return RollStep::Quiet;
         };
         entry.facts.update(Arc::clone(&new));
         entry.seen = Arc::clone(&new);
@@ -172,15 +172,20 @@ impl Roll {
                 if let Some((at, _)) = entry.retry.take() {
                     self.retries.remove(&(at, new.key.clone()));
                 }
-                return Step::Quiet;
+                return RollStep::Quiet;
             }
         }
         self.make(new.key.clone(), maker, now)
     }
 
-    fn make<M: MakeEndpoint>(&mut self, key: Key, maker: &mut M, now: Instant) -> Step<M::Service> {
+    fn make<M: MakeEndpoint>(
+        &mut self,
+        key: Key,
+        maker: &mut M,
+        now: Instant,
+    ) -> RollStep<M::Service> {
         let Some(entry) = self.entries.get_mut(&key) else {
-            return Step::Quiet;
+            return RollStep::Quiet;
         };
         let failures = match entry.retry.take() {
             Some((at, failures)) => {
@@ -195,7 +200,7 @@ impl Roll {
         let error: BoxError = match made {
             Ok(Ok(service)) => {
                 entry.made = Some(instance);
-                return Step::Insert(key, Arc::clone(&entry.facts), service);
+                return RollStep::Insert(key, Arc::clone(&entry.facts), service);
             }
             Ok(Err(error)) => error.into(),
             Err(_) => "the maker panicked".into(),
@@ -214,7 +219,7 @@ impl Roll {
         let at = after(now, delay);
         entry.retry = Some((at, failures));
         self.retries.insert((at, key));
-        Step::Quiet
+        RollStep::Quiet
     }
 }
 

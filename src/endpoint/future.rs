@@ -15,16 +15,16 @@ use super::load::{Handle, LoadTracker};
 
 /// A request in flight. Dropping it cancels the request and gives back its place.
 #[pin_project]
-pub struct ResponseFuture<F, L: LoadTracker, C> {
+pub struct ResponseFuture<F, L: LoadTracker, T> {
     #[pin]
     future: F,
-    completion: C,
+    completion: T,
     /// Taken when the inner future is done.
     handle: Option<Handle<L>>,
 }
 
-impl<F, L: LoadTracker, C> ResponseFuture<F, L, C> {
-    pub(super) fn new(future: F, completion: C, handle: Handle<L>) -> Self {
+impl<F, L: LoadTracker, T> ResponseFuture<F, L, T> {
+    pub(super) fn new(future: F, completion: T, handle: Handle<L>) -> Self {
         Self {
             future,
             completion,
@@ -33,13 +33,13 @@ impl<F, L: LoadTracker, C> ResponseFuture<F, L, C> {
     }
 }
 
-impl<F, L, C, T, E> Future for ResponseFuture<F, L, C>
+impl<F, L, T, Response, E> Future for ResponseFuture<F, L, T>
 where
-    F: Future<Output = Result<T, E>>,
+    F: Future<Output = Result<Response, E>>,
     L: LoadTracker,
-    C: TrackCompletion<Handle<L>, T>,
+    T: TrackCompletion<Handle<L>, Response>,
 {
-    type Output = Result<C::Output, E>;
+    type Output = Result<T::Output, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -58,7 +58,7 @@ where
     }
 }
 
-impl<F, L: LoadTracker, C> fmt::Debug for ResponseFuture<F, L, C> {
+impl<F, L: LoadTracker, T> fmt::Debug for ResponseFuture<F, L, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("handle", &self.handle)

@@ -21,7 +21,7 @@ use super::{
 
 /// An endpoint that measures its own load: a [`tower::load::Load`], for tower's own balancer.
 ///
-/// `L` measures the load, and `C` says when a request is complete: when its response is there
+/// `L` measures the load, and `T` says when a request is complete: when its response is there
 /// ([`CompleteOnResponse`], the default), or when the body of the response has ended
 /// (`CompleteOnBody`, with feature `http`). Clones share everything but the
 /// service.
@@ -54,9 +54,9 @@ use super::{
 /// assert_eq!(endpoint.load().get(), 0.5, "a half of one request, as its weight is 2");
 /// # Ok::<_, tower_roster::instance::AddressError>(())
 /// ```
-pub struct MeasuredEndpoint<S, L, C = CompleteOnResponse> {
+pub struct MeasuredEndpoint<S, L, T = CompleteOnResponse> {
     endpoint: Endpoint<S>,
-    completion: C,
+    completion: T,
     state: Arc<State<L>>,
 }
 
@@ -79,10 +79,10 @@ impl<S, L: LoadTracker> MeasuredEndpoint<S, L> {
     }
 }
 
-impl<S, L: LoadTracker, C> MeasuredEndpoint<S, L, C> {
+impl<S, L: LoadTracker, T> MeasuredEndpoint<S, L, T> {
     /// Sets when a request is complete.
     #[must_use]
-    pub fn complete<C2>(self, completion: C2) -> MeasuredEndpoint<S, L, C2> {
+    pub fn complete<T2>(self, completion: T2) -> MeasuredEndpoint<S, L, T2> {
         MeasuredEndpoint {
             endpoint: self.endpoint,
             completion,
@@ -107,15 +107,15 @@ impl<S, L: LoadTracker, C> MeasuredEndpoint<S, L, C> {
     }
 }
 
-impl<S, L, C, Request> Service<Request> for MeasuredEndpoint<S, L, C>
+impl<S, L, T, Request> Service<Request> for MeasuredEndpoint<S, L, T>
 where
     S: Service<Request>,
     L: LoadTracker,
-    C: TrackCompletion<Handle<L>, S::Response>,
+    T: TrackCompletion<Handle<L>, S::Response>,
 {
-    type Response = C::Output;
+    type Response = T::Output;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, L, C>;
+    type Future = ResponseFuture<S::Future, L, T>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.endpoint.poll_ready(cx)
@@ -128,7 +128,7 @@ where
     }
 }
 
-impl<S, L: LoadTracker, C> Load for MeasuredEndpoint<S, L, C> {
+impl<S, L: LoadTracker, T> Load for MeasuredEndpoint<S, L, T> {
     type Metric = Cost;
 
     fn load(&self) -> Cost {
@@ -136,7 +136,7 @@ impl<S, L: LoadTracker, C> Load for MeasuredEndpoint<S, L, C> {
     }
 }
 
-impl<S: Clone, L, C: Clone> Clone for MeasuredEndpoint<S, L, C> {
+impl<S: Clone, L, T: Clone> Clone for MeasuredEndpoint<S, L, T> {
     fn clone(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
@@ -146,7 +146,7 @@ impl<S: Clone, L, C: Clone> Clone for MeasuredEndpoint<S, L, C> {
     }
 }
 
-impl<S, L: LoadTracker, C> fmt::Debug for MeasuredEndpoint<S, L, C> {
+impl<S, L: LoadTracker, T> fmt::Debug for MeasuredEndpoint<S, L, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeasuredEndpoint")
             .field("endpoint", &self.endpoint)

@@ -10,10 +10,10 @@
 //!   its window was over (envoy#19526, #29259). Here the factor is 1 exactly from the end of the window,
 //!   never below 1 % before, and [`Ramp::next_change`] says when weights must be prepared anew.
 //! - *Useless when all are new*: then nothing is warm, and the ramp would only make shares depend on
-//!   the order of arrival. [`Ramp::begins`] says so, and when nobody is warm any more the ramps end.
+//!   the order of arrival. [`Ramp::begins`] says so, and when no endpoint is warm any more the ramps end.
 //! - *A flood for the rest*: one warm endpoint among nine new ones gets half of all requests where a tenth is
-//!   its due (envoy#26290). [`Ramp::least`] raises the least factor until nobody gets more than
-//!   half as much again as its due.
+//!   its due (envoy#26290). [`Ramp::least`] raises the least factor until no endpoint gets
+//!   more than half as much again as its due.
 //! - *A ramp for each blink*: a registry or a health check that flaps delists an endpoint for a moment,
 //!   and when each return begins a ramp, most of the service ramps for as long as that lasts. With one
 //!   server after the other delisted for 200 ms, at 70 % of what all can bear, the 99th percentile was
@@ -24,14 +24,14 @@
 //! The age of a ramp is the time for which the endpoint was sent requests, as only requests warm it.
 //! Time away from the registry and time at weight 0 count for nothing: the age stands still ([`Age`]).
 //! It is not turned back either. What was filled in the process stays as long as the process, and
-//! whoever was delisted for a moment has lost nothing; if time away cooled an endpoint, a flapping
+//! an endpoint that was delisted for a moment has lost nothing; if time away cooled an endpoint, a flapping
 //! one would never be warm, and its requests would be slow because of the flapping alone. So within the
 //! grace of the balancer a warm endpoint comes back warm, and any other goes on where it was.
 //!
 //! A new age begins with whatever says that the process is another one: another key, another address, a
-//! new generation of the registration (where the registry tells), an ejection, or an absence beyond
+//! new generation of the registration (where the registry says so), an ejection, or an absence beyond
 //! the grace. A process that was restarted within the grace at the same address looks the same in a
-//! registry without generations, and comes back warm there; another id for each start tells.
+//! registry without generations, and comes back warm there, unless each start has another id.
 //!
 //! [Envoy]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start
 
@@ -41,8 +41,8 @@ use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
-/// Half of the ten seconds within which one that returned should have its full share: the other half
-/// is for noticing that it did.
+/// Half of the ten seconds within which an endpoint that returned should have its full share: the other
+/// half is for noticing that it returned.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// Envoy's.
@@ -62,7 +62,7 @@ const STEPS: f64 = 10.0;
 /// a small share first.
 ///
 /// What counts is the time for which an endpoint was sent requests. Time away from the registry (within
-/// the [grace](crate::balance::BalanceLayer::grace) of the balancer) and time at weight 0 make it neither
+/// the [grace](crate::balance::BalanceBuilder::grace) of the balancer) and time at weight 0 make it neither
 /// warmer nor colder.
 ///
 /// # Examples
@@ -85,7 +85,7 @@ const STEPS: f64 = 10.0;
 /// assert_eq!(ramp.factor(Duration::from_millis(7_500)), 0.5);
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SlowStart {
     window: Duration,
     least: f64,
@@ -186,7 +186,7 @@ pub struct Ramp {
 
 impl Ramp {
     /// Whether endpoints that are new or back ramp, in a set with so many that take requests and have
-    /// their full share. In the first set, and in one that is all new, nobody does.
+    /// their full share. In the first set, and in one that is all new, none does.
     pub fn begins(&self, warm: usize) -> bool {
         warm > 0 && !self.window.is_zero() && self.least < 1.0 && self.surge > 1.0
     }
@@ -203,7 +203,7 @@ impl Ramp {
     /// `(warm + ramping) / (warm + factor × ramping)` times its due; this keeps that within the surge.
     pub fn least(&self, warm: f64, ramping: f64) -> f64 {
         let needed = ((warm + ramping) / self.surge - warm) / ramping;
-        // Also when it is no number, with nobody or infinitely many on one side.
+        // Also when it is no number, with none or infinitely many on one side.
         if needed > self.least {
             needed.min(1.0)
         } else {

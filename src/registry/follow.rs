@@ -8,7 +8,7 @@
 //!
 //! This costs a thread-local access per poll until the watch has been handed over. If another task
 //! stands between the two, the user passes the watch with
-//! [`BalanceLayer::watch`](crate::balance::BalanceLayer::watch).
+//! [`BalanceBuilder::watch`](crate::balance::BalanceBuilder::watch).
 
 use std::{
     cell::Cell,

@@ -8,7 +8,7 @@ use tower_roster::{
     Instance,
     attempt::Tried,
     balance::{
-        EndpointState, Error, Event, NoEndpoint,
+        BalanceError, BalanceEvent, EndpointState, NoEndpoint,
         policy::{Policy, RingHash},
         topology::{
             Locality, Notice, Otherwise, Priority, Shares, Split, Subset, Subsets, Topology, Wish,
@@ -38,8 +38,8 @@ pub(crate) fn at_once() -> Ejection {
 }
 
 pub(crate) fn rig(topology: Topology, ejection: Ejection) -> Rig {
-    let layer = layer().topology(topology).unwrap();
-    Rig::with(layer.ejection(ejection).unwrap())
+    let layer = layer().topology(topology);
+    Rig::with(layer.ejection(ejection))
 }
 
 /// Has endpoints fail one after the other until they are ejected, and then answer again.
@@ -51,22 +51,30 @@ pub(crate) async fn fail<const N: usize>(rig: &Rig, ids: [&str; N], controls: &[
     }
 }
 
-fn panics(said: &mut Receiver<Event>) -> usize {
+fn panics(said: &mut Receiver<BalanceEvent>) -> usize {
     let events = std::iter::from_fn(|| said.try_recv().ok());
-    let is_panic = |event: &Event| matches!(event, Event::Notice(Notice::Panic));
+    let is_panic = |event: &BalanceEvent| {
+        matches!(
+            event,
+            BalanceEvent::Notice {
+                notice: Notice::Panic,
+                ..
+            }
+        )
+    };
     events.filter(is_panic).count()
 }
 
 /// Waits until an endpoint is on trial.
-async fn probing(said: &mut Receiver<Event>) -> String {
+async fn probing(said: &mut Receiver<BalanceEvent>) -> String {
     loop {
-        if let Event::Probing(key) = said.recv().await.unwrap() {
+        if let BalanceEvent::Probing { key, .. } = said.recv().await.unwrap() {
             return key.id().into();
         }
     }
 }
 
-fn reason(answer: Result<String, Error>) -> NoEndpoint {
+fn reason(answer: Result<String, BalanceError>) -> NoEndpoint {
     let error = answer.unwrap_err();
     error.no_endpoint_reason().expect("a reason").clone()
 }
@@ -255,13 +263,13 @@ async fn whether_to_panic_is_for_the_topology_to_say_and_else_for_the_ejection()
 #[tokio::test(start_paused = true)]
 async fn in_panic_the_policy_decides_and_a_second_attempt_goes_elsewhere() {
     for topology in topologies() {
-        let layer = layer().topology(topology.panic(true)).unwrap();
-        let layer = layer.ejection(at_once().eject_last(true)).unwrap();
+        let layer = layer().topology(topology.panic(true));
+        let layer = layer.ejection(at_once().eject_last(true));
         let layer = layer
             .policy(RingHash::new())
             .route(|n: &u32| Wish::new().key(n.to_le_bytes()));
         let (feed, script) = crate::kit::script();
-        let balance = layer.balance_plain(script);
+        let balance = layer.build().unwrap().balance_plain(script);
         let ids = ["a", "b", "c"];
         let controls = ids.map(|id| feed.insert(id));
         let call = async |key: u32| balance.clone().oneshot(key).await;
@@ -336,8 +344,8 @@ fn staged(id: &str, stage: &str, model: &str) -> Instance {
 }
 
 async fn placed(topology: Topology) -> Placed {
-    let layer = layer().topology(topology).unwrap();
-    let layer = layer.ejection(at_once()).unwrap();
+    let layer = layer().topology(topology);
+    let layer = layer.ejection(at_once());
     let instances = [
         staged("a", "prod", "large"),
         staged("b", "prod", "small"),
@@ -440,7 +448,7 @@ async fn why_the_rules_leave_nobody_is_told() {
     let strict = |zone| ZonePreference::new(zone).locality(Locality::Strict);
     let listed = || [at("a", 80, 1).zone("here"), at("b", 80, 1).zone("there")];
     let with = async |topology| {
-        let layer = layer().topology(topology).unwrap();
+        let layer = layer().topology(topology);
         Placed::new(layer, wish, listed()).await
     };
     let nowhere = with(Topology::new().zone(strict("elsewhere"))).await;

@@ -2,7 +2,7 @@
 
 use tower::{Service, ServiceExt};
 use tower_roster::{
-    balance::{Balance, BalanceLayer, Error, Handle, policy::RoundRobin},
+    balance::{Balance, BalanceError, BalanceHandle, BalanceLayer, policy::RoundRobin},
     classify::Answers,
 };
 
@@ -16,9 +16,9 @@ async fn a_balancer_crosses_threads_and_so_do_its_requests() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     fn send<T: Send + Sync + 'static>() {}
     shared::<Balance<Mock, RoundRobin, Answers>>();
-    shared::<Handle>();
+    shared::<BalanceHandle>();
     shared::<BalanceLayer<RoundRobin>>();
-    send::<Error>();
+    send::<BalanceError>();
     // What gRPC clients ask of a service, and axum of a state.
     fn as_channel<S, Request>(_: &S)
     where

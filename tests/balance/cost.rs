@@ -32,11 +32,12 @@ impl Service<u64> for Echo {
 
 async fn allocations<P: Policy>(policy: P, seed: Option<u64>) -> u64 {
     let listed = (0..100).map(|number| Ok::<_, Infallible>(Change::Insert(number, Echo)));
-    let mut layer = BalanceLayer::new().policy(policy);
+    let mut layer = BalanceLayer::builder().policy(policy);
     if let Some(seed) = seed {
         layer = layer.seed(seed);
     }
-    let balance = layer.balance_plain(futures_util::stream::iter(listed));
+    let balance = layer.build().unwrap();
+    let balance = balance.balance_plain(futures_util::stream::iter(listed));
     let usable = balance
         .handle()
         .wait_for(|status| status.usable == 100)

@@ -18,7 +18,7 @@ use tokio::{
 use tower_roster::{
     Instance,
     balance::{
-        Gone,
+        BalanceGone,
         policy::{Candidate, NAMES, P2c, Policy, RoundRobin, WeightedRoundRobin, by_name},
         topology::{Shares, Split, Topology},
     },
@@ -196,7 +196,7 @@ async fn one_that_is_ejected_gets_nothing_before_the_table_is_there() {
 }
 
 /// Orders a weight from a task of its own.
-fn weigh(rig: &Rig<Slow>, id: &str, weight: u16) -> JoinHandle<Result<bool, Gone>> {
+fn weigh(rig: &Rig<Slow>, id: &str, weight: u16) -> JoinHandle<Result<bool, BalanceGone>> {
     let (handle, key) = (rig.handle.clone(), key(id));
     tokio::spawn(async move { handle.set_weight(&key, Weight::from(weight)).await })
 }
@@ -252,7 +252,7 @@ async fn an_order_that_changes_nothing_makes_no_table() {
 async fn what_requests_tell_is_heard_though_orders_never_pause() {
     let (mut workshop, policy) = slow();
     let ejection = Ejection::new().consecutive_failures(3);
-    let rig = Rig::with(layer().policy(policy).ejection(ejection).unwrap());
+    let rig = Rig::with(layer().policy(policy).ejection(ejection));
     workshop.go(Go::On);
     let [a, ..] = rig.list(["a", "b", "c"]).await;
     assert_eq!(workshop.begun().await, 3);
@@ -404,9 +404,9 @@ async fn several_sets_are_prepared_in_one_go() {
     let (mut workshop, policy) = slow();
     let split = Split::new(Shares::canary("v2", 0.5)).unwrap();
     let layer = layer().policy(policy);
-    let layer = layer.topology(Topology::new().split(split)).unwrap();
+    let layer = layer.topology(Topology::new().split(split));
     let (feed, discover) = script();
-    let balance = layer.balance(discover);
+    let balance = layer.build().unwrap().balance(discover);
     for (id, version) in [("a", "v1"), ("b", "v2")] {
         let instance = Instance::new("web", id, "10.0.0.1:80".parse().unwrap());
         let instance = Arc::new(instance.meta("version", version));

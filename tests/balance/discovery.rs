@@ -130,7 +130,7 @@ async fn a_flood_starves_neither_requests_nor_the_runtime() {
         control: Control::new("a"),
     };
     // One thread: whoever does not yield stops everybody.
-    let balance = layer().balance_plain(flood);
+    let balance = layer().build().unwrap().balance_plain(flood);
     for _ in 0..100 {
         assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a");
         tokio::task::yield_now().await;
@@ -150,7 +150,7 @@ async fn a_flood_ends_with_the_last_balancer() {
         most: 20_000_000,
         control: Arc::clone(&control),
     };
-    let balance = layer().balance_plain(flood);
+    let balance = layer().build().unwrap().balance_plain(flood);
     assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a");
     drop(balance);
     settle().await;
@@ -196,7 +196,7 @@ async fn towers_service_list_is_a_discovery() {
     let controls = ["x", "y", "z"].map(Control::new);
     let services: Vec<Mock> = controls.iter().map(Control::service).collect();
     let list = ServiceList::new::<u32>(services);
-    let balance = layer().balance_plain(list);
+    let balance = layer().build().unwrap().balance_plain(list);
     for _ in 0..9 {
         balance.clone().oneshot(0).await.unwrap();
     }
@@ -214,12 +214,12 @@ async fn names_of_endpoints_are_their_keys_as_they_are() {
     let control = Control::new("x");
     let named = [String::from("web-1")]
         .map(|name| Ok::<_, Infallible>(Change::Insert(name, control.service())));
-    let balance = layer().balance_plain(stream::iter(named));
+    let balance = layer().build().unwrap().balance_plain(stream::iter(named));
     settle().await;
     assert!(balance.handle().eject(&key("web-1")).await.unwrap());
 
     let named = ["web-2"].map(|name| Ok::<_, Infallible>(Change::Insert(name, control.service())));
-    let balance = layer().balance_plain(stream::iter(named));
+    let balance = layer().build().unwrap().balance_plain(stream::iter(named));
     settle().await;
     assert!(balance.handle().eject(&key("web-2")).await.unwrap());
 }
@@ -227,7 +227,7 @@ async fn names_of_endpoints_are_their_keys_as_they_are() {
 #[tokio::test(start_paused = true)]
 async fn our_own_discovery_brings_weights_and_a_new_one_needs_no_new_service() {
     let listed = Listed::new([at("a", 1, 1), at("b", 2, 3)]);
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     let handle = balance.handle();
     handle.wait_for(|status| status.usable == 2).await.unwrap();
     let mut said = handle.subscribe().await.unwrap();
@@ -271,7 +271,7 @@ async fn our_own_discovery_brings_weights_and_a_new_one_needs_no_new_service() {
 async fn weights_of_two_registries_in_one_discovery_are_followed() {
     let (one, two) = (Listed::new([at("a", 1, 1)]), Listed::new([at("b", 2, 1)]));
     let both = stream::select(one.discover(), two.discover());
-    let balance = layer().balance(both);
+    let balance = layer().build().unwrap().balance(both);
     let handle = balance.handle();
     handle.wait_for(|status| status.usable == 2).await.unwrap();
     two.apply([at("b", 2, 0)]).await;
@@ -286,7 +286,7 @@ async fn weights_of_two_registries_in_one_discovery_are_followed() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_address_is_a_new_service_with_the_old_state() {
     let listed = Listed::new([at("a", 1, 1)]);
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     for _ in 0..5 {
         assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a 10.0.0.1:1");
     }
@@ -301,7 +301,7 @@ async fn a_changed_address_is_a_new_service_with_the_old_state() {
 #[tokio::test(start_paused = true)]
 async fn a_layer_makes_balancers_that_share_nothing() {
     let listed = Listed::new([at("a", 1, 1)]);
-    let layer = layer();
+    let layer = layer().build().unwrap();
     let (one, two) = (
         layer.layer(listed.discover()),
         layer.layer(listed.discover()),
@@ -322,7 +322,7 @@ async fn a_layer_makes_balancers_that_share_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_with_the_last_balancer_and_not_before() {
     let listed = Listed::new([at("a", 1, 1)]);
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     let clone = balance.clone();
     clone.clone().oneshot(0).await.unwrap();
     drop(balance);
@@ -390,7 +390,7 @@ async fn nobody_is_left_waiting_when_the_runtime_of_the_driver_ends() {
         .unwrap();
     let balance = {
         let _inside = runtime.enter();
-        layer().balance_plain(script)
+        layer().build().unwrap().balance_plain(script)
     };
     // Dropping a runtime within another is allowed only like this.
     runtime.shutdown_background();

@@ -8,7 +8,7 @@ use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_roster::{
     Instance,
     balance::{
-        Balance, BalanceLayer, EndpointState, Event, Handle,
+        Balance, BalanceBuilder, BalanceEvent, BalanceHandle, BalanceLayer, EndpointState,
         policy::{P2c, Policy, RoundRobin},
         topology::{self, Guard, Shares, Split, Topology},
     },
@@ -26,7 +26,7 @@ type Service = BoxCloneSyncService<(), u16, Infallible>;
 
 /// Endpoints that take as many milliseconds as the number of their port, and answer with that.
 async fn balance<P: Policy>(
-    layer: BalanceLayer<P>,
+    layer: BalanceBuilder<P>,
     instances: impl IntoIterator<Item = Instance>,
 ) -> Balance<Service, P> {
     let listed = Listed::new(instances);
@@ -38,7 +38,7 @@ async fn balance<P: Policy>(
         });
         Ok::<_, Infallible>(Service::new(service))
     });
-    let balance = layer.seed(11).balance(discover);
+    let balance = layer.seed(11).build().unwrap().balance(discover);
     settle().await;
     balance
 }
@@ -68,10 +68,10 @@ async fn send<P: Policy>(
 }
 
 /// The trip that is told, once at most.
-fn told(events: &mut Receiver<Event>) -> Option<topology::Trip> {
+fn told(events: &mut Receiver<BalanceEvent>) -> Option<topology::Trip> {
     let mut trip = None;
     while let Ok(event) = events.try_recv() {
-        if let Event::SplitTripped(told) = event {
+        if let BalanceEvent::SplitTripped { trip: told, .. } = event {
             assert!(trip.replace(told).is_none(), "it is told once");
         }
     }
@@ -84,9 +84,8 @@ async fn trip<P: Policy + Clone>(policy: P, canary: u16) -> Option<topology::Tri
     let guard = Guard::new("v2").window(Duration::from_secs(10));
     let split = Split::new(Shares::canary("v2", 0.3)).unwrap();
     let split = split.guard(guard).unwrap();
-    let layer = BalanceLayer::new().policy(policy);
+    let layer = BalanceLayer::builder().policy(policy);
     let layer = layer.topology(Topology::new().split(split.clone()));
-    let layer = layer.unwrap();
     let instances = [("a", 10, "v1"), ("b", 10, "v1"), ("new", canary, "v2")];
     let instances = instances.map(|(id, port, version)| at(id, port, 1).meta("version", version));
     // Another balancer of the process, with the same split and without requests.
@@ -111,7 +110,7 @@ async fn trip<P: Policy + Clone>(policy: P, canary: u16) -> Option<topology::Tri
 async fn a_slow_canary_loses_its_share<P: Policy + Clone>(policy: P) {
     let trip_of_slow = trip(policy.clone(), 40).await.expect("it is slow");
     assert_eq!(trip_of_slow.version(), "v2");
-    let topology::Cause::Latency { canary, baseline } = trip_of_slow.cause() else {
+    let topology::TripCause::Latency { canary, baseline } = trip_of_slow.cause() else {
         panic!("no request failed: {trip_of_slow}");
     };
     // Known to an eighth, and a sleep ends up to a millisecond late.
@@ -131,7 +130,7 @@ async fn a_slow_canary_loses_its_share_by_peak_ewma() {
     a_slow_canary_loses_its_share(P2c::peak_ewma()).await;
 }
 
-async fn standing(handle: &Handle, id: &str) -> (EndpointState, Option<EjectCause>) {
+async fn standing(handle: &BalanceHandle, id: &str) -> (EndpointState, Option<EjectCause>) {
     let all = handle.endpoints().await.unwrap();
     let info = all.into_iter().find(|info| info.key == key(id)).unwrap();
     (info.state, info.cause)
@@ -139,8 +138,8 @@ async fn standing(handle: &Handle, id: &str) -> (EndpointState, Option<EjectCaus
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_endpoint_is_ejected_in_turns() {
-    let layer = BalanceLayer::new().policy(RoundRobin::new());
-    let layer = layer.ejection(Ejection::new()).unwrap();
+    let layer = BalanceLayer::builder().policy(RoundRobin::new());
+    let layer = layer.ejection(Ejection::new());
     let instances = [("a", 30), ("b", 30), ("c", 30), ("slow", 300)];
     let instances = instances.map(|(id, port)| at(id, port, 1));
     let balance = balance(layer, instances).await;

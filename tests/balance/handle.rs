@@ -6,7 +6,7 @@ use tower::ServiceExt;
 use tower_roster::{
     Instance,
     balance::{
-        EndpointState, Event,
+        BalanceEvent, EndpointState,
         topology::{Shares, Split, Topology},
     },
     endpoint::{Endpoint, eject::EjectCause},
@@ -51,7 +51,7 @@ async fn the_list_tells_how_each_endpoint_stands() {
             ("a", EndpointState::Active, 1, 0, 2),
             ("b", EndpointState::Active, 1, 2, 2),
             ("c", EndpointState::Ejected, 1, 0, 0),
-            ("d", EndpointState::Drained, 0, 0, 0),
+            ("d", EndpointState::Weightless, 0, 0, 0),
         ]
     );
     let shares: Vec<_> = list.iter().map(|info| info.share).collect();
@@ -144,7 +144,7 @@ async fn a_receiver_that_is_far_behind_is_told_so() {
     }
     settle().await;
     assert!(matches!(said.recv().await, Err(RecvError::Lagged(lost)) if lost == 2_000 - 1_024));
-    assert!(matches!(said.recv().await, Ok(Event::Added(_))));
+    assert!(matches!(said.recv().await, Ok(BalanceEvent::Added { .. })));
     assert_eq!(rig.handle.endpoints().await.unwrap().len(), 2_000);
 }
 
@@ -187,7 +187,7 @@ async fn when_all_weights_are_0_all_count_the_same() {
     let info = rig.info("a").await;
     assert_eq!(
         (info.state, info.effective_weight),
-        (EndpointState::Drained, 0.0)
+        (EndpointState::Weightless, 0.0)
     );
 }
 
@@ -299,7 +299,7 @@ async fn the_split_is_seen_and_set_through_the_handle() {
     let split = Split::new(Shares::canary("v2", 0.0)).unwrap();
     let layer = layer().topology(Topology::new().split(split.clone()));
     let (feed, discover) = script();
-    let balance = layer.unwrap().balance(discover);
+    let balance = layer.build().unwrap().balance(discover);
     for (id, version) in [("a", "v1"), ("b", "v2")] {
         let instance = Instance::new("web", id, "10.0.0.1:80".parse().unwrap());
         let instance = Arc::new(instance.meta("version", version));

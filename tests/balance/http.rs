@@ -74,7 +74,10 @@ async fn balanced(addrs: &[SocketAddr]) -> Balance<HttpClient<Body>, RoundRobin>
         .map(|addr| ((*addr).try_into().unwrap(), 1.into()));
     let registry = Registry::new(Fixed::new(addrs.collect::<Vec<_>>()));
     let watch = registry.watch("user-service").unwrap();
-    layer().balance(watch.discover(HttpEndpoints::new()))
+    layer()
+        .build()
+        .unwrap()
+        .balance(watch.discover(HttpEndpoints::new()))
 }
 
 /// One request with a body; the text of the answer.

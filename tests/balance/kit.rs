@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
-        Balance, BalanceLayer, EndpointInfo, EndpointState, Error, Event, Handle,
+        Balance, BalanceBuilder, BalanceError, BalanceEvent, BalanceHandle, BalanceLayer,
+        EndpointInfo, EndpointState,
         policy::{Policy, RoundRobin},
     },
     instance::Key,
@@ -322,7 +323,7 @@ impl Feed {
 pub(crate) struct Rig<P: Policy = RoundRobin> {
     pub(crate) feed: Feed,
     pub(crate) balance: Balanced<P>,
-    pub(crate) handle: Handle,
+    pub(crate) handle: BalanceHandle,
 }
 
 impl Rig {
@@ -332,14 +333,14 @@ impl Rig {
 }
 
 /// In turn, from an endpoint that the seed decides.
-pub(crate) fn layer() -> BalanceLayer<RoundRobin> {
-    BalanceLayer::new().policy(RoundRobin::new()).seed(1)
+pub(crate) fn layer() -> BalanceBuilder<RoundRobin> {
+    BalanceLayer::builder().policy(RoundRobin::new()).seed(1)
 }
 
 impl<P: Policy> Rig<P> {
-    pub(crate) fn with(layer: BalanceLayer<P>) -> Self {
+    pub(crate) fn with(layer: BalanceBuilder<P>) -> Self {
         let (feed, script) = script();
-        let balance = layer.balance_plain(script);
+        let balance = layer.build().unwrap().balance_plain(script);
         Self {
             feed,
             handle: balance.handle(),
@@ -355,7 +356,7 @@ impl<P: Policy> Rig<P> {
     }
 
     /// Sends a request through a clone of its own.
-    pub(crate) async fn call(&self) -> Result<String, Error> {
+    pub(crate) async fn call(&self) -> Result<String, BalanceError> {
         self.balance.clone().oneshot(0).await
     }
 
@@ -386,7 +387,7 @@ impl<P: Policy> Rig<P> {
     }
 
     /// Starts a request and lets it get as far as it can.
-    pub(crate) async fn start(&self) -> tokio::task::JoinHandle<Result<String, Error>> {
+    pub(crate) async fn start(&self) -> tokio::task::JoinHandle<Result<String, BalanceError>> {
         let request = tokio::spawn(self.balance.clone().oneshot(0));
         settle().await;
         request
@@ -407,20 +408,20 @@ impl<P: Policy> Rig<P> {
 }
 
 /// The events that are there, as text.
-pub(crate) fn events(receiver: &mut broadcast::Receiver<Event>) -> Vec<String> {
+pub(crate) fn events(receiver: &mut broadcast::Receiver<BalanceEvent>) -> Vec<String> {
     let mut events = Vec::new();
     while let Ok(event) = receiver.try_recv() {
         events.push(match event {
-            Event::Added(key) => format!("+{key}"),
-            Event::Replaced(key) => format!("~{key}"),
-            Event::Removed(key, in_flight) => format!("-{key} {in_flight}"),
-            Event::Drained(key, in_flight) => format!("drained {key} {in_flight}"),
-            Event::Weighed(key, weight) => format!("{key} weighs {weight}"),
-            Event::Ejected(key, ..) => format!("ejected {key}"),
-            Event::Restored(key, _) => format!("restored {key}"),
-            Event::DiscoveryFailed(error) => format!("failed: {error}"),
-            Event::DiscoveryEnded => "ended".into(),
-            Event::Registry(status) => match status.error {
+            BalanceEvent::Added { key, .. } => format!("+{key}"),
+            BalanceEvent::Replaced { key, .. } => format!("~{key}"),
+            BalanceEvent::Removed { key, in_flight, .. } => format!("-{key} {in_flight}"),
+            BalanceEvent::Drained { key, in_flight, .. } => format!("drained {key} {in_flight}"),
+            BalanceEvent::Weighed { key, weight, .. } => format!("{key} weighs {weight}"),
+            BalanceEvent::Ejected { key, .. } => format!("ejected {key}"),
+            BalanceEvent::Restored { key, .. } => format!("restored {key}"),
+            BalanceEvent::DiscoveryFailed { error, .. } => format!("failed: {error}"),
+            BalanceEvent::DiscoveryEnded => "ended".into(),
+            BalanceEvent::Registry { status, .. } => match status.error {
                 Some(error) => format!("{} {:?}", status.state, error.kind()),
                 None => status.state.to_string(),
             },

@@ -10,7 +10,7 @@ use std::{
 use proptest::prelude::*;
 use tower::Service;
 use tower_roster::{
-    balance::{EndpointState, Error, ResponseFuture, policy::RoundRobin},
+    balance::{BalanceError, EndpointState, ResponseFuture, policy::RoundRobin},
     classify::Answers,
     instance::Weight,
 };
@@ -198,7 +198,7 @@ impl Run {
                 self.requests.push((name, control, self.sent, request));
             }
             Poll::Ready(answer) => {
-                let error: Error = answer.expect_err("all requests are held");
+                let error: BalanceError = answer.expect_err("all requests are held");
                 prop_assert!(error.is_no_endpoint());
                 prop_assert!(usable.is_empty(), "none was picked of {usable:?}");
             }

@@ -323,7 +323,7 @@ async fn run(rules: Rules, steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     // Whatever is ordered by hand is known for good.
     let layer = layer().wait(Duration::ZERO).grace(Duration::MAX);
-    let layer = layer.topology(topology).unwrap();
+    let layer = layer.topology(topology);
     let stays = Known {
         said: Some(Said {
             stage: 1,

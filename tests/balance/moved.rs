@@ -6,7 +6,7 @@ use tokio::sync::broadcast::Receiver;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_roster::{
     Instance,
-    balance::{Balance, BalanceLayer, EndpointInfo, EndpointState, Event, Handle},
+    balance::{Balance, BalanceEvent, BalanceHandle, BalanceLayer, EndpointInfo, EndpointState},
     endpoint::eject::{EjectCause, Ejection},
     instance::Weight,
 };
@@ -46,8 +46,8 @@ fn process(port: u16) -> Service {
 struct Scene {
     listed: Listed,
     balance: Balance<Service>,
-    handle: Handle,
-    events: Receiver<Event>,
+    handle: BalanceHandle,
+    events: Receiver<BalanceEvent>,
 }
 
 /// `a` at a port, and three others that are well.
@@ -65,8 +65,8 @@ impl Scene {
         let discover = discover
             .rebuild_when(|old, new| old.address != new.address || old.metadata != new.metadata);
         let ejection = Ejection::new().consecutive_failures(3).slow_factor(None);
-        let layer = BalanceLayer::new().ejection(ejection).unwrap().seed(3);
-        let balance = layer.balance(discover);
+        let layer = BalanceLayer::builder().ejection(ejection).seed(3);
+        let balance = layer.build().unwrap().balance(discover);
         let handle = balance.handle();
         settle().await;
         let events = handle.subscribe().await.unwrap();
@@ -314,7 +314,7 @@ async fn one_that_comes_back_where_it_was_is_out_if_it_was() {
     let after = returns_at(&mut scene, FAILS).await;
     assert_eq!(after.cause, before.cause);
     // Its time was up long ago.
-    let probing = format!("Probing({:?})", key("a"));
+    let probing = format!("Probing {{ key: {:?} }}", key("a"));
     assert_eq!(scene.said(), ["+a", "ejected a", &probing, "live"]);
 }
 

@@ -10,7 +10,7 @@ use crate::kit::{Answer, Rig, events, layer, poll, settle};
 #[tokio::test(start_paused = true)]
 async fn other_tasks_have_their_turns_while_all_endpoints_fail() {
     const ENDPOINTS: usize = 2_000;
-    let rig = Rig::with(layer().ejection(Ejection::new()).unwrap());
+    let rig = Rig::with(layer().ejection(Ejection::new()));
     for n in 0..ENDPOINTS {
         rig.feed.insert(&n.to_string()).answer(Answer::Fails);
     }
@@ -38,7 +38,7 @@ async fn other_tasks_have_their_turns_while_all_endpoints_fail() {
 #[tokio::test(start_paused = true)]
 async fn of_many_that_fail_each_is_judged_by_those_that_are_still_in() {
     let ejection = Ejection::new().max_ejected(1.0);
-    let rig = Rig::with(layer().ejection(ejection).unwrap());
+    let rig = Rig::with(layer().ejection(ejection));
     let ids = ["a", "b", "c", "d", "e", "f", "g", "flaky", "h", "i"];
     let controls = rig.list(ids).await;
     let mut said = rig.handle.subscribe().await.unwrap();

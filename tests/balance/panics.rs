@@ -17,7 +17,7 @@ use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
-        BalanceLayer, Handle, RequestGuard,
+        BalanceBuilder, BalanceHandle, BalanceLayer, RequestGuard,
         policy::{Candidate, Draw, Picker, Policy, RoundRobin, Set},
         topology::Wish,
     },
@@ -31,7 +31,7 @@ use tower_roster::{
 use crate::kit::{Answer, Control, Failed, Mock, Ready, Rig, key, layer, script, settle};
 
 /// Requests in flight and failures of all endpoints.
-async fn totals(handle: &Handle) -> (usize, u64) {
+async fn totals(handle: &BalanceHandle) -> (usize, u64) {
     let all = handle.endpoints().await.unwrap();
     all.iter().fold((0, 0), |(in_flight, failures), info| {
         (in_flight + info.in_flight, failures + info.failures)
@@ -59,7 +59,7 @@ async fn a_route_that_panics_is_the_callers_and_the_request_goes_nowhere() {
         assert_ne!(*number, 13, "a route that panics");
         Wish::new()
     };
-    let balance = layer().route(route).balance_plain(script);
+    let balance = layer().route(route).build().unwrap().balance_plain(script);
     settle().await;
     for _ in 0..3 {
         panics(balance.clone(), 13).await;
@@ -84,7 +84,7 @@ async fn a_route_that_panics_when_the_request_is_sent_on_leaves_nothing_in_fligh
                 Wish::new()
             }
         };
-        let balance = layer().route(route).balance_plain(script);
+        let balance = layer().route(route).build().unwrap().balance_plain(script);
         settle().await;
         // In `call`, and when the future is polled.
         let ready = if waits { Ready::Waits } else { Ready::Fails };
@@ -121,14 +121,14 @@ impl Classify<String, Failed> for Hands {
     }
 }
 
-async fn is_the_callers<C>(layer: BalanceLayer<RoundRobin, C>)
+async fn is_the_callers<C>(layer: BalanceBuilder<RoundRobin, C>)
 where
     C: Classify<String, Failed, Observed<RequestGuard<InFlight>> = String>,
 {
     let (feed, script) = script();
     feed.insert("good");
     feed.insert("bad");
-    let balance = layer.balance_plain(script);
+    let balance = layer.build().unwrap().balance_plain(script);
     settle().await;
     let mut failed = 0;
     for _ in 0..10 {
@@ -183,7 +183,7 @@ async fn a_clone_that_panics_is_the_callers_and_the_balancer_goes_on() {
     let (feed, script) = script();
     let panics = Arc::new(AtomicBool::new(false));
     feed.put("a", Unique(Arc::clone(&panics)));
-    let balance = layer().balance_plain(script);
+    let balance = layer().build().unwrap().balance_plain(script);
     settle().await;
     panics.store(true, SeqCst);
     for _ in 0..100 {
@@ -224,7 +224,7 @@ impl tower::Service<u32> for Bomb {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_panics_when_it_is_dropped_stops_nothing() {
     let (feed, script) = script();
-    let balance = layer().balance_plain(script);
+    let balance = layer().build().unwrap().balance_plain(script);
     let bomb = |id: &str, goes_off| feed.put(id, Bomb(Arc::new(Fuse(goes_off))));
     bomb("a", true);
     bomb("b", false);
@@ -288,7 +288,7 @@ impl Picker<Defect> for First {
 
 #[tokio::test(start_paused = true)]
 async fn a_tracker_that_panics_does_not_stop_the_driver() {
-    let rig = Rig::with(BalanceLayer::new().policy(ByDefect).seed(1));
+    let rig = Rig::with(BalanceLayer::builder().policy(ByDefect).seed(1));
     rig.list(["a", "b"]).await;
     assert!(rig.handle.eject(&key("a")).await.unwrap());
     assert!(rig.handle.restore(&key("a")).await.unwrap());
@@ -330,7 +330,11 @@ fn named() -> (
 async fn one_whose_name_panics_takes_no_part_in_anything() {
     let (names, discover) = named();
     let ejection = Ejection::new().consecutive_failures(1).max_ejected(1.0);
-    let balance = layer().ejection(ejection).unwrap().balance_plain(discover);
+    let balance = layer()
+        .ejection(ejection)
+        .build()
+        .unwrap()
+        .balance_plain(discover);
     let control = Control::new("a");
     for name in ["a", "bad", "bad", "bad"] {
         let change = Change::Insert(Name(name), control.service());
@@ -350,7 +354,7 @@ async fn one_whose_name_panics_takes_no_part_in_anything() {
 #[tokio::test(start_paused = true)]
 async fn a_driver_that_panics_goes_on_with_what_is_left() {
     let (names, discover) = named();
-    let balance = layer().balance_plain(discover);
+    let balance = layer().build().unwrap().balance_plain(discover);
     let control = Control::new("a");
     let list = |name| {
         let change = Change::Insert(Name(name), control.service());

@@ -134,7 +134,11 @@ async fn the_load_of_a_discovered_endpoint_is_measured_once() {
     let measured = Measured::default();
     let (feed, discover) = script();
     // The balancer takes an endpoint that does not measure, so there is no second tracker.
-    let balance = layer().policy(measured.clone()).balance(discover);
+    let balance = layer()
+        .policy(measured.clone())
+        .build()
+        .unwrap()
+        .balance(discover);
     let instance = Instance::new("web", "a", "10.0.0.1:80".parse().unwrap());
     let service = Control::new("a").service();
     feed.put("a", Endpoint::new(service, Arc::new(instance)));

@@ -8,7 +8,7 @@ use tower_roster::{balance::NoEndpoint, classify};
 
 use crate::kit::{Rig, Word, key, layer, settle};
 
-pub(crate) fn reason(error: &tower_roster::balance::Error) -> NoEndpoint {
+pub(crate) fn reason(error: &tower_roster::balance::BalanceError) -> NoEndpoint {
     error.no_endpoint_reason().expect("a reason").clone()
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, discover::Change};
 use tower_roster::{
     Instance,
-    balance::{Balance, Handle, NoEndpoint, RegistryStatus, policy::RoundRobin},
+    balance::{Balance, BalanceHandle, NoEndpoint, RegistryStatus, policy::RoundRobin},
     endpoint::Endpoint,
     error::ErrorKind,
     instance::{Key, Status},
@@ -30,7 +30,7 @@ where
     reason(&error.expect("there is no endpoint"))
 }
 
-fn only(handle: &Handle) -> RegistryStatus {
+fn only(handle: &BalanceHandle) -> RegistryStatus {
     let status = handle.status();
     assert_eq!(status.registries.len(), 1, "{status:?}");
     status.registries[0].clone()
@@ -39,7 +39,7 @@ fn only(handle: &Handle) -> RegistryStatus {
 #[tokio::test(start_paused = true)]
 async fn each_reason_is_told_as_the_registry_tells_it() {
     let listed = Listed::unreachable();
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     let handle = balance.handle();
     let began = Instant::now();
 
@@ -98,6 +98,8 @@ async fn instances_of_which_no_endpoint_can_be_made_are_counted() {
     let listed = Listed::new([at("a", 80, 1), at("b", 80, 1)]);
     let watch = listed.watch();
     let balance = layer()
+        .build()
+        .unwrap()
         .balance(watch.discover(|_: &Instance| Err::<Mock, _>("no service for that address")));
     assert_eq!(why(&balance).await, NoEndpoint::NotMade(2));
 }
@@ -105,7 +107,7 @@ async fn instances_of_which_no_endpoint_can_be_made_are_counted() {
 #[tokio::test(start_paused = true)]
 async fn events_tell_of_each_kind_of_trouble_once() {
     let listed = Listed::new([at("a", 80, 1)]);
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     let handle = balance.handle();
     let mut told = handle.subscribe().await.unwrap();
     settle().await;
@@ -139,7 +141,7 @@ fn adapted(a: &Listed, b: &Listed) -> Pin<Box<dyn Stream<Item = Result<Made, Inf
 #[tokio::test(start_paused = true)]
 async fn registries_are_found_through_adaptors_and_the_worst_off_explains() {
     let (a, b) = (Listed::unreachable(), Listed::unreachable());
-    let balance = layer().balance(adapted(&a, &b));
+    let balance = layer().build().unwrap().balance(adapted(&a, &b));
     let handle = balance.handle();
     settle().await;
     assert_eq!(handle.status().registries.len(), 2);
@@ -164,7 +166,7 @@ async fn registries_are_found_through_adaptors_and_the_worst_off_explains() {
 #[tokio::test(start_paused = true)]
 async fn watches_are_released_with_the_balancer_and_with_the_end_of_discovery() {
     let listed = Listed::new([at("a", 80, 1)]);
-    let balance = layer().balance(listed.discover());
+    let balance = layer().build().unwrap().balance(listed.discover());
     settle().await;
     assert_eq!(listed.watchers(), 1);
     let handle = balance.handle();
@@ -173,7 +175,7 @@ async fn watches_are_released_with_the_balancer_and_with_the_end_of_discovery() 
     assert_eq!(listed.watchers(), 0, "a handle keeps none");
     drop(handle);
 
-    let balance = layer().balance(listed.discover().take(1));
+    let balance = layer().build().unwrap().balance(listed.discover().take(1));
     settle().await;
     assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a 10.0.0.1:80");
     assert_eq!(listed.watchers(), 0, "nobody would use what it says");
@@ -191,7 +193,10 @@ async fn a_discovery_may_come_late_and_may_be_exchanged_for_another() {
         }
     });
     let first = late.flatten().take_until(sleep(20 * SECOND));
-    let balance = layer().balance(Box::pin(first.chain(b.discover())));
+    let balance = layer()
+        .build()
+        .unwrap()
+        .balance(Box::pin(first.chain(b.discover())));
     let handle = balance.handle();
     sleep(2 * SECOND).await;
     assert_eq!(only(&handle).state, ViewState::Pending);
@@ -217,7 +222,7 @@ async fn a_watch_is_given_where_discovery_runs_on_another_task() {
         }
     });
     let relayed = || stream::pending::<Result<Made, Infallible>>();
-    let without = layer().balance(relayed());
+    let without = layer().build().unwrap().balance(relayed());
     assert_eq!(why(&without).await, NoEndpoint::NeverResolved);
 
     let watch = listed.watch();
@@ -225,7 +230,11 @@ async fn a_watch_is_given_where_discovery_runs_on_another_task() {
         let change = receiver.recv().await?;
         Some((change, receiver))
     });
-    let balance = layer().watch(&watch).balance(relayed.boxed());
+    let balance = layer()
+        .watch(&watch)
+        .build()
+        .unwrap()
+        .balance(relayed.boxed());
     assert!(matches!(
         why(&balance).await,
         NoEndpoint::Unreachable { .. }
@@ -235,7 +244,11 @@ async fn a_watch_is_given_where_discovery_runs_on_another_task() {
     assert_eq!(why(&balance).await, NoEndpoint::Missing);
 
     // Given and found as well, it is one.
-    let both = layer().watch(&watch).balance(listed.discover());
+    let both = layer()
+        .watch(&watch)
+        .build()
+        .unwrap()
+        .balance(listed.discover());
     settle().await;
     assert_eq!(only(&both.handle()).state, ViewState::Missing);
 }
@@ -257,7 +270,7 @@ fn a_watch_that_ended_with_its_runtime_is_stale_for_ever() {
         listed.discover()
     });
     paused().block_on(async {
-        let balance = layer().balance(discover);
+        let balance = layer().build().unwrap().balance(discover);
         settle().await;
         let handle = balance.handle();
         assert_eq!(only(&handle).state, ViewState::Live);
@@ -276,7 +289,7 @@ fn a_watch_that_ended_with_its_runtime_is_stale_for_ever() {
 #[cfg(feature = "memory")]
 mod paused {
     use tower_roster::{
-        balance::Status,
+        balance::BalanceStatus,
         registry::{Registry, memory::Memory},
     };
 
@@ -288,7 +301,7 @@ mod paused {
         let memory = Memory::new();
         memory.pause();
         let watch = Registry::new(memory.clone()).watch("web").unwrap();
-        let balance = layer().balance(
+        let balance = layer().build().unwrap().balance(
             watch.discover(|_: &Instance| Ok::<_, Infallible>(Control::new("any").service())),
         );
         assert_eq!(why(&balance).await, NoEndpoint::NeverResolved);
@@ -303,9 +316,12 @@ mod paused {
         memory.register(at("a", 80, 1)).unwrap();
         let watch = Registry::new(memory.clone()).watch("web").unwrap();
         let mut seen = watch.clone();
-        let balance = layer().balance(watch.discover(|instance: &Instance| {
-            Ok::<_, Infallible>(Control::new(instance.id()).service())
-        }));
+        let balance = layer()
+            .build()
+            .unwrap()
+            .balance(watch.discover(|instance: &Instance| {
+                Ok::<_, Infallible>(Control::new(instance.id()).service())
+            }));
         let handle = balance.handle();
         let call = || balance.clone().oneshot(0);
         assert_eq!(call().await.unwrap(), "a");
@@ -315,7 +331,7 @@ mod paused {
         assert_eq!(&*fresh.service, "web");
 
         memory.pause();
-        let stale = |status: &Status| status.registries[0].state == ViewState::Stale;
+        let stale = |status: &BalanceStatus| status.registries[0].state == ViewState::Stale;
         let status = handle.wait_for(stale).await.unwrap();
         let silent = status.registries[0].silent_for().unwrap();
         assert!(silent >= 30 * SECOND && silent < 31 * SECOND, "{silent:?}");

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use tower_roster::{
     Instance, Registry, RegistryError,
     balance::{
-        self, Balance, BalanceLayer, Handle,
+        self, Balance, BalanceBuilder, BalanceHandle,
         policy::{Policy, RoundRobin},
         topology::Wish,
     },
@@ -121,17 +121,21 @@ impl Listed {
 pub(crate) struct Placed<P: Policy = RoundRobin> {
     pub(crate) listed: Listed,
     pub(crate) balance: Balance<Mock, P, Answers, fn(&u32) -> Wish>,
-    pub(crate) handle: Handle,
+    pub(crate) handle: BalanceHandle,
 }
 
 impl<P: Policy> Placed<P> {
     pub(crate) async fn new(
-        layer: BalanceLayer<P>,
+        layer: BalanceBuilder<P>,
         wish: fn(&u32) -> Wish,
         instances: impl IntoIterator<Item = Instance>,
     ) -> Self {
         let listed = Listed::new(instances);
-        let balance = layer.route(wish).balance(listed.discover());
+        let balance = layer
+            .route(wish)
+            .build()
+            .unwrap()
+            .balance(listed.discover());
         settle().await;
         Self {
             listed,
@@ -141,7 +145,7 @@ impl<P: Policy> Placed<P> {
     }
 
     /// Sends a request. Returns the id of who answered.
-    pub(crate) async fn call(&self, number: u32) -> Result<String, balance::Error> {
+    pub(crate) async fn call(&self, number: u32) -> Result<String, balance::BalanceError> {
         let answer = self.balance.clone().oneshot(number).await?;
         Ok(answer.split(' ').next().unwrap().into())
     }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, advance};
 use tower::{ServiceExt, service_fn};
 use tower_roster::{
     balance::{
-        Balance, BalanceLayer, EndpointState, Handle,
+        Balance, BalanceBuilder, BalanceHandle, BalanceLayer, EndpointState,
         policy::{P2c, Policy, WeightedRoundRobin},
     },
     endpoint::{
@@ -47,20 +47,20 @@ fn service(name: &'static str) -> Service {
 struct Scene<P: Policy> {
     feed: Feed<Service>,
     balance: Balance<Service, P>,
-    handle: Handle,
+    handle: BalanceHandle,
 }
 
 impl<P: Policy> Scene<P> {
     async fn new(policy: P, ids: &[&'static str]) -> Self {
-        Self::with(BalanceLayer::new().policy(policy), ids).await
+        Self::with(BalanceLayer::builder().policy(policy), ids).await
     }
 
-    async fn with(layer: BalanceLayer<P>, ids: &[&'static str]) -> Self {
+    async fn with(layer: BalanceBuilder<P>, ids: &[&'static str]) -> Self {
         let (feed, script) = script();
         let layer = layer
             .grace(GRACE)
             .slow_start(SlowStart::new().window(WINDOW));
-        let balance = layer.unwrap().seed(7).balance_plain(script);
+        let balance = layer.seed(7).build().unwrap().balance_plain(script);
         let scene = Self {
             feed,
             handle: balance.handle(),
@@ -293,7 +293,7 @@ async fn time_without_weight_makes_an_endpoint_neither_warmer_nor_colder() {
     };
     let drained = async |id: &str| {
         weigh(id, 0).await;
-        assert_eq!(rig.info(id).await.state, EndpointState::Drained);
+        assert_eq!(rig.info(id).await.state, EndpointState::Weightless);
         tokio::time::sleep(Duration::from_secs(20)).await;
         weigh(id, 1).await;
     };
@@ -377,7 +377,7 @@ async fn where_nobody_is_warm_nobody_ramps_in_whatever_order_they_come() {
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_ejected_while_it_ramps_begins_anew() {
     let ejection = Ejection::new().consecutive_failures(3);
-    let rig = Rig::with(layer().ejection(ejection).unwrap());
+    let rig = Rig::with(layer().ejection(ejection));
     rig.list(["a", "b", "c"]).await;
     let [new] = rig.list(["new"]).await;
     new.answer(Answer::Fails);
@@ -407,7 +407,7 @@ async fn an_endpoint_ejected_while_it_ramps_begins_anew() {
 #[tokio::test(start_paused = true)]
 async fn without_slow_start_a_new_endpoint_has_its_full_share_at_once() {
     let off = SlowStart::new().window(Duration::ZERO);
-    let rig = Rig::with(layer().slow_start(off).unwrap());
+    let rig = Rig::with(layer().slow_start(off));
     rig.list(["a", "b"]).await;
     rig.list(["new"]).await;
     assert_eq!(rig.info("new").await.state, EndpointState::Active);

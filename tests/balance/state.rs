@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_roster::{
-    balance::{BalanceLayer, EndpointState, Event, policy::RoundRobin},
+    balance::{BalanceBuilder, BalanceEvent, EndpointState, policy::RoundRobin},
     endpoint::eject::Ejection,
     instance::Weight,
 };
@@ -15,7 +15,7 @@ use crate::kit::{Answer, Control, Rig, events, key, layer, settle};
 const GRACE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
 
-fn layer_with(grace: Duration, drain: Duration) -> BalanceLayer<RoundRobin> {
+fn layer_with(grace: Duration, drain: Duration) -> BalanceBuilder<RoundRobin> {
     layer().grace(grace).drain(drain)
 }
 
@@ -254,7 +254,7 @@ async fn one_that_flaps_and_fails_is_tried_ever_more_rarely() {
     let minute = Duration::from_secs(60);
     let ejection = Ejection::new().consecutive_failures(1).slow_factor(None);
     let ejection = ejection.time(Duration::from_secs(1), minute);
-    let rig = Rig::with(layer_with(GRACE, DRAIN).ejection(ejection).unwrap());
+    let rig = Rig::with(layer_with(GRACE, DRAIN).ejection(ejection));
     let [a, ..] = rig.list(["a", "b", "c"]).await;
     a.answer(Answer::Fails);
     let began = Instant::now();
@@ -266,7 +266,7 @@ async fn one_that_flaps_and_fails_is_tried_ever_more_rarely() {
         rig.feed.put("a", a.service());
         settle().await;
         while let Ok(event) = said.try_recv() {
-            if let Event::Ejected(key, _, time) = event {
+            if let BalanceEvent::Ejected { key, time, .. } = event {
                 assert_eq!(key.id(), "a");
                 times.push(time.unwrap());
             }

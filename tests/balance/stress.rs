@@ -85,8 +85,9 @@ fn totals_add_up_while_endpoints_come_and_go() {
         .unwrap();
     runtime.block_on(async {
         let (feed, script) = script();
-        let layer = BalanceLayer::new().policy(RoundRobin::new());
-        let balance = layer.grace(Duration::ZERO).balance_plain(script);
+        let layer = BalanceLayer::builder().policy(RoundRobin::new());
+        let balance = layer.grace(Duration::ZERO).build().unwrap();
+        let balance = balance.balance_plain(script);
         let handle = balance.handle();
         let stays = Counted::new();
         feed.put("stays", stays.clone());

@@ -13,7 +13,7 @@ use tower_roster::{
     Instance,
     attempt::Tried,
     balance::{
-        Event,
+        BalanceEvent,
         policy::{Policy, RingHash},
         topology::{
             Locality, Notice, Otherwise, Peers, Priority, Shares, Split, Subset, Subsets,
@@ -32,7 +32,7 @@ async fn placed(
     wish: fn(&u32) -> Wish,
     instances: impl IntoIterator<Item = Instance>,
 ) -> Placed {
-    Placed::new(layer().topology(topology).unwrap(), wish, instances).await
+    Placed::new(layer().topology(topology), wish, instances).await
 }
 
 fn nothing(_: &u32) -> Wish {
@@ -168,10 +168,10 @@ async fn metadata_zone_and_tags_that_change_alone_move_requests() {
     }
 }
 
-fn notices(said: &mut Receiver<Event>) -> Vec<Notice> {
+fn notices(said: &mut Receiver<BalanceEvent>) -> Vec<Notice> {
     let events = std::iter::from_fn(|| said.try_recv().ok());
     let notices = events.filter_map(|event| match event {
-        Event::Notice(notice) => Some(notice),
+        BalanceEvent::Notice { notice, .. } => Some(notice),
         _ => None,
     });
     notices.collect()
@@ -239,7 +239,7 @@ async fn a_request_that_is_sent_on_wishes_what_it_did_before() {
     let topology = Topology::new()
         .subsets(Subsets::by(["stage"]).otherwise(Otherwise::Fail))
         .split(split);
-    let layer = layer().topology(topology).unwrap().policy(RingHash::new());
+    let layer = layer().topology(topology).policy(RingHash::new());
     let placed = Placed::new(layer, all_at_once, places).await;
     let mut owners = BTreeSet::new();
     for key in 0..40 {

@@ -9,7 +9,7 @@ use tokio::{
 use tower::Service;
 use tower_roster::{
     attempt::Tried,
-    balance::{BalanceLayer, Event, policy::Random},
+    balance::{BalanceEvent, BalanceLayer, policy::Random},
     endpoint::eject::Ejection,
 };
 
@@ -20,12 +20,12 @@ fn rig() -> Rig<Random> {
         .consecutive_failures(3)
         .failure_ratio(None)
         .slow_factor(None);
-    let layer = BalanceLayer::new().policy(Random::new()).seed(1);
-    Rig::with(layer.ejection(ejection).unwrap())
+    let layer = BalanceLayer::builder().policy(Random::new()).seed(1);
+    Rig::with(layer.ejection(ejection))
 }
 
 /// Waits until this has happened to `a`.
-async fn until(said: &mut Receiver<Event>, what: impl Fn(&Event) -> bool) {
+async fn until(said: &mut Receiver<BalanceEvent>, what: impl Fn(&BalanceEvent) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         while let Ok(event) = said.try_recv() {
@@ -39,10 +39,10 @@ async fn until(said: &mut Receiver<Event>, what: impl Fn(&Event) -> bool) {
 }
 
 /// Has `a` fail until it is ejected, and waits until it is on trial.
-async fn put_on_trial(rig: &Rig<Random>, a: &Control, said: &mut Receiver<Event>) {
+async fn put_on_trial(rig: &Rig<Random>, a: &Control, said: &mut Receiver<BalanceEvent>) {
     a.answer(Answer::Fails);
     rig.call_until_ejected("a").await;
-    until(said, |event| matches!(event, Event::Probing(_))).await;
+    until(said, |event| matches!(event, BalanceEvent::Probing { .. })).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +69,10 @@ async fn a_retry_is_no_probe_where_it_has_been_before() {
     // The permit is still there, for whoever has not been there.
     b.answer(Answer::Fails);
     assert_eq!(rig.call().await.unwrap(), "a");
-    until(&mut said, |event| matches!(event, Event::Restored(..))).await;
+    until(&mut said, |event| {
+        matches!(event, BalanceEvent::Restored { .. })
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,6 +128,9 @@ async fn a_probe_waits_for_one_that_is_busy_and_the_others_do_not() {
     assert!(said.is_empty(), "nothing is known of it yet");
     a.ready(Ready::Yes);
     assert_eq!(probe.await.unwrap().unwrap(), "a");
-    until(&mut said, |event| matches!(event, Event::Restored(..))).await;
+    until(&mut said, |event| {
+        matches!(event, BalanceEvent::Restored { .. })
+    })
+    .await;
     assert_eq!(b.calls(), calls + 10);
 }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use tower::ServiceExt;
 use tower_roster::{
     Instance,
-    balance::{BalanceLayer, NoEndpoint, Status},
+    balance::{BalanceLayer, BalanceStatus, NoEndpoint},
     error::ErrorKind,
     registry::{ViewState, Watch},
 };
@@ -26,7 +26,11 @@ macro_rules! balance {
                 async move { Ok::<_, Infallible>(id) }
             }))
         });
-        BalanceLayer::new().wait(Duration::ZERO).balance(discover)
+        BalanceLayer::builder()
+            .wait(Duration::ZERO)
+            .build()
+            .unwrap()
+            .balance(discover)
     }};
 }
 
@@ -50,11 +54,11 @@ macro_rules! why {
     }};
 }
 
-fn is(state: ViewState) -> impl FnMut(&Status) -> bool {
+fn is(state: ViewState) -> impl FnMut(&BalanceStatus) -> bool {
     move |status| status.registries.iter().any(|status| status.state == state)
 }
 
-fn fails(kind: ErrorKind) -> impl FnMut(&Status) -> bool {
+fn fails(kind: ErrorKind) -> impl FnMut(&BalanceStatus) -> bool {
     move |status| {
         let mut errors = status.registries.iter().filter_map(|s| s.error.as_ref());
         errors.any(|error| error.kind() == kind)

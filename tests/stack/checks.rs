@@ -1,7 +1,7 @@
 //! Active health checks.
 
 use tower_roster::{
-    balance::Event,
+    balance::BalanceEvent,
     client::Stack,
     endpoint::{
         check::HealthCheck,
@@ -19,14 +19,18 @@ async fn a_server_whose_checks_fail_is_out_until_they_pass() {
         .interval(20 * MS)
         .timeout(1_000 * MS)
         .max_failures(2);
-    let stack = Stack::http()
-        .try_balance(|balance| balance.health_check(check))
-        .unwrap();
+    let stack = Stack::http().balance(|balance| balance.health_check(check));
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     let mut events = handles.balance.subscribe().await.unwrap();
     servers[1].set_healthy(false);
     let cause = loop {
-        if let Event::Ejected(key, cause, until) = events.recv().await.unwrap() {
+        if let BalanceEvent::Ejected {
+            key,
+            cause,
+            time: until,
+            ..
+        } = events.recv().await.unwrap()
+        {
             assert_eq!((key.id(), until), ("b", None));
             break cause;
         }
@@ -42,7 +46,7 @@ async fn a_server_whose_checks_fail_is_out_until_they_pass() {
 
     servers[1].set_healthy(true);
     let restored = loop {
-        if let Event::Restored(key, why) = events.recv().await.unwrap() {
+        if let BalanceEvent::Restored { key, by: why, .. } = events.recv().await.unwrap() {
             break (key, why);
         }
     };
@@ -61,9 +65,7 @@ async fn a_server_that_is_back_is_not_well_until_a_check_passes() {
         .interval(20 * MS)
         .timeout(1_000 * MS)
         .max_failures(3);
-    let stack = Stack::http()
-        .try_balance(|balance| balance.health_check(check))
-        .unwrap();
+    let stack = Stack::http().balance(|balance| balance.health_check(check));
     let memory = Memory::new();
     for server in &servers {
         list(&memory, server.instance());
@@ -92,7 +94,7 @@ async fn a_server_that_is_back_is_not_well_until_a_check_passes() {
     assert!(is_ejected(&handle, "b").await);
     let told = std::iter::from_fn(|| events.try_recv().ok());
     let restored: Vec<_> = told
-        .filter(|event| matches!(event, Event::Restored(..)))
+        .filter(|event| matches!(event, BalanceEvent::Restored { .. }))
         .collect();
     assert!(restored.is_empty(), "{restored:?}");
     b.set_healthy(true);

@@ -1,7 +1,7 @@
 //! The default stack over servers that fail, refuse or hang.
 
 use tower_roster::{
-    balance::Event,
+    balance::BalanceEvent,
     client::Stack,
     endpoint::eject::{EjectCause, Restored},
 };
@@ -32,7 +32,7 @@ async fn a_server_that_answers_503_is_ejected_and_nobody_notices() {
         "one retry for each"
     );
     let (key, cause) = loop {
-        if let Event::Ejected(key, cause, _) = events.recv().await.unwrap() {
+        if let BalanceEvent::Ejected { key, cause, .. } = events.recv().await.unwrap() {
             break (key, cause);
         }
     };
@@ -52,7 +52,7 @@ async fn a_server_that_answers_503_is_ejected_and_nobody_notices() {
     })
     .await;
     let restored = loop {
-        if let Event::Restored(key, why) = events.recv().await.unwrap() {
+        if let BalanceEvent::Restored { key, by: why, .. } = events.recv().await.unwrap() {
             break (key, why);
         }
     };

@@ -26,7 +26,7 @@ use tokio::{
 use tower::{Service, ServiceExt};
 use tower_roster::{
     BoxError, Instance, Registry,
-    balance::{EndpointInfo, EndpointState, Handle, policy::DefaultPolicy},
+    balance::{BalanceHandle, EndpointInfo, EndpointState, policy::DefaultPolicy},
     classify::Http,
     client::{Handles, HttpClient, HttpEndpoints, NoBreaker, Outermost, Stack, Stacked},
     discover::Discover,
@@ -332,7 +332,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "not in time: {what}");
 }
 
-pub(crate) async fn endpoint(handle: &Handle, name: &str) -> EndpointInfo {
+pub(crate) async fn endpoint(handle: &BalanceHandle, name: &str) -> EndpointInfo {
     let endpoints = handle.endpoints().await.unwrap();
     let mut endpoints = endpoints.into_iter();
     endpoints
@@ -340,11 +340,11 @@ pub(crate) async fn endpoint(handle: &Handle, name: &str) -> EndpointInfo {
         .expect("it is listed")
 }
 
-pub(crate) async fn is_ejected(handle: &Handle, name: &str) -> bool {
+pub(crate) async fn is_ejected(handle: &BalanceHandle, name: &str) -> bool {
     endpoint(handle, name).await.state == EndpointState::Ejected
 }
 
-pub(crate) async fn in_flight(handle: &Handle) -> usize {
+pub(crate) async fn in_flight(handle: &BalanceHandle) -> usize {
     let endpoints = handle.endpoints().await.unwrap();
     endpoints.iter().map(|endpoint| endpoint.in_flight).sum()
 }

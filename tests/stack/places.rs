@@ -25,12 +25,10 @@ async fn a_header_names_the_subset() {
     let listed = listed.map(|(instance, stage)| instance.meta("stage", stage));
     let subsets = Subsets::by(["stage"]).otherwise(Otherwise::Fail);
     let route = ByHeaders::new().subset(HeaderName::from_static("x-stage"), "stage");
-    let stack = Stack::http()
-        .try_balance(|balance| {
-            let balance = balance.route(route);
-            balance.topology(Topology::new().subsets(subsets))
-        })
-        .unwrap();
+    let stack = Stack::http().balance(|balance| {
+        let balance = balance.route(route);
+        balance.topology(Topology::new().subsets(subsets))
+    });
     let (client, _) = build(stack, listed).await;
     for answer in burst(&client, 20, || staged("beta")).await {
         assert_eq!(answer.unwrap(), (200, "c".into()));
@@ -44,7 +42,7 @@ async fn a_header_names_the_subset() {
     assert!(servers.iter().all(|server| server.gets() > 5));
     let error = send(&client, staged("alpha")).await.unwrap_err();
     let error = std::iter::successors(Some(&*error as &dyn std::error::Error), |it| it.source());
-    let mut error = error.filter_map(|it| it.downcast_ref::<tower_roster::balance::Error>());
+    let mut error = error.filter_map(|it| it.downcast_ref::<tower_roster::balance::BalanceError>());
     assert!(error.next().expect("the balancer's").is_no_endpoint());
 }
 
@@ -53,9 +51,7 @@ async fn the_own_zone_comes_first_and_the_other_serves_when_it_is_gone() {
     let [near, far] = servers(["near", "far"]).await;
     let listed = [near.instance().zone("a"), far.instance().zone("b")];
     let zone = ZonePreference::new("a").locality(Locality::Prefer);
-    let stack = Stack::http()
-        .try_balance(|balance| balance.topology(Topology::new().zone(zone)))
-        .unwrap();
+    let stack = Stack::http().balance(|balance| balance.topology(Topology::new().zone(zone)));
     let (client, handles) = build(stack, listed).await;
     for answer in burst(&client, 20, || get("/")).await {
         assert_eq!(answer.unwrap(), (200, "near".into()));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tower_roster::{
     balance::{
-        Event, Handle,
+        BalanceEvent, BalanceHandle,
         topology::{Guard, Shares, Split, Topology},
     },
     client::Stack,
@@ -14,12 +14,12 @@ use crate::kit::*;
 
 fn stack(split: &Split) -> HttpStack {
     let topology = Topology::new().split(split.clone());
-    let stack = Stack::http().try_balance(|balance| balance.topology(topology));
-    stack.unwrap().seed(7)
+    let stack = Stack::http().balance(|balance| balance.topology(topology));
+    stack.seed(7)
 }
 
 /// Waits until the driver has seen all that was set before.
-async fn settle(handle: &Handle) {
+async fn settle(handle: &BalanceHandle) {
     // Its answer to the second question comes after it has looked for changes.
     for _ in 0..3 {
         handle.endpoints().await.unwrap();
@@ -81,7 +81,7 @@ async fn the_guard_takes_the_share_of_a_bad_canary_back_and_says_so() {
     })
     .await;
     let trip = loop {
-        if let Event::SplitTripped(trip) = events.recv().await.unwrap() {
+        if let BalanceEvent::SplitTripped { trip, .. } = events.recv().await.unwrap() {
             break trip;
         }
     };

@@ -13,7 +13,7 @@ use tonic::{Code, Status, body::Body};
 use tower_roster::{
     Registry,
     balance::{
-        EndpointState, Event,
+        BalanceEvent, EndpointState,
         policy::{DefaultPolicy, RoundRobin},
     },
     classify::{self, Grpc},
@@ -191,7 +191,7 @@ async fn a_server_that_fails_in_its_trailers_is_ejected_and_comes_back() {
     })
     .await;
     let ejected = loop {
-        if let Event::Ejected(key, cause, _) = events.recv().await.unwrap() {
+        if let BalanceEvent::Ejected { key, cause, .. } = events.recv().await.unwrap() {
             break (key, cause);
         }
     };
@@ -214,7 +214,7 @@ async fn a_server_that_fails_in_its_trailers_is_ejected_and_comes_back() {
     })
     .await;
     let restored = loop {
-        if let Event::Restored(key, why) = events.recv().await.unwrap() {
+        if let BalanceEvent::Restored { key, by: why, .. } = events.recv().await.unwrap() {
             break (key, why);
         }
     };
@@ -320,7 +320,7 @@ async fn a_call_that_was_not_sent_survives_the_death_of_its_server() {
     let dead = scene.server(1).addr.to_string();
     let (mut ejected, mut others) = (false, BTreeSet::new());
     while let Ok(event) = events.try_recv() {
-        if let Event::Ejected(key, ..) = event {
+        if let BalanceEvent::Ejected { key, .. } = event {
             ejected |= key.id() == dead;
             others.extend((key.id() != dead).then(|| key.id().to_owned()));
         }

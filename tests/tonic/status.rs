@@ -58,7 +58,7 @@ async fn a_set_without_endpoints_is_unavailable() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert!(cause::<balance::Error>(&status).is_no_endpoint());
+    assert!(cause::<balance::BalanceError>(&status).is_no_endpoint());
     assert!(is_unsent(&status), "it may go to another balancer");
 }
 

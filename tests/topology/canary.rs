@@ -28,9 +28,12 @@ async fn one_percent<P: Policy>(policy: P, old: &[u16], canaries: &[u16]) {
         memory.register(listed(server)).unwrap();
     }
     let split = Split::new(Shares::canary("v2", 0.01)).unwrap();
-    let layer = BalanceLayer::new().policy(policy).seed(1);
-    let layer = layer.topology(Topology::new().split(split)).unwrap();
-    let mut balance = layer.balance(discover(&Registry::new(memory)));
+    let layer = BalanceLayer::builder().policy(policy).seed(1);
+    let layer = layer.topology(Topology::new().split(split));
+    let mut balance = layer
+        .build()
+        .unwrap()
+        .balance(discover(&Registry::new(memory)));
     let mut hits = 0;
     for _ in 0..REQUESTS {
         let server: Arc<str> = balance.ready().await.unwrap().call(()).await.unwrap();

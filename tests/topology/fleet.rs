@@ -144,11 +144,15 @@ impl Fleet {
         let watch = registry.watch("client").unwrap();
         let follows = peers.clone().follow(me.key.clone(), watch);
         let topology = self.part.topology(&name, peers);
-        let layer = BalanceLayer::new().topology(topology.clone()).unwrap();
+        let layer = BalanceLayer::builder().topology(topology.clone());
         self.clients.push(Client {
             name,
             topology,
-            balance: layer.seed(self.born[0] as u64).balance(discover(&registry)),
+            balance: layer
+                .seed(self.born[0] as u64)
+                .build()
+                .unwrap()
+                .balance(discover(&registry)),
             follows: tokio::spawn(follows),
         });
         self.born[0] += 1;

@@ -7,7 +7,7 @@ pub(in crate::balance) use without::Checker;
 
 /// What a check found.
 pub(super) struct Found<K> {
-    /// Whose it is.
+    /// The endpoint.
     pub(super) key: K,
     /// How many have failed in a row, where these are enough to say that the endpoint fails; else 0.
     pub(super) failures: u32,
@@ -23,14 +23,22 @@ mod with {
 
     use super::Found;
     use crate::{
-        endpoint::{Facts, check::Prober},
+        endpoint::{
+            Facts,
+            check::{Checks, Prober},
+        },
         instance::Address,
+        rng::small_rng,
     };
 
     /// Checks endpoints whose address is known.
-    pub(in crate::balance) struct Checker<K>(pub(in crate::balance) Option<Prober<K>>);
+    pub(in crate::balance) struct Checker<K>(Option<Prober<K>>);
 
     impl<K: Clone + Eq + Hash> Checker<K> {
+        pub(in crate::balance) fn new(checks: Option<Checks>, seed: Option<u64>) -> Self {
+            Self(checks.map(|checks| Prober::new(checks, small_rng(seed))))
+        }
+
         pub(in crate::balance::driver) fn insert(
             &mut self,
             key: &K,
@@ -76,10 +84,14 @@ mod without {
     use super::Found;
     use crate::endpoint::Facts;
 
-    /// Checks nobody.
-    pub(in crate::balance) struct Checker<K>(pub(in crate::balance) PhantomData<fn() -> K>);
+    /// Checks nothing.
+    pub(in crate::balance) struct Checker<K>(PhantomData<fn() -> K>);
 
     impl<K> Checker<K> {
+        pub(in crate::balance) fn new() -> Self {
+            Self(PhantomData)
+        }
+
         pub(in crate::balance::driver) fn insert(&mut self, _: &K, _: Option<&Facts>, _: Instant) {}
 
         pub(in crate::balance::driver) fn remove(&mut self, _: &K) {}

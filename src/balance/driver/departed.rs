@@ -8,7 +8,7 @@ use super::member::Member;
 use crate::{
     attempt::EndpointId,
     backoff::after,
-    balance::{handle::Event, pick::state::Held},
+    balance::{event::BalanceEvent, pick::state::Held},
     endpoint::{Age, eject::History},
     instance::{Address, Key, Weight},
 };
@@ -29,7 +29,7 @@ pub(super) struct Departed<K, S, L> {
     /// When the first of them is to be forgotten, or earlier.
     forget_at: Option<Instant>,
     /// What was ordered by hand, whenever they left.
-    orders: HashMap<Key, Orders>,
+    orders: HashMap<Key, ByHand>,
     /// Those that left with requests in flight. Their services are kept until the deadline.
     draining: HashMap<EndpointId, Draining<S, L>>,
     /// When those are looked at next, while there are any.
@@ -37,10 +37,10 @@ pub(super) struct Departed<K, S, L> {
 }
 
 /// What is known of an endpoint that left.
-pub(super) struct Gone<L> {
+pub(super) struct Known<L> {
     pub(super) state: Held<L>,
     pub(super) address: Option<Address>,
-    /// How often its id had been registered, where the registry tells.
+    /// How often its id had been registered, where the registry says so.
     pub(super) generation: u64,
     /// How far it was in slow start, if it was not warm.
     pub(super) age: Option<Age>,
@@ -50,13 +50,13 @@ pub(super) struct Gone<L> {
 }
 
 struct Remembered<L> {
-    gone: Gone<L>,
+    gone: Known<L>,
     until: Instant,
 }
 
 /// What was ordered by hand of an endpoint.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Orders {
+pub(super) struct ByHand {
     pub(super) weight: Option<Weight>,
     pub(super) ejected: bool,
 }
@@ -81,7 +81,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
     }
 
     /// Keeps what is still needed of a member that was removed. `age` is where slow start goes on when it is
-    /// back, and `ejected` tells of an order by hand.
+    /// back, and `ejected` whether it was ejected by hand.
     pub(super) fn keep(
         &mut self,
         name: K,
@@ -91,11 +91,11 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         ejected: bool,
         now: Instant,
     ) {
-        let orders = Orders {
+        let orders = ByHand {
             weight: member.weight_by_hand(),
             ejected,
         };
-        if orders != Orders::default() && self.orders.len() < REMEMBERED {
+        if orders != ByHand::default() && self.orders.len() < REMEMBERED {
             self.orders.insert(member.key().clone(), orders);
         }
         // Whether it has requests in flight shows when no more can come.
@@ -114,7 +114,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         if let Some(age) = &mut age {
             age.stop(now);
         }
-        let gone = Gone {
+        let gone = Known {
             state: member.state().clone(),
             address: member.address().cloned(),
             generation: member.generation(),
@@ -128,22 +128,22 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
     }
 
     /// Gives back what is known of an endpoint of this name.
-    pub(super) fn take(&mut self, name: &K) -> Option<Gone<L>> {
+    pub(super) fn take(&mut self, name: &K) -> Option<Known<L>> {
         Some(self.remembered.remove(name)?.gone)
     }
 
     /// Gives back what was ordered by hand of an endpoint.
-    pub(super) fn take_orders(&mut self, key: &Key) -> Orders {
+    pub(super) fn take_orders(&mut self, key: &Key) -> ByHand {
         self.orders.remove(key).unwrap_or_default()
     }
 
     /// Changes what was ordered by hand of an endpoint. Returns whether there were orders.
-    pub(super) fn reorder(&mut self, key: &Key, change: impl FnOnce(&mut Orders)) -> bool {
+    pub(super) fn reorder(&mut self, key: &Key, change: impl FnOnce(&mut ByHand)) -> bool {
         let Some(orders) = self.orders.get_mut(key) else {
             return false;
         };
         change(orders);
-        if *orders == Orders::default() {
+        if *orders == ByHand::default() {
             self.orders.remove(key);
         }
         true
@@ -172,7 +172,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
     }
 
     /// Forgets what is over. `tell` gets the events, to be published at once.
-    pub(super) fn tidy(&mut self, now: Instant, mut tell: impl FnMut(Event)) {
+    pub(super) fn tidy(&mut self, now: Instant, mut tell: impl FnMut(BalanceEvent)) {
         if self.forget_at.is_some_and(|at| at <= now) {
             self.remembered.retain(|_, kept| kept.until > now);
             self.forget_at = self.remembered.values().map(|kept| kept.until).min();
@@ -187,7 +187,10 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
             if stays {
                 look = look.min(draining.deadline);
             } else {
-                tell(Event::Drained(draining.state.key.clone(), in_flight));
+                tell(BalanceEvent::Drained {
+                    key: draining.state.key.clone(),
+                    in_flight,
+                });
             }
             stays
         });

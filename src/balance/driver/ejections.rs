@@ -1,5 +1,5 @@
-//! Which endpoints are ejected: what requests and checks tell goes to the ejector, and what it decides to
-//! the members.
+//! Which endpoints are ejected: signals of requests and checks go to the ejector, and its decisions to the
+//! members.
 
 use std::hash::Hash;
 
@@ -9,23 +9,22 @@ use super::{
     member::{Member, MemberId},
     members::Members,
     news::News,
-    warm_up::WarmUp,
 };
 use crate::{
     attempt::EndpointId,
-    balance::handle::Event,
+    balance::event::BalanceEvent,
     endpoint::{
         eject::{EjectCause, Ejector, History, Recent, Round, Signal, StepKind},
         load::LoadTracker,
     },
 };
 
-/// What requests tell of an endpoint.
+/// A signal from a request, about its endpoint.
 pub(super) type Alarm = Box<(EndpointId, Signal)>;
 
-/// What all endpoints that are in have failed lately, once that is known: in an outage all endpoints tell
-/// something, and it is added up once.
-pub(super) type Peers = Option<Recent>;
+/// What all endpoints that are in have failed lately, once that is known: in an outage there is a signal of
+/// every endpoint, and it is added up once.
+pub(super) type PeerFailures = Option<Recent>;
 
 /// Decides which endpoints are ejected.
 pub(super) struct Ejections {
@@ -110,12 +109,12 @@ impl Ejections {
         self.ejector.keep_share(now);
     }
 
-    /// Hears what requests tell of an endpoint.
+    /// Takes in a signal from a request.
     pub(super) fn hear<K, S, L>(
         &mut self,
         members: &Members<K, S, L>,
         alarm: &Alarm,
-        peers: &mut Peers,
+        peers: &mut PeerFailures,
         now: Instant,
     ) where
         K: Eq + Hash + 'static,
@@ -175,7 +174,6 @@ impl Ejections {
     pub(super) fn follow<K, S, L>(
         &mut self,
         members: &mut Members<K, S, L>,
-        warm_up: &WarmUp,
         news: &mut News<L>,
         now: Instant,
     ) -> bool
@@ -188,22 +186,22 @@ impl Ejections {
             let Some(member) = members.get_mut(step.key) else {
                 continue;
             };
-            member.follow(&step, warm_up.new_age(), now);
+            member.follow(&step, now);
             let key = member.key().clone();
             dirty |= !matches!(step.kind, StepKind::Spared { .. });
             news.tell(match step.kind {
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");
-                    Event::Ejected(key, cause, time)
+                    BalanceEvent::Ejected { key, cause, time }
                 }
-                StepKind::Probe => Event::Probing(key),
+                StepKind::Probe => BalanceEvent::Probing { key },
                 StepKind::Restored { by } => {
                     tracing::info!(endpoint = %key, "restored: {by}");
-                    Event::Restored(key, by)
+                    BalanceEvent::Restored { key, by }
                 }
                 StepKind::Spared { cause } => {
                     tracing::warn!(endpoint = %key, "not ejected, too many are: {cause}");
-                    Event::Spared(key, cause)
+                    BalanceEvent::Spared { key, cause }
                 }
             });
         }

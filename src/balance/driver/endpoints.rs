@@ -10,24 +10,26 @@ use std::{
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    departed::{Departed, Gone},
-    ejections::{Alarm, Ejections, Peers},
-    member::{Listing, Member, MemberId},
+    departed::{Departed, Known},
+    ejections::{Alarm, Ejections, PeerFailures},
+    member::{Listed, Member, MemberId},
     members::{Members, key},
     news::News,
-    picks::{Replaced, Strays},
+    picks::{Count, Replaced, Strays},
     planning::Planning,
     report::list,
     warm_up::WarmUp,
 };
 use crate::{
     balance::{
-        handle::{EndpointInfo, Event},
+        event::BalanceEvent,
+        handle::EndpointInfo,
         pick::state::{Common, Held},
         policy::{Candidate, Policy},
-        topology::{Plan, Set},
+        topology::{LeafSet, Plan},
     },
     endpoint::{
+        Age,
         eject::{Restored, Step, StepKind},
         load::LoadTracker,
     },
@@ -93,7 +95,7 @@ where
     pub(super) fn insert(
         &mut self,
         name: &K,
-        listing: Listing<S>,
+        listing: Listed<S>,
         settled: bool,
         now: Instant,
     ) -> bool {
@@ -108,7 +110,7 @@ where
         }
     }
 
-    fn add(&mut self, name: &K, listing: Listing<S>, settled: bool, now: Instant) -> bool {
+    fn add(&mut self, name: &K, listing: Listed<S>, settled: bool, now: Instant) -> bool {
         let mut gone = self.departed.take(name);
         let moved = gone.take_if(|gone| listing.is_elsewhere(gone.address.as_ref()));
         let known = match gone {
@@ -125,7 +127,8 @@ where
         let (key, name) = (key(name), name.clone());
         let id = self.members.next_id();
         let round = self.ejections.insert(id);
-        let mut age = self.warm_up.new_age().filter(|_| settled);
+        // Whether any is warm, so that there is something to ramp for, shows when all of a burst are there.
+        let mut age = settled.then(Age::default);
         let (mut history, mut requests) = (None, 0);
         let state = match (known, moved) {
             (Ok(gone), _) => {
@@ -146,7 +149,7 @@ where
             }
             (
                 Err(tracker),
-                Some(Gone {
+                Some(Known {
                     state: old,
                     requests: before,
                     ..
@@ -162,7 +165,9 @@ where
         let orders = self.departed.take_orders(&state.key);
         // Its requests in flight are not those of an endpoint that left any more.
         self.departed.serves_again(state.id());
-        self.news.tell(Event::Added(state.key.clone()));
+        self.news.tell(BalanceEvent::Added {
+            key: state.key.clone(),
+        });
         let mut member = Member::new(id, state, listing, now);
         member.resume(requests, age, orders.weight);
         let weighs = member.weight() > Weight::ZERO;
@@ -175,13 +180,13 @@ where
 
     /// Has a member use another service. What was found out about it holds on, unless the service is at
     /// another address and so another process.
-    fn replace(&mut self, id: MemberId, listing: Listing<S>, settled: bool, now: Instant) {
+    fn replace(&mut self, id: MemberId, listing: Listed<S>, settled: bool, now: Instant) {
         let Some(member) = self.members.get(id) else {
             return;
         };
         let key = member.key().clone();
         let moved = listing.is_elsewhere(member.address());
-        self.news.tell(Event::Replaced(key.clone()));
+        self.news.tell(BalanceEvent::Replaced { key: key.clone() });
         if moved {
             match self.fresh_tracker(now) {
                 Some(tracker) => self.renew(id, tracker, settled, now),
@@ -196,7 +201,7 @@ where
             self.members.look(id, self.planning.topology());
             let now = self.members.get(id).map(Member::weight);
             if let Some(weight) = now.filter(|weight| *weight != before) {
-                self.news.tell(Event::Weighed(key, weight));
+                self.news.tell(BalanceEvent::Weighed { key, weight });
             }
         }
     }
@@ -207,9 +212,9 @@ where
             return;
         };
         let was_out = member.is_out();
-        let age = self.warm_up.new_age().filter(|_| settled);
+        let age = settled.then(Age::default);
         let round = self.ejections.renew(id, now);
-        // Its requests in flight are the old process's, and tell nothing of the new one.
+        // Its requests in flight are the old process's, and say nothing about the new one.
         let state = member.state().succeeded_by(tracker, round);
         let address = state.address();
         let Some(old) = self.members.renew(id, state, age) else {
@@ -217,7 +222,10 @@ where
         };
         if was_out && self.ejections.cause(id).is_none() {
             let key = old.key.clone();
-            self.news.tell(Event::Restored(key, Restored::Moved));
+            self.news.tell(BalanceEvent::Restored {
+                key,
+                by: Restored::Moved,
+            });
         }
         self.replaced.add(old, address);
     }
@@ -238,7 +246,7 @@ where
         self.news.tell_removed(member.state().clone());
         // One that is ejected begins slow start anew when it is back.
         let age = if member.is_out() {
-            self.warm_up.new_age()
+            Some(Age::default())
         } else {
             member.age()
         };
@@ -255,7 +263,10 @@ where
         let news = &mut self.news;
         self.members.look_at_all(topology, |member| {
             dirty = true;
-            news.tell(Event::Weighed(member.key().clone(), member.weight()));
+            news.tell(BalanceEvent::Weighed {
+                key: member.key().clone(),
+                weight: member.weight(),
+            });
         });
         dirty
     }
@@ -293,13 +304,13 @@ where
         member.set_weight_by_hand(weight);
         let after = member.weight();
         if after != before {
-            self.news.tell(Event::Weighed(key, after));
+            self.news.tell(BalanceEvent::Weighed { key, weight: after });
         }
         (true, after != before)
     }
 
-    /// Hears what requests tell of an endpoint.
-    pub(super) fn hear(&mut self, alarm: &Alarm, peers: &mut Peers, now: Instant) {
+    /// Takes in a signal from a request.
+    pub(super) fn hear(&mut self, alarm: &Alarm, peers: &mut PeerFailures, now: Instant) {
         self.ejections.hear(&self.members, alarm, peers, now);
     }
 
@@ -319,8 +330,8 @@ where
     }
 
     fn follow(&mut self, now: Instant) -> bool {
-        let (members, news) = (&mut self.members, &mut self.news);
-        self.ejections.follow(members, &self.warm_up, news, now)
+        let news = &mut self.news;
+        self.ejections.follow(&mut self.members, news, now)
     }
 
     /// Where requests go now, by the members' places.
@@ -343,26 +354,19 @@ where
     }
 
     /// Those of a set that are picked from.
-    pub(super) fn candidates(&self, set: &Set, now: Instant) -> Vec<Candidate<'_>> {
+    pub(super) fn candidates(&self, set: &LeafSet, now: Instant) -> Vec<Candidate<'_>> {
         let places = &set.places[..set.candidates];
         let members = places.iter().map(|place| &self.members.all()[*place]);
         let candidates = members.map(|m| Candidate::lent(m.key(), self.warm_up.effective(m, now)));
         candidates.collect()
     }
 
-    /// Adds picks to the members that they are of. All others go to `strays`.
-    pub(super) fn count(
-        &mut self,
-        strays: &mut Strays,
-        id: MemberId,
-        state: &Held<P::Load>,
-        picks: u64,
-    ) {
-        strays.count(&mut self.members, id, state, picks);
-    }
-
-    pub(super) fn count_strays(&mut self, strays: Strays) {
+    /// Adds picks to the endpoints that they are of. `collect` hands them over.
+    pub(super) fn add_picks<T>(&mut self, collect: impl FnOnce(Count<'_, P::Load>) -> T) -> T {
+        let (members, mut strays) = (&mut self.members, Strays::default());
+        let collected = collect(&mut |id, state, picks| strays.count(members, id, state, picks));
         strays.add_to(&self.replaced, &mut self.members, &mut self.departed);
+        collected
     }
 
     /// A snapshot is published, in which no replaced state is.
@@ -370,12 +374,12 @@ where
         self.replaced.clear();
     }
 
-    pub(super) fn subscribe(&mut self) -> broadcast::Receiver<Event> {
+    pub(super) fn subscribe(&mut self) -> broadcast::Receiver<BalanceEvent> {
         self.news.subscribe()
     }
 
     /// Publishes an event with the next snapshot.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: BalanceEvent) {
         self.news.tell(event);
     }
 

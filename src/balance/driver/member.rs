@@ -32,14 +32,14 @@ impl MemberId {
 }
 
 /// What discovery brings for an endpoint: its service, and where it is one of ours what the registry says.
-pub(super) struct Listing<S> {
+pub(super) struct Listed<S> {
     service: Arc<S>,
     facts: Option<Arc<Facts>>,
     /// As of now: the facts are shared with those of the service before, and have changed there, too.
     address: Option<Address>,
 }
 
-impl<S> Listing<S> {
+impl<S> Listed<S> {
     pub(super) fn new(service: S, facts: Option<Arc<Facts>>) -> Self {
         Self {
             service: Arc::new(service),
@@ -66,7 +66,7 @@ impl<S> Listing<S> {
         both.is_some_and(|(now, before)| now != before)
     }
 
-    /// How often the id was registered, where the registry tells; else 0.
+    /// How often the id was registered, where the registry says so; else 0.
     pub(super) fn generation(&self) -> u64 {
         generation(self.facts())
     }
@@ -92,7 +92,7 @@ pub(super) struct Member<S, L> {
     /// As of the last look at the facts.
     weight: Weight,
     by_hand: Option<Weight>,
-    /// Whether it has a weight, as the ejector was told.
+    /// Whether it has a weight, as the ejector knows it.
     weighs: bool,
     /// Whether its gate is not open. Kept here, because looking at each gate for each snapshot would
     /// fetch all states from memory.
@@ -100,7 +100,7 @@ pub(super) struct Member<S, L> {
 }
 
 impl<S, L> Member<S, L> {
-    pub(super) fn new(id: MemberId, state: Held<L>, listing: Listing<S>, now: Instant) -> Self {
+    pub(super) fn new(id: MemberId, state: Held<L>, listing: Listed<S>, now: Instant) -> Self {
         let weight = listing.weight();
         Self {
             id,
@@ -134,7 +134,7 @@ impl<S, L> Member<S, L> {
         &self.state
     }
 
-    /// Its id, and what its requests tell of it.
+    /// Its id, and what is counted of its requests.
     pub(super) fn health(&self) -> (&MemberId, &Health<Beside<L>>) {
         (&self.id, &self.state.health)
     }
@@ -222,7 +222,7 @@ impl<S, L> Member<S, L> {
     }
 
     /// Uses another service from now on. Returns whether the facts are others, too.
-    pub(super) fn serve_with(&mut self, listing: Listing<S>) -> bool {
+    pub(super) fn serve_with(&mut self, listing: Listed<S>) -> bool {
         self.service = listing.service;
         let is_known = listing.facts.is_some();
         if is_known {
@@ -237,8 +237,8 @@ impl<S, L> Member<S, L> {
         std::mem::replace(&mut self.state, state)
     }
 
-    /// Does what the ejector decided. `age` is where slow start begins when it is back.
-    pub(super) fn follow(&mut self, step: &Step<MemberId>, age: Option<Age>, now: Instant)
+    /// Does what the ejector decided. When it is back, slow start begins anew.
+    pub(super) fn follow(&mut self, step: &Step<MemberId>, now: Instant)
     where
         L: LoadTracker,
     {
@@ -254,7 +254,7 @@ impl<S, L> Member<S, L> {
                 let tracker = self.state.tracker();
                 // A tracker that panics here keeps what it knows.
                 let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
-                (self.age, self.out) = (age, false);
+                (self.age, self.out) = (Some(Age::default()), false);
             }
             StepKind::Spared { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! Follows discovery, and makes a snapshot of what holds now.
 //!
 //! One task for each balancer, which runs while no request flows: endpoints appear and leave whether or
-//! not there are requests. It is the only writer. Requests leave what they tell it in the endpoints' state.
+//! not there are requests. It is the only writer. Requests leave their signals in the endpoints' state.
 //!
 //! ```text
 //!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
@@ -17,7 +17,7 @@
 //! Each part has a file and a private state:
 //!
 //! ```text
-//! source, registries, orders        what comes in from other tasks
+//! discovery, registries, orders     what comes in from other tasks
 //! endpoints ─┬─ members, departed   what is known of each endpoint, listed or not
 //!            ├─ ejections, warm_up  which endpoints get nothing or less
 //!            ├─ planning            where traffic may go
@@ -27,6 +27,7 @@
 
 mod checks;
 mod departed;
+mod discovery;
 mod ejections;
 mod endpoints;
 mod member;
@@ -40,7 +41,6 @@ mod registries;
 mod report;
 mod revisions;
 mod setup;
-mod source;
 mod spare;
 mod turn;
 mod warm_up;
@@ -63,29 +63,25 @@ use tower::discover::Discover;
 
 pub(super) use self::{
     checks::Checker,
+    discovery::Apart,
     setup::{Ends, Setup},
-    source::Apart,
 };
 use self::{
     checks::Found,
     departed::Departed,
+    discovery::{BACKOFF, Burst, Discovery, Said},
     ejections::{Alarm, Ejections},
     endpoints::Endpoints,
     orders::Orders,
-    picks::Strays,
     planning::{Planning, usable},
     publisher::Publisher,
     registries::Registries,
     revisions::Revisions,
-    source::{BACKOFF, Burst, Said, Source},
     turn::{FLOOD, TURN},
     warm_up::WarmUp,
 };
 use super::{
-    handle::{Event, Status},
-    pick::core::Core,
-    policy::Policy,
-    topology,
+    event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy, topology,
 };
 use crate::{
     endpoint::eject::Ejector,
@@ -98,25 +94,25 @@ use crate::{
 /// A driver that has not panicked for so long has not panicked.
 const LONG_AGO: Duration = Duration::from_secs(60);
 
-pub(super) struct Driver<D: Discover, S, P: Policy, C, R> {
-    source: Source<D, S>,
+pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
+    discovery: Discovery<D, S>,
     registries: Registries,
     orders: Orders,
     checker: Checker<D::Key>,
-    /// What requests tell of endpoints.
+    /// Signals from requests.
     alarms: mpsc::UnboundedReceiver<Alarm>,
     /// Settings of the topology that are shared with the user.
     changes: topology::Changes,
     revisions: Revisions,
     endpoints: Endpoints<D::Key, S, P>,
     publisher: Publisher<S, P>,
-    core: Weak<Core<S, P, C, R>>,
+    core: Weak<Core<S, P, C, W>>,
     alive: mpsc::Receiver<Infallible>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<BalanceStatus>,
     rng: SmallRng,
 }
 
-impl<D, S, P, C, R> Driver<D, S, P, C, R>
+impl<D, S, P, C, W> Driver<D, S, P, C, W>
 where
     D: Discover,
     D::Key: Hash + Eq + Clone + fmt::Debug + 'static,
@@ -128,7 +124,7 @@ where
         apart: Apart<D::Service, S>,
         checker: Checker<D::Key>,
         setup: Setup<P>,
-        ends: Ends<S, P, C, R>,
+        ends: Ends<S, P, C, W>,
     ) -> Self {
         let now = Instant::now();
         let rng = || small_rng(setup.seed);
@@ -136,7 +132,7 @@ where
         let by_requests = setup.ejection.is_some();
         let ejector = Ejector::new(setup.ejection.unwrap_or_default(), rng(), now);
         Self {
-            source: Source::new(discover, apart, rng()),
+            discovery: Discovery::new(discover, apart, rng()),
             registries: Registries::new(setup.watch, now),
             orders: Orders::new(ends.commands),
             checker,
@@ -186,7 +182,7 @@ where
         loop {
             let now = Instant::now();
             let wake = if amiss { now } else { self.next_wake() };
-            let asks = self.source.is_due(now);
+            let asks = self.discovery.is_due(now);
             let (mut order, mut said, mut alarm, mut found) = (None, None, None, None);
             let mut dirty = std::mem::take(&mut amiss);
             // Whatever wakes the driver: below, it takes in all that is there, so that nothing starves.
@@ -199,7 +195,7 @@ where
                 () = self.changes.changed() => dirty = true,
                 () = self.registries.changed() => {}
                 () = sleep_until(wake) => {}
-                next = self.source.next(&self.revisions), if asks => said = next,
+                next = self.discovery.next(&self.revisions), if asks => said = next,
             }
             let now = Instant::now();
             // First, before anything can panic: discovery says each change once.
@@ -217,7 +213,7 @@ where
             dirty |= at_once(self.changes.changed()).await.is_some();
             at_once(self.registries.changed()).await;
             let mut burst = Burst::default();
-            while let Some(said) = self.source.next_of(&mut burst).await {
+            while let Some(said) = self.discovery.next_of(&mut burst).await {
                 dirty |= self.take(said, now);
             }
             dirty |= self.look_at_facts(now);
@@ -236,7 +232,7 @@ where
     }
 
     fn next_wake(&self) -> Instant {
-        let wakes = [self.source.next_wake(), self.endpoints.next_wake()];
+        let wakes = [self.discovery.next_wake(), self.endpoints.next_wake()];
         let wakes = wakes.into_iter().flatten();
         wakes.fold(self.publisher.next_wake(), Instant::min)
     }
@@ -250,7 +246,7 @@ where
                     self.revisions.add(facts);
                 }
                 let facts = listing.shared_facts();
-                let settled = self.source.has_settled();
+                let settled = self.discovery.has_settled();
                 if self.endpoints.insert(&name, listing, settled, now) {
                     self.checker.insert(&name, facts.as_deref(), now);
                 }
@@ -263,11 +259,11 @@ where
             }
             Said::Failed(error) => {
                 self.note_error(Some(&error));
-                self.endpoints.tell(Event::DiscoveryFailed(error));
+                self.endpoints.tell(BalanceEvent::DiscoveryFailed { error });
                 false
             }
             Said::Ended => {
-                self.endpoints.tell(Event::DiscoveryEnded);
+                self.endpoints.tell(BalanceEvent::DiscoveryEnded);
                 // So that `resolved` is known, also when it ended at once.
                 true
             }
@@ -282,7 +278,7 @@ where
         });
     }
 
-    /// Hears all that requests tell.
+    /// Takes in all signals from requests.
     async fn hear_all(&mut self, mut first: Option<Alarm>, now: Instant) {
         let mut peers = None;
         for heard in 1..=FLOOD {
@@ -296,7 +292,7 @@ where
         }
     }
 
-    /// Hears all that health checks have found.
+    /// Takes in all results of health checks.
     async fn check_all(&mut self, mut first: Option<Found<D::Key>>, now: Instant) {
         for checked in 1..=FLOOD {
             let found = match first.take() {
@@ -334,7 +330,7 @@ where
     /// Publishes how the registries stand. After the endpoints that they list, so that a set that is on its
     /// way is not taken for an empty one.
     fn look_at_registries(&mut self) {
-        let Some(changed) = self.registries.look(self.source.take_found()) else {
+        let Some(changed) = self.registries.look(self.discovery.take_found()) else {
             return;
         };
         let registries: Arc<[_]> = self.registries.statuses().cloned().collect();
@@ -345,7 +341,7 @@ where
             status.registries = registries;
         });
         for status in changed {
-            self.endpoints.tell(Event::Registry(status));
+            self.endpoints.tell(BalanceEvent::Registry { status });
         }
     }
 
@@ -354,10 +350,9 @@ where
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        let (endpoints, mut strays) = (&mut self.endpoints, Strays::default());
-        let count = |id, state: &_, picks| endpoints.count(&mut strays, id, state, picks);
-        self.publisher.collect(&core.slots, now, count);
-        endpoints.count_strays(strays);
+        let publisher = &mut self.publisher;
+        self.endpoints
+            .add_picks(|count| publisher.collect(&core.slots, now, count));
     }
 
     /// Makes a snapshot of what holds now, and has all requests use it.
@@ -386,12 +381,12 @@ where
         let made = self
             .publisher
             .make(plan, pickers, self.endpoints.members().all());
-        let (endpoints, mut strays) = (&mut self.endpoints, Strays::default());
-        let count = |id, state: &_, picks| endpoints.count(&mut strays, id, state, picks);
-        let old = self.publisher.publish(made, &core.slots, count);
-        endpoints.count_strays(strays);
+        let (publisher, slots) = (&mut self.publisher, &core.slots);
+        let old = self
+            .endpoints
+            .add_picks(|count| publisher.publish(made, slots, count));
         core.usable.store(usable, Relaxed);
-        let (ended, spoken) = (self.source.has_ended(), self.source.has_spoken());
+        let (ended, spoken) = (self.discovery.has_ended(), self.discovery.has_spoken());
         self.status.send_modify(|status| {
             status.resolved |= spoken;
             status.endpoints = listed;
@@ -399,7 +394,7 @@ where
             status.discovery_ended = ended;
         });
         // Last, as these drop what is the user's and may panic.
-        endpoints.forget_replaced();
+        self.endpoints.forget_replaced();
         self.publisher.recycle(old);
         self.endpoints.publish_news();
     }

@@ -2,23 +2,23 @@
 
 use tokio::sync::broadcast;
 
-use crate::balance::{handle::Event, pick::state::Held};
+use crate::balance::{event::BalanceEvent, pick::state::Held};
 
 /// How many events a subscriber may be behind. Arbitrary: what a change of a few hundred endpoints
 /// at once says, and 106 KB of memory.
 const EVENTS: usize = 1_024;
 
-/// What is to be published, and to whom.
+/// Events to publish, and their subscribers.
 ///
-/// The channel exists only while somebody is subscribed: most balancers have no subscriber, and its
-/// room for events was four fifths of what a balancer took.
+/// The channel exists only while there is a subscriber. Most balancers have none, and its room for events was
+/// four fifths of a balancer's memory.
 pub(super) struct News<L> {
-    channel: Option<broadcast::Sender<Event>>,
+    channel: Option<broadcast::Sender<BalanceEvent>>,
     pending: Vec<Item<L>>,
 }
 
 enum Item<L> {
-    Event(Event),
+    Event(BalanceEvent),
     /// This endpoint is not listed any more.
     Left(Held<L>),
 }
@@ -32,14 +32,14 @@ impl<L> News<L> {
     }
 
     /// The events from now on.
-    pub(super) fn subscribe(&mut self) -> broadcast::Receiver<Event> {
+    pub(super) fn subscribe(&mut self) -> broadcast::Receiver<BalanceEvent> {
         let channel = &mut self.channel;
         let channel = channel.get_or_insert_with(|| broadcast::channel(EVENTS).0);
         channel.subscribe()
     }
 
     /// Publishes an event with the next snapshot.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: BalanceEvent) {
         self.pending.push(Item::Event(event));
     }
 
@@ -48,20 +48,23 @@ impl<L> News<L> {
         self.pending.push(Item::Left(state));
     }
 
-    /// Publishes what is pending. When a subscriber hears that an endpoint was removed, requests do not go
-    /// there any more, so `in_flight` can tell how many are left.
+    /// Publishes what is pending. When the removal of an endpoint is published, no requests go there any
+    /// more, so `in_flight` is how many are left.
     pub(super) fn publish_all(&mut self, mut in_flight: impl FnMut(&Held<L>) -> usize) {
         // Not drained: after the first set it would keep room for as many for ever.
         for item in std::mem::take(&mut self.pending) {
             self.publish(match item {
                 Item::Event(event) => event,
-                Item::Left(state) => Event::Removed(state.key.clone(), in_flight(&state)),
+                Item::Left(state) => BalanceEvent::Removed {
+                    key: state.key.clone(),
+                    in_flight: in_flight(&state),
+                },
             });
         }
     }
 
     /// Publishes an event at once.
-    pub(super) fn publish(&mut self, event: Event) {
+    pub(super) fn publish(&mut self, event: BalanceEvent) {
         // Fails when the last subscriber is gone.
         let failed = |channel: &broadcast::Sender<_>| channel.send(event).is_err();
         if self.channel.as_ref().is_some_and(failed) {
@@ -79,19 +82,19 @@ mod tests {
     #[test]
     fn the_channel_is_there_while_somebody_is_subscribed() {
         let mut news = News::<()>::new();
-        news.publish(Event::DiscoveryEnded);
+        news.publish(BalanceEvent::DiscoveryEnded);
         assert!(news.channel.is_none(), "nobody is subscribed");
         let (mut one, mut two) = (news.subscribe(), news.subscribe());
-        news.publish(Event::DiscoveryEnded);
+        news.publish(BalanceEvent::DiscoveryEnded);
         drop(one.try_recv().expect("what came after it subscribed"));
         assert_eq!(one.try_recv().unwrap_err(), TryRecvError::Empty);
         drop(one);
         for _ in 0..EVENTS {
-            news.publish(Event::DiscoveryEnded);
+            news.publish(BalanceEvent::DiscoveryEnded);
         }
         assert_eq!(two.try_recv().unwrap_err(), TryRecvError::Lagged(1));
         drop(two);
-        news.publish(Event::DiscoveryEnded);
+        news.publish(BalanceEvent::DiscoveryEnded);
         assert!(news.channel.is_none(), "the last subscriber is gone");
         let mut three = news.subscribe();
         assert_eq!(three.try_recv().unwrap_err(), TryRecvError::Empty);

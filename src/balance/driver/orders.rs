@@ -22,7 +22,7 @@ pub(super) struct Orders {
     commands: mpsc::UnboundedReceiver<Box<Command>>,
     /// Whether each order found its endpoint.
     answers: Vec<(oneshot::Sender<bool>, bool)>,
-    /// Who asks for the list of endpoints.
+    /// Replies to send the list of endpoints to.
     lists: Vec<oneshot::Sender<Vec<EndpointInfo>>>,
 }
 
@@ -81,7 +81,7 @@ impl Orders {
         dirty
     }
 
-    /// Whether somebody asks for the list of endpoints.
+    /// Whether the list of endpoints is asked for.
     pub(super) fn wants_list(&self) -> bool {
         !self.lists.is_empty()
     }

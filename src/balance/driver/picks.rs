@@ -5,6 +5,9 @@ use std::{collections::HashMap, hash::Hash};
 use super::{departed::Departed, member::MemberId, members::Members};
 use crate::balance::pick::state::Held;
 
+/// Takes in the picks of one endpoint: a member's id, its state in the snapshot, and the number.
+pub(super) type Count<'a, L> = &'a mut dyn FnMut(MemberId, &Held<L>, u64);
+
 /// States whose place another took since the last snapshot. Picks that were counted for the old state
 /// belong to the new one.
 pub(super) struct Replaced<L> {

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     backoff::after,
     balance::{
-        handle::Event,
-        topology::{self, Notice, Plan, Planned, Set, Split, Standing, Topology, Traits},
+        event::BalanceEvent,
+        topology::{self, LeafSet, Notice, Plan, Planned, Split, Standing, Topology, Traits},
     },
     instance::Weight,
 };
@@ -68,7 +68,7 @@ impl Planning {
         // Also when another balancer with the same split was the one that looked.
         if let Some((epoch, trip)) = split.trip_after(self.trip_told) {
             self.trip_told = epoch;
-            news.tell(Event::SplitTripped(trip));
+            news.tell(BalanceEvent::SplitTripped { trip });
         }
     }
 
@@ -93,7 +93,7 @@ impl Planning {
         }
         let unruled = Traits::none();
         let ruled = members.all().iter().enumerate();
-        let ruled = ruled.map(|(index, member)| topology::Member {
+        let ruled = ruled.map(|(index, member)| topology::RuledMember {
             index,
             traits: members.traits_at(index).unwrap_or(&unruled),
             weight: warm_up.effective(member, now),
@@ -113,7 +113,9 @@ impl Planning {
         for notice in &notices {
             if !self.notices.contains(notice) {
                 tracing::warn!("{notice}");
-                news.tell(Event::Notice(notice.clone()));
+                news.tell(BalanceEvent::Notice {
+                    notice: notice.clone(),
+                });
             }
         }
         self.notices = notices;
@@ -122,7 +124,7 @@ impl Planning {
 }
 
 /// Without rules, all members that take requests. Empty when all are ejected.
-fn plain<S, L>(members: &[Member<S, L>]) -> Set {
+fn plain<S, L>(members: &[Member<S, L>]) -> LeafSet {
     let weighed = any_weighs(members);
     let takes = |member: &Member<S, L>| !member.is_out() || member.is_on_trial();
     let mut used: Vec<usize> = (0..members.len()).collect();
@@ -135,7 +137,7 @@ fn plain<S, L>(members: &[Member<S, L>]) -> Set {
             used.swap_remove(at);
         }
     }
-    Set::new(used, |place| members[place].is_out())
+    LeafSet::new(used, |place| members[place].is_out())
 }
 
 /// How many endpoints may be picked, of so many that are listed. One that is in several subsets counts once.

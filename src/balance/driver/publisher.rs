@@ -24,6 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
     member::{Member, MemberId},
+    picks::Count,
     spare::{Arrays, Spare},
 };
 use crate::{
@@ -31,12 +32,11 @@ use crate::{
     balance::{
         pick::{
             core::Kept,
-            slots::{Counts, Slots},
+            slots::{PickCounts, Slots},
             snapshot::{Leaf, Snapshot},
-            state::Held,
         },
         policy::{Candidate, Policy},
-        topology::{Plan, Set},
+        topology::{LeafSet, Plan},
     },
 };
 
@@ -53,7 +53,7 @@ pub(super) struct Publisher<S, P: Policy> {
     current: Made<S, P>,
     /// What the next snapshot is made of.
     spare: Spare<S, P::Load>,
-    counts: Counts,
+    counts: PickCounts,
     /// When picks are collected next.
     collect_at: Instant,
 }
@@ -90,7 +90,7 @@ impl<S, P: Policy> Publisher<S, P> {
                 members: Vec::new(),
             },
             spare: Spare::default(),
-            counts: Counts::default(),
+            counts: PickCounts::default(),
             collect_at: now,
         }
     }
@@ -104,7 +104,7 @@ impl<S, P: Policy> Publisher<S, P> {
     pub(super) fn prepare<'m>(
         &mut self,
         plan: &Plan,
-        candidates: impl Fn(&Set) -> Vec<Candidate<'m>>,
+        candidates: impl Fn(&LeafSet) -> Vec<Candidate<'m>>,
     ) -> Prepared<P> {
         let mut costly = false;
         plan.each_leaf(&mut |set| costly |= is_costly(&*self.policy, set.candidates));
@@ -198,7 +198,7 @@ impl<S, P: Policy> Publisher<S, P> {
         &mut self,
         made: Made<S, P>,
         slots: &Slots<Snapshot<S, P>, Kept>,
-        count: impl FnMut(MemberId, &Held<P::Load>, u64),
+        count: Count<'_, P::Load>,
     ) -> Made<S, P> {
         slots.publish(&made.snapshot, made.members.len(), &mut self.counts);
         self.count(count);
@@ -215,14 +215,14 @@ impl<S, P: Policy> Publisher<S, P> {
         &mut self,
         slots: &Slots<Snapshot<S, P>, Kept>,
         now: Instant,
-        count: impl FnMut(MemberId, &Held<P::Load>, u64),
+        count: Count<'_, P::Load>,
     ) {
         self.collect_at = after(now, COLLECT);
         slots.collect(&mut self.counts);
         self.count(count);
     }
 
-    fn count(&self, mut count: impl FnMut(MemberId, &Held<P::Load>, u64)) {
+    fn count(&self, count: Count<'_, P::Load>) {
         let Made { snapshot, members } = &self.current;
         let picked = &self.counts.picked;
         snapshot.plan.each_leaf(&mut |leaf| {

@@ -53,8 +53,7 @@ impl Registries {
         }
         self.stirred = false;
         let mut changed = Vec::new();
-        // A registry whose discovery was dropped, as by a user who switches between several, is no one's any
-        // more.
+        // A registry whose discovery was dropped is not followed any more. A user may switch between several.
         self.known.retain(|(followed, _)| !followed.is_over());
         for (followed, known) in &mut self.known {
             let status = RegistryStatus::of(&followed.watch, self.began);

@@ -35,7 +35,7 @@ pub(super) fn list<S, L: LoadTracker>(
             state: if member.is_out() {
                 EndpointState::Ejected
             } else if weighed && weight == Weight::ZERO {
-                EndpointState::Drained
+                EndpointState::Weightless
             } else if member.age().is_some() {
                 EndpointState::Warming
             } else {

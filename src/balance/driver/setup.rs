@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::ejections::Alarm;
 use crate::{
     balance::{
-        handle::{Command, Status},
+        handle::{BalanceStatus, Command},
         pick::{core::Core, snapshot::Snapshot, state::Common},
         policy::Policy,
         topology::Topology,
@@ -27,20 +27,19 @@ pub(in crate::balance) struct Setup<P> {
     pub(in crate::balance) drain: Duration,
     pub(in crate::balance) topology: Topology,
     pub(in crate::balance) ejection: Option<Ejection>,
-    /// `None` for no slow start.
-    pub(in crate::balance) ramp: Option<Ramp>,
+    pub(in crate::balance) ramp: Ramp,
     pub(in crate::balance) watch: Option<Watch>,
     pub(in crate::balance) seed: Option<u64>,
 }
 
 /// What a driver shares with the balancer: the driver's ends of the channels.
-pub(in crate::balance) struct Ends<S, P: Policy, C, R> {
-    pub(in crate::balance) core: Weak<Core<S, P, C, R>>,
+pub(in crate::balance) struct Ends<S, P: Policy, C, W> {
+    pub(in crate::balance) core: Weak<Core<S, P, C, W>>,
     /// What requests read until there is another snapshot.
     pub(in crate::balance) empty: Arc<Snapshot<S, P>>,
     pub(in crate::balance) common: Arc<Common>,
     pub(in crate::balance) alive: mpsc::Receiver<Infallible>,
     pub(in crate::balance) commands: mpsc::UnboundedReceiver<Box<Command>>,
     pub(in crate::balance) alarms: mpsc::UnboundedReceiver<Alarm>,
-    pub(in crate::balance) status: watch::Sender<Status>,
+    pub(in crate::balance) status: watch::Sender<BalanceStatus>,
 }

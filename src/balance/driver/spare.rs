@@ -28,7 +28,7 @@ pub(super) struct Arrays<S, L> {
 }
 
 impl<S, L> Spare<S, L> {
-    /// Takes the arrays out of a snapshot that nobody reads any more, and has them hold what `new` does.
+    /// Takes the arrays out of a snapshot that is not read any more, and has them hold what `new` does.
     pub(super) fn new<P: Policy<Load = L>>(old: Arc<Snapshot<S, P>>, new: &Snapshot<S, P>) -> Self {
         let mut arrays = Vec::new();
         if let Some(old) = Arc::into_inner(old) {

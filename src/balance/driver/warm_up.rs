@@ -3,15 +3,11 @@
 use tokio::time::Instant;
 
 use super::member::{Member, MemberId};
-use crate::{
-    endpoint::{Age, Ramp},
-    instance::Weight,
-};
+use crate::{endpoint::Ramp, instance::Weight};
 
 /// How the members in slow start come to their full share.
 pub(super) struct WarmUp {
-    /// `None` for no slow start.
-    ramp: Option<Ramp>,
+    ramp: Ramp,
     /// The least factor now.
     least: f64,
     /// When weights change next.
@@ -19,7 +15,7 @@ pub(super) struct WarmUp {
 }
 
 impl WarmUp {
-    pub(super) fn new(ramp: Option<Ramp>) -> Self {
+    pub(super) fn new(ramp: Ramp) -> Self {
         Self {
             ramp,
             least: 1.0,
@@ -31,20 +27,14 @@ impl WarmUp {
         self.next
     }
 
-    /// Where an endpoint begins that is new or restored. Whether any is warm, so that there is something to
-    /// ramp for, [`weigh`](Self::weigh) finds out when all of a burst are there.
-    pub(super) fn new_age(&self) -> Option<Age> {
-        self.ramp.map(|_| Age::default())
-    }
-
     /// Whether the weights of members in slow start have changed. Ends it for those that are warm.
     pub(super) fn is_due<S, L>(&self, members: &mut [Member<S, L>], now: Instant) -> bool {
-        let Some(ramp) = self.ramp.filter(|_| self.next.is_some_and(|at| at <= now)) else {
+        if self.next.is_none_or(|at| at > now) {
             return false;
-        };
+        }
         for member in members {
             let age = member.age_mut();
-            age.take_if(|age| ramp.next_change(age.at(now)).is_none());
+            age.take_if(|age| self.ramp.next_change(age.at(now)).is_none());
         }
         true
     }
@@ -66,29 +56,29 @@ impl WarmUp {
             }
             let weight = f64::from(member.weight().get());
             let is_out = member.is_out();
-            match (self.ramp, member.age_mut()) {
+            match member.age_mut() {
                 // It is sent nothing, and does not get warmer.
-                (Some(_), Some(age)) if weighed && weight == 0.0 => age.stop(now),
-                (Some(ramp), Some(age)) => {
+                Some(age) if weighed && weight == 0.0 => age.stop(now),
+                Some(age) => {
                     ramping += weight;
                     age.run(now);
                     let age = age.at(now);
-                    let wait = ramp.next_change(age).unwrap_or_default();
+                    let wait = self.ramp.next_change(age).unwrap_or_default();
                     let at = now + wait.saturating_sub(age);
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
-                _ if !is_out && weight > 0.0 => {
+                None if !is_out && weight > 0.0 => {
                     warm += weight;
                     are_warm += 1;
                 }
-                _ => {}
+                None => {}
             }
         }
         self.least = 1.0;
-        if let (Some(ramp), Some(_)) = (self.ramp, next) {
-            if ramp.begins(are_warm) {
+        if next.is_some() {
+            if self.ramp.begins(are_warm) {
                 // So that those that are warm are not flooded.
-                self.least = ramp.least(warm, ramping);
+                self.least = self.ramp.least(warm, ramping);
             } else {
                 // Their shares would differ by their order of arrival alone.
                 next = None;
@@ -103,12 +93,12 @@ impl WarmUp {
     /// A member's weight in picks now.
     pub(super) fn effective<S, L>(&self, member: &Member<S, L>, now: Instant) -> f64 {
         let weight = f64::from(member.weight().get());
-        match (self.ramp, member.age()) {
-            (Some(ramp), Some(age)) => {
-                let factor = ramp.factor(age.at(now));
+        match member.age() {
+            Some(age) => {
+                let factor = self.ramp.factor(age.at(now));
                 weight * factor.max(self.least)
             }
-            _ => weight,
+            None => weight,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    guard::RequestGuard,
+    request_guard::RequestGuard,
     slots::{Hand, Slots},
     snapshot::Snapshot,
 };
@@ -17,7 +17,7 @@ use crate::{
     attempt::{EndpointId, Tried},
     balance::{
         error::NoEndpoint,
-        handle::{Handle, Status},
+        handle::{BalanceHandle, BalanceStatus},
         policy::{Ahead, Draw, Policy},
         registry::RegistryStatus,
         topology::{Nowhere, Wish},
@@ -25,13 +25,13 @@ use crate::{
     endpoint::load::LoadTracker,
 };
 
-pub(crate) struct Core<S, P: Policy, C, R> {
+pub(crate) struct Core<S, P: Policy, C, W> {
     pub(crate) slots: Slots<Snapshot<S, P>, Kept>,
     /// Endpoints that may be picked. Relaxed: a hint for `poll_ready`, a pick looks for itself.
     pub(crate) usable: AtomicUsize,
-    pub(crate) handle: Handle,
+    pub(crate) handle: BalanceHandle,
     pub(crate) classify: C,
-    pub(crate) route: R,
+    pub(crate) route: W,
     pub(crate) wait: Duration,
     /// The zero point of the times that requests keep.
     pub(crate) epoch: Instant,
@@ -54,7 +54,7 @@ pub(crate) struct Picked<S, L: LoadTracker> {
     pub(crate) guard: RequestGuard<L>,
 }
 
-impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
+impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
     #[inline]
     pub(crate) fn is_usable(&self) -> bool {
         self.usable.load(Relaxed) > 0
@@ -120,7 +120,7 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
             }
         }
         match &status {
-            Status {
+            BalanceStatus {
                 resolved: false,
                 discovery_error: Some(error),
                 ..
@@ -128,10 +128,10 @@ impl<S: Clone, P: Policy, C, R> Core<S, P, C, R> {
                 since: self.epoch.elapsed(),
                 error: error.to_string(),
             },
-            Status {
+            BalanceStatus {
                 resolved: false, ..
             } => NoEndpoint::NeverResolved,
-            Status { endpoints: 0, .. } => NoEndpoint::Empty,
+            BalanceStatus { endpoints: 0, .. } => NoEndpoint::Empty,
             _ => match nowhere.or_else(|| self.slots.read(|snapshot, _| snapshot.nowhere())) {
                 Some(Nowhere::Ejected) => NoEndpoint::AllEjected(status.endpoints),
                 Some(Nowhere::Subset) => NoEndpoint::EmptySubset,

@@ -1,7 +1,7 @@
 //! Hashes that are the same in every process, of every version.
 //!
 //! `std`'s hashers promise neither, and some differ by seed. [`hash_key`] is XXH64 with seed 0, which
-//! libraries for every language compute too, so clients written in others can agree on who owns a key.
+//! libraries for every language compute too, so clients written in other languages agree on which endpoint owns a key.
 
 /// Hashes a key for [`RingHash`](crate::balance::policy::RingHash): XXH64 with seed 0.
 ///

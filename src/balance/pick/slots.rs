@@ -118,7 +118,7 @@ impl<T, H: Default> Slots<T, H> {
 
     /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, the old one is out of
     /// use. `counts` gets the number of picks of each endpoint of the old one, in their order.
-    pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, counts: &mut Counts) {
+    pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, counts: &mut PickCounts) {
         counts.picked.clear();
         for slot in &self.slots {
             let mut picks = counts.zeros(endpoints);
@@ -134,7 +134,7 @@ impl<T, H: Default> Slots<T, H> {
     }
 
     /// Takes the numbers of picks of each endpoint since this or `publish` was called last.
-    pub(crate) fn collect(&self, counts: &mut Counts) {
+    pub(crate) fn collect(&self, counts: &mut PickCounts) {
         counts.picked.clear();
         for slot in &self.slots {
             counts.add(&mut take(slot).hand.picks);
@@ -144,14 +144,14 @@ impl<T, H: Default> Slots<T, H> {
 
 /// What readers have counted.
 #[derive(Default)]
-pub(crate) struct Counts {
+pub(crate) struct PickCounts {
     /// Picks of each endpoint, by its number in the snapshot.
     pub(crate) picked: Vec<u64>,
     /// What the next slot gets for what it has.
     spare: Vec<u32>,
 }
 
-impl Counts {
+impl PickCounts {
     fn zeros(&mut self, len: usize) -> Vec<u32> {
         let mut zeros = std::mem::take(&mut self.spare);
         // They are zeros already.
@@ -230,7 +230,7 @@ mod tests {
             }
             for next in 1..2_000 {
                 let next = Arc::new(next);
-                slots.publish(&next, 0, &mut Counts::default());
+                slots.publish(&next, 0, &mut PickCounts::default());
                 assert_eq!(slots.read(|seen, _| *seen), *next);
             }
             stop.store(true, Relaxed);
@@ -264,7 +264,7 @@ mod tests {
         let slots = Slots::<_, ()>::new(Arc::new(7), Some(1));
         let reader = || slots.read(|_, _| panic!("a policy that panics"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reader)).is_err());
-        slots.publish(&Arc::new(8), 0, &mut Counts::default());
+        slots.publish(&Arc::new(8), 0, &mut PickCounts::default());
         assert_eq!(slots.read(|seen, _| *seen), 8);
     }
 }
@@ -288,7 +288,7 @@ mod model {
     fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize, ()>>, Arc<usize>) {
         let snapshot = Arc::new(endpoints);
         let slots = Slots::with(slots, &snapshot, Some(1));
-        slots.publish(&snapshot, endpoints, &mut Counts::default());
+        slots.publish(&snapshot, endpoints, &mut PickCounts::default());
         (sync::Arc::new(slots), snapshot)
     }
 
@@ -315,7 +315,7 @@ mod model {
                     })
                 })
                 .collect();
-            slots.publish(&Arc::new(2), 2, &mut Counts::default());
+            slots.publish(&Arc::new(2), 2, &mut PickCounts::default());
             assert_eq!(
                 Arc::strong_count(&old),
                 1,
@@ -339,7 +339,7 @@ mod model {
                     thread::spawn(move || pick(&slots, 0))
                 })
                 .collect();
-            let mut counts = Counts::default();
+            let mut counts = PickCounts::default();
             slots.collect(&mut counts);
             let collected = counts.picked.iter().sum::<u64>();
             slots.publish(&Arc::new(2), 2, &mut counts);
@@ -358,7 +358,7 @@ mod model {
             let (slots, _) = slots(1, 1);
             let other = slots.clone();
             let reader = thread::spawn(move || pick(&other, 7));
-            slots.publish(&Arc::new(2), 2, &mut Counts::default());
+            slots.publish(&Arc::new(2), 2, &mut PickCounts::default());
             assert_eq!(pick(&slots, 3), 2);
             reader.join().unwrap();
         });
@@ -374,7 +374,7 @@ mod model {
             let other = slots.clone();
             let request =
                 thread::spawn(move || other.read(|snapshot, _| snapshot.first().map(Held::begin)));
-            slots.publish(&Arc::default(), 0, &mut Counts::default());
+            slots.publish(&Arc::default(), 0, &mut PickCounts::default());
             let known = state.in_flight();
             let request = request.join().unwrap();
             assert_eq!(

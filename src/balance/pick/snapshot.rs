@@ -54,7 +54,7 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
-    /// It has been to all of its set; another may have one that it has not been to.
+    /// For a request that has tried all endpoints of its set: another set may have one that it has not tried.
     #[cold]
     fn elsewhere<'a>(
         &'a self,
@@ -112,8 +112,8 @@ impl<S, P: Policy> Leaf<S, P> {
     /// Picks an endpoint, and the pass of its gate.
     #[inline]
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
-        // Rather not with a request that failed already: it needs an answer. But where each request
-        // has been through another balancer before this one, somebody must go.
+        // Seldom with a request that failed before, as that needs a response. But not never: behind another
+        // balancer every request may have been tried before.
         if self.candidates < self.states.len()
             && (draw.tried.is_empty() || self.candidates == 0 || draw.rng.random_ratio(1, 8))
         {
@@ -131,9 +131,9 @@ impl<S, P: Policy> Leaf<S, P> {
         Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
     }
 
-    /// An endpoint on trial, if it wants a request. It has one permit, which is not for a request that
-    /// has been there. One that has passed is open to all, until a snapshot says that it is one of the
-    /// others: then it has its share, and not all that come meanwhile.
+    /// An endpoint on trial, if it wants a request. It has one permit, which a request that already tried this
+    /// endpoint must not take. Once the probe succeeded the gate is open; ordinary picks reach the endpoint
+    /// only from the next snapshot on, where it has its share.
     #[cold]
     fn probe(&self, draw: &Draw<'_>) -> Option<(usize, u32)> {
         let on_trial = self.states.iter().enumerate().skip(self.candidates);
@@ -157,8 +157,9 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 }
 
-/// Whether the pass of a gate is for a request that has been sent before. In panic the endpoint may be on
-/// trial, too: its one permit is not for who has been there, as that may yet be sent to another.
+/// Whether a request that has been sent before may pass the gate. In panic the endpoint may be on trial, too:
+/// a request that already tried this endpoint must not take its probe permit, as another endpoint may still
+/// answer it.
 #[cold]
 fn may_pass<L: LoadTracker>(state: &Held<L>, draw: &Draw<'_>) -> bool {
     state.health.is_open() || !draw.tried.contains(state.id())

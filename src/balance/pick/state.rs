@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{home::Home, tally::Tally};
+use super::{home::Home, version_tally::VersionTally};
 use crate::{
     attempt::EndpointId,
     classify::Outcome,
@@ -29,7 +29,7 @@ use crate::{
 /// measured. The counter of the `Arc`, which each request changes, has the line before it to itself: else
 /// two threads are half as fast again or not, by where the allocator has put the states of a few endpoints.
 #[repr(C, align(64))]
-pub(crate) struct EndpointState<L> {
+pub(crate) struct LiveEndpoint<L> {
     /// References that are not requests; see [`Held`].
     held: AtomicU32,
     mark: Mark,
@@ -54,7 +54,7 @@ pub(crate) struct Beside<L> {
 struct Mark(u32);
 
 impl Mark {
-    /// Whether anybody but the tracker wants to hear how requests end.
+    /// Whether outcomes are wanted for more than the tracker.
     const WATCHED: u32 = 1 << 30;
     /// Whether every request is timed.
     const TIMED: u32 = 1 << 31;
@@ -73,11 +73,11 @@ pub(crate) struct Common {
     pub(crate) epoch: Instant,
     /// When to eject; `None` for never.
     pub(crate) rules: Option<Ejection>,
-    /// Where requests tell what the driver must decide.
+    /// Where requests send what the driver must decide.
     /// Boxed, because a channel makes room for 32 at once.
     pub(crate) alarm: mpsc::UnboundedSender<Box<(EndpointId, Signal)>>,
     /// Counts for the guard of a traffic split: the canary's, and everybody else's.
-    pub(crate) tallies: Option<[Arc<Tally>; 2]>,
+    pub(crate) tallies: Option<[Arc<VersionTally>; 2]>,
     /// Whether every request is timed, whatever the tracker needs.
     pub(crate) timed: bool,
     /// The balancer, for a request that must go to another endpoint.
@@ -98,7 +98,7 @@ impl Common {
     }
 }
 
-impl<L> EndpointState<L> {
+impl<L> LiveEndpoint<L> {
     #[inline]
     pub(crate) fn tracker(&self) -> &L {
         &self.health.beside.tracker
@@ -120,7 +120,7 @@ impl<L> EndpointState<L> {
         self.mark.0 & Mark::TIMED != 0
     }
 
-    /// Whether anybody but the tracker wants to hear of a success.
+    /// Whether a success is wanted for more than the tracker.
     #[inline]
     pub(crate) fn is_watched(&self) -> bool {
         self.mark.0 & Mark::WATCHED != 0
@@ -134,8 +134,8 @@ impl<L> EndpointState<L> {
         self.canary.store(canary, Relaxed);
     }
 
-    /// Notes what became of a request that passed with `pass`, for everyone but the tracker.
-    /// `latency` is `None` where nobody reads the clock, and `revised` when it was taken for a success.
+    /// Notes the outcome of a request that passed with `pass`, except for the tracker.
+    /// `latency` is `None` where requests are not timed, and `revised` when it was recorded as a success.
     #[inline]
     pub(crate) fn conclude(
         &self,
@@ -159,7 +159,7 @@ impl<L> EndpointState<L> {
                 self.health.record(pass, outcome, latency, rules)
             };
             if let Some(signal) = signal {
-                // The driver ends when nobody is left to be balanced.
+                // The driver ends with the last balancer.
                 let _ = common.alarm.send(Box::new((self.id(), signal)));
             }
         }
@@ -176,15 +176,15 @@ impl<L> EndpointState<L> {
 }
 
 /// A reference to a state that is a request, or is within a [`Held`].
-pub(crate) type SharedState<L> = sync::Arc<EndpointState<L>>;
+pub(crate) type SharedState<L> = sync::Arc<LiveEndpoint<L>>;
 
 /// A reference to a state that is no request.
 ///
 /// Each request holds an `Arc` of the state of its endpoint anyhow, so the `Arc`'s own counter counts
 /// requests, when the other references are known: a request costs two atomic operations this way, and
-/// four with a counter of its own. Whoever is no request holds one of these, which counts itself.
+/// four with a counter of its own. All other holders have one of these, which counts itself.
 ///
-/// While one is cloned or dropped, the count is one too high for a moment; whoever reads while another
+/// While one is cloned or dropped, the count is one too high for a moment; a reader that runs while another
 /// thread drops some may miss as many requests. Only the driver clones and drops them, so what it
 /// reads is exact, and a picker on another thread takes the number for what it is worth.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ pub(crate) struct Held<L>(SharedState<L>);
 
 impl<L> Held<L> {
     pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Self {
-        Self(SharedState::new(EndpointState {
+        Self(SharedState::new(LiveEndpoint {
             held: AtomicU32::new(1),
             mark: Mark::new(&common),
             health: Health::with(round, Beside { common, tracker }),
@@ -219,7 +219,7 @@ impl<L> Held<L> {
 
     /// Where the state is, as a number: its identity, for as long as it is held.
     pub(crate) fn address(&self) -> usize {
-        std::ptr::from_ref::<EndpointState<L>>(self).addr()
+        std::ptr::from_ref::<LiveEndpoint<L>>(self).addr()
     }
 
     /// The requests that are not complete.
@@ -262,16 +262,16 @@ impl<L> Drop for Held<L> {
 }
 
 impl<L> Deref for Held<L> {
-    type Target = EndpointState<L>;
+    type Target = LiveEndpoint<L>;
 
-    fn deref(&self) -> &EndpointState<L> {
+    fn deref(&self) -> &LiveEndpoint<L> {
         &self.0
     }
 }
 
-impl<L: std::fmt::Debug> std::fmt::Debug for EndpointState<L> {
+impl<L: std::fmt::Debug> std::fmt::Debug for LiveEndpoint<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EndpointState")
+        f.debug_struct("LiveEndpoint")
             .field("key", &self.key)
             .field("tracker", self.tracker())
             .field("health", &self.health)

@@ -8,7 +8,7 @@
 //! A column takes 8 bytes and is aligned to 8 bytes, so a draw reads one cache line, and a table of ten
 //! thousand columns is small compared with the other data in a core's cache. The weights are in an array
 //! of their own, for pickers that compare endpoints by weight. When all weights are equal, there is no
-//! table ([`Shares::Even`]).
+//! table ([`Chances::Even`]).
 //!
 //! The address of the column depends on the random number, and the address of the endpoint's state
 //! depends on the column. With ten thousand endpoints both come from a distant cache, one after the
@@ -28,13 +28,13 @@ use super::{Candidate, Draw};
 
 /// The share of the requests that each endpoint should get.
 #[derive(Debug)]
-pub(super) enum Shares {
+pub(super) enum Chances {
     /// All shares are equal. Holds the number of endpoints.
     Even(usize),
     Weighted(Alias),
 }
 
-impl Shares {
+impl Chances {
     pub(super) fn new(candidates: &[Candidate]) -> Self {
         let first = candidates.first().map_or(1.0, |one| one.weight);
         if candidates.iter().all(|one| one.weight == first) {
@@ -298,12 +298,12 @@ mod tests {
     #[test]
     fn equal_weights_need_no_table() {
         assert!(matches!(
-            Shares::new(&candidates(&[0.3; 40])),
-            Shares::Even(40)
+            Chances::new(&candidates(&[0.3; 40])),
+            Chances::Even(40)
         ));
         assert!(matches!(
-            Shares::new(&candidates(&[0.3, 0.3, 0.31])),
-            Shares::Weighted(_)
+            Chances::new(&candidates(&[0.3, 0.3, 0.31])),
+            Chances::Weighted(_)
         ));
     }
 

@@ -16,7 +16,7 @@ use rand::Rng;
 
 use super::{
     Candidate, Draw, Picker, Set,
-    alias::{Shares, below},
+    alias::{Chances, below},
 };
 use crate::{
     balance::pick::hash::{hash_key, mix},
@@ -65,7 +65,7 @@ impl Bound {
 #[derive(Debug)]
 pub struct Hashed {
     places: Places,
-    shares: Shares,
+    shares: Chances,
     /// The weight of each endpoint, divided by the sum of all weights.
     dues: Box<[f64]>,
     bound: Bound,
@@ -84,7 +84,7 @@ impl Hashed {
         }
         Self {
             places,
-            shares: Shares::new(candidates),
+            shares: Chances::new(candidates),
             dues: dues.into(),
             bound,
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
+use super::{Candidate, Draw, Picker, Policy, Set, alias::Chances};
 use crate::endpoint::load::{LoadTracker, PeakEwma};
 
 /// Decay of the latency estimates. The table above shows other values. A shorter one costs more in
@@ -119,14 +119,14 @@ impl Policy for LeastLoad {
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Least {
         Least {
-            shares: Shares::new(candidates),
+            shares: Chances::new(candidates),
         }
     }
 }
 
 #[derive(Debug)]
 pub struct Least {
-    shares: Shares,
+    shares: Chances,
 }
 
 /// The load of an endpoint that a pick reads.
@@ -176,8 +176,8 @@ impl Least {
     fn look<L: LoadTracker>(&self, set: &Set<'_, L>, index: usize, now: Instant) -> Look {
         let in_flight = set.in_flight(index) as f64;
         let weight = match &self.shares {
-            Shares::Even(_) => 1.0,
-            Shares::Weighted(alias) => f64::from(alias.weights()[index]),
+            Chances::Even(_) => 1.0,
+            Chances::Weighted(alias) => f64::from(alias.weights()[index]),
         };
         Look {
             index,

@@ -4,7 +4,7 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Shares, below, pair},
+    alias::{Chances, below, pair},
     p2c::has_fewer,
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
@@ -62,7 +62,7 @@ impl Policy for LeastRequests {
     }
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Fewest {
-        let shares = Shares::new(candidates);
+        let shares = Chances::new(candidates);
         let scans = candidates.len() <= self.scan;
         Fewest { shares, scans }
     }
@@ -70,15 +70,15 @@ impl Policy for LeastRequests {
 
 #[derive(Debug)]
 pub struct Fewest {
-    shares: Shares,
+    shares: Chances,
     scans: bool,
 }
 
 impl<L: LoadTracker> Picker<L> for Fewest {
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
         match &self.shares {
-            Shares::Even(1) => 0,
-            Shares::Even(len) => {
+            Chances::Even(1) => 0,
+            Chances::Even(len) => {
                 let (first, second) = pair(*len, draw.rng.next_u64());
                 let in_flight = set.in_flight(first);
                 if in_flight == 0 {
@@ -95,7 +95,7 @@ impl<L: LoadTracker> Picker<L> for Fewest {
                     first
                 }
             }
-            Shares::Weighted(alias) => {
+            Chances::Weighted(alias) => {
                 let first = alias.next(draw);
                 if set.in_flight(first) == 0 {
                     return first;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Shares, pair},
+    alias::{Chances, pair},
 };
 use crate::{
     endpoint::load::{GRAIN, InFlight, LoadTracker, PeakEwma},
@@ -216,7 +216,7 @@ impl<L: LoadTracker> Policy for P2c<L> {
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> LessLoaded {
         LessLoaded {
-            shares: Shares::new(candidates),
+            shares: Chances::new(candidates),
             rule: self.rule,
         }
     }
@@ -237,7 +237,7 @@ struct Rule {
 
 #[derive(Debug)]
 pub struct LessLoaded {
-    shares: Shares,
+    shares: Chances,
     rule: Rule,
 }
 
@@ -245,8 +245,8 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
     #[inline]
     fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
         match &self.shares {
-            Shares::Even(1) => 0,
-            Shares::Even(len) => {
+            Chances::Even(1) => 0,
+            Chances::Even(len) => {
                 let (first, second) = pair(*len, draw.rng.next_u64());
                 if !self.rule.cannot_be_better(set, first)
                     && self.rule.prefers_second(set, first, second, draw)
@@ -256,7 +256,7 @@ impl<L: LoadTracker> Picker<L> for LessLoaded {
                     first
                 }
             }
-            Shares::Weighted(alias) => {
+            Chances::Weighted(alias) => {
                 let first = alias.next(draw);
                 if self.rule.cannot_be_better(set, first) {
                     return first;

@@ -4,7 +4,7 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{
     Candidate, Draw, Picker, Policy, Set,
-    alias::{Shares, below},
+    alias::{Chances, below},
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
 
@@ -70,12 +70,12 @@ impl Policy for WeightedRandom {
     }
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> ByWeight {
-        ByWeight(Shares::new(candidates))
+        ByWeight(Chances::new(candidates))
     }
 }
 
 #[derive(Debug)]
-pub struct ByWeight(Shares);
+pub struct ByWeight(Chances);
 
 impl<L: LoadTracker> Picker<L> for ByWeight {
     fn pick(&self, _: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {

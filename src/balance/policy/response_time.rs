@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use super::{Candidate, Draw, Picker, Policy, Set, alias::Shares};
+use super::{Candidate, Draw, Picker, Policy, Set, alias::Chances};
 use crate::endpoint::load::{LoadTracker, PeakEwma, Usual};
 
 /// The number of endpoints that one pick reads.
@@ -79,7 +79,7 @@ impl Policy for ResponseTime {
     }
 
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> BySpeed {
-        let shares = Shares::new(candidates);
+        let shares = Chances::new(candidates);
         let small = candidates.len() <= LOOK;
         let mut weights = [0.0; LOOK];
         // Weights are divided by the largest, so that dividing them by a latency does not overflow.
@@ -100,7 +100,7 @@ impl Policy for ResponseTime {
 
 #[derive(Debug)]
 pub struct BySpeed {
-    shares: Shares,
+    shares: Chances,
     /// The weights, when the set has at most [`LOOK`] endpoints.
     weights: Option<[f64; LOOK]>,
     // The atomics below are relaxed and updated without read-modify-write. When two threads read the

@@ -128,7 +128,7 @@ impl Subsetting {
     /// Returns the chosen endpoints of `set`, in the same order. Takes O(n) by hash and O(n log n) by
     /// rank.
     ///
-    /// `hash` returns the hash of an endpoint's key, made by [`hash_key`].
+    /// `hash` returns the hash of an endpoint's key, made by [`hash_id`].
     pub(super) fn choose(
         &self,
         mut set: Vec<usize>,
@@ -164,7 +164,7 @@ impl Subsetting {
 const RING: u64 = 0x7261_6e6b;
 
 /// The hash of an endpoint's key.
-pub(super) fn hash_key(key: &Key) -> u64 {
+pub(super) fn hash_id(key: &Key) -> u64 {
     hash::pair(key.id().as_bytes(), key.scope().as_bytes())
 }
 

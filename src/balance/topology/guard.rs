@@ -8,7 +8,7 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::balance::pick::tally::{Counts, PERCENTILE, Tally};
+use crate::balance::pick::version_tally::{PERCENTILE, VersionCounts, VersionTally};
 use crate::error::ConfigError;
 
 /// The number of comparisons per window.
@@ -193,7 +193,7 @@ impl Guard {
     }
 
     /// Compares both sides. Returns a finding when the canary is worse with the required certainty.
-    fn judge(&self, canary: &Counts, baseline: &Counts) -> Option<Finding> {
+    fn judge(&self, canary: &VersionCounts, baseline: &VersionCounts) -> Option<Finding> {
         if canary.requests.min(baseline.requests) < self.min_requests {
             return None;
         }
@@ -207,16 +207,16 @@ impl Guard {
         })
     }
 
-    fn failures(&self, canary: &Counts, baseline: &Counts) -> Option<Cause> {
-        let of = |counts: &Counts| (counts.failures as f64, counts.requests as f64);
+    fn failures(&self, canary: &VersionCounts, baseline: &VersionCounts) -> Option<TripCause> {
+        let of = |counts: &VersionCounts| (counts.failures as f64, counts.requests as f64);
         let z = excess(of(canary), of(baseline), self.failure_margin?);
-        (z > self.sigmas).then(|| Cause::Failures {
+        (z > self.sigmas).then(|| TripCause::Failures {
             canary: canary.failures as f64 / canary.requests as f64,
             baseline: baseline.failures as f64 / baseline.requests as f64,
         })
     }
 
-    fn latency(&self, canary: &Counts, baseline: &Counts) -> Option<Cause> {
+    fn latency(&self, canary: &VersionCounts, baseline: &VersionCounts) -> Option<TripCause> {
         let ratio = self.latency_ratio?;
         let (answers, others) = (canary.answers(), baseline.answers());
         if answers.min(others) < self.min_requests {
@@ -228,7 +228,7 @@ impl Guard {
         let expected = (others as f64 * (1.0 - PERCENTILE), others as f64);
         let z = excess((slow, answers as f64), expected, 0.0);
         let percentile = canary.percentile(answers)?;
-        (z > self.sigmas).then_some(Cause::Latency {
+        (z > self.sigmas).then_some(TripCause::Latency {
             canary: percentile,
             baseline: usual,
         })
@@ -249,7 +249,7 @@ fn excess(first: (f64, f64), second: (f64, f64), margin: f64) -> f64 {
 /// The reason why a guard took a share back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Cause {
+pub enum TripCause {
     /// The failure ratio is too high. Both ratios are from 0 to 1.
     Failures {
         /// The value of the version that lost its share.
@@ -268,7 +268,7 @@ pub enum Cause {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Finding {
-    cause: Cause,
+    cause: TripCause,
     canary: u64,
     baseline: u64,
 }
@@ -303,7 +303,7 @@ impl Trip {
     }
 
     /// Returns the reason.
-    pub fn cause(&self) -> Cause {
+    pub fn cause(&self) -> TripCause {
         self.finding.cause
     }
 
@@ -332,13 +332,13 @@ impl fmt::Display for Trip {
             self.share * 100.0
         )?;
         match cause {
-            Cause::Failures { canary, baseline } => write!(
+            TripCause::Failures { canary, baseline } => write!(
                 f,
                 "{:.2} % of {requests} requests failed, against {:.2} % of {others}",
                 canary * 100.0,
                 baseline * 100.0
             ),
-            Cause::Latency { canary, baseline } => write!(
+            TripCause::Latency { canary, baseline } => write!(
                 f,
                 "a tenth of {requests} requests took {canary:.1?} or more, against {baseline:.1?} of {others}"
             ),
@@ -350,7 +350,7 @@ impl fmt::Display for Trip {
 #[derive(Debug, Default)]
 pub(super) struct Watchman {
     epoch: u64,
-    looks: VecDeque<(Instant, Counts, Counts)>,
+    looks: VecDeque<(Instant, VersionCounts, VersionCounts)>,
 }
 
 impl Watchman {
@@ -360,8 +360,8 @@ impl Watchman {
         &mut self,
         guard: &Guard,
         epoch: u64,
-        canary: &Tally,
-        baseline: &Tally,
+        canary: &VersionTally,
+        baseline: &VersionTally,
         now: Instant,
     ) -> Option<Finding> {
         if self.epoch != epoch {

@@ -38,7 +38,7 @@ mod zone;
 pub use self::route::ByHeaders;
 pub use self::{
     deterministic::Subsetting,
-    guard::{Cause, Guard, Trip},
+    guard::{Guard, Trip, TripCause},
     peers::Peers,
     plan::Nowhere,
     planner::Notice,
@@ -50,7 +50,7 @@ pub use self::{
     zone::{Locality, ZonePreference},
 };
 pub(crate) use self::{
-    plan::{Plan, Set},
-    planner::{Member, Planned, Standing, Traits},
+    plan::{LeafSet, Plan},
+    planner::{Planned, RuledMember, Standing, Traits},
     rules::Changes,
 };

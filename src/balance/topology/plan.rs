@@ -25,7 +25,7 @@ use super::{hash, route::Wish, subset::Subset};
 /// `L` is the type of the leaves: sets of endpoints from the planner, which the driver replaces by sets
 /// with pickers.
 #[derive(Debug)]
-pub(crate) enum Plan<L = Set> {
+pub(crate) enum Plan<L = LeafSet> {
     /// The policy picks an endpoint of this set. A leaf from the planner is never empty.
     Leaf(L),
     /// The request goes to one of several branches.
@@ -38,7 +38,7 @@ pub(crate) enum Plan<L = Set> {
 
 /// The endpoints of a leaf, as indexes into the driver's list.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Set {
+pub(crate) struct LeafSet {
     /// The candidates for picks, followed by the endpoints that are on trial.
     pub(crate) places: Vec<usize>,
     /// The number of candidates.
@@ -47,7 +47,7 @@ pub(crate) struct Set {
     pub(crate) panic: bool,
 }
 
-impl Set {
+impl LeafSet {
     /// Moves the endpoints on trial behind the others. Most of the others keep their position.
     pub(crate) fn new(mut places: Vec<usize>, on_trial: impl Fn(usize) -> bool) -> Self {
         let (mut at, mut candidates) = (0, places.len());

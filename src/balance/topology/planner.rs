@@ -15,10 +15,10 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
-    deterministic::hash_key,
+    deterministic::hash_id,
     hash,
     peers::{Census, Peers},
-    plan::{By, Choose, Nowhere, Plan, Set, SubsetPlan, usable},
+    plan::{By, Choose, LeafSet, Nowhere, Plan, SubsetPlan, usable},
     priority::Group,
     rules::Topology,
     split::{Shares, Split, Version},
@@ -29,7 +29,7 @@ use crate::instance::{Instance, Key};
 
 /// The properties of an endpoint that planning uses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Member<'a> {
+pub(crate) struct RuledMember<'a> {
     /// The index in the driver's list, which the leaves contain.
     pub(crate) index: usize,
     pub(crate) traits: &'a Traits,
@@ -89,7 +89,7 @@ impl Topology {
         let names = self.subsets.as_ref().zip(instance);
         let names = names.map(|(subsets, instance)| subsets.of(instance).collect());
         Traits {
-            key: hash_key(key),
+            key: hash_id(key),
             zone: zone.map(|name| hash::bytes(name.as_bytes())),
             version: version.map_or(Version::REST, |name| Version::new(&name)),
             group: priority.map_or(0, |priority| priority.of(key, instance)),
@@ -152,7 +152,7 @@ pub(crate) struct Planned {
 impl Topology {
     /// Makes the plan. It is pure: equal members and settings give the same plan. `panics` is whether
     /// ejected endpoints are used when there are no others.
-    pub(crate) fn plan(&self, members: &[Member<'_>], panics: bool) -> Planned {
+    pub(crate) fn plan(&self, members: &[RuledMember<'_>], panics: bool) -> Planned {
         let shares = self.split.as_ref().map(Split::shares);
         let mut planner = Planner {
             topology: self,
@@ -173,7 +173,7 @@ impl Topology {
     }
 }
 
-fn weigh(members: &[Member<'_>]) -> Vec<f64> {
+fn weigh(members: &[RuledMember<'_>]) -> Vec<f64> {
     let mut weights: Vec<f64> = members.iter().map(|member| usable(member.weight)).collect();
     if weights.iter().all(|weight| *weight == 0.0) {
         weights.fill(1.0);
@@ -184,7 +184,7 @@ fn weigh(members: &[Member<'_>]) -> Vec<f64> {
 /// A plan that is being made. Sets hold indexes into `members` of endpoints with a weight.
 struct Planner<'a> {
     topology: &'a Topology,
-    members: &'a [Member<'a>],
+    members: &'a [RuledMember<'a>],
     weights: Vec<f64>,
     shares: Option<&'a Shares>,
     census: Census,
@@ -404,9 +404,9 @@ impl<'a> Planner<'a> {
         };
         let index = |i: &mut usize| *i = self.members[*i].index;
         let mut set = if self.crisis {
-            Set::in_panic(set)
+            LeafSet::in_panic(set)
         } else {
-            Set::new(set, |i| self.members[i].standing == Standing::OnTrial)
+            LeafSet::new(set, |i| self.members[i].standing == Standing::OnTrial)
         };
         set.places.iter_mut().for_each(index);
         Plan::Leaf(set)

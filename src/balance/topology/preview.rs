@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    planner::{Member, Standing},
+    planner::{RuledMember, Standing},
     route::Wish,
     rules::Topology,
 };
@@ -27,7 +27,7 @@ impl Topology {
             .map(|instance| self.traits(&instance.key, Some(instance)))
             .collect();
         let members = instances.iter().zip(&traits).enumerate();
-        let members = members.map(|(index, (instance, traits))| Member {
+        let members = members.map(|(index, (instance, traits))| RuledMember {
             index,
             traits,
             weight: instance.weight.get().into(),

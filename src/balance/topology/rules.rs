@@ -140,10 +140,10 @@ impl Topology {
     ///   all have weight 0.
     /// - [`Locality::Strict`] and [`Otherwise::Fail`] still hold: requests that must not leave a zone or
     ///   a subset go to ejected endpoints in it, and requests that may leave a subset leave it.
-    /// - [`Event::Notice`] reports it once, when it concerns all endpoints and not one subset.
+    /// - [`BalanceEvent::Notice`] reports it once, when it concerns all endpoints and not one subset.
     ///
     /// [`Ejection::eject_last`]: crate::endpoint::eject::Ejection::eject_last
-    /// [`Event::Notice`]: crate::balance::Event::Notice
+    /// [`BalanceEvent::Notice`]: crate::balance::BalanceEvent::Notice
     #[must_use]
     pub fn panic(mut self, panic: bool) -> Self {
         self.panic = Some(panic);

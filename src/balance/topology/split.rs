@@ -23,7 +23,7 @@ use super::{
     guard::{Guard, Trip, Watchman},
     hash,
 };
-use crate::{balance::pick::tally::Tally, error::ConfigError, instance::Instance};
+use crate::{balance::pick::version_tally::VersionTally, error::ConfigError, instance::Instance};
 
 /// Identifies a version by a hash of its name, which is the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -210,8 +210,8 @@ pub(super) struct State {
 /// The guard and the counts that it compares.
 struct Guarded {
     guard: Guard,
-    canary: Arc<Tally>,
-    baseline: Arc<Tally>,
+    canary: Arc<VersionTally>,
+    baseline: Arc<VersionTally>,
     /// Only drivers lock it, a few times per window; requests do not.
     watchman: Mutex<Watchman>,
 }
@@ -334,7 +334,7 @@ impl Split {
 
     /// The counts of request outcomes: those of the canary, and those of all other versions. `None`
     /// without a guard.
-    pub(crate) fn tallies(&self) -> Option<[Arc<Tally>; 2]> {
+    pub(crate) fn tallies(&self) -> Option<[Arc<VersionTally>; 2]> {
         let guarded = self.guarded.as_deref()?;
         Some([&guarded.canary, &guarded.baseline].map(Arc::clone))
     }

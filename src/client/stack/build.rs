@@ -6,7 +6,7 @@ use tower::{Layer, discover::Discover};
 
 use super::{Budget, Layers, Outermost, Stack};
 use crate::{
-    balance::{Balance, Handle, policy::Policy},
+    balance::{Balance, BalanceHandle, policy::Policy},
     endpoint::Endpoint,
     error::{BoxError, ConfigError},
     service::{
@@ -24,7 +24,7 @@ pub type Stacked<S, P, C, R, H, W = ()> = Retry<Hedge<Balance<S, P, C, W>, H, C>
 #[non_exhaustive]
 pub struct Handles {
     /// The balancer: endpoints, events, ejection and weights by hand.
-    pub balance: Handle,
+    pub balance: BalanceHandle,
     /// The circuit breaker, if there is one.
     pub breaker: Option<BreakerHandle>,
     /// The budget that bounds retries and hedges together, and what was drawn on it.
@@ -63,7 +63,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         W: Send + Sync + 'static,
         K: Outermost<Stacked<S, P, C, R, H, W>, C>,
     {
-        let balance = self.balance.balance(discover);
+        let balance = self.balance.build()?.balance(discover);
         self.layers.around(balance, &self.breaker)
     }
 
@@ -87,7 +87,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         W: Send + Sync + 'static,
         K: Outermost<Stacked<S, P, C, R, H, W>, C>,
     {
-        let balance = self.balance.balance_plain(discover);
+        let balance = self.balance.build()?.balance_plain(discover);
         self.layers.around(balance, &self.breaker)
     }
 }

@@ -13,9 +13,9 @@ use std::{fmt, num::NonZeroU32, time::Duration};
 #[cfg(feature = "http")]
 use crate::service::retry::{Replay, ShareReplay};
 use crate::{
-    balance::{BalanceLayer, policy::DefaultPolicy},
+    balance::{BalanceBuilder, BalanceLayer, policy::DefaultPolicy},
     classify::Answers,
-    error::ConfigError,
+    endpoint::eject::Ejection,
     service::{
         breaker::{BreakerLayer, BreakerSettings},
         retry::{BudgetBuilder, Cloned, Hedgeable, RetryBudget},
@@ -99,11 +99,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// let registry = registry::connect("memory:")?;
 /// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
 /// let built = Stack::http()
-///     .try_balance(|balance| {
+///     .balance(|balance| {
 ///         let zone = ZonePreference::new("eu-1a");
-///         let balance = balance.topology(Topology::new().zone(zone))?;
+///         let balance = balance.topology(Topology::new().zone(zone));
 ///         balance.health_check(HealthCheck::http("/health"))
-///     })?
+///     })
 ///     .reissue(Replay::new().idempotent(|_| true))
 ///     .attempts(NonZeroU32::new(2).unwrap())
 ///     .try_timeout(Duration::from_millis(500))
@@ -125,7 +125,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Clone)]
 pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = (), K = NoBreaker> {
-    balance: BalanceLayer<P, C, W>,
+    balance: BalanceBuilder<P, C, W>,
     layers: Layers<C, R, H>,
     breaker: K,
 }
@@ -212,7 +212,9 @@ impl<C: Clone> Stack<DefaultPolicy, C> {
 impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
     fn of(classify: C, retry: R) -> Self {
         Self {
-            balance: BalanceLayer::new().classify(classify.clone()).ejecting(),
+            balance: BalanceLayer::builder()
+                .classify(classify.clone())
+                .ejection(Ejection::new()),
             layers: Layers {
                 classify,
                 hedge: retry.hedge(),
@@ -233,32 +235,16 @@ impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
 }
 
 impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
-    /// Changes the balancer by settings that cannot be out of range, such as its policy.
+    /// Changes the balancer's settings.
     pub fn balance<P2, W2>(
         self,
-        change: impl FnOnce(BalanceLayer<P, C, W>) -> BalanceLayer<P2, C, W2>,
+        change: impl FnOnce(BalanceBuilder<P, C, W>) -> BalanceBuilder<P2, C, W2>,
     ) -> Stack<P2, C, R, H, W2, K> {
         Stack {
             balance: change(self.balance),
             layers: self.layers,
             breaker: self.breaker,
         }
-    }
-
-    /// Changes the balancer by settings that may be refused: topology, ejection, slow start, health
-    /// checks.
-    ///
-    /// # Errors
-    /// As the change says.
-    pub fn try_balance<P2, W2>(
-        self,
-        change: impl FnOnce(BalanceLayer<P, C, W>) -> Result<BalanceLayer<P2, C, W2>, ConfigError>,
-    ) -> Result<Stack<P2, C, R, H, W2, K>, ConfigError> {
-        Ok(Stack {
-            balance: change(self.balance)?,
-            layers: self.layers,
-            breaker: self.breaker,
-        })
     }
 
     /// Sets which requests may be repeated, and how: for retries and for the hedges below them.

@@ -30,7 +30,7 @@ pub enum EjectCause {
         /// How often in a row.
         failures: u32,
     },
-    /// It was ejected [by hand](crate::balance::Handle::eject).
+    /// It was ejected [by hand](crate::balance::BalanceHandle::eject).
     ByHand,
 }
 
@@ -61,7 +61,7 @@ pub enum Restored {
     Probe,
     /// Its health checks pass again.
     HealthCheck,
-    /// It was restored [by hand](crate::balance::Handle::restore).
+    /// It was restored [by hand](crate::balance::BalanceHandle::restore).
     ByHand,
     /// The set shrank, or fewer endpoints have a weight: then fewer may be out.
     Guard,

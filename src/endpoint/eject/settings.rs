@@ -65,7 +65,7 @@ const MAX_EJECTED: f64 = 0.5;
 /// # fn main() -> Result<(), tower_roster::ConfigError> {
 /// use tower_roster::balance::BalanceLayer;
 ///
-/// let layer = BalanceLayer::new().ejection(Ejection::new())?;
+/// let layer = BalanceLayer::builder().ejection(Ejection::new()).build()?;
 /// # Ok(())
 /// # }
 /// ```

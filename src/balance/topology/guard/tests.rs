@@ -21,7 +21,10 @@ struct Side {
 /// The number of the first comparison at which the guard trips.
 fn trips(guard: &Guard, canary: &Side, baseline: &Side, looks: u32, seed: u64) -> Option<u32> {
     let mut rng = small_rng(Some(seed));
-    let (mut watchman, tallies) = (Watchman::default(), [Tally::default(), Tally::default()]);
+    let (mut watchman, tallies) = (
+        Watchman::default(),
+        [VersionTally::default(), VersionTally::default()],
+    );
     let start = Instant::now();
     (0..looks).find(|look| {
         for (side, tally) in [canary, baseline].into_iter().zip(&tallies) {
@@ -112,7 +115,7 @@ fn few_requests_prove_nothing() {
 #[test]
 fn what_is_older_than_the_window_does_not_count() {
     let guard = Guard::new("v2");
-    let (canary, baseline) = (Tally::default(), Tally::default());
+    let (canary, baseline) = (VersionTally::default(), VersionTally::default());
     let mut watchman = Watchman::default();
     let start = Instant::now();
     let mut look = |seconds| {
@@ -169,14 +172,14 @@ fn a_trip_tells_its_figures_in_a_line() {
         Trip::new("v2", 0.1, finding).to_string()
     };
     assert_eq!(
-        trip(Cause::Failures {
+        trip(TripCause::Failures {
             canary: 0.5,
             baseline: 0.01
         }),
         "version \"v2\" lost its share of 10.00 %: 50.00 % of 200 requests failed, against 1.00 % of 900"
     );
     assert_eq!(
-        trip(Cause::Latency {
+        trip(TripCause::Latency {
             canary: Duration::from_millis(40),
             baseline: Duration::from_millis(20)
         }),

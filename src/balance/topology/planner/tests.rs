@@ -24,7 +24,7 @@ fn traits(topology: &Topology, known: &[Known]) -> Vec<Traits> {
 
 fn plan_with(topology: &Topology, known: &[Known], traits: &[Traits]) -> Planned {
     let members = known.iter().zip(traits);
-    let members = members.map(|(known, traits)| Member {
+    let members = members.map(|(known, traits)| RuledMember {
         index: known.index,
         traits,
         weight: known.weight,

@@ -44,14 +44,14 @@ fn upper(bucket: usize) -> Duration {
 ///
 /// Relaxed throughout: statistics that publish no other memory, and a look that sees a request's failure
 /// without the request is off by one.
-pub(crate) struct Tally {
+pub(crate) struct VersionTally {
     requests: AtomicU64,
     failures: AtomicU64,
     /// Of answers alone.
     latencies: [AtomicU64; BUCKETS],
 }
 
-impl Tally {
+impl VersionTally {
     /// Counts a request whose outcome is known.
     pub(crate) fn record(&self, outcome: Outcome, latency: Duration) {
         match outcome {
@@ -71,9 +71,9 @@ impl Tally {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> VersionCounts {
         let load = |count: &AtomicU64| count.load(Relaxed);
-        Counts {
+        VersionCounts {
             requests: load(&self.requests),
             failures: load(&self.failures),
             latencies: self.latencies.iter().map(load).collect(),
@@ -81,7 +81,7 @@ impl Tally {
     }
 }
 
-impl Default for Tally {
+impl Default for VersionTally {
     fn default() -> Self {
         Self {
             requests: AtomicU64::new(0),
@@ -91,9 +91,9 @@ impl Default for Tally {
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for VersionTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tally")
+        f.debug_struct("VersionTally")
             .field("requests", &self.requests)
             .field("failures", &self.failures)
             .finish_non_exhaustive()
@@ -102,13 +102,13 @@ impl fmt::Debug for Tally {
 
 /// A tally at one moment, or the difference of two.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct VersionCounts {
     pub(crate) requests: u64,
     pub(crate) failures: u64,
     latencies: Vec<u64>,
 }
 
-impl Counts {
+impl VersionCounts {
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let pairs = self.latencies.iter().zip(&earlier.latencies);
         Self {
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn cancelled_requests_are_neutral_and_fast_failures_are_not_fast() {
-        let tally = Tally::default();
+        let tally = VersionTally::default();
         tally.record(Outcome::Cancelled, Duration::ZERO);
         tally.record(Outcome::Failure, Duration::ZERO);
         tally.record(Outcome::Overloaded, Duration::ZERO);

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::state::{EndpointState, SharedState};
+use super::state::{LiveEndpoint, SharedState};
 use crate::{
     attempt::is_given_up,
     classify::{Observer, Outcome, Verdict},
@@ -25,11 +25,11 @@ pub struct RequestGuard<L: LoadTracker> {
 /// Where a request is, and the time that belongs to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Waits for the head of the answer, and nobody looks at the time.
+    /// Waits for the head of the response, and is not timed.
     Untimed,
-    /// Waits for the head of the answer since this long after the epoch.
+    /// Waits for the head of the response since this long after the epoch.
     Waiting(Ticks),
-    /// The head came this long after the start; the end will tell what it is worth.
+    /// The head came this long after the start; the end decides the outcome.
     Answered(Ticks),
     /// It was a success, after this long.
     Succeeded(Ticks),
@@ -125,11 +125,11 @@ impl<L: LoadTracker> RequestGuard<L> {
     }
 
     #[inline]
-    pub(crate) fn state(&self) -> &EndpointState<L> {
+    pub(crate) fn state(&self) -> &LiveEndpoint<L> {
         &self.state
     }
 
-    /// The head of the answer is here, and only its end will tell: fixes the latency.
+    /// The head of the response is here, and its end decides the outcome: fixes the latency.
     #[inline]
     pub(crate) fn answered(&mut self) {
         if let Phase::Waiting(since) = self.phase.phase() {
@@ -161,7 +161,7 @@ impl<L: LoadTracker> RequestGuard<L> {
                 state.tracker().record(outcome, rtt.time(), Instant::now());
                 rtt
             }
-            // A failure that nobody took the time of, or an answer that began well and broke off.
+            // A failure of an untimed request, or a response that began well and broke off.
             Phase::Untimed | Phase::Succeeded(_)
                 if L::TIMED && !matches!(outcome, Outcome::Success | Outcome::Cancelled) =>
             {
@@ -171,7 +171,7 @@ impl<L: LoadTracker> RequestGuard<L> {
             Phase::Succeeded(rtt) => rtt,
             Phase::Untimed | Phase::Done => Ticks(0),
         };
-        // One that is not timed is fast where others are; where none is, nobody is slow.
+        // An untimed request counts as fast where others are timed. Where none is, latency ejection is off.
         let latency = (L::TIMED || state.is_timed()).then(|| rtt.time());
         let revised = matches!(before, Phase::Succeeded(_));
         state.conclude(self.phase.pass(), outcome, latency, revised);
@@ -180,7 +180,7 @@ impl<L: LoadTracker> RequestGuard<L> {
         }
     }
 
-    /// What it means that nobody waits any longer.
+    /// The outcome of a request that the caller has dropped.
     #[cold]
     fn dropped(&self) -> Outcome {
         let waited = match self.phase.phase() {

@@ -13,7 +13,7 @@ use tokio::{task::yield_now, time::Instant};
 use tower::discover::{Change, Discover};
 
 use super::{
-    member::Listing,
+    member::Listed,
     revisions::Revisions,
     turn::{FLOOD, TURN},
 };
@@ -32,7 +32,7 @@ pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
 /// What discovery said.
 pub(super) enum Said<K, S> {
-    Insert(K, Listing<S>),
+    Insert(K, Listed<S>),
     Remove(K),
     Failed(Arc<str>),
     Ended,
@@ -47,7 +47,7 @@ pub(super) struct Burst {
 }
 
 /// Discovery, and what the driver must know to ask it.
-pub(super) struct Source<D: Discover, S> {
+pub(super) struct Discovery<D: Discover, S> {
     /// `None` when it has ended.
     discover: Option<Pin<Box<D>>>,
     apart: Apart<D::Service, S>,
@@ -62,7 +62,7 @@ pub(super) struct Source<D: Discover, S> {
     settled: bool,
 }
 
-impl<D, S> Source<D, S>
+impl<D, S> Discovery<D, S>
 where
     D: Discover,
     D::Error: Into<BoxError>,
@@ -99,7 +99,7 @@ where
         self.settled
     }
 
-    /// The watches that it follows and has not told of before.
+    /// The watches that it follows, each once.
     pub(super) fn take_found(&mut self) -> Vec<Followed> {
         std::mem::take(&mut self.found)
     }
@@ -118,8 +118,7 @@ where
     pub(super) async fn next(&mut self, revisions: &Revisions) -> Option<Said<D::Key, S>> {
         poll_fn(|cx| match self.poll(cx) {
             Poll::Ready(said) => Poll::Ready(Some(said)),
-            // Our own discovery writes down a new weight while it is polled, or tells of its registry, and
-            // says nothing.
+            // Our own discovery yields nothing when it notes a new weight, or that it follows a registry.
             Poll::Pending if revisions.have_moved() || !self.found.is_empty() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
@@ -172,7 +171,7 @@ where
                 match change {
                     Change::Insert(name, service) => {
                         let (service, facts) = (self.apart)(service);
-                        Said::Insert(name, Listing::new(service, facts))
+                        Said::Insert(name, Listed::new(service, facts))
                     }
                     Change::Remove(name) => Said::Remove(name),
                 }

@@ -1,0 +1,116 @@
+//! Settings of a balancer that are plain data.
+
+use std::time::Duration;
+
+use super::topology::Topology;
+#[cfg(feature = "_hyper")]
+use crate::endpoint::check::{Checks, HealthCheck};
+use crate::{
+    endpoint::{Ramp, SlowStart, eject::Ejection},
+    error::ConfigError,
+    registry::Watch,
+};
+
+/// Longer than a redeployed registry client needs for its first answer, and short enough for a caller
+/// that waits; linkerd's failfast timeout.
+const WAIT: Duration = Duration::from_secs(3);
+
+/// An instance that flaps, or is restarted at its address, comes back with what is known of it.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The time that orchestrators give a process to stop.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Settings of a balancer that are plain data, as a configuration may give them. The setters of
+/// [`BalanceBuilder`](super::BalanceBuilder) tell what each does.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BalanceSettings {
+    /// How long `poll_ready` waits for a first endpoint; 3 s by default.
+    pub wait: Duration,
+    /// How long the state of an endpoint that left is kept; 60 s by default.
+    pub grace: Duration,
+    /// How long an endpoint that left is kept for its requests in flight; 30 s by default.
+    pub drain: Duration,
+    /// When endpoints are ejected for what their requests come to; `None`, never, by default.
+    pub ejection: Option<Ejection>,
+    /// How endpoints that are new or restored come to their full share.
+    pub slow_start: SlowStart,
+    /// How endpoints are checked actively; `None`, not at all, by default.
+    #[cfg(feature = "_hyper")]
+    pub health_check: Option<HealthCheck>,
+    /// Makes picks repeatable; `None`, random, by default.
+    pub seed: Option<u64>,
+}
+
+impl BalanceSettings {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            wait: WAIT,
+            grace: GRACE,
+            drain: DRAIN,
+            ejection: None,
+            slow_start: SlowStart::new(),
+            #[cfg(feature = "_hyper")]
+            health_check: None,
+            seed: None,
+        }
+    }
+}
+
+impl Default for BalanceSettings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Settings that were checked.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    pub(super) settings: BalanceSettings,
+    pub(super) topology: Topology,
+    pub(super) watch: Option<Watch>,
+    pub(super) ramp: Ramp,
+    #[cfg(feature = "_hyper")]
+    pub(super) checks: Option<Checks>,
+}
+
+impl Checked {
+    pub(super) fn new(
+        settings: BalanceSettings,
+        topology: Topology,
+        watch: Option<Watch>,
+    ) -> Result<Self, ConfigError> {
+        topology.check()?;
+        if let Some(ejection) = &settings.ejection {
+            ejection.check()?;
+        }
+        let ramp = settings.slow_start.clone().build()?;
+        #[cfg(feature = "_hyper")]
+        let checks = settings.health_check.clone();
+        Ok(Self {
+            ramp,
+            #[cfg(feature = "_hyper")]
+            checks: checks.map(|check| check.build()).transpose()?,
+            settings,
+            topology,
+            watch,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_compared_and_refused_by_the_name_of_the_field() {
+        let mut settings = BalanceSettings::new();
+        assert_eq!(settings, BalanceSettings::default());
+        settings.slow_start = SlowStart::new().least(2.0);
+        assert_ne!(settings, BalanceSettings::default());
+        let refused = Checked::new(settings, Topology::new(), None).unwrap_err();
+        assert_eq!(refused.field(), "slow_start.least");
+    }
+}
