@@ -58,15 +58,16 @@ pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, Conf
 
 /// Lists the schemes whose features are compiled in.
 fn known_schemes() -> Vec<&'static str> {
-    let mut known = Vec::new();
-    #[cfg(feature = "consul")]
-    known.extend(["consul", "consul+http", "consul+https"]);
-    #[cfg(feature = "memory")]
-    known.push("memory");
-    #[cfg(feature = "rest")]
-    known.push("rest");
-    known.push("fixed");
-    known
+    let schemes = [
+        ("consul", cfg!(feature = "consul")),
+        ("consul+http", cfg!(feature = "consul")),
+        ("consul+https", cfg!(feature = "consul")),
+        ("memory", cfg!(feature = "memory")),
+        ("rest", cfg!(feature = "rest")),
+        ("fixed", true),
+    ];
+    let known = schemes.into_iter().filter(|(_, known)| *known);
+    known.map(|(scheme, _)| scheme).collect()
 }
 
 impl FromStr for Registry {

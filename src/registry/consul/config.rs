@@ -30,10 +30,6 @@ impl fmt::Debug for TokenSource {
 
 /// The paths of the certificates. They are read when the client is created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "tls"),
-    expect(dead_code, reason = "used for https only")
-)]
 pub(super) struct TlsFiles {
     pub(super) ca_file: Option<PathBuf>,
     pub(super) ca_path: Option<PathBuf>,
