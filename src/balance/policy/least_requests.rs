@@ -5,7 +5,7 @@ use rand::{Rng, rngs::SmallRng};
 use super::{
     Candidate, Draw, Picker, Policy, Set,
     alias::{Chances, below, pair},
-    p2c::has_fewer,
+    less_loaded::has_fewer,
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
 

@@ -49,12 +49,14 @@ mod alias;
 mod hashed;
 mod least_load;
 mod least_requests;
+mod less_loaded;
 mod named;
 mod p2c;
 mod random;
 mod response_time;
 mod ring_hash;
 mod round_robin;
+mod trial;
 mod weighted_round_robin;
 
 pub(crate) use self::alias::Ahead;
@@ -67,6 +69,7 @@ pub use self::{
     response_time::ResponseTime,
     ring_hash::RingHash,
     round_robin::RoundRobin,
+    trial::Trial,
     weighted_round_robin::WeightedRoundRobin,
 };
 pub use super::pick::hash::hash_key;
@@ -74,15 +77,15 @@ pub use super::pick::hash::hash_key;
 /// The policy of a balancer for which no other policy is set.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
 
-use std::{borrow::Cow, cell::RefCell, fmt, sync::Arc};
+use std::{borrow::Cow, fmt};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::pick::state::{Common, Held, SharedState};
+use super::pick::state::Held;
 use crate::{
     attempt::{self, EndpointId, Tried},
-    endpoint::{eject::Round, load::LoadTracker},
+    endpoint::load::LoadTracker,
     instance::Key,
 };
 
@@ -345,110 +348,5 @@ impl<'a> Draw<'a> {
     #[inline]
     pub(crate) fn read(&self) -> Option<Instant> {
         self.now
-    }
-}
-
-/// A set of endpoints without services, to test a policy.
-///
-/// # Examples
-/// ```
-/// use rand::{SeedableRng, rngs::SmallRng};
-/// use tower_roster::balance::policy::{Draw, RoundRobin, Trial};
-///
-/// let mut rng = SmallRng::seed_from_u64(7);
-/// let trial = Trial::new(&RoundRobin::new(), &[1.0, 1.0, 1.0], &mut rng);
-/// let picks: Vec<usize> = (0..3).map(|_| trial.pick(&mut Draw::new(&mut rng))).collect();
-/// assert_eq!(picks.iter().sum::<usize>(), 3, "each of 0, 1 and 2 once");
-/// ```
-pub struct Trial<P: Policy> {
-    states: Vec<Held<P::Load>>,
-    /// The requests in flight.
-    requests: RefCell<Vec<Begun<P::Load>>>,
-    picker: P::Picker,
-}
-
-/// A request in flight: the index of its endpoint, and the guard that counts it.
-type Begun<L> = (usize, SharedState<L>);
-
-impl<P: Policy> Trial<P> {
-    /// Prepares `policy` for endpoints with the keys `0`, `1`, … and these weights.
-    ///
-    /// # Panics
-    /// Panics when `weights` is empty.
-    #[inline]
-    pub fn new(policy: &P, weights: &[f64], rng: &mut SmallRng) -> Self {
-        let key = |index: usize| Key::new(index.to_string(), "");
-        let candidates = weights.iter().enumerate();
-        let candidates = candidates.map(|(i, weight)| Candidate::new(key(i), *weight));
-        Self::with_candidates(policy, &candidates.collect::<Vec<_>>(), rng)
-    }
-
-    /// Prepares `policy` for these candidates.
-    ///
-    /// # Panics
-    /// Panics when `candidates` is empty.
-    pub fn with_candidates(policy: &P, candidates: &[Candidate<'_>], rng: &mut SmallRng) -> Self {
-        assert!(!candidates.is_empty(), "a policy prepares for candidates");
-        let now = Instant::now();
-        let (tracker, common) = (policy.tracker(), Arc::new(Common::lonely()));
-        let state = |candidate: &Candidate<'_>| {
-            Held::new(
-                Key::clone(&candidate.key),
-                tracker.fresh(now),
-                Round::default(),
-                Arc::clone(&common),
-            )
-        };
-        Self {
-            states: candidates.iter().map(state).collect(),
-            requests: RefCell::default(),
-            picker: policy.prepare(candidates, rng),
-        }
-    }
-
-    /// Picks an endpoint and returns its index.
-    pub fn pick(&self, draw: &mut Draw<'_>) -> usize {
-        self.picker.pick(&self.set(), draw)
-    }
-
-    /// Returns the endpoints as the picker sees them.
-    pub fn set(&self) -> Set<'_, P::Load> {
-        Set::new(&self.states)
-    }
-
-    /// Returns the identity of an endpoint, as [`Tried`] stores it.
-    pub fn id(&self, index: usize) -> EndpointId {
-        self.set().id(index)
-    }
-
-    /// Starts a request on an endpoint.
-    pub fn start(&self, index: usize, now: Instant) {
-        self.states[index].tracker().start(now);
-        let request = (index, self.states[index].begin());
-        self.requests.borrow_mut().push(request);
-    }
-
-    /// Ends a request on an endpoint.
-    pub fn end(
-        &self,
-        index: usize,
-        outcome: crate::classify::Outcome,
-        rtt: std::time::Duration,
-        now: Instant,
-    ) {
-        let state = &self.states[index];
-        state.tracker().record(outcome, rtt, now);
-        let mut requests = self.requests.borrow_mut();
-        if let Some(at) = requests.iter().position(|(of, _)| *of == index) {
-            requests.swap_remove(at);
-        }
-    }
-}
-
-impl<P: Policy> fmt::Debug for Trial<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trial")
-            .field("endpoints", &self.states.len())
-            .finish_non_exhaustive()
     }
 }

@@ -23,6 +23,7 @@
 mod deterministic;
 mod guard;
 mod hash;
+mod notice;
 mod peers;
 mod plan;
 mod planner;
@@ -32,6 +33,7 @@ mod route;
 mod rules;
 mod split;
 mod subset;
+mod traits;
 mod zone;
 
 #[cfg(feature = "_hyper")]
@@ -39,9 +41,9 @@ pub use self::route::ByHeaders;
 pub use self::{
     deterministic::Subsetting,
     guard::{Guard, Trip, TripCause},
+    notice::Notice,
     peers::Peers,
     plan::Nowhere,
-    planner::Notice,
     priority::Priority,
     route::{Route, Wish},
     rules::Topology,
@@ -51,6 +53,7 @@ pub use self::{
 };
 pub(crate) use self::{
     plan::{LeafSet, Plan},
-    planner::{Planned, RuledMember, Standing, Traits},
+    planner::Planned,
     rules::Changes,
+    traits::{RuledMember, Standing, Traits},
 };

@@ -12,133 +12,19 @@
 //! check whether an endpoint is left. Planning takes O(n) without subsets and ranks, and O(n log n)
 //! otherwise.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
-    deterministic::hash_id,
-    hash,
+    notice::Notice,
     peers::{Census, Peers},
     plan::{By, Choose, LeafSet, Nowhere, Plan, SubsetPlan, usable},
     priority::Group,
     rules::Topology,
     split::{Shares, Split, Version},
-    subset::{Otherwise, Subset, Subsets},
+    subset::{Otherwise, Subsets},
+    traits::{RuledMember, Standing},
     zone::{Locality, Zone},
 };
-use crate::instance::{Instance, Key};
-
-/// The properties of an endpoint that planning uses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RuledMember<'a> {
-    /// The index in the driver's list, which the leaves contain.
-    pub(crate) index: usize,
-    pub(crate) traits: &'a Traits,
-    /// The share relative to other endpoints; 0 drains the endpoint.
-    pub(crate) weight: f64,
-    pub(crate) standing: Standing,
-}
-
-/// The requests that an endpoint may get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// All requests.
-    In,
-    /// The endpoint is ejected, and one request may try it.
-    OnTrial,
-    /// The endpoint is ejected.
-    Out,
-    /// The endpoint is ejected by hand. It gets no request, also not in panic mode.
-    Held,
-}
-
-/// The properties of an instance that the rules of one topology use, as numbers. They are computed when
-/// the instance changes, not for each plan: reading the texts of all instances would take most of the
-/// time of planning.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Traits {
-    key: u64,
-    zone: Option<u64>,
-    version: Version,
-    /// The priority group.
-    group: u32,
-    subsets: Box<[Subset]>,
-}
-
-impl Traits {
-    /// The traits of an endpoint in a topology without rules.
-    pub(crate) fn none() -> Self {
-        Self {
-            key: 0,
-            zone: None,
-            version: Version::REST,
-            group: 0,
-            subsets: Box::default(),
-        }
-    }
-}
-
-impl Topology {
-    /// The traits of an endpoint. `None` stands for an endpoint of a foreign discovery, which is in no
-    /// zone, version or subset.
-    pub(crate) fn traits(&self, key: &Key, instance: Option<&Instance>) -> Traits {
-        let zone = instance.and_then(|instance| instance.zone.as_deref());
-        let zone = zone.filter(|name| !name.is_empty());
-        let split = self.split.as_ref();
-        let version = split.and_then(|split| split.version(instance?));
-        let priority = self.priority.as_ref();
-        let names = self.subsets.as_ref().zip(instance);
-        let names = names.map(|(subsets, instance)| subsets.of(instance).collect());
-        Traits {
-            key: hash_id(key),
-            zone: zone.map(|name| hash::bytes(name.as_bytes())),
-            version: version.map_or(Version::REST, |name| Version::new(&name)),
-            group: priority.map_or(0, |priority| priority.of(key, instance)),
-            subsets: names.unwrap_or_default(),
-        }
-    }
-}
-
-/// A condition of the current plan that an operator should know.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Notice {
-    /// A version has a share but no available endpoint. The other versions get its share.
-    NoVersion {
-        /// The version; `None` for all versions that the shares do not name.
-        version: Option<Arc<str>>,
-    },
-    /// The default subset has no endpoint, so requests whose own subset is missing fail.
-    NoSubset,
-    /// The caller's own zone has no available endpoint.
-    NoLocal {
-        /// The caller's zone.
-        zone: Arc<str>,
-    },
-    /// Every endpoint is ejected, and all are used anyway; see
-    /// [`Topology::panic`](super::Topology::panic).
-    Panic,
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoVersion {
-                version: Some(version),
-            } => {
-                write!(
-                    f,
-                    "version {version:?} has a share and no available endpoint"
-                )
-            }
-            Self::NoVersion { version: None } => {
-                f.write_str("the rest has a share and no available endpoint")
-            }
-            Self::NoSubset => f.write_str("the default subset has no endpoint"),
-            Self::NoLocal { zone } => write!(f, "zone {zone:?} has no available endpoint"),
-            Self::Panic => f.write_str("every endpoint is ejected, so all are used"),
-        }
-    }
-}
 
 /// A plan with its notices.
 #[derive(Debug)]

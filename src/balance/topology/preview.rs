@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    planner::{RuledMember, Standing},
     route::Wish,
     rules::Topology,
+    traits::{RuledMember, Standing},
 };
 use crate::{error::ConfigError, instance::Instance};
 

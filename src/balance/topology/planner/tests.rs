@@ -1,9 +1,12 @@
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::balance::topology::{Priority, Subsetting, Wish, ZonePreference};
+use crate::{
+    balance::topology::{Priority, Subsetting, Traits, Wish, ZonePreference},
+    instance::{Instance, Key},
+};
 
 /// An endpoint, as the driver knows it.
 #[derive(Clone, Debug)]
