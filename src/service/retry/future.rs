@@ -135,7 +135,9 @@ where
                     Err(stop) => return Poll::Ready(self.stop(stop)),
                 }
             };
-            alarm::begin();
+            if this.terms.is_limited() {
+                alarm::begin();
+            }
             let (answer, pushback) = match this.tried.enter(|| attempt.poll(cx)) {
                 Poll::Ready(result) => {
                     let verdict = this.classify.judge(result.as_ref());
