@@ -17,7 +17,7 @@ use crate::{
     registry::Watch,
 };
 
-/// Builds a [`BalanceLayer`]. Made by [`BalanceLayer::builder`].
+/// Builds a [`BalanceLayer`]. [`BalanceLayer::builder`] makes one.
 ///
 /// # Examples
 /// ```
@@ -51,17 +51,17 @@ pub struct BalanceBuilder<P = DefaultPolicy, C = Answers, W = ()> {
     rest: Rest,
 }
 
-/// What does not depend on the types of services and requests.
+/// The part that does not depend on the types of services and requests.
 #[derive(Clone, Debug)]
 struct Rest {
     settings: BalanceSettings,
-    /// Not plain data: it may share a split with the user.
+    /// Not plain data: its split may be shared with the user.
     topology: Topology,
     watch: Option<Watch>,
 }
 
 impl BalanceLayer {
-    /// Starts with the defaults, to be changed.
+    /// Returns a builder with the default settings.
     pub fn builder() -> BalanceBuilder {
         BalanceBuilder {
             policy: DefaultPolicy::default(),
@@ -77,7 +77,7 @@ impl BalanceLayer {
 }
 
 impl<P, C, W> BalanceBuilder<P, C, W> {
-    /// Sets the rule by which endpoints are chosen; [`DefaultPolicy`] by default.
+    /// Sets the policy, which chooses an endpoint for each request; [`DefaultPolicy`] by default.
     pub fn policy<P2: Policy>(self, policy: P2) -> BalanceBuilder<P2, C, W> {
         BalanceBuilder {
             policy,
@@ -87,7 +87,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
         }
     }
 
-    /// Sets the classifier that judges responses; by default every response is a success.
+    /// Sets the classifier that judges responses. By default every response is a success.
     pub fn classify<C2>(self, classify: C2) -> BalanceBuilder<P, C2, W> {
         BalanceBuilder {
             policy: self.policy,
@@ -97,7 +97,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
         }
     }
 
-    /// Sets what a request wishes for: the key that it is hashed by, the subset that it goes to.
+    /// Sets the route, which reads from a request the key to hash and the subset to use.
     pub fn route<W2>(self, route: W2) -> BalanceBuilder<P, C, W2> {
         BalanceBuilder {
             policy: self.policy,
@@ -107,84 +107,90 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
         }
     }
 
-    /// Sets all that is plain data, as a configuration gives it.
+    /// Replaces all settings that are plain data, for example by those of a configuration file.
     pub fn settings(mut self, settings: BalanceSettings) -> Self {
         self.rest.settings = settings;
         self
     }
 
-    /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. Zero fails at once while
-    /// there is none.
+    /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. With zero it fails at once
+    /// while there is no endpoint.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.rest.settings.wait = wait;
         self
     }
 
-    /// Sets how long the state of an endpoint that left is kept for when it comes back; 60 s by
-    /// default. Zero forgets at once. An endpoint that comes back is ejected for the rest of its time if it
-    /// was, and else goes on with [slow start](Self::slow_start) where it was: a warm one has its full
-    /// share. Registered anew, where the registry says so
-    /// ([`generation`](crate::Instance::generation)), it ramps; at another address it has only its counts,
-    /// and ramps. What was ordered [by hand](super::BalanceHandle::eject) holds however long it was away.
+    /// Sets how long the balancer keeps the state of an endpoint that left, in case it comes back; 60 s by
+    /// default. With zero the state is dropped at once.
+    ///
+    /// An endpoint that comes back within this time keeps its state. If it was ejected, it stays ejected
+    /// for the rest of its ejection time. Otherwise it continues [slow start](Self::slow_start) where it
+    /// was; a warm endpoint has its full share at once. Two cases start slow start anew: a new
+    /// registration, where the registry reports one ([`generation`](crate::Instance::generation)), and a
+    /// new address. At a new address only the counts are kept. Orders [by
+    /// hand](super::BalanceHandle::eject) are kept however long the endpoint was away.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.rest.settings.grace = grace;
         self
     }
 
-    /// Sets how long an endpoint that left is kept for its requests in flight; 30 s by default. Zero lets
-    /// it go at once.
+    /// Sets how long the balancer keeps an endpoint that left while it has requests in flight; 30 s by
+    /// default. With zero it is dropped at once.
     ///
-    /// It is let go with its last request, or at this deadline: the balancer drops its service and publishes
-    /// [`BalanceEvent::Drained`](super::BalanceEvent::Drained) with the number of requests that are still in flight.
-    /// None of them is ended. Each has what it needs in its own future, usually the connection too, and a
-    /// connection that requests share closes with the last of them. What ends them is a timeout: one above
-    /// the balancer for each request (tower's `Timeout`, or the [stack's](crate::client::Stack)), or one
-    /// that the endpoint's service has. A request that is waiting for an answer is not polled, so to end
-    /// it here, every request would have to leave its waker with its endpoint, under a lock, for a deadline
-    /// that nearly none comes to.
+    /// The endpoint is dropped when its last request ends, or at this deadline. The balancer then drops its
+    /// service and publishes [`BalanceEvent::Drained`](super::BalanceEvent::Drained) with the number of
+    /// requests that are still in flight. The deadline ends none of these requests: each future owns what
+    /// it needs, usually the connection too. A connection that several requests share closes with the last
+    /// of them.
+    ///
+    /// To end requests, use a timeout: one above the balancer for each request (tower's `Timeout`, or that
+    /// of the [stack](crate::client::Stack)), or one in the endpoint's service. The balancer cannot end
+    /// them cheaply, because a request that waits for its response is not polled. Each request would have
+    /// to store its waker with its endpoint, under a lock, and nearly no request reaches this deadline.
     pub fn drain(mut self, drain: Duration) -> Self {
         self.rest.settings.drain = drain;
         self
     }
 
-    /// Sets where traffic may go: zones, groups, subsets, versions. Everywhere by default.
+    /// Sets where traffic may go: zones, groups, subsets, versions. By default to every endpoint.
     pub fn topology(mut self, topology: Topology) -> Self {
         self.rest.topology = topology;
         self
     }
 
-    /// Ejects endpoints that fail or are far slower than their peers. Not by default, because what a
-    /// failure is depends on the protocol: set [`classify`](Self::classify) along with it.
+    /// Ejects endpoints that fail, or that are far slower than the other endpoints. Off by default, because
+    /// the protocol decides what a failure is: set [`classify`](Self::classify) along with it.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.rest.settings.ejection = Some(ejection);
         self
     }
 
-    /// Sets how endpoints that are new or restored come to their full share; by default within 5 s in
-    /// which they are listed and have a weight.
+    /// Sets how new and restored endpoints reach their full share. By default this takes 5 s, counted while
+    /// the endpoint is listed and has a weight.
     pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
         self.rest.settings.slow_start = slow_start;
         self
     }
 
-    /// Checks endpoints actively, and ejects those whose checks fail; not by default. Only endpoints of
-    /// our own discovery, as only their addresses are known.
+    /// Checks endpoints actively, and ejects those whose checks fail; off by default. This works with this
+    /// crate's own discovery only, because other discoveries do not give addresses.
     #[cfg(feature = "_hyper")]
     pub fn health_check(mut self, check: HealthCheck) -> Self {
         self.rest.settings.health_check = Some(check);
         self
     }
 
-    /// Shows the state of this registry in [status](super::BalanceStatus::registries), events and errors. The
-    /// balancer learns that by itself where it polls one of our own discoveries, through any adaptors; this
-    /// is for discoveries of your own, and for those behind another task.
+    /// Shows the state of this registry in the [status](super::BalanceStatus::registries), in events and in
+    /// errors. If the balancer polls one of this crate's own discoveries, also through adaptors, it finds
+    /// the registry by itself. Use this setter for other discoveries, and for a discovery that another task
+    /// polls.
     pub fn watch(mut self, watch: &Watch) -> Self {
         self.rest.watch = Some(watch.clone());
         self
     }
 
-    /// Makes picks repeatable: the same requests in the same order go to the same endpoints.
-    /// For tests and simulations; threads then share one slot.
+    /// Makes picks repeatable: the same requests in the same order go to the same endpoints. For tests and
+    /// simulations only, because all threads then share one slot.
     pub fn seed(mut self, seed: u64) -> Self {
         self.rest.settings.seed = Some(seed);
         self
@@ -193,7 +199,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// Builds the layer.
     ///
     /// # Errors
-    /// When a setting is out of its range.
+    /// When a setting is out of range.
     pub fn build(self) -> Result<BalanceLayer<P, C, W>, ConfigError> {
         let Rest {
             settings,

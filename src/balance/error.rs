@@ -1,4 +1,4 @@
-//! Why a request got no answer from the balancer.
+//! The errors of the balancer.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::{
     instance::Key,
 };
 
-/// A request that got no answer.
+/// A request that got no response.
 ///
 /// | error | HTTP | gRPC |
 /// |---|---|---|
@@ -26,7 +26,7 @@ impl BalanceError {
         Self(Box::new(Kind::NoEndpoint(reason, Unsent::bare())))
     }
 
-    /// Brings the request back, if the error says that it was not sent.
+    /// Puts the request into the error, if it was not sent.
     pub(super) fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
         give_back(&self, request);
         self
@@ -37,12 +37,12 @@ impl BalanceError {
         Self(Box::new(Kind::Endpoint { key, source }))
     }
 
-    /// Whether there was no endpoint to send the request to. It was not sent.
+    /// Whether there was no endpoint to send the request to. If so, the request was not sent.
     pub fn is_no_endpoint(&self) -> bool {
         matches!(*self.0, Kind::NoEndpoint(..))
     }
 
-    /// Why there was no endpoint.
+    /// The reason why there was no endpoint.
     pub fn no_endpoint_reason(&self) -> Option<&NoEndpoint> {
         match &*self.0 {
             Kind::NoEndpoint(reason, _) => Some(reason),
@@ -50,7 +50,7 @@ impl BalanceError {
         }
     }
 
-    /// The endpoint that failed, the last of them when the request was sent on.
+    /// The endpoint that failed. If several endpoints failed in turn, the last of them.
     pub fn key(&self) -> Option<&Key> {
         match &*self.0 {
             Kind::NoEndpoint(..) => None,
@@ -90,34 +90,36 @@ impl std::error::Error for BalanceError {
     }
 }
 
-/// Why there is no endpoint to send a request to.
+/// The reason why there is no endpoint to send a request to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoEndpoint {
-    /// Discovery has said nothing yet.
+    /// Discovery has delivered nothing yet.
     NeverResolved,
-    /// The registry gives no list that can be used, for this long, and no endpoint was known before: it
-    /// cannot be reached, refuses, or answers garbage.
+    /// No endpoint was ever known, and the registry delivers no usable list: it cannot be reached, it
+    /// refuses, or its reply is invalid.
     Unreachable {
-        /// How long it has given none.
+        /// How long it has delivered no list.
         since: Duration,
-        /// What it fails with.
+        /// The error of the registry.
         error: String,
     },
-    /// The registry lists instances, so many, and no endpoint could be made of any; the log says why.
+    /// The registry lists this number of instances, but no endpoint could be made from any of them. The log
+    /// has the reasons.
     NotMade(usize),
-    /// The service exists and no instance of it may serve.
+    /// The service exists, but no instance of it may serve.
     Empty,
-    /// The registry knows no such service.
+    /// The registry does not list the service.
     Missing,
-    /// All endpoints that the request may go to are ejected, of so many that are listed: by hand, or
-    /// [`Topology::panic`](super::topology::Topology::panic) says that it is not to go there all the same.
+    /// All endpoints that the request may go to are ejected; the number is that of the listed endpoints.
+    /// Either they are ejected by hand, or [`Topology::panic`](super::topology::Topology::panic) does not
+    /// allow ejected endpoints here.
     AllEjected(usize),
-    /// No endpoint belongs to the subset that the request asks for.
+    /// No endpoint belongs to the subset that the request selects.
     EmptySubset,
     /// No version with a share of the traffic has an endpoint.
     NoVersion,
-    /// The caller's zone has no endpoint, and no other may be used.
+    /// The caller's zone has no endpoint, and the rules allow no other zone.
     EmptyZone,
 }
 

@@ -1,4 +1,4 @@
-//! What happens to a balancer, for those who subscribe.
+//! Events of a balancer, for subscribers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     instance::{Key, Weight},
 };
 
-/// What happened to a balancer.
+/// An event of a balancer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BalanceEvent {
@@ -21,8 +21,8 @@ pub enum BalanceEvent {
         /// The endpoint.
         key: Key,
     },
-    /// The service of an endpoint was replaced. Where its address changed it counts as another process: it
-    /// is not ejected any more, unless by hand, and ramps.
+    /// The service of an endpoint was replaced. If the address changed too, the endpoint counts as a new
+    /// process: an ejection ends, unless it is by hand, and slow start begins.
     #[non_exhaustive]
     Replaced {
         /// The endpoint.
@@ -33,17 +33,17 @@ pub enum BalanceEvent {
     Removed {
         /// The endpoint.
         key: Key,
-        /// Its requests that are not complete.
+        /// Its requests in flight.
         in_flight: usize,
     },
-    /// A removed endpoint is let go: its last request ended, or the deadline of
-    /// [`drain`](super::BalanceBuilder::drain) passed. Published neither of an endpoint that had no requests
-    /// when it was removed, nor of one that is back.
+    /// The balancer dropped a removed endpoint: its last request ended, or the deadline of
+    /// [`drain`](super::BalanceBuilder::drain) passed. Not published when the endpoint had no requests in
+    /// flight at its removal, nor when it is listed again.
     #[non_exhaustive]
     Drained {
         /// The endpoint.
         key: Key,
-        /// Its requests that are not complete. They go on until they end by themselves.
+        /// Its requests still in flight. They continue until they end by themselves.
         in_flight: usize,
     },
     /// The weight of an endpoint changed.
@@ -51,67 +51,68 @@ pub enum BalanceEvent {
     Weighed {
         /// The endpoint.
         key: Key,
-        /// Its weight now.
+        /// Its new weight.
         weight: Weight,
     },
-    /// An endpoint gets no requests for now.
+    /// An endpoint is ejected and gets no requests for now.
     #[non_exhaustive]
     Ejected {
         /// The endpoint.
         key: Key,
-        /// Why.
+        /// The reason.
         cause: EjectCause,
-        /// How long until it is probed. `None`: until its checks pass or a user restores it.
+        /// The time until it is probed. `None`: it stays ejected until its checks pass or a user restores
+        /// it.
         time: Option<Duration>,
     },
-    /// An ejected endpoint gets one request, which shows whether it is back.
+    /// An ejected endpoint gets one request as a probe.
     #[non_exhaustive]
     Probing {
         /// The endpoint.
         key: Key,
     },
-    /// An ejected endpoint gets requests again.
+    /// An ejected endpoint is restored and gets requests again.
     #[non_exhaustive]
     Restored {
         /// The endpoint.
         key: Key,
-        /// What brought it back.
+        /// What restored it.
         by: Restored,
     },
-    /// An endpoint should be ejected and is not, because too many are.
+    /// An endpoint meets the conditions for ejection, but is not ejected, because too many endpoints are.
     #[non_exhaustive]
     Spared {
         /// The endpoint.
         key: Key,
-        /// Why it should be.
+        /// The reason why it would be ejected.
         cause: EjectCause,
     },
-    /// The guard of a traffic split took a version's share back. Published by every balancer with that
-    /// split.
+    /// The guard of a traffic split withdrew the share of a version. Every balancer with that split
+    /// publishes this event.
     #[non_exhaustive]
     SplitTripped {
-        /// Of which version, and why.
+        /// The version and the reason.
         trip: Trip,
     },
-    /// Something about where traffic goes.
+    /// A notice about where traffic goes.
     #[non_exhaustive]
     Notice {
-        /// What it is.
+        /// The notice.
         notice: Notice,
     },
-    /// Discovery failed; the last good set serves on.
+    /// Discovery failed. The last good set continues to serve.
     #[non_exhaustive]
     DiscoveryFailed {
-        /// What it failed with.
+        /// The error.
         error: Arc<str>,
     },
-    /// Discovery ended; the last good set serves on.
+    /// Discovery ended. The last good set continues to serve.
     DiscoveryEnded,
-    /// The state of a registry that discovery follows has changed; published once for each when it is first
-    /// heard of. Not published when only the text of the same error differs.
+    /// The state of a registry that discovery follows has changed. Published once for each registry when
+    /// discovery begins to follow it. Not published when only the text of the same kind of error changes.
     #[non_exhaustive]
     Registry {
-        /// Its state now.
+        /// Its new state.
         status: RegistryStatus,
     },
 }

@@ -1,4 +1,4 @@
-//! One request on its way through the balancer.
+//! The future of one request.
 
 use std::{
     fmt,
@@ -29,14 +29,14 @@ use crate::{
     error::BoxError,
 };
 
-/// A request on its way. Dropping it cancels the request and gives back its place.
+/// A request in progress. Dropping it cancels the request and releases its place.
 ///
 /// ```text
 /// call ──pick──▶ Ready ──────▶ Calling ──answer──▶ judged, handed over
 ///                  ▲ │ the endpoint's poll_ready fails    │ not sent, and the request came back
 ///                  └─┴────────── pick another ◀───────────┘
 /// ```
-/// Where the endpoint is not ready at once, `call` looks for one that is.
+/// If the chosen endpoint is not ready at once, `call` looks for another endpoint that is.
 #[pin_project]
 pub struct ResponseFuture<S: Service<Request>, P: Policy, C, W, Request> {
     route: PhantomData<fn() -> W>,
@@ -48,8 +48,8 @@ pub struct ResponseFuture<S: Service<Request>, P: Policy, C, W, Request> {
 
 #[pin_project(project = StageProj, project_replace = StageOwned)]
 enum Stage<S: Service<Request>, Request, G> {
-    /// Waits for the endpoint's own readiness. Boxed, because few do, and a request is larger than all
-    /// the rest: every layer above moves this future.
+    /// Waits for the endpoint to become ready. Boxed, because this is rare and a request is larger than the
+    /// other fields together: every layer above moves this future.
     Ready(Box<GettingReady<S, Request, G>>),
     Calling {
         #[pin]
@@ -82,8 +82,8 @@ where
         request: Request,
         tried: Tried,
     ) -> Self {
-        // Most services are ready at once, and then the request is on its way when `call` returns.
-        // One that is not registers the waker of the first poll later.
+        // Most services are ready at once, so the request is sent before `call` returns. If the service is
+        // not ready, the first poll of the future registers the real waker.
         let cx = &mut Context::from_waker(Waker::noop());
         let mut way = Way::new(tried);
         let stage = match give(picked, request, cx) {
@@ -138,8 +138,9 @@ where
     }
 }
 
-/// Holds the place of a request while the future of its call is polled. A panic there goes on to the
-/// caller, and counts as a failure of the endpoint. Forgotten when the poll returns.
+/// Holds the place of a request while the future of its call is polled. If the poll panics, the panic
+/// continues to the caller and counts as a failure of the endpoint. The poll forgets this value when it
+/// returns.
 struct Unwinding<'a, L: LoadTracker>(&'a mut RequestGuard<L>);
 
 impl<L: LoadTracker> Drop for Unwinding<'_, L> {
@@ -225,7 +226,7 @@ where
                 }
                 StageProj::Done => panic!("polled after it was done"),
             };
-            // The place at the endpoint that failed is given back before another is picked.
+            // Release the place at the failed endpoint before the next pick.
             this.stage.set(Stage::Done);
             let sent = give_again::<S, P, C, W, Request>(failed, this.way, cx);
             this.stage.set(Stage::after(sent));

@@ -1,4 +1,4 @@
-//! For operators and tests: shows what a balancer knows, and gives it orders.
+//! The handle of a balancer, for operators and tests: it reads the state and gives orders.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,17 +10,17 @@ use crate::{
     instance::{Instance, Key, Weight},
 };
 
-/// A handle to a balancer. Cheap to clone; it does not keep the balancer alive.
+/// A handle to a balancer. Cloning it is cheap, and it does not keep the balancer alive.
 #[derive(Clone)]
 pub struct BalanceHandle {
-    // Boxed, because a channel makes room for 32 at once, and most balancers never get one.
+    // Boxed, because a channel allocates room for 32 items at once, and most balancers never get an order.
     commands: mpsc::UnboundedSender<Box<Command>>,
     status: watch::Receiver<BalanceStatus>,
-    /// Behind a pointer, as most have none.
+    /// Behind a pointer, because most balancers have no split.
     split: Option<Arc<Split>>,
 }
 
-/// An order to the driver, or a question.
+/// An order or a query for the driver.
 pub(super) enum Command {
     List(oneshot::Sender<Vec<EndpointInfo>>),
     Subscribe(oneshot::Sender<broadcast::Receiver<BalanceEvent>>),
@@ -29,37 +29,40 @@ pub(super) enum Command {
     Weigh(Key, Option<Weight>, oneshot::Sender<bool>),
 }
 
-/// How a balancer stands.
+/// The state of a balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BalanceStatus {
-    /// Whether discovery or the registry behind it has said anything yet.
+    /// Whether discovery or its registry has delivered anything yet.
     pub resolved: bool,
-    /// Endpoints that discovery lists.
+    /// Number of endpoints that discovery lists.
     pub endpoints: usize,
-    /// Endpoints that may be picked: listed, not drained by weight 0, not ejected unless for a trial or
-    /// [in panic](super::topology::Topology::panic), and not left out by the rules of the topology.
+    /// Number of endpoints that may be picked. They are listed, not drained by weight 0, and not excluded
+    /// by the rules of the topology. Ejected endpoints count only while they are probed or [in
+    /// panic](super::topology::Topology::panic).
     pub usable: usize,
-    /// What discovery failed with last, while it has not recovered.
+    /// The last error of discovery; `None` once discovery has recovered.
     pub discovery_error: Option<Arc<str>>,
-    /// Whether discovery has ended; the last good set serves on.
+    /// Whether discovery has ended. The last good set then continues to serve.
     pub discovery_ended: bool,
-    /// The registries that discovery follows, mostly one: as far as they are watched by one of ours that
-    /// this balancer polls, or were [given](super::BalanceBuilder::watch) to it.
+    /// The registries that discovery follows; usually one. Contains those that this crate's own discoveries
+    /// watch, as far as this balancer polls them, and the one [given](super::BalanceBuilder::watch) to the
+    /// balancer.
     pub registries: Arc<[RegistryStatus]>,
 }
 
-/// How an endpoint stands.
+/// The state of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndpointState {
-    /// It gets its share.
+    /// It gets its full share.
     Active,
-    /// It gets less for a while, because it is new, at another address, back or restored.
+    /// It is in slow start and gets less than its share: it is new, has a new address, came back, or was
+    /// restored.
     Warming,
-    /// It gets nothing, because its weight is 0 and that of others is not.
+    /// It gets no requests, because its weight is 0 and that of other endpoints is not.
     Weightless,
-    /// It gets nothing, because it fails or was ejected by hand.
+    /// It gets no requests, because it fails or was ejected by hand.
     Ejected,
 }
 
@@ -69,32 +72,32 @@ pub enum EndpointState {
 pub struct EndpointInfo {
     /// Its identity.
     pub key: Key,
-    /// What the registry says of it, where discovery is one of ours.
+    /// Its instance as the registry lists it, if discovery is one of this crate's own.
     pub instance: Option<Arc<Instance>>,
-    /// How it stands.
+    /// Its state.
     pub state: EndpointState,
-    /// Why it is ejected, when it is.
+    /// The reason for its ejection; `None` if it is not ejected.
     pub cause: Option<EjectCause>,
-    /// Its weight, by hand or from the registry.
+    /// Its weight: that set by hand, or else that of the registry.
     pub weight: Weight,
-    /// Its weight in picks now: the weight, times how far it is through slow start. Picks follow in
-    /// steps of a tenth. Where all weights are 0, it is 1.
+    /// Its weight in picks now: the weight times its progress in slow start. Picks follow in steps of a
+    /// tenth. It is 1 if all weights are 0.
     pub effective_weight: f64,
-    /// Its load as the policy measures it; smaller is better. No number when its tracker panics.
+    /// Its load as the policy measures it; smaller is better. NaN if the tracker panics.
     pub load: f64,
-    /// Its requests that are not complete; those to an address that it had before do not count.
+    /// Its requests in flight. Requests to a former address do not count.
     pub in_flight: usize,
-    /// Requests that went to it.
+    /// Number of requests that were sent to it.
     pub requests: u64,
-    /// Requests that it failed.
+    /// Number of requests that it failed.
     pub failures: u64,
-    /// Its part of all requests of the endpoints that are listed now, from 0 to 1.
+    /// Its share of all requests to the endpoints that are listed now, from 0 to 1.
     pub share: f64,
     /// How long it has been listed.
     pub age: Duration,
 }
 
-/// The balancer is gone: its last clone was dropped, or its runtime shut down.
+/// The balancer has ended: its last clone was dropped, or its runtime shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceGone(());
 
@@ -123,15 +126,15 @@ impl BalanceHandle {
         self.status.clone()
     }
 
-    /// How the balancer stands now.
+    /// The state of the balancer now.
     pub fn status(&self) -> BalanceStatus {
         self.status.borrow().clone()
     }
 
-    /// Waits until the balancer stands as `condition` says, which may be so already.
+    /// Waits until the status fulfils `condition`. Returns at once if it does already.
     ///
     /// # Errors
-    /// When the balancer is gone.
+    /// When the balancer has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -146,50 +149,49 @@ impl BalanceHandle {
             .map_err(|_| BalanceGone(()))
     }
 
-    /// The endpoints that are listed, in the order of their keys.
+    /// The listed endpoints, in the order of their keys.
     ///
     /// # Errors
-    /// When the balancer is gone, as for all that ask it.
+    /// When the balancer has ended; so for every method that sends to it.
     pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>, BalanceGone> {
         self.ask(Command::List).await
     }
 
-    /// The events from now on. A receiver that falls more than 1,024 events behind loses the oldest and
-    /// gets an error that says so; [`endpoints`](Self::endpoints) shows the present state.
+    /// Subscribes to events from now on. A receiver that is more than 1,024 events behind loses the oldest
+    /// and gets an error that says so. [`endpoints`](Self::endpoints) then shows the present state.
     ///
     /// # Errors
-    /// When the balancer is gone.
+    /// When the balancer has ended.
     pub async fn subscribe(&self) -> Result<broadcast::Receiver<BalanceEvent>, BalanceGone> {
         self.ask(Command::Subscribe).await
     }
 
-    /// Withholds requests from an endpoint until it is restored by hand, also when it leaves and comes
-    /// back. `false` when none has the key.
+    /// Ejects an endpoint until it is restored by hand, even if it leaves and comes back.
     ///
-    /// An order by hand is kept by the key, however long an endpoint is away, and may be changed and taken
-    /// back meanwhile; `false` says that there is neither an endpoint nor an order. It is forgotten with
-    /// the balancer, and when 65,536 others that are away have orders by the time that the endpoint leaves.
+    /// An order by hand is kept by key, however long the endpoint is away. It can be changed and withdrawn
+    /// during that time. `false` means that there is neither an endpoint nor an order with this key. An
+    /// order is lost when the balancer ends. It is also lost if, when its endpoint leaves, 65,536 other
+    /// endpoints that are away have orders.
     ///
     /// # Errors
-    /// When the balancer is gone.
+    /// When the balancer has ended.
     pub async fn eject(&self, key: &Key) -> Result<bool, BalanceGone> {
         self.ask(|reply| Command::Eject(key.clone(), reply)).await
     }
 
-    /// Lets requests go to an ejected endpoint again. `false` when none has the key, as with
-    /// [`eject`](Self::eject).
+    /// Restores an ejected endpoint. `false` means the same as for [`eject`](Self::eject).
     ///
     /// # Errors
-    /// When the balancer is gone.
+    /// When the balancer has ended.
     pub async fn restore(&self, key: &Key) -> Result<bool, BalanceGone> {
         self.ask(|reply| Command::Restore(key.clone(), reply)).await
     }
 
-    /// Sets a weight instead of the registry's, also when the endpoint leaves and comes back; `None` goes
-    /// back to that. `false` when none has the key, as with [`eject`](Self::eject).
+    /// Sets a weight that replaces the registry's, even if the endpoint leaves and comes back. `None`
+    /// returns to the registry's weight. `false` means the same as for [`eject`](Self::eject).
     ///
     /// # Errors
-    /// When the balancer is gone.
+    /// When the balancer has ended.
     pub async fn set_weight(
         &self,
         key: &Key,
@@ -200,11 +202,11 @@ impl BalanceHandle {
             .await
     }
 
-    /// The traffic split, to look at its shares and to set them: the one that the balancer's
-    /// [`Topology`](super::topology::Topology::split) was made with, whose clones share everything.
-    /// `None` when it splits no traffic.
+    /// The traffic split, to read and set its shares. It is the split given to
+    /// [`Topology::split`](super::topology::Topology::split); all clones share their state. `None` when the
+    /// balancer splits no traffic.
     ///
-    /// New shares hold for requests as soon as the driver's task has run.
+    /// New shares apply to requests as soon as the driver's task has run.
     ///
     /// # Examples
     /// ```

@@ -1,4 +1,4 @@
-//! The layer: makes balancers over discoveries.
+//! The layer that makes balancers over discoveries.
 
 use std::{fmt, hash::Hash};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{classify::Answers, endpoint::Endpoint, error::BoxError};
 
-/// Makes [`Balance`]s: a [`Layer`] over discovery. [`builder`](Self::builder) has the settings.
+/// Makes [`Balance`]s: a [`Layer`] over discovery. See [`builder`](Self::builder) for the settings.
 ///
 /// # Examples
 /// ```
@@ -47,7 +47,7 @@ pub struct BalanceLayer<P = DefaultPolicy, C = Answers, W = ()> {
 }
 
 impl BalanceLayer {
-    /// The defaults: power of two choices by peak EWMA, any answer a success.
+    /// A layer with the defaults: power of two choices by peak EWMA, and every response is a success.
     pub fn new() -> Self {
         let checked = Checked::new(BalanceSettings::new(), Topology::new(), None);
         Self {
@@ -77,10 +77,10 @@ impl<P, C, W> BalanceLayer<P, C, W> {
 }
 
 impl<P: Policy, C, W> BalanceLayer<P, C, W> {
-    /// Balances over the endpoints of one of our discoveries, with their weights.
+    /// Balances over the endpoints of one of this crate's discoveries, with their weights.
     ///
     /// # Panics
-    /// Outside of a tokio runtime: it starts the task that follows discovery.
+    /// When called outside of a tokio runtime, because it starts the task that follows discovery.
     pub fn balance<D, S>(self, discover: D) -> Balance<S, P, C, W>
     where
         D: Discover<Service = Endpoint<S>> + Send + 'static,
@@ -100,12 +100,12 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         Balance::new_with(core)
     }
 
-    /// Balances over any discovery, such as tower's `ServiceList`. Nothing is known of its services: they have
-    /// equal weights and belong to no zone. So do our own endpoints here, which
-    /// [`balance`](Self::balance) asks for theirs.
+    /// Balances over any discovery, such as tower's `ServiceList`. The services have equal weights and
+    /// belong to no zone. This is so even for this crate's own endpoints; use [`balance`](Self::balance)
+    /// for these.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, as [`balance`](Self::balance).
+    /// When called outside of a tokio runtime, as for [`balance`](Self::balance).
     pub fn balance_plain<D>(self, discover: D) -> Balance<D::Service, P, C, W>
     where
         D: Discover + Send + 'static,
@@ -121,8 +121,8 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         Balance::new_with(core)
     }
 
-    /// The same settings as a [`Layer`] over any discovery, as [`balance_plain`](Self::balance_plain)
-    /// takes it.
+    /// Returns the same settings as a [`Layer`] over any discovery; see
+    /// [`balance_plain`](Self::balance_plain).
     ///
     /// # Examples
     /// ```
@@ -205,11 +205,11 @@ impl<P: fmt::Debug, C, W> fmt::Debug for BalanceLayer<P, C, W> {
 }
 
 impl<S> Balance<S> {
-    /// Balances over the endpoints of one of our discoveries, with all defaults; a [`BalanceLayer`] has
-    /// settings. For the services of other discoveries, see [`plain`](Self::plain).
+    /// Balances over the endpoints of one of this crate's discoveries, with all defaults. Use
+    /// [`BalanceLayer`] to change settings, and [`plain`](Self::plain) for other discoveries.
     ///
     /// # Panics
-    /// Outside of a tokio runtime: it starts the task that follows discovery.
+    /// When called outside of a tokio runtime, because it starts the task that follows discovery.
     ///
     /// # Examples
     /// ```
@@ -239,11 +239,10 @@ impl<S> Balance<S> {
         BalanceLayer::new().balance(discover)
     }
 
-    /// Balances over any discovery, with all defaults; see
-    /// [`BalanceLayer::balance_plain`].
+    /// Balances over any discovery, with all defaults; see [`BalanceLayer::balance_plain`].
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// When called outside of a tokio runtime.
     ///
     /// # Examples
     /// ```

@@ -1,21 +1,22 @@
-//! The balancer: which endpoint gets a request.
+//! The balancer: chooses an endpoint for each request.
 //!
 //! A [`Balance`] is a [`tower::Service`] over the endpoints of a [`Discover`](tower::discover::Discover).
-//! tower's own needs `&mut self` and so a `Buffer` for more than one caller, picks before it sees the
-//! request, knows no weights, drops for good an endpoint that failed once, waits for ever on an empty
-//! set, and stands still while no request flows. Here:
+//! tower's own balancer needs `&mut self`, and so a `Buffer` for more than one caller. It picks before it
+//! sees the request, has no weights, drops an endpoint for good after one failure, waits without limit on
+//! an empty set, and handles no updates while no request flows. This balancer differs:
 //!
-//! - **Clones share everything** and need no task between them and the endpoints.
-//! - **The pick happens in `call`**, where the request is known: its hash key, its subset, the
-//!   endpoints that an earlier attempt of it went to.
+//! - **Clones share all state** and need no task between them and the endpoints.
+//! - **The pick happens in `call`**, where the request is known: its hash key, its subset, and the
+//!   endpoints that an earlier attempt already tried.
 //! - **Discovery is followed while no request flows**, by a task that ends with the last balancer. Its
-//!   errors and its end are published, and the last good set serves on.
+//!   errors and its end are published, and the last good set continues to serve.
 //! - **State is kept by key** through every update: load, ejection, slow start, counts. An endpoint that
-//!   comes back within the grace finds it again: it is as warm as it was. Another address is another
-//!   process: of what was known only the counts hold for that, and it ramps. What was ordered by hand
-//!   holds for the key, at whatever address and however long it was away.
-//! - **What could not be sent goes on**: an endpoint that is not ready while another is, or a connection
-//!   that fails before the request was sent, costs a pick and not the request.
+//!   comes back within the grace finds its state again, including its progress in slow start. A new address
+//!   means a new process: only the counts are kept, and slow start begins. Orders by hand are kept by key,
+//!   whatever the address and however long the endpoint was away.
+//! - **A request that could not be sent goes to another endpoint**: if its endpoint is not ready while
+//!   another is, or if a connection fails before the request was sent. This costs a pick, and the request
+//!   does not fail.
 //!
 //! ```text
 //!                    driver (one task)                          callers (any thread)
@@ -27,17 +28,17 @@
 //! ```
 //!
 //! # What it costs
-//! A request takes a slot of its thread, two atomic operations to count itself, and what the policy needs:
-//! some tens of nanoseconds, no allocation, and no lock that it ever waits for. A change costs time
-//! linear in the endpoints, on the driver's task; a [costly](policy::Policy::is_costly) table is made on a
-//! thread for blocking work.
+//! A request takes the slot of its thread, two atomic operations to count itself, and what the policy
+//! needs: some tens of nanoseconds, no allocation, and no lock that it waits for. A change costs time
+//! linear in the number of endpoints, on the driver's task. A [costly](policy::Policy::is_costly) table is
+//! made on a thread for blocking work.
 //!
 //! # Panics of user code
-//! A panic of an endpoint's service, a [`Route`](topology::Route), a classifier or a policy goes on to the
-//! caller of the request, as from any service of tower's. The request's place is given back, an endpoint
-//! that panicked has failed, and the balancer goes on. A panic on the driver's task, as of a policy that
-//! prepares or of the destructor of a service, costs one turn of it; while a policy cannot prepare, its
-//! picks are made at random.
+//! A panic in an endpoint's service, a [`Route`](topology::Route), a classifier or a policy continues to
+//! the caller of the request, as with any service of tower. The place of the request is released, the panic
+//! counts as a failure of an endpoint that panicked, and the balancer continues. A panic on the driver's
+//! task, for example when a policy prepares or a service is dropped, costs one turn of the driver. While a
+//! policy cannot prepare, picks are random.
 
 mod builder;
 mod driver;

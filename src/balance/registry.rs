@@ -1,4 +1,4 @@
-//! How the registry stands that discovery follows.
+//! The state of a registry that discovery follows.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,33 +10,33 @@ use crate::{
     registry::{ViewState, Watch},
 };
 
-/// How a registry stands that discovery follows. The endpoints of the last good set serve on, whatever it
-/// says.
+/// The state of a registry that discovery follows. The endpoints of the last good set continue to serve in
+/// every state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RegistryStatus {
-    /// The service that is watched there.
+    /// The watched service.
     pub service: Arc<str>,
-    /// How current its list is.
+    /// How current the list is.
     pub state: ViewState,
-    /// Instances that it lists and that may serve.
+    /// Number of listed instances that may serve.
     pub instances: usize,
-    /// What keeps it from being fresh; `None` while it answers.
+    /// The error that keeps the list from being fresh; `None` while the registry answers.
     pub error: Option<RegistryError>,
-    /// Since when it has confirmed nothing, while it is [pending](ViewState::Pending) or
-    /// [stale](ViewState::Stale); `None` while it is fresh.
+    /// The time since which the registry has confirmed nothing, while it is [pending](ViewState::Pending)
+    /// or [stale](ViewState::Stale); `None` while it is fresh.
     pub silent_since: Option<Instant>,
-    /// Whether nothing will come any more, because the runtime of the watch has shut down.
+    /// Whether the watch has ended because its runtime has shut down. No update follows.
     pub ended: bool,
 }
 
 impl RegistryStatus {
-    /// Its state now. `began` is when the balancer began to follow it.
+    /// The state now. `began` is the time at which the balancer began to follow the registry.
     pub(super) fn of(watch: &Watch, began: Instant) -> Self {
         let view = watch.view();
         let ended = watch.is_ended();
         let state = match view.state {
-            // The watch has ended, so it does not notice by itself that the list grows old.
+            // A watch that has ended does not notice that its list grows old.
             fresh if ended && fresh != ViewState::Pending => ViewState::Stale,
             state => state,
         };
@@ -51,20 +51,20 @@ impl RegistryStatus {
         }
     }
 
-    /// How long it has confirmed nothing, while it is pending or stale; `None` while it is fresh.
+    /// How long the registry has confirmed nothing, while it is pending or stale; `None` while it is fresh.
     pub fn silent_for(&self) -> Option<Duration> {
         self.silent_since.map(|since| since.elapsed())
     }
 
-    /// Whether its state is as before, as far as that is worth an event: not for another text of the same
-    /// trouble.
+    /// Whether the state equals `before` for the purpose of events. A new text of the same kind of error
+    /// makes no difference.
     pub(super) fn is_like(&self, before: &Self) -> bool {
         let kind = |status: &Self| status.error.as_ref().map(RegistryError::kind);
         (self.state, kind(self), self.ended) == (before.state, kind(before), before.ended)
     }
 
-    /// Why there is no endpoint, of all registries the one that says most: one that cannot be asked may
-    /// know some, and one that has said that there are none is the last to be blamed.
+    /// The reason for having no endpoint, taken from the most significant registry. First comes a registry
+    /// that cannot be reached, as it may list instances; last comes one that lists none.
     pub(super) fn explain(all: &[Self]) -> Option<NoEndpoint> {
         let one = all.iter().min_by_key(|status| match status.state {
             ViewState::Pending | ViewState::Stale if status.error.is_some() || status.ended => 0,

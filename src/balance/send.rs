@@ -1,4 +1,4 @@
-//! Gives a request to an endpoint, and to another one where it could not be sent.
+//! Sends a request to an endpoint, and to another one if it could not be sent.
 
 use std::task::{Context, Poll};
 
@@ -22,26 +22,26 @@ use crate::{
     error::BoxError,
 };
 
-/// How many endpoints a request is given to in turn, as long as it could not be sent to those before.
+/// Number of endpoints that a request is given to in turn, while it could not be sent to the ones before.
 const SENDS: u32 = 4;
 
-/// Where a request has been.
+/// The endpoints that a request was given to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
     tried: Tried,
-    /// Endpoints that it was given to.
+    /// Number of endpoints that it was given to.
     sends: u32,
 }
 
 impl Way {
-    /// A request that was given to its first endpoint. `tried` are those of earlier attempts.
+    /// For a request that is given to its first endpoint. `tried` has the endpoints of earlier attempts.
     #[inline]
     pub(super) fn new(tried: Tried) -> Self {
         Self { tried, sends: 1 }
     }
 }
 
-/// What became of giving a request to endpoints.
+/// The result of giving a request to endpoints.
 pub(super) enum Sent<S: Service<Request>, Request, L: LoadTracker> {
     Calling(S::Future, RequestGuard<L>),
     /// The endpoint is not ready.
@@ -49,13 +49,13 @@ pub(super) enum Sent<S: Service<Request>, Request, L: LoadTracker> {
     Failed(Failed<Request>),
 }
 
-/// What an endpoint leaves that did not answer a request.
+/// What is left of a request that an endpoint did not answer.
 pub(super) struct Failed<Request> {
     error: BalanceError,
     at: EndpointId,
-    /// Where to look for another endpoint.
+    /// The balancer, for picking another endpoint.
     home: Home,
-    /// Where it can be sent elsewhere.
+    /// The request, if it can be sent to another endpoint.
     request: Option<Request>,
 }
 
@@ -76,7 +76,7 @@ impl<Request> Failed<Request> {
 }
 
 impl<Request: Send + 'static> Failed<Request> {
-    /// The error for the caller. It brings the request back if that was not sent.
+    /// The error for the caller. It contains the request if that was not sent.
     #[cold]
     pub(super) fn give_up(self) -> BalanceError {
         match self.request {
@@ -86,7 +86,7 @@ impl<Request: Send + 'static> Failed<Request> {
     }
 }
 
-/// Gives the request to the endpoint, if that is ready.
+/// Gives the request to the endpoint, if the endpoint is ready.
 #[inline]
 pub(super) fn give<S, L, Request>(
     picked: Picked<S, L>,
@@ -117,7 +117,8 @@ where
     }
 }
 
-/// Gives a request that failed at one endpoint to others, until one takes it. While there is a balancer.
+/// Gives a request that failed at one endpoint to others until one takes it, as long as the balancer
+/// exists.
 #[cold]
 pub(super) fn give_again<S, P, C, W, Request>(
     failed: Failed<Request>,
@@ -137,7 +138,7 @@ where
     }
 }
 
-/// Gives a request that failed at one endpoint to others, until one takes it.
+/// Gives a request that failed at one endpoint to others until one takes it.
 #[cold]
 pub(super) fn give_to_others<S, P, C, W, Request>(
     core: &Core<S, P, C, W>,
@@ -157,7 +158,8 @@ where
             break;
         };
         let wish = core.route.route(&request);
-        // Not the same again: it has just failed, and in an outage each request would do so.
+        // Not to the same endpoint again: it has just failed, and in an outage every request would repeat
+        // that.
         let Ok(picked) = core.pick_other(wish, way.tried) else {
             failed.request = Some(request);
             break;
@@ -176,9 +178,9 @@ where
     Sent::Failed(failed)
 }
 
-/// Gives a request to another endpoint than the `first`, which is not ready: where one of a few is ready.
-/// Else it waits for the first, as that is the policy's choice. A probe waits: to give its permit back
-/// counts as no answer.
+/// Gives a request whose first endpoint is not ready to another endpoint, if one of a few others is ready.
+/// Otherwise the request waits for the first, which is the policy's choice. A probe always waits, because a
+/// permit that is given back counts as no response.
 #[cold]
 pub(super) fn give_to_ready<S, P, C, W, Request>(
     core: &Core<S, P, C, W>,
@@ -196,7 +198,7 @@ where
     if first.guard.is_probe() {
         return Sent::Pending(first, request);
     }
-    // They have not failed: the request may come back to them.
+    // These endpoints have not failed, so the request may come back to them.
     let mut seen = way.tried;
     seen.insert(first.guard.state().id());
     let wish = core.route.route(&request);
@@ -231,12 +233,12 @@ where
     Sent::Pending(first, request)
 }
 
-/// Holds the place of a request while its endpoint runs. A panic of the endpoint goes on to the caller, and
-/// counts as a failure of the endpoint.
+/// Holds the place of a request while code of its endpoint runs. If that code panics, the panic continues
+/// to the caller and counts as a failure of the endpoint.
 struct Unwinds<L: LoadTracker>(Option<RequestGuard<L>>);
 
 impl<L: LoadTracker> Unwinds<L> {
-    /// The endpoint did not panic.
+    /// Releases the guard after the endpoint's code returned without a panic.
     #[inline]
     fn returned(mut self) -> RequestGuard<L> {
         self.0.take().expect("it is taken once")

@@ -28,34 +28,33 @@ use crate::{
     error::BoxError,
 };
 
-/// Spreads requests over the endpoints of a service. Cheap to clone, at best one for each request.
+/// Spreads requests over the endpoints of a service. Cloning is cheap; use one clone for each request.
 ///
-/// `S` is the service of one endpoint, `P` chooses among them, `C` judges what comes back and `W` reads
-/// what a request wishes for. All clones share everything, and the last one takes the driver with it:
-/// requests in flight then end as they do, but one that could not be sent is not sent on any more. So
-/// keep a clone while requests are in flight, as a server does anyhow.
+/// `S` is the service of one endpoint, `P` chooses an endpoint, `C` judges responses, and `W` reads from a
+/// request where it should go. All clones share all state. The driver ends with the last clone: requests in
+/// flight then continue, but a request that could not be sent is not given to another endpoint. So keep a
+/// clone while requests are in flight, as a server does.
 ///
 /// # Readiness
-/// `poll_ready` waits while there is no endpoint, for at most
-/// [`BalanceBuilder::wait`], and then fails with the reason. It reserves
-/// nothing, and a later `poll_ready` waits anew: no failure is for ever.
+/// `poll_ready` waits while there is no endpoint, for at most [`BalanceBuilder::wait`], and then fails with
+/// the reason. It reserves nothing. A later `poll_ready` waits again, so no failure is permanent.
 ///
-/// An endpoint's own `poll_ready` is asked when a request is given to it. Where that fails, the request
-/// goes to another. Where it is pending, the request goes to the first of up to three others that are ready;
-/// if none is, it waits for the policy's choice, for as long as that takes. So a limit of concurrency at
-/// each endpoint sends requests on to the others; but one that is pending for ever, when all are, holds
-/// its requests until a timeout above ends them.
+/// The balancer polls an endpoint for readiness when it gives a request to it. If that fails, the request
+/// goes to another endpoint. If it is pending, the request goes to the first ready one of up to three other
+/// endpoints. If none is ready, the request waits for the policy's choice without a limit of time. So a
+/// concurrency limit at each endpoint sends requests on to other endpoints. But when all endpoints are
+/// pending for ever, requests wait until a timeout above the balancer ends them.
 ///
 /// # Panics
-/// A panic of an endpoint, a policy, a route or a classifier goes on to the caller, as from any service of
-/// tower's. The place of the request is given back, an endpoint that panicked has failed, and the balancer
-/// goes on.
+/// A panic of an endpoint, a policy, a route or a classifier continues to the caller, as with any service
+/// of tower. The place of the request is released, the panic counts as a failure of an endpoint that
+/// panicked, and the balancer continues.
 ///
 /// # Cancel safety
-/// Dropping the future of a request at any point gives back its place.
+/// Dropping the future of a request at any point releases its place.
 pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, W = ()> {
     core: Shared<Core<S, P, C, W>>,
-    /// Only while it waits for a first endpoint.
+    /// Set only while this clone waits for a first endpoint.
     waiting: Option<Waiting>,
 }
 
@@ -74,7 +73,8 @@ impl<S, P: Policy, C, W> Balance<S, P, C, W> {
         self.core.handle.clone()
     }
 
-    /// The number of endpoints that may be picked, as in [`BalanceStatus::usable`](super::BalanceStatus::usable).
+    /// The number of endpoints that may be picked; see
+    /// [`BalanceStatus::usable`](super::BalanceStatus::usable).
     pub fn usable(&self) -> usize {
         self.core.usable.load(Relaxed)
     }
@@ -96,7 +96,7 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BalanceError>> {
         if self.core.is_usable() {
-            // Looked at first, as a store is more than a look.
+            // Check first, because a store costs more than a load.
             if self.waiting.is_some() {
                 self.waiting = None;
             }

@@ -11,18 +11,19 @@ use crate::{
     registry::Watch,
 };
 
-/// Longer than a redeployed registry client needs for its first answer, and short enough for a caller
-/// that waits; linkerd's failfast timeout.
+/// The default wait, that of linkerd's failfast timeout. A restarted registry client gets its first
+/// response within it, and it is short enough for a waiting caller.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// An instance that flaps, or is restarted at its address, comes back with what is known of it.
+/// The default grace, 60 s. An instance that flaps, or restarts at its address, comes back within it and
+/// finds its state.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// The time that orchestrators give a process to stop.
+/// The default drain, 30 s: the time that orchestrators give a process to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Settings of a balancer that are plain data, as a configuration may give them. The setters of
-/// [`BalanceBuilder`](super::BalanceBuilder) tell what each does.
+/// Settings of a balancer that are plain data, for example from a configuration file. The setters of
+/// [`BalanceBuilder`](super::BalanceBuilder) describe their effects.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BalanceSettings {
@@ -32,14 +33,15 @@ pub struct BalanceSettings {
     pub grace: Duration,
     /// How long an endpoint that left is kept for its requests in flight; 30 s by default.
     pub drain: Duration,
-    /// When endpoints are ejected for what their requests come to; `None`, never, by default.
+    /// When endpoints are ejected because of the outcomes of their requests; `None`, the default, for
+    /// never.
     pub ejection: Option<Ejection>,
-    /// How endpoints that are new or restored come to their full share.
+    /// How new and restored endpoints reach their full share.
     pub slow_start: SlowStart,
-    /// How endpoints are checked actively; `None`, not at all, by default.
+    /// How endpoints are checked actively; `None`, the default, for no checks.
     #[cfg(feature = "_hyper")]
     pub health_check: Option<HealthCheck>,
-    /// Makes picks repeatable; `None`, random, by default.
+    /// The seed that makes picks repeatable; `None`, the default, for random picks.
     pub seed: Option<u64>,
 }
 
@@ -65,7 +67,7 @@ impl Default for BalanceSettings {
     }
 }
 
-/// Settings that were checked.
+/// Settings that have passed validation.
 #[derive(Clone, Debug)]
 pub(super) struct Checked {
     pub(super) settings: BalanceSettings,

@@ -1,9 +1,9 @@
-//! A shared reference whose clones are not all counted in one place.
+//! A shared reference whose clones are counted in several places.
 //!
-//! A server clones its balancer for each request. Were all clones counted by one `Arc`, every core that
-//! serves requests would write to that one cache line, twice for each request, and wait for it longer
-//! than for all else that the balancer does. So a reference that is cloned often gets a counter of its own, in a
-//! cache line of its own, which its clones count in:
+//! A server clones its balancer for each request. If one `Arc` counted all clones, every core would write
+//! to the same cache line twice for each request, and would wait for it longer than all other work of the
+//! balancer takes. So a reference that is cloned often gets its own counter, in its own cache line, for its
+//! clones:
 //!
 //! ```text
 //! first ──┬── a task's ──┬── a request's        counted by the task's
@@ -11,9 +11,9 @@
 //!         └── a task's ─── …                     counted by the first
 //! ```
 //!
-//! A reference that is cloned only a few times, as that of a request may be by the layers around it, shares
-//! the counter that counts itself, so no request allocates. The value is dropped with the last reference, as
-//! with an `Arc`: each counter holds one reference to it.
+//! A reference that is cloned only a few times shares the counter that counts the reference itself. The
+//! reference of a request is an example, which the layers around it may clone; so no request allocates. The
+//! value is dropped with the last reference, as with an `Arc`: each counter holds one reference to it.
 
 use std::{
     ops::Deref,
@@ -23,19 +23,20 @@ use std::{
     },
 };
 
-/// Clones before a reference gets a counter of its own.
+/// Number of clones after which a reference gets its own counter.
 const OFTEN: u32 = 8;
 
 pub(crate) struct Shared<T> {
-    /// Counts this one.
+    /// Counts this reference.
     counter: Arc<Counter<T>>,
-    /// Counts its clones, when they are many.
+    /// Counts the clones of this reference once there are many.
     own: OnceLock<Arc<Counter<T>>>,
-    /// Its clones while they are few. Relaxed: about how many is all that matters.
+    /// The number of clones while there are few. Relaxed: it orders no other memory, and an approximate
+    /// number is enough.
     clones: AtomicU32,
 }
 
-/// Alone in its cache line and in the one that is fetched along with it.
+/// Aligned so that it shares neither its cache line nor the one that the processor prefetches with it.
 #[repr(align(128))]
 struct Counter<T>(Arc<T>);
 
@@ -53,7 +54,7 @@ impl<T> Shared<T> {
         }
     }
 
-    /// What counts the next clone, as long as there is no counter for it.
+    /// The counter for the next clone while this reference has no own counter.
     #[cold]
     fn counter(&self) -> &Arc<Counter<T>> {
         let clones = self.clones.load(Relaxed);

@@ -25,7 +25,8 @@ use crate::{
     error::BoxError,
 };
 
-/// Starts a balancer. `apart` tells how to call what discovery yields, and what the registry says of it.
+/// Starts a balancer. `apart` takes an item of discovery apart into the service to call and the registry's
+/// data.
 pub(super) fn start<D, S, P, C, W>(
     discover: D,
     apart: Apart<D::Service, S>,
@@ -96,7 +97,8 @@ where
         status,
     };
     let mut driver = Driver::new(discover, apart, checker, setup, ends);
-    // By reference: a future keeps what it is called with beside what it works on.
+    // The task owns the driver and `run` borrows it: a future would keep its argument twice, as argument
+    // and as local.
     tokio::spawn(async move { driver.run().await });
     core
 }
