@@ -1,4 +1,4 @@
-//! What all clones of a balancer share, and how one request gets its endpoint.
+//! The state that all clones of a balancer share, and the pick of an endpoint for one request.
 
 use std::{
     convert::Infallible,
@@ -27,28 +27,29 @@ use crate::{
 
 pub(crate) struct Core<S, P: Policy, C, W> {
     pub(crate) slots: Slots<Snapshot<S, P>, Kept>,
-    /// Endpoints that may be picked. Relaxed: a hint for `poll_ready`, a pick looks for itself.
+    /// Number of endpoints that may be picked. Relaxed: only a hint for `poll_ready`; a pick reads the
+    /// snapshot itself.
     pub(crate) usable: AtomicUsize,
     pub(crate) handle: BalanceHandle,
     pub(crate) classify: C,
     pub(crate) route: W,
     pub(crate) wait: Duration,
-    /// The zero point of the times that requests keep.
+    /// The zero point of the times that requests store.
     pub(crate) epoch: Instant,
     /// The driver ends when this is dropped.
     pub(crate) _alive: mpsc::Sender<Infallible>,
 }
 
-/// What a pick leaves for the next one on its thread.
+/// State that a pick leaves for the next pick on its thread.
 #[derive(Default)]
 pub(crate) struct Kept {
-    /// When the clock was read last.
+    /// The last reading of the clock.
     clock: Option<Instant>,
-    /// What the next pick is, if it is from the same table.
+    /// The precomputed next pick; valid only for the same table.
     ahead: Ahead,
 }
 
-/// An endpoint for one request, which counts there from now on.
+/// An endpoint for one request. The request counts as in flight there from now on.
 pub(crate) struct Picked<S, L: LoadTracker> {
     pub(crate) service: S,
     pub(crate) guard: RequestGuard<L>,
@@ -60,13 +61,13 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
         self.usable.load(Relaxed) > 0
     }
 
-    /// Picks an endpoint that is not among those tried, if there is one.
+    /// Picks an endpoint. An endpoint that was not tried has priority.
     #[inline]
     pub(crate) fn pick(&self, wish: Wish, tried: Tried) -> Result<Picked<S, P::Load>, NoEndpoint> {
         self.pick_where(wish, tried, |_| true)
     }
 
-    /// The same, and nowhere when all have been tried.
+    /// Like [`pick`](Self::pick), but fails when all endpoints have been tried.
     pub(crate) fn pick_other(
         &self,
         wish: Wish,
@@ -110,7 +111,7 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
         picked.map_err(|nowhere| self.reason(Some(nowhere)))
     }
 
-    /// Why there is no endpoint.
+    /// The reason why there is no endpoint.
     #[cold]
     pub(crate) fn reason(&self, nowhere: Option<Nowhere>) -> NoEndpoint {
         let status = self.handle.status();
@@ -137,7 +138,7 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
                 Some(Nowhere::Subset) => NoEndpoint::EmptySubset,
                 Some(Nowhere::Version) => NoEndpoint::NoVersion,
                 Some(Nowhere::Zone) => NoEndpoint::EmptyZone,
-                // It changed between the pick and now.
+                // The set changed after the pick.
                 Some(Nowhere::Empty) | None => NoEndpoint::Empty,
             },
         }

@@ -1,11 +1,11 @@
-//! Hashes that are the same in every process, of every version.
+//! Hashes that are equal in every process and every version.
 //!
-//! `std`'s hashers promise neither, and some differ by seed. [`hash_key`] is XXH64 with seed 0, which
-//! libraries for every language compute too, so clients written in other languages agree on which endpoint owns a key.
+//! `std`'s hashers promise neither, and some are seeded. [`hash_key`] is XXH64 with seed 0. Libraries for
+//! every language compute it too, so clients in other languages agree on which endpoint owns a key.
 
 /// Hashes a key for [`RingHash`](crate::balance::policy::RingHash): XXH64 with seed 0.
 ///
-/// Takes about 10 ns for keys of up to 32 bytes, and 10 GB a second beyond.
+/// Takes about 10 ns for keys of up to 32 bytes, and reaches 10 GB/s for longer keys.
 ///
 /// # Examples
 /// ```
@@ -77,8 +77,8 @@ fn read64(word: &[u8]) -> u64 {
         .fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
-/// Spreads the bits of a number over all of it (the finalizer of SplitMix64), so that numbers that
-/// differ little, such as ids used as hashes, land far apart.
+/// Spreads the bits of a number over the whole word (the finalizer of SplitMix64). Numbers that differ
+/// little, such as ids used as hashes, then get very different hashes.
 #[inline]
 pub(crate) fn mix(mut hash: u64) -> u64 {
     hash = hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -91,7 +91,7 @@ pub(crate) fn mix(mut hash: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// From the reference implementation, by way of the crate `xxhash-rust`.
+    /// The expected value is from the reference implementation, through the crate `xxhash-rust`.
     #[test]
     fn agrees_with_the_reference_implementation() {
         let counted: Vec<u8> = (0..=255).collect();
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// The first numbers of SplitMix64 from state 0.
+    /// The first outputs of SplitMix64 from state 0.
     #[test]
     fn mixes_as_splitmix_does() {
         assert_eq!(mix(0), 0xE220_A839_7B1D_CDAF);

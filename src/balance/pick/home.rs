@@ -1,20 +1,20 @@
-//! The way from the state of an endpoint back to the balancer that it is in.
+//! A reference from the state of an endpoint to its balancer.
 
 use std::{
     any::Any,
     sync::{Arc, Weak},
 };
 
-/// Refers to a balancer without its type.
+/// Refers to a balancer without naming its type.
 ///
-/// A request that could not be sent needs the balancer again, to be given to another endpoint. What it has at
-/// hand is the state of the endpoint that failed. The type of that cannot name the balancer's: policies see
-/// states, and would be generic over services, classifiers and routes. A reference in each request instead
-/// would be counted for each request, in a cache line that threads share. So the type is left out here and
-/// put back by the request, which is generic over all of it; [`of`](Self::of) and [`get`](Self::get) are
-/// the only places where it may differ.
+/// A request that could not be sent needs the balancer to get another endpoint. It holds the state of the
+/// endpoint that failed. The type of the state cannot name the balancer's type: policies see states, and
+/// would have to be generic over services, classifiers and routes. A reference in each request would be
+/// counted for each request, in a cache line that threads share. So this type erases the balancer's type,
+/// and the request, which is generic over all of it, restores it. The type must be the same in
+/// [`of`](Self::of) and [`get`](Self::get).
 ///
-/// Weak, as the balancer holds the states.
+/// The reference is weak, because the balancer holds the states.
 #[derive(Clone)]
 pub(crate) struct Home(Weak<dyn Any + Send + Sync>);
 
@@ -24,12 +24,12 @@ impl Home {
         Self(balancer)
     }
 
-    /// Of no balancer.
+    /// Refers to no balancer.
     pub(crate) fn none() -> Self {
         Self::of(&Weak::<()>::new())
     }
 
-    /// The balancer, as long as it is in use.
+    /// The balancer, while it is in use.
     pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0.upgrade()?.downcast().ok()
     }

@@ -1,4 +1,4 @@
-//! What one request touches: a slot with the snapshot, the state of its endpoint, and its guard.
+//! The data that one request uses: a slot with the snapshot, the state of its endpoint, and its guard.
 
 pub(super) mod core;
 pub(super) mod hash;

@@ -1,4 +1,4 @@
-//! A request on an endpoint.
+//! The guard of a request in flight.
 
 use std::{fmt, time::Duration};
 
@@ -11,33 +11,33 @@ use crate::{
     endpoint::{eject::Pass, load::LoadTracker},
 };
 
-/// The place of a request in flight. Dropping it completes the request: as cancelled when no verdict
-/// was given.
+/// The place of a request in flight. Dropping it completes the request; without a verdict the request
+/// counts as cancelled.
 ///
-/// Two words, so that it travels in registers: to be copied right after it was written, a struct of
-/// more waits for its parts to reach the cache.
+/// It is two words, so that it is passed in registers. A larger struct that is copied right after it was
+/// written has to wait until its parts reach the cache.
 pub struct RequestGuard<L: LoadTracker> {
-    /// Counts as the request, as long as it is held.
+    /// This reference counts as the request while it is held.
     state: SharedState<L>,
     phase: Packed,
 }
 
-/// Where a request is, and the time that belongs to that.
+/// The phase of a request, with the time that belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Waits for the head of the response, and is not timed.
+    /// Waits for the head of the response. The request is not timed.
     Untimed,
-    /// Waits for the head of the response since this long after the epoch.
+    /// Waits for the head of the response. The time is the start, since the epoch.
     Waiting(Ticks),
-    /// The head came this long after the start; the end decides the outcome.
+    /// The head has arrived; the end of the response decides the outcome. The time is the latency.
     Answered(Ticks),
-    /// It was a success, after this long.
+    /// The request was recorded as a success. The time is the latency.
     Succeeded(Ticks),
-    /// It was not.
+    /// Complete, and not a success that a later failure could revise.
     Done,
 }
 
-/// A time in units of 32 ns, modulo 4.9 hours: a request of more than that counts as a shorter one.
+/// A time in units of 32 ns, modulo 4.9 hours: a longer request counts as a shorter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ticks(u64);
 
@@ -102,7 +102,7 @@ impl Packed {
 }
 
 impl<L: LoadTracker> RequestGuard<L> {
-    /// A request that passed the endpoint's gate with `pass`.
+    /// For a request that passed the endpoint's gate with `pass`.
     #[inline]
     pub(crate) fn new(state: SharedState<L>, began: Option<Instant>, pass: u32) -> Self {
         let phase = match began {
@@ -119,7 +119,7 @@ impl<L: LoadTracker> RequestGuard<L> {
         }
     }
 
-    /// Whether it is the one request that is to show whether the endpoint is back.
+    /// Whether the request is the probe of its endpoint.
     pub(crate) fn is_probe(&self) -> bool {
         Pass::is_packed_probe(self.phase.pass())
     }
@@ -129,7 +129,7 @@ impl<L: LoadTracker> RequestGuard<L> {
         &self.state
     }
 
-    /// The head of the response is here, and its end decides the outcome: fixes the latency.
+    /// Records the latency when the head of the response arrives and its end decides the outcome.
     #[inline]
     pub(crate) fn answered(&mut self) {
         if let Phase::Waiting(since) = self.phase.phase() {
@@ -145,8 +145,8 @@ impl<L: LoadTracker> RequestGuard<L> {
 
     fn record(&mut self, outcome: Outcome) {
         let before = self.phase.phase();
-        // A tracker of the user's that panics must not be called again by the drop that follows, which
-        // would end the process.
+        // Set first: if the user's tracker panics, the drop that follows must not call it again, because a
+        // second panic would abort the process.
         self.set(Phase::Done);
         let state = &*self.state;
         let rtt = match before {
@@ -161,7 +161,8 @@ impl<L: LoadTracker> RequestGuard<L> {
                 state.tracker().record(outcome, rtt.time(), Instant::now());
                 rtt
             }
-            // A failure of an untimed request, or a response that began well and broke off.
+            // A failed request that was not timed, or a response that broke off after its head was recorded
+            // as a success.
             Phase::Untimed | Phase::Succeeded(_)
                 if L::TIMED && !matches!(outcome, Outcome::Success | Outcome::Cancelled) =>
             {
@@ -171,7 +172,8 @@ impl<L: LoadTracker> RequestGuard<L> {
             Phase::Succeeded(rtt) => rtt,
             Phase::Untimed | Phase::Done => Ticks(0),
         };
-        // An untimed request counts as fast where others are timed. Where none is, latency ejection is off.
+        // An untimed request counts as fast while other requests are timed. If none is timed, latency
+        // ejection is off.
         let latency = (L::TIMED || state.is_timed()).then(|| rtt.time());
         let revised = matches!(before, Phase::Succeeded(_));
         state.conclude(self.phase.pass(), outcome, latency, revised);
@@ -180,7 +182,7 @@ impl<L: LoadTracker> RequestGuard<L> {
         }
     }
 
-    /// The outcome of a request that the caller has dropped.
+    /// The outcome of a request that the caller dropped.
     #[cold]
     fn dropped(&self) -> Outcome {
         let waited = match self.phase.phase() {

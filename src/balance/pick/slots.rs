@@ -1,13 +1,13 @@
-//! The snapshot that requests read, one slot for each thread.
+//! The snapshot that requests read, in one slot for each thread.
 //!
-//! A reader must get at the latest snapshot without waiting, without a counter that all threads write
-//! to, and without keeping an old snapshot alive: an old one holds removed endpoints, and so their
-//! connections, open. The usual ways fail one of these: an `Arc` behind a `RwLock` writes the same
-//! cache line from every thread, and an `Arc` cached in each clone of the balancer lives as long as
-//! the clone, which may never call again (the one that a server clones for each request never does).
+//! A reader must get the latest snapshot without waiting, without writing to a counter that all threads
+//! share, and without keeping an old snapshot alive. An old snapshot holds removed endpoints, and so keeps
+//! their connections open. The usual solutions fail one of these requirements. An `Arc` behind a `RwLock`
+//! writes to the same cache line from every thread. An `Arc` cached in each clone of the balancer lives as
+//! long as the clone, which may never be called again, as the clone that a server clones for each request.
 //!
-//! So there are more slots than threads that can run, each in a cache line of its own, and each thread
-//! begins at a slot of its own. A slot is a lock that no reader waits for:
+//! So there are more slots than threads that can run, each in its own cache line, and each thread starts at
+//! its own slot. A slot is a lock that no reader waits for:
 //!
 //! ```text
 //! reader:  try slot t ──free──▶ pick ──▶ leave         some 10 ns, in a cache line of this thread
@@ -15,9 +15,9 @@
 //! driver:  slot 0 ← new, slot 1 ← new, …               waits for readers, they do not wait for it
 //! ```
 //!
-//! When [`publish`](Slots::publish) returns, no reader can get at the old snapshot any more. Only when
-//! more threads are in here at the same time than there are slots (which takes threads that were
-//! preempted within those nanoseconds, all of them) a reader takes its turn behind another.
+//! When [`publish`](Slots::publish) returns, no reader can get the old snapshot any more. A reader waits
+//! for another reader only when more threads read at the same time than there are slots. This needs that
+//! many threads preempted within those nanoseconds.
 
 use std::{hint::spin_loop, sync::Arc, thread};
 
@@ -28,13 +28,13 @@ use crate::{
     sync::{Locked, TryLock, thread_number, yield_now},
 };
 
-/// A snapshot for each thread that reads, and an `H` that belongs to it.
+/// A snapshot for each reading thread, and an `H` that belongs to it.
 pub(crate) struct Slots<T, H> {
-    /// A power of two, so that the next is found by masking.
+    /// Its length is a power of two, so that a mask finds the next slot.
     slots: Box<[Slot<T, H>]>,
 }
 
-/// Alone in its cache line and in the one that is fetched along with it.
+/// Aligned so that it shares neither its cache line nor the one that the processor prefetches with it.
 #[repr(align(128))]
 struct Slot<T, H>(TryLock<Seat<T, H>>);
 
@@ -43,19 +43,19 @@ struct Seat<T, H> {
     hand: Hand<H>,
 }
 
-/// What a reader may change: belongs to its slot, so that threads share none of it.
+/// The data that a reader may change. It belongs to the slot, so threads do not share it.
 pub(crate) struct Hand<H> {
-    /// Neither shared nor seeded for each request.
+    /// A generator for each slot: no thread shares it, and no request pays for seeding.
     pub(crate) rng: SmallRng,
-    /// Picks of each endpoint, by its number in the snapshot, since they were collected. Half as large
-    /// as what they add up to: there is one for each thread and endpoint.
+    /// Number of picks of each endpoint since the last collection, by its index in the snapshot. 32 bits,
+    /// half the size of the totals, because there is one count for each thread and endpoint.
     pub(crate) picks: Vec<u32>,
-    /// What else a reader keeps for the next one.
+    /// Other data that a reader keeps for the next one.
     pub(crate) kept: H,
 }
 
 impl<T, H: Default> Slots<T, H> {
-    /// With a seed there is one slot only, so that the same picks follow whatever thread makes them.
+    /// With a seed there is only one slot, so that the picks are the same on any thread.
     pub(crate) fn new(snapshot: Arc<T>, seed: Option<u64>) -> Self {
         let slots = match seed {
             Some(_) => 1,
@@ -84,7 +84,7 @@ impl<T, H: Default> Slots<T, H> {
         }
     }
 
-    /// Lends the latest snapshot.
+    /// Lends the latest snapshot to `reader`.
     #[inline]
     pub(crate) fn read<R>(&self, reader: impl FnOnce(&T, &mut Hand<H>) -> R) -> R {
         self.read_from(thread_number(), reader)
@@ -106,7 +106,7 @@ impl<T, H: Default> Slots<T, H> {
         }
     }
 
-    /// The first that is free from the next on.
+    /// The first free slot after `first`.
     #[cold]
     fn other_seat(&self, first: usize) -> Locked<'_, Seat<T, H>> {
         let mask = self.slots.len() - 1;
@@ -116,8 +116,8 @@ impl<T, H: Default> Slots<T, H> {
             .unwrap_or_else(|| take(&self.slots[first & mask]))
     }
 
-    /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, the old one is out of
-    /// use. `counts` gets the number of picks of each endpoint of the old one, in their order.
+    /// Replaces the snapshot by one of `endpoints` endpoints. When this returns, no reader uses the old
+    /// one. `counts` gets the number of picks of each endpoint of the old snapshot, in its order.
     pub(crate) fn publish(&self, snapshot: &Arc<T>, endpoints: usize, counts: &mut PickCounts) {
         counts.picked.clear();
         for slot in &self.slots {
@@ -125,7 +125,8 @@ impl<T, H: Default> Slots<T, H> {
             let mut seat = take(slot);
             let old = std::mem::replace(&mut seat.snapshot, Arc::clone(snapshot));
             std::mem::swap(&mut seat.hand.picks, &mut picks);
-            // The last of them closes connections: not while a reader may want the slot.
+            // Drop the old snapshot after the slot is free again: the last reference closes connections,
+            // and no reader must wait for that.
             drop(seat);
             drop(old);
             counts.add(&mut picks);
@@ -133,7 +134,7 @@ impl<T, H: Default> Slots<T, H> {
         }
     }
 
-    /// Takes the numbers of picks of each endpoint since this or `publish` was called last.
+    /// Collects the number of picks of each endpoint since the last call of this or of `publish`.
     pub(crate) fn collect(&self, counts: &mut PickCounts) {
         counts.picked.clear();
         for slot in &self.slots {
@@ -142,28 +143,28 @@ impl<T, H: Default> Slots<T, H> {
     }
 }
 
-/// What readers have counted.
+/// The pick counts of readers.
 #[derive(Default)]
 pub(crate) struct PickCounts {
-    /// Picks of each endpoint, by its number in the snapshot.
+    /// Number of picks of each endpoint, by its index in the snapshot.
     pub(crate) picked: Vec<u64>,
-    /// What the next slot gets for what it has.
+    /// The array that the next slot gets in exchange for its own.
     spare: Vec<u32>,
 }
 
 impl PickCounts {
     fn zeros(&mut self, len: usize) -> Vec<u32> {
         let mut zeros = std::mem::take(&mut self.spare);
-        // They are zeros already.
+        // All elements are zero already.
         zeros.truncate(len);
-        // Some more than there are endpoints: what lies behind is another thread's, and must not share
-        // a cache line with what is counted here.
+        // Room for more elements than endpoints: the memory behind may belong to another thread, and must
+        // not share a cache line with these counts.
         make_room(&mut zeros, len + 32);
         zeros.resize(len, 0);
         zeros
     }
 
-    /// Adds what is in `picks`, and leaves zeros there.
+    /// Adds the counts in `picks`, and resets them to zero.
     fn add(&mut self, picks: &mut [u32]) {
         let len = picks.len().max(self.picked.len());
         make_room(&mut self.picked, len);
@@ -174,8 +175,8 @@ impl PickCounts {
     }
 }
 
-/// Makes room for `len` elements in a list that grows and shrinks with the set: for some more than
-/// that, and not for twice as many, as pushing does; and gives back what is far too much.
+/// Makes room for `len` elements in a list that grows and shrinks with the set. It reserves a little more
+/// than `len`, not twice as much as `push` does, and frees memory that is far too large.
 pub(crate) fn make_room<T>(list: &mut Vec<T>, len: usize) {
     if list.capacity() < len {
         list.reserve_exact(len + len / 8 - list.len());
@@ -184,10 +185,10 @@ pub(crate) fn make_room<T>(list: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Waits until a slot is free: some nanoseconds, or as long as the thread in it is preempted, and then
-/// this one has nothing better to do than to let it run.
+/// Waits until a slot is free. This takes some nanoseconds, or as long as the thread that holds it is
+/// preempted; then this thread yields, so that the other can run.
 fn take<T, H>(slot: &Slot<T, H>) -> Locked<'_, Seat<T, H>> {
-    // A model only sees what happens at a yield.
+    // A loom model switches threads only at a yield.
     const SPINS: u32 = if cfg!(all(test, roster_loom)) { 0 } else { 100 };
     let mut spins = 0;
     loop {
@@ -221,7 +222,7 @@ mod model {
         sync,
     };
 
-    /// Slots whose snapshot is the number of its endpoints.
+    /// Slots whose snapshot is its number of endpoints.
     fn slots(slots: usize, endpoints: usize) -> (sync::Arc<Slots<usize, ()>>, Arc<usize>) {
         let snapshot = Arc::new(endpoints);
         let slots = Slots::with(slots, &snapshot, Some(1));
@@ -229,7 +230,7 @@ mod model {
         (sync::Arc::new(slots), snapshot)
     }
 
-    /// Picks the last endpoint, and counts that.
+    /// Picks the last endpoint, and counts the pick.
     fn pick(slots: &Slots<usize, ()>, first: usize) -> usize {
         slots.read_from(first, |snapshot, hand| {
             assert_eq!(hand.picks.len(), *snapshot, "counts of another snapshot");
@@ -272,7 +273,7 @@ mod model {
             let readers: Vec<_> = (0..2)
                 .map(|_| {
                     let slots = slots.clone();
-                    // Both begin at the same slot.
+                    // Both threads start at the same slot.
                     thread::spawn(move || pick(&slots, 0))
                 })
                 .collect();

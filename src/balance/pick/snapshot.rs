@@ -1,4 +1,4 @@
-//! The endpoints at one moment, ready to be picked from: immutable.
+//! An immutable snapshot of the endpoints, prepared for picks.
 
 use std::{fmt, sync::Arc};
 
@@ -26,12 +26,12 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
-    /// Why requests without a wish can go nowhere, if so.
+    /// The reason why requests without a subset can go nowhere; `None` if they can.
     pub(crate) fn nowhere(&self) -> Option<Nowhere> {
         self.plan.nowhere()
     }
 
-    /// Picks for one request: a set, the number of an endpoint in it, and the pass of its gate.
+    /// Picks for one request: a set, the index of an endpoint in it, and the pass of its gate.
     ///
     /// # Errors
     /// When the request can go nowhere.
@@ -54,7 +54,7 @@ impl<S, P: Policy> Snapshot<S, P> {
         }
     }
 
-    /// For a request that has tried all endpoints of its set: another set may have one that it has not tried.
+    /// Picks from another set when the request has tried all endpoints of its own set.
     #[cold]
     fn elsewhere<'a>(
         &'a self,
@@ -80,30 +80,30 @@ impl<S, P: Policy> Snapshot<S, P> {
 
 /// The endpoints of one set.
 pub(crate) struct Leaf<S, P: Policy> {
-    /// The number of its first endpoint in the snapshot.
+    /// The index of its first endpoint in the snapshot.
     pub(crate) first: usize,
-    /// Those that are picked from, and behind them those that are on trial.
+    /// First the candidates for picks, then the endpoints that are probed.
     pub(crate) states: Vec<Held<P::Load>>,
-    /// Apart from the states, so that comparing endpoints does not fetch services.
+    /// Separate from the states, so that comparing endpoints does not load services into the cache.
     pub(crate) services: Vec<Arc<S>>,
-    /// How many there are to pick from.
+    /// Number of candidates.
     pub(crate) candidates: usize,
-    /// Whether all are ejected, and used all the same.
+    /// Whether all endpoints are ejected and used in panic.
     pub(crate) panic: bool,
-    /// `None` when there are none, and when the policy panicked while it prepared.
+    /// `None` when the set has no candidates, or when the policy panicked in `prepare`.
     pub(crate) picker: Option<P::Picker>,
 }
 
-/// How often a pick that will not do is made again before the next in line is taken.
+/// Number of further picks after an unusable one, before the next usable endpoint in order is taken.
 const AGAIN: u32 = 3;
 
 impl<S, P: Policy> Leaf<S, P> {
-    /// Whether an endpoint is neither ejected nor tried before, or on trial with this very request.
+    /// Whether an endpoint is usable: neither ejected nor tried before, or probed by this request.
     fn will_do(&self, pick: usize, draw: &Draw<'_>) -> bool {
         pick >= self.candidates || self.set().is_usable(pick, draw)
     }
 
-    /// Those to pick from.
+    /// The candidates.
     #[inline]
     fn set(&self) -> Set<'_, P::Load> {
         Set::new(&self.states[..self.candidates]).in_panic(self.panic)
@@ -112,8 +112,8 @@ impl<S, P: Policy> Leaf<S, P> {
     /// Picks an endpoint, and the pass of its gate.
     #[inline]
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(usize, u32)> {
-        // Seldom with a request that failed before, as that needs a response. But not never: behind another
-        // balancer every request may have been tried before.
+        // A request that was tried before probes in one pick of eight only, because it needs a response. It
+        // is not excluded: behind another balancer every request may have been tried before.
         if self.candidates < self.states.len()
             && (draw.tried.is_empty() || self.candidates == 0 || draw.rng.random_ratio(1, 8))
         {
@@ -131,9 +131,9 @@ impl<S, P: Policy> Leaf<S, P> {
         Some((pick, pass.map_or(Pass::NONE, Pass::pack)))
     }
 
-    /// An endpoint on trial, if it wants a request. It has one permit, which a request that already tried this
-    /// endpoint must not take. Once the probe succeeded the gate is open; ordinary picks reach the endpoint
-    /// only from the next snapshot on, where it has its share.
+    /// Picks an endpoint that is ready for its probe. The probe has one permit, which a request that
+    /// already tried this endpoint must not take. Once the probe has succeeded the gate is open. Ordinary
+    /// picks reach the endpoint only from the next snapshot on, where it has its share.
     #[cold]
     fn probe(&self, draw: &Draw<'_>) -> Option<(usize, u32)> {
         let on_trial = self.states.iter().enumerate().skip(self.candidates);
@@ -157,15 +157,15 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 }
 
-/// Whether a request that has been sent before may pass the gate. In panic the endpoint may be on trial, too:
-/// a request that already tried this endpoint must not take its probe permit, as another endpoint may still
-/// answer it.
+/// Whether a request that was sent before may pass the gate. In panic the endpoint may be in probing, too.
+/// A request that already tried this endpoint must not take its probe permit, because another endpoint may
+/// still answer the request.
 #[cold]
 fn may_pass<L: LoadTracker>(state: &Held<L>, draw: &Draw<'_>) -> bool {
     state.health.is_open() || !draw.tried.contains(state.id())
 }
 
-/// What a policy picks; any endpoint when that is out of range.
+/// The pick of the policy; a random endpoint if it is out of range.
 #[inline]
 fn once<L: LoadTracker>(
     picker: Option<&impl Picker<L>>,
@@ -191,14 +191,14 @@ fn again<L: LoadTracker>(
             return pick;
         }
     }
-    // The next that will do; if there is none, rather this one than nowhere.
+    // The next usable endpoint; this one if none is usable.
     let mut others = (pick + 1..set.len()).chain(0..pick);
     others
         .find(|other| set.is_usable(*other, draw))
         .unwrap_or(pick)
 }
 
-/// An index below `len`.
+/// A random index below `len`.
 #[cold]
 fn any(len: usize, rng: &mut SmallRng) -> usize {
     rng.random_range(0..len)

@@ -1,4 +1,4 @@
-//! What is known of one endpoint while it is used: shared by snapshots, requests and the driver.
+//! The state of one endpoint while it is in use, shared by snapshots, requests and the driver.
 
 use std::{
     ops::Deref,
@@ -25,36 +25,38 @@ use crate::{
 
 /// The state of one endpoint, kept by its key through every update.
 ///
-/// What each request reads comes first, in a cache line that requests do not write to where nothing is
-/// measured. The counter of the `Arc`, which each request changes, has the line before it to itself: else
-/// two threads are half as fast again or not, by where the allocator has put the states of a few endpoints.
+/// The fields that each request reads come first, in a cache line that requests do not write to unless
+/// something is measured. The counter of the `Arc`, which each request changes, has the line before it to
+/// itself. Otherwise the cost of two threads varies by half, depending on where the allocator puts the
+/// states of a few endpoints.
 #[repr(C, align(64))]
 pub(crate) struct LiveEndpoint<L> {
-    /// References that are not requests; see [`Held`].
+    /// Number of references that are not requests; see [`Held`].
     held: AtomicU32,
     mark: Mark,
-    /// The gate, what stands beside it, and the counts for ejection.
+    /// The gate, the data beside it, and the counts for ejection.
     pub(crate) health: Health<Beside<L>>,
-    /// Relaxed: a statistic, as all numbers here; none publishes other memory.
+    /// Relaxed: a statistic, as all counts here; none publishes other memory.
     failed: AtomicU64,
-    /// Whether it is of the version that is guarded. Relaxed, as it stands for itself.
+    /// Whether the endpoint has the version that is guarded. Relaxed: it is read on its own and publishes
+    /// no other memory.
     canary: AtomicBool,
     pub(crate) key: Key,
 }
 
-/// What stands beside the gate: in this order, as only what is timed needs it.
+/// The data beside the gate. In this order, because only timed requests need the tracker.
 #[repr(C)]
 pub(crate) struct Beside<L> {
     common: Arc<Common>,
     tracker: L,
 }
 
-/// An endpoint's id, and what a request must know of [`Common`] without fetching it.
+/// The id of an endpoint, and the flags of [`Common`] that a request needs, copied here to save a load.
 #[derive(Clone, Copy)]
 struct Mark(u32);
 
 impl Mark {
-    /// Whether outcomes are wanted for more than the tracker.
+    /// Whether outcomes are needed beyond the tracker.
     const WATCHED: u32 = 1 << 30;
     /// Whether every request is timed.
     const TIMED: u32 = 1 << 31;
@@ -67,25 +69,25 @@ impl Mark {
     }
 }
 
-/// What the states of one balancer share.
+/// The data that all states of one balancer share.
 pub(crate) struct Common {
-    /// What requests count their time from.
+    /// The zero point of the times that requests store.
     pub(crate) epoch: Instant,
-    /// When to eject; `None` for never.
+    /// The rules of ejection; `None` for no ejection.
     pub(crate) rules: Option<Ejection>,
-    /// Where requests send what the driver must decide.
-    /// Boxed, because a channel makes room for 32 at once.
+    /// The channel for signals that the driver must decide on. Boxed, because a channel allocates room for
+    /// 32 items at once.
     pub(crate) alarm: mpsc::UnboundedSender<Box<(EndpointId, Signal)>>,
-    /// Counts for the guard of a traffic split: the canary's, and everybody else's.
+    /// Counts for the guard of a traffic split: those of the canary, and those of all other versions.
     pub(crate) tallies: Option<[Arc<VersionTally>; 2]>,
-    /// Whether every request is timed, whatever the tracker needs.
+    /// Whether every request is timed, even if the tracker does not need it.
     pub(crate) timed: bool,
     /// The balancer, for a request that must go to another endpoint.
     pub(crate) home: Home,
 }
 
 impl Common {
-    /// Of no balancer.
+    /// For a state that belongs to no balancer.
     pub(crate) fn lonely() -> Self {
         Self {
             epoch: Instant::now(),
@@ -114,13 +116,13 @@ impl<L> LiveEndpoint<L> {
         EndpointId::of_bits(self.mark.0)
     }
 
-    /// Whether every request is timed, whatever the tracker needs.
+    /// Whether every request is timed, even if the tracker does not need it.
     #[inline]
     pub(crate) fn is_timed(&self) -> bool {
         self.mark.0 & Mark::TIMED != 0
     }
 
-    /// Whether a success is wanted for more than the tracker.
+    /// Whether a success is recorded beyond the tracker.
     #[inline]
     pub(crate) fn is_watched(&self) -> bool {
         self.mark.0 & Mark::WATCHED != 0
@@ -134,8 +136,8 @@ impl<L> LiveEndpoint<L> {
         self.canary.store(canary, Relaxed);
     }
 
-    /// Notes the outcome of a request that passed with `pass`, except for the tracker.
-    /// `latency` is `None` where requests are not timed, and `revised` when it was recorded as a success.
+    /// Records the outcome of a request that passed with `pass`, except in the tracker. `latency` is `None`
+    /// if the request was not timed. `revised` means that the request was recorded as a success before.
     #[inline]
     pub(crate) fn conclude(
         &self,
@@ -159,7 +161,7 @@ impl<L> LiveEndpoint<L> {
                 self.health.record(pass, outcome, latency, rules)
             };
             if let Some(signal) = signal {
-                // The driver ends with the last balancer.
+                // The send fails once the driver has ended with the last balancer.
                 let _ = common.alarm.send(Box::new((self.id(), signal)));
             }
         }
@@ -175,18 +177,18 @@ impl<L> LiveEndpoint<L> {
     }
 }
 
-/// A reference to a state that is a request, or is within a [`Held`].
+/// A reference to a state that is a request, or is inside a [`Held`].
 pub(crate) type SharedState<L> = sync::Arc<LiveEndpoint<L>>;
 
-/// A reference to a state that is no request.
+/// A reference to a state that is not a request.
 ///
-/// Each request holds an `Arc` of the state of its endpoint anyhow, so the `Arc`'s own counter counts
-/// requests, when the other references are known: a request costs two atomic operations this way, and
-/// four with a counter of its own. All other holders have one of these, which counts itself.
+/// Each request holds an `Arc` of the state of its endpoint in any case. So the `Arc`'s own counter counts
+/// requests, once the number of other references is known. A request then costs two atomic operations
+/// instead of the four that a separate counter costs. All other holders use this type, which counts itself.
 ///
-/// While one is cloned or dropped, the count is one too high for a moment; a reader that runs while another
-/// thread drops some may miss as many requests. Only the driver clones and drops them, so what it
-/// reads is exact, and a picker on another thread takes the number for what it is worth.
+/// During a clone or a drop the count is one too high for a moment. A reader that runs while another thread
+/// drops some references may read that many requests too few. Only the driver clones and drops them, so the
+/// numbers that it reads are exact. A picker on another thread accepts the error.
 #[derive(Debug)]
 pub(crate) struct Held<L>(SharedState<L>);
 
@@ -202,8 +204,8 @@ impl<L> Held<L> {
         }))
     }
 
-    /// The state of an endpoint of the same name about which nothing is known but the counts, and which
-    /// knows nothing of the requests that this one has in flight.
+    /// The state of a new process with the same name. It keeps the counts only, and does not count the
+    /// requests in flight of this one.
     pub(crate) fn succeeded_by(&self, tracker: L, round: Round) -> Self {
         let common = Arc::clone(&self.0.health.beside.common);
         let state = Self::new(self.0.key.clone(), tracker, round, common);
@@ -217,30 +219,30 @@ impl<L> Held<L> {
         SharedState::ptr_eq(&self.0, &other.0)
     }
 
-    /// Where the state is, as a number: its identity, for as long as it is held.
+    /// The memory address of the state, which identifies it while it is held.
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref::<LiveEndpoint<L>>(self).addr()
     }
 
-    /// The requests that are not complete.
+    /// Number of requests in flight.
     #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         let others = self.0.held.load(Relaxed) as usize;
         SharedState::strong_count(&self.0).saturating_sub(others)
     }
 
-    /// What the tracker says, as a number from 0 to infinity: anything else is as much as can be.
+    /// The load from the tracker, from 0 to infinity; infinity if the tracker returns any other value.
     #[inline]
     pub(crate) fn load(&self, now: Instant) -> f64
     where
         L: LoadTracker,
     {
         let load = self.0.tracker().load(self.in_flight(), now);
-        // Also false for NaN.
+        // False for NaN, too.
         if load >= 0.0 { load } else { f64::INFINITY }
     }
 
-    /// A request goes here.
+    /// Starts a request at this endpoint.
     #[inline]
     pub(crate) fn begin(&self) -> SharedState<L> {
         SharedState::clone(&self.0)
@@ -319,7 +321,7 @@ mod model {
             let mine = state.begin();
             let other = snapshot.clone();
             let request = thread::spawn(move || drop(other.begin()));
-            // The driver makes the next snapshot meanwhile, which holds the state too, and drops one.
+            // Meanwhile the driver makes the next snapshot, which holds the state too, and drops the old one.
             let next = state.clone();
             assert!((1..=2).contains(&state.in_flight()));
             drop(next);

@@ -1,7 +1,7 @@
-//! What became of the requests to a version: counters that many threads add to.
+//! Counters of the outcomes of the requests to one version. Many threads add to them.
 //!
-//! Latencies go into buckets that are an eighth of a doubling wide, as in an HDR histogram, so that a
-//! percentile is known to 1/8 from a fixed 2 KiB. Two states of the counters subtract to what happened
+//! Latencies go into buckets that are an eighth of a doubling wide, as in an HDR histogram. So a percentile
+//! is known to 1/8, from a fixed 2 KiB. The difference of two readings of the counters covers the time
 //! between them.
 
 use std::{
@@ -12,14 +12,14 @@ use std::{
 
 use crate::classify::Outcome;
 
-/// The latency that is compared: high enough to show a slow path, low enough that 100 requests have ten
-/// beyond it.
+/// The percentile of the latency that is compared. It is high enough to show a slow path, and low enough
+/// that 10 of 100 requests are beyond it.
 pub(crate) const PERCENTILE: f64 = 0.9;
 
-/// Eight buckets per doubling, from 1 µs to an hour.
+/// Number of buckets: eight for each doubling, from 1 µs to an hour.
 const BUCKETS: usize = 240;
 
-/// The bucket of a latency. Below 8 µs each microsecond has its own.
+/// The bucket of a latency. Below 8 µs each microsecond has its own bucket.
 fn bucket(latency: Duration) -> usize {
     let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
     if us < 8 {
@@ -40,14 +40,14 @@ fn upper(bucket: usize) -> Duration {
     Duration::from_micros(us)
 }
 
-/// Counts what became of the requests to one side, from many threads.
+/// Counts the outcomes of the requests to one side, from many threads.
 ///
-/// Relaxed throughout: statistics that publish no other memory, and a look that sees a request's failure
-/// without the request is off by one.
+/// All orderings are Relaxed: statistics publish no other memory. A reader that sees the failure of a
+/// request but not the request is off by one.
 pub(crate) struct VersionTally {
     requests: AtomicU64,
     failures: AtomicU64,
-    /// Of answers alone.
+    /// Latencies of responses only.
     latencies: [AtomicU64; BUCKETS],
 }
 
@@ -66,7 +66,7 @@ impl VersionTally {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Counts the failure of a request that was recorded as a success.
+    /// Counts a failure of a request that was recorded as a success before.
     pub(crate) fn revise(&self) {
         self.failures.fetch_add(1, Relaxed);
     }
@@ -122,7 +122,7 @@ impl VersionCounts {
         self.latencies.iter().sum()
     }
 
-    /// The latency that nine tenths of the answers stayed below, rounded up to a bucket.
+    /// The latency that nine tenths of the responses do not exceed, rounded up to the end of a bucket.
     pub(crate) fn percentile(&self, answers: u64) -> Option<Duration> {
         let rank = (answers as f64 * PERCENTILE).ceil() as u64;
         let mut seen = 0;
@@ -133,7 +133,7 @@ impl VersionCounts {
         reached.map(upper)
     }
 
-    /// The answers in buckets wholly beyond `latency`.
+    /// Number of responses in buckets entirely above `latency`.
     pub(crate) fn slower_than(&self, latency: Duration) -> u64 {
         self.latencies.iter().skip(bucket(latency) + 1).sum()
     }

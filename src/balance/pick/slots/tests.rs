@@ -44,7 +44,7 @@ fn a_taken_slot_keeps_nobody_waiting() {
             });
         });
         taken.wait();
-        // Ends only if no read waits for the thread above.
+        // This ends only if no read waits for the thread above.
         for _ in 0..100 {
             assert_eq!(slots.read(|seen, _| *seen), 7);
         }
