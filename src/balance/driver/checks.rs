@@ -1,17 +1,18 @@
-//! Active health checks of the endpoints, where there are any.
+//! Active health checks of the endpoints, if they are set.
 
 #[cfg(feature = "_hyper")]
 pub(in crate::balance) use with::Checker;
 #[cfg(not(feature = "_hyper"))]
 pub(in crate::balance) use without::Checker;
 
-/// What a check found.
+/// The result of a check.
 pub(super) struct Found<K> {
     /// The endpoint.
     pub(super) key: K,
-    /// How many have failed in a row, where these are enough to say that the endpoint fails; else 0.
+    /// Number of checks that failed in a row, once they are enough for the endpoint to count as failing;
+    /// else 0.
     pub(super) failures: u32,
-    /// Whether this one passed.
+    /// Whether this check passed.
     pub(super) passed: bool,
 }
 
@@ -84,7 +85,7 @@ mod without {
     use super::Found;
     use crate::endpoint::Facts;
 
-    /// Checks nothing.
+    /// Used without the feature: checks nothing.
     pub(in crate::balance) struct Checker<K>(PhantomData<fn() -> K>);
 
     impl<K> Checker<K> {

@@ -1,4 +1,5 @@
-//! Endpoints that are not listed any more: their requests in flight, and what is known of them.
+//! Endpoints that are not listed any more: their requests in flight, and their state in case they come
+//! back.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
@@ -13,38 +14,38 @@ use crate::{
     instance::{Address, Key, Weight},
 };
 
-/// How many endpoints are remembered at a time after they left, which takes some 20 MiB, and how many
-/// orders by hand. Arbitrary: more than leave within the grace where names are not made up without end.
+/// How many departed endpoints are remembered at a time, and how many orders by hand. The former take some
+/// 20 MiB. Arbitrary: more endpoints than leave within the grace, unless names are never reused.
 const REMEMBERED: usize = 65_536;
 
-/// How often the requests of endpoints that left are looked at.
+/// How often the requests in flight of departed endpoints are counted.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// Endpoints that are not listed any more.
 pub(super) struct Departed<K, S, L> {
     grace: Duration,
     drain: Duration,
-    /// For when they come back.
+    /// State of endpoints that may come back within the grace.
     remembered: HashMap<K, Remembered<L>>,
-    /// When the first of them is to be forgotten, or earlier.
+    /// The time at which the first of them is to be forgotten, or an earlier time.
     forget_at: Option<Instant>,
-    /// What was ordered by hand, whenever they left.
+    /// Orders by hand, kept without a limit of time.
     orders: HashMap<Key, ByHand>,
-    /// Those that left with requests in flight. Their services are kept until the deadline.
+    /// Endpoints that left with requests in flight. Their services are kept until the deadline.
     draining: HashMap<EndpointId, Draining<S, L>>,
-    /// When those are looked at next, while there are any.
+    /// The time of the next look at the draining endpoints, if there are any.
     drain_at: Option<Instant>,
 }
 
-/// What is known of an endpoint that left.
+/// The state of an endpoint that left.
 pub(super) struct Known<L> {
     pub(super) state: Held<L>,
     pub(super) address: Option<Address>,
-    /// How often its id had been registered, where the registry says so.
+    /// The generation of its registration, if the registry reports one.
     pub(super) generation: u64,
-    /// How far it was in slow start, if it was not warm.
+    /// Its age in slow start, if it was not warm.
     pub(super) age: Option<Age>,
-    /// What the ejector knew of it.
+    /// Its history in the ejector.
     pub(super) history: Option<History>,
     pub(super) requests: u64,
 }
@@ -54,7 +55,7 @@ struct Remembered<L> {
     until: Instant,
 }
 
-/// What was ordered by hand of an endpoint.
+/// The orders by hand for an endpoint.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ByHand {
     pub(super) weight: Option<Weight>,
@@ -80,8 +81,8 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         }
     }
 
-    /// Keeps what is still needed of a member that was removed. `age` is where slow start goes on when it is
-    /// back, and `ejected` whether it was ejected by hand.
+    /// Keeps what a removed member needs to come back. `age` is where slow start continues, and `ejected`
+    /// tells whether it was ejected by hand.
     pub(super) fn keep(
         &mut self,
         name: K,
@@ -98,7 +99,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         if orders != ByHand::default() && self.orders.len() < REMEMBERED {
             self.orders.insert(member.key().clone(), orders);
         }
-        // Whether it has requests in flight shows when no more can come.
+        // Its requests in flight are counted later, when no more can start.
         let draining = Draining {
             state: member.state().clone(),
             _service: Arc::clone(member.service()),
@@ -127,17 +128,17 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         self.forget_at.get_or_insert(until);
     }
 
-    /// Gives back what is known of an endpoint of this name.
+    /// Takes the state of the endpoint with this name.
     pub(super) fn take(&mut self, name: &K) -> Option<Known<L>> {
         Some(self.remembered.remove(name)?.gone)
     }
 
-    /// Gives back what was ordered by hand of an endpoint.
+    /// Takes the orders by hand for an endpoint.
     pub(super) fn take_orders(&mut self, key: &Key) -> ByHand {
         self.orders.remove(key).unwrap_or_default()
     }
 
-    /// Changes what was ordered by hand of an endpoint. Returns whether there were orders.
+    /// Changes the orders by hand for an endpoint. Returns whether there were any.
     pub(super) fn reorder(&mut self, key: &Key, change: impl FnOnce(&mut ByHand)) -> bool {
         let Some(orders) = self.orders.get_mut(key) else {
             return false;
@@ -149,13 +150,13 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         true
     }
 
-    /// An endpoint is listed again, with its requests in flight.
+    /// Stops draining an endpoint that is listed again. Its requests in flight stay with it.
     pub(super) fn serves_again(&mut self, endpoint: EndpointId) {
         self.draining.remove(&endpoint);
     }
 
-    /// How many requests a removed endpoint has in flight. Lets it go when there are none. None of one that
-    /// came back before a snapshot was made.
+    /// The number of requests in flight of a removed endpoint. Drops the endpoint if there are none.
+    /// Returns 0 for an endpoint that came back before a snapshot was made.
     pub(super) fn in_flight(&mut self, state: &Held<L>) -> usize {
         let drains = self.draining.contains_key(&state.id());
         let in_flight = if drains { state.in_flight() } else { 0 };
@@ -165,13 +166,13 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         in_flight
     }
 
-    /// The address of each state that is remembered, and the number of requests that went there.
+    /// For each remembered state: its address, and the number of requests that went there.
     pub(super) fn requests_mut(&mut self) -> impl Iterator<Item = (usize, &mut u64)> {
         let gone = self.remembered.values_mut().map(|kept| &mut kept.gone);
         gone.map(|gone| (gone.state.address(), &mut gone.requests))
     }
 
-    /// Forgets what is over. `tell` gets the events, to be published at once.
+    /// Forgets what has expired. `tell` gets the events, for publishing at once.
     pub(super) fn tidy(&mut self, now: Instant, mut tell: impl FnMut(BalanceEvent)) {
         if self.forget_at.is_some_and(|at| at <= now) {
             self.remembered.retain(|_, kept| kept.until > now);
@@ -197,7 +198,8 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         self.drain_at = Some(look);
     }
 
-    /// When those that drain are looked at next: not each time that the driver wakes, as they may be many.
+    /// The time of the next look at the draining endpoints. Not at each wake of the driver, because they
+    /// may be many.
     fn next_drain(&self) -> Option<Instant> {
         self.drain_at.filter(|_| !self.draining.is_empty())
     }

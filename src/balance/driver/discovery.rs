@@ -1,4 +1,4 @@
-//! Discovery, as the driver asks it: with its failures, and with the registries that it follows.
+//! Discovery as the driver polls it, with its failures and the registries that it follows.
 
 use std::{
     future::poll_fn,
@@ -24,13 +24,14 @@ use crate::{
     registry::{Followed, followed},
 };
 
-/// An error that comes again and again says nothing new, so discovery is asked ever more slowly.
+/// The backoff between polls of a discovery that fails, because a repeated error carries no new
+/// information.
 pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
-/// Takes apart what discovery yields: the service, and what the registry says of it.
+/// Takes an item of discovery apart into the service and the registry's data.
 pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
-/// What discovery said.
+/// An item from discovery.
 pub(super) enum Said<K, S> {
     Insert(K, Listed<S>),
     Remove(K),
@@ -38,26 +39,26 @@ pub(super) enum Said<K, S> {
     Ended,
 }
 
-/// What discovery says without a pause.
+/// The items that discovery yields without a pause.
 #[derive(Default)]
 pub(super) struct Burst {
     taken: usize,
-    /// Whether it has paused.
+    /// Whether discovery has paused.
     is_quiet: bool,
 }
 
-/// Discovery, and what the driver must know to ask it.
+/// Discovery, and the state that the driver needs to poll it.
 pub(super) struct Discovery<D: Discover, S> {
     /// `None` when it has ended.
     discover: Option<Pin<Box<D>>>,
     apart: Apart<D::Service, S>,
-    /// Watches that discovery has named since they were [taken](Self::take_found).
+    /// Watches that discovery has named since the last [`take_found`](Self::take_found).
     found: Vec<Followed>,
-    /// Failures in a row, and when it is asked again.
+    /// Number of failures in a row, and the time of the next poll.
     failures: u32,
     ask_at: Option<Instant>,
     rng: SmallRng,
-    /// Whether it has said anything, and whether it has paused since.
+    /// Whether it has delivered anything, and whether it has paused since.
     spoken: bool,
     settled: bool,
 }
@@ -80,7 +81,7 @@ where
         }
     }
 
-    /// When it is asked again, after a failure.
+    /// The time of the next poll after a failure.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.ask_at
     }
@@ -89,7 +90,7 @@ where
         self.discover.is_none()
     }
 
-    /// Whether it has said anything.
+    /// Whether it has delivered anything.
     pub(super) fn has_spoken(&self) -> bool {
         self.spoken
     }
@@ -104,32 +105,33 @@ where
         std::mem::take(&mut self.found)
     }
 
-    /// Whether it may be asked: it has not ended, and is not given time after a failure.
+    /// Whether it may be polled: it has not ended, and it is not in backoff after a failure.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         self.ask_at.take_if(|at| *at <= now);
         self.discover.is_some() && self.ask_at.is_none()
     }
 
-    /// Waits for what it says; `None` when it says nothing and yet some facts have changed, or it follows
-    /// another registry. For ever, when it has ended.
+    /// Waits for the next item. Returns `None` when there is no item, but some facts have changed or
+    /// discovery follows another registry. Never returns once discovery has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self, revisions: &Revisions) -> Option<Said<D::Key, S>> {
         poll_fn(|cx| match self.poll(cx) {
             Poll::Ready(said) => Poll::Ready(Some(said)),
-            // Our own discovery yields nothing when it notes a new weight, or that it follows a registry.
+            // This crate's own discovery yields no item when it notes a new weight, or when it follows a
+            // registry.
             Poll::Pending if revisions.have_moved() || !self.found.is_empty() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
         .await
     }
 
-    /// What it says without waiting, so that a burst makes one snapshot.
+    /// The next item if there is one without waiting, so that a burst makes one snapshot.
     pub(super) async fn next_of(&mut self, burst: &mut Burst) -> Option<Said<D::Key, S>> {
         self.ask_at.take_if(|at| *at <= Instant::now());
         while burst.taken < FLOOD && self.ask_at.is_none() {
-            // Discovery need not be one that yields by itself.
+            // A foreign discovery may not yield to other tasks by itself.
             if burst.taken % TURN == TURN - 1 {
                 yield_now().await;
             }
@@ -138,7 +140,7 @@ where
                     (burst.taken, burst.is_quiet) = (burst.taken + 1, false);
                     return Some(said);
                 }
-                // Discovery may only have paused to let others have their turn.
+                // Discovery may have returned pending only to yield to other tasks.
                 Poll::Pending if !burst.is_quiet && burst.taken > 0 => {
                     burst.is_quiet = true;
                     yield_now().await;
@@ -152,7 +154,7 @@ where
         None
     }
 
-    /// Asks discovery. One that panics has ended, as its state is not known any more.
+    /// Polls discovery. If the poll panics, discovery has ended, because its state is unknown from then on.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said<D::Key, S>> {
         let Some(discover) = &mut self.discover else {
             return Poll::Pending;

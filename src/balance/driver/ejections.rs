@@ -1,4 +1,4 @@
-//! Which endpoints are ejected: signals of requests and checks go to the ejector, and its decisions to the
+//! Ejections: signals of requests and results of checks go to the ejector, and its decisions go to the
 //! members.
 
 use std::hash::Hash;
@@ -19,17 +19,17 @@ use crate::{
     },
 };
 
-/// A signal from a request, about its endpoint.
+/// A signal from a request about its endpoint.
 pub(super) type Alarm = Box<(EndpointId, Signal)>;
 
-/// What all endpoints that are in have failed lately, once that is known: in an outage there is a signal of
-/// every endpoint, and it is added up once.
+/// The recent failures of all endpoints that take requests, computed at first use. In an outage every
+/// endpoint sends a signal, and the sum is computed only once.
 pub(super) type PeerFailures = Option<Recent>;
 
 /// Decides which endpoints are ejected.
 pub(super) struct Ejections {
     ejector: Ejector<MemberId>,
-    /// Whether requests may eject endpoints. If not, there is nothing to look at from time to time.
+    /// Whether requests may eject endpoints. If not, nothing is checked periodically.
     by_requests: bool,
 }
 
@@ -49,7 +49,7 @@ impl Ejections {
         self.ejector.insert(id)
     }
 
-    /// Tells of a member that was just inserted what is known from before.
+    /// Restores the history of a member that was just inserted.
     pub(super) fn resume(
         &mut self,
         id: MemberId,
@@ -67,18 +67,18 @@ impl Ejections {
         }
     }
 
-    /// Another process has taken a member's place.
+    /// Starts anew for a member whose process was replaced.
     pub(super) fn renew(&mut self, id: MemberId, now: Instant) -> Round {
         self.ejector.renew(&id, now)
     }
 
-    /// Forgets a member. Returns what was known of it, and whether it was ejected by hand.
+    /// Forgets a member. Returns its history, and whether it was ejected by hand.
     pub(super) fn remove(&mut self, id: MemberId, now: Instant) -> (Option<History>, bool) {
         let by_hand = self.is_by_hand(id);
         (self.ejector.remove(&id, now), by_hand)
     }
 
-    /// Why a member is ejected, if it is.
+    /// The reason why a member is ejected; `None` if it is not.
     pub(super) fn cause(&self, id: MemberId) -> Option<EjectCause> {
         self.ejector.cause(&id)
     }
@@ -87,7 +87,7 @@ impl Ejections {
         self.cause(id) == Some(EjectCause::ByHand)
     }
 
-    /// Whether the last endpoint may be ejected, too.
+    /// Whether the last endpoint may be ejected.
     pub(super) fn ejects_last(&self) -> bool {
         self.ejector.rules().ejects_last()
     }
@@ -104,12 +104,12 @@ impl Ejections {
         self.ejector.set_weighed(&id, weighs);
     }
 
-    /// Restores endpoints while too many are ejected.
+    /// Restores endpoints while more are ejected than allowed.
     pub(super) fn keep_share(&mut self, now: Instant) {
         self.ejector.keep_share(now);
     }
 
-    /// Takes in a signal from a request.
+    /// Handles a signal from a request.
     pub(super) fn hear<K, S, L>(
         &mut self,
         members: &Members<K, S, L>,
@@ -147,17 +147,17 @@ impl Ejections {
         }
     }
 
-    /// A health check has failed so often in a row that the endpoint fails, or it has passed.
+    /// Handles the result of a health check: the endpoint counts as failing, or the check passed.
     pub(super) fn checked(&mut self, id: MemberId, failures: u32, passed: bool, now: Instant) {
         if failures > 0 {
             self.ejector.check_failed(&id, failures, now);
         } else if passed {
-            // After a first failure it is not known yet whether more follow.
+            // Not after a first failure, because more failures may follow.
             self.ejector.check_passed(&id, now);
         }
     }
 
-    /// Does what is due.
+    /// Handles the deadlines that have passed.
     pub(super) fn judge<K, S, L>(&mut self, members: &Members<K, S, L>, now: Instant)
     where
         K: Eq + Hash + 'static,
@@ -170,7 +170,7 @@ impl Ejections {
         }
     }
 
-    /// Does what the ejector decided. Returns whether a snapshot is due.
+    /// Applies the decisions of the ejector. Returns whether a snapshot is due.
     pub(super) fn follow<K, S, L>(
         &mut self,
         members: &mut Members<K, S, L>,

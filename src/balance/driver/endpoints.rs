@@ -1,4 +1,4 @@
-//! What is known of all endpoints, and what follows from each change. Pure.
+//! The state of all endpoints, and the effects of each change. Pure.
 
 use std::{
     fmt,
@@ -36,7 +36,7 @@ use crate::{
     instance::{Key, Weight},
 };
 
-/// What is known of all endpoints.
+/// The state of all endpoints.
 pub(super) struct Endpoints<K, S, P: Policy> {
     policy: Arc<P>,
     common: Arc<Common>,
@@ -89,9 +89,8 @@ where
         wakes.into_iter().flatten().min()
     }
 
-    /// Discovery lists an endpoint, or has another service for it. The first set is not `settled` yet: in
-    /// that no endpoint is warmer than others. Returns whether the endpoint is used: not when the policy
-    /// panics over it.
+    /// Handles a new endpoint, or a new service of one. Until the first set is `settled`, no endpoint is
+    /// warmer than others. Returns whether it is used: not when the policy panics for it.
     pub(super) fn insert(
         &mut self,
         name: &K,
@@ -99,7 +98,7 @@ where
         settled: bool,
         now: Instant,
     ) -> bool {
-        // What was decided about an endpoint of this name is about the one before.
+        // Apply earlier decisions first: those about an endpoint of this name concern its old state.
         self.follow(now);
         match self.members.find(name) {
             Some(id) => {
@@ -123,21 +122,21 @@ where
                 }
             },
         };
-        // Before anything is noted of it: printing and cloning a name is the user's code, which may panic.
+        // Before any state changes: printing and cloning a name is code of the user and may panic.
         let (key, name) = (key(name), name.clone());
         let id = self.members.next_id();
         let round = self.ejections.insert(id);
-        // Whether any is warm, so that there is something to ramp for, shows when all of a burst are there.
+        // Slow start needs a warm endpoint. Whether there is one is known only at the end of a burst.
         let mut age = settled.then(Age::default);
         let (mut history, mut requests) = (None, 0);
         let state = match (known, moved) {
             (Ok(gone), _) => {
-                // Registered anew it is another process, and else as warm as it was.
+                // A new generation is a new process. Otherwise the endpoint is as warm as it was.
                 if gone.generation == listing.generation() {
                     age = gone.age;
                 }
                 (history, requests) = (gone.history, gone.requests);
-                // Open in the new round, and out again if it was out.
+                // The gate opens in the new round; the ejector shuts it if it was shut.
                 gone.state.health.follow(&Step {
                     key: (),
                     round,
@@ -163,7 +162,7 @@ where
             (Err(tracker), None) => Held::new(key, tracker, round, Arc::clone(&self.common)),
         };
         let orders = self.departed.take_orders(&state.key);
-        // Its requests in flight are not those of an endpoint that left any more.
+        // The endpoint is listed again, so its requests in flight do not count as draining.
         self.departed.serves_again(state.id());
         self.news.tell(BalanceEvent::Added {
             key: state.key.clone(),
@@ -178,8 +177,7 @@ where
         true
     }
 
-    /// Has a member use another service. What was found out about it holds on, unless the service is at
-    /// another address and so another process.
+    /// Makes a member use another service. Another address means another process.
     fn replace(&mut self, id: MemberId, listing: Listed<S>, settled: bool, now: Instant) {
         let Some(member) = self.members.get(id) else {
             return;
@@ -206,7 +204,7 @@ where
         }
     }
 
-    /// Forgets what was found out about a member, except for its counts and for what was ordered by hand.
+    /// Forgets the state of a member, except for its counts and the orders by hand.
     fn renew(&mut self, id: MemberId, tracker: P::Load, settled: bool, now: Instant) {
         let Some(member) = self.members.get(id) else {
             return;
@@ -214,7 +212,7 @@ where
         let was_out = member.is_out();
         let age = settled.then(Age::default);
         let round = self.ejections.renew(id, now);
-        // Its requests in flight are the old process's, and say nothing about the new one.
+        // The requests in flight belong to the old process, and prove nothing about the new one.
         let state = member.state().succeeded_by(tracker, round);
         let address = state.address();
         let Some(old) = self.members.renew(id, state, age) else {
@@ -230,13 +228,13 @@ where
         self.replaced.add(old, address);
     }
 
-    /// A tracker for an endpoint of which nothing is known; `None` when the policy panics.
+    /// A tracker for a new endpoint; `None` when the policy panics.
     fn fresh_tracker(&self, now: Instant) -> Option<P::Load> {
         let fresh = || self.policy.tracker().fresh(now);
         catch_unwind(AssertUnwindSafe(fresh)).ok()
     }
 
-    /// Discovery does not list an endpoint any more. Returns whether a snapshot is due.
+    /// Handles an endpoint that discovery does not list any more. Returns whether a snapshot is due.
     pub(super) fn remove(&mut self, name: &K, now: Instant) -> bool {
         let followed = self.follow(now);
         let Some((name, member)) = self.members.remove(name) else {
@@ -244,7 +242,7 @@ where
         };
         let (history, ejected) = self.ejections.remove(member.id(), now);
         self.news.tell_removed(member.state().clone());
-        // One that is ejected begins slow start anew when it is back.
+        // An endpoint that leaves while it is ejected starts slow start anew when it comes back.
         let age = if member.is_out() {
             Some(Age::default())
         } else {
@@ -258,7 +256,7 @@ where
     /// Reads all facts again. Returns whether a snapshot is due.
     pub(super) fn look_at_facts(&mut self) -> bool {
         let topology = self.planning.topology();
-        // Where traffic may go depends on more than weights.
+        // The rules of the topology depend on more than weights.
         let mut dirty = !topology.is_plain();
         let news = &mut self.news;
         self.members.look_at_all(topology, |member| {
@@ -277,7 +275,7 @@ where
             Some(id) => self.ejections.eject_by_hand(id, now),
             None => self.departed.reorder(key, |orders| orders.ejected = true),
         };
-        // Shuts its gate, whatever else is ordered.
+        // Shuts the gate now, before any other order is handled.
         (found, self.follow(now))
     }
 
@@ -309,19 +307,19 @@ where
         (true, after != before)
     }
 
-    /// Takes in a signal from a request.
+    /// Handles a signal from a request.
     pub(super) fn hear(&mut self, alarm: &Alarm, peers: &mut PeerFailures, now: Instant) {
         self.ejections.hear(&self.members, alarm, peers, now);
     }
 
-    /// A health check has failed so often in a row that the endpoint fails, or it has passed.
+    /// Handles the result of a health check: the endpoint counts as failing, or the check passed.
     pub(super) fn checked(&mut self, name: &K, failures: u32, passed: bool, now: Instant) {
         if let Some(id) = self.members.find(name) {
             self.ejections.checked(id, failures, passed, now);
         }
     }
 
-    /// Does what is due by now, and what the ejector decided. Returns whether a snapshot is due.
+    /// Handles passed deadlines and the decisions of the ejector. Returns whether a snapshot is due.
     pub(super) fn judge(&mut self, now: Instant) -> bool {
         let warmer = self.warm_up.is_due(self.members.all_mut(), now);
         self.ejections.judge(&self.members, now);
@@ -334,12 +332,12 @@ where
         self.ejections.follow(&mut self.members, news, now)
     }
 
-    /// Where requests go now, by the members' places.
+    /// The plan of where requests go now. It refers to members by their places.
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         self.look_at_weights(now);
         self.ejections.keep_share(now);
         if self.follow(now) {
-            // Endpoints that have returned ramp.
+            // Endpoints that were restored are in slow start.
             self.look_at_weights(now);
         }
         let (members, ejections) = (&self.members, &self.ejections);
@@ -353,7 +351,7 @@ where
         self.warm_up.weigh(members, now, changed);
     }
 
-    /// Those of a set that are picked from.
+    /// The candidates of a set.
     pub(super) fn candidates(&self, set: &LeafSet, now: Instant) -> Vec<Candidate<'_>> {
         let places = &set.places[..set.candidates];
         let members = places.iter().map(|place| &self.members.all()[*place]);
@@ -361,7 +359,7 @@ where
         candidates.collect()
     }
 
-    /// Adds picks to the endpoints that they are of. `collect` hands them over.
+    /// Adds picks to the counts of their endpoints. `collect` delivers the picks.
     pub(super) fn add_picks<T>(&mut self, collect: impl FnOnce(Count<'_, P::Load>) -> T) -> T {
         let (members, mut strays) = (&mut self.members, Strays::default());
         let collected = collect(&mut |id, state, picks| strays.count(members, id, state, picks));
@@ -369,7 +367,7 @@ where
         collected
     }
 
-    /// A snapshot is published, in which no replaced state is.
+    /// To be called when a snapshot without any replaced state is published.
     pub(super) fn forget_replaced(&mut self) {
         self.replaced.clear();
     }
@@ -383,19 +381,19 @@ where
         self.news.tell(event);
     }
 
-    /// Publishes what holds now.
+    /// Publishes the pending events.
     pub(super) fn publish_news(&mut self) {
         let departed = &mut self.departed;
         self.news.publish_all(|state| departed.in_flight(state));
     }
 
-    /// Forgets what is over.
+    /// Forgets what has expired.
     pub(super) fn tidy(&mut self, now: Instant) {
         let news = &mut self.news;
         self.departed.tidy(now, |event| news.publish(event));
     }
 
-    /// All members as users see them, in the order of their keys.
+    /// All members in the user's view, in the order of their keys.
     pub(super) fn list(&self, now: Instant) -> Vec<EndpointInfo> {
         list(self.members.all(), &self.ejections, &self.warm_up, now)
     }

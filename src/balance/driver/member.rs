@@ -1,4 +1,4 @@
-//! One endpoint that discovery lists, as the driver knows it.
+//! The driver's record of one endpoint that discovery lists.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,7 +17,7 @@ use crate::{
     instance::{Address, Instance, Key, Weight},
 };
 
-/// Identifies a member while it is listed. Another member may get it afterwards.
+/// Identifies a member while it is listed. Afterwards another member may get the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct MemberId(u32);
 
@@ -31,11 +31,13 @@ impl MemberId {
     }
 }
 
-/// What discovery brings for an endpoint: its service, and where it is one of ours what the registry says.
+/// The data that discovery delivers for an endpoint: its service, and the registry's facts if discovery is
+/// one of this crate's own.
 pub(super) struct Listed<S> {
     service: Arc<S>,
     facts: Option<Arc<Facts>>,
-    /// As of now: the facts are shared with those of the service before, and have changed there, too.
+    /// The address at this moment. The facts are shared with those of the service before, so the address in
+    /// them has changed there too.
     address: Option<Address>,
 }
 
@@ -60,13 +62,13 @@ impl<S> Listed<S> {
         self.facts().map_or(Weight::ONE, Facts::weight)
     }
 
-    /// Whether it is at another address than `before`. An unknown address counts as the same.
+    /// Whether its address differs from `before`. An unknown address counts as equal.
     pub(super) fn is_elsewhere(&self, before: Option<&Address>) -> bool {
         let both = self.address.as_ref().zip(before);
         both.is_some_and(|(now, before)| now != before)
     }
 
-    /// How often the id was registered, where the registry says so; else 0.
+    /// The generation of its registration, if the registry reports one; else 0.
     pub(super) fn generation(&self) -> u64 {
         generation(self.facts())
     }
@@ -82,20 +84,20 @@ pub(super) struct Member<S, L> {
     state: Held<L>,
     service: Arc<S>,
     facts: Option<Arc<Facts>>,
-    /// Where its service sends to, if that is known. The facts may be ahead of it.
+    /// The address that its service sends to, if known. The facts may already have a newer one.
     address: Option<Address>,
-    /// Requests that went to it, as of the last time that they were collected.
+    /// Number of requests that went to it, as of the last collection.
     requests: u64,
     since: Instant,
-    /// How far it is in slow start, while it is.
+    /// Its age in slow start; `None` once it is warm.
     age: Option<Age>,
-    /// As of the last look at the facts.
+    /// The weight at the last reading of the facts.
     weight: Weight,
     by_hand: Option<Weight>,
-    /// Whether it has a weight, as the ejector knows it.
+    /// Whether it has a weight, as last reported to the ejector.
     weighs: bool,
-    /// Whether its gate is not open. Kept here, because looking at each gate for each snapshot would
-    /// fetch all states from memory.
+    /// Whether its gate is not open. Stored here, because reading each gate for each snapshot would load
+    /// all states from memory.
     out: bool,
 }
 
@@ -118,7 +120,7 @@ impl<S, L> Member<S, L> {
         }
     }
 
-    /// Sets what is known of it from before.
+    /// Restores its earlier state.
     pub(super) fn resume(&mut self, requests: u64, age: Option<Age>, by_hand: Option<Weight>) {
         self.requests = requests;
         self.age = age;
@@ -134,7 +136,7 @@ impl<S, L> Member<S, L> {
         &self.state
     }
 
-    /// Its id, and what is counted of its requests.
+    /// Its id, and the counts of its requests.
     pub(super) fn health(&self) -> (&MemberId, &Health<Beside<L>>) {
         (&self.id, &self.state.health)
     }
@@ -175,7 +177,7 @@ impl<S, L> Member<S, L> {
         self.since
     }
 
-    /// How far it is in slow start, while it is.
+    /// Its age in slow start; `None` once it is warm.
     pub(super) fn age(&self) -> Option<Age> {
         self.age
     }
@@ -184,7 +186,7 @@ impl<S, L> Member<S, L> {
         &mut self.age
     }
 
-    /// Its weight: by hand, or else the registry's.
+    /// Its weight: that set by hand, or else the registry's.
     pub(super) fn weight(&self) -> Weight {
         self.by_hand.unwrap_or(self.weight)
     }
@@ -197,18 +199,18 @@ impl<S, L> Member<S, L> {
         self.by_hand = weight;
     }
 
-    /// Whether it has a weight, when that is another answer than the last time.
+    /// Whether it has a weight, if that has changed since the last call; else `None`.
     pub(super) fn weighs_otherwise(&mut self) -> Option<bool> {
         let weighs = self.weight() > Weight::ZERO;
         (std::mem::replace(&mut self.weighs, weighs) != weighs).then_some(weighs)
     }
 
-    /// Whether it is ejected, or on trial.
+    /// Whether it is ejected or probed.
     pub(super) fn is_out(&self) -> bool {
         self.out
     }
 
-    /// Whether a request may go to it to show whether it is back.
+    /// Whether it accepts a request as a probe.
     pub(super) fn is_on_trial(&self) -> bool {
         let gate = self.state.health.gate();
         matches!(gate, GateState::ProbeReady | GateState::Probing)
@@ -221,7 +223,7 @@ impl<S, L> Member<S, L> {
         }
     }
 
-    /// Uses another service from now on. Returns whether the facts are others, too.
+    /// Uses another service from now on. Returns whether the facts are other ones, too.
     pub(super) fn serve_with(&mut self, listing: Listed<S>) -> bool {
         self.service = listing.service;
         let is_known = listing.facts.is_some();
@@ -231,13 +233,13 @@ impl<S, L> Member<S, L> {
         is_known
     }
 
-    /// Uses another state, as of another process, and begins slow start at `age`. Returns the state before.
+    /// Uses another state, for another process, and starts slow start at `age`. Returns the old state.
     pub(super) fn renew(&mut self, state: Held<L>, age: Option<Age>) -> Held<L> {
         (self.age, self.out) = (age, false);
         std::mem::replace(&mut self.state, state)
     }
 
-    /// Does what the ejector decided. When it is back, slow start begins anew.
+    /// Applies a decision of the ejector. Slow start begins anew when the endpoint is restored.
     pub(super) fn follow(&mut self, step: &Step<MemberId>, now: Instant)
     where
         L: LoadTracker,
@@ -246,13 +248,13 @@ impl<S, L> Member<S, L> {
         match step.kind {
             StepKind::Ejected { .. } => {
                 self.out = true;
-                // It begins anew when it is back.
+                // Slow start begins anew when it is restored.
                 self.age = None;
             }
             StepKind::Probe => self.out = true,
             StepKind::Restored { .. } => {
                 let tracker = self.state.tracker();
-                // A tracker that panics here keeps what it knows.
+                // If the tracker panics here, it keeps its state.
                 let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
                 (self.age, self.out) = (Some(Age::default()), false);
             }

@@ -1,8 +1,8 @@
 //! The endpoints that discovery lists.
 //!
-//! They stand in an array without holes, because each snapshot is made from all of them: when one
-//! leaves, the last takes its place. So places change, and what must remember a member for longer
-//! remembers its [`MemberId`], which does not. Only that is looked up by name, once for each change.
+//! They are in an array without holes, because each snapshot is made from all of them. When one leaves, the
+//! last one moves to its place. So places change, and code that refers to a member for longer stores its
+//! [`MemberId`], which stays the same. A lookup by name happens only once for each change.
 
 use std::{any::Any, collections::HashMap, fmt, hash::Hash};
 
@@ -21,18 +21,18 @@ use crate::{
 pub(super) struct Members<K, S, L> {
     index: HashMap<K, MemberId>,
     members: Vec<Member<S, L>>,
-    /// What the rules of the topology know of each member; empty where there are no rules. Apart from the
-    /// members, as most balancers have no rules.
+    /// The attributes of each member for the rules of the topology; empty without rules. Separate from the
+    /// members, because most balancers have no rules.
     traits: Vec<Traits>,
     /// The place of each member by its id.
     places: Vec<u32>,
-    /// Ids that no member has.
+    /// Ids that are free.
     free: Vec<MemberId>,
-    /// Members by the ids that requests know them by.
+    /// Members by the ids that requests use.
     by_endpoint: HashMap<EndpointId, MemberId>,
 }
 
-/// The place of an id that no member has.
+/// The place of a free id.
 const NOWHERE: u32 = u32::MAX;
 
 impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
@@ -56,13 +56,13 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         &mut self.members
     }
 
-    /// All members, and their names.
+    /// All members with their names.
     pub(super) fn named(&self) -> impl Iterator<Item = (&K, &Member<S, L>)> {
         let named = self.index.iter();
         named.filter_map(|(name, id)| Some((name, self.get(*id)?)))
     }
 
-    /// What the rules of the topology know of the member at a place.
+    /// The attributes for the rules of the topology of the member at `place`.
     pub(super) fn traits_at(&self, place: usize) -> Option<&Traits> {
         self.traits.get(place)
     }
@@ -85,7 +85,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         self.index.get(name).copied()
     }
 
-    /// Finds a member by the key that users know it by.
+    /// Finds a member by the user's key.
     pub(super) fn find_key(&self, key: &Key) -> Option<MemberId> {
         let any: &dyn Any = key;
         if let Some(name) = any.downcast_ref::<K>() {
@@ -95,7 +95,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         members.find(|member| member.key() == key).map(Member::id)
     }
 
-    /// Finds a member by the id that requests know it by.
+    /// Finds a member by the id that requests use.
     pub(super) fn find_endpoint(&self, id: EndpointId) -> Option<&Member<S, L>> {
         self.get(*self.by_endpoint.get(&id)?)
     }
@@ -110,7 +110,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         })
     }
 
-    /// Adds a member behind all others.
+    /// Adds a member after all others.
     pub(super) fn add(&mut self, name: K, member: Member<S, L>, topology: &Topology) {
         let place = self.members.len();
         let id = member.id();
@@ -122,7 +122,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         self.look_at(place, topology);
     }
 
-    /// Takes a member out. The last one gets its place.
+    /// Removes a member. The last member moves to its place.
     pub(super) fn remove(&mut self, name: &K) -> Option<(K, Member<S, L>)> {
         let (name, id) = self.index.remove_entry(name)?;
         let place = self.place(id)?;
@@ -141,7 +141,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         Some((name, member))
     }
 
-    /// Has a member use another state, and begin slow start at `age`. Returns the state before.
+    /// Makes a member use another state and start slow start at `age`. Returns the old state.
     pub(super) fn renew(
         &mut self,
         id: MemberId,
@@ -156,7 +156,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
     }
 
     fn forget_endpoint(&mut self, endpoint: EndpointId, id: MemberId) {
-        // Ids of endpoints begin anew after a million, so another member may have it by now.
+        // Endpoint ids repeat after a million, so another member may have this one now.
         if self.by_endpoint.get(&endpoint) == Some(&id) {
             self.by_endpoint.remove(&endpoint);
         }
@@ -169,7 +169,7 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         }
     }
 
-    /// Reads the facts of all members. `changed` gets those that have another weight now.
+    /// Reads the facts of all members. `changed` gets those whose weight has changed.
     pub(super) fn look_at_all(
         &mut self,
         topology: &Topology,
@@ -204,8 +204,8 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
     }
 }
 
-/// The key by which users know an endpoint of this name: our own keys and strings as they are, anything
-/// else by what it prints.
+/// The user's key for an endpoint of this name: keys of this crate and strings as they are, other types by
+/// their `Debug` output.
 pub(super) fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
     let any: &dyn Any = name;
     if let Some(key) = any.downcast_ref::<Key>() {

@@ -1,13 +1,13 @@
-//! Follows discovery, and makes a snapshot of what holds now.
+//! Follows discovery, and makes a snapshot of the present state.
 //!
-//! One task for each balancer, which runs while no request flows: endpoints appear and leave whether or
-//! not there are requests. It is the only writer. Requests leave their signals in the endpoints' state.
+//! Each balancer has one such task. It runs even without requests, because endpoints appear and leave at
+//! any time. It is the only writer; requests leave their signals in the endpoints' state.
 //!
 //! ```text
 //!            ┌── discovery: insert, remove; an error or its end is noted and the last set stays
 //! waits for ─┼── the handle: eject, restore, weigh
 //!            ├── requests and health checks: an endpoint fails, or is back
-//!            ├── the registries behind discovery: how they stand
+//!            ├── the registries behind discovery: their state changes
 //!            ├── time: slow start, grace, drain
 //!            └── the last balancer is dropped: ends
 //!      │
@@ -91,7 +91,7 @@ use crate::{
     task::{at_once, fenced},
 };
 
-/// A driver that has not panicked for so long has not panicked.
+/// A panic that is this long ago is forgotten.
 const LONG_AGO: Duration = Duration::from_secs(60);
 
 pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
@@ -101,7 +101,7 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
     checker: Checker<D::Key>,
     /// Signals from requests.
     alarms: mpsc::UnboundedReceiver<Alarm>,
-    /// Settings of the topology that are shared with the user.
+    /// Changes of topology settings that are shared with the user.
     changes: topology::Changes,
     revisions: Revisions,
     endpoints: Endpoints<D::Key, S, P>,
@@ -157,8 +157,8 @@ where
 
     /// Runs until the last balancer is dropped.
     ///
-    /// Code of the user that may panic is fenced where it is called. What that leaves out, such as the
-    /// destructor of a key, costs the turn in which it was called.
+    /// Panics in code of the user are caught where the code is called. A panic that is not caught there,
+    /// for example from the destructor of a key, ends only the turn in which it happens.
     pub(super) async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
@@ -176,8 +176,8 @@ where
         }
     }
 
-    /// Turn for turn, until the last balancer is dropped. The first makes a snapshot, when the turn before
-    /// it may have left that out.
+    /// Runs turns until the last balancer is dropped. With `amiss` the first turn makes a snapshot, because
+    /// the turn before may have panicked before that.
     async fn turns(&mut self, mut amiss: bool) {
         loop {
             let now = Instant::now();
@@ -185,7 +185,7 @@ where
             let asks = self.discovery.is_due(now);
             let (mut order, mut said, mut alarm, mut found) = (None, None, None, None);
             let mut dirty = std::mem::take(&mut amiss);
-            // Whatever wakes the driver: below, it takes in all that is there, so that nothing starves.
+            // Any event wakes the driver. It then takes in all that is there, so that no source starves.
             tokio::select! {
                 biased;
                 _ = self.alive.recv() => return,
@@ -198,7 +198,7 @@ where
                 next = self.discovery.next(&self.revisions), if asks => said = next,
             }
             let now = Instant::now();
-            // First, before anything can panic: discovery says each change once.
+            // Discovery delivers each change once, so it is applied before anything can panic.
             if let Some(said) = said {
                 dirty |= self.take(said, now);
             }
@@ -237,7 +237,7 @@ where
         wakes.fold(self.publisher.next_wake(), Instant::min)
     }
 
-    /// Takes in what discovery said. Returns whether a snapshot is due.
+    /// Applies an item from discovery. Returns whether a snapshot is due.
     fn take(&mut self, said: Said<D::Key, S>, now: Instant) -> bool {
         match said {
             Said::Insert(name, listing) => {
@@ -264,7 +264,7 @@ where
             }
             Said::Ended => {
                 self.endpoints.tell(BalanceEvent::DiscoveryEnded);
-                // So that `resolved` is known, also when it ended at once.
+                // A snapshot is due so that `resolved` becomes true, even if discovery ended at once.
                 true
             }
         }
@@ -278,7 +278,7 @@ where
         });
     }
 
-    /// Takes in all signals from requests.
+    /// Handles all signals from requests.
     async fn hear_all(&mut self, mut first: Option<Alarm>, now: Instant) {
         let mut peers = None;
         for heard in 1..=FLOOD {
@@ -292,7 +292,7 @@ where
         }
     }
 
-    /// Takes in all results of health checks.
+    /// Handles all results of health checks.
     async fn check_all(&mut self, mut first: Option<Found<D::Key>>, now: Instant) {
         for checked in 1..=FLOOD {
             let found = match first.take() {
@@ -314,7 +314,7 @@ where
         }
     }
 
-    /// Reads the facts again, when any of them has changed. Returns whether a snapshot is due.
+    /// Reads the facts again if any of them has changed. Returns whether a snapshot is due.
     fn look_at_facts(&mut self, now: Instant) -> bool {
         if !self.revisions.have_moved() {
             return false;
@@ -327,8 +327,8 @@ where
         dirty
     }
 
-    /// Publishes how the registries stand. After the endpoints that they list, so that a set that is on its
-    /// way is not taken for an empty one.
+    /// Publishes the state of the registries. It runs after the endpoints are taken in, so that a set that
+    /// is on its way does not count as empty.
     fn look_at_registries(&mut self) {
         let Some(changed) = self.registries.look(self.discovery.take_found()) else {
             return;
@@ -355,10 +355,9 @@ where
             .add_picks(|count| publisher.collect(&core.slots, now, count));
     }
 
-    /// Makes a snapshot of what holds now, and has all requests use it.
+    /// Makes a snapshot of the present state and publishes it to all requests.
     ///
-    /// Waits only where the policy is [costly](Policy::is_costly), and then no longer than there is a
-    /// balancer.
+    /// Waits only when the policy is [costly](Policy::is_costly), and not longer than the balancer exists.
     async fn publish(&mut self) {
         if self.core.strong_count() == 0 {
             return;
@@ -374,7 +373,7 @@ where
         let Some(pickers) = pickers.await else {
             return;
         };
-        // Not before: it would keep the balancer alive while a table is made.
+        // Not earlier: a strong reference would keep the balancer alive while a table is made.
         let Some(core) = self.core.upgrade() else {
             return;
         };
@@ -393,7 +392,7 @@ where
             status.usable = usable;
             status.discovery_ended = ended;
         });
-        // Last, as these drop what is the user's and may panic.
+        // Last, because these drop objects of the user and may panic.
         self.endpoints.forget_replaced();
         self.publisher.recycle(old);
         self.endpoints.publish_news();

@@ -1,17 +1,17 @@
-//! Events: collected while they become true, and published with the snapshot that makes them true.
+//! Events, collected while changes are applied, and published with the snapshot that contains the changes.
 
 use tokio::sync::broadcast;
 
 use crate::balance::{event::BalanceEvent, pick::state::Held};
 
-/// How many events a subscriber may be behind. Arbitrary: what a change of a few hundred endpoints
-/// at once says, and 106 KB of memory.
+/// How many events a subscriber may be behind. Arbitrary: the events of a change of a few hundred endpoints
+/// at once, and 106 KB of memory.
 const EVENTS: usize = 1_024;
 
 /// Events to publish, and their subscribers.
 ///
-/// The channel exists only while there is a subscriber. Most balancers have none, and its room for events was
-/// four fifths of a balancer's memory.
+/// The channel exists only while there is a subscriber. Most balancers have none, and the channel's buffer
+/// was four fifths of the memory of a balancer.
 pub(super) struct News<L> {
     channel: Option<broadcast::Sender<BalanceEvent>>,
     pending: Vec<Item<L>>,
@@ -19,7 +19,7 @@ pub(super) struct News<L> {
 
 enum Item<L> {
     Event(BalanceEvent),
-    /// This endpoint is not listed any more.
+    /// The endpoint was removed.
     Left(Held<L>),
 }
 
@@ -31,7 +31,7 @@ impl<L> News<L> {
         }
     }
 
-    /// The events from now on.
+    /// Subscribes to events from now on.
     pub(super) fn subscribe(&mut self) -> broadcast::Receiver<BalanceEvent> {
         let channel = &mut self.channel;
         let channel = channel.get_or_insert_with(|| broadcast::channel(EVENTS).0);
@@ -43,15 +43,15 @@ impl<L> News<L> {
         self.pending.push(Item::Event(event));
     }
 
-    /// Publishes with the next snapshot that an endpoint was removed.
+    /// Publishes the removal of an endpoint with the next snapshot.
     pub(super) fn tell_removed(&mut self, state: Held<L>) {
         self.pending.push(Item::Left(state));
     }
 
-    /// Publishes what is pending. When the removal of an endpoint is published, no requests go there any
-    /// more, so `in_flight` is how many are left.
+    /// Publishes the pending events. When the removal of an endpoint is published, no new requests can go
+    /// to it, so `in_flight` is the number that is left.
     pub(super) fn publish_all(&mut self, mut in_flight: impl FnMut(&Held<L>) -> usize) {
-        // Not drained: after the first set it would keep room for as many for ever.
+        // Not drained: after the first set the list would keep its large capacity.
         for item in std::mem::take(&mut self.pending) {
             self.publish(match item {
                 Item::Event(event) => event,
@@ -65,7 +65,7 @@ impl<L> News<L> {
 
     /// Publishes an event at once.
     pub(super) fn publish(&mut self, event: BalanceEvent) {
-        // Fails when the last subscriber is gone.
+        // The send fails when the last subscriber has gone.
         let failed = |channel: &broadcast::Sender<_>| channel.send(event).is_err();
         if self.channel.as_ref().is_some_and(failed) {
             self.channel = None;

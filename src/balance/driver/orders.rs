@@ -1,4 +1,4 @@
-//! What the handle orders and asks.
+//! Orders and queries from the handle.
 
 use std::{fmt, hash::Hash};
 
@@ -17,12 +17,12 @@ use crate::balance::{
     policy::Policy,
 };
 
-/// Orders from the handle, and the answers that hold with the next snapshot.
+/// Orders from the handle, and the replies to send with the next snapshot.
 pub(super) struct Orders {
     commands: mpsc::UnboundedReceiver<Box<Command>>,
-    /// Whether each order found its endpoint.
+    /// For each order, whether it found its endpoint.
     answers: Vec<(oneshot::Sender<bool>, bool)>,
-    /// Replies to send the list of endpoints to.
+    /// Replies that wait for the list of endpoints.
     lists: Vec<oneshot::Sender<Vec<EndpointInfo>>>,
 }
 
@@ -43,7 +43,7 @@ impl Orders {
         self.commands.recv().await
     }
 
-    /// Does all that is ordered, so that many orders make one snapshot. Returns whether one is due.
+    /// Applies all waiting orders, so that many orders make one snapshot. Returns whether one is due.
     pub(super) async fn obey_all<K, S, P>(
         &mut self,
         mut first: Option<Box<Command>>,
@@ -81,12 +81,12 @@ impl Orders {
         dirty
     }
 
-    /// Whether the list of endpoints is asked for.
+    /// Whether a reply waits for the list of endpoints.
     pub(super) fn wants_list(&self) -> bool {
         !self.lists.is_empty()
     }
 
-    /// Sends the list of endpoints to all that have asked for it.
+    /// Sends the list of endpoints to all waiting replies.
     pub(super) async fn send_list(&mut self, list: Vec<EndpointInfo>) {
         for reply in std::mem::take(&mut self.lists) {
             let _ = reply.send(list.clone());
@@ -94,7 +94,7 @@ impl Orders {
         }
     }
 
-    /// Answers the orders.
+    /// Sends the replies to the orders.
     pub(super) fn answer_all(&mut self) {
         for (reply, found) in std::mem::take(&mut self.answers) {
             let _ = reply.send(found);

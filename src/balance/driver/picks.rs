@@ -1,15 +1,16 @@
-//! Which endpoint the picks belong to that the slots have counted.
+//! Assigns the picks that the slots have counted to their endpoints.
 
 use std::{collections::HashMap, hash::Hash};
 
 use super::{departed::Departed, member::MemberId, members::Members};
 use crate::balance::pick::state::Held;
 
-/// Takes in the picks of one endpoint: a member's id, its state in the snapshot, and the number.
+/// Gets the picks of one endpoint: the id of the member, its state in the snapshot, and the number of
+/// picks.
 pub(super) type Count<'a, L> = &'a mut dyn FnMut(MemberId, &Held<L>, u64);
 
-/// States whose place another took since the last snapshot. Picks that were counted for the old state
-/// belong to the new one.
+/// States that were replaced since the last snapshot. Picks that were counted for the old state belong to
+/// the new one.
 pub(super) struct Replaced<L> {
     /// The old state, and the address of the new one.
     states: Vec<(Held<L>, usize)>,
@@ -24,19 +25,19 @@ impl<L> Replaced<L> {
         self.states.push((old, new));
     }
 
-    /// A new snapshot has no old states. The list is not only cleared: after many replacements it would keep
-    /// room for as many for ever.
+    /// Clears the list, because a new snapshot has no replaced states. The list is replaced, because after
+    /// many replacements it would keep its large capacity.
     pub(super) fn clear(&mut self) {
         self.states = Vec::new();
     }
 }
 
-/// Picks that are not of a member in the state that it has now, by the address of the state.
+/// Picks that do not belong to a member in its present state, by the address of the state.
 #[derive(Default)]
 pub(super) struct Strays(Vec<(usize, u64)>);
 
 impl Strays {
-    /// Adds picks to the member that they are of, if that has still this state.
+    /// Adds picks to their member, if the member still has this state.
     pub(super) fn count<K, S, L>(
         &mut self,
         members: &mut Members<K, S, L>,
@@ -47,13 +48,13 @@ impl Strays {
         K: Eq + Hash + 'static,
     {
         match members.get_mut(id) {
-            // Another member may have the id by now.
+            // Another member may have the id now.
             Some(member) if member.state().is_same(state) => *member.requests_mut() += picks,
             _ => self.0.push((state.address(), picks)),
         }
     }
 
-    /// Adds the picks to the endpoints whose state was replaced, that have left, or that left and came back
+    /// Adds the picks to endpoints whose state was replaced, that have left, or that left and came back
     /// before a snapshot was made.
     pub(super) fn add_to<K, S, L>(
         mut self,
@@ -69,7 +70,7 @@ impl Strays {
         let replaced = replaced.states.iter();
         let replaced: HashMap<_, _> = replaced.map(|(old, new)| (old.address(), *new)).collect();
         for (address, _) in &mut self.0 {
-            // More than once where the new state was replaced, too.
+            // In a loop, because the new state may have been replaced, too.
             while let Some(new) = replaced.get(address) {
                 *address = *new;
             }

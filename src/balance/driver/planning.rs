@@ -1,4 +1,4 @@
-//! Where traffic may go now, by the rules of the topology.
+//! Applies the rules of the topology: where traffic may go now.
 
 use std::{hash::Hash, time::Duration};
 
@@ -20,16 +20,16 @@ use crate::{
     instance::Weight,
 };
 
-/// How often the guard of a split looks, where its window does not ask for more.
+/// The longest time between two checks of the split's guard. A short window of the guard makes it shorter.
 const GUARD_LOOK: Duration = Duration::from_secs(1);
 
-/// The rules of the topology, and what was published about them last.
+/// The rules of the topology, and what was last published about them.
 pub(super) struct Planning {
     topology: Topology,
     notices: Vec<Notice>,
-    /// When the guard of the split looks next; `None` for no guard.
+    /// The time of the next check of the split's guard; `None` without a guard.
     guard_at: Option<Instant>,
-    /// The epoch of the split's trip that was published last.
+    /// The epoch of the last published trip of the split.
     trip_told: u64,
 }
 
@@ -48,12 +48,12 @@ impl Planning {
         &self.topology
     }
 
-    /// When the guard of the split looks next.
+    /// The time of the next check of the split's guard.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.guard_at
     }
 
-    /// Has the guard of the split look, when it is time.
+    /// Runs the check of the split's guard, if it is due.
     pub(super) fn guard<L>(&mut self, news: &mut News<L>, now: Instant) {
         let Some(split) = self.topology.as_split() else {
             return;
@@ -65,14 +65,14 @@ impl Planning {
                 tracing::warn!("{trip}");
             }
         }
-        // Also when another balancer with the same split was the one that looked.
+        // Another balancer with the same split may have run the check.
         if let Some((epoch, trip)) = split.trip_after(self.trip_told) {
             self.trip_told = epoch;
             news.tell(BalanceEvent::SplitTripped { trip });
         }
     }
 
-    /// Where requests go now, by the members' places.
+    /// The plan of where requests go now. It refers to members by their places.
     pub(super) fn plan<K, S, L>(
         &mut self,
         members: &Members<K, S, L>,
@@ -123,7 +123,7 @@ impl Planning {
     }
 }
 
-/// Without rules, all members that take requests. Empty when all are ejected.
+/// All members that take requests, for a topology without rules. Empty when all are ejected.
 fn plain<S, L>(members: &[Member<S, L>]) -> LeafSet {
     let weighed = any_weighs(members);
     let takes = |member: &Member<S, L>| !member.is_out() || member.is_on_trial();
@@ -133,14 +133,14 @@ fn plain<S, L>(members: &[Member<S, L>]) -> LeafSet {
         if (!weighed || member.weight() > Weight::ZERO) && takes(member) {
             at += 1;
         } else {
-            // Most keep their place in the snapshot that way.
+            // `swap_remove` lets most members keep their place in the snapshot.
             used.swap_remove(at);
         }
     }
     LeafSet::new(used, |place| members[place].is_out())
 }
 
-/// How many endpoints may be picked, of so many that are listed. One that is in several subsets counts once.
+/// Number of endpoints that may be picked, of `listed`. An endpoint in several subsets counts once.
 pub(super) fn usable(plan: &Plan, listed: usize) -> usize {
     if let Plan::Leaf(set) = plan {
         return set.places.len();

@@ -7,10 +7,10 @@
 //!                others run
 //! ```
 //!
-//! While pickers are prepared elsewhere, requests read the snapshot before, and the driver takes in
-//! nothing: members stay where the plan says, and what discovery, requests and the handle say meanwhile
-//! waits in their channels, to be taken in together. So an endpoint that has left may get requests for
-//! as long as a table takes. One that was ejected gets none, as its gate is shut before.
+//! While pickers are prepared on the other thread, requests read the old snapshot and the driver takes in
+//! nothing. Members keep the places that the plan refers to. Input from discovery, requests and the handle
+//! waits in its channels, and is then taken in together. So a removed endpoint may get requests until the
+//! table is made. An ejected endpoint gets none, because its gate is shut first.
 
 use std::{
     convert::Infallible,
@@ -40,42 +40,42 @@ use crate::{
     },
 };
 
-/// How often picks are collected from where requests count them, in 32 bits: no thread can pick often
-/// enough for that to overflow.
+/// How often picks are collected from the slots. Requests count them in 32 bits, and no thread can make
+/// enough picks in this time to overflow a count.
 const COLLECT: Duration = Duration::from_secs(60);
 
-/// Makes snapshots, has requests read them, and counts their picks.
+/// Makes snapshots, publishes them to requests, and counts their picks.
 pub(super) struct Publisher<S, P: Policy> {
-    /// Shared with the thread that prepares, where that is costly.
+    /// Shared with the thread that prepares costly pickers.
     policy: Arc<P>,
     rng: SmallRng,
-    /// What requests read.
+    /// The snapshot that requests read.
     current: Made<S, P>,
-    /// What the next snapshot is made of.
+    /// The arrays for the next snapshot.
     spare: Spare<S, P::Load>,
     counts: PickCounts,
-    /// When picks are collected next.
+    /// The time of the next collection of picks.
     collect_at: Instant,
 }
 
-/// A snapshot, and the ids of the members in it, in its order.
+/// A snapshot, and the ids of its members in its order.
 pub(super) struct Made<S, P: Policy> {
     snapshot: Arc<Snapshot<S, P>>,
     members: Vec<MemberId>,
 }
 
-/// The pickers of all leaves. `None` for those that have none; see [`Leaf::picker`].
+/// The pickers of all leaves. `None` for leaves without one; see [`Leaf::picker`].
 type Pickers<P> = Vec<Option<<P as Policy>::Picker>>;
 
-/// Pickers, where they are prepared.
+/// Pickers, ready or in preparation.
 pub(super) enum Prepared<P: Policy> {
     Now(Pickers<P>),
-    /// On a thread for blocking work, along with the generator.
+    /// In preparation on a thread for blocking work, which also has the generator.
     Later(JoinSet<(Pickers<P>, SmallRng)>),
 }
 
 impl<S, P: Policy> Publisher<S, P> {
-    /// `empty` is what requests read so far.
+    /// `empty` is the snapshot that requests read so far.
     pub(super) fn new(
         policy: Arc<P>,
         empty: Arc<Snapshot<S, P>>,
@@ -95,7 +95,7 @@ impl<S, P: Policy> Publisher<S, P> {
         }
     }
 
-    /// When picks are collected next.
+    /// The time of the next collection of picks.
     pub(super) fn next_wake(&self) -> Instant {
         self.collect_at
     }
@@ -121,10 +121,11 @@ impl<S, P: Policy> Publisher<S, P> {
             sets.push(owned.collect::<Vec<_>>());
         });
         let policy = Arc::clone(&self.policy);
-        // Comes back from where it is drawn from, so that picks are repeatable there, too.
+        // The generator comes back with the pickers, so that picks are repeatable with costly policies,
+        // too.
         let mut rng = self.rng.clone();
-        // Has the keys and no service: it goes on when this task ends, and must keep no connection
-        // open then. One that has not begun is taken back with the set of jobs.
+        // The job has the keys but no service: it may run on after this task ends, and then it must keep no
+        // connection open. Dropping the set of jobs cancels a job that has not started.
         let mut jobs = JoinSet::new();
         jobs.spawn_blocking(move || {
             let prepared = sets.iter().map(|set| prepare(&*policy, set, &mut rng));
@@ -133,7 +134,7 @@ impl<S, P: Policy> Publisher<S, P> {
         Prepared::Later(jobs)
     }
 
-    /// Waits for pickers that are prepared elsewhere. `None` when the last balancer was dropped meanwhile.
+    /// Waits for pickers in preparation. `None` when the last balancer was dropped in the meantime.
     pub(super) async fn pickers(
         &mut self,
         prepared: Prepared<P>,
@@ -192,8 +193,8 @@ impl<S, P: Policy> Publisher<S, P> {
         }
     }
 
-    /// Has all requests read a snapshot. `count` gets the picks of each endpoint from the one before, which
-    /// is returned.
+    /// Publishes a snapshot to all requests. `count` gets the picks of each endpoint from the old snapshot,
+    /// which is returned.
     pub(super) fn publish(
         &mut self,
         made: Made<S, P>,
@@ -205,12 +206,12 @@ impl<S, P: Policy> Publisher<S, P> {
         std::mem::replace(&mut self.current, made)
     }
 
-    /// Keeps the arrays of a snapshot that is out of use for the next one. Drops endpoints that left.
+    /// Keeps the arrays of an unused snapshot for the next one. Drops endpoints that left.
     pub(super) fn recycle(&mut self, old: Made<S, P>) {
         self.spare = Spare::new(old.snapshot, &self.current.snapshot);
     }
 
-    /// Collects the picks that requests have counted, for `count`.
+    /// Collects the picks that requests have counted, and passes them to `count`.
     pub(super) fn collect(
         &mut self,
         slots: &Slots<Snapshot<S, P>, Kept>,
@@ -235,13 +236,13 @@ impl<S, P: Policy> Publisher<S, P> {
     }
 }
 
-/// A policy that panics here is treated as most are.
+/// A policy that panics here counts as not costly, as most policies are.
 fn is_costly<P: Policy>(policy: &P, candidates: usize) -> bool {
     candidates > 0
         && catch_unwind(AssertUnwindSafe(|| policy.is_costly(candidates))).unwrap_or(false)
 }
 
-/// `None` when there are no candidates, or when the policy panics: then picks are random, as the old
+/// `None` when there are no candidates, or when the policy panics. Picks are then random, because the old
 /// picker would send requests to endpoints that have left.
 fn prepare<P: Policy>(
     policy: &P,

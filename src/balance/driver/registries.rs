@@ -1,4 +1,4 @@
-//! The registries that discovery follows: what a `Discover` cannot say.
+//! The registries that discovery follows. The `Discover` trait cannot report their state.
 
 use tokio::time::Instant;
 
@@ -8,18 +8,18 @@ use crate::{
     task::first_of,
 };
 
-/// The watches that discovery follows, and how they stood last.
+/// The watches that discovery follows, with their last known states.
 pub(super) struct Registries {
-    /// The user's first, then those of discovery.
+    /// First the user's watch, then those of discovery.
     known: Vec<Known>,
-    /// Those that were not looked at yet.
+    /// Watches that were not read yet.
     new: Vec<Followed>,
-    /// Whether any of them may stand otherwise than at the last look.
+    /// Whether the state of any watch may have changed since the last reading.
     stirred: bool,
     began: Instant,
 }
 
-/// A registry, and how it stood at the last look.
+/// A watch, and its state at the last reading.
 type Known = (Followed, RegistryStatus);
 
 impl Registries {
@@ -32,7 +32,7 @@ impl Registries {
         }
     }
 
-    /// Waits until one of them says something new. For ever, when there is none.
+    /// Waits until a watch has changed. Never returns if there is none.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -43,7 +43,7 @@ impl Registries {
         self.stirred = true;
     }
 
-    /// Looks at them, and at those that discovery has `found` since. Returns those that stand otherwise now;
+    /// Reads the states, also of the watches that discovery has `found` since. Returns the changed states;
     /// `None` when nothing may have changed.
     pub(super) fn look(&mut self, found: Vec<Followed>) -> Option<Vec<RegistryStatus>> {
         self.new.extend(found);
@@ -53,7 +53,7 @@ impl Registries {
         }
         self.stirred = false;
         let mut changed = Vec::new();
-        // A registry whose discovery was dropped is not followed any more. A user may switch between several.
+        // A watch whose discovery was dropped is not followed any more; a user may switch between several.
         self.known.retain(|(followed, _)| !followed.is_over());
         for (followed, known) in &mut self.known {
             let status = RegistryStatus::of(&followed.watch, self.began);
@@ -75,7 +75,7 @@ impl Registries {
         Some(changed)
     }
 
-    /// How they stand.
+    /// The last known states.
     pub(super) fn statuses(&self) -> impl Iterator<Item = &RegistryStatus> {
         self.known.iter().map(|(_, status)| status)
     }

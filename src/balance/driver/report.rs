@@ -1,4 +1,4 @@
-//! The endpoints as users see them.
+//! The user's view of the endpoints.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,7 +18,7 @@ use crate::{
     instance::Weight,
 };
 
-/// All members as users see them, in the order of their keys.
+/// All members in the user's view, in the order of their keys.
 pub(super) fn list<S, L: LoadTracker>(
     members: &[Member<S, L>],
     ejections: &Ejections,
@@ -61,7 +61,7 @@ pub(super) fn list<S, L: LoadTracker>(
     list
 }
 
-/// The load of an endpoint; no number when its tracker panics.
+/// The load of an endpoint; NaN when its tracker panics.
 fn load<L: LoadTracker>(state: &Held<L>, now: Instant) -> f64 {
     catch_unwind(AssertUnwindSafe(|| state.load(now))).unwrap_or(f64::NAN)
 }

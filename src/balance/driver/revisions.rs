@@ -1,4 +1,4 @@
-//! Tells whether any facts have changed.
+//! Detects changes of facts.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use crate::endpoint::Facts;
 
-/// Tells whether any facts have changed: one count for each discovery that endpoints come from. Several,
-/// where the user has merged discoveries.
+/// Detects changes of facts, with one counter for each discovery that endpoints come from. There are
+/// several if the user has merged discoveries.
 #[derive(Default)]
 pub(super) struct Revisions {
     counts: Vec<Arc<AtomicU64>>,
-    /// Their sum when the facts were read last.
+    /// The sum of the counters when the facts were last read.
     seen: u64,
 }
 
@@ -21,14 +21,15 @@ impl Revisions {
         let Some(count) = facts.count() else {
             return;
         };
-        // A count that no one else holds never moves.
+        // A counter without another owner never changes.
         if Arc::strong_count(count) > 1 && !self.counts.iter().any(|c| Arc::ptr_eq(c, count)) {
             self.seen = self.seen.wrapping_add(count.load(Acquire));
             self.counts.push(Arc::clone(count));
         }
     }
 
-    /// As counts only grow, their sum stays the same only when all of them do.
+    /// Counters only grow, so the sum stays the same only if all of them do. Acquire: a reader that sees a
+    /// count sees the facts that were released before it.
     fn sum(&self) -> u64 {
         let counts = self.counts.iter().map(|count| count.load(Acquire));
         counts.fold(0, u64::wrapping_add)
@@ -39,7 +40,7 @@ impl Revisions {
     }
 
     pub(super) fn catch_up(&mut self) {
-        // A discovery that is gone changes nothing any more.
+        // The counter of a dropped discovery never changes again.
         self.counts.retain(|count| Arc::strong_count(count) > 1);
         self.seen = self.sum();
     }

@@ -1,4 +1,4 @@
-//! What a driver is made with.
+//! The parts that a driver is made from.
 
 use std::{
     convert::Infallible,
@@ -32,10 +32,10 @@ pub(in crate::balance) struct Setup<P> {
     pub(in crate::balance) seed: Option<u64>,
 }
 
-/// What a driver shares with the balancer: the driver's ends of the channels.
+/// The parts that a driver shares with the balancer: the driver's ends of the channels.
 pub(in crate::balance) struct Ends<S, P: Policy, C, W> {
     pub(in crate::balance) core: Weak<Core<S, P, C, W>>,
-    /// What requests read until there is another snapshot.
+    /// The snapshot that requests read until another is published.
     pub(in crate::balance) empty: Arc<Snapshot<S, P>>,
     pub(in crate::balance) common: Arc<Common>,
     pub(in crate::balance) alive: mpsc::Receiver<Infallible>,

@@ -1,7 +1,8 @@
-//! How much the driver does at a time.
+//! Limits of the driver's work in one go.
 
-/// What is taken in of one kind before a snapshot is made of a flood that does not end.
+/// Number of items of one kind that are taken in before a snapshot is made, in case items never stop
+/// coming.
 pub(super) const FLOOD: usize = 16_384;
 
-/// What is taken in before other tasks get their turn: some 50 µs' worth.
+/// Number of items that are taken in before other tasks may run: some 50 µs of work.
 pub(super) const TURN: usize = 128;

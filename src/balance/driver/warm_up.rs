@@ -1,16 +1,16 @@
-//! Slow start: which endpoints get less for a while.
+//! Slow start of members: a smaller share for a while.
 
 use tokio::time::Instant;
 
 use super::member::{Member, MemberId};
 use crate::{endpoint::Ramp, instance::Weight};
 
-/// How the members in slow start come to their full share.
+/// The ramp of the members in slow start.
 pub(super) struct WarmUp {
     ramp: Ramp,
     /// The least factor now.
     least: f64,
-    /// When weights change next.
+    /// The time of the next change of weights.
     next: Option<Instant>,
 }
 
@@ -27,7 +27,8 @@ impl WarmUp {
         self.next
     }
 
-    /// Whether the weights of members in slow start have changed. Ends it for those that are warm.
+    /// Whether the weights of members in slow start have changed. Ends slow start for members that are
+    /// warm.
     pub(super) fn is_due<S, L>(&self, members: &mut [Member<S, L>], now: Instant) -> bool {
         if self.next.is_none_or(|at| at > now) {
             return false;
@@ -39,8 +40,7 @@ impl WarmUp {
         true
     }
 
-    /// Looks at what all members weigh. `changed` gets those that have a weight and had none, or the other
-    /// way round.
+    /// Computes the weights of all members. `changed` gets the members that gained or lost a weight.
     pub(super) fn weigh<S, L>(
         &mut self,
         members: &mut [Member<S, L>],
@@ -57,7 +57,7 @@ impl WarmUp {
             let weight = f64::from(member.weight().get());
             let is_out = member.is_out();
             match member.age_mut() {
-                // It is sent nothing, and does not get warmer.
+                // It gets no requests, so it does not get warmer.
                 Some(age) if weighed && weight == 0.0 => age.stop(now),
                 Some(age) => {
                     ramping += weight;
@@ -77,10 +77,10 @@ impl WarmUp {
         self.least = 1.0;
         if next.is_some() {
             if self.ramp.begins(are_warm) {
-                // So that those that are warm are not flooded.
+                // Limits the load on the warm members.
                 self.least = self.ramp.least(warm, ramping);
             } else {
-                // Their shares would differ by their order of arrival alone.
+                // Without a warm member, slow start would only make shares depend on the order of arrival.
                 next = None;
                 for member in members {
                     member.age_mut().take_if(|age| age.runs());
@@ -90,7 +90,7 @@ impl WarmUp {
         self.next = next;
     }
 
-    /// A member's weight in picks now.
+    /// The weight of a member in picks now.
     pub(super) fn effective<S, L>(&self, member: &Member<S, L>, now: Instant) -> f64 {
         let weight = f64::from(member.weight().get());
         match member.age() {

@@ -157,7 +157,7 @@ impl<S, P: Policy> Leaf<S, P> {
     }
 }
 
-/// Whether a request that was sent before may pass the gate. In panic the endpoint may be in probing, too.
+/// Whether a request that was sent before may pass the gate. In panic the endpoint may wait for its probe.
 /// A request that already tried this endpoint must not take its probe permit, because another endpoint may
 /// still answer the request.
 #[cold]
