@@ -1,4 +1,4 @@
-//! Requests over HTTP are in flight until the body of their response ends.
+//! Completion of HTTP requests at the end of the response body.
 
 use std::convert::Infallible;
 
@@ -11,8 +11,9 @@ use crate::classify::{Classify, Http, Observer, Outcome, Verdict};
 /// [`MeasuredEndpoint`](super::MeasuredEndpoint).
 ///
 /// The latency is the time to the head of the response, whatever the length of the body. A classifier
-/// says what a failure is, [`Http`] unless set otherwise: status 429 and 5xx, and a body that breaks
-/// off. What is overloaded counts as a failure here: a server that refuses fast is not a fast server.
+/// decides what a failure is. [`Http`], the default, counts status 429, status 5xx, and a body that breaks
+/// off. A refusal for overload counts as a failure here, so that a server that refuses fast does not look
+/// like a fast server.
 ///
 /// # Examples
 /// ```
@@ -27,7 +28,7 @@ pub struct CompleteOnBody<C = Http> {
 }
 
 impl<C> CompleteOnBody<C> {
-    /// Judges by another classifier.
+    /// Uses another classifier.
     pub fn new(classify: C) -> Self {
         Self { classify }
     }
@@ -41,7 +42,7 @@ impl Default for CompleteOnBody {
 
 impl<C, L, Response> TrackCompletion<Handle<L>, Response> for CompleteOnBody<C>
 where
-    // It sees no errors, so any type of them will do.
+    // The classifier gets no errors here, so the error type does not matter.
     C: Classify<Response, Infallible>,
     L: LoadTracker,
 {

@@ -1,4 +1,4 @@
-//! Load seen through weight.
+//! Load divided by weight.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use crate::instance::Weight;
 
 /// What one more request on an endpoint costs: its load divided by its weight; smaller is better.
 ///
-/// Of two endpoints with the same load, the one with three times the weight costs a third. An
-/// endpoint of weight 0 costs infinitely much: it is chosen only over another such.
+/// With the same load, an endpoint with three times the weight costs a third. The cost of an endpoint of
+/// weight 0 is infinite, so it is chosen only if all others cost as much.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub struct Cost(f64);
 
 impl Cost {
-    /// Divides a load by a weight. A load that is no number counts as infinite.
+    /// Divides a load by a weight. NaN and negative loads count as infinite.
     pub fn new(load: f64, weight: Weight) -> Self {
-        // Also false for NaN, so that costs are always comparable.
+        // False for NaN, too, so that costs are always comparable.
         if load >= 0.0 && weight > Weight::ZERO {
             Self(load / f64::from(weight.get()))
         } else {
@@ -22,7 +22,7 @@ impl Cost {
         }
     }
 
-    /// The cost as a number, from 0 to infinity and never NaN.
+    /// The cost, from 0 to infinity; never NaN.
     pub fn get(self) -> f64 {
         self.0
     }

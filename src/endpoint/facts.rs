@@ -1,4 +1,4 @@
-//! What the registry says of an endpoint now, shared with the discovery that updates it.
+//! The registry's data of an endpoint, shared with the discovery that updates it.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -10,16 +10,17 @@ use std::sync::{
 
 use crate::instance::{Instance, Weight};
 
-/// The facts of one instance. Updates are seen by every clone of its endpoint.
+/// The facts of one instance. Every clone of its endpoint sees their updates.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    /// Apart from the instance, because each choice reads it. Relaxed: it is read for itself.
+    /// Separate from the instance, because each pick reads it. Relaxed: it is read on its own and publishes
+    /// no other memory.
     weight: AtomicU16,
-    /// Locked for as long as it takes to copy an `Arc`, and not on the path of a request.
+    /// Locked only while an `Arc` is copied, and not on the path of a request.
     instance: RwLock<Arc<Instance>>,
-    /// Counts the updates of all endpoints of one discovery, so that a reader of many need not look at
-    /// each. Release when written and Acquire when read: a reader that sees the count sees the facts.
-    /// `None` where they are never updated.
+    /// Counts the updates of all endpoints of one discovery, so that a reader of many endpoints need not
+    /// check each of them. Release on write and Acquire on read: a reader that sees a count also sees the
+    /// facts that were written before it. `None` if the facts are never updated.
     revision: Option<Arc<AtomicU64>>,
 }
 
@@ -43,7 +44,8 @@ impl Facts {
         }
     }
 
-    /// Counts the updates of all facts of the same discovery. To be read with Acquire.
+    /// The counter of updates of all facts of the same discovery. Read it with Acquire, which pairs with
+    /// the Release of the writer.
     pub(crate) fn count(&self) -> Option<&Arc<AtomicU64>> {
         self.revision.as_ref()
     }

@@ -13,13 +13,13 @@ use tower::load::TrackCompletion;
 
 use super::load::{Handle, LoadTracker};
 
-/// A request in flight. Dropping it cancels the request and gives back its place.
+/// A request in flight. Dropping it cancels the request and releases its place.
 #[pin_project]
 pub struct ResponseFuture<F, L: LoadTracker, T> {
     #[pin]
     future: F,
     completion: T,
-    /// Taken when the inner future is done.
+    /// Taken when the inner future completes.
     handle: Option<Handle<L>>,
 }
 

@@ -1,4 +1,4 @@
-//! An endpoint that measures its own load, for balancers that do not.
+//! An endpoint that measures its own load, for balancers that read the load from a service.
 
 use std::{
     fmt,
@@ -21,12 +21,12 @@ use super::{
 
 /// An endpoint that measures its own load: a [`tower::load::Load`], for tower's own balancer.
 ///
-/// `L` measures the load, and `T` says when a request is complete: when its response is there
-/// ([`CompleteOnResponse`], the default), or when the body of the response has ended
-/// (`CompleteOnBody`, with feature `http`). Clones share everything but the
-/// service.
+/// `L` measures the load, and `T` decides when a request is complete: when its response arrives
+/// ([`CompleteOnResponse`], the default), or when the body of the response has ended (`CompleteOnBody`,
+/// with feature `http`). Clones share everything except the service.
 ///
-/// Our own [`Balance`](crate::balance::Balance) measures load by itself and takes an [`Endpoint`].
+/// The [`Balance`](crate::balance::Balance) of this crate measures load by itself and takes an
+/// [`Endpoint`].
 ///
 /// ```text
 ///  MeasuredEndpoint ──clone──▶ MeasuredEndpoint          one service each
@@ -37,8 +37,8 @@ use super::{
 ///                                                                         request in flight
 /// ```
 ///
-/// A request costs two counters and two readings of the clock; nothing locks or allocates. Whatever way a
-/// request ends, its place in flight is given back: the [`Handle`] is a guard.
+/// A request costs two counter updates and two readings of the clock. Nothing locks or allocates. The
+/// [`Handle`] is a guard, so the place of a request is released however the request ends.
 ///
 /// # Examples
 /// ```
@@ -60,10 +60,10 @@ pub struct MeasuredEndpoint<S, L, T = CompleteOnResponse> {
     state: Arc<State<L>>,
 }
 
-// Here and not beside the type, because that file knows nothing of this one.
+// Here and not in the file of `Endpoint`, which must not depend on this one.
 impl<S> Endpoint<S> {
-    /// Measures the load from now on, over all later clones, for balancers that read a service's load, such
-    /// as tower's own.
+    /// Adds measuring of the load, shared by all later clones, for balancers that read a service's load,
+    /// such as tower's own.
     pub fn measured<L: LoadTracker>(self, tracker: L) -> MeasuredEndpoint<S, L> {
         MeasuredEndpoint::new(self, tracker)
     }
@@ -90,17 +90,17 @@ impl<S, L: LoadTracker, T> MeasuredEndpoint<S, L, T> {
         }
     }
 
-    /// The endpoint without its measure.
+    /// The endpoint without the measuring.
     pub fn endpoint(&self) -> &Endpoint<S> {
         &self.endpoint
     }
 
-    /// The number of its requests that are not complete, over all clones.
+    /// The number of requests in flight, over all clones.
     pub fn in_flight(&self) -> usize {
         self.state.in_flight()
     }
 
-    /// The cost at `now`, for callers that compare several and read the clock once.
+    /// The cost at `now`. For callers that compare several endpoints with one reading of the clock.
     pub fn cost(&self, now: Instant) -> Cost {
         let load = self.state.tracker.load(self.in_flight(), now);
         Cost::new(load, self.endpoint.weight())
@@ -122,7 +122,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // Before the call, so that a service which panics in it gives the place back.
+        // Before the call, so that the guard releases the place if the service panics in it.
         let handle = self.state.start(Instant::now());
         ResponseFuture::new(self.endpoint.call(request), self.completion.clone(), handle)
     }

@@ -1,12 +1,12 @@
-//! An instance that we can send to.
+//! Endpoints: instances that requests can be sent to.
 //!
-//! An [`Endpoint`] is a service (usually a connection, or a client that makes connections) together
-//! with what must be known to choose it: the [`Key`] and the current [`Instance`] from the registry.
+//! An [`Endpoint`] is a service (usually a connection, or a client that makes connections) with the data
+//! that a choice needs: the [`Key`] and the current [`Instance`] from the registry.
 //!
 //! # Where load is measured
-//! Once, by the balancer that uses it. Our own [`Balance`](crate::balance::Balance) measures what its
-//! policy asks for, and takes an [`Endpoint`] as it is. tower's own `balance::p2c::Balance` asks each
-//! service for its load: it takes a [`MeasuredEndpoint`], which
+//! Load is measured once, by the balancer. The [`Balance`](crate::balance::Balance) of this crate measures
+//! what its policy needs, and takes an [`Endpoint`] as it is. tower's own `balance::p2c::Balance` reads the
+//! load from each service. It takes a [`MeasuredEndpoint`], which
 //! [`Discover::measured`](crate::discover::Discover::measured) makes of each endpoint.
 
 #[cfg(feature = "http")]
@@ -43,9 +43,9 @@ use tower::Service;
 
 use crate::instance::{Instance, Key, Weight};
 
-/// An instance that we can send to: a service, with its identity and its weight.
+/// An instance that requests can be sent to: a service with its identity and its weight.
 ///
-/// As a [`tower::Service`] it is the service. Clones share what the registry says.
+/// As a [`tower::Service`] it behaves like its service. Clones share the registry's data.
 ///
 /// # Examples
 /// ```
@@ -67,7 +67,7 @@ pub struct Endpoint<S> {
 }
 
 impl<S> Endpoint<S> {
-    /// Puts the service that reaches `instance` together with it.
+    /// Combines `instance` with the service that reaches it.
     pub fn new(service: S, instance: Arc<Instance>) -> Self {
         let key = instance.key.clone();
         Self::with_facts(service, key, Arc::new(Facts::new(instance, None)))
@@ -90,12 +90,12 @@ impl<S> Endpoint<S> {
         &self.key
     }
 
-    /// What the registry says of it now.
+    /// Its present instance in the registry.
     pub fn instance(&self) -> Arc<Instance> {
         self.facts.instance()
     }
 
-    /// Its weight now; cheaper than asking [`instance`](Self::instance).
+    /// Its present weight; cheaper than reading it from [`instance`](Self::instance).
     pub fn weight(&self) -> Weight {
         self.facts.weight()
     }

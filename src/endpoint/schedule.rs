@@ -1,16 +1,16 @@
-//! What is due when, by key. Pure.
+//! A schedule of keys by time. Pure.
 
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// Keys in the order of their times. A key that is scheduled twice comes twice.
+/// Keys in the order of their times. A key that is scheduled twice is returned twice.
 pub(super) struct Schedule<K> {
     due: BTreeMap<Due, K>,
     serial: u64,
 }
 
-/// Names one entry of a [`Schedule`]; the number tells entries of the same time apart.
+/// Identifies one entry of a [`Schedule`]. The number distinguishes entries of the same time.
 pub(super) type Due = (Instant, u64);
 
 impl<K> Schedule<K> {
@@ -32,12 +32,12 @@ impl<K> Schedule<K> {
         self.due.remove(&due);
     }
 
-    /// The first time of all.
+    /// The earliest time.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes the first key that is due.
+    /// Takes the earliest key that is due.
     pub(super) fn pop(&mut self, now: Instant) -> Option<K> {
         self.next().filter(|at| *at <= now)?;
         self.due.pop_first().map(|(_, key)| key)

@@ -1,37 +1,38 @@
-//! Slow start: an endpoint that is new, restored or at another address gets a small share first, and
-//! its full share soon.
+//! Slow start: an endpoint that is new, restored or at another address gets a small share first, which
+//! grows to its full share.
 //!
-//! Caches are cold, pools empty, code not compiled: a full share at once is a burst of slow answers.
-//! The share grows as in [Envoy], `max(least, (age / window)^(1 / aggression))`, which multiplies the
-//! weight, so that every policy that heeds weights ramps, those by latency too. What went wrong with
-//! that elsewhere, and what is done about it:
+//! A new process has cold caches, empty pools and code that is not compiled yet. A full share at once
+//! causes a burst of slow responses. The share grows as in [Envoy], `max(least, (age / window)^(1 /
+//! aggression))`. This factor multiplies the weight, so slow start works with every policy that uses
+//! weights, also with policies that measure latency. Known problems of other implementations, and the
+//! solutions here:
 //!
-//! - *Starved for ever*: a tiny weight put an endpoint's turn so far away that it got nothing even when
-//!   its window was over (envoy#19526, #29259). Here the factor is 1 exactly from the end of the window,
-//!   never below 1 % before, and [`Ramp::next_change`] says when weights must be prepared anew.
-//! - *Useless when all are new*: then nothing is warm, and the ramp would only make shares depend on
-//!   the order of arrival. [`Ramp::begins`] says so, and when no endpoint is warm any more the ramps end.
-//! - *A flood for the rest*: one warm endpoint among nine new ones gets half of all requests where a tenth is
-//!   its due (envoy#26290). [`Ramp::least`] raises the least factor until no endpoint gets
-//!   more than half as much again as its due.
-//! - *A ramp for each blink*: a registry or a health check that flaps delists an endpoint for a moment,
-//!   and when each return begins a ramp, most of the service ramps for as long as that lasts. With one
-//!   server after the other delisted for 200 ms, at 70 % of what all can bear, the 99th percentile was
-//!   three times what it is without (`cargo bench --bench quality storm`). So the age belongs to the
-//!   process, not to the listing: see below.
+//! - *An endpoint starves*: with a tiny weight the turn of an endpoint came so late that it got no requests
+//!   even after its window (envoy#19526, #29259). Here the factor is exactly 1 from the end of the window
+//!   on and never below 1 % before, and [`Ramp::next_change`] returns when weights must be prepared anew.
+//! - *No effect when all endpoints are new*: no endpoint is warm then, and slow start would only make
+//!   shares depend on the order of arrival. [`Ramp::begins`] is false in this case, and slow start ends
+//!   when no endpoint is warm any more.
+//! - *Overload of the warm endpoints*: one warm endpoint among nine new ones gets half of all requests
+//!   instead of a tenth (envoy#26290). [`Ramp::least`] raises the least factor until no endpoint gets more
+//!   than 1.5 times its due.
+//! - *Slow start after each short absence*: a registry or health check that flaps delists endpoints for
+//!   moments. If each return began slow start, most of the service would be in slow start for as long as
+//!   the flapping lasts. With one server after the other delisted for 200 ms, at 70 % of the total
+//!   capacity, the 99th percentile was three times that without slow start (`cargo bench --bench quality
+//!   storm`). So the age belongs to the process and not to the listing; see below.
 //!
 //! # What counts as warming
-//! The age of a ramp is the time for which the endpoint was sent requests, as only requests warm it.
-//! Time away from the registry and time at weight 0 count for nothing: the age stands still ([`Age`]).
-//! It is not turned back either. What was filled in the process stays as long as the process, and
-//! an endpoint that was delisted for a moment has lost nothing; if time away cooled an endpoint, a flapping
-//! one would never be warm, and its requests would be slow because of the flapping alone. So within the
-//! grace of the balancer a warm endpoint comes back warm, and any other goes on where it was.
+//! The age counts the time in which the endpoint was sent requests, because only requests warm it. The age
+//! stands still while the endpoint is not listed or has weight 0 ([`Age`]). It is not reset by an absence
+//! either: what the process has cached stays for the life of the process. If an absence cooled an endpoint,
+//! a flapping one would never be warm, and its requests would be slow only because of the flapping. So
+//! within the grace of the balancer a warm endpoint comes back warm, and any other continues where it was.
 //!
-//! A new age begins with whatever says that the process is another one: another key, another address, a
-//! new generation of the registration (where the registry says so), an ejection, or an absence beyond
-//! the grace. A process that was restarted within the grace at the same address looks the same in a
-//! registry without generations, and comes back warm there, unless each start has another id.
+//! A new age begins when something shows that the process is another one: another key, another address, a
+//! new generation of the registration (if the registry reports it), an ejection, or an absence longer than
+//! the grace. A registry without generations does not show a restart at the same address within the grace.
+//! Such a process comes back as warm, unless each start has another id.
 //!
 //! [Envoy]: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start
 
@@ -41,29 +42,30 @@ use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
-/// Half of the ten seconds within which an endpoint that returned should have its full share: the other
-/// half is for noticing that it returned.
+/// Half of the ten seconds within which an endpoint that came back should have its full share. The other
+/// half is for detecting that it came back.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Envoy's.
+/// The default of Envoy.
 const LEAST: f64 = 0.1;
 
-/// Envoy's: the share grows evenly.
+/// The default of Envoy: the share grows linearly.
 const AGGRESSION: f64 = 1.0;
 
-/// Endpoints are sized for more than their mean load; twice is where they often end. This leaves
-/// room for chance.
+/// Endpoints are sized for more than their mean load, often for twice of it. 1.5 leaves room for random
+/// variation.
 const SURGE: f64 = 1.5;
 
-/// Weights change in steps of a tenth: each step prepares the policy anew, off the path of requests.
+/// Weights change in steps of a tenth, because each step prepares the policy anew, off the path of
+/// requests.
 const STEPS: f64 = 10.0;
 
 /// Settings of slow start: an endpoint that is new, restored after an ejection, or at another address gets
 /// a small share first.
 ///
-/// What counts is the time for which an endpoint was sent requests. Time away from the registry (within
-/// the [grace](crate::balance::BalanceBuilder::grace) of the balancer) and time at weight 0 make it neither
-/// warmer nor colder.
+/// The age of an endpoint is the time in which it was sent requests. Time outside of the registry (within
+/// the [grace](crate::balance::BalanceBuilder::grace) of the balancer) and time at weight 0 do not change
+/// it.
 ///
 /// # Examples
 /// ```
@@ -104,42 +106,41 @@ impl SlowStart {
         }
     }
 
-    /// Sets how long it takes to the full share; 5 s by default, at most a day. Zero switches slow
-    /// start off.
+    /// Sets the time until the full share; 5 s by default, at most one day. Zero switches slow start off.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// Sets the share to begin with, from 0.01 to 1 of the full one; 0.1 by default. 1 switches slow
-    /// start off; very little shows nothing until it has grown.
+    /// Sets the first share, from 0.01 to 1 of the full share; 0.1 by default. 1 switches slow start off.
+    /// With a very small value an endpoint gets nearly no requests at first.
     #[must_use]
     pub fn least(mut self, share: f64) -> Self {
         self.least = share;
         self
     }
 
-    /// Sets the shape, from 0.1 to 10: 1, the default, grows evenly; above it grows fast at first and
-    /// below it at last.
+    /// Sets the shape of the growth, from 0.1 to 10. The default 1 is linear. Above 1 the share grows fast
+    /// at first; below 1 it grows fast at the end.
     #[must_use]
     pub fn aggression(mut self, aggression: f64) -> Self {
         self.aggression = aggression;
         self
     }
 
-    /// Sets how many times its due an endpoint may get because others ramp, at least 1; 1.5 by default.
-    /// 1 switches slow start off, infinity lets the others bear it all.
+    /// Sets how many times its due an endpoint may get while others are in slow start, at least 1; 1.5 by
+    /// default. 1 switches slow start off. With infinity the warm endpoints take all of the remaining load.
     #[must_use]
     pub fn surge(mut self, factor: f64) -> Self {
         self.surge = factor;
         self
     }
 
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// When one is out of its range.
+    /// When a setting is out of range.
     pub fn build(self) -> Result<Ramp, ConfigError> {
         if self.window > Duration::from_secs(86_400) {
             return Err(ConfigError::new(
@@ -175,7 +176,7 @@ impl Default for SlowStart {
     }
 }
 
-/// How an endpoint's share grows; made by [`SlowStart::build`]. Pure.
+/// The growth of an endpoint's share; made by [`SlowStart::build`]. Pure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ramp {
     window: Duration,
@@ -185,25 +186,25 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// Whether endpoints that are new or back ramp, in a set with so many that take requests and have
-    /// their full share. In the first set, and in one that is all new, none does.
+    /// Whether endpoints that are new or back use slow start, in a set with `warm` endpoints that take
+    /// requests and have their full share. False in a set of new endpoints only, such as the first set.
     pub fn begins(&self, warm: usize) -> bool {
         warm > 0 && !self.window.is_zero() && self.least < 1.0 && self.surge > 1.0
     }
 
-    /// What to multiply the weight with at this age; from the end of the window on 1 exactly.
+    /// The factor for the weight at this age; exactly 1 from the end of the window on.
     pub fn factor(&self, age: Duration) -> f64 {
         factor(age, self.window, self.least, self.aggression)
     }
 
-    /// The least factor for a set with these sums of weights: of the endpoints that have their full
-    /// share, and of those that ramp. Use the larger of this and [`factor`](Self::factor).
+    /// The least factor for a set. `warm` is the sum of the weights of the endpoints with their full share,
+    /// `ramping` that of the endpoints in slow start. Use the larger of this and [`factor`](Self::factor).
     ///
-    /// With `warm + factor × ramping` as the whole, each warm endpoint gets
-    /// `(warm + ramping) / (warm + factor × ramping)` times its due; this keeps that within the surge.
+    /// With `warm + factor × ramping` as the total, each warm endpoint gets `(warm + ramping) / (warm +
+    /// factor × ramping)` times its due. The least factor keeps this within the surge.
     pub fn least(&self, warm: f64, ramping: f64) -> f64 {
         let needed = ((warm + ramping) / self.surge - warm) / ramping;
-        // Also when it is no number, with none or infinitely many on one side.
+        // False for NaN, too, which a sum of zero or of infinity gives.
         if needed > self.least {
             needed.min(1.0)
         } else {
@@ -211,8 +212,8 @@ impl Ramp {
         }
     }
 
-    /// The age at which the factor has next changed enough to prepare weights anew; `None` from the end
-    /// of the window on.
+    /// The age at which weights are to be prepared anew, because the factor has changed by a step; `None`
+    /// from the end of the window on.
     pub fn next_change(&self, age: Duration) -> Option<Duration> {
         if age >= self.window {
             return None;
@@ -221,7 +222,7 @@ impl Ramp {
         let at = self
             .window
             .mul_f64(power((share / STEPS).min(1.0), self.aggression));
-        // Rounding must not make a caller come back for the same step at once.
+        // Rounding must not make a caller return at once for the same step.
         let soonest = age + self.window.div_f64(STEPS * STEPS);
         Some(at.max(soonest).min(self.window))
     }
@@ -233,26 +234,26 @@ impl Default for Ramp {
     }
 }
 
-/// The age of a ramp: for how long the endpoint has been sent requests. Pure.
+/// The age in slow start: the time in which the endpoint was sent requests. Pure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Age {
     passed: Duration,
-    /// Since when more time passes; `None` while the age stands still, as it does at first.
+    /// The time since which the age increases; `None` while it stands still, as it does at first.
     since: Option<Instant>,
 }
 
 impl Age {
-    /// Whether time passes.
+    /// Whether the age increases.
     pub(crate) fn runs(self) -> bool {
         self.since.is_some()
     }
 
-    /// Has time pass from now on.
+    /// Makes the age increase from now on.
     pub(crate) fn run(&mut self, now: Instant) {
         self.since.get_or_insert(now);
     }
 
-    /// Has the age stand still from now on.
+    /// Makes the age stand still from now on.
     pub(crate) fn stop(&mut self, now: Instant) {
         *self = Self {
             passed: self.at(now),
@@ -266,7 +267,7 @@ impl Age {
     }
 }
 
-/// The share, from `least` to 1, that an endpoint of this `age` should have of its full one.
+/// The factor for an endpoint of this `age`, from `least` to 1.
 fn factor(age: Duration, window: Duration, least: f64, aggression: f64) -> f64 {
     if age >= window {
         return 1.0;
@@ -275,7 +276,7 @@ fn factor(age: Duration, window: Duration, least: f64, aggression: f64) -> f64 {
     power(passed, 1.0 / aggression).clamp(least, 1.0)
 }
 
-/// Mostly the exponent is 1, and this is asked of each endpoint that ramps, for each snapshot.
+/// A shortcut: the exponent is usually 1, and each snapshot computes this for each endpoint in slow start.
 fn power(base: f64, exponent: f64) -> f64 {
     if exponent == 1.0 {
         base
