@@ -200,8 +200,9 @@ impl Ramp {
     /// The least factor for a set. `warm` is the sum of the weights of the endpoints with their full share,
     /// `ramping` that of the endpoints in slow start. Use the larger of this and [`factor`](Self::factor).
     ///
-    /// With `warm + factor × ramping` as the total, each warm endpoint gets `(warm + ramping) / (warm +
-    /// factor × ramping)` times its due. The least factor keeps this within the surge.
+    /// With `warm + factor × ramping` as the total, each warm endpoint gets
+    /// `(warm + ramping) / (warm + factor × ramping)` times its due. The least factor keeps this within the
+    /// surge.
     pub fn least(&self, warm: f64, ramping: f64) -> f64 {
         let needed = ((warm + ramping) / self.surge - warm) / ramping;
         // False for NaN, too, which a sum of zero or of infinity gives.

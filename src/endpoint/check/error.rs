@@ -1,4 +1,4 @@
-//! Why a check failed.
+//! The errors of checks.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -6,26 +6,27 @@ use http::StatusCode;
 
 use crate::error::BoxError;
 
-/// Why a check failed.
+/// The reason why a check failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// No connection.
+    /// The connection failed.
     Connect(BoxError),
-    /// No answer in time.
+    /// No response within the timeout.
     Timeout(Duration),
-    /// The connection broke, or what came over it is not the protocol.
+    /// The connection broke, or the data on it does not follow the protocol.
     Exchange(BoxError),
-    /// A status that is not from 200 to 299; a redirect too, because where it leads is not this endpoint.
+    /// The HTTP status is not from 200 to 299. A redirect fails too, because its target is not this
+    /// endpoint.
     Status(StatusCode),
-    /// A gRPC status that is not 0.
+    /// A gRPC status other than 0.
     Grpc {
-        /// The code: 5 when the endpoint does not know the service, 12 when it has no health service.
+        /// The code: 5 when the endpoint does not have the service, 12 when it has no health service.
         code: u32,
-        /// What it says about it.
+        /// The message of the endpoint.
         message: String,
     },
-    /// A health service that does not say `SERVING` but this: 0 unknown, 2 not serving, 3 no such
+    /// The health service reports this status instead of `SERVING`: 0 unknown, 2 not serving, 3 no such
     /// service.
     NotServing(u64),
     /// The task of the check ended without a result.

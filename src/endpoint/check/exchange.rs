@@ -1,4 +1,4 @@
-//! One check of one endpoint, from the connection to the verdict.
+//! One check of one endpoint, from the connection to the result.
 
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ use crate::{
     probe,
 };
 
-/// Checks an endpoint, within the timeout.
+/// Checks an endpoint within the timeout.
 pub(super) async fn run(checks: &Checks, address: &Address) -> Result<(), CheckError> {
     match timeout(checks.settings.timeout, ask(checks, address)).await {
         Ok(result) => result,
@@ -44,7 +44,7 @@ async fn ask(checks: &Checks, address: &Address) -> Result<(), CheckError> {
     }
 }
 
-/// What the request names as its host.
+/// The host name of the request.
 fn host(checks: &Checks, address: &Address) -> String {
     match &checks.host {
         Some(host) => host.to_string(),
@@ -53,7 +53,7 @@ fn host(checks: &Checks, address: &Address) -> String {
 }
 
 async fn connect(checks: &Checks, address: &Address, host: &str) -> Result<Io, CheckError> {
-    // The check as a whole is bounded by the same time.
+    // The same timeout bounds the check as a whole.
     let connector = Connector::new(Target::Tcp(address.clone()), checks.settings.timeout);
     #[cfg(feature = "tls")]
     let connector = match &checks.tls {

@@ -1,9 +1,9 @@
-//! Active health checks: asking endpoints whether they are well, whatever requests say.
+//! Active health checks: requests of this crate to the endpoints, independent of user requests.
 //!
-//! Requests find most failures sooner ([`eject`](super::eject)). A check finds that of an endpoint
-//! which gets few requests, and it asks what requests cannot: whether the process itself says that it
-//! is ready. So checks are off unless set. [`HealthCheck`] says what to ask and how often, [`Prober`]
-//! asks; the driver owns it and hands on what it reports.
+//! User requests detect most failures sooner ([`eject`](super::eject)). A check detects the failure of an
+//! endpoint that gets few requests. It also shows what requests cannot: whether the process reports itself
+//! as ready. Checks are off by default. [`HealthCheck`] defines what is checked and how often. [`Prober`]
+//! runs the checks; the driver owns it and passes on its reports.
 //!
 //! ```text
 //!                 due                       answer, error or timeout          Ejector::check_failed
@@ -18,9 +18,9 @@
 //! | [`HealthCheck::http`] | it answers with a status from 200 to 299; redirects are not followed |
 //! | [`HealthCheck::grpc`] | `grpc.health.v1.Health/Check` answers `SERVING` |
 //!
-//! Each check makes a connection of its own and closes it: that the endpoint still accepts connections
-//! is part of the question. An endpoint counts as healthy until its checks have failed so many times in
-//! a row, so that new endpoints need not wait for their first check.
+//! Each check opens and closes its own connection, because it must also show that the endpoint still
+//! accepts connections. An endpoint counts as healthy until the set number of checks in a row has failed,
+//! so new endpoints need not wait for their first check.
 
 mod error;
 mod exchange;

@@ -1,4 +1,4 @@
-//! Makes the checks of all endpoints of a set.
+//! Runs the checks of all endpoints of a set.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::{
     instance::Address,
 };
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Report<K> {
@@ -31,21 +31,21 @@ pub struct Report<K> {
     pub key: K,
     /// The result of this one check.
     pub result: Result<(), CheckError>,
-    /// How many checks have failed since the endpoint last counted as healthy; 0 while it does.
+    /// Number of failed checks since the endpoint last counted as healthy; 0 while it does.
     pub failures: u32,
 }
 
-/// Checks the endpoints of a set, again and again.
+/// Checks the endpoints of a set repeatedly.
 ///
-/// It makes progress while its owner awaits [`next`](Self::next); the checks under way are tasks, and go on
-/// in between. Dropping it, or removing an endpoint, ends those.
+/// It makes progress while its owner awaits [`next`](Self::next). Checks in progress are tasks, which also
+/// run in between. They end when the prober is dropped or their endpoint is removed.
 pub struct Prober<K> {
     checks: Arc<Checks>,
     rng: SmallRng,
     endpoints: HashMap<K, Watched>,
     due: Schedule<K>,
     running: JoinSet<Result<(), CheckError>>,
-    /// The endpoints of those tasks.
+    /// The endpoints of the running tasks.
     tasks: HashMap<Id, K>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -75,9 +75,9 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         }
     }
 
-    /// Checks an endpoint from now on, first at a random point of the first interval. One that is known
-    /// keeps its standing and its schedule, unless its address changed: checks of the old address say
-    /// nothing about the new one.
+    /// Checks an endpoint from now on. The first check is at a random point of the first interval. A known
+    /// endpoint keeps its state and its schedule, unless its address changed: checks of the old address
+    /// prove nothing about the new one.
     pub fn insert(&mut self, key: K, address: Address, now: Instant) {
         if self
             .endpoints
@@ -98,7 +98,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         self.endpoints.insert(key, watched);
     }
 
-    /// Checks an endpoint no more.
+    /// Stops checking an endpoint.
     pub fn remove(&mut self, key: &K) {
         match self.endpoints.remove(key).map(|watched| watched.phase) {
             Some(Phase::Waiting(due)) => self.due.remove(due),
@@ -120,13 +120,13 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         self.endpoints.is_empty()
     }
 
-    /// Waits for the result of the next check; for ever while there are no endpoints.
+    /// Waits for the result of the next check. Never returns while there are no endpoints.
     ///
     /// # Panics
-    /// Outside of a tokio runtime with time and I/O.
+    /// When called outside of a tokio runtime with time and I/O.
     ///
     /// # Cancel safety
-    /// Nothing is lost: checks go on, and their results wait.
+    /// Nothing is lost when the future is dropped: checks continue, and their results wait.
     pub async fn next(&mut self) -> Report<K> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -142,7 +142,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
                     Ok(ended) => ended,
                     Err(error) => (error.id(), Err(CheckError::Lost)),
                 };
-                // Removed endpoints have no task here.
+                // Removed endpoints have no entry here.
                 if let Some(report) = self.tasks.remove(&id).and_then(|key| self.end(key, result)) {
                     return Poll::Ready(report);
                 }
@@ -154,8 +154,8 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         }
     }
 
-    /// Starts the checks that are due, as far as there is room. Returns whether it started any: then the
-    /// tasks must be polled again.
+    /// Starts the checks that are due, up to the limit of concurrency. Returns whether it started any; then
+    /// the tasks must be polled again.
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
         while self.running.len() < self.checks.settings.concurrency {
@@ -176,7 +176,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         started
     }
 
-    /// Waits for the next check to be due. Without room for it, the end of another check wakes the task.
+    /// Waits for the next due check. At the limit of concurrency, the end of another check wakes the task.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.running.len() >= self.checks.settings.concurrency {
             return Poll::Pending;

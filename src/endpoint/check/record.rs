@@ -1,4 +1,4 @@
-//! How many checks in a row decide. Pure.
+//! The number of checks in a row that changes the state of an endpoint. Pure.
 
 use super::settings::HealthCheck;
 
@@ -11,8 +11,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Takes a result, and returns how many checks have failed since the endpoint last counted as healthy;
-    /// 0 while it does.
+    /// Records a result. Returns how many checks have failed since the endpoint last counted as healthy; 0
+    /// while it does.
     pub(super) fn note(&mut self, passed: bool, settings: &HealthCheck) -> u32 {
         if passed {
             self.passes = self.passes.saturating_add(1);
@@ -32,7 +32,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// The failures after each result.
+    /// The number of failures after each result.
     fn failures(results: &str, max_failures: u32, passes: u32) -> Vec<u32> {
         let settings = HealthCheck::tcp().max_failures(max_failures).passes(passes);
         let mut record = Record::default();

@@ -1,4 +1,4 @@
-//! What to ask, how often, and what the answers mean.
+//! Settings of health checks: what to request, how often, and how to judge the responses.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::{
     error::{ConfigError, check_range},
 };
 
-/// Envoy's, HAProxy's and Kubernetes' usual range is 2 s to 10 s. Requests find most failures; the others
-/// may take three of these.
+/// The usual range of Envoy, HAProxy and Kubernetes is 2 s to 10 s. User requests detect most failures; the
+/// other failures may take three intervals.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Longer than any healthy answer takes, also with one packet lost while connecting (1 s).
+/// Longer than any healthy response takes, even if one packet is lost while connecting (1 s).
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One check may be lost, and a second meet a pause. Kubernetes has the same default.
+/// One check may be lost, and a second may coincide with a pause. Kubernetes has the same default.
 const MAX_FAILURES: u32 = 3;
 
 /// So that clients which started together do not check together.
 const JITTER: f64 = 0.1;
 
-/// Enough for 320 endpoints that never answer a check, with the times above, and far below the
-/// usual limit of 1,024 open files.
+/// Enough for 320 endpoints that never answer a check, with the times above. Far below the usual limit of
+/// 1,024 open files.
 const CONCURRENCY: usize = 64;
 
-/// What to ask an endpoint.
+/// What a check requests.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Tcp,
@@ -42,7 +42,7 @@ enum Asked {
     Grpc(String),
 }
 
-/// An active health check: what to ask endpoints, how often, and what the answers mean.
+/// An active health check: what to request, how often, and how to judge the responses.
 ///
 /// # Examples
 /// ```
@@ -80,7 +80,7 @@ pub struct HealthCheck {
     tls: Option<Tls>,
 }
 
-/// A configuration, equal to itself alone.
+/// A TLS configuration. It equals only itself.
 #[cfg(feature = "tls")]
 #[derive(Clone, Debug)]
 struct Tls(std::sync::Arc<rustls::ClientConfig>);
@@ -93,17 +93,17 @@ impl PartialEq for Tls {
 }
 
 impl HealthCheck {
-    /// Requests a path (with a query, if need be), which must be answered with a status from 200 to 299.
+    /// Requests a path, optionally with a query. The check passes with a status from 200 to 299.
     pub fn http(path: impl Into<String>) -> Self {
         Self::new(Asked::Http(path.into()))
     }
 
-    /// Makes a connection.
+    /// Opens a connection. The check passes if the endpoint accepts it.
     pub fn tcp() -> Self {
         Self::new(Asked::Tcp)
     }
 
-    /// Asks the gRPC health service about a service; the empty name stands for the whole server. Speaks
+    /// Queries the gRPC health service for a service; the empty name stands for the whole server. Uses
     /// HTTP/2 and needs feature `http2`.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(Asked::Grpc(service.into()))
@@ -124,64 +124,64 @@ impl HealthCheck {
         }
     }
 
-    /// Sets the time from the end of a check to the next; 10 s by default, at least 1 ms. The first check
-    /// of an endpoint comes at a random point of its first interval.
+    /// Sets the time from the end of a check to the next one; 10 s by default, at least 1 ms. The first
+    /// check of an endpoint is at a random point of its first interval.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval.min(NEVER);
         self
     }
 
-    /// Sets how long a check may take, connecting included, above zero; 2 s by default.
+    /// Sets how long a check may take, including the connection, above zero; 2 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(NEVER);
         self
     }
 
     /// Sets how many checks in a row must fail before an endpoint counts as failing, at least 1; 3 by
-    /// default. With 1, one lost packet may do.
+    /// default. With 1, a single lost packet may be enough.
     pub fn max_failures(mut self, n: u32) -> Self {
         self.max_failures = n;
         self
     }
 
-    /// Sets how many checks in a row must pass before it counts as healthy again, at least 1; 1 by default:
-    /// it returns through slow start anyway.
+    /// Sets how many checks in a row must pass before an endpoint counts as healthy again, at least 1. 1 by
+    /// default, because slow start limits its traffic at first.
     pub fn passes(mut self, n: u32) -> Self {
         self.passes = n;
         self
     }
 
-    /// Sets by which part of itself the interval varies, from 0 to 1; 0.1 by default.
+    /// Sets the random part of the interval as a ratio, from 0 to 1; 0.1 by default.
     pub fn jitter(mut self, ratio: f64) -> Self {
         self.jitter = ratio;
         self
     }
 
-    /// Sets how many checks run at a time, at least 1; 64 by default. Others wait for their turn.
+    /// Sets how many checks run at a time, at least 1; 64 by default. Other checks wait.
     pub fn concurrency(mut self, n: usize) -> Self {
         self.concurrency = n;
         self
     }
 
-    /// Sets the host that checks over HTTP and gRPC name, which is also the server name of TLS; the
-    /// address of the endpoint by default.
+    /// Sets the host name of checks over HTTP and gRPC, which is also the server name of TLS. The address
+    /// of the endpoint by default.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
     }
 
-    /// Speaks TLS in checks over HTTP and gRPC. Which protocols are offered follows from the check.
+    /// Uses TLS in checks over HTTP and gRPC. The check determines which protocols are offered.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(Tls(config));
         self
     }
 
-    /// Checks the settings.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// When one is out of its range, the path or the host cannot be asked for, or what the check needs
-    /// is not compiled in.
+    /// When a setting is out of range, when the path or the host is not valid in a request, or when a
+    /// feature that the check needs is not compiled in.
     pub fn build(&self) -> Result<Checks, ConfigError> {
         let error = |field: &str, text: String| {
             let field = format!("health_check.{field}");
@@ -245,7 +245,7 @@ impl HealthCheck {
     }
 }
 
-/// The configuration, offering what the check speaks.
+/// The configuration with the protocols of the check.
 #[cfg(feature = "tls")]
 fn offer(config: &rustls::ClientConfig, kind: &Kind) -> std::sync::Arc<rustls::ClientConfig> {
     let mut config = config.clone();
@@ -257,7 +257,7 @@ fn offer(config: &rustls::ClientConfig, kind: &Kind) -> std::sync::Arc<rustls::C
     std::sync::Arc::new(config)
 }
 
-/// Settings of a health check that were checked; made by [`HealthCheck::build`].
+/// Validated settings of a health check; made by [`HealthCheck::build`].
 #[derive(Clone, Debug)]
 pub struct Checks {
     pub(super) settings: HealthCheck,

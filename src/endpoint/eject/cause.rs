@@ -1,33 +1,33 @@
-//! Why an endpoint was ejected, and what brought it back.
+//! The causes of ejections and of restorations.
 
 use std::{fmt, time::Duration};
 
-/// Why an endpoint was ejected.
+/// The reason for an ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EjectCause {
-    /// So many requests in a row failed.
+    /// This number of requests in a row failed.
     ConsecutiveFailures {
-        /// How many.
+        /// Number of failures.
         n: u64,
     },
     /// Too large a share of the requests in the window failed.
     FailureRatio {
-        /// Requests that failed or were refused.
+        /// Number of requests that failed or were refused.
         failed: u64,
-        /// All that were answered or failed.
+        /// Number of requests that were answered or failed.
         total: u64,
     },
-    /// Its answers take far longer than its peers'.
+    /// Its responses take far longer than those of its peers.
     Slow {
-        /// What its answers take.
+        /// The typical latency of the endpoint.
         estimate: Duration,
-        /// What those of the endpoint in the middle take.
+        /// The typical latency of the endpoint in the middle of the set.
         median: Duration,
     },
-    /// An active health check failed.
+    /// Its active health checks failed.
     HealthCheck {
-        /// How often in a row.
+        /// Number of failures in a row.
         failures: u32,
     },
     /// It was ejected [by hand](crate::balance::BalanceHandle::eject).
@@ -53,21 +53,21 @@ impl fmt::Display for EjectCause {
     }
 }
 
-/// What brought an ejected endpoint back.
+/// The reason for a restoration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Restored {
-    /// A probe was answered well.
+    /// A probe succeeded.
     Probe,
     /// Its health checks pass again.
     HealthCheck,
     /// It was restored [by hand](crate::balance::BalanceHandle::restore).
     ByHand,
-    /// The set shrank, or fewer endpoints have a weight: then fewer may be out.
+    /// The set shrank, or fewer endpoints have a weight, so fewer endpoints may be ejected.
     Guard,
-    /// Its probes were cancelled before they could be answered, so it gets a small share to prove itself.
+    /// Its probes were cancelled before a response could arrive, so it gets a small share as a test.
     Doubt,
-    /// It is at another address now, and so another process.
+    /// It has a new address, and so is another process.
     Moved,
 }
 

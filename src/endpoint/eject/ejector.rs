@@ -1,5 +1,5 @@
-//! Decides which endpoints are out, for how long, and which are probed. Pure: what happened goes in
-//! through the methods, and the steps that follow come out.
+//! Decides which endpoints are ejected, for how long, and which are probed. Pure: reports go in through the
+//! methods, and steps come out.
 
 use std::{fmt, hash::Hash, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{backoff::after, classify::Outcome};
 
-/// Decides which endpoints are out.
+/// Decides which endpoints are ejected.
 ///
 /// ```text
 ///               trip, room left           its time is up           probe passed
@@ -30,15 +30,15 @@ use crate::{backoff::after, classify::Outcome};
 ///  └─ checks fail ─────▲
 /// ```
 ///
-/// [`next_step`](Self::next_step) tells what follows. It depends on the calls of its methods, the
-/// settings and the generator alone: equal runs with equal seeds are equal.
+/// [`next_step`](Self::next_step) returns the decisions. They depend only on the calls of the methods, the
+/// settings and the generator: equal runs with equal seeds are equal.
 ///
-/// As long as it is called at its [deadlines](Self::next_deadline), these hold:
-/// - without endpoints ejected by hand, never more of those that [have a weight](Self::set_weighed) are
-///   out than [`Ejection::allowed`] says; when there are fewer endpoints, those that have been out
-///   longest return;
-/// - every endpoint that is out through its own requests is probed, again and again;
-/// - what is reported from an earlier [`Round`] changes nothing.
+/// These hold as long as the caller calls at each [deadline](Self::next_deadline):
+/// - Of the endpoints that [have a weight](Self::set_weighed), never more are out than
+///   [`Ejection::allowed`] permits. Endpoints ejected by hand are not limited. When the set shrinks, the
+///   endpoints that have been out longest are restored.
+/// - Every endpoint that is out because of its own requests is probed again and again.
+/// - A report from an earlier [`Round`] has no effect.
 pub(crate) struct Ejector<K> {
     places: Places<K>,
     slow: Option<SlowLimit>,
@@ -59,23 +59,23 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         &self.places.rules
     }
 
-    /// Takes an endpoint on, with a weight and an open gate, and returns its round. An endpoint that is
-    /// known stays as it is.
+    /// Adds an endpoint with a weight and an open gate, and returns its round. A known endpoint stays
+    /// unchanged.
     pub(crate) fn insert(&mut self, key: K) -> Round {
         self.places.insert(key)
     }
 
-    /// Forgets an endpoint, and returns what was known of it, to be [recalled](Self::recall) when it comes
-    /// back. Others may return, as fewer may now be out.
+    /// Removes an endpoint and returns its history, for [`recall`](Self::recall) when it comes back. Other
+    /// endpoints may be restored, because fewer may now be out.
     pub(crate) fn remove(&mut self, key: &K, now: Instant) -> Option<History> {
         let entry = self.places.remove(key)?;
         self.places.keep_share(now);
         entry.history()
     }
 
-    /// Gives back what was known of an endpoint that has just been [inserted](Self::insert) again. If it
-    /// was out, it is out for the rest of its time, or spared; and the next time is longer than the last.
-    /// An endpoint that was ejected by hand is in: the caller keeps orders.
+    /// Restores the history of an endpoint that was just [inserted](Self::insert) again. If it was out, it
+    /// is out for the rest of its time, or is spared. Its next ejection is longer than its last. An
+    /// endpoint that was ejected by hand is in, because the caller keeps the orders.
     pub(crate) fn recall(&mut self, key: &K, history: History, now: Instant) {
         let Some(entry) = self.places.get_mut(key) else {
             return;
@@ -87,7 +87,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let (place, cause) = (past.place, past.cause);
         let rest = match (place, past.due) {
             (Place::Ejected, Some((at, _))) => at.saturating_duration_since(now),
-            // A probe that was under way comes at once.
+            // A probe in progress is repeated at once.
             _ => Duration::ZERO,
         };
         past.due = None;
@@ -110,8 +110,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Another process has taken an endpoint's place: forgets what is known of the process before, and
-    /// returns the round in which the new one begins. An endpoint that is ejected by hand stays so.
+    /// Starts anew for an endpoint whose process was replaced: forgets its history, and returns its new
+    /// round. An endpoint that is ejected by hand stays ejected.
     pub(crate) fn renew(&mut self, key: &K, now: Instant) -> Round {
         let entry = self.places.get(key);
         let held = entry.map(Entry::place) == Some(Place::Held);
@@ -125,7 +125,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         round
     }
 
-    /// An endpoint should be ejected, as [`Health::record`] said.
+    /// Handles a signal of [`Health::record`] to eject an endpoint.
     pub(crate) fn trip(&mut self, key: &K, round: Round, cause: EjectCause, now: Instant) {
         match self.places.get(key) {
             Some(entry) if entry.place() == Place::In && entry.round == round => {
@@ -136,7 +136,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     /// The requests of an endpoint in the last one to two tenths of the window, for
-    /// [`Recent::is_shared_by`]; none of an endpoint that is out.
+    /// [`Recent::is_shared_by`]. None for an endpoint that is out.
     pub(crate) fn recent<T>(&self, key: &K, health: &Health<T>) -> Recent {
         let Some(entry) = self.places.get(key).filter(|e| e.place() == Place::In) else {
             return Recent::default();
@@ -148,7 +148,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         Recent { failed, total }
     }
 
-    /// A probe is over, as [`Health::record`] said.
+    /// Handles a signal of [`Health::record`] that a probe has ended.
     pub(crate) fn probed(
         &mut self,
         key: &K,
@@ -169,8 +169,9 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let limit = self.slow.map(|slow| slow.limit());
         let still_slow = matches!(past.cause, EjectCause::Slow { .. })
             && limit.is_some_and(|limit| latency.is_some_and(|latency| latency > limit));
-        // Cancelled before it could be answered, for example because a hedge was faster: that proves
-        // nothing, and must not keep a healthy endpoint out for ever. It returns through slow start.
+        // A probe that was cancelled before a response could arrive proves nothing, for example because a
+        // hedge was faster. It must not keep a healthy endpoint out for ever, so the endpoint is restored
+        // with slow start.
         let unproved = outcome == Outcome::Cancelled
             && latency.is_some_and(|latency| latency < self.places.rules.probe_timeout / 2);
         if outcome == Outcome::Success && !still_slow {
@@ -182,8 +183,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// An endpoint's checks fail, so many times in a row. To be called at each failure, because an
-    /// endpoint that is spared now may not be later.
+    /// Handles `failures` failed checks in a row. Call it at each failure, because an endpoint that is
+    /// spared now may be ejected at a later one.
     pub(crate) fn check_failed(&mut self, key: &K, failures: u32, now: Instant) {
         let cause = EjectCause::HealthCheck { failures };
         match self.places.of(key) {
@@ -197,8 +198,8 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// An endpoint's checks pass. That brings back an endpoint only if its checks ejected it: that checks
-    /// pass does not prove that requests do.
+    /// Handles a passed check. It restores an endpoint only if its checks ejected it, because a passed
+    /// check does not prove that requests succeed.
     pub(crate) fn check_passed(&mut self, key: &K, now: Instant) {
         match self.places.of(key) {
             Some(Place::Failing { probe: true }) => self.places.probe(key, now),
@@ -209,7 +210,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Ejects an endpoint until it is restored by hand, even the last. Returns whether it is known.
+    /// Ejects an endpoint until it is restored by hand, even the last one. Returns whether it is known.
     pub(crate) fn eject(&mut self, key: &K, now: Instant) -> bool {
         let Some(place) = self.places.of(key) else {
             return false;
@@ -221,7 +222,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         true
     }
 
-    /// Restores an endpoint, whatever ejected it, and forgets its past. Returns whether it was out.
+    /// Restores an endpoint, whatever ejected it, and forgets its history. Returns whether it was out.
     pub(crate) fn restore_by_hand(&mut self, key: &K, now: Instant) -> bool {
         let Some(entry) = self.places.get_mut(key) else {
             return false;
@@ -236,13 +237,13 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         out
     }
 
-    /// When [`due`](Self::due) and [`tick`](Self::tick) are to be called next.
+    /// The time of the next call of [`due`](Self::due) and [`tick`](Self::tick).
     pub(crate) fn next_deadline(&self) -> Instant {
         let first = self.places.deadlines.next();
         first.map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
-    /// Does what is due. `health` looks an endpoint up.
+    /// Handles the deadlines that have passed. `health` looks an endpoint up.
     pub(crate) fn due<'h, T: 'h>(
         &mut self,
         now: Instant,
@@ -260,10 +261,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             };
             let taken = health(&key).and_then(Health::taken);
             if taken.is_some() && taken == turn {
-                // The same probe has been under way since the last deadline: it counts as failed.
+                // The same probe has been in progress since the last deadline, so it counts as failed.
                 self.places.eject_for_a_time(&key, None, now);
             } else {
-                // No request took the permit, or one took it just now.
+                // No request took the permit, or one took it after the last deadline.
                 past.place = Place::Probing { turn: taken };
                 let deadline = after(now, self.places.rules.probe_timeout);
                 self.places.set_due(&key, Some(deadline));
@@ -271,14 +272,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Whether it is time for [`tick`](Self::tick).
+    /// Whether a call of [`tick`](Self::tick) is due.
     pub(crate) fn is_tick_due(&self, now: Instant) -> bool {
         now >= self.next_tick
     }
 
-    /// Moves the windows on, and ejects endpoints that are far slower than their peers. To be called with
-    /// all endpoints whenever it [is due](Self::is_tick_due), which is each tenth of the window. A late
-    /// call makes the windows longer by its delay.
+    /// Moves the windows on, and ejects endpoints that are far slower than their peers. Call it with all
+    /// endpoints whenever it [is due](Self::is_tick_due), at each tenth of the window. A late call
+    /// lengthens the windows by its delay.
     pub(crate) fn tick<'h, T>(
         &mut self,
         now: Instant,
@@ -292,7 +293,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
         let bucket = self.places.rules.bucket();
         let late = now.saturating_duration_since(self.next_tick);
-        // A gap of many buckets is moved over at once.
+        // Skips all buckets of a gap at once.
         let missed = (late.as_nanos() / bucket.as_nanos()).min(u128::from(BUCKETS)) as u32;
         self.next_tick = now + bucket;
         let mut measured = Vec::new();
@@ -323,7 +324,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         for health in healths {
             health.set_slow_after(Some(slow.limit()));
         }
-        // The slowest first, as there may not be room for all.
+        // The slowest first, because there may not be room for all of them.
         measured.retain(|(_, estimate)| *estimate > slow.limit());
         measured.sort_by_key(|(_, estimate)| std::cmp::Reverse(*estimate));
         for (key, estimate) in measured {
@@ -333,38 +334,39 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// The steps that follow, in order.
+    /// The next decision, in order.
     pub(crate) fn next_step(&mut self) -> Option<Step<K>> {
         self.places.next_step()
     }
 
-    /// Sets whether an endpoint has a weight; to be followed by [`keep_share`](Self::keep_share) when
-    /// that is known of all.
+    /// Sets whether an endpoint has a weight. Call [`keep_share`](Self::keep_share) after this is set for
+    /// all.
     ///
-    /// The share that may be out is of those with a weight (see [`Share`](super::share::Share)). An endpoint without a weight
-    /// may be ejected whatever else is out; its time runs, and it is probed when it has a weight again.
+    /// The share that may be out refers to the endpoints with a weight (see
+    /// [`Share`](super::share::Share)). An endpoint without a weight may be ejected in addition. Its time
+    /// runs, and it is probed when it has a weight again.
     pub(crate) fn set_weighed(&mut self, key: &K, weighs: bool) {
         self.places.set_weighed(key, weighs);
     }
 
-    /// Restores endpoints as long as more are out than may be.
+    /// Restores endpoints while more are out than allowed.
     pub(crate) fn keep_share(&mut self, now: Instant) {
         self.places.keep_share(now);
     }
 
-    /// The number of endpoints that take no requests, also those that are probed.
+    /// Number of endpoints that take no ordinary requests, including those that are probed.
     #[cfg(test)]
     pub(crate) fn out(&self) -> usize {
         self.places.out()
     }
 
-    /// The number of endpoints.
+    /// Number of endpoints.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Why an endpoint is out; `None` while it is in.
+    /// The reason why an endpoint is out; `None` while it is in.
     pub(crate) fn cause(&self, key: &K) -> Option<EjectCause> {
         let past = self.places.get(key)?.past()?;
         (past.place != Place::In).then_some(past.cause)

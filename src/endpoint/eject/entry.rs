@@ -1,5 +1,5 @@
-//! What the ejector remembers of one endpoint. An endpoint that never failed and gets no requests costs a
-//! few words: among ten thousand, most are such.
+//! The ejector's record of one endpoint. For an endpoint that never failed and gets no requests it takes
+//! only a few words. Most of ten thousand endpoints are of this kind.
 
 use tokio::time::Instant;
 
@@ -14,22 +14,22 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     In,
-    /// Until its time is up.
+    /// Ejected until its time is up.
     Ejected,
-    /// Until the probe is answered. `turn` names the probe that was under way at the last deadline.
+    /// Until the probe is answered. `turn` identifies the probe that was in progress at the last deadline.
     Probing {
         turn: Option<u64>,
     },
-    /// Until its checks pass; then it is probed first if its requests had failed too.
+    /// Until its checks pass. With `probe`, its requests had failed too, so it is then probed first.
     Failing {
         probe: bool,
     },
-    /// Until it is restored by hand.
+    /// Ejected until it is restored by hand.
     Held,
 }
 
-/// What was known of an endpoint when it was [removed](super::Ejector::remove): how often it was ejected,
-/// and if it was out, why and until when.
+/// The history of an endpoint when it was [removed](super::Ejector::remove): how often it was ejected and,
+/// if it was out, why and until when.
 #[derive(Debug)]
 pub(crate) struct History(Box<Past>);
 
@@ -38,22 +38,22 @@ pub(super) struct Entry {
     pub(super) round: Round,
     /// Whether it has a weight.
     pub(super) weighs: bool,
-    /// Of an endpoint that is or was out, or should have been.
+    /// For an endpoint that is or was out, or was spared.
     past: Option<Box<Past>>,
-    /// Of an endpoint that has had requests.
+    /// For an endpoint that has had requests.
     starts: Option<Box<Starts>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Past {
     pub(super) place: Place,
-    /// Why it is or was out.
+    /// The reason for its present or last ejection.
     pub(super) cause: EjectCause,
-    /// Ejections that health has not made up for.
+    /// Number of ejections that no healthy time has offset.
     pub(super) times: u32,
-    /// Since when it is in.
+    /// The time since which it is in.
     pub(super) healthy: Instant,
-    /// When the last step said that it was spared.
+    /// The time of the last step that reported it as spared.
     pub(super) spared: Option<Instant>,
     pub(super) due: Option<(Instant, u64)>,
     /// How it is counted while it is out.
@@ -83,7 +83,7 @@ impl Entry {
         self.past.as_deref_mut()
     }
 
-    /// Its past, from now on.
+    /// Its history, which is kept from now on.
     pub(super) fn remember(&mut self, now: Instant) -> &mut Past {
         self.past.get_or_insert_with(|| {
             Box::new(Past {
@@ -98,7 +98,7 @@ impl Entry {
         })
     }
 
-    /// What is worth knowing when it is back.
+    /// The part of the history that matters when it comes back.
     pub(super) fn history(self) -> Option<History> {
         let past = self.past?;
         (past.times > 0 || past.place != Place::In).then_some(History(past))
@@ -108,19 +108,19 @@ impl Entry {
         self.past.insert(history.0)
     }
 
-    /// The window begins anew: earlier requests do not count.
+    /// Starts a new window: earlier requests do not count.
     pub(super) fn restart(&mut self) {
         self.starts = Some(Box::default());
     }
 
-    /// Moves the window on by so many buckets. Returns the sums at its beginning, and whether it has
-    /// its full length.
+    /// Moves the window on by `buckets`. Returns the sums at its beginning, and whether it has its full
+    /// length.
     pub(super) fn slide<T>(&mut self, health: &Health<T>, buckets: u32) -> (Sums, bool) {
         let sums = health.sums();
         let starts = match &mut self.starts {
             Some(starts) => starts,
             none => {
-                // It was idle until the bucket that ends here.
+                // It was idle until the bucket that ends now.
                 let base = health.base();
                 if base == sums {
                     return (sums, false);
@@ -134,23 +134,23 @@ impl Entry {
         (starts.oldest().unwrap_or(sums), starts.is_full())
     }
 
-    /// The sums when the bucket before the present one began, where they were noted.
+    /// The sums at the beginning of the bucket before the present one, if noted.
     pub(super) fn recent(&self) -> Option<Sums> {
         self.starts.as_ref()?.recent()
     }
 }
 
-/// The sums when each bucket of the window began.
+/// The sums at the beginning of each bucket of the window.
 #[derive(Debug, Default)]
 struct Starts {
-    /// A ring: the oldest is at `next` when it is full, else at 0.
+    /// A ring. The oldest entry is at `next` when the ring is full, else at 0.
     ring: [Sums; BUCKETS as usize],
     next: u8,
     len: u8,
 }
 
 impl Starts {
-    /// A full window in which nothing happened.
+    /// A full window without requests.
     fn of(sums: Sums) -> Self {
         Self {
             ring: [sums; BUCKETS as usize],
@@ -174,7 +174,7 @@ impl Starts {
         (self.len > 0).then(|| self.ring[usize::from(oldest)])
     }
 
-    /// The last but one, or the only one.
+    /// The last entry but one, or the only entry.
     fn recent(&self) -> Option<Sums> {
         let back = self.len.min(2);
         let at = (self.next + BUCKETS as u8 - back) % BUCKETS as u8;

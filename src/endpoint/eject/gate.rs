@@ -1,8 +1,7 @@
-//! The gate in front of an endpoint: which requests pass, and which results still count.
+//! The gate of an endpoint decides which requests pass and which results count.
 //!
-//! It is one atomic word, so that of all the requests that find a probe wanted exactly one gets its
-//! permit. The driver's task alone decides; requests take the permit, give it back, or report what became
-//! of the probe:
+//! It is one atomic word, so that exactly one of all concurrent requests gets the permit of a probe. Only
+//! the driver's task decides. Requests take the permit, give it back, or report the result of the probe:
 //!
 //! ```text
 //!            driver: eject          driver: time is up          request: takes the permit
@@ -14,8 +13,8 @@
 //! ```
 //!
 //! Each decision of the driver begins a [`Round`]. A request carries the round in which it passed, and its
-//! result counts in that round only: a request from before an ejection says nothing about the endpoint
-//! that came back.
+//! result counts only in that round. So a request from before an ejection proves nothing about the restored
+//! endpoint.
 
 use std::fmt;
 
@@ -24,27 +23,27 @@ use crate::sync::{
     Ordering::{AcqRel, Acquire, Relaxed},
 };
 
-/// How often a permit comes back before its probe counts as unanswered. One caller that stops waiting
-/// proves nothing. Three in a row without an answer do, and an endpoint that never answers must not cost
-/// more requests.
+/// How often a permit is given back before its probe counts as unanswered. One caller that stops waiting
+/// proves nothing; three in a row without a response do. An endpoint that never answers must not cost more
+/// requests.
 const TURNS: u64 = 3;
 
-/// Between two decisions about an endpoint.
+/// Identifies the time between two decisions about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Round(pub(super) u32);
 
 /// What a gate lets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum GateState {
-    /// Every request.
+    /// Every request passes.
     Open,
-    /// None.
+    /// No request passes.
     Shut,
-    /// One, to see whether the endpoint is back.
+    /// One request passes, as a probe.
     ProbeReady,
-    /// None, while that one is under way.
+    /// No request passes while the probe is in progress.
     Probing,
-    /// None, until the driver has decided by its result.
+    /// No request passes until the driver has decided on the result of the probe.
     Probed,
 }
 
@@ -69,7 +68,7 @@ impl Word {
 
     #[inline]
     fn state(self) -> GateState {
-        // Only the five are ever stored.
+        // Only the five states are ever stored.
         GateState::ALL[(self.0 & 7).min(4) as usize]
     }
 
@@ -89,15 +88,15 @@ impl Word {
     }
 }
 
-/// A request's right to be sent, and the proof of when it was given.
+/// The permission to send a request, with the round in which it was given.
 ///
-/// Its holder must report to the endpoint's [`Health`](super::Health) what became of the request. A probe
-/// without a report is noticed at its deadline.
+/// Its holder must report the outcome of the request to the endpoint's [`Health`](super::Health). If the
+/// report of a probe is missing, its deadline ends the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a pass that is not recorded keeps the permit of a probe"]
 pub(crate) struct Pass {
     round: Round,
-    /// Of a probe: how often the permit was given before.
+    /// For a probe: how often the permit was given before.
     probe: Option<u64>,
 }
 
@@ -108,7 +107,7 @@ impl Pass {
         self.probe.is_some()
     }
 
-    /// The round in which it was given.
+    /// The round in which the pass was given.
     #[inline]
     pub(crate) fn round(&self) -> Round {
         self.round
@@ -116,20 +115,20 @@ impl Pass {
 }
 
 impl Pass {
-    /// No pass: a request that went through a shut gate, because there was no other endpoint.
+    /// No pass, for a request that went through a shut gate because there was no other endpoint.
     pub(crate) const NONE: u32 = (1 << Self::BITS) - 1;
-    /// The bits that [`pack`](Self::pack) takes.
+    /// Number of bits that [`pack`](Self::pack) uses.
     pub(crate) const BITS: u32 = 22;
 
-    /// Whether a pass that was packed is that of a probe.
+    /// Whether a packed pass belongs to a probe.
     pub(crate) fn is_packed_probe(pass: u32) -> bool {
         pass != Self::NONE && pass >> 16 & 1 == 1
     }
 
-    /// A few bits that distinguish it from the passes of the rounds before, so that the guard of a request
-    /// has two words in all. With a guard of five words a pick of ten endpoints, with call and completion,
-    /// takes 75 ns instead of 46, and 85 instead of 61 where latency is measured
-    /// (`cargo bench --bench scoreboard -- picks`).
+    /// Packs the pass into a few bits that distinguish it from the passes of recent rounds, so that the
+    /// guard of a request has only two words. With a guard of five words, a pick of ten endpoints with call
+    /// and completion takes 75 ns instead of 46, and 85 instead of 61 where latency is measured (`cargo
+    /// bench --bench scoreboard -- picks`).
     #[inline]
     pub(crate) fn pack(self) -> u32 {
         let probe = match self.probe {
@@ -140,14 +139,14 @@ impl Pass {
     }
 }
 
-/// What a probe that was given up leads to.
+/// The effect of giving up a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenUp {
-    /// Another request may probe.
+    /// Another request may take the permit.
     Returned,
-    /// It was the last turn: the probe counts as unanswered.
+    /// It was the last turn, so the probe counts as unanswered.
     Exhausted,
-    /// The driver has decided in the meantime.
+    /// The driver has already made another decision.
     Late,
 }
 
@@ -162,12 +161,12 @@ impl Gate {
 
     #[inline]
     fn word(&self) -> Word {
-        // Acquire: with the release in `set`, a request that sees a round sees the counters as they were
-        // cleared for it.
+        // Acquire, pairs with the Release in `set`: a request that reads a round sees the counters as they
+        // were cleared for that round.
         Word(self.0.load(Acquire))
     }
 
-    /// What it lets pass now.
+    /// The present state.
     #[inline]
     pub(super) fn state(&self) -> GateState {
         self.word().state()
@@ -179,7 +178,7 @@ impl Gate {
         self.word().is_open()
     }
 
-    /// Lets a request pass, if the gate is open or the permit of a probe is there to take.
+    /// Lets a request pass if the gate is open or the permit of a probe is free.
     #[inline]
     pub(super) fn admit(&self) -> Option<Pass> {
         let word = self.word();
@@ -197,7 +196,8 @@ impl Gate {
         match word.state() {
             GateState::ProbeReady => {
                 let taken = Word::new(GateState::Probing, word.turn(), word.round());
-                // It fails only if another request took the permit, or the driver decided: no second try.
+                // This fails only if another request took the permit or the driver decided, so it is not
+                // repeated.
                 self.change(word, taken).then(|| Pass {
                     round: word.round(),
                     probe: Some(word.turn()),
@@ -207,7 +207,7 @@ impl Gate {
         }
     }
 
-    /// The pass that was packed; of a round up to the present one.
+    /// Unpacks a pass. Its round is not later than the present one.
     #[inline]
     pub(super) fn unpack(&self, packed: u32) -> Pass {
         let now = self.word().round().0;
@@ -219,13 +219,13 @@ impl Gate {
         }
     }
 
-    /// Whether a request's result counts: the gate has been open since the request passed.
+    /// Whether the result of a request counts: the gate has been open since the request passed.
     #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
         self.word() == Word::new(GateState::Open, 0, pass.round)
     }
 
-    /// Ends a probe. False when its result comes too late.
+    /// Ends a probe. Returns false if its result comes too late.
     pub(super) fn conclude(&self, pass: Pass) -> bool {
         let Some(turn) = pass.probe else { return false };
         let [probing, probed] =
@@ -233,7 +233,7 @@ impl Gate {
         self.change(probing, probed)
     }
 
-    /// Gives the permit of a probe back without an answer.
+    /// Gives back the permit of a probe without a response.
     pub(super) fn give_up(&self, pass: Pass) -> GivenUp {
         let Some(turn) = pass.probe else {
             return GivenUp::Late;
@@ -252,22 +252,24 @@ impl Gate {
         }
     }
 
-    /// Which probe is under way.
+    /// The probe in progress.
     pub(super) fn taken(&self) -> Option<u64> {
         let word = self.word();
         (word.state() == GateState::Probing).then_some(word.turn())
     }
 
-    /// Begins a round; called by the driver alone. Changes by requests of the round before fail, because
-    /// the word they expect is gone.
+    /// Begins a round. Only the driver calls it. Changes by requests of an earlier round fail, because the
+    /// word that they expect is replaced.
     pub(super) fn set(&self, state: GateState, round: Round) {
-        // Release: see `word`. Acquire: the driver goes on after what the last probe did. A store would
-        // do, but loom's models let a request's exchange overtake it.
+        // Release, pairs with the Acquire in `word`. Acquire, pairs with the Release in `change`: the
+        // driver sees the writes of the last probe. A store would be enough, but loom's models let the
+        // exchange of a request overtake it.
         self.0.swap(Word::new(state, 0, round).0, AcqRel);
     }
 
     fn change(&self, from: Word, to: Word) -> bool {
-        // AcqRel: a probe begins after what its predecessor did. Relaxed on failure: nothing is read then.
+        // AcqRel: the Acquire pairs with the Release of the previous probe, so a probe sees the writes of
+        // its predecessor. Relaxed on failure: the value is not used.
         self.0
             .compare_exchange(from.0, to.0, AcqRel, Relaxed)
             .is_ok()

@@ -1,4 +1,4 @@
-//! What became of one endpoint's requests, recorded by the requests themselves.
+//! The outcomes of one endpoint's requests, recorded by the requests themselves.
 
 use std::{fmt, time::Duration};
 
@@ -17,60 +17,62 @@ use crate::{
     },
 };
 
-/// What the driver is to know.
+/// A signal to the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// The endpoint should be ejected: hand it to [`Ejector::trip`](super::Ejector::trip).
+    /// The endpoint meets a condition for ejection: pass it to [`Ejector::trip`](super::Ejector::trip).
     Tripped {
-        /// The round that it is about.
+        /// The round of the signal.
         round: Round,
-        /// Why.
+        /// The reason.
         cause: EjectCause,
     },
-    /// A probe is over: hand it to [`Ejector::probed`](super::Ejector::probed).
+    /// A probe has ended: pass it to [`Ejector::probed`](super::Ejector::probed).
     Probed {
-        /// The round that it is about.
+        /// The round of the signal.
         round: Round,
-        /// What became of it; cancelled when its caller stopped waiting.
+        /// Its outcome; cancelled when its caller stopped waiting.
         outcome: Outcome,
-        /// What it took.
+        /// Its latency.
         latency: Option<Duration>,
     },
 }
 
-/// The health of one endpoint: its gate, and counts of what became of its requests.
+/// The health of one endpoint: its gate, and counts of the outcomes of its requests.
 ///
-/// Shared by requests and driver. It is 64 bytes, allocates nothing and needs no clock: each tenth of the
-/// window the driver notes the sums ([`Ejector::tick`](super::Ejector::tick)), so the window slides. A
-/// success costs one addition.
+/// Requests and the driver share it. It takes 64 bytes, allocates nothing and reads no clock: at each tenth
+/// of the window the driver notes the sums ([`Ejector::tick`](super::Ejector::tick)), so the window slides.
+/// A success costs one addition.
 ///
-/// `T` is whatever else requests read of an endpoint: beside the gate it lies in the same cache line.
+/// `T` is other data of the endpoint that requests read. It is in the same cache line as the gate.
 #[repr(C)]
 pub(crate) struct Health<T = ()> {
     gate: Gate,
     pub(crate) beside: T,
-    /// Failures since the last success. Relaxed: nothing else depends on it, and a failure at the moment of
-    /// a success may count before it or after it.
+    /// Number of failures since the last success. Relaxed: no other memory depends on it. A failure
+    /// concurrent with a success may count before or after it.
     streak: AtomicU64,
-    /// A [`LogSum`] of the requests that were answered. Relaxed, as all the sums: each is read for
-    /// itself, and is right when all is quiet.
+    /// A [`LogSum`] of the requests that were answered. Relaxed, as all the sums: each is read on its own,
+    /// and is exact while no request ends.
     answers: AtomicU64,
-    /// Requests that failed or were refused.
+    /// Number of requests that failed or were refused.
     failures: AtomicU64,
-    /// A [`LogSum`] of the requests that ended without an answer and took longer than any should.
+    /// A [`LogSum`] of the requests that ended without a response after more time than a response should
+    /// take.
     stalls: AtomicU64,
-    /// The sums at the beginning of the window. The failures are written first and read last
-    /// (release, acquire), so that a reader between the two sees too few failures and never too few
-    /// requests.
+    /// The sums at the beginning of the window. The failures are written first and read last. The Release
+    /// of each write pairs with the Acquire of its read, so a reader in between sees too few failures, and
+    /// never too few requests.
     base_answers: AtomicU64,
     base_failures: AtomicU64,
-    /// In microseconds, from which latency on a request without an answer proves slowness; Relaxed.
+    /// The latency in microseconds from which a request without a response proves slowness. Relaxed: it is
+    /// read on its own.
     slow_after_us: AtomicU64,
-    /// 1 from a signal until the driver has acted on it: a burst of failures sends one signal.
+    /// 1 from a signal until the driver has acted on it, so that a burst of failures sends one signal.
     tripped: AtomicU8,
 }
 
-/// The sums of a moment.
+/// The sums at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     answers: LogSum,
@@ -87,13 +89,13 @@ impl Sums {
         }
     }
 
-    /// What requests between `start` and this took, and how many of them there were.
+    /// Latencies and number of the requests between `start` and this moment.
     pub(super) fn latency_since(self, start: Self) -> LogSum {
         let stalls = self.stalls.since(start.stalls);
         self.answers.since(start.answers).plus(stalls)
     }
 
-    /// How many requests failed or were refused between `start` and this, and how many there were.
+    /// Number of requests between `start` and this moment: those that failed or were refused, and all.
     pub(super) fn counts_since(self, start: Self) -> (u64, u64) {
         let failed = self.failures.saturating_sub(start.failures);
         (failed, failed + self.answers.since(start.answers).count())
@@ -101,8 +103,8 @@ impl Sums {
 }
 
 impl<T> Health<T> {
-    /// The health of an endpoint of which nothing is known, with `beside` beside the open gate. `round` is
-    /// what [`Ejector::insert`](super::Ejector::insert) returned for it.
+    /// The health of a new endpoint, with an open gate and `beside` next to it. `round` is the result of
+    /// [`Ejector::insert`](super::Ejector::insert).
     pub(crate) fn with(round: Round, beside: T) -> Self {
         Self {
             gate: Gate::new(round),
@@ -118,37 +120,37 @@ impl<T> Health<T> {
         }
     }
 
-    /// Whether it takes requests: neither ejected nor on trial.
+    /// Whether it takes requests: neither ejected nor probed.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.gate.is_open()
     }
 
-    /// What its gate lets pass.
+    /// The state of its gate.
     pub(crate) fn gate(&self) -> GateState {
         self.gate.state()
     }
 
-    /// Lets a request pass, as the probe where one is wanted. `None` when the endpoint takes no request.
+    /// Lets a request pass, as the probe if one is due. `None` when the endpoint takes no request.
     ///
-    /// The pass must come to [`record`](Self::record), also when the request is dropped.
+    /// The pass must be given to [`record`](Self::record), even if the request is dropped.
     #[inline]
     pub(crate) fn admit(&self) -> Option<Pass> {
         self.gate.admit()
     }
 
-    /// The pass that was packed when it was given.
+    /// Unpacks the pass of a request.
     #[inline]
     pub(crate) fn unpack(&self, packed: u32) -> Pass {
         self.gate.unpack(packed)
     }
 
-    /// Records what became of a request and its latency, and returns what the driver must know.
+    /// Records the outcome and the latency of a request. Returns a signal if the driver must act.
     ///
-    /// Where the clock is not read, `latency` is always `None`, and no endpoint is slow. A cancelled request
-    /// proves nothing, except that it had no answer for as long as it waited: if that is longer than any
-    /// answer should take, it counts as such an answer. So does a failure. Requests of an earlier round
-    /// count for nothing.
+    /// Untimed requests have a `latency` of `None`; if all are untimed, latency ejection is off. A
+    /// cancelled request proves only that it had no response while it waited. If it waited for longer than
+    /// a response should take, it counts as a response with that latency. The same is true for a failure.
+    /// Requests of an earlier round do not count.
     #[inline]
     pub(crate) fn record(
         &self,
@@ -165,8 +167,8 @@ impl<T> Health<T> {
         }
         match outcome {
             Outcome::Success => {
-                // A load of what is nearly always zero is free, a store would take the cache line
-                // from other threads.
+                // Check first: the value is nearly always zero and a load is cheap, but a store takes the
+                // cache line from other threads.
                 if self.streak.load(Relaxed) != 0 {
                     self.streak.store(0, Relaxed);
                 }
@@ -179,7 +181,7 @@ impl<T> Health<T> {
             }
             Outcome::Overloaded => {
                 self.failures.fetch_add(1, Relaxed);
-                // It is alive, so this counts for the ratio alone, as in linkerd.
+                // The endpoint responds, so a refusal counts for the ratio only, as in linkerd.
                 self.judge(pass, 0, rules)
             }
             Outcome::Cancelled => {
@@ -189,8 +191,7 @@ impl<T> Health<T> {
         }
     }
 
-    /// Takes back a success, recorded with this `latency`, whose answer broke off later, and notes a
-    /// failure in its place.
+    /// Replaces a recorded success with this `latency` by a failure, because its response broke off later.
     #[inline]
     pub(crate) fn revise(
         &self,
@@ -211,7 +212,7 @@ impl<T> Health<T> {
         self.judge(pass, streak, rules)
     }
 
-    /// The signal that it should be ejected, once.
+    /// The signal to eject the endpoint, at most once until the driver acts.
     fn judge(&self, pass: Pass, streak: u64, rules: &Ejection) -> Option<Signal> {
         let consecutive = rules.consecutive.map_or(u64::MAX, u64::from);
         let cause = if streak >= consecutive {
@@ -224,7 +225,7 @@ impl<T> Health<T> {
             }
             EjectCause::FailureRatio { failed, total }
         };
-        // Relaxed: of several swaps, one gets the zero.
+        // Relaxed: a swap is atomic, so exactly one of several gets the zero.
         let first = self.tripped.load(Relaxed) == 0 && self.tripped.swap(1, Relaxed) == 0;
         first.then_some(Signal::Tripped {
             round: pass.round(),
@@ -232,7 +233,7 @@ impl<T> Health<T> {
         })
     }
 
-    /// The requests of the window: those that failed or were refused, and all that were answered or
+    /// Number of requests in the window: those that failed or were refused, and all that were answered or
     /// failed.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let base_answers = LogSum(self.base_answers.load(Acquire));
@@ -242,7 +243,7 @@ impl<T> Health<T> {
         (failed, failed + answers.count())
     }
 
-    /// Counts an end without an answer, if it took longer than an answer should.
+    /// Counts a request without a response, if it took longer than a response should.
     fn stall(&self, latency: Option<Duration>) {
         let Some(latency) = latency else { return };
         if latency.as_micros() > self.slow_after_us.load(Relaxed).into() {
@@ -263,13 +264,13 @@ impl<T> Health<T> {
         })
     }
 
-    /// Sets the gate as the ejector decided. Called by the driver's task alone.
+    /// Sets the gate as the ejector decided. Only the driver's task calls it.
     pub(crate) fn follow<K>(&self, step: &Step<K>) {
         let state = match step.kind {
             StepKind::Ejected { .. } => GateState::Shut,
             StepKind::Probe => GateState::ProbeReady,
             StepKind::Restored { .. } => {
-                // Its past is forgotten before the gate opens, which releases these writes.
+                // Clear the history before the gate opens; the Release of the gate publishes these writes.
                 self.rebase(self.sums());
                 self.streak.store(0, Relaxed);
                 self.rearm();
@@ -280,7 +281,7 @@ impl<T> Health<T> {
         self.gate.set(state, step.round);
     }
 
-    /// Which probe is under way.
+    /// The probe in progress.
     pub(super) fn taken(&self) -> Option<u64> {
         self.gate.taken()
     }
@@ -293,15 +294,15 @@ impl<T> Health<T> {
         }
     }
 
-    /// The sums at the beginning of the window: when it was restored last, or was new, as long as no
-    /// window was [moved on](Self::rebase).
+    /// The sums at the beginning of the window. Until the window is first [moved on](Self::rebase), these
+    /// are the sums when the endpoint was new or last restored.
     pub(super) fn base(&self) -> Sums {
         let answers = LogSum(self.base_answers.load(Relaxed));
         let failures = self.base_failures.load(Relaxed);
         let stalls = if answers == LogSum::default() && failures == 0 {
             LogSum::default()
         } else {
-            // These are not kept, so those before this moment do not count.
+            // The stalls at that moment are not stored, so stalls before now do not count.
             LogSum(self.stalls.load(Relaxed))
         };
         Sums {
@@ -311,13 +312,13 @@ impl<T> Health<T> {
         }
     }
 
-    /// Lets the window begin where the sums were these.
+    /// Sets the beginning of the window to `sums`.
     pub(super) fn rebase(&self, sums: Sums) {
         self.base_failures.store(sums.failures, Release);
         self.base_answers.store(sums.answers.0, Release);
     }
 
-    /// Lets the next failure send a signal again.
+    /// Allows the next failure to send a signal again.
     pub(super) fn rearm(&self) {
         self.tripped.store(0, Relaxed);
     }
@@ -352,8 +353,8 @@ mod model {
 
     use super::*;
 
-    /// While the window moves, a reader sees at most as many failures as there are requests, and never
-    /// a ratio above the true ones before and after.
+    /// While the window moves, a reader sees at most as many failures as requests, and never a ratio above
+    /// the true ones before and after.
     #[test]
     fn a_window_that_moves_never_looks_worse_than_it_is() {
         loom::model(|| {

@@ -1,25 +1,26 @@
 //! Counts and latencies in one word, so that one atomic addition records both.
 //!
-//! One stray answer of half a minute must not decide how long an endpoint's answers usually take, and
-//! the numbers must add up without a lock. The mean of the *logarithms* does both: a sample a thousand times too long moves a mean of twenty by 1.4 times, where it would move
-//! the plain mean fifty-fold. The logarithm is piecewise linear (the position of the highest bit, then
-//! the bits after it), which costs two instructions and is exact on the way back.
+//! One response of half a minute must not determine the typical latency of an endpoint, and the numbers
+//! must add up without a lock. The mean of the *logarithms* meets both requirements. A sample that is a
+//! thousand times too long multiplies a mean of twenty by 1.4; it would multiply the plain mean by fifty.
+//! The logarithm is piecewise linear (the position of the highest bit, then the bits after it). It costs
+//! two instructions, and its inverse is exact.
 
 use std::time::Duration;
 
-/// Bits of the sum; the count has the rest. A sample is below 2^16, so 2^23 of them fit, and the
-/// difference of two sums is right up to that number of samples between them.
+/// Number of bits of the sum; the count has the other bits. A sample is below 2^16, so 2^23 samples fit.
+/// The difference of two sums is exact up to that number of samples between them.
 const SUM: u32 = 40;
 
-/// Bits of a logarithm after the point: steps of 0.1 %.
+/// Number of fraction bits of a logarithm: steps of 0.1 %.
 const FRACTION: u32 = 10;
 
-/// Sums since ever, of which only differences mean anything: they wrap.
+/// Sums since the start. They wrap, so only differences have a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LogSum(pub(super) u64);
 
 impl LogSum {
-    /// One sample; without a latency it only counts.
+    /// One sample. A request without a latency is counted only.
     pub(super) fn of(latency: Option<Duration>) -> Self {
         let ns = latency.map_or(1, |latency| {
             u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)
@@ -31,18 +32,18 @@ impl LogSum {
         Self(self.0.wrapping_add(other.0))
     }
 
-    /// What came since `earlier`.
+    /// The samples since `earlier`.
     pub(super) fn since(self, earlier: Self) -> Self {
         Self(self.0.wrapping_sub(earlier.0))
     }
 
-    /// The number of samples of a difference. A sample that was taken back after `earlier` was noted
-    /// makes it negative: that is none.
+    /// Number of samples of a difference. It is negative if a sample was taken back after `earlier` was
+    /// noted; this returns zero then.
     pub(super) fn count(self) -> u64 {
         ((self.0 as i64) >> SUM).max(0) as u64
     }
 
-    /// What the samples of a difference usually took; none without samples.
+    /// The typical latency of the samples of a difference; `None` without samples.
     pub(super) fn typical(self) -> Option<Duration> {
         let count = self.count();
         if count == 0 {

@@ -1,4 +1,4 @@
-//! Where each endpoint is between in and out, and the moves between. Pure.
+//! The place of each endpoint between in and out, and the moves between places. Pure.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,14 +22,14 @@ use crate::{
     endpoint::schedule::Schedule,
 };
 
-/// So much time without an ejection takes one doubling of the ejection time back: Envoy's interval for the
-/// same.
+/// The time without an ejection that takes back one doubling of the ejection time. Envoy uses the same
+/// interval.
 const FORGIVE: Duration = Duration::from_secs(10);
 
-/// So that clients which ejected an endpoint together do not probe it together; gRPC's ratio.
+/// So that clients which ejected an endpoint together do not probe it together. The ratio of gRPC.
 const JITTER: f64 = 0.2;
 
-/// The place of each endpoint. Each move of one begins a round and leaves a step.
+/// The place of each endpoint. Each move begins a round and adds a step.
 pub(super) struct Places<K> {
     pub(super) rules: Ejection,
     rng: SmallRng,
@@ -53,7 +53,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Adds an endpoint with a weight, in place In; one that is known stays as it is.
+    /// Adds an endpoint with a weight at place In. A known endpoint stays unchanged.
     pub(super) fn insert(&mut self, key: K) -> Round {
         if let Some(entry) = self.entries.get(&key) {
             return entry.round;
@@ -91,7 +91,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         self.entries.len()
     }
 
-    /// How many take no requests.
+    /// Number of endpoints that take no ordinary requests.
     pub(super) fn out(&self) -> usize {
         self.share.out()
     }
@@ -113,7 +113,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         self.share.set_weighed(weighs, out);
     }
 
-    /// Restores endpoints as long as more are out than may be.
+    /// Restores endpoints while more are out than allowed.
     pub(super) fn keep_share(&mut self, now: Instant) {
         while let Some(key) = self.share.surplus(&self.rules).cloned() {
             self.restore(&key, Restored::Guard, now);
@@ -155,7 +155,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Ejects for the next longer time, for the same cause as before unless given one.
+    /// Ejects for the next longer time. `None` for `cause` keeps the cause before.
     pub(super) fn eject_for_a_time(&mut self, key: &K, cause: Option<EjectCause>, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;

@@ -1,32 +1,32 @@
-//! How many of the latest requests failed, of one endpoint or of many. Pure.
+//! The recent failures of one or of several endpoints. Pure.
 
 use std::{
     iter::Sum,
     ops::{Add, Sub},
 };
 
-/// How many times the share of its peers must fail, for that to be an endpoint's own fault: as for
-/// latencies. Where an overload begins, counts are small and chance may still make three times as many;
-/// that costs half a second.
+/// How many times the failure ratio of its peers an endpoint must reach to be ejected; the same factor as
+/// for latencies. At the start of an overload counts are small, so chance may exceed three times the ratio.
+/// Such an ejection lasts half a second.
 const OWN: f64 = 3.0;
 
 /// The requests of the last one to two tenths of the window; see
-/// [`Ejector::recent`](super::Ejector::recent). Those of several endpoints add up.
+/// [`Ejector::recent`](super::Ejector::recent). The values of several endpoints can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recent {
-    /// Those that failed or were refused.
+    /// Number of requests that failed or were refused.
     pub(super) failed: u64,
-    /// All that were answered or failed.
+    /// Number of requests that were answered or failed.
     pub(super) total: u64,
 }
 
 impl Recent {
-    /// Whether one endpoint fails no more than its peers: then the cause is common to them, such as
-    /// overload or a dependency, and ejecting it would only give its load to the others.
+    /// Whether an endpoint fails no more than its peers. Then the cause is common, such as overload or a
+    /// dependency, and an ejection would only move the load to the peers.
     ///
-    /// An endpoint is ejected for what clearly exceeds the share that its peers fail: three times as
-    /// much, or half of what they would have answered. All requests of the peers count alike, so that one
-    /// which is idle, because it has just returned, does not make the busy ones look bad.
+    /// An endpoint is ejected only if its failure ratio clearly exceeds that of its peers: three times as
+    /// much, or half of the requests that the peers would have answered. All requests of the peers count
+    /// alike, so an idle endpoint that was just restored does not change the comparison for busy ones.
     pub(crate) fn is_shared_by(self, peers: Self) -> bool {
         let [own, common] = [self, peers].map(|of| of.failed as f64 / of.total.max(1) as f64);
         own <= (common * OWN).min(common + (1.0 - common) * 0.5)
@@ -44,7 +44,7 @@ impl Add for Recent {
     }
 }
 
-/// Without those of one endpoint, which may have become more since the sum was made.
+/// Subtracts one endpoint's requests. They may have grown since the sum was made, so it saturates.
 impl Sub for Recent {
     type Output = Self;
 

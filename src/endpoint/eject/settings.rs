@@ -1,4 +1,4 @@
-//! When to eject, for how long, and how many at a time.
+//! Settings of ejection: when, for how long, and how many endpoints at a time.
 
 use std::{ops::Bound, time::Duration};
 
@@ -7,56 +7,56 @@ use crate::{
     error::{ConfigError, check_range, check_share},
 };
 
-/// Into how many buckets the window is divided: it covers between 90 % and 100 % of its span.
-/// linkerd's number.
+/// Number of buckets of the window. The window covers between 90 % and 100 % of its span. linkerd uses the
+/// same number.
 pub(super) const BUCKETS: u32 = 10;
 
-/// Envoy's, Finagle's and linkerd's number. An endpoint of which one request in five fails sees five
-/// in a row once in 3,900 requests; one of which half fail, once in 62.
+/// The number of Envoy, Finagle and linkerd. An endpoint that fails one request in five has five failures
+/// in a row once in 3,900 requests; one that fails half of its requests, once in 62.
 const CONSECUTIVE: u32 = 5;
 
 const RATIO: f64 = 0.5;
 
-/// One client sees few requests: two a second to each endpoint reach this, where Envoy's 100 in 10 s
-/// take ten. With 20, chance makes half of them fail on an endpoint that fails one in five once in
-/// 380 windows; with 10 it would be one in 30.
+/// One client sees few requests: two per second to each endpoint reach this number, but Envoy's 100 in 10 s
+/// need ten per second. With 20, an endpoint that fails one request in five reaches half by chance once in
+/// 380 windows; with 10, once in 30.
 const MIN_REQUESTS: u32 = 20;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Beyond this, the counts of a window could overflow at real rates of requests, and a decision would come
-/// too late.
+/// With a longer window its counts could overflow at real request rates, and a decision would come too
+/// late.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 
-/// With latencies so scattered that p99 is ten times the median (a log-normal σ of 1), the mean of 20
-/// logarithms has a standard error of 0.22: three times the median is five of those away.
+/// With very scattered latencies, where p99 is ten times the median (a log-normal σ of 1), the mean of 20
+/// logarithms has a standard error of 0.22. Three times the median is five of those away.
 const SLOW_FACTOR: f64 = 3.0;
 
-/// A difference that few callers notice: not worth an endpoint. It also keeps another zone's extra
-/// milliseconds from looking like a defect.
+/// A difference that few callers notice, and that does not justify an ejection. It also prevents ejections
+/// for the extra milliseconds of another zone.
 const SLOW_FLOOR: Duration = Duration::from_millis(50);
 
-/// Below three, no majority says what is usual.
+/// Fewer than three endpoints have no majority that defines a usual latency.
 const MIN_PEERS: u32 = 3;
 
-/// The first probe comes soon, because most failures are short (a restart, a pause), and costs one
-/// request, which a retry sends elsewhere. Doubling makes the time out at most as long again as the
-/// failure was.
+/// The first probe comes soon, because most failures are short (a restart, a pause), and a probe costs only
+/// one request, which a retry sends elsewhere. With doubling, the time out after the end of a failure is at
+/// most the length of the failure.
 const BASE: Duration = Duration::from_millis(500);
 const CAP: Duration = Duration::from_secs(30);
 
-/// Longer than a healthy endpoint takes, connecting included; short enough that an endpoint which never
-/// answers is soon known as such.
+/// Longer than a healthy endpoint takes, including the connection. Short enough to detect soon that an
+/// endpoint never answers.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Envoy's and Finagle's panic threshold: when more than half of the endpoints fail, the cause is hardly
-/// theirs, and the rest could not carry the load.
+/// The panic threshold of Envoy and Finagle. When more than half of the endpoints fail, the cause is
+/// probably not in them, and the rest could not carry the load.
 const MAX_EJECTED: f64 = 0.5;
 
-/// When an endpoint is ejected, for how long, and how many may be at a time.
+/// When an endpoint is ejected, for how long, and how many may be ejected at a time.
 ///
-/// The defaults are sized for one client, which sees a few requests a second to each endpoint, and not
-/// for a proxy that sees them all.
+/// The defaults are for one client, which sees a few requests per second to each endpoint, and not for a
+/// proxy that sees the requests of all clients.
 ///
 /// # Examples
 /// ```
@@ -70,7 +70,7 @@ const MAX_EJECTED: f64 = 0.5;
 /// # }
 /// ```
 ///
-/// Quicker to eject, slower to come back, and never for being slow:
+/// Faster ejection, later restoration, and no ejection for slowness:
 /// ```
 /// use std::time::Duration;
 /// use tower_roster::endpoint::eject::Ejection;
@@ -92,7 +92,7 @@ pub struct Ejection {
     pub(super) slow_factor: Option<f64>,
     pub(super) slow_floor: Duration,
     pub(super) min_peers: u32,
-    /// The first time, and the longest.
+    /// The first time and the longest time.
     time: (Duration, Duration),
     pub(super) probe_timeout: Duration,
     max_ejected: f64,
@@ -100,7 +100,7 @@ pub struct Ejection {
 }
 
 impl Ejection {
-    /// The defaults.
+    /// The default settings.
     pub fn new() -> Self {
         Self {
             consecutive: Some(CONSECUTIVE),
@@ -117,90 +117,93 @@ impl Ejection {
         }
     }
 
-    /// Ejects after so many failures in a row, at least 1; 5 by default, `None` for never. Requests
-    /// refused for overload neither count nor end the row. With 1, each failure ejects.
+    /// Ejects after this number of failures in a row, at least 1; 5 by default, `None` for never. Requests
+    /// refused for overload neither count nor end the row. With 1 each failure ejects.
     pub fn consecutive_failures(mut self, n: impl Into<Option<u32>>) -> Self {
         self.consecutive = n.into();
         self
     }
 
-    /// Ejects when this share of the requests in the window failed or was refused for overload,
-    /// above 0 and up to 1; 0.5 by default, `None` for never.
+    /// Ejects when this share of the requests in the window failed or was refused for overload, above 0 and
+    /// up to 1; 0.5 by default, `None` for never.
     pub fn failure_ratio(mut self, ratio: impl Into<Option<f64>>) -> Self {
         self.ratio = ratio.into();
         self
     }
 
-    /// Sets the least number of requests in the window that prove anything, for the failure ratio and
-    /// for latency; 20 by default, at least 1. With few, chance ejects; with many, ejection comes late, or
-    /// never where there are fewer requests.
+    /// Sets the least number of requests in the window for the failure ratio and for latency to count; 20
+    /// by default, at least 1. With a small number chance ejects endpoints. With a large number ejection
+    /// comes late, or never if there are fewer requests.
     pub fn min_requests(mut self, n: u32) -> Self {
         self.min_requests = n;
         self
     }
 
-    /// Sets how far back requests count; 10 s by default, from 100 ms to 5 min. It slides in tenths.
+    /// Sets the length of the window of requests that count; 10 s by default, from 100 ms to 5 min. The
+    /// window slides in tenths.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// Ejects an endpoint whose answers take more than so many times as long as those of the endpoint in
-    /// the middle, above 1; 3 by default, `None` for never. What endpoints take is the geometric
-    /// mean over the window, so that one stray answer does not eject.
+    /// Ejects an endpoint whose latency is more than this factor times that of the endpoint in the middle,
+    /// above 1; 3 by default, `None` for never. The latency of an endpoint is the geometric mean over the
+    /// window, so that one slow response does not eject.
     pub fn slow_factor(mut self, factor: impl Into<Option<f64>>) -> Self {
         self.slow_factor = factor.into();
         self
     }
 
-    /// Sets the latency up to which no endpoint is slow; 50 ms by default. Zero leaves it to the factor.
+    /// Sets the latency up to which no endpoint is slow; 50 ms by default. With zero only the factor
+    /// decides.
     pub fn slow_floor(mut self, floor: Duration) -> Self {
         self.slow_floor = floor;
         self
     }
 
-    /// Sets how many endpoints, itself included, must be measured before one of them can be slow; 3
-    /// by default, which is also the least that has a majority.
+    /// Sets how many endpoints, including itself, must be measured before one of them can be slow; 3 by
+    /// default, which is the smallest number with a majority.
     pub fn min_peers(mut self, n: u32) -> Self {
         self.min_peers = n;
         self
     }
 
-    /// Sets how long an endpoint is ejected before it is probed: `base` the first time, twice as long
-    /// each further time up to `cap`, each ± 20 %; from 500 ms to 30 s by default. Ten seconds of
-    /// time without an ejection take one doubling back. `base` must be above zero and at most `cap`.
+    /// Sets how long an endpoint is ejected before it is probed: `base` the first time, twice as long each
+    /// further time up to `cap`, each ± 20 %; from 500 ms to 30 s by default. Ten seconds without an
+    /// ejection take one doubling back. `base` must be above zero and at most `cap`.
     pub fn time(mut self, base: Duration, cap: Duration) -> Self {
         self.time = (base, cap);
         self
     }
 
-    /// Sets how long a probe may take, above zero; 1 s by default. A probe found waiting at two ends
-    /// of such a time counts as failed, so short keeps slow but healthy endpoints out, and long keeps
-    /// an endpoint that never answers on trial.
+    /// Sets how long a probe may take, above zero; 1 s by default. A probe that is still in progress at two
+    /// successive deadlines counts as failed. So a short time keeps slow but healthy endpoints out, and a
+    /// long time keeps an endpoint that never answers under probe.
     pub fn probe_timeout(mut self, timeout: Duration) -> Self {
         self.probe_timeout = timeout;
         self
     }
 
-    /// Sets the share of the endpoints that may be ejected at a time, from 0 to 1; 0.5 by default.
-    /// Rounded down, but at least one; 0 ejects none. The last endpoint stays even with 1. It is a share
-    /// of the endpoints that have a weight, as one with weight 0 gets no requests anyway. Where all weights
-    /// are 0, it is a share of all.
+    /// Sets the share of the endpoints that may be ejected at a time, from 0 to 1; 0.5 by default. The
+    /// number is rounded down, but is at least one; 0 ejects none. The last endpoint stays in even with 1.
+    /// The share refers to endpoints with a weight, because one with weight 0 gets no requests anyway. If
+    /// all weights are 0, it refers to all endpoints.
     pub fn max_ejected(mut self, share: f64) -> Self {
         self.max_ejected = share;
         self
     }
 
-    /// Whether the last endpoint may be ejected too, so that requests fail at once instead of at an
-    /// endpoint that fails them; not by default. A balancer with this on sends nothing to ejected endpoints,
-    /// unless its [`Topology::panic`](crate::balance::topology::Topology::panic) is set to.
+    /// Sets whether the last endpoint may be ejected too; off by default. Requests then fail at once
+    /// instead of at an endpoint that fails them. With this on, a balancer sends nothing to ejected
+    /// endpoints, unless its [`Topology::panic`](crate::balance::topology::Topology::panic) is set to do
+    /// so.
     pub fn eject_last(mut self, last: bool) -> Self {
         self.last = last;
         self
     }
 
     /// # Errors
-    /// When a setting is out of its range.
+    /// When a setting is out of range.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let consecutive = self.consecutive.unwrap_or(u32::MAX);
         check_range(
@@ -252,9 +255,9 @@ impl Ejection {
         Ok(())
     }
 
-    /// How many of `n` endpoints may be out at a time.
+    /// Number of endpoints that may be out at a time, of `n`.
     pub(crate) fn allowed(&self, n: usize) -> usize {
-        // So that 0.3 of ten is three, whatever the binary fraction is.
+        // So that 0.3 of ten is three, whatever the rounding of the binary fraction.
         let share = (n as f64 * self.max_ejected + 1e-9) as usize;
         let share = if self.max_ejected > 0.0 {
             share.max(1)
@@ -265,22 +268,22 @@ impl Ejection {
         share.min(most)
     }
 
-    /// Whether the last endpoint may be ejected, too.
+    /// Whether the last endpoint may be ejected.
     pub(crate) fn ejects_last(&self) -> bool {
         self.last
     }
 
-    /// Whether it looks at latencies.
+    /// Whether latencies are used.
     pub(crate) fn is_timed(&self) -> bool {
         self.slow_factor.is_some()
     }
 
-    /// How often the window moves on.
+    /// The time between two moves of the window.
     pub(super) fn bucket(&self) -> Duration {
         self.window / BUCKETS
     }
 
-    /// How long an endpoint is ejected for the `times`th time, before jitter.
+    /// The length of the `times`th ejection, before jitter.
     pub(super) fn time_out(&self, times: u32) -> Duration {
         doubled(self.time.0, self.time.1, times.saturating_sub(1))
     }

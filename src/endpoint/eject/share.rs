@@ -1,13 +1,14 @@
-//! How many endpoints are out, of how many. Pure.
+//! Counts of the endpoints that are out, and of all endpoints. Pure.
 
 use std::{collections::BTreeMap, mem};
 
 use super::settings::Ejection;
 
-/// Counts the endpoints that are out, apart by whether they have a weight.
+/// Counts the endpoints that are out, separately for those with and without a weight.
 ///
-/// An endpoint without a weight gets no requests. So it is no help while others are out, and takes nothing
-/// away when it is out itself: the share that may be out is of those with a weight. Where none has a
+/// An endpoint without a weight gets no requests. So it cannot replace endpoints that are out, and its own
+/// ejection takes away no capacity. The share that may be out therefore refers to endpoints with a weight.
+/// If none has a weight, all count.
 /// weight, all count.
 pub(super) struct Share<K> {
     weighed: Group<K>,
@@ -18,16 +19,16 @@ pub(super) struct Share<K> {
 /// The endpoints with a weight, or those without.
 struct Group<K> {
     len: usize,
-    /// Those that are out and not held, in the order in which they were ejected.
+    /// The endpoints that are out and not held, in the order of their ejections.
     away: BTreeMap<u64, K>,
-    /// How many are held.
+    /// Number of held endpoints.
     held: usize,
 }
 
 /// How an endpoint that is out is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Out {
-    /// It returns when too many are out. The number is its place in the order.
+    /// It is restored when too many are out. The number is its position in the order.
     Away(u64),
     /// It stays out until it is restored by hand.
     Held,
@@ -75,13 +76,13 @@ impl<K> Share<K> {
         self.group(weighs).len += 1;
     }
 
-    /// Forgets an endpoint, which is out if `out` says how.
+    /// Removes an endpoint. `out` tells how it is counted if it is out.
     pub(super) fn remove(&mut self, weighs: bool, out: Option<Out>) {
         self.restore(weighs, out);
         self.group(weighs).len -= 1;
     }
 
-    /// Counts an endpoint as out, the last in the order.
+    /// Counts an endpoint as out, last in the order.
     pub(super) fn eject(&mut self, weighs: bool, key: K) -> Out {
         self.serial += 1;
         let place = self.serial;
@@ -89,21 +90,21 @@ impl<K> Share<K> {
         Out::Away(place)
     }
 
-    /// Counts an endpoint as held, which was out before if `out` says how.
+    /// Counts an endpoint as held. `out` tells how it was counted if it was out.
     pub(super) fn hold(&mut self, weighs: bool, out: Option<Out>) -> Out {
         self.restore(weighs, out);
         self.group(weighs).held += 1;
         Out::Held
     }
 
-    /// Counts an endpoint as one that takes requests again.
+    /// Counts an endpoint as taking requests again.
     pub(super) fn restore(&mut self, weighs: bool, out: Option<Out>) {
         if let Some(out) = out {
             self.group(weighs).restore(out);
         }
     }
 
-    /// Moves an endpoint that has got a weight, or lost it, to the other group.
+    /// Moves an endpoint that gained or lost its weight to the other group.
     pub(super) fn set_weighed(&mut self, weighs: bool, out: Option<Out>) {
         let (mut from, mut to) = (&mut self.weighed, &mut self.drained);
         if weighs {
@@ -121,7 +122,7 @@ impl<K> Share<K> {
         }
     }
 
-    /// The group of which a share may be out.
+    /// The group that the share refers to.
     fn counted(&self) -> &Group<K> {
         match self.weighed.len {
             0 => &self.drained,
@@ -132,21 +133,21 @@ impl<K> Share<K> {
     /// Whether one more endpoint may be out.
     pub(super) fn has_room(&self, weighs: bool, rules: &Ejection) -> bool {
         if !weighs && self.weighed.len > 0 {
-            // Unless none is to be ejected at all.
+            // Not if the settings allow no ejection at all.
             return rules.allowed(self.weighed.len + self.drained.len) > 0;
         }
         let group = self.counted();
         group.out() < rules.allowed(group.len)
     }
 
-    /// The endpoint that has been out longest, if more are out than may be. Those that are held stay.
+    /// The endpoint that has been out longest, if more are out than allowed. Held endpoints do not qualify.
     pub(super) fn surplus(&self, rules: &Ejection) -> Option<&K> {
         let group = self.counted();
         let is_over = group.out() > rules.allowed(group.len);
         group.away.values().next().filter(|_| is_over)
     }
 
-    /// How many endpoints are out.
+    /// Number of endpoints that are out.
     pub(super) fn out(&self) -> usize {
         self.weighed.out() + self.drained.out()
     }

@@ -1,4 +1,4 @@
-//! Which endpoints are far slower than the others. Pure.
+//! Detects endpoints that are far slower than the others. Pure.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::{cause::EjectCause, settings::Ejection};
 
 /// The latency above which an endpoint of a set is slow.
 ///
-/// Compared with the one in the middle, not with a mean and its deviation, as Envoy compares success
-/// rates: in a set that is healthy throughout the deviation is tiny, and ejecting beyond two of
-/// them ejects good endpoints (envoy#18752), while in a small set one bad endpoint makes it so large
-/// that none is ejected. Of an even number, the slower one of the two in the middle counts: where half
-/// of the set is slow, there is no telling which half is right.
+/// The comparison is with the endpoint in the middle, and not with a mean and its deviation, as Envoy
+/// compares success rates. In a healthy set the deviation is tiny, and a limit of two deviations ejects
+/// good endpoints (envoy#18752). In a small set one bad endpoint makes the deviation so large that none is
+/// ejected. With an even number of endpoints the slower of the two in the middle counts: if half of the set
+/// is slow, it cannot be decided which half is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlowLimit {
     median: Duration,
@@ -18,8 +18,8 @@ pub(super) struct SlowLimit {
 }
 
 impl SlowLimit {
-    /// Looks at what the measured endpoints take; the order of `estimates` is changed. `None` when they
-    /// are too few, or when it is switched off.
+    /// Computes the limit from the latencies of the measured endpoints; changes the order of `estimates`.
+    /// `None` if there are too few of them, or if latency ejection is off.
     pub(super) fn of(estimates: &mut [Duration], rules: &Ejection) -> Option<Self> {
         let factor = rules.slow_factor?;
         if estimates.len() < rules.min_peers as usize {
@@ -36,12 +36,12 @@ impl SlowLimit {
         })
     }
 
-    /// What an endpoint must take longer than to be slow.
+    /// The latency that a slow endpoint exceeds.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Why an endpoint with this estimate should be ejected, if it should.
+    /// The reason to eject an endpoint with this estimate; `None` if it is not slow.
     pub(super) fn judge(&self, estimate: Duration) -> Option<EjectCause> {
         (estimate > self.limit).then_some(EjectCause::Slow {
             estimate,

@@ -1,4 +1,4 @@
-//! What follows from a decision about an endpoint.
+//! The effects of a decision about an endpoint.
 
 use std::time::Duration;
 
@@ -7,38 +7,38 @@ use super::{
     gate::Round,
 };
 
-/// What the driver is to do about one endpoint: let its [`Health`](super::Health)
-/// [follow](super::Health::follow), change the set that is picked from, and publish an event.
+/// What the driver must do for one endpoint: let its [`Health`](super::Health)
+/// [follow](super::Health::follow), update the set for picks, and publish an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step<K> {
     /// The endpoint.
     pub(crate) key: K,
-    /// The round that begins with it.
+    /// The round that this step begins.
     pub(crate) round: Round,
-    /// What to do.
+    /// The kind of the step.
     pub(crate) kind: StepKind,
 }
 
-/// What to do about an endpoint.
+/// What happens to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StepKind {
-    /// No more requests.
+    /// It gets no requests.
     Ejected {
-        /// Why.
+        /// The reason.
         cause: EjectCause,
-        /// How long until it is probed. `None`: until its checks pass or it is restored by hand.
+        /// The time until it is probed. `None`: until its checks pass or it is restored by hand.
         time: Option<Duration>,
     },
-    /// One request, to see whether it is back.
+    /// It gets one request, as a probe.
     Probe,
-    /// Requests again, through slow start.
+    /// It gets requests again, with slow start.
     Restored {
-        /// What brought it back.
+        /// The reason.
         by: Restored,
     },
-    /// It should have been ejected and was not, because too many are out: for the event alone.
+    /// It was not ejected, because too many endpoints are out. Only an event follows.
     Spared {
-        /// Why it should have been ejected.
+        /// The reason for which it would have been ejected.
         cause: EjectCause,
     },
 }

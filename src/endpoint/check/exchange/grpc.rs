@@ -1,4 +1,4 @@
-//! The part of the gRPC health protocol that a check needs: two messages of one field each, which need no
+//! The part of the gRPC health protocol that a check uses: two messages with one field each, which need no
 //! code generator.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,10 +9,10 @@ use hyper_util::rt::TokioExecutor;
 use super::{super::error::CheckError, Io};
 use crate::{error::BoxError, probe};
 
-/// What says `SERVING`.
+/// The value of `SERVING`.
 const SERVING: u64 = 1;
 
-/// An answer is seven bytes.
+/// The largest accepted response. A usual one has seven bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
 pub(super) async fn check(io: Io, host: &str, service: &str) -> Result<(), CheckError> {
@@ -32,7 +32,7 @@ pub(super) async fn check(io: Io, host: &str, service: &str) -> Result<(), Check
         if !head.status.is_success() {
             return Err(CheckError::Status(head.status));
         }
-        // An answer without a message has its status in the head.
+        // A response without a message has its status in the head.
         status(&head.headers)?;
         let body = Limited::new(body, MAX_ANSWER).collect().await;
         let body = body.map_err(CheckError::Exchange)?;
@@ -49,13 +49,13 @@ pub(super) async fn check(io: Io, host: &str, service: &str) -> Result<(), Check
     probe::drive(answer, connection).await
 }
 
-/// Fails on a status that is there and is not 0.
+/// Fails if there is a status other than 0.
 fn status(headers: &HeaderMap) -> Result<(), CheckError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match text("grpc-status") {
         None | Some("0") => Ok(()),
         Some(code) => Err(CheckError::Grpc {
-            // 2 is "unknown".
+            // Code 2 is "unknown".
             code: code.parse().unwrap_or(2),
             message: text("grpc-message")
                 .unwrap_or_default()
@@ -66,8 +66,7 @@ fn status(headers: &HeaderMap) -> Result<(), CheckError> {
     }
 }
 
-/// `HealthCheckRequest { string service = 1; }` in its frame: a zero for "not compressed", and the
-/// length.
+/// `HealthCheckRequest { string service = 1; }` in its frame: a zero for "not compressed", and the length.
 fn encode(service: &str) -> Bytes {
     let mut message = BytesMut::new();
     if !service.is_empty() {
@@ -87,7 +86,7 @@ fn encode(service: &str) -> Bytes {
     frame.freeze()
 }
 
-/// The `status`, field 1, of a `HealthCheckResponse` in its frame; other fields are skipped.
+/// The `status`, field 1, of a framed `HealthCheckResponse`. Other fields are skipped.
 fn serving(frame: &[u8]) -> Result<u64, BoxError> {
     let (head, rest) = frame.split_at_checked(5).ok_or("no gRPC message")?;
     let [compressed, length @ ..] = head else {
@@ -100,7 +99,7 @@ fn serving(frame: &[u8]) -> Result<u64, BoxError> {
         .iter()
         .fold(0, |len, byte| len << 8 | usize::from(*byte));
     let mut message = rest.get(..length).ok_or("a gRPC message that is cut off")?;
-    // Zero is not sent: it is the default.
+    // A zero is the default and is not sent.
     let mut status = 0;
     while !message.is_empty() {
         let tag = varint(&mut message)?;
@@ -164,7 +163,7 @@ mod tests {
         let read = |frame: &[u8]| serving(frame).ok();
         assert_eq!(read(&[0, 0, 0, 0, 2, 8, 1]), Some(1));
         assert_eq!(read(&[0, 0, 0, 0, 0]), Some(0));
-        // A field that is not known, before and after.
+        // An unknown field before and after the status.
         assert_eq!(read(b"\0\0\0\0\x0a\x12\x02hi\x08\x02\x1d\0\0\0\0"), None);
         assert_eq!(read(b"\0\0\0\0\x0b\x12\x02hi\x08\x02\x1d\0\0\0\0"), Some(2));
         for bad in [

@@ -1,4 +1,4 @@
-//! The gate in every interleaving.
+//! Tests of the gate in every interleaving.
 
 use std::sync::Arc;
 

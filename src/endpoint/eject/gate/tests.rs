@@ -1,4 +1,4 @@
-//! Which requests pass a gate.
+//! Tests of which requests pass a gate.
 
 use super::*;
 

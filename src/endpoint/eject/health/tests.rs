@@ -1,4 +1,4 @@
-//! What requests record.
+//! Tests of the records of requests.
 
 use super::*;
 

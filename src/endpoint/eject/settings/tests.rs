@@ -1,4 +1,4 @@
-//! Ranges, and how many may be out.
+//! Tests of the ranges of settings, and of how many endpoints may be out.
 
 use super::*;
 

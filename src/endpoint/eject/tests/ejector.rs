@@ -1,4 +1,4 @@
-//! Each way out and each way back.
+//! Tests of each way to eject and to restore.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ fn scene(n: u32) -> Scene {
 }
 
 fn assert_near(actual: u128, expected: u128) {
-    // The jitter, and the steps of 10 ms in which the scene looks.
+    // Allows for the jitter and for the steps of 10 ms of the scene.
     let range = expected * 8 / 10 - 20..=expected * 12 / 10 + 20;
     assert!(range.contains(&actual), "{actual} is not near {expected}");
 }
@@ -160,7 +160,7 @@ fn a_probe_that_hangs_is_lost_at_its_deadline() {
         assert!(waited <= 2 * SECOND + 20 * MS, "still on trial");
     }
     assert!(scene.now - taken >= SECOND - 20 * MS, "it had its time");
-    // A late word on it changes nothing, also not during the next trial.
+    // A late report changes nothing, even during the next probe.
     scene.record(0, lost, Success, 9 * SECOND);
     assert!(!scene.is_open(0));
     let next = scene.probe(0);
@@ -195,7 +195,7 @@ fn half_of_the_set_may_go_and_no_more() {
         told.collect::<Vec<_>>()
     };
     assert_eq!(spared(&scene), [2, 3, 4]);
-    // As soon as there is room, one that still fails goes.
+    // When there is room, an endpoint that still fails is ejected.
     let probe = scene.probe(0);
     scene.record(0, probe, Success, MS);
     scene.pass(SECOND);
@@ -231,7 +231,7 @@ fn when_the_set_shrinks_those_out_longest_return() {
     scene.remove(5);
     assert_eq!(scene.open(), [0, 3, 4]);
     assert_eq!(scene.restored(0), [Restored::Guard]);
-    // An endpoint that is out makes no room for another when it is removed.
+    // The removal of an endpoint that is out makes no room for another.
     scene.remove(1);
     assert_eq!(scene.open(), [0, 3, 4]);
     scene.remove(3);
@@ -252,7 +252,7 @@ fn a_fleet_that_is_drained_and_shut_down_takes_no_room_from_the_other() {
     assert_eq!(scene.open(), [4, 5, 6, 7], "they are no loss");
     (4..8).for_each(|key| scene.fail(key));
     assert_eq!(scene.open(), [6, 7], "half of those with a weight");
-    // All change places.
+    // The endpoints with and without a weight change places.
     scene.weigh(|key| key < 4);
     assert_eq!(scene.open(), [0, 1, 6, 7]);
     assert_eq!(scene.restored(0), [Restored::Guard]);
@@ -327,8 +327,8 @@ fn the_window_slides() {
         scene.send(0, 100, Success, MS);
         scene.pass(100 * MS);
     }
-    // 10,000 successes; then failures only, at the same rate. A ratio of a half in the window of 10 s
-    // comes after half of it, not after as many failures as there were successes.
+    // 10,000 successes; then failures only, at the same rate. The ratio reaches a half after half of the
+    // window of 10 s, and not after as many failures as there were successes.
     let began = scene.now;
     while scene.is_open(0) {
         scene.send(0, 100, Failure, MS);
@@ -389,7 +389,7 @@ fn one_slow_of_eleven_goes_and_returns_when_it_is_fast_again() {
         scene.ejector.cause(&0),
         Some(EjectCause::Slow { .. })
     ));
-    // A slow answer is no recovery, though it is an answer.
+    // A slow response does not restore the endpoint.
     let probe = scene.probe(0);
     scene.record(0, probe, Success, 2 * SECOND);
     assert!(!scene.is_open(0));
@@ -455,12 +455,12 @@ fn checks_eject_and_only_what_they_ejected_comes_back_by_them() {
     scene.ejector.check_passed(&0, scene.now);
     scene.pass(Duration::ZERO);
     assert_eq!(scene.restored(0), [Restored::HealthCheck]);
-    // Ejected by its requests: a check that passes is no answer to those.
+    // Its requests ejected it, so a passed check does not restore it.
     scene.fail(1);
     scene.ejector.check_passed(&1, scene.now);
     scene.pass(Duration::ZERO);
     assert!(!scene.is_open(1));
-    // Both: first the check must pass, then a probe.
+    // Both causes apply: first the check must pass, then a probe.
     scene.ejector.check_failed(&1, 3, scene.now);
     scene.pass(600 * SECOND);
     assert_eq!(scene.admit(1), None);
@@ -538,7 +538,7 @@ fn one_that_was_away_is_out_for_the_rest_of_its_time_and_then_for_longer() {
     assert!((rest..=rest + 10).contains(&waited), "{waited}");
     scene.record(0, probe, Failure, MS);
     assert_near(scene.ejections(0).last().unwrap().1, 16_000);
-    // Its time is up meanwhile, or it was on trial: it is tried at once.
+    // Its time ends during the absence, or it was being probed: it is probed at once.
     for _ in 0..2 {
         scene.flap(0, 30 * SECOND);
         assert!(scene.admit(0).is_some_and(|pass| pass.is_probe()));
@@ -547,7 +547,7 @@ fn one_that_was_away_is_out_for_the_rest_of_its_time_and_then_for_longer() {
     let probe = scene.admit(0).unwrap();
     scene.record(0, probe, Success, MS);
     assert!(scene.is_open(0));
-    // That it was out so often is known, too.
+    // The number of its ejections is kept, too.
     scene.flap(0, MS);
     assert!(scene.is_open(0));
     scene.fail(0);
@@ -559,10 +559,10 @@ fn one_that_was_away_is_spared_when_others_have_taken_its_room() {
     let mut scene = scene(4);
     scene.fail(0);
     scene.fail(1);
-    // Time on trial is no health.
+    // Time under probe is not healthy time.
     scene.pass(60 * SECOND);
     let history = scene.remove(0).unwrap();
-    // Of three, one is out already.
+    // Of three endpoints, one is out already.
     scene.insert(0);
     scene.remove(3);
     scene.ejector.recall(&0, history, scene.now);
@@ -623,7 +623,7 @@ fn clocks_that_stand_still_or_jump_do_no_harm() {
     assert_eq!(scene.healths[&0].gate(), GateState::Shut);
 }
 
-/// Whether an endpoint fails no more than its peers do.
+/// Whether an endpoint fails no more than its peers.
 fn shares_its_failures(scene: &Scene, key: u32) -> bool {
     let recent = |(key, health): (&u32, &Arc<Health>)| scene.ejector.recent(key, health);
     let all: Recent = scene.healths.iter().map(recent).sum();

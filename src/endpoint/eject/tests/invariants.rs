@@ -1,4 +1,4 @@
-//! Whatever happens, in whatever order.
+//! Tests with random operations in random order.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +17,7 @@ enum Event {
     Insert(Key),
     Remove(Key),
     Start(Key),
-    /// Ends one of the requests under way.
+    /// Ends one of the requests in flight.
     End(usize, u8, u64),
     Fail(Key),
     Check(Key, bool),
@@ -78,7 +78,7 @@ impl Run {
             }
             Event::End(..) => {}
             Event::Fail(key) => {
-                // Never as the probe: those are under way one at a time.
+                // Never as the probe, because only one probe may be in progress.
                 if scene.is_open(key) {
                     scene.fail(key);
                 }
@@ -114,7 +114,7 @@ impl Run {
         let out = n - scene.open().len();
         prop_assert_eq!(scene.ejector.len(), n);
         prop_assert_eq!(scene.ejector.out(), out, "gates and counts agree");
-        // Where no endpoint has a weight, all count.
+        // If no endpoint has a weight, all count.
         let counts = |key: &Key| !self.drained.contains(key) || self.drained.len() == n;
         let counted: Vec<_> = scene.healths.keys().filter(|key| counts(key)).collect();
         let out = counted.iter().filter(|key| !scene.is_open(***key)).count();
@@ -174,7 +174,7 @@ proptest! {
             run.apply(event);
             run.check()?;
         }
-        // From here on all requests succeed: every endpoint that is out is probed, and returns.
+        // From here on all requests succeed: every endpoint that is out is probed and restored.
         let held: Vec<_> = run.held.iter().copied().collect();
         for key in held {
             run.apply(Event::Restore(key));
@@ -182,7 +182,7 @@ proptest! {
         for key in 0..KEYS {
             run.apply(Event::Check(key, true));
         }
-        // The probes under way hang for ever.
+        // The probes in progress never end.
         let scene = &mut run.scene;
         let began = scene.now;
         while scene.open().len() < scene.healths.len() {

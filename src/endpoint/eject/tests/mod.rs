@@ -1,4 +1,4 @@
-//! The rules of ejection, without a balancer.
+//! Tests of the rules of ejection, without a balancer.
 
 mod ejector;
 mod invariants;

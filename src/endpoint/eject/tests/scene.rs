@@ -1,4 +1,4 @@
-//! A set of endpoints, with what the driver and the requests do to it.
+//! A set of endpoints for tests, with the actions of the driver and of requests.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ pub(super) const MS: Duration = Duration::from_millis(1);
 
 pub(super) type Key = u32;
 
-/// Endpoints by number, an ejector, and a clock.
+/// Numbered endpoints, an ejector, and a clock.
 pub(super) struct Scene {
     pub(super) now: Instant,
     pub(super) ejector: Ejector<Key>,
     pub(super) healths: BTreeMap<Key, Arc<Health>>,
     rounds: BTreeMap<Key, Round>,
-    /// What happened, with the milliseconds since the beginning.
+    /// The steps, with the milliseconds since the beginning.
     pub(super) log: Vec<(u128, Key, StepKind)>,
     began: Instant,
 }
@@ -56,7 +56,7 @@ impl Scene {
         history
     }
 
-    /// Has an endpoint be away for a while.
+    /// Removes an endpoint for a while.
     pub(super) fn flap(&mut self, key: Key, away: Duration) {
         let history = self.remove(key).expect("something is known of it");
         self.pass(away);
@@ -65,7 +65,7 @@ impl Scene {
         self.pass(Duration::ZERO);
     }
 
-    /// Sets which of them have a weight.
+    /// Sets which endpoints have a weight.
     pub(super) fn weigh(&mut self, weighs: impl Fn(Key) -> bool) {
         for key in self.healths.keys() {
             self.ejector.set_weighed(key, weighs(*key));
@@ -74,7 +74,7 @@ impl Scene {
         self.follow();
     }
 
-    /// Does what a driver does when it wakes, at each deadline until `now` moved on by this much.
+    /// Does the work of the driver at each deadline until `time` has passed.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -128,7 +128,7 @@ impl Scene {
         self.follow();
     }
 
-    /// Sends `n` requests that all end so.
+    /// Sends `n` requests with this outcome and latency.
     pub(super) fn send(&mut self, key: Key, n: usize, outcome: Outcome, latency: Duration) {
         for _ in 0..n {
             if let Some(pass) = self.admit(key) {
@@ -165,7 +165,7 @@ impl Scene {
         panic!("{key} is never probed: {:?}", self.log);
     }
 
-    /// When, in milliseconds, `key` was ejected, and for how long.
+    /// The ejections of `key`: time and length in milliseconds.
     pub(super) fn ejections(&self, key: Key) -> Vec<(u128, u128)> {
         let of = |(at, whom, kind): &(u128, Key, StepKind)| match kind {
             StepKind::Ejected {
