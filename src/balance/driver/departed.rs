@@ -33,7 +33,7 @@ pub(super) struct Departed<K, S, L> {
     orders: HashMap<Key, ByHand>,
     /// Endpoints that left with requests in flight. Their services are kept until the deadline.
     draining: HashMap<EndpointId, Draining<S, L>>,
-    /// The time of the next look at the draining endpoints, if there are any.
+    /// The time of the next check of the draining endpoints, if there are any.
     drain_at: Option<Instant>,
 }
 
@@ -198,8 +198,8 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         self.drain_at = Some(look);
     }
 
-    /// The time of the next look at the draining endpoints. Not at each wake of the driver, because they
-    /// may be many.
+    /// The time of the next check of the draining endpoints. They are not checked at each wake of the
+    /// driver, because they may be many.
     fn next_drain(&self) -> Option<Instant> {
         self.drain_at.filter(|_| !self.draining.is_empty())
     }

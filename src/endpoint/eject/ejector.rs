@@ -33,7 +33,7 @@ use crate::{backoff::after, classify::Outcome};
 /// [`next_step`](Self::next_step) returns the decisions. They depend only on the calls of the methods, the
 /// settings and the generator: equal runs with equal seeds are equal.
 ///
-/// These hold as long as the caller calls at each [deadline](Self::next_deadline):
+/// These hold as long as it is called at each of its [deadlines](Self::next_deadline):
 /// - Of the endpoints that [have a weight](Self::set_weighed), never more are out than
 ///   [`Ejection::allowed`] permits. Endpoints ejected by hand are not limited. When the set shrinks, the
 ///   endpoints that have been out longest are restored.
@@ -169,9 +169,9 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let limit = self.slow.map(|slow| slow.limit());
         let still_slow = matches!(past.cause, EjectCause::Slow { .. })
             && limit.is_some_and(|limit| latency.is_some_and(|latency| latency > limit));
-        // A probe that was cancelled before a response could arrive proves nothing, for example because a
-        // hedge was faster. It must not keep a healthy endpoint out for ever, so the endpoint is restored
-        // with slow start.
+        // A probe may be cancelled before a response can arrive, for example because a hedge was faster.
+        // This proves nothing and must not keep a healthy endpoint out for ever, so the endpoint is
+        // restored with slow start.
         let unproved = outcome == Outcome::Cancelled
             && latency.is_some_and(|latency| latency < self.places.rules.probe_timeout / 2);
         if outcome == Outcome::Success && !still_slow {
