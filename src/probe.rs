@@ -1,6 +1,6 @@
-//! One connection, one request, one answer: how a process is asked whether it is well.
+//! A health check of a process: one connection, one request, one response.
 //!
-//! Used by the checks that the embedded registry makes and by those of a client.
+//! The embedded registry and the client both use it for their checks.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::instance::{Address, Host};
 
-/// Connects; a name is resolved each time.
+/// Connects. A host name is resolved each time.
 pub(crate) async fn connect(address: &Address) -> io::Result<TcpStream> {
     match address.host() {
         Host::Ip(ip) => TcpStream::connect((*ip, address.port())).await,
@@ -16,7 +16,8 @@ pub(crate) async fn connect(address: &Address) -> io::Result<TcpStream> {
     }
 }
 
-/// Requests a path over HTTP/1 and returns the status of the answer. The body is not waited for.
+/// Requests a path over HTTP/1 and returns the status of the response, without waiting for the
+/// body.
 #[cfg(feature = "_hyper")]
 pub(crate) async fn get(
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
@@ -36,12 +37,12 @@ pub(crate) async fn get(
     Ok(response.status())
 }
 
-/// What a check says of itself.
+/// The `User-Agent` of a check.
 #[cfg(feature = "_hyper")]
 pub(crate) const USER_AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 
-/// Waits for an answer while the connection runs: driven here and not by a task of its own, so that
-/// both end together. A connection may end with the answer already handed over.
+/// Waits for a response while it also polls the connection, so that both end together and no task
+/// is spawned. The connection may end after it has delivered the response.
 #[cfg(feature = "_hyper")]
 pub(crate) async fn drive<T>(answer: impl Future<Output = T>, connection: impl Future) -> T {
     let mut answer = std::pin::pin!(answer);
