@@ -1,41 +1,43 @@
-//! How much may be sent again in all: a share of the traffic, and a small reserve.
+//! Limits retries and hedges to a share of the traffic and a small reserve.
 //!
-//! A limit per request does not protect a service that is down: three attempts for each request are
-//! three times the load just when it can bear the least. A budget ties attempts beyond the first to
-//! the traffic: each request deposits a fraction, each further attempt withdraws one. By default that
-//! is a fifth of the requests of the last 10 s. So that a client with little traffic can retry at all, and
-//! one that has just started, there are ten more in reserve. Hedges have a share of their own, and draw on
-//! this budget as well, so it bounds the sum of both.
+//! A limit per request does not protect a service that is down: three attempts for each request
+//! triple the load when the service can bear the least. A budget ties attempts beyond the first to
+//! the traffic: each request deposits a fraction, and each further attempt withdraws one. By
+//! default that is a fifth of the requests of the last 10 s. Ten more attempts are in reserve, for
+//! a client with little traffic and for one that has just started. Hedges have a share of their own
+//! and also draw on this budget, so it bounds the sum of both.
 //!
-//! # What the service sees
-//! Its clients do not know of each other, so what is not tied to requests grows with their number.
-//! [Finagle's](https://twitter.github.io/finagle/guide/Clients.html#retries) reserve of 10 a second is
-//! little for a service with three clients; with a hundred it is 1,000 a second, for as long as an outage
-//! lasts. Here the reserve does not come back with time. It comes back with deposits that are left when they
-//! expire, so with requests that needed no retry: fifty of them pay for ten attempts. A service that fails
-//! entirely, and that `n` clients send `r` requests in all meanwhile, gets at most `0.2 × r + 10 × n` more
-//! from them, however long it lasts:
+//! # Load of the service in an outage
+//! The clients of a service do not know of each other, so a reserve that does not depend on
+//! requests grows with the number of clients.
+//! [Finagle's](https://twitter.github.io/finagle/guide/Clients.html#retries) reserve of 10 a second
+//! is little for a service with three clients; with a hundred clients it is 1,000 a second, for as
+//! long as an outage lasts. Here time does not refill the reserve. Deposits that expire unused
+//! refill it, so requests that needed no retry pay for it: fifty of them pay for ten attempts. When
+//! a service fails entirely, and `n` clients send it `r` requests in all during the outage, it gets
+//! at most `0.2 × r + 10 × n` attempts more, however long the outage lasts:
 //!
-//! | a client's requests during an outage | of them sent again at most | load of the service |
+//! | a client's requests during an outage | retried at most | load of the service |
 //! |---:|---:|---:|
 //! | 10 | 12 | 2.2 |
 //! | 100 | 30 | 1.3 |
 //! | 1 000 | 210 | 1.21 |
 //!
-//! Whoever knows that a client is alone can give it [more, by time](BudgetBuilder::reserve_per_sec).
+//! A client that is the only one can have [a reserve that time
+//! refills](BudgetBuilder::reserve_per_sec).
 //!
 //! # What is counted
-//! In any window of the time to live, at most `reserve + ratio × requests` withdrawals. Deposits and
-//! withdrawals both count for the whole of it, and for a tenth more at most, which is the length of a
-//! slot.
+//! In any window of the time to live there are at most `reserve + ratio × requests` withdrawals.
+//! Deposits and withdrawals count for the whole window, and for at most a tenth more, which is the
+//! length of a slot.
 //!
-//! # What goes wrong elsewhere
-//! tower's `TpsBudget` follows the same rule and misses it: a ratio of 0.6 becomes 1, because
-//! `1 / ratio` is cut to a whole number ([tower#857]); its slots pass twice as fast as time, so a
-//! deposit is forgotten after half the time to live; two threads can withdraw what is there for one; and
-//! the first deposit after a quiet week steps through each slot of that week under a lock. Finagle
-//! itself cuts the price of a retry to a thousandth. Here a share is exact to a millionth, the balance
-//! is one atomic, and a move of the window is a bounded number of steps that nobody waits for.
+//! # Comparison
+//! tower's `TpsBudget` has the same rule, with four faults. A ratio of 0.6 becomes 1, because `1 /
+//! ratio` is cut to a whole number ([tower#857]). Its slots pass twice as fast as time, so a
+//! deposit is forgotten after half the time to live. Two threads can withdraw one deposit twice.
+//! The first deposit after a quiet week steps through each slot of that week under a lock. Finagle
+//! truncates the price of a retry to a thousandth. Here a share is exact to a millionth, the balance
+//! is one atomic, and moving the window takes a bounded number of steps that no request waits for.
 //!
 //! [tower#857]: https://github.com/tower-rs/tower/issues/857
 
@@ -53,7 +55,7 @@ use tokio::time::Instant;
 use super::ledger::{Ledger, Refill, WITHDRAWAL};
 use crate::error::ConfigError;
 
-/// As Finagle and tower: fine enough that a slot more or less does not matter.
+/// As in Finagle and tower. A window that is one slot longer or shorter makes little difference.
 const SLOTS: u32 = 10;
 
 /// A budget for retries and hedges, shared by its clones.
@@ -87,23 +89,23 @@ struct Inner {
     ledger: Ledger,
     base: Instant,
     deposit: i64,
-    // Statistics, each read for itself: relaxed.
+    // Statistics, each read on its own: relaxed.
     withdrawn: AtomicU64,
     refused: AtomicU64,
 }
 
-/// Until when the window of a budget need not be moved, as someone saw it. It is never too late: the
-/// window moves only on.
+/// The end of the current slot, as last read; the window need not be moved before it. An old value
+/// is never too late, because the window only moves forward.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SlotEnd(Option<Instant>);
 
 impl RetryBudget {
-    /// A budget of a fifth of the requests of 10 s, and ten in reserve.
+    /// A budget of a fifth of the requests of the last 10 s, and ten in reserve.
     pub fn new() -> Self {
         BudgetBuilder::DEFAULT.finish()
     }
 
-    /// Settings other than the defaults.
+    /// Starts from the defaults.
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder::DEFAULT
     }
@@ -119,13 +121,13 @@ impl RetryBudget {
         }))
     }
 
-    /// Accounts for a request; to be called once for each, however often it is sent.
+    /// Deposits for a request. To be called once for each request, however often it is sent.
     #[inline]
     pub fn deposit(&self, now: Instant) {
         self.0.ledger.deposit(self.0.deposit, self.0.since(now));
     }
 
-    /// The same, and cheaper as long as `slot` lasts.
+    /// The same, and cheaper until `slot` ends.
     #[inline]
     pub(super) fn deposit_in(&self, slot: &mut SlotEnd, now: Instant) {
         if slot.0.is_some_and(|end| now < end) {
@@ -142,8 +144,8 @@ impl RetryBudget {
         *slot = SlotEnd(now.checked_add(Duration::from_nanos(left)));
     }
 
-    /// Takes the price of one more attempt, and says whether there was enough. What is taken stays
-    /// taken: call this when the attempt is about to be sent.
+    /// Withdraws the price of one more attempt and returns whether there was enough. A withdrawal
+    /// cannot be returned: call this when the attempt is about to be sent.
     #[must_use = "an attempt must not be sent without"]
     pub fn withdraw(&self, now: Instant) -> bool {
         let granted = self.0.ledger.withdraw(self.0.since(now));
@@ -156,7 +158,7 @@ impl RetryBudget {
         granted
     }
 
-    /// Whether an attempt could be sent now, counted as refused if not.
+    /// Whether an attempt could be sent now. If not, it counts as refused.
     pub(crate) fn allows(&self, now: Instant) -> bool {
         let allowed = self.available(now) > 0;
         if !allowed {
@@ -170,7 +172,7 @@ impl RetryBudget {
         self.0.withdrawn.load(Relaxed)
     }
 
-    /// The attempts that were not sent because there was nothing left.
+    /// The attempts that were not sent because the budget was empty.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
@@ -183,7 +185,8 @@ impl RetryBudget {
 }
 
 impl Inner {
-    /// In nanoseconds. Not by way of `as_nanos`, whose 128 bits cost as much as all the rest.
+    /// In nanoseconds. `as_nanos` is not used, because its 128-bit arithmetic would double the
+    /// cost.
     #[inline]
     fn since(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.base);
@@ -218,9 +221,9 @@ pub struct BudgetBuilder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserve {
-    /// So many, which deposits fill again.
+    /// This many attempts. Deposits refill them.
     Earned(u32),
-    /// So many a second.
+    /// This many attempts a second.
     PerSec(u32),
 }
 
@@ -232,47 +235,48 @@ impl BudgetBuilder {
     };
 
     /// Sets the attempts beyond the first per request, 0.0 to 10.0, exact to a millionth; 0.2 by
-    /// default. Zero leaves the reserve; 10 lets every request be sent eleven times.
+    /// default. Zero leaves only the reserve; 10 lets every request be sent eleven times.
     #[must_use]
     pub fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// Sets the attempts that need no traffic, once: they come back only with deposits that are left when
-    /// they expire; ten by default. Zero leaves a client that sends fewer than `1 / ratio` requests in a
-    /// [`ttl`](Self::ttl) without any retry. Every client has its own, so in an outage the service gets as
-    /// many times that as it has clients, once.
+    /// Sets how many attempts need no traffic; ten by default. Only deposits that expire unused
+    /// refill them. Zero leaves a client that sends fewer than `1 / ratio` requests in a
+    /// [`ttl`](Self::ttl) without any retry. Every client has its own reserve, so in an outage the
+    /// service gets this number of attempts from each client, once.
     #[must_use]
     pub fn reserve(mut self, attempts: u32) -> Self {
         self.reserve = Reserve::Earned(attempts);
         self
     }
 
-    /// Sets attempts that need no traffic and come back with time, instead: so many a second. For a client
-    /// that is known to be the only one, or one of few, as the service gets that from each for as long as an
-    /// outage lasts.
+    /// Sets a reserve that time refills, in attempts a second, instead of
+    /// [`reserve`](Self::reserve). For a client that is the only one or one of few: the service
+    /// gets these attempts from each client for as long as an outage lasts.
     #[must_use]
     pub fn reserve_per_sec(mut self, attempts: u32) -> Self {
         self.reserve = Reserve::PerSec(attempts);
         self
     }
 
-    /// Sets how long a request and a retry count, 1 s to 60 s; 10 s by default. Short follows the
-    /// traffic closely; long lets the traffic of quiet times pay for a burst of retries.
+    /// Sets how long a request and a retry count, 1 s to 60 s; 10 s by default. A short time
+    /// follows the traffic closely; a long one lets the traffic of quiet times pay for a burst of
+    /// retries.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Makes the budget, full from the start.
+    /// Makes the budget, with a full reserve.
     ///
     /// # Errors
     /// When the ratio is not within 0.0 to 10.0, or the time to live not within 1 s to 60 s.
     pub fn build(self) -> Result<RetryBudget, ConfigError> {
         let Self { ratio, ttl, .. } = self;
-        // Also refuses NaN.
+        // The range also excludes NaN.
         if !(0.0..=10.0).contains(&ratio) {
             return Err(ConfigError::new(
                 "retry_budget.ratio",
@@ -288,9 +292,9 @@ impl BudgetBuilder {
         Ok(self.finish())
     }
 
-    /// Makes a budget of settings known to be in range.
+    /// Makes a budget from settings that are in range.
     pub(crate) fn finish(self) -> RetryBudget {
-        // Below 2^32 × 60 × 10^6, far within an `i64`.
+        // Less than 2^32 × 60 × 10^6, far below the maximum of an `i64`.
         let (reserve, refill) = match self.reserve {
             Reserve::Earned(attempts) => (i64::from(attempts) * WITHDRAWAL, Refill::Deposits),
             Reserve::PerSec(attempts) => {
@@ -368,7 +372,7 @@ mod tests {
         for (clients, every) in [(1, 10), (1_000, 60_000), (1_000, 10_000), (100, 28), (1, 1)] {
             let budgets: Vec<_> = (0..clients).map(|_| RetryBudget::new()).collect();
             let (base, mut requests, mut retries) = (Instant::now(), 0, 0);
-            // Everything fails, and is sent again while there is anything to pay for it.
+            // Every attempt fails, and is retried while the budget lasts.
             for step in 0..200 {
                 let now = base + Duration::from_millis(step * every);
                 for budget in &budgets {

@@ -1,10 +1,10 @@
-//! Why a request was not, or not again, sent once more.
+//! Why a failed request was not retried.
 
 use std::{fmt, time::Duration};
 
 use crate::error::BoxError;
 
-/// A request that failed, and was not sent again. [`source`](std::error::Error::source) is the error of
+/// A request that failed and was not retried. [`source`](std::error::Error::source) is the error of
 /// the last attempt.
 ///
 /// | predicate | HTTP | gRPC |
@@ -18,7 +18,7 @@ pub struct RetryError {
     stop: Stop,
 }
 
-/// Why a failed request was not sent again.
+/// Why a failed request was not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stop {
@@ -28,11 +28,11 @@ pub enum Stop {
     BudgetEmpty,
     /// The next attempt could not have started before the deadline.
     Deadline,
-    /// It may have been carried out, and doing it twice may do harm.
+    /// It may have been carried out, and repeating it may do harm.
     NotIdempotent,
-    /// There is no second copy of it: its body is too long, or broke off.
+    /// No complete copy of the request exists: its body is too long, or it broke off.
     NotReplayable,
-    /// The server asked not to be asked again, or not for longer than anyone waits.
+    /// The server forbade a retry, or requested a longer delay than allowed.
     Pushback,
     /// The service failed to become ready for the next attempt.
     NotReady,
@@ -52,7 +52,7 @@ impl RetryError {
         self.tries
     }
 
-    /// Why it was not sent again.
+    /// Why it was not retried.
     pub fn stop(&self) -> Stop {
         self.stop
     }
@@ -77,12 +77,12 @@ impl RetryError {
         self.stop == Stop::Deadline
     }
 
-    /// Whether the request is one that must not, or cannot, be sent twice.
+    /// Whether the request must not, or cannot, be sent twice.
     pub fn is_not_repeatable(&self) -> bool {
         matches!(self.stop, Stop::NotIdempotent | Stop::NotReplayable)
     }
 
-    /// Whether the last attempt had no answer within its time.
+    /// Whether the last attempt exceeded the per-try timeout.
     pub fn is_try_timeout(&self) -> bool {
         self.source.is::<TryTimeout>()
     }
@@ -116,14 +116,14 @@ impl std::error::Error for RetryError {
     }
 }
 
-/// An attempt that was given up because its answer took too long.
+/// An attempt that was dropped because its response took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TryTimeout {
     pub(super) limit: Duration,
 }
 
 impl TryTimeout {
-    /// How long the attempt was given.
+    /// The per-try timeout.
     pub fn limit(&self) -> Duration {
         self.limit
     }
@@ -137,8 +137,9 @@ impl fmt::Display for TryTimeout {
 
 impl std::error::Error for TryTimeout {}
 
-/// The error of an attempt that was answered with a failure, where the answer itself is gone: it was let
-/// go while the service was not ready for the next attempt, in case it held what that waited for.
+/// The error of an attempt that got a failed response, after that response was dropped. It is
+/// dropped when the service is not ready for the next attempt, because it may hold a permit that
+/// the service waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedAnswer;

@@ -24,60 +24,60 @@ use crate::{
     error::BoxError,
 };
 
-/// A request and its attempts.
+/// The response future of a [`Retry`](super::Retry): a request and its attempts.
 ///
 /// # Cancel safety
-/// Dropping it drops the attempt that runs. What waits for its retry has taken nothing from the
-/// budget yet.
+/// Dropping it drops the current attempt. A request that waits for its retry has not withdrawn from
+/// the budget yet.
 #[pin_project]
 pub struct ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// The attempt that runs; none while the next one is waited for.
+    /// The current attempt; `None` between attempts.
     #[pin]
     attempt: Option<S::Future>,
     tried: Tried,
     /// What later attempts are made from.
     spare: Option<R::Spare>,
-    /// When the request came, where anything depends on it.
+    /// When the request started, if the settings need it.
     came: Option<Instant>,
-    /// When it is given up; only where its answer does not come at once.
+    /// The deadline or per-try timeout. Set only when the response is not ready at once.
     end: Alarm,
     service: S,
     reissue: R,
     classify: C,
     terms: Terms,
-    /// What few requests need, so that the others need not carry it.
+    /// State that few requests need. It is boxed, so that other requests do not carry it.
     wait: Rare<S::Response, R::Request>,
 }
 
 /// What has taken too long.
 enum End {
-    /// The attempt that runs, which was given this long.
+    /// The current attempt, which was given this long.
     Attempt(Duration),
     /// All attempts together.
     All,
 }
 
-/// Mostly nothing: the state of a request that waits.
+/// The state of a request that waits; empty for most requests.
 struct Rare<T, Q>(Option<Box<Wait<T, Q>>>);
 
-/// The state of a request that waits, or has waited, for something.
+/// The state of a request that waits for a retry, or has waited for one.
 struct Wait<T, Q> {
     /// How often the request was sent.
     tries: u32,
-    /// One timer for all there is to wait for.
+    /// One timer for all waits.
     sleep: Option<Pin<Box<Sleep>>>,
     delays: Option<Delays>,
     /// When the last attempt started, unless it was the first.
     retried: Option<Instant>,
-    /// The answer to it, while its retry waits.
+    /// The response or error of the last attempt, while its retry waits.
     answer: Option<Result<T, BoxError>>,
-    /// The request itself, if the last attempt brought it back.
+    /// The request itself, if the error of the last attempt returned it.
     returned: Option<Q>,
-    /// When the backoff ends, while it lasts.
+    /// When the backoff ends, during the backoff.
     until: Option<Instant>,
 }
 
@@ -173,7 +173,7 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// Waits until the attempt that runs, or all of them together, have taken too long.
+    /// Waits until the current attempt, or all of them together, have taken too long.
     fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let this = self.project();
         let Some(shared) = &this.terms.shared else {
@@ -196,14 +196,14 @@ where
     }
 }
 
-// All of this is off the path of a request that is answered the first time.
+// A request whose first attempt succeeds runs none of the code below.
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
     S::Error: Into<BoxError>,
 {
-    /// Keeps the answer of an attempt that failed, and sees whether there is to be another.
+    /// Keeps the result of a failed attempt, and decides whether there is another attempt.
     #[cold]
     fn fail(
         self: Pin<&mut Self>,
@@ -238,7 +238,7 @@ where
                 return Err(Stop::Pushback);
             }
             Some(Pushback::After(delay)) => delay,
-            // It cost nobody anything, and the next endpoint is another one.
+            // The attempt caused no load, and the next one goes to another endpoint.
             _ if unsent && wait.tries == 1 => Duration::ZERO,
             _ => {
                 let delays = wait
@@ -252,7 +252,8 @@ where
         if terms.deadline(*this.came).is_some_and(|end| start >= end) {
             return Err(Stop::Deadline);
         }
-        // Nobody should wait for nothing. It is taken only when the attempt is sent.
+        // Checked here so that no request waits in vain. The withdrawal follows when the attempt is
+        // sent.
         if terms.budget().is_some_and(|it| !it.allows(now)) {
             return Err(Stop::BudgetEmpty);
         }
@@ -274,14 +275,14 @@ where
         match this.tried.enter(|| service.poll_ready(cx)) {
             Poll::Ready(Ok(())) => Poll::Ready(self.attempt()),
             Poll::Ready(Err(error)) => {
-                // An answer says more than a service that failed after it.
+                // A response is more useful to the caller than the later error of the service.
                 if let Some(Err(last)) = &mut wait.answer {
                     *last = error.into();
                 }
                 Poll::Ready(Err(Stop::NotReady))
             }
             Poll::Pending => {
-                // The answer may hold the very place that the service waits for.
+                // The response may hold the permit that the service waits for.
                 if let Some(Ok(_)) = wait.answer {
                     wait.answer = Some(Err(FailedAnswer.into()));
                 }
@@ -313,12 +314,12 @@ where
         let request = match wait.returned.take() {
             Some(request) => request,
             None => {
-                // Only now: the answer that is kept may still need the request that it is the answer to.
+                // Not earlier: the response that was kept may still need its request body.
                 reissue.supersede(spare);
                 reissue.reissue(spare).ok_or(Stop::NotReplayable)?
             }
         };
-        // Whatever the last answer holds, such as a place in a limit, is free for this attempt.
+        // Frees what the last response holds, such as a permit of a limit, for this attempt.
         wait.answer = None;
         wait.retried = Some(now);
         wait.tries += 1;
@@ -329,7 +330,7 @@ where
         Ok(())
     }
 
-    /// What the caller gets when a failure is the last word.
+    /// The result for the caller when there is no further attempt.
     #[cold]
     fn stop(self: Pin<&mut Self>, stop: Stop) -> Result<S::Response, BoxError> {
         let this = self.project();
@@ -354,7 +355,7 @@ impl<T, Q> Wait<T, Q> {
 impl<T, Q> Drop for Rare<T, Q> {
     #[inline]
     fn drop(&mut self) {
-        // Out of line, so that a request without one only tests for it.
+        // Not inlined, so that a request without this state only tests for it.
         #[cold]
         #[inline(never)]
         fn end<T, Q>(wait: Box<Wait<T, Q>>) {

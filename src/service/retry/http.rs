@@ -1,4 +1,4 @@
-//! Sending HTTP requests again.
+//! Retries of HTTP requests.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -14,17 +14,18 @@ use crate::classify::reclaim;
 /// As linkerd: enough for almost all calls of an API, and 64 MiB for a thousand of them at a time.
 const LIMIT: usize = 64 * 1024;
 
-/// Sends HTTP requests again: those of idempotent methods, with bodies up to a limit.
+/// Retries HTTP requests with an idempotent method and a body up to a limit.
 ///
-/// The inner service gets an `http::Request<ReplayBody<B>>`. A request without a body costs a clone of
-/// its head; one with a body another allocation, and the bytes that pass are kept until it is done. What is
-/// not idempotent costs neither with [`reclaiming`](Self::reclaiming).
+/// The inner service gets an `http::Request<ReplayBody<B>>`. A request without a body costs a clone
+/// of its head. A request with a body costs one more allocation, and the bytes that are read are
+/// kept until the request is done. With [`reclaiming`](Self::reclaiming), a request that is not
+/// idempotent costs neither.
 ///
 /// # Examples
 /// ```
 /// use tower_roster::service::retry::Replay;
 ///
-/// // A key makes any request of this API safe to repeat.
+/// // An idempotency key makes any request of this API safe to repeat.
 /// let replay = Replay::new()
 ///     .limit(16 * 1024)
 ///     .idempotent(|head| head.method.is_safe() || head.headers.contains_key("idempotency-key"));
@@ -37,7 +38,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Sends again what RFC 9110 calls idempotent, with a body of up to 64 KiB.
+    /// Retries requests that RFC 9110 calls idempotent, with a body of up to 64 KiB.
     pub const fn new() -> Self {
         Self {
             limit: LIMIT,
@@ -46,27 +47,29 @@ impl Replay {
         }
     }
 
-    /// Keeps no copy of a request that is not idempotent: one that was not sent is sent again only if its
-    /// error [brings it back](crate::classify::reclaim). The balancer and the endpoints over gRPC of this
-    /// crate do that, and it saves most of what a retry costs. Over other services such a request is not
-    /// sent again unless their errors are [`Unsent`](crate::classify::Unsent) with the request.
+    /// Keeps no copy of a request that is not idempotent. Such a request, when it was not sent, is
+    /// retried only if its error [returns it](crate::classify::reclaim). The balancer and the gRPC
+    /// endpoints of this crate return it, and this saves most of the cost of a retry. Over other
+    /// services such a request is retried only if their errors are
+    /// [`Unsent`](crate::classify::Unsent) with the request.
     #[must_use]
     pub const fn reclaiming(mut self) -> Self {
         self.reclaims = true;
         self
     }
 
-    /// Sets how many bytes of a body are kept; 64 KiB by default. A frame of it counts as 64 bytes at
-    /// least. Zero sends a request with a body again only while nothing of it was read, as after a
-    /// connection that failed; a high limit costs that memory for each request that is under way.
+    /// Sets how many bytes of a body are kept; 64 KiB by default. A frame counts as at least 64
+    /// bytes. With zero, a request with a body is retried only while nothing of the body was read,
+    /// as after a failed connection. A high limit costs that much memory for each request in
+    /// flight.
     #[must_use]
     pub const fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Sets which requests may be carried out twice; those of the methods GET, HEAD, OPTIONS, TRACE,
-    /// PUT and DELETE by default.
+    /// Sets which requests may be carried out twice; those with the methods GET, HEAD, OPTIONS,
+    /// TRACE, PUT and DELETE by default.
     #[must_use]
     pub const fn idempotent(mut self, idempotent: fn(&Parts) -> bool) -> Self {
         self.idempotent = idempotent;
@@ -99,7 +102,7 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
             let request = Request::from_parts(head, ReplayBody::once(body));
             return (request, Some(HttpSpare(Spare::Returns)));
         }
-        // One that may be sent again only if nothing of it went out needs nothing kept.
+        // A request that is repeated only if it was not sent needs no kept frames.
         let limit = if idempotent { self.limit } else { 0 };
         let (mut body, replayer) = ReplayBody::new(body, limit);
         let copy = Arc::new(head.clone());
@@ -148,31 +151,31 @@ impl Hedgeable for Replay {
     }
 }
 
-/// Sends again what a [`Replay`] above has wrapped, without wrapping it twice.
+/// Repeats requests that a [`Replay`] above has wrapped, without wrapping them twice.
 ///
-/// For a hedge below a retry. It goes by the method, as `Replay` does by default.
+/// For a hedge below a retry. By default it decides by the method, as `Replay` does.
 #[derive(Clone, Copy)]
 pub struct ShareReplay {
-    /// `None` where nothing is between itself and the retry: then the retry has judged already, and its
-    /// copy of the head will do.
+    /// `None` when no layer stands between the retry and this hedge. The retry has decided then,
+    /// and its copy of the head is used.
     idempotent: Option<fn(&Parts) -> bool>,
 }
 
 impl ShareReplay {
-    /// Sends again what RFC 9110 calls idempotent.
+    /// Repeats requests that RFC 9110 calls idempotent.
     pub const fn new() -> Self {
         Self {
             idempotent: Some(is_idempotent),
         }
     }
 
-    /// For a hedge with nothing between itself and the retry: what that takes as idempotent, from the same
-    /// copy of the head.
+    /// For a hedge directly below the retry: it repeats what the retry treats as idempotent, from
+    /// the same copy of the head.
     const fn next_to_retry() -> Self {
         Self { idempotent: None }
     }
 
-    /// Sets which requests may be carried out twice, as [`Replay::idempotent`].
+    /// Sets which requests may be carried out twice, like [`Replay::idempotent`].
     #[must_use]
     pub const fn idempotent(mut self, idempotent: fn(&Parts) -> bool) -> Self {
         self.idempotent = Some(idempotent);
@@ -226,12 +229,12 @@ pub struct HttpSpare<B>(Spare<B>);
 
 enum Spare<B> {
     Copy {
-        /// Shared, and so a pointer to all layers that move it.
+        /// Shared, so that layers move a pointer only.
         head: Arc<Parts>,
         replayer: Replayer<B>,
         idempotent: bool,
     },
-    /// From the request itself, if it comes back.
+    /// No copy: the request itself is used, if its error returns it.
     Returns,
 }
 

@@ -24,19 +24,20 @@ use crate::{
     error::ConfigError,
 };
 
-/// Envoy's base: above the time to any server nearby, and below what a caller notices.
+/// Envoy's base: above the round trip to a nearby server, and below what a user notices.
 const DELAY: Backoff = Backoff::known(25, 60_000);
 
-/// gRPC's and Envoy's examples agree: a third endpoint that fails too is seldom an accident.
+/// As in the examples of gRPC and Envoy. When a third endpoint fails too, the cause is seldom
+/// chance.
 const ATTEMPTS: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
 
-/// The cap of the backoff: a caller that would wait longer asks again itself.
+/// The cap of the backoff: a caller that would wait longer retries by itself.
 const PUSHBACK: Duration = Duration::from_secs(60);
 
-/// Sends requests again that failed.
+/// Retries failed requests.
 ///
 /// # Examples
-/// Any request that is `Clone`, up to three attempts, any error being a failure:
+/// Any request that is `Clone`, up to three attempts; every error is a failure:
 /// ```
 /// use tower::{BoxError, ServiceBuilder, ServiceExt};
 /// use tower_roster::service::retry::RetryLayer;
@@ -53,7 +54,7 @@ const PUSHBACK: Duration = Duration::from_secs(60);
 /// # }
 /// ```
 ///
-/// HTTP requests, with a time for each attempt and for all of them:
+/// HTTP requests, with a limit for each attempt and one for all of them:
 /// ```
 /// # #[cfg(feature = "http")]
 /// # fn main() -> Result<(), tower_roster::ConfigError> {
@@ -94,20 +95,20 @@ pub struct RetryBuilder<R = Cloned, C = Answers> {
 }
 
 impl RetryLayer {
-    /// Retries requests that are `Clone`, and takes each as safe to repeat.
+    /// Retries requests that are `Clone`, and treats each as safe to repeat.
     pub fn cloned() -> RetryBuilder {
         Self::reissue(Cloned)
     }
 
-    /// Retries HTTP requests: those of idempotent methods, with bodies of up to 64 KiB, and any that
-    /// was certainly not sent. [`Http`](classify::Http) judges their answers. The inner service gets
-    /// `http::Request<ReplayBody<B>>`.
+    /// Retries HTTP requests with an idempotent method and a body of up to 64 KiB, and any request
+    /// that was certainly not sent. [`Http`](classify::Http) judges the responses. The inner
+    /// service gets `http::Request<ReplayBody<B>>`.
     #[cfg(feature = "http")]
     pub fn http() -> RetryBuilder<Replay, classify::Http> {
         Self::reissue(Replay::new()).classify(classify::Http)
     }
 
-    /// Retries requests in a way of its own.
+    /// Retries requests as a [`Reissue`](super::Reissue) decides.
     pub fn reissue<R>(reissue: R) -> RetryBuilder<R> {
         RetryBuilder {
             reissue,
@@ -128,7 +129,7 @@ impl RetryLayer {
 }
 
 impl<R, C> RetryBuilder<R, C> {
-    /// Sets what is a failure; by default any error is, and no answer.
+    /// Sets what counts as a failure; by default every error does, and no response does.
     pub fn classify<D>(self, classify: D) -> RetryBuilder<R, D> {
         RetryBuilder {
             reissue: self.reissue,
@@ -139,75 +140,76 @@ impl<R, C> RetryBuilder<R, C> {
         }
     }
 
-    /// Sets how long to wait before an attempt; by default from 25 ms, doubling to 60 s, with full
-    /// jitter. The first attempt after one that was not sent waits for nothing.
+    /// Sets the delay before an attempt; by default from 25 ms, doubling to 60 s, with full jitter.
+    /// When the first attempt was not sent, the second starts at once.
     #[must_use]
     pub fn delay(mut self, delay: Backoff) -> Self {
         self.rules.delay = delay;
         self
     }
 
-    /// Sets how often a request is sent at most, the first time included; 3 by default. One sends
-    /// nothing again; many are pointless, for the budget ends before.
+    /// Sets how often a request is sent at most, the first attempt included; 3 by default. One
+    /// disables retries; a high number has little effect, because the budget is empty before.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: NonZeroU32) -> Self {
         self.rules.max_attempts = max_attempts;
         self
     }
 
-    /// Sets how long one attempt may take to the head of its answer; no limit by default. An attempt
-    /// that takes longer is dropped and counts as failed; it was sent, so only an idempotent request
-    /// is sent again. Below the usual latency it multiplies the load, up to the budget.
+    /// Sets how long one attempt may take until the head of its response; no limit by default. An
+    /// attempt that takes longer is dropped and counts as failed. It was sent, so only an
+    /// idempotent request is retried. A limit below the usual latency multiplies the load, up to
+    /// the budget.
     #[must_use]
     pub fn try_timeout(mut self, timeout: Duration) -> Self {
         self.rules.try_timeout = Some(timeout);
         self
     }
 
-    /// Sets how long a request may take to the head of its answer, with all its attempts; no limit by
-    /// default. What runs then is dropped, and the error is tower's
-    /// [`Elapsed`](tower::timeout::error::Elapsed): a `Timeout` above has nothing to add. An attempt that
-    /// would start later is not waited for. It is the caller's patience, so it says nothing about the
-    /// endpoint; a per-try timeout does.
+    /// Sets how long a request may take until the head of its response, with all its attempts; no
+    /// limit by default. An attempt that still runs then is dropped, and the error is tower's
+    /// [`Elapsed`](tower::timeout::error::Elapsed), so a `Timeout` above is not needed. An attempt
+    /// that would start later is not waited for. The deadline is a limit of the caller and is not
+    /// counted against the endpoint; a per-try timeout is.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.rules.deadline = Some(deadline);
         self
     }
 
-    /// Sets the longest time that a server may ask to wait; 60 s by default. An answer that asks for
-    /// more is handed on.
+    /// Sets the longest delay that a server may request; 60 s by default. A response that requests
+    /// more is returned to the caller.
     #[must_use]
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
         self.rules.max_pushback = max_pushback;
         self
     }
 
-    /// Sets which errors prove that a request was not sent, so that it may be sent again whatever it
-    /// does. By default [`classify::is_unsent`].
+    /// Sets which errors prove that a request was not sent, so that it is retried even if it is not
+    /// idempotent. By default [`classify::is_unsent`].
     #[must_use]
     pub fn unsent(mut self, unsent: fn(&(dyn Error + 'static)) -> bool) -> Self {
         self.rules.unsent = unsent;
         self
     }
 
-    /// Sets the budget, which may be that of other layers and of hedges; one of its own by default. The
-    /// requests are deposited here.
+    /// Sets the budget, which may be shared with other layers and with hedges; a budget of its own
+    /// by default. This layer makes the deposits.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Lets every request be sent as often as `max_attempts` says. A service that fails altogether
-    /// then gets that many times the load.
+    /// Removes the budget: every request may be sent as often as `max_attempts` allows. A service
+    /// that fails entirely then gets that many times the load.
     #[must_use]
     pub fn without_budget(mut self) -> Self {
         self.budget = None;
         self
     }
 
-    /// Makes the jitter repeat itself, for tests and simulations.
+    /// Seeds the jitter, for reproducible tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);

@@ -1,9 +1,9 @@
-//! The books of a budget: what came in and went out over a window that slides.
+//! The accounts of a budget: deposits and withdrawals over a sliding window.
 //!
-//! One atomic holds the balance, so a withdrawal is one compare-and-swap and can never overdraw. Time
-//! takes away from the same atomic: at the start of each slot someone moves the window on, and
-//! subtracts what was booked in the slots that left it. For that it keeps, for the start of each slot,
-//! the sum of all that was ever booked:
+//! One atomic holds the balance, so a withdrawal is one compare-and-swap and can never overdraw.
+//! Expiry changes the same atomic: at the start of each slot one caller moves the window, and
+//! subtracts what was booked in the slots that left it. For that the ledger keeps, for the start of
+//! each slot, the sum of all bookings until then:
 //!
 //! ```text
 //! booked in all    marks[oldest] ──────────────────── marks[tick] ──── now
@@ -11,63 +11,63 @@
 //! balance = reserve + (booked in all - marks[oldest])
 //! ```
 //!
-//! Where a reserve is to be earned back, what the bookings before the window took from it stays taken:
+//! When deposits refill the reserve, what earlier bookings took from it stays missing:
 //!
 //! ```text
 //! balance = reserve - owed + (booked in all - marks[oldest])
 //! ```
 //!
-//! Deposits and withdrawals only ever touch the balance. Whoever comes first after the start of a slot
-//! claims the move by a compare-and-swap on `due`; everyone else goes on with the balance as it is,
-//! as if their clock were that little behind. Nobody waits. However long nothing happened, moving
-//! writes each mark once at most.
+//! Deposits and withdrawals only change the balance. The first caller after the start of a slot
+//! claims the move by a compare-and-swap on `due`. Other callers use the balance as it is, as if
+//! their clock were slightly behind. No caller waits. After an idle period of any length, moving
+//! writes each mark at most once.
 
 use crate::sync::atomic::{
     AtomicI64, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
-/// What one withdrawal costs, in the unit of the books: a share is exact to a millionth.
+/// The price of one withdrawal, in the unit of the accounts: a share is exact to a millionth.
 pub(super) const WITHDRAWAL: i64 = 1_000_000;
 
-/// In `due`, while someone moves the window. Later than any time.
+/// The value of `due` while a caller moves the window. It is later than any time.
 const MOVING: u64 = u64::MAX;
 
-/// The books. Times are nanoseconds since it was opened.
+/// The accounts. Times are nanoseconds since the budget was made.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// What may be withdrawn, the reserve included. Its own modification order is all that
-    /// withdrawals rely on, so it is relaxed, but for what `due` orders.
+    /// What may be withdrawn, the reserve included. Relaxed: withdrawals rely only on the
+    /// modification order of this atomic, and `due` orders the rest.
     balance: AtomicI64,
-    /// When the next slot starts. Acquire and release hand the fields below from one mover to the
-    /// next, show what a mover subtracted to all who find the window moved, and keep the bookings of
-    /// those who find it moving behind what the mover has read.
+    /// When the next slot starts. Acquire and release pass the fields below from one mover to the
+    /// next, and show what a mover subtracted to each caller that finds the window moved. They also
+    /// order the bookings of a caller that finds the window moving after the reads of the mover.
     due: AtomicU64,
-    /// What was booked before the window, so that `balance + gone` is the reserve and all that was
-    /// ever booked. It wraps around, and only differences are used.
+    /// What was booked before the window, so that `balance + gone` is the reserve and all bookings
+    /// ever. It wraps around; only differences are used.
     gone: AtomicI64,
-    /// What is missing of an earned reserve because of what was booked before the window. Part of
-    /// `gone`, and known to movers only.
+    /// What is missing from a reserve that deposits refill, because of bookings before the window.
+    /// It is part of `gone`. Only movers use it.
     owed: AtomicI64,
-    /// `balance + gone` at the start of each slot in the window, and of the one after it.
+    /// `balance + gone` at the start of each slot in the window, and of the slot after it.
     marks: Box<[AtomicI64]>,
     reserve: i64,
     refill: Refill,
     slot_ns: u64,
 }
 
-/// What fills a reserve again that was used.
+/// What refills a used reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refill {
-    /// Time: what was withdrawn is forgotten with the window, like a deposit.
+    /// Time: a withdrawal expires with the window, like a deposit.
     Time,
-    /// Deposits that leave the window unused, and nothing else. So of all that was ever withdrawn only
-    /// the reserve was not deposited.
+    /// Deposits that leave the window unused, and nothing else. So in total,
+    /// withdrawals exceed deposits by at most the reserve.
     Deposits,
 }
 
 impl Ledger {
-    /// Opens books over `slots` slots of `slot_ns` each; neither may be zero.
+    /// Opens accounts over `slots` slots of `slot_ns` nanoseconds; neither may be zero.
     pub(super) fn new(reserve: i64, refill: Refill, slots: u32, slot_ns: u64) -> Self {
         Self {
             balance: AtomicI64::new(reserve),
@@ -81,33 +81,33 @@ impl Ledger {
         }
     }
 
-    /// Adds to the balance. The amount counts until the slot that it came in lies a whole window back.
+    /// Adds to the balance. The amount counts until its slot leaves the window.
     #[inline]
     pub(super) fn deposit(&self, amount: i64, now: u64) {
         self.advance(now);
         self.balance.fetch_add(amount, Relaxed);
     }
 
-    /// The same for who knows that the slot lasts to which the window was moved.
+    /// The same, for a caller that knows that the current slot has not ended.
     #[inline]
     pub(super) fn deposit_in_slot(&self, amount: i64) {
         self.balance.fetch_add(amount, Relaxed);
     }
 
-    /// How long the slot still lasts to which the window was moved; nothing while someone moves it.
-    /// The end only ever gets later, so it is no harm to know an old one.
+    /// Nanoseconds until the current slot ends; zero while a caller moves the window. The end only
+    /// becomes later, so an old value does no harm.
     pub(super) fn left_of_slot(&self, now: u64) -> u64 {
-        // Relaxed: nothing is read on the strength of it.
+        // Relaxed: no other memory is read because of it.
         match self.due.load(Relaxed) {
             MOVING => 0,
             due => due.saturating_sub(now),
         }
     }
 
-    /// Takes the price of one withdrawal, if there is that much.
+    /// Withdraws the price of one attempt, if the balance allows it.
     pub(super) fn withdraw(&self, now: u64) -> bool {
         self.advance(now);
-        // It goes round again only when someone else's booking went through.
+        // Repeats only when another thread's booking succeeded meanwhile.
         self.balance
             .fetch_update(Relaxed, Relaxed, |balance| {
                 (balance >= WITHDRAWAL).then(|| balance - WITHDRAWAL)
@@ -115,13 +115,14 @@ impl Ledger {
             .is_ok()
     }
 
-    /// What may be withdrawn; below zero when the deposits behind past withdrawals have expired.
+    /// What may be withdrawn. Below zero when deposits expired that paid for withdrawals still in
+    /// the window.
     pub(super) fn balance(&self, now: u64) -> i64 {
         self.advance(now);
         self.balance.load(Relaxed)
     }
 
-    /// Moves the window on, if a slot began since that was done last.
+    /// Moves the window, if a slot began since the last move.
     #[inline]
     fn advance(&self, now: u64) {
         let due = self.due.load(Acquire);
@@ -132,13 +133,14 @@ impl Ledger {
 
     #[cold]
     fn turn(&self, due: u64, now: u64) {
-        // Read before the claim: who finds it claimed books after this, and so into the new slot.
-        // Where the claim succeeds nobody moved the window since `due` was read, which only grows.
+        // Read before the claim: a caller that finds the window claimed books after these reads,
+        // and so into the new slot. If the claim succeeds, no caller moved the window since `due`
+        // was read, because `due` only grows.
         let gone = self.gone.load(Relaxed);
         let booked = self.balance.load(Relaxed).wrapping_add(gone);
         let claim = self.due.compare_exchange(due, MOVING, AcqRel, Acquire);
         if claim.is_err() {
-            return; // someone else does it
+            return; // another caller does it
         }
         let slots = self.marks.len() as u64 - 1;
         let tick = now / self.slot_ns;
@@ -148,8 +150,8 @@ impl Ledger {
         }
         let mut leaves = self.mark(oldest).load(Relaxed).wrapping_sub(self.reserve);
         if self.refill == Refill::Deposits {
-            // What left before, and now: more withdrawals than deposits are owed, and the contrary pays
-            // what is owed.
+            // The net of the slots that leave the window now. More withdrawals than deposits add to
+            // what is owed; more deposits than withdrawals reduce it.
             let owed = self.owed.load(Relaxed);
             let net = leaves.wrapping_sub(gone.wrapping_sub(owed));
             let owed = owed.saturating_sub(net).max(0);
@@ -195,13 +197,13 @@ mod model {
         loom::model(|| {
             let ledger = Arc::new(Ledger::new(WITHDRAWAL, Refill::Time, 1, 100));
             ledger.deposit(WITHDRAWAL, 0);
-            // Both find the window to be moved past that deposit.
+            // Both threads find that the window must move past that deposit.
             let other = ledger.clone();
             let thread = thread::spawn(move || other.withdraw(200));
             ledger.deposit(WITHDRAWAL, 200);
             let theirs = thread.join().unwrap();
             let booked = WITHDRAWAL - if theirs { WITHDRAWAL } else { 0 };
-            // What was booked during the move counts in the new slot.
+            // Bookings during the move count in the new slot.
             assert_eq!(ledger.balance(200), WITHDRAWAL + booked);
             assert_eq!(ledger.balance(300), WITHDRAWAL + booked);
             assert_eq!(ledger.balance(400), WITHDRAWAL);
@@ -213,7 +215,8 @@ mod model {
         loom::model(|| {
             let ledger = Arc::new(Ledger::new(WITHDRAWAL, Refill::Deposits, 1, 100));
             assert!(ledger.withdraw(0));
-            // Both find the window to be moved past that withdrawal, which does not come back.
+            // Both threads find that the window must move past that withdrawal, which is not
+            // refilled.
             let other = ledger.clone();
             let thread = thread::spawn(move || other.withdraw(200));
             let mine = ledger.withdraw(200);
@@ -228,7 +231,7 @@ mod model {
     fn a_deposit_that_does_not_look_counts_in_one_of_the_two_slots() {
         loom::model(|| {
             let ledger = Arc::new(Ledger::new(0, Refill::Time, 1, 100));
-            // Its clock is behind that of the one that moves the window.
+            // The clock of this thread is behind that of the thread that moves the window.
             let other = ledger.clone();
             let thread = thread::spawn(move || other.deposit_in_slot(WITHDRAWAL));
             assert!(ledger.balance(100) >= 0);
@@ -247,7 +250,8 @@ mod model {
             let thread = thread::spawn(move || other.withdraw(200));
             let mine = ledger.withdraw(200);
             let theirs = thread.join().unwrap();
-            // The move may be under way for one of them; then it took what was about to expire.
+            // The move may be under way for one of them; then it has taken what was about to
+            // expire.
             assert!(!(mine && theirs), "never twice");
             assert!(ledger.balance(200) <= 0);
         });

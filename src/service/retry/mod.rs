@@ -1,42 +1,43 @@
-//! Sends a request again that failed, where that is safe, useful, and paid for.
+//! Retries a failed request when that is safe, useful, and within the budget.
 //!
 //! ```text
-//!               failed?      may it?        when?           with what?
-//! answer ──▶ classifier ──▶ reissue ──▶ backoff, or ──▶ budget ──▶ ready? ──▶ next attempt,
+//!               failed?      repeatable?    when?           affordable?
+//! result ──▶ classifier ──▶ reissue ──▶ backoff, or ──▶ budget ──▶ ready? ──▶ next attempt,
 //!    │ no        │          attempts     pushback         │          │       another endpoint
 //!    ▼           │          deadline                      │          │
-//! handed on ◀────┴──────────── as it is, or a RetryError ─┴──────────┘
+//! returned  ◀────┴──────────── as it is, or a RetryError ─┴──────────┘
 //! ```
 //!
-//! - **What failed** is for a [`Classify`] to say, at the head of the answer. Where it says nothing,
-//!   because the end of the stream will tell, the answer is handed on: it cannot be taken back.
-//! - **What may be sent twice**: idempotent requests, and any that was certainly not sent, such as
-//!   after a connection that was refused. A [`Reissue`] knows, and keeps the copy.
-//! - **When**: after a [`Backoff`], by default up to 25 ms, then up to 50 ms and so on. A server that
-//!   says when to come back is obeyed to the millisecond; one that says not at all too. An attempt that
-//!   was not sent at all costs nobody anything: the first one after it follows at once.
-//! - **Elsewhere**: the attempts of a request share one [`Tried`], so a balancer below picks another
-//!   endpoint for each.
-//! - **How much in all**: a [`RetryBudget`], by default 20 % of the requests and one in 10 s.
+//! - **Failures**: a [`Classify`] judges the head of the response. When it gives no verdict,
+//!   because only the end of the stream shows the outcome, the response is returned to the caller.
+//!   It cannot be retried after that.
+//! - **Repeatable requests**: idempotent requests, and any request that was certainly not sent,
+//!   such as after a refused connection. A [`Reissue`] decides this and keeps the copy.
+//! - **When**: after a [`Backoff`], by default up to 25 ms, then up to 50 ms and so on. If a server
+//!   states how long to wait, the retry waits exactly that long; if it forbids retries, there is
+//!   none. An attempt that was not sent caused no load, so the first retry after it starts at once.
+//! - **Another endpoint**: the attempts of a request share one [`Tried`], so a balancer below picks
+//!   a different endpoint for each.
+//! - **How many in all**: a [`RetryBudget`], by default 20 % of the requests and ten in reserve.
 //!
-//! A failing *answer* that is not retried is handed on untouched, and kept for that until its retry is
-//! sent, or finds the service not ready: then it may hold the very place in a limit that everyone waits
-//! for, and is let go. A failing attempt without an answer becomes a [`RetryError`] that says why it
-//! was the last one.
+//! A failed *response* that is not retried is returned unchanged. It is kept until its retry is
+//! sent. If the service is not ready for the retry, the response is dropped, because it may hold
+//! the permit of a limit that the retry waits for. A failed attempt without a response becomes a
+//! [`RetryError`] that states why there was no further attempt.
 //!
 //! # Where it stands
-//! Above a hedge, and both above the balancer: `retry(hedge(balance))`. A hedge is for attempts that
-//! are slow, a retry for those that failed. So the hedge must see single attempts: above a retry it would
-//! take a backoff for slowness, and each of its two branches would retry on its own. Retries are
-//! hedged as first attempts are, since one may hang, and both draw on one budget, which bounds the sum
-//! of them, though hedges have a share of their own as well. Timeouts and a limit on what is waiting belong above the retry, a breaker
-//! of one endpoint below the balancer.
+//! Above a hedge, and both above the balancer: `retry(hedge(balance))`. A hedge is for slow
+//! attempts, a retry for failed ones. So the hedge must see single attempts: above a retry it would
+//! take a backoff for slowness, and each of its two attempts would be retried separately. Retries
+//! are hedged like first attempts, because a retry may hang too. Retries and hedges draw on one
+//! budget, which bounds their sum; hedges also have a share of their own. Timeouts and a limit on
+//! waiting requests belong above the retry. A breaker of one endpoint belongs below the balancer.
 //!
 //! # What it costs
-//! Without a retry: a copy of the request, a clone of the service, and for the budget one reading of
-//! the clock and one atomic addition, which are most of it. No allocation but what the copy needs. An
-//! attempt that has to wait enters a list of its thread where there is a deadline or a per-try timeout,
-//! and leaves it again; it needs no timer of its own.
+//! A request without a retry costs a copy of the request, a clone of the service, and for the
+//! budget one clock read and one atomic addition; these two are most of the cost. Only the copy may
+//! allocate. With a deadline or a per-try timeout, an attempt that has to wait enters a list of its
+//! thread and leaves it again; it needs no timer of its own.
 
 mod budget;
 mod error;

@@ -1,65 +1,65 @@
-//! How a request is sent twice: whether it may be, and from what.
+//! How to send a request twice: whether it is allowed, and from which copy.
 //!
-//! A service takes a request away, so whoever may send it again puts something by first. What that
-//! is depends on the request:
+//! A service consumes a request, so a caller that may repeat it must keep a copy first. The copy
+//! depends on the request:
 //!
 //! | | for | keeps | idempotent |
 //! |---|---|---|---|
 //! | [`Cloned`] | `Clone` | a clone | always |
-//! | [`clone_if`] | `Clone` | a clone | as a closure says |
-//! | [`from_fn`] | any | what a closure makes | when it made something |
-//! | [`Replay`](super::Replay) | `http::Request<B>` | the head, and the body as it passes | by method |
-//! | [`ShareReplay`](super::ShareReplay) | one that `Replay` made | the head, and the same body | by method |
+//! | [`clone_if`] | `Clone` | a clone | when a closure returns true |
+//! | [`from_fn`] | any | what a closure makes | when the closure made a copy |
+//! | [`Replay`](super::Replay) | `http::Request<B>` | the head, and the body as it is read | by method |
+//! | [`ShareReplay`](super::ShareReplay) | a request that `Replay` wrapped | the head, and the same body | by method |
 
 use std::{error::Error, fmt};
 
 /// Prepares requests to be sent again.
 pub trait Reissue<Request>: Clone {
-    /// What is sent instead of the request.
+    /// The request that is sent to the inner service.
     type Request;
     /// What later attempts are made from.
     type Spare;
 
-    /// Turns a request into that of the first attempt and what later ones are made from, which is
-    /// `None` when there can be none. On the path of every request.
+    /// Splits a request into the first attempt and what later attempts are made from. The second
+    /// part is `None` when the request cannot be repeated. Called for every request.
     fn prepare(&self, request: Request) -> (Self::Request, Option<Self::Spare>);
 
     /// Whether the request may be carried out twice without harm.
     fn is_idempotent(&self, spare: &Self::Spare) -> bool;
 
-    /// Whether [`reissue`](Self::reissue) would succeed as things stand.
+    /// Whether [`reissue`](Self::reissue) would succeed now.
     fn is_whole(&self, spare: &Self::Spare) -> bool {
         let _ = spare;
         true
     }
 
-    /// Takes what attempts hold of the request away from them: they are given up for one that
-    /// follows. Not called for attempts that run beside each other.
+    /// Takes the shared request body away from earlier attempts, because a later attempt replaces
+    /// them. Not called for attempts that run side by side.
     fn supersede(&self, spare: &Self::Spare) {
         let _ = spare;
     }
 
-    /// Makes the request of another attempt. `None` when that cannot be done any more.
+    /// Makes the request of another attempt. Returns `None` when that is no longer possible.
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request>;
 
-    /// Takes a request that was not sent from the error that brings it back, where no copy was kept
-    /// for that case.
+    /// Takes a request that was not sent out of the error that returns it, when no copy was kept.
     fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {
         let _ = (spare, error);
         None
     }
 }
 
-/// A way of repeating requests that a hedge right below the retry shares, so that both repeat the same ones.
+/// A [`Reissue`] that a hedge directly below the retry can share, so that both repeat the same
+/// requests.
 pub trait Hedgeable: Clone {
-    /// How the hedge repeats what the retry has prepared.
+    /// How the hedge repeats a request that the retry has prepared.
     type Hedge: Clone;
 
-    /// That for the hedge.
+    /// Makes the [`Reissue`] of the hedge.
     fn hedge(&self) -> Self::Hedge;
 }
 
-/// Sends clones, and takes every request as idempotent.
+/// Repeats requests from clones, and treats every request as idempotent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cloned;
@@ -90,7 +90,8 @@ impl Hedgeable for Cloned {
     }
 }
 
-/// Sends clones, and takes those requests as idempotent of which `is_idempotent` says so.
+/// Repeats requests from clones, and treats a request as idempotent if `is_idempotent` returns
+/// true.
 ///
 /// # Examples
 /// ```
@@ -105,7 +106,7 @@ where
     CloneIf(is_idempotent)
 }
 
-/// Sends clones of any request; made by [`clone_if`].
+/// Repeats clones of requests; made by [`clone_if`].
 #[derive(Clone, Copy)]
 pub struct CloneIf<F>(F);
 
@@ -130,7 +131,8 @@ where
     }
 }
 
-/// Sends what `copy` makes of a request, which is not sent again where that is `None`.
+/// Repeats requests from copies that `copy` makes. A request is not repeated when `copy` returns
+/// `None`.
 ///
 /// # Examples
 /// ```
@@ -151,7 +153,7 @@ where
     FromFn(copy)
 }
 
-/// Sends copies that a closure makes; made by [`from_fn`].
+/// Repeats copies that a closure makes; made by [`from_fn`].
 #[derive(Clone, Copy)]
 pub struct FromFn<F>(F);
 

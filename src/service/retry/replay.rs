@@ -1,7 +1,8 @@
 //! A request body that several attempts can send.
 //!
-//! A body is a stream that exists once. [`ReplayBody`] keeps the frames that pass, trailers too, so
-//! that a later attempt can start over: it gets what was kept, then goes on where the first stopped.
+//! A body is a stream that can be read once. [`ReplayBody`] keeps the frames that are read,
+//! trailers too. A later attempt gets the kept frames first, then continues where the first attempt
+//! stopped.
 //!
 //! ```text
 //!                 kept              not read yet
@@ -10,17 +11,19 @@
 //! second   ───▶ catches up, then either reads on
 //! ```
 //!
-//! - A body that is empty from the start is not wrapped at all: nothing is allocated, nothing kept. Nor is
-//!   that of a request that is sent again only if it comes back unsent.
-//! - When keeping a frame would take more than the limit, all is let go and only the attempt that read
-//!   it goes on. From then on the request cannot be sent again. A body that announces more than the
-//!   limit is not kept from the start; it can be sent again as long as nothing of it was read.
-//! - A retry takes the body away from the attempt before it, which may still be held by a connection
-//!   task that has not noticed: what that reads next is an error, so the server never takes half a body
-//!   for a whole one. Hedged attempts read side by side.
+//! - A body that is empty from the start is not wrapped: nothing is allocated or kept. The same
+//!   holds for the body of a request that is repeated only if its error returns it unsent.
+//! - When keeping a frame would exceed the limit, all frames are dropped, and only the attempt that
+//!   read the frame continues. From then on the request cannot be repeated. A body that announces
+//!   more than the limit is not kept from the start; it can be repeated as long as nothing of it
+//!   was read.
+//! - A retry takes the body away from the attempt before it, which a connection task may still
+//!   hold. The next read of that attempt is an error, so the server never takes half a body for a
+//!   whole one. Hedged attempts read side by side.
 //!
-//! As in linkerd's `ReplayBody` the data is shared and not copied, where it is `Bytes`. There, a copy
-//! that is read before the one before it was dropped panics; here the body belongs to all copies.
+//! As in linkerd's `ReplayBody`, data that is `Bytes` is shared and not copied. Linkerd's copy
+//! panics when it is read before the previous copy was dropped; here the body belongs to all
+//! copies.
 
 use std::{
     fmt,
@@ -35,10 +38,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-/// What a frame takes at least, so that a million tiny ones do not take many times the limit.
+/// The least size that a frame counts as, in bytes, so that a million tiny frames do not use many
+/// times the limit.
 const LEAST: usize = 64;
 
-/// A request body of which later attempts get copies.
+/// A request body that later attempts can copy.
 pub struct ReplayBody<B> {
     inner: Inner<B>,
     /// A copy of the head that it was sent with, for a hedge below.
@@ -47,7 +51,7 @@ pub struct ReplayBody<B> {
 
 enum Inner<B> {
     Copy(ReplayCopy<B>),
-    /// The body itself, of which nothing is kept; `None` if it was empty from the start.
+    /// The body itself, with no frames kept; `None` if it was empty from the start.
     Once(Option<B>),
 }
 
@@ -59,24 +63,27 @@ pub(super) struct Replayer<B> {
 struct ReplayCopy<B> {
     shared: Arc<Mutex<State<B>>>,
     id: u32,
-    /// Of those that make up the state's generation, or of one that was superseded.
+    /// The generation of the state when this copy was made. A copy of an older generation is
+    /// superseded.
     generation: u32,
-    /// How many of the kept frames it has sent. Small, so that a request of which the head takes 224 bytes
-    /// has no more than 256 with it: to move more takes twice the instructions, and it is moved often.
+    /// How many of the kept frames this copy has sent. A `u32`, so that a request whose head takes
+    /// 224 bytes takes at most 256 bytes in all. Moving more takes twice the instructions, and a
+    /// request is moved often.
     next: u32,
 }
 
 struct State<B> {
     kept: Vec<Kept>,
-    /// What the frames that are kept take.
+    /// What the kept frames take, in bytes.
     size: usize,
     limit: usize,
     rest: Rest<B>,
-    /// The one copy that can go on, once a frame passed that was not kept.
+    /// The only copy that can continue, after a frame was read and not kept.
     sole: Option<u32>,
     generation: u32,
     copies: u32,
-    /// Copies that wait for the next frame. The body knows only the one that asked last.
+    /// Copies that wait for the next frame. The body keeps the waker of only one of them, the last
+    /// to poll.
     waiting: Vec<(u32, Waker)>,
 }
 
@@ -105,7 +112,7 @@ pub enum ReplayError {
 }
 
 impl<B: Body> ReplayBody<B> {
-    /// Wraps a body, of which at most `limit` bytes are kept.
+    /// Wraps a body and keeps at most `limit` bytes of it.
     #[inline]
     pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
         if body.is_end_stream() {
@@ -128,7 +135,7 @@ impl<B: Body> ReplayBody<B> {
         (replayer.copy(), replayer)
     }
 
-    /// Passes a body on, of which there are no copies.
+    /// Wraps a body of which no copies are made.
     #[inline]
     pub(super) fn once(body: B) -> Self {
         Inner::Once(Some(body)).into()
@@ -143,13 +150,13 @@ impl<B> From<Inner<B>> for ReplayBody<B> {
 }
 
 impl<B> Replayer<B> {
-    /// Another copy, from the beginning.
+    /// Makes another copy that starts at the beginning.
     pub(super) fn copy(&self) -> ReplayBody<B> {
         let copy = self.shared.as_ref().map(Arc::clone).map(ReplayCopy::new);
         copy.map_or(Inner::Once(None), Inner::Copy).into()
     }
 
-    /// Whether a copy can be sent to its end, as far as is known.
+    /// Whether a copy could be sent to its end, as far as is known now.
     pub(super) fn is_whole(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| {
             let state = lock(shared);
@@ -170,7 +177,7 @@ impl<B> Replayer<B> {
 }
 
 impl<B> ReplayBody<B> {
-    /// Takes along a copy of the head that it is sent with.
+    /// Attaches a copy of the head.
     pub(super) fn with_head(mut self, head: &Arc<Parts>) -> Self {
         self.head = Some(Arc::clone(head));
         self
@@ -181,7 +188,7 @@ impl<B> ReplayBody<B> {
         self.head.as_ref()
     }
 
-    /// Makes copies of the same body, to be read beside this one; `None` where nothing of it is kept.
+    /// Makes copies of the same body, to be read beside this one; `None` when no frames are kept.
     pub(super) fn replayer(&self) -> Option<Replayer<B>> {
         let shared = match &self.inner {
             Inner::Copy(copy) => Some(copy.shared.clone()),
@@ -207,7 +214,7 @@ impl<B> ReplayCopy<B> {
         }
     }
 
-    /// Why this copy cannot go on.
+    /// Why this copy cannot continue.
     fn refused(&self, state: &State<B>) -> Option<ReplayError> {
         if self.generation != state.generation {
             return Some(ReplayError::Superseded);
@@ -271,7 +278,7 @@ impl<B> State<B> {
         }
     }
 
-    /// Keeps a frame that copy `id` has read. Returns whether there was room for it.
+    /// Keeps a frame that copy `id` has read. Returns whether it fitted into the limit.
     fn keep(&mut self, id: u32, frame: &Kept) -> bool {
         let size = self.size.saturating_add(frame.size());
         if self.sole.is_some() || size > self.limit {
@@ -289,7 +296,7 @@ impl Kept {
     fn from_frame<D: Buf>(frame: Frame<D>) -> Self {
         match frame.into_data() {
             Ok(mut data) => Self::Data(data.copy_to_bytes(data.remaining())),
-            // There is no third kind; one would pass as nothing.
+            // `http_body` has no third kind of frame; it would become an empty data frame.
             Err(frame) => frame
                 .into_trailers()
                 .map_or(Self::Data(Bytes::new()), Self::Trailers),
@@ -354,7 +361,7 @@ where
             Inner::Once(body) => return body.as_ref().is_none_or(Body::is_end_stream),
         };
         let state = lock(&copy.shared);
-        // One that cannot go on has an error to tell.
+        // A copy that cannot continue returns an error, so it has not ended.
         copy.refused(&state).is_none()
             && copy.next as usize >= state.kept.len()
             && match &state.rest {
@@ -382,7 +389,8 @@ where
             Rest::Broke => SizeHint::default(),
         };
         let mut hint = SizeHint::new();
-        // The upper bound first: a body may announce nonsense, and the lower must not exceed it.
+        // The upper bound first: a body may announce a wrong size, and the lower bound must not
+        // exceed the upper.
         if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(ahead)) {
             hint.set_upper(upper);
         }
@@ -395,14 +403,14 @@ impl<B> Drop for ReplayCopy<B> {
     fn drop(&mut self) {
         let mut state = lock(&self.shared);
         state.waiting.retain(|(id, _)| *id != self.id);
-        // It may be the one that the body would wake.
+        // The body may hold the waker of this copy only, so the other copies must poll it again.
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         wake(waiting);
     }
 }
 
-/// A body that panicked has nothing of ours half done.
+/// A panic of the body leaves this state whole, so a poisoned lock is used as it is.
 fn lock<B>(shared: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The retry as a service.
+//! The retry service.
 
 use std::{
     fmt, mem,
@@ -20,7 +20,7 @@ use crate::{
     error::BoxError,
 };
 
-/// Sends requests again that failed; made by [`RetryLayer`].
+/// Retries failed requests; made by [`RetryLayer`].
 pub struct Retry<S, R = Cloned, C = Answers> {
     pub(super) service: S,
     pub(super) settings: Settings<R, C>,
@@ -38,7 +38,7 @@ impl<S, R, C> Retry<S, R, C> {
         &mut self.service
     }
 
-    /// The inner service, without the retries.
+    /// The inner service, without retries.
     pub fn into_inner(self) -> S {
         self.service
     }

@@ -21,14 +21,14 @@ use crate::{
     rng::small_rng,
 };
 
-/// By what a request is sent again.
+/// The rules of retries.
 ///
-/// Each request has a copy: to count references to shared ones costs two atomic operations, more than all
-/// the rest of a request that is answered the first time.
+/// Each request has a copy. Counting references to shared rules would cost two atomic operations,
+/// which is more than the rest of the work for a request whose first attempt succeeds.
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) rules: Rules,
-    /// Only where there is a budget, a limit or a seed.
+    /// `None` unless there is a budget, a limit or a seed.
     pub(super) shared: Option<Arc<Shared>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) alarms: Arc<Alarms>,
 }
 
-/// The part that is copied as it is.
+/// The part that is copied for each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) delay: Backoff,
@@ -48,7 +48,7 @@ pub(super) struct Rules {
     pub(super) deadline: Option<Duration>,
     pub(super) max_pushback: Duration,
     pub(super) unsent: fn(&(dyn Error + 'static)) -> bool,
-    /// Whether a request has to know when it came.
+    /// Whether the start of a request must be known.
     pub(super) needs_time: bool,
 }
 
@@ -60,7 +60,7 @@ impl Rules {
 }
 
 impl Terms {
-    /// Notes a request. When it came, where anything depends on that.
+    /// Deposits for a request. Returns its start, if the rules need it.
     #[inline]
     pub(super) fn begin(&self, slot: &mut SlotEnd) -> Option<Instant> {
         let came = self.rules.needs_time.then(Instant::now);
@@ -75,19 +75,19 @@ impl Terms {
         self.shared.as_ref()?.budget.as_ref()
     }
 
-    /// Whether an attempt that runs may have to be given up.
+    /// Whether an attempt or a request has a time limit.
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
         self.rules.is_limited()
     }
 
-    /// When a request that came then is given up.
+    /// The deadline of a request that started at `came`.
     pub(super) fn deadline(&self, came: Option<Instant>) -> Option<Instant> {
         Some(after(came?, self.rules.deadline?))
     }
 
-    /// A generator for one delay. Each is new, because a request that is not retried should not carry
-    /// one.
+    /// A new generator for one delay. A request does not keep one, because most requests are not
+    /// retried.
     pub(super) fn rng(&self) -> SmallRng {
         // Relaxed: the seeds only have to differ.
         let seed = self.shared.as_ref().and_then(|it| it.seed.as_ref());
@@ -108,7 +108,7 @@ impl fmt::Debug for Terms {
     }
 }
 
-/// What all requests of a layer go by.
+/// All settings of a layer.
 #[derive(Clone, Debug)]
 pub(super) struct Settings<R, C> {
     pub(super) reissue: R,

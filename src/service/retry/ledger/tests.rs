@@ -55,7 +55,7 @@ fn after_a_long_idle_time_the_reserve_is_whole_and_nothing_else() {
     for now in 0..500 {
         ledger.deposit(WITHDRAWAL, now);
     }
-    // Nothing but a bounded number of steps makes this return: it is 600 years in nanoseconds.
+    // 600 years in nanoseconds: this returns only because the number of steps is bounded.
     assert_eq!(ledger.balance(u64::MAX - 1), 3 * WITHDRAWAL);
     assert_eq!(ledger.balance(u64::MAX), 3 * WITHDRAWAL);
 }
@@ -108,7 +108,7 @@ fn many_threads_never_overdraw() {
             let (ledger, asked, got) = (&ledger, &asked, &got);
             scope.spawn(move || {
                 for step in 0..1_000u64 {
-                    // All within the first window, whose slots pass while they work.
+                    // All times are within the first window; its slots pass meanwhile.
                     let now = (step + thread as u64).min(999);
                     ledger.deposit(WITHDRAWAL / 5, now);
                     for _ in 0..2 {
@@ -121,11 +121,11 @@ fn many_threads_never_overdraw() {
     });
     let (asked, got) = (asked.into_inner(), got.into_inner());
     assert_eq!(asked, THREADS * 2_000);
-    // Everyone asks for ten times of what is paid in, so all of it is taken, and no more.
+    // Each thread tries to withdraw ten times its deposits, so exactly all of them are withdrawn.
     assert_eq!(got, 10 + THREADS * 1_000 / 5);
 }
 
-/// What was booked, each with its time, as anyone would do it first.
+/// The naive model: all bookings, each with its time.
 struct Naive {
     reserve: i64,
     booked: Vec<(u64, i64)>,
@@ -173,7 +173,7 @@ proptest! {
         let (mut now, mut sum) = (0, 0);
         for (withdraw, amount, pause, long) in steps {
             now += if long == 0 { pause * 50 } else { pause };
-            // No more than what time gives back, ever.
+            // At most what time refills.
             prop_assert!(ledger.balance(now) <= naive.balance(now), "at {}", now);
             let booked = if !withdraw {
                 ledger.deposit(amount, now);
