@@ -1,4 +1,4 @@
-//! The attempts that run beside each other.
+//! The attempts of one request, which run side by side.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use crate::{
     service::retry::Reissue,
 };
 
-/// A request and the attempts that run for it.
+/// A request and its attempts.
 ///
 /// # Cancel safety
 /// Dropping it drops all attempts.
@@ -35,24 +35,24 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// Gone when it has failed.
+    /// `None` after it has failed.
     #[pin]
     first: Option<S::Future>,
-    /// `None` for a request that is only passed on.
+    /// `None` for a request that cannot be hedged.
     hedged: Option<Hedged<R, C>>,
     tried: Tried,
-    /// What further attempts are made with; gone when there will be none.
+    /// What further attempts are made from; `None` when there will be none.
     plan: Option<Plan<S, R::Spare>>,
-    /// Until the next attempt starts; only where the answer does not come at once.
+    /// Waits for the start of the next attempt. Set only when the response is not ready at once.
     alarm: Alarm,
-    /// What few requests need, so that the others need not carry it.
+    /// State that few requests need. It is boxed, so that other requests do not carry it.
     rare: Rare<S::Future, Result<S::Response, S::Error>>,
 }
 
-/// What a request needs that may be hedged.
+/// State of a request that can be hedged.
 struct Hedged<R, C> {
     shared: Arc<Shared<R, C>>,
-    /// The first attempt's.
+    /// Measures the first attempt.
     watch: Watch,
 }
 
@@ -65,22 +65,22 @@ struct Plan<S, Spare> {
 
 struct Rare<F, T>(Option<Box<Beside<F, T>>>);
 
-/// The state of a request of which an attempt failed, or which was sent a second time.
+/// The state of a request after its first hedge or failed attempt.
 struct Beside<F, T> {
     extras: Vec<(Pin<Box<F>>, Watch)>,
     /// How many attempts were started beside the first.
     started: u32,
     /// How many attempts failed while others ran.
     failures: u32,
-    /// What an attempt failed with that others may make good.
+    /// The result of a failed attempt, while other attempts may still succeed.
     failure: Option<T>,
 }
 
-/// Measures an attempt.
+/// Measures the latency of an attempt.
 #[derive(Clone, Copy)]
 struct Watch {
     start: Instant,
-    /// Not yet concluded, and of interest.
+    /// Whether the attempt is in flight and its latency counts.
     runs: bool,
 }
 
@@ -92,7 +92,7 @@ where
     #[inline]
     pub(super) fn new(mut service: S, shared: &Arc<Shared<R, C>>, request: Req) -> Self {
         let (request, spare) = shared.reissue.prepare(request);
-        // Those that are never hedged may be slow in their own way, and are not measured.
+        // Requests that are never hedged are not measured, because their latencies may differ.
         let Some(spare) =
             spare.filter(|spare| shared.enabled && shared.reissue.is_idempotent(spare))
         else {
@@ -102,8 +102,8 @@ where
         shared.budget.deposit(now);
         let mut tried = Tried::new();
         let first = within(&mut tried, || attempt::at(now, || service.call(request)));
-        // A retry may meet one that hangs, too, and nobody above it would notice. The budget bounds
-        // what that adds up to.
+        // A retry is hedged too: it may hang, and no layer above would replace it. The budget
+        // bounds the sum.
         let plan = shared.delay.get(now).map(|delay| Plan {
             service,
             spare,
@@ -127,7 +127,7 @@ where
         }
     }
 
-    /// A request that is only passed on.
+    /// A request that cannot be hedged.
     #[inline]
     fn alone(first: S::Future) -> Self {
         Self {
@@ -162,7 +162,7 @@ where
                     this.first.set(None);
                     if has_won(&hedged.shared.classify, &result) {
                         hedged.watch.won(hedged.shared.delay.latencies());
-                        // The others are given up at once, not when the caller gets to it.
+                        // Drops the other attempts now, not when the caller drops this future.
                         self.give_up();
                         return Poll::Ready(result);
                     }
@@ -186,7 +186,7 @@ where
     R: Reissue<Req>,
     S: Service<R::Request>,
 {
-    /// Polls the attempts beside the first. Ready when one has won, or all have failed.
+    /// Polls the attempts beside the first. Ready when one has won, or when all have failed.
     #[cold]
     fn poll_extras(
         self: Pin<&mut Self>,
@@ -221,7 +221,7 @@ where
         Poll::Pending
     }
 
-    /// Starts another attempt when it is time. Ready when one was started.
+    /// Starts another attempt when it is due. Ready when one was started, or put off.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let (Some(plan), Some(hedged)) = (&mut *this.plan, &*this.hedged) else {
@@ -229,7 +229,7 @@ where
         };
         let (shared, start) = (&*hedged.shared, hedged.watch.start);
         if let Some(beside) = &this.rare.0 {
-            // One that failed is made up for: what still runs may hang.
+            // A failed attempt may be replaced, because the attempt that is left may hang.
             let most = shared.max_extra.get();
             let failed = beside.failures.min(most);
             if beside.started >= most.saturating_add(failed) {
@@ -237,11 +237,12 @@ where
             }
         }
         let next = plan.next;
-        // A delay of zero is over at once.
+        // A delay of zero needs no alarm.
         if next > start {
             ready!(this.alarm.poll(&shared.alarms, next, cx));
         }
-        // Before the service is asked, which may reserve something. What hangs gets its hedge later.
+        // Checked before `poll_ready`, which may reserve something. A request that hangs later gets
+        // its hedge then.
         let now = Instant::now();
         let waited = now.saturating_duration_since(start);
         let rescues = waited >= hangs_after(plan.delay);
@@ -252,7 +253,7 @@ where
         let service = &mut plan.service;
         let started = match ready!(within(this.tried, || service.poll_ready(cx))) {
             Ok(()) => plan.start(shared, this.tried, rescues),
-            Err(_) => None, // the attempts that run have nothing to do with it
+            Err(_) => None, // the attempts in flight are not affected
         };
         let Some(extra) = started else {
             *this.plan = None;
@@ -265,8 +266,8 @@ where
         Poll::Ready(())
     }
 
-    /// Drops all attempts that run. One of them that took long already has proved that it takes long;
-    /// of the others nothing is known.
+    /// Drops all attempts. The latency of an attempt that was already slow is recorded; the
+    /// latencies of the others are unknown.
     fn give_up(self: Pin<&mut Self>) {
         let mut this = self.project();
         let Some(hedged) = this.hedged else {
@@ -353,7 +354,7 @@ impl<F, T, E> Rare<F, Result<T, E>> {
 }
 
 impl<F, T, E> Beside<F, Result<T, E>> {
-    /// Keeps the better of two failures: an answer, or else the first.
+    /// Keeps the more useful of two failures: a response, else the first error.
     fn keep(&mut self, result: Result<T, E>) {
         self.failures = self.failures.saturating_add(1);
         let better = result.is_ok() && matches!(self.failure, Some(Err(_)));
@@ -374,8 +375,8 @@ impl<F, T> Default for Beside<F, T> {
     }
 }
 
-/// Runs a part of an attempt. Below a retry all attempts share what that has tried: it should learn of
-/// the endpoints, too.
+/// Runs a part of an attempt. Below a retry, all attempts share the `Tried` of the retry, so that
+/// later retries avoid these endpoints too.
 fn within<T>(tried: &mut Tried, attempt: impl FnOnce() -> T) -> T {
     if Tried::current().is_none() {
         return tried.enter(attempt);

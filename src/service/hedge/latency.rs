@@ -1,16 +1,16 @@
-//! How long attempts took of late, and after how long the next one is slow.
+//! The latencies of recent attempts, and the delay before a hedge.
 //!
-//! Two histograms: of the second that runs, where a sample is one atomic addition, and of what came
-//! before, whose counts fade. At the end of a second one of the callers adds the former to the latter
-//! and computes the delay; all others only read it.
+//! There are two histograms: one of the current second, where a sample is one atomic addition, and
+//! one of the time before, whose counts decay. At the end of a second one of the callers adds the
+//! first to the second and computes the delay. All others only read it.
 //!
 //! ```text
 //! delay = max( percentile of all, times_median × median of the last second )
 //! ```
 //!
-//! The percentile makes hedges rare. The median makes them stop: a *stray* slow answer leaves the median
-//! where it is, while a queue at every endpoint lifts the median towards the tail, and then no answer
-//! takes several times as long as the usual one.
+//! The percentile makes hedges rare. The median stops them in an overload: a *single* slow response
+//! does not change the median, but queues at every endpoint raise it towards the tail. Then no
+//! response takes several times the median.
 
 use std::{
     fmt,
@@ -26,44 +26,46 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The grain as a power of two, in nanoseconds: 66 µs, far below the shortest delay.
+/// log2 of the smallest bucket width in nanoseconds: 66 µs, far below the shortest delay.
 const GRAIN: u32 = 16;
 
-/// Buckets per doubling, as a power of two: what is read from them is at most an eighth too high, and a
-/// delay need not be more exact than that.
+/// log2 of the buckets per doubling. A value that is read is at most an eighth too high, which is
+/// exact enough for a delay.
 const FINE: u32 = 3;
 
-/// In units of the grain: up to 137 s, longer than callers wait.
+/// The range of the buckets in doublings of the smallest width: up to 137 s, longer than callers
+/// wait.
 const DOUBLINGS: u32 = 21;
 
 const BUCKETS: usize = ((DOUBLINGS - FINE + 1) << FINE) as usize;
 
-/// How often the delay is computed: an overload ends hedging within that time.
+/// How often the delay is computed. In an overload, hedging ends within that time.
 const TURN: Duration = Duration::from_secs(1);
 
-/// Fewer answers in a second say nothing about its median; then that of the window stands in.
+/// The fewest responses in a second from which its median is used. With fewer, the median of the
+/// window is used.
 const FRESH: u64 = 5;
 
-/// While someone computes the delay.
+/// The value of `due` while a caller computes the delay.
 const MOVING: u64 = u64::MAX;
 
-/// Below it a timer is not exact anyhow.
+/// The shortest delay: tokio's timers have a resolution of 1 ms.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Measured latencies, and what is slow by them.
+/// Measured latencies, and the thresholds that follow from them.
 pub(super) struct Latencies {
     base: Instant,
     percentile: f64,
     times_median: f64,
     min_samples: u64,
-    /// What is left of a count after a turn: an eighth after a window.
+    /// The share of a count that is left after a turn. It leaves an eighth after a window.
     keep: f64,
-    /// Made with the first sample: many a client never sends what may be hedged.
+    /// Allocated for the first sample, because many clients send no request that can be hedged.
     counts: OnceLock<Box<Counts>>,
-    /// When the next turn is, in nanoseconds since `base`. Acquire and release hand the counts from one
-    /// mover to the next.
+    /// When the next turn is, in nanoseconds since `base`. Acquire and release pass the counts from
+    /// one caller that computes to the next.
     due: AtomicU64,
-    // Each read for itself: relaxed. In nanoseconds; 0 while it is not known.
+    // In nanoseconds; 0 while unknown. Each is read on its own: relaxed.
     slow: AtomicU64,
     delay: AtomicU64,
 }
@@ -71,7 +73,7 @@ pub(super) struct Latencies {
 /// A statistic: relaxed. A sample that comes while its bucket is moved may be lost.
 struct Counts {
     fresh: [AtomicU32; BUCKETS],
-    /// In 1/256 of a sample, so that the few above a percentile fade as slowly as the many.
+    /// In units of 1/256 of a sample, so that small counts decay as slowly as large ones.
     faded: [AtomicU64; BUCKETS],
 }
 
@@ -97,7 +99,7 @@ impl Latencies {
         }
     }
 
-    /// After how long an attempt is hedged, if enough was measured of late.
+    /// The delay before an attempt is hedged; `None` while there are too few samples.
     pub(super) fn delay(&self, now: Instant) -> Option<Duration> {
         self.advance(now);
         match self.delay.load(Relaxed) {
@@ -106,8 +108,8 @@ impl Latencies {
         }
     }
 
-    /// Whether an attempt that was dropped after that time was slow already. By buckets, so that callers
-    /// who give up at the very percentile go on being counted.
+    /// Whether an attempt that was dropped after this time was slow already. Compares buckets, so
+    /// that callers with a timeout at the percentile are still counted.
     pub(super) fn is_slow(&self, latency: Duration, now: Instant) -> bool {
         self.advance(now);
         let slow = self.slow.load(Relaxed);
@@ -132,13 +134,13 @@ impl Latencies {
     fn turn(&self, due: u64, now: u64) {
         let claim = self.due.compare_exchange(due, MOVING, AcqRel, Relaxed);
         if claim.is_err() {
-            return; // someone else does it
+            return; // another caller does it
         }
         let turn = nanos(TURN);
         let began = now / turn;
         let passed = began - due / turn + 1;
         if let Some(counts) = self.counts.get() {
-            // However long it was idle, each count fades once.
+            // After an idle period of any length, each count decays in one step.
             let keep = self.keep.powf(passed as f64);
             let (slow, delay) = self.measure(counts, keep).unwrap_or_default();
             self.slow.store(slow, Relaxed);
@@ -148,7 +150,7 @@ impl Latencies {
         self.due.store(next, Release);
     }
 
-    /// Moves what is fresh, and says what is slow and what is hedged, in nanoseconds.
+    /// Moves the fresh counts. Returns the percentile and the delay, in nanoseconds.
     fn measure(&self, counts: &Counts, keep: f64) -> Option<(u64, u64)> {
         let mut fresh = [0; BUCKETS];
         let mut all = [0; BUCKETS];
@@ -184,7 +186,7 @@ fn quantile(counts: &[u64; BUCKETS], total: u64, at: f64) -> u64 {
     highest(bucket.unwrap_or(BUCKETS - 1))
 }
 
-/// Not by way of `as_nanos`: its 128 bits cost as much as all the rest, for each request.
+/// `as_nanos` is not used: its 128-bit arithmetic would double the cost of each request.
 fn nanos(duration: Duration) -> u64 {
     let whole = duration.as_secs().saturating_mul(1_000_000_000);
     whole.saturating_add(duration.subsec_nanos().into())
@@ -201,7 +203,7 @@ fn bucket(ns: u64) -> usize {
     }
 }
 
-/// The longest latency of a bucket, in nanoseconds.
+/// The upper end of a bucket, in nanoseconds.
 fn highest(bucket: usize) -> u64 {
     let fine = 1 << FINE;
     let (group, within) = (bucket as u64 / fine, bucket as u64 % fine);
@@ -237,7 +239,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const SEC: Duration = Duration::from_secs(1);
 
-    /// Without regard to the median.
+    /// Without the bound by the median.
     fn latencies(percentile: f64) -> (Latencies, Instant) {
         beyond_medians(percentile, 1.0)
     }
@@ -257,7 +259,7 @@ mod tests {
         let (latencies, base) = latencies(0.95);
         (0..99).for_each(|_| latencies.record(5 * MS, base));
         assert_eq!(latencies.delay(base + SEC), None);
-        // The others have begun to fade.
+        // The other samples have begun to decay.
         (0..21).for_each(|_| latencies.record(5 * MS, base + SEC));
         assert!(within_an_eighth(latencies.delay(base + 2 * SEC), 5 * MS));
     }
@@ -287,7 +289,7 @@ mod tests {
         for at in 0..5 {
             assert!(within_an_eighth(second(at, 10 * MS), 30 * MS));
         }
-        // At once, though nearly all that is known was fast.
+        // At once, although nearly all samples were fast.
         assert!(within_an_eighth(second(5, 50 * MS), 150 * MS));
         assert!(within_an_eighth(second(6, 100 * MS), 300 * MS));
     }

@@ -21,35 +21,38 @@ use crate::{
     service::retry::{Replay, ShareReplay},
 };
 
-/// As much as servers that finish abandoned work bear at 90 % of their capacity: the `near capacity`
-/// scenario of `cargo bench --bench quality`.
+/// The load that servers can bear at 90 % of their capacity if they finish cancelled work: the
+/// `near capacity` scenario of `cargo bench --bench quality`.
 const SHARE: f64 = 0.03;
 
-/// All that the share pays for.
+/// The slowest 3 %, which is all that the share pays for.
 const PERCENTILE: f64 = 0.97;
 
-/// In `near capacity`, 2.5 hedges too much at 95 % of the capacity, and 4 hardly more than 3 withholds
-/// anywhere. Ten times the standard deviation above the median of log-normal latencies with σ 0.1, and 3.7
-/// times with σ 0.3: what is that slow is no chance.
+/// In `near capacity`, 2.5 sends too many hedges at 95 % of the capacity, and 4 sends few less than
+/// 3 at any load. For log-normal latencies, three times the median is ten standard deviations above
+/// the median with σ 0.1, and 3.7 with σ 0.3: an attempt that is so slow is not slow by chance.
 const TIMES_MEDIAN: f64 = 3.0;
 
-/// A burst gets no more hedges than the requests of a second pay for.
+/// The time over which the share is counted: a burst gets at most the hedges that the requests of
+/// one second pay for.
 const SHARE_OVER: Duration = Duration::from_secs(1);
 
-/// One more, once, for a client with hardly any traffic. Two of each of 100 clients lift the p99 of `near
-/// capacity` by a tenth at 95 %, where they are spent all at once.
+/// The reserve of hedges, so that a client with hardly any traffic can hedge once. In `near
+/// capacity` at 95 %, a reserve of two for each of 100 clients raises the p99 by a tenth, because
+/// the clients use it at the same time.
 const FEW: u32 = 1;
 
-/// Three of them lie above the percentile. Fewer make it an accident; the share bounds what comes of it.
+/// Three of them lie above the percentile. With fewer, the percentile would depend on chance; the
+/// share bounds the effect.
 const MIN_SAMPLES: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 
-/// As Finagle.
+/// As in Finagle.
 const WINDOW: Duration = Duration::from_secs(15);
 
 /// Sends slow requests a second time.
 ///
 /// # Examples
-/// Alone, with a delay that is measured:
+/// Alone, with a measured delay:
 /// ```
 /// use tower::{BoxError, ServiceBuilder, ServiceExt};
 /// use tower_roster::service::hedge::HedgeLayer;
@@ -110,25 +113,25 @@ pub struct HedgeBuilder<R = Cloned, C = Answers> {
 }
 
 impl HedgeLayer {
-    /// Hedges requests that are `Clone`, and takes each as safe to repeat.
+    /// Hedges requests that are `Clone`, and treats each as safe to repeat.
     pub fn cloned() -> HedgeBuilder {
         Self::reissue(Cloned)
     }
 
-    /// Hedges HTTP requests of idempotent methods. Each attempt gets the body from
-    /// [a copy of what passes](Replay).
+    /// Hedges HTTP requests with an idempotent method. Each attempt gets the body from [a shared
+    /// copy](Replay).
     #[cfg(feature = "http")]
     pub fn http() -> HedgeBuilder<Replay, Http> {
         Self::reissue(Replay::new()).classify(Http)
     }
 
-    /// Hedges HTTP requests that come from a retry above, whose copies of the body it shares.
+    /// Hedges HTTP requests of a retry above, and shares its copies of the body.
     #[cfg(feature = "http")]
     pub fn http_below_retry() -> HedgeBuilder<ShareReplay, Http> {
         Self::reissue(ShareReplay::new()).classify(Http)
     }
 
-    /// Hedges requests in a way of its own.
+    /// Hedges requests as a [`Reissue`](crate::service::retry::Reissue) decides.
     pub fn reissue<R>(reissue: R) -> HedgeBuilder<R> {
         HedgeBuilder {
             reissue,
@@ -148,8 +151,8 @@ impl HedgeLayer {
 }
 
 impl<R, C> HedgeBuilder<R, C> {
-    /// Sets what is a failure, so that it waits for the other attempt; by default any error is, and no
-    /// answer. An answer about which the classifier says nothing yet has won.
+    /// Sets what counts as a failure, which waits for the other attempt; by default every error
+    /// does, and no response does. A response without a verdict wins.
     pub fn classify<D>(self, classify: D) -> HedgeBuilder<R, D> {
         let Self {
             reissue,
@@ -181,81 +184,83 @@ impl<R, C> HedgeBuilder<R, C> {
         }
     }
 
-    /// Whether anything is hedged; it is by default. `false` makes a layer that passes requests on, for
-    /// where a setting decides.
+    /// Sets whether requests are hedged; they are by default. With `false` the layer only passes
+    /// requests on, for use when a configuration decides.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 
-    /// Waits this long for an answer, whatever is usual. Zero sends two at once, while the share lasts.
+    /// Sets a fixed delay before a hedge. Zero sends two attempts at once, while the share lasts.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.fixed = Some(delay);
         self
     }
 
-    /// Sets the share of attempts that are answered before a second is sent, between 0 and 1; 0.97 by
-    /// default, and at least 1 ms is waited. A share of 0.5 asks for a hedge beside half of all attempts,
-    /// and gets what [`share`](Self::share) allows; 0.999 helps only against pauses.
+    /// Sets the share of attempts that finish before a hedge would be sent, between 0 and 1; 0.97
+    /// by default. The delay is at least 1 ms. 0.5 requests a hedge for half of all attempts, and
+    /// [`share`](Self::share) limits them; 0.999 helps only against pauses.
     #[must_use]
     pub fn percentile(mut self, percentile: f64) -> Self {
         self.percentile = percentile;
         self
     }
 
-    /// Sets how many times the median of the last second an attempt takes at least before a second is
-    /// sent, 1 to 1,000; 3 by default. 1 leaves the percentile alone to decide, also when all requests
-    /// queue and a second attempt would only lengthen the queue; 100 hedges around what hangs.
+    /// Sets the least delay as a multiple of the median of the last second, 1 to 1,000; 3 by
+    /// default. With 1 only the percentile decides, and hedges are also sent when all requests
+    /// queue, where they only lengthen the queue. With 100 only attempts that hang are hedged.
     #[must_use]
     pub fn times_median(mut self, times: f64) -> Self {
         self.times_median = times;
         self
     }
 
-    /// Sets how many answers must have been measured of late; 100 by default. Few hedge by accident;
-    /// many leave a client with little traffic without hedges.
+    /// Sets how many recent samples are needed; 100 by default. A low number hedges by chance; a
+    /// high one leaves a client with little traffic without hedges.
     #[must_use]
     pub fn min_samples(mut self, min_samples: NonZeroU32) -> Self {
         self.min_samples = min_samples;
         self
     }
 
-    /// Sets how far back the percentile is measured, 1 s to 10 min; 15 s by default, of which an eighth
-    /// of the weight is older. Short follows each change of the load; long goes on hedging by what was.
+    /// Sets how far back the percentile is measured, 1 s to 10 min; 15 s by default. Older samples
+    /// keep an eighth of the weight. A short window follows each change of the load; a long one
+    /// adapts slowly.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// Sets how many attempts may run beside the first; 1 by default. The second of them starts after
-    /// two delays, and so on.
+    /// Sets how many attempts may run beside the first; 1 by default. A second one starts after two
+    /// delays, and so on.
     #[must_use]
     pub fn max_extra(mut self, max_extra: NonZeroU32) -> Self {
         self.max_extra = max_extra;
         self
     }
 
-    /// Sets how many hedges there are at most for each attempt that may be repeated, 0 to 1; 0.03 by default,
-    /// of the attempts of the last second, and one more that later attempts must earn back. 0 hedges once and never again;
-    /// 1 lets a service that is slow get twice its load.
+    /// Sets how many hedges are sent at most for each attempt that may be repeated, 0 to 1, counted
+    /// over the attempts of the last second; 0.03 by default. One more hedge is in reserve, which
+    /// only unused deposits refill. 0 allows only that one hedge; 1 allows twice the load on a slow
+    /// service.
     #[must_use]
     pub fn share(mut self, share: f64) -> Self {
         self.share = share;
         self
     }
 
-    /// Replaces the share by a budget, in which each attempt is deposited: for a reserve that grows back
-    /// with time, or a share over more than a second. Every client has its own reserve.
+    /// Replaces the share by a budget, into which each attempt deposits. Use it for a reserve that
+    /// time refills, or for a share over more than a second. Every client has its own reserve.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
         self.budget = Some(budget);
         self
     }
 
-    /// Draws on the budget of a retry above as well, which deposits the requests: it bounds hedges and
+    /// Also draws on the budget of a retry above, which makes the deposits: it bounds hedges and
     /// retries together.
     #[must_use]
     pub fn shared_budget(mut self, budget: RetryBudget) -> Self {
@@ -265,11 +270,10 @@ impl<R, C> HedgeBuilder<R, C> {
 
     /// Makes the layer.
     ///
-    /// # Errors
-    /// When the percentile is not between 0 and 1, the medians not within 1 to 1,000, the share not within
-    /// 0 to 1, or the window not within 1 s to 10 min.
+    /// When the percentile is not between 0 and 1, the multiple of the median not within 1 to
+    /// 1,000, the share not within 0 to 1, or the window not within 1 s to 10 min.
     pub fn build(self) -> Result<HedgeLayer<R, C>, ConfigError> {
-        // Also refuses NaN.
+        // The comparison also excludes NaN.
         if !(self.percentile > 0.0 && self.percentile < 1.0) {
             return Err(ConfigError::new(
                 "hedge.percentile",

@@ -1,4 +1,4 @@
-//! The hedging as a service.
+//! The hedging service.
 
 use std::{
     fmt, mem,
@@ -33,7 +33,7 @@ impl<S, R, C> Hedge<S, R, C> {
         &mut self.service
     }
 
-    /// The inner service, without the hedging.
+    /// The inner service, without hedging.
     pub fn into_inner(self) -> S {
         self.service
     }

@@ -9,29 +9,30 @@ use crate::{alarm::Alarms, service::retry::RetryBudget};
 
 /// What all requests of a layer share.
 pub(super) struct Shared<R, C> {
-    /// If not, requests are only passed on.
+    /// If false, requests are only passed on.
     pub(super) enabled: bool,
     pub(super) reissue: R,
     pub(super) classify: C,
     pub(super) delay: Delay,
     pub(super) max_extra: NonZeroU32,
-    /// What hedges have for themselves. Requests are deposited here.
+    /// The share of hedges. Attempts make deposits here.
     pub(super) budget: RetryBudget,
-    /// What they share with retries, which deposit there.
+    /// The budget shared with retries, which make the deposits.
     pub(super) shared: Option<RetryBudget>,
-    /// Where requests wait for their next attempt.
+    /// The alarms of requests that wait for their next attempt.
     pub(super) alarms: Arc<Alarms>,
 }
 
 impl<R, C> Shared<R, C> {
-    /// Whether there is enough for an attempt, counted as refused if not. One that rescues a request needs no
-    /// share of its own.
+    /// Whether the budgets allow an attempt. If not, it counts as refused. An attempt for a request
+    /// that hangs (`rescues`) needs no share.
     pub(super) fn can_pay(&self, now: Instant, rescues: bool) -> bool {
         (self.is_free(rescues) || self.budget.allows(now))
             && self.shared.as_ref().is_none_or(|it| it.allows(now))
     }
 
-    /// Takes the price of an attempt from both budgets; from the shared one first, which others empty.
+    /// Withdraws the price of an attempt from both budgets. The shared one is first, because
+    /// retries may empty it.
     pub(super) fn pay(&self, now: Instant, rescues: bool) -> bool {
         self.shared.as_ref().is_none_or(|it| it.withdraw(now))
             && (self.is_free(rescues) || self.budget.withdraw(now))
@@ -42,12 +43,12 @@ impl<R, C> Shared<R, C> {
     }
 }
 
-/// After how long a request hangs: what is sent then is no hedge of a slow answer but a retry in place of a
-/// failure, and only the budget of retries bounds it.
+/// After how long a request hangs. An attempt that is sent then replaces a failure, like a retry,
+/// so only the budget of retries bounds it.
 ///
-/// Ten delays. In an overload the delay grows with the median, so nothing waits for so long there; and beside a
-/// process that stops for 10 s the share alone left requests waiting for seconds. Below a tenth of a second
-/// nothing hangs.
+/// Ten delays: in an overload the delay grows with the median, so no request waits that long. The
+/// reason for this rule: beside a process that stopped for 10 s, the share alone left requests
+/// waiting for seconds. The least value is 100 ms.
 pub(super) fn hangs_after(delay: Duration) -> Duration {
     delay.max(Duration::from_millis(10)).saturating_mul(10)
 }
