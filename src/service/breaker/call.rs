@@ -10,27 +10,28 @@ use super::{
 };
 use crate::classify::{Observer, Outcome, Verdict};
 
-/// A call that the breaker let through, waiting for its verdict; dropped before, it was cancelled.
+/// A call that the breaker admitted and that has no verdict yet. Dropping it before the verdict
+/// counts the call as cancelled.
 ///
-/// It goes with the response of a [`Breaker`](super::Breaker) where the classifier judges by the end
-/// of it.
+/// It stays with the response of a [`Breaker`](super::Breaker) if the classifier judges by the end
+/// of the response.
 pub struct BreakerCall {
     shared: Arc<Shared>,
     admission: Admission,
-    /// When it was made, where that matters.
+    /// When the call was made, if the settings need it.
     made: Option<Instant>,
     step: Step,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// For an answer.
+    /// No response yet.
     Waiting,
-    /// The answer has begun; its end decides.
+    /// The head of the response came; its end decides the verdict.
     Begun {
         slow: bool,
     },
-    /// Good so far, and counted: under this number in a window of calls.
+    /// Counted as good so far, under this number in a window of calls.
     Good {
         number: u64,
     },

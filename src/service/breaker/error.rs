@@ -1,15 +1,15 @@
-//! What a caller gets instead of an answer.
+//! The error of a refused call.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{classify::NotSent, service::find_in_chain};
 
-/// A call that the breaker refused; the inner service never saw it.
+/// A call that the breaker refused. The inner service did not get it.
 ///
-/// Inside a stack it comes as a [`BoxError`](crate::BoxError); [`find`](Self::find) looks for it.
-/// Answered to a client of one's own, it is HTTP 503, with `Retry-After` of
-/// [`retry_after`](Self::retry_after) where there is one, or gRPC `UNAVAILABLE`. The request was not
-/// sent, so sending it elsewhere is safe whatever its method.
+/// Inside a stack it comes as a [`BoxError`](crate::BoxError); [`find`](Self::find) finds it there.
+/// A server that passes it on responds with HTTP 503, with `Retry-After` of
+/// [`retry_after`](Self::retry_after) if known, or with gRPC `UNAVAILABLE`. The request was not
+/// sent, so any request, idempotent or not, can safely be sent elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerError {
     name: Arc<str>,
@@ -22,10 +22,11 @@ pub struct BreakerError {
 pub enum Refused {
     /// The breaker is open.
     Open {
-        /// For how long from now; zero when it was just over, and this call came a little early.
+        /// How much of the open time is left. Zero when the open time has just ended and this call
+        /// came slightly too early.
         remaining: Duration,
     },
-    /// It is half-open, and as many probes as may be are under way.
+    /// The breaker is half-open, and the allowed number of probes is in flight.
     Probing,
     /// It was [forced open](super::BreakerHandle::force_open).
     Forced,
@@ -36,7 +37,7 @@ impl BreakerError {
         Self { name, refused }
     }
 
-    /// Finds it in an error or among its causes.
+    /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         find_in_chain(error)
     }
@@ -51,12 +52,12 @@ impl BreakerError {
         matches!(self.refused, Refused::Open { .. } | Refused::Forced)
     }
 
-    /// Whether the breaker was half-open, and found enough calls under way to judge by.
+    /// Whether the breaker was half-open with the allowed number of probes in flight.
     pub fn is_probing(&self) -> bool {
         self.refused == Refused::Probing
     }
 
-    /// How long it makes no sense to try again, where that is known.
+    /// After how long a retry can succeed, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.refused {
             Refused::Open { remaining } => Some(remaining),

@@ -1,4 +1,4 @@
-//! The breaker seen and moved from outside.
+//! The handle of a breaker, to read and to set its state.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::window::CallCounts;
 
-/// Shows the state of a breaker, and sets it by hand. Cheap to clone; keeps no service alive.
+/// Reads the state of a breaker, and sets it by hand. Cheap to clone; keeps no service alive.
 #[derive(Clone)]
 pub struct BreakerHandle(Arc<Shared>);
 
@@ -19,7 +19,8 @@ impl BreakerHandle {
         Self(shared)
     }
 
-    /// The state now. `Open` until the first call after the open time, which makes it `HalfOpen`.
+    /// The current state. After the open time it stays `Open` until the first call, which makes it
+    /// `HalfOpen`.
     pub fn state(&self) -> BreakerState {
         self.0.state()
     }
@@ -29,8 +30,8 @@ impl BreakerHandle {
         self.0.remaining()
     }
 
-    /// The calls in the window, made while it was closed; while it is open, those of the last time that
-    /// it was.
+    /// The calls in the window, made while the breaker was closed. While it is open, those of the
+    /// last closed period.
     pub fn counts(&self) -> CallCounts {
         self.0.counts()
     }
@@ -50,13 +51,13 @@ impl BreakerHandle {
         self.0.force(BreakerState::ForcedClosed);
     }
 
-    /// Closes it and forgets all calls, also those in flight: as if it had just been made.
+    /// Closes the breaker and forgets all calls, also those in flight, like a new breaker.
     pub fn reset(&self) {
         self.0.force(BreakerState::Closed);
     }
 
-    /// Follows the state. The receiver holds the last transition: a slow reader misses transitions between,
-    /// never the last. Each transition is also an event of `tracing`.
+    /// Follows the state. The receiver holds the last transition: a slow reader may miss earlier
+    /// transitions, but never the last. Each transition is also a `tracing` event.
     pub fn subscribe(&self) -> watch::Receiver<BreakerTransition> {
         self.0.subscribe()
     }

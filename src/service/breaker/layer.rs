@@ -29,7 +29,7 @@ impl BreakerLayer {
 }
 
 impl<C> BreakerLayer<C> {
-    /// Sets what judges calls; by default [`Answers`], where only errors are failures.
+    /// Sets the classifier of calls; by default [`Answers`], which counts only errors as failures.
     #[must_use]
     pub fn classify<D>(self, classify: D) -> BreakerLayer<D> {
         BreakerLayer {

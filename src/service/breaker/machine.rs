@@ -1,7 +1,8 @@
-//! The state machine: which state may follow which. Pure: the time comes in, and transitions go out.
+//! The state machine: the states and their transitions. Pure: the time is an argument, and
+//! transitions are returned.
 //!
-//! Each transition begins another *generation*. A call belongs to the generation that admitted it, so an
-//! answer that comes after the state has changed is known to be late, and changes nothing.
+//! Each transition starts a new *generation*. A call belongs to the generation that admitted it. So
+//! a response that comes after a transition is known to be late, and changes nothing.
 
 use std::{mem, time::Duration};
 
@@ -30,7 +31,7 @@ pub(super) struct Machine {
     rng: SmallRng,
     phase: Phase,
     generation: u64,
-    /// How often it opened in a row.
+    /// How many times in a row it opened.
     streak: u32,
     closed_at: Instant,
     /// Transitions that were not taken yet.
@@ -44,7 +45,7 @@ pub(super) struct Admission {
     pub(super) probe: bool,
 }
 
-/// How a probe ended.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probed {
     Good,
@@ -61,11 +62,11 @@ enum Phase {
     ForcedClosed,
 }
 
-/// How far the probing has come.
+/// The state of the half-open phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probing {
     in_flight: u32,
-    /// How many of those in flight have the beginning of an answer.
+    /// How many of the probes in flight have a response whose end is not reached yet.
     begun: u32,
     successes: u32,
     /// When the last probe was admitted or succeeded.
@@ -110,12 +111,12 @@ impl Machine {
         self.generation
     }
 
-    /// Hands out what has changed since this was called last, in order.
+    /// Returns the transitions since the last call of this method, in order.
     pub(super) fn take_transitions(&mut self) -> Vec<BreakerTransition> {
         mem::take(&mut self.transitions)
     }
 
-    /// How long it is open from `now` on.
+    /// The rest of the open time at `now`.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         match self.phase {
             Phase::Open { until } => Some(until.saturating_duration_since(now)),
@@ -123,7 +124,7 @@ impl Machine {
         }
     }
 
-    /// Whether a call now would be refused, without admitting one.
+    /// Whether a call would be refused now. Admits none.
     pub(super) fn refuses(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Closed | Phase::ForcedClosed => false,
@@ -135,7 +136,7 @@ impl Machine {
         }
     }
 
-    /// Why a call that was refused was.
+    /// Why a call was refused.
     pub(super) fn refusal(&self, now: Instant) -> Refused {
         match self.phase {
             Phase::ForcedOpen => Refused::Forced,
@@ -170,7 +171,7 @@ impl Machine {
         })
     }
 
-    /// Ends a probing in which nothing happened for a deadline.
+    /// Ends a half-open phase in which nothing happened for one probe deadline.
     pub(super) fn expire(&mut self, now: Instant) {
         let Phase::HalfOpen(probing) = self.phase else {
             return;
@@ -182,12 +183,13 @@ impl Machine {
             let deadline = after(probing.since, self.rules.probe_deadline);
             return self.open(deadline, BreakerCause::ProbeTimedOut, now);
         }
-        // Every answer under way has begun, as those of streams do: they count as successes.
+        // Every response in flight has begun, as those of streams do: these probes count as
+        // successes.
         let successes = probing.successes + probing.begun;
         if successes >= self.rules.probes {
             return self.close(now);
         }
-        // Another generation, so that the ends of those streams count for nothing.
+        // A new generation, so that the ends of those streams are not counted.
         self.generation += 1;
         self.phase = Phase::HalfOpen(Probing::new(successes, now));
     }
@@ -202,7 +204,7 @@ impl Machine {
         if self.phase != Phase::Closed || self.generation != call.generation {
             return;
         }
-        // Each cap of time spent closed makes up for one opening.
+        // Each `cap` of time spent closed cancels one opening.
         let closed = now.saturating_duration_since(self.closed_at);
         let forgiven = closed.as_nanos() / self.rules.open_time.1.as_nanos().max(1);
         let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
@@ -210,14 +212,14 @@ impl Machine {
         self.open(now, cause, now);
     }
 
-    /// A probe has the beginning of an answer, whose end decides.
+    /// A probe got the head of its response; the end decides.
     pub(super) fn begin(&mut self, call: Admission) {
         if let Some(probing) = self.probing(call) {
             probing.begun += 1;
         }
     }
 
-    /// A probe is over. `begun` if [`begin`](Self::begin) was called for it.
+    /// A probe ended. `begun` states whether [`begin`](Self::begin) was called for it.
     pub(super) fn probed(&mut self, call: Admission, result: Probed, begun: bool, now: Instant) {
         let needed = self.rules.probes;
         let Some(probing) = self.probing(call) else {
@@ -238,14 +240,14 @@ impl Machine {
         }
     }
 
-    /// A probe that was a success failed after all, while probing goes on.
+    /// A probe that counted as a success failed later, in the same half-open phase.
     pub(super) fn relapsed(&mut self, call: Admission, now: Instant) {
         if self.probing(call).is_some() {
             self.open(now, BreakerCause::ProbeFailed, now);
         }
     }
 
-    /// Goes to a state by hand.
+    /// Sets a state by hand.
     pub(super) fn force(&mut self, to: BreakerState, now: Instant) {
         self.streak = 0;
         self.closed_at = now;
@@ -257,7 +259,7 @@ impl Machine {
         self.go(phase, cause, now);
     }
 
-    /// The probing that a call belongs to, if it goes on.
+    /// The half-open phase of a call, if it has not ended.
     fn probing(&mut self, call: Admission) -> Option<&mut Probing> {
         match &mut self.phase {
             Phase::HalfOpen(probing) if self.generation == call.generation => Some(probing),
@@ -270,7 +272,7 @@ impl Machine {
         self.go(Phase::Closed, BreakerCause::ProbesSucceeded, now);
     }
 
-    /// Opens, as of `from`, for a time that doubles with each opening in a row up to the cap.
+    /// Opens, starting at `from`, for a time that doubles with each opening in a row up to the cap.
     fn open(&mut self, from: Instant, cause: BreakerCause, now: Instant) {
         let (base, cap) = self.rules.open_time;
         let bound = doubled(base, cap, self.streak);

@@ -1,9 +1,9 @@
-//! Circuit breaker: refuses calls to a service that mostly fails, and finds out when it has recovered.
+//! Circuit breaker: refuses calls to a service that mostly fails, and detects when it has
+//! recovered.
 //!
-//! A service that is down does not get better from being asked, and callers that wait for its errors
-//! hold resources of their own. A [`Breaker`] watches what becomes of calls; when too large a share
-//! of them fails, or is slow, it refuses further calls at once for a while, then lets a few through
-//! as probes:
+//! Calls to a service that is down do not help it, and callers that wait for its errors hold
+//! resources. A [`Breaker`] counts the results of calls. When too large a share of them fails, or
+//! is slow, it refuses further calls at once for a while. Then it lets a few through as probes:
 //!
 //! ```text
 //!               share of bad calls too high
@@ -11,50 +11,54 @@
 //!   │  Closed  │──────────────────────────▶│   Open   │◀─┐ calls are refused
 //!   └──────────┘                           └──────────┘  │
 //!        ▲                         open time over │      │ a probe failed,
-//!        │                                        ▼      │ or had no answer in time
+//!        │                                        ▼      │ or had no response in time
 //!        │       as many probes succeeded   ┌──────────┐ │
 //!        └──────────────────────────────────│ HalfOpen │─┘ a few calls at a time
 //!                                           └──────────┘
 //! ```
 //!
-//! It stands above the balancer, around a whole service: within one, a failing endpoint is withheld
-//! by ejection, which leaves its share to the others instead of refusing it.
+//! It stands above the balancer, around a whole service. For a single failing endpoint use ejection
+//! in the balancer, which moves the endpoint's share to the others instead of refusing calls.
 //!
 //! # What counts
-//! A [`Classify`](crate::classify::Classify) judges; by default [`Answers`](crate::classify::Answers). Failures and overload are bad, successes good, and a call whose caller stops
-//! waiting counts for nothing: it proves nothing. So a timeout belongs *below* the breaker, where it
-//! is a failure. So does an error of the inner `poll_ready`: no call was made. A call counts once,
-//! with its verdict; when an answer that was judged by its head breaks off later, its good mark is
-//! taken back. Only a bad call opens the breaker, never a good one that completes the minimum. An answer
-//! to a call from before the last change of state counts for nothing either.
+//! A [`Classify`](crate::classify::Classify) judges calls; by default
+//! [`Answers`](crate::classify::Answers). Failures and overload are bad, successes are good. A call
+//! that its caller cancels is not counted, because its result is unknown. So a timeout belongs
+//! *below* the breaker, where it is a failure. An error of the inner `poll_ready` is not counted
+//! either, because no call was made. A call counts once, with its verdict. When a response that was
+//! judged by its head breaks off later, the call is recounted as bad. Only a bad call opens the
+//! breaker, never a good call that completes the minimum. A response to a call from before the last
+//! transition is not counted.
 //!
-//! Counts are exact and slide, over the last ten seconds (or other [time](BreakerSettings::time_window)), or
-//! the last [so many calls](BreakerSettings::count_window).
+//! Counts are exact. The window slides, over the last ten seconds (or another
+//! [time](BreakerSettings::time_window)), or over a [number of
+//! calls](BreakerSettings::count_window).
 //!
 //! # Probes
-//! While half-open, only so many calls are let through at a time, and as many successes close the
-//! breaker; one failure opens it again, for twice as long. A probe that is cancelled gives its permit
-//! back. A probe whose answer does not begin by its [deadline](BreakerSettings::probe_deadline) has failed;
-//! one whose answer has begun (a stream that only its end can judge) counts as a success then, so
-//! that a service of long streams can recover. There is no timer: the next call, or the next reading of
-//! the state, finds that the deadline is over, and the open time counts from the deadline.
+//! While half-open, the breaker admits a limited number of calls at a time. The same number of
+//! successes closes it; one failure opens it again, for twice as long. A cancelled probe returns
+//! its permit. A probe without the head of a response by its
+//! [deadline](BreakerSettings::probe_deadline) has failed. A probe whose response has begun by then
+//! (a stream that only its end can judge) counts as a success, so that a service of long streams
+//! can recover. There is no timer: the next call, or the next read of the state, detects that the
+//! deadline is over. The open time is counted from the deadline.
 //!
 //! # Where calls are refused
-//! In `call`: a probe permit reserved in `poll_ready` could stay with a clone that never uses it. While
-//! calls are refused, `poll_ready` is ready without asking the inner service, which may never be ready:
-//! so callers get the error at once. Therefore do not put a breaker below something that takes readiness
-//! for health, such as a balancer. Readiness that
-//! was taken from the inner service before is kept for the next call that is admitted, as tower
-//! demands, and given back when the breaker is dropped.
+//! In `call`: a probe permit reserved in `poll_ready` could stay with a clone that never uses it.
+//! While calls are refused, `poll_ready` is ready without polling the inner service, which may
+//! never be ready. So callers get the error at once. Therefore do not put a breaker below a layer
+//! that takes readiness for health, such as a balancer. Readiness that the inner service reported
+//! before is kept for the next admitted call, as tower's contract requires, and given back when the
+//! breaker is dropped.
 //!
 //! # What it costs
-//! Closed, a call takes no lock and allocates nothing: one look at the state and one count. A good call
-//! in a window of time reads the clock once in four calls (so up to three good calls may leave the
-//! window early), a bad one always; a window of calls never does; where slow calls count, each call
-//! reads it twice.
+//! A call through a closed breaker takes no lock and allocates nothing: it reads the state once and
+//! counts once. In a window of time, one in four good calls reads the clock (so up to three good
+//! calls may leave the window early), and every bad call does. In a window of calls, no call reads
+//! it. When slow calls count, each call reads it twice.
 //!
-//! A classifier that panics costs its own call: the panic goes on to the caller, the call counts as
-//! cancelled, and nothing is poisoned.
+//! A panic of the classifier goes on to the caller of that call. The call counts as cancelled, and
+//! the breaker stays usable.
 //!
 //! # Examples
 //! ```

@@ -1,4 +1,4 @@
-//! The machine against a naive one.
+//! Compares the machine with a naive model.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ fn rules(probes: u32) -> Rules {
     }
 }
 
-/// All in the open: a list of probes, and whole numbers that never wrap.
+/// The naive model: a list of probes, and integers that never wrap.
 #[derive(Debug)]
 struct Naive {
     state: Naively,
-    /// Which time in this state it is.
+    /// Counts the states that were entered.
     time: u64,
     streak: u32,
     closed_at: u64,
@@ -41,7 +41,7 @@ enum Naively {
         until: u64,
     },
     HalfOpen {
-        /// Number of the call, and whether its answer has begun.
+        /// The number of each call in flight, and whether its response has begun.
         flying: Vec<(usize, bool)>,
         successes: usize,
         since: u64,
@@ -53,7 +53,7 @@ enum Naively {
 #[derive(Clone, Copy, Debug)]
 struct Call {
     admission: Admission,
-    /// Of the naive one.
+    /// The `time` of the naive model when it admitted the call.
     time: u64,
 }
 
@@ -112,7 +112,7 @@ impl Naive {
         });
     }
 
-    /// Whether call number `number` is let through, and as a probe.
+    /// Whether call number `number` is admitted, and whether it is a probe.
     fn admit(&mut self, number: usize, now: u64) -> Result<bool, Refused> {
         self.expire(now);
         match &mut self.state {
@@ -195,7 +195,7 @@ fn step() -> impl Strategy<Value = Step> {
         BreakerState::ForcedOpen,
         BreakerState::ForcedClosed,
     ]);
-    // Calls are named from the latest back, so that most belong to the state of the time.
+    // Calls are counted back from the latest, so that most belong to the current state.
     prop_oneof![
         6 => prop_oneof![5 => 0..2_000_u64, 1 => 0..100_000_u64].prop_map(Step::Wait),
         9 => Just(Step::Admit),
@@ -226,7 +226,7 @@ proptest! {
             probes: probes as usize,
         };
         let mut now = 0;
-        // Each call with its number, whether it has begun, and whether it is over.
+        // Each call: with its number, whether its response has begun, and whether it has ended.
         let mut calls: Vec<(Call, bool, bool)> = Vec::new();
         for step in steps {
             let find = |back: usize, calls: &[(Call, bool, bool)]| {

@@ -1,4 +1,4 @@
-//! The breaker as a service.
+//! The breaker service.
 
 use std::{
     fmt,
@@ -18,12 +18,12 @@ use crate::{
 /// Refuses calls while the inner service mostly fails; made by a
 /// [`BreakerLayer`](super::BreakerLayer).
 ///
-/// Clones, and other services made by the same layer, are one breaker.
+/// Clones, and other services made by the same layer, share one breaker.
 pub struct Breaker<S, C = Answers> {
     inner: S,
     classify: C,
     shared: Arc<Shared>,
-    /// The last `poll_ready` was answered without asking the inner service.
+    /// Whether the last `poll_ready` did not poll the inner service.
     skipped: bool,
 }
 
@@ -42,7 +42,7 @@ impl<S, C> Breaker<S, C> {
         BreakerHandle::new(Arc::clone(&self.shared))
     }
 
-    /// The service within.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -67,7 +67,8 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // The inner service may not be called then, even if it might be by now.
+        // The inner service was not polled, so it must not be called, even if calls are admitted by
+        // now.
         if self.skipped {
             return Judged::refused(self.shared.refuse_early());
         }

@@ -1,4 +1,4 @@
-//! What a user sets.
+//! The settings of a breaker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use crate::{
     window::{CountWindow, TimeWindow},
 };
 
-/// The buckets of a window of time: a call leaves it at most a tenth of the span too early.
+/// The buckets of a window of time. A call leaves the window early by at most a tenth of it.
 const BUCKETS: usize = 10;
 
 const MIN_CALLS: u32 = 20;
 const MAX_CALLS: usize = 100_000;
 
-/// More calls at a time are normal traffic.
+/// The upper limit of probes: more calls at a time are normal traffic.
 const MAX_PROBES: u32 = 63;
 
 const MS: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = DAY.saturating_mul(365);
 
-/// The settings of a circuit breaker. Each [`build`](Self::build) makes another breaker of them.
+/// The settings of a circuit breaker. Each [`build`](Self::build) makes a new breaker.
 ///
 /// # Examples
 /// ```
@@ -82,88 +82,88 @@ impl BreakerSettings {
         }
     }
 
-    /// Sets the name in errors and events, usually that of the service; none by default.
+    /// Sets the name in errors and events, usually that of the service; empty by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Counts the calls of this last time, from 10 ms to a day; 10 s by default. A short window reacts
+    /// Counts the calls of this period, from 10 ms to a day; 10 s by default. A short window reacts
     /// faster and needs more traffic to reach [`min_calls`](Self::min_calls).
     pub fn time_window(mut self, span: Duration) -> Self {
         self.window = Window::Time(span);
         self
     }
 
-    /// Counts the last so many calls instead, from 1 to 100 000, however long ago they were. For a
-    /// service that is called too seldom for a window of time.
+    /// Counts this many last calls instead, from 1 to 100 000, however old they are. For a service
+    /// that has too few calls for a window of time.
     pub fn count_window(mut self, calls: usize) -> Self {
         self.window = Window::Calls(calls);
         self
     }
 
-    /// Sets the share of the calls in the window whose failure opens the breaker: above 0, up to 1, where
+    /// Sets the share of failed calls in the window that opens the breaker: above 0, up to 1, where
     /// all calls must fail; 0.5 by default.
     pub fn failure_ratio(mut self, ratio: f64) -> Self {
         self.failure_ratio = ratio;
         self
     }
 
-    /// Opens also when a share `ratio` of the calls, above 0 and up to 1, was slow: no head of an answer
-    /// came within `slow`, from 1 µs to one day. Such a call need not have failed, and a slow probe counts
-    /// as failed. By default no call is slow.
+    /// Also opens when a share `ratio` of the calls, above 0 and up to 1, was slow: the head of the
+    /// response did not come within `slow`, from 1 µs to one day. A slow call may still be a
+    /// success, but a slow probe counts as failed. By default no call is slow.
     pub fn slow_calls(mut self, slow: Duration, ratio: f64) -> Self {
         self.slow = Some((slow, ratio));
         self
     }
 
-    /// Sets how many calls must be in the window before the breaker may open: from 1, where the first
-    /// failure may open it, to the calls that the window holds. By default 20, or all calls of a smaller
-    /// window.
+    /// Sets how many calls the window must hold before the breaker may open: from 1, where the
+    /// first failure may open it, to the calls that the window can hold. By default 20, or all
+    /// calls of a smaller window.
     pub fn min_calls(mut self, calls: u32) -> Self {
         self.min_calls = Some(calls);
         self
     }
 
-    /// Sets how long the breaker stays open: `base` the first time, twice as long each further time, at
-    /// most `cap`; from 1 ms to 365 days. Each `cap` of time spent closed takes one doubling back. 1 s and
-    /// 30 s by default.
+    /// Sets how long the breaker stays open: `base` the first time, twice as long each further
+    /// time, at most `cap`; from 1 ms to 365 days. Each `cap` of time spent closed cancels one
+    /// doubling. 1 s and 30 s by default.
     pub fn open_time(mut self, base: Duration, cap: Duration) -> Self {
         self.rules.open_time = (base, cap);
         self
     }
 
-    /// Sets the share by which an open time may be shorter or longer: from 0, where all clients that
-    /// opened together probe together, to 1; 0.2 by default.
+    /// Sets the share by which an open time may be shorter or longer: from 0, where all clients
+    /// that opened together also probe together, to 1; 0.2 by default.
     pub fn jitter(mut self, jitter: f64) -> Self {
         self.rules.jitter = jitter;
         self
     }
 
-    /// Sets how many calls may be under way at a time while the breaker is half-open, and how many
-    /// successes close it: from 1 to 63; 3 by default.
+    /// Sets how many calls may be in flight while the breaker is half-open, and how many successes
+    /// close it: from 1 to 63; 3 by default.
     pub fn probes(mut self, probes: u32) -> Self {
         self.rules.probes = probes;
         self
     }
 
-    /// Sets when the answer to a probe must have begun: from 1 ms to one hour; 10 s by default. The probe
-    /// itself is not ended then: that is for a timeout.
+    /// Sets how long a probe may wait for the head of its response: from 1 ms to one hour; 10 s by
+    /// default. The probe itself is not cancelled then; use a timeout for that.
     pub fn probe_deadline(mut self, deadline: Duration) -> Self {
         self.rules.probe_deadline = deadline;
         self
     }
 
-    /// Makes the jitter repeatable. By default it differs in each breaker.
+    /// Seeds the jitter, so that it is reproducible. By default it differs in each breaker.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Makes a breaker, closed and with an empty window, as a layer.
+    /// Makes a layer with a new breaker, closed and with an empty window.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method names.
+    /// When a setting is outside of the range that its method states.
     pub fn build(&self) -> Result<BreakerLayer, ConfigError> {
         let calls = match self.window {
             Window::Time(span) => {
@@ -204,7 +204,7 @@ impl BreakerSettings {
         Ok(self.make())
     }
 
-    /// Makes a breaker of settings known to be in range.
+    /// Makes a breaker from settings that are in range.
     fn make(&self) -> BreakerLayer {
         let now = Instant::now();
         let window = match self.window {
@@ -222,7 +222,7 @@ impl BreakerSettings {
         BreakerLayer::new(Arc::new(shared))
     }
 
-    /// The least calls to judge by, as set or as fits the window.
+    /// The fewest calls to judge by: as set, or as the window allows.
     fn least(&self) -> u32 {
         self.min_calls.unwrap_or(match self.window {
             Window::Calls(calls) if calls < MIN_CALLS as usize => calls as u32,
@@ -237,7 +237,7 @@ impl Default for BreakerSettings {
     }
 }
 
-/// A breaker with all defaults.
+/// A breaker with the default settings.
 impl Default for BreakerLayer {
     fn default() -> Self {
         BreakerSettings::new().make()

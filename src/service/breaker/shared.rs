@@ -21,8 +21,8 @@ use super::{
 };
 use crate::window::{CallCounts, CountWindow, TimeWindow};
 
-/// On cache lines of its own: every call reads the word, and what is beside it in memory, counts of
-/// calls and of owners, is written by every call.
+/// Aligned to cache lines of its own: every call reads the word, and every call writes the counts
+/// of calls and references beside it in memory.
 #[repr(align(128))]
 struct Word(AtomicU64);
 
@@ -35,9 +35,10 @@ impl Word {
 }
 
 pub(super) struct Shared {
-    /// The generation of the machine, and whether it lets all calls through: what nearly every call needs
-    /// of it, without its lock. Written with the lock held. Release and acquire: a call that finds the
-    /// breaker closed again also finds the window that was emptied before.
+    /// The generation of the machine, and whether all calls are admitted: all that most calls need
+    /// to read, without the lock of the machine. Written while the lock is held. Release and
+    /// acquire: a call that finds the breaker closed again also finds the window that was emptied
+    /// before.
     word: Word,
     machine: Mutex<Machine>,
     window: Counted,
@@ -54,12 +55,12 @@ pub(super) enum Counted {
     Calls(CountWindow),
 }
 
-/// When the counts are too bad.
+/// The limits at which the counts open the breaker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) min_calls: u64,
     pub(super) failure_ratio: f64,
-    /// From which time on a call is slow, and which share of slow calls is too high.
+    /// From which duration on a call is slow, and which share of slow calls is too high.
     pub(super) slow: Option<(Duration, f64)>,
     pub(super) probe_deadline: Duration,
 }
@@ -105,15 +106,16 @@ impl Shared {
         }
     }
 
-    /// Looks at the machine, or changes it, and publishes its transitions.
+    /// Reads or changes the machine, and publishes its transitions.
     #[cold]
     fn with<T>(&self, act: impl FnOnce(&mut Machine, Instant) -> T) -> T {
         let now = Instant::now();
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         let done = act(&mut machine, now);
         let transitions = machine.take_transitions();
-        // Empty before a probe can close the breaker, and after each order by hand. Not when it opens: a
-        // call that is being counted in that moment would count for the next time closed.
+        // The window is emptied before a probe can close the breaker, and after each change by
+        // hand. It is not emptied when the breaker opens: a call that is being counted at that
+        // moment would count for the next closed period.
         let is_fresh = |it: &BreakerTransition| {
             let by_hand = matches!(it.cause, BreakerCause::Forced | BreakerCause::Reset);
             by_hand || it.to == BreakerState::HalfOpen
@@ -125,7 +127,7 @@ impl Shared {
             }
         }
         self.word.0.store(Word::of(&machine), Release);
-        // Subscribers of the trace may look at the breaker, so they are called without the lock.
+        // A `tracing` subscriber may read the breaker, so it is called without the lock.
         drop(machine);
         transitions.into_iter().for_each(|it| self.publish(it));
         done
@@ -150,7 +152,7 @@ impl Shared {
         admitted.map_err(|refused| self.refuse(refused))
     }
 
-    /// Refuses a call for which the inner service was not asked whether it is ready.
+    /// Refuses a call after a `poll_ready` that did not poll the inner service.
     pub(super) fn refuse_early(&self) -> BreakerError {
         let refused = self.with(|machine, now| machine.refusal(now));
         self.refuse(refused)
@@ -161,7 +163,7 @@ impl Shared {
         BreakerError::new(Arc::clone(&self.name), refused)
     }
 
-    /// Whether it matters how long calls take.
+    /// Whether the latency of calls is needed.
     #[inline]
     pub(super) fn times_calls(&self) -> bool {
         self.limits.slow.is_some()
@@ -176,14 +178,14 @@ impl Shared {
         took >= self.limits.probe_deadline
     }
 
-    /// Whether a call of this generation still counts.
+    /// Whether a call of this generation is still counted.
     #[inline]
     fn is_current(&self, call: Admission) -> bool {
         self.word.0.load(Acquire) >> 1 == call.generation
     }
 
-    /// Counts a call made while closed, if it still is the same time closed; returns its number in
-    /// a window of calls.
+    /// Counts a call of the closed state, if the breaker is in the same closed period. Returns the
+    /// number of the call in a window of calls.
     #[inline]
     pub(super) fn record(
         &self,
@@ -210,12 +212,12 @@ impl Shared {
         number
     }
 
-    /// Good calls open nothing, so they need not look.
+    /// A good call never opens the breaker, so the counts are not checked.
     #[inline]
     fn record_good(&self, now: Option<Instant>) -> u64 {
         match &self.window {
             Counted::Calls(window) => return window.record(false, false).0,
-            // Three calls more or less are too many where a few decide.
+            // With a small minimum, an error of up to three calls would be too large.
             Counted::Time(window) if now.is_none() && self.limits.min_calls >= 16 => {
                 window.record_good(Instant::now);
             }
@@ -226,7 +228,7 @@ impl Shared {
         0
     }
 
-    /// Counts a good call as bad after all.
+    /// Recounts a good call as bad.
     pub(super) fn amend(&self, call: Admission, number: u64) {
         if !self.is_current(call) {
             return;
@@ -304,7 +306,7 @@ impl Shared {
         } else {
             tracing::info!(name, %from, %to, ?cause, "circuit breaker changed");
         }
-        // Two threads may come here in the wrong order: the later transition stays.
+        // Two threads may arrive here in the wrong order: the later transition is kept.
         self.latest.send_if_modified(|latest| {
             let is_later = transition.generation > latest.generation;
             if is_later {

@@ -1,4 +1,4 @@
-//! What a breaker does, and why it changed.
+//! The states of a breaker, and the causes of transitions.
 
 use std::{fmt, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::window::CallCounts;
 
-/// What a breaker does with calls.
+/// How a breaker treats calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BreakerState {
@@ -18,7 +18,7 @@ pub enum BreakerState {
     HalfOpen,
     /// Refuses all calls until it is forced closed or reset.
     ForcedOpen,
-    /// Lets all calls through until it is forced open or reset; counts them.
+    /// Lets all calls through until it is forced open or reset. Calls are counted.
     ForcedClosed,
 }
 
@@ -55,13 +55,13 @@ pub enum BreakerCause {
     OpenTimeOver,
     /// A probe failed, or was slow.
     ProbeFailed,
-    /// A probe had no answer by its deadline.
+    /// A probe had no response by its deadline.
     ProbeTimedOut,
     /// Enough probes succeeded.
     ProbesSucceeded,
-    /// By hand, through the handle.
+    /// Set by hand, through the handle.
     Forced,
-    /// By hand, through [`BreakerHandle::reset`](super::BreakerHandle::reset).
+    /// Reset by hand, through [`BreakerHandle::reset`](super::BreakerHandle::reset).
     Reset,
 }
 
@@ -69,16 +69,16 @@ pub enum BreakerCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BreakerTransition {
-    /// The state left.
+    /// The state before.
     pub from: BreakerState,
-    /// The state entered.
+    /// The state after.
     pub to: BreakerState,
-    /// Why.
+    /// The cause.
     pub cause: BreakerCause,
-    /// When.
+    /// When the state changed.
     pub at: Instant,
-    /// How long the breaker stays open from then on; `None` in any other state.
+    /// The open time that starts here; `None` in any other state.
     pub open_for: Option<Duration>,
-    /// Which change of the breaker this is, counted from 0.
+    /// The number of this transition in the life of the breaker, counted from 0.
     pub(super) generation: u64,
 }
