@@ -1,4 +1,4 @@
-//! One call, which holds a permit until its answer is complete.
+//! One call, which holds a permit until its response is complete.
 
 use std::{fmt, sync::Arc};
 
@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use super::{gradient::Sample, permits::Permit, shared::Shared};
 use crate::classify::{Observer, Outcome, Verdict};
 
-/// A call with its permit, which comes back when this is dropped.
+/// A call with its permit, which is returned when this is dropped.
 ///
-/// It goes with the response of an [`AdaptiveLimit`](super::AdaptiveLimit) where the classifier
-/// judges by the end of it.
+/// It stays with the response of an [`AdaptiveLimit`](super::AdaptiveLimit) if the classifier
+/// judges by the end of the response.
 pub struct LimitCall {
     shared: Arc<Shared>,
     began: Instant,
     in_flight: u32,
-    /// Whether its latency is known, or no longer asked for.
+    /// Whether its latency was sampled, or is not needed any more.
     sampled: bool,
     _permit: Permit,
 }

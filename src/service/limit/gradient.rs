@@ -1,4 +1,4 @@
-//! The estimate of the limit. Pure: samples come in, a limit goes out.
+//! The estimate of the limit. Pure: samples are arguments, and a limit is returned.
 
 use std::time::Duration;
 
@@ -13,46 +13,49 @@ pub(super) struct Rules {
     pub(super) tolerance: f64,
 }
 
-/// How much of a new estimate is taken over at once: Netflix's.
+/// The share of a new estimate that is taken over at once: Netflix's value.
 const SMOOTHING: f64 = 0.2;
-/// Room to grow, and for a small queue that keeps the service busy: Netflix's.
+/// Calls added to the limit, to let it grow and to keep a short queue that keeps the service busy:
+/// Netflix's value.
 const QUEUE: f64 = 4.0;
-/// What is left of the limit after an overload: that of Netflix's AIMD limit.
+/// The factor of the limit after an overload: that of Netflix's AIMD limit.
 const BACKOFF: f64 = 0.9;
-/// Samples are averaged over this time: some reaction times of a person, and long enough that a
-/// hundred calls a second give ten.
+/// The period over which samples are averaged: shorter than a user notices, and long enough for ten
+/// samples at a hundred calls a second.
 const PERIOD: Duration = Duration::from_millis(100);
-/// With fewer samples, an average means too little: Netflix's number.
+/// With fewer samples in a period, the average is too uncertain: Netflix's value.
 const MIN_SAMPLES: u32 = 10;
-/// Periods that make up the usual latency, about a minute of them: Netflix's number.
+/// The periods over which the usual latency is averaged, about a minute: Netflix's value.
 const LONG: f64 = 600.0;
-/// How often, while the limit is used up, fewer calls are let through to measure the latency of fewer.
+/// While the limit is used up: how often fewer calls are admitted, to measure the latency with
+/// fewer calls.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// And for how long at least, so that the calls above the smaller limit can end.
+/// The least duration of such a measurement, so that the calls above the smaller limit can end.
 const LOOK_FOR: Duration = Duration::from_millis(300);
-/// The first periods are averaged plainly, so that the first of all does not weigh for a minute:
-/// Netflix's number.
+/// The first periods have equal weight, so that the very first does not dominate for a minute:
+/// Netflix's value.
 const WARMUP: u32 = 10;
 
 #[derive(Clone, Debug)]
 pub(super) struct Gradient {
     rules: Rules,
     limit: f64,
-    /// The usual latency in nanoseconds, of so many periods; none at 0.
+    /// The usual latency in nanoseconds, averaged over `periods` periods; unknown at 0.
     usual: f64,
     periods: u32,
     began: Instant,
     sum: f64,
     samples: u32,
-    /// The most calls in flight while a sample of this period was.
+    /// The most calls in flight at any sample of this period.
     in_flight: u32,
-    /// When the limit was found used up for the first time since the last look.
+    /// When the limit was found used up for the first time since the last measurement with fewer
+    /// calls.
     full_since: Option<Instant>,
-    /// Until when half of the limit is let through, to measure.
+    /// The end of a measurement, during which half of the limit is admitted.
     look_until: Option<Instant>,
 }
 
-/// What is known of a call that was answered.
+/// The sample of a call that got a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     pub(super) latency: Duration,
@@ -83,7 +86,7 @@ impl Gradient {
         ((self.limit * share) as u32).max(self.rules.min)
     }
 
-    /// Takes a sample into the period.
+    /// Adds a sample to the period.
     pub(super) fn sample(&mut self, sample: Sample) {
         let nanos = sample.latency.as_nanos() as f64;
         if !sample.failed || (self.periods > 0 && nanos > self.usual) {
@@ -93,7 +96,7 @@ impl Gradient {
         }
     }
 
-    /// Ends the period if it is over: then the limit may be another. Returns whether it was.
+    /// Ends the period if it is over, which may change the limit. Returns whether it was over.
     pub(super) fn turn(&mut self, overloaded: bool, now: Instant) -> bool {
         if now.saturating_duration_since(self.began) < PERIOD {
             return false;
@@ -127,18 +130,19 @@ impl Gradient {
         } else {
             2.0 / (LONG + 1.0)
         };
-        // While the limit is used up, a higher latency may be the queue that it lets in, and must
-        // not become usual by lasting.
+        // While the limit is used up, a higher latency may come from the queue that the limit
+        // admits. It must not become the usual latency only because it lasts.
         let full = self.in_flight >= self.limit();
         if !full || latency < self.usual || self.periods <= WARMUP {
             self.usual += (latency - self.usual) * share;
         }
-        // After a long overload what is usual is too high, and would take as long to come down.
+        // After a long overload the usual latency is too high, and would decrease as slowly as it
+        // rose.
         if self.usual > 2.0 * latency {
             self.usual *= 0.9;
         }
         self.look(full, latency, now);
-        // Half of it unused: latency says nothing about a higher limit.
+        // When half of the limit is unused, the latency gives no information about a higher limit.
         if f64::from(self.in_flight) < self.limit / 2.0 {
             return;
         }
@@ -147,8 +151,9 @@ impl Gradient {
         self.set(self.limit * (1.0 - SMOOTHING) + estimate * SMOOTHING);
     }
 
-    /// Lets half of the limit through when it has been used up for long enough. The latency with half as
-    /// many calls shows whether they queue, or the service itself has become slower or faster.
+    /// Admits half of the limit when the limit has been used up for long enough. The latency with
+    /// half as many calls shows whether calls queue, or the service itself has become slower or
+    /// faster.
     fn look(&mut self, full: bool, latency: f64, now: Instant) {
         if !full {
             return;
@@ -220,12 +225,12 @@ mod tests {
 
     #[test]
     fn settles_near_what_a_queue_can_take() {
-        // 40 at a time in 10 ms; any more wait in line.
+        // The service handles 40 calls at a time in 10 ms; further calls queue.
         let queue = |in_flight: u32| 10 * MS * in_flight.max(40) / 40;
         let mut now = Instant::now();
         let mut gradient = Gradient::new(rules(), now);
         let limits = run(&mut gradient, &mut now, 3_000, queue);
-        // Looks apart, which let half through.
+        // Without the measurements that admit half of the limit.
         let mut settled = limits[1_000..].to_vec();
         settled.sort_unstable();
         let middle = &settled[40..1_960];

@@ -1,10 +1,10 @@
-//! The limit seen from outside.
+//! The handle of a limit.
 
 use std::{fmt, sync::Arc};
 
 use super::shared::Shared;
 
-/// Shows a limit. Cheap to clone.
+/// Reads a limit. Cheap to clone.
 #[derive(Clone)]
 pub struct LimitHandle(Arc<Shared>);
 
@@ -13,12 +13,12 @@ impl LimitHandle {
         Self(shared)
     }
 
-    /// How many calls at a time are let through now.
+    /// How many calls at a time are admitted now.
     pub fn limit(&self) -> u32 {
         self.0.limit()
     }
 
-    /// How many calls are under way; above the limit for a while after that has shrunk.
+    /// How many calls are in flight. After the limit has shrunk, this is above it for a while.
     pub fn in_flight(&self) -> u32 {
         self.0.in_flight()
     }

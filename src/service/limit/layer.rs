@@ -7,7 +7,7 @@ use tower::Layer;
 use super::{handle::LimitHandle, service::AdaptiveLimit, shared::Shared};
 use crate::classify::Answers;
 
-/// Limits calls at a time by latency and overload. See the [module](super).
+/// Limits concurrent calls by latency and overload. See the [module](super).
 ///
 /// One layer is one limit: all services it makes, and its clones, share it.
 #[derive(Clone)]
@@ -26,8 +26,8 @@ impl AdaptiveLimitLayer {
 }
 
 impl<C> AdaptiveLimitLayer<C> {
-    /// Sets what judges which calls succeeded, and which found the service overloaded; by default
-    /// [`Answers`], which knows no overload: then latency alone decides.
+    /// Sets the classifier, which judges which calls succeeded and which found the service
+    /// overloaded; by default [`Answers`], which detects no overload, so that only latency decides.
     #[must_use]
     pub fn classify<D>(self, classify: D) -> AdaptiveLimitLayer<D> {
         AdaptiveLimitLayer {
@@ -36,7 +36,7 @@ impl<C> AdaptiveLimitLayer<C> {
         }
     }
 
-    /// Shows the limit.
+    /// A handle to the limit.
     pub fn handle(&self) -> LimitHandle {
         LimitHandle::new(Arc::clone(&self.shared))
     }

@@ -1,9 +1,10 @@
-//! A limit of concurrency that adapts to latency and overload.
+//! A concurrency limit that adapts to latency and overload.
 //!
-//! More calls at a time than a service can work on wait in a queue of the service, and make every answer
-//! late. The right number is not known beforehand, and it changes. An [`AdaptiveLimit`] looks for it:
-//! while latency stays what it usually is, the limit grows; when latency rises, calls are queueing, and
-//! the limit shrinks; when the service says that it is overloaded, it shrinks at once.
+//! If a service gets more calls at a time than it can work on, they queue in the service, and every
+//! response is late. The right number of calls is not known in advance, and it changes. An
+//! [`AdaptiveLimit`] estimates it. While the latency is as usual, the limit grows. When the latency
+//! rises, calls are queueing, and the limit shrinks. When the service reports overload, the limit
+//! shrinks at once.
 //!
 //! ```text
 //!              usual latency (average of about a minute)
@@ -14,37 +15,40 @@
 //! limit   ←  90 % · limit                                    when overloaded
 //! ```
 //!
-//! The first is Gradient2 of Netflix's [concurrency-limits], with its smoothing and its room of 4 for
-//! a queue, here once for each 100 ms with at least ten answers instead of for each answer, so that
-//! it reacts to time and not to the rate of calls; the second is the multiplicative decrease of AIMD,
-//! at most once in that time, and what Gradient2 lacks: a service that refuses fast looks fast. The
-//! limit does not grow while less than half of it is used, as it would mean nothing.
+//! The first rule is Gradient2 of Netflix's [concurrency-limits], with its smoothing and its
+//! allowance of 4 for a queue. It is applied once for each 100 ms with at least ten responses
+//! instead of for each response, so that it depends on time and not on the rate of calls. The
+//! second rule is the multiplicative decrease of AIMD, at most once in 100 ms. Gradient2 lacks it:
+//! a service that refuses calls fast has a low latency. The limit does not grow while less than
+//! half of it is used, because then the latency gives no information about it.
 //!
-//! In Gradient2 a queue that lasts becomes usual, and lets the limit creep up for as long as the
-//! overload lasts. Here a higher latency becomes usual by itself only while the limit is not used up;
-//! while it is, half of it is let through for 300 ms in every 30 s (or three times the latency, if
-//! that is longer), and the latency then becomes the usual one. So a queue is distinguished from a service
-//! that has become slower.
+//! In Gradient2 the latency of a lasting queue becomes the usual latency, and the limit grows for
+//! as long as the overload lasts. Here a higher latency becomes the usual one only while the limit
+//! is not used up. While the limit is used up, half of it is admitted for 300 ms in every 30 s (or
+//! for three times the latency, if that is longer), and the latency in that time becomes the usual
+//! one. This distinguishes a queue from a service that has become slower.
 //!
 //! # What counts
-//! Latency is that of the head of an answer, where a [`Classify`](crate::classify::Classify) says
-//! that it succeeded. A failure counts as slow as it was, if that was slower than usual, and never as
-//! fast. A cancelled call counts for nothing. A permit is held until the answer is complete, as far
-//! as the classifier observes it, and comes back however the call ends.
+//! The latency of a call ends at the head of the response. It counts if a
+//! [`Classify`](crate::classify::Classify) judges the call a success. The latency of a failure
+//! counts only if it is above the usual one, so a fast failure never lowers the average. A
+//! cancelled call is not counted. A permit is held until the response is complete, as far as the
+//! classifier observes it, and is returned however the call ends.
 //!
 //! # Waiting or shedding
-//! `poll_ready` waits for a permit, first come, first served, as tower's own limit does, so that
-//! tower's other layers compose: put its `LoadShed` directly above to refuse what does not get one
-//! at once, or [`failfast`](super::failfast) to refuse after a bounded wait. A permit taken in
-//! `poll_ready` is kept for the next call and given back when the service is dropped.
+//! `poll_ready` waits for a permit, first come, first served, like tower's own limit, so that
+//! tower's other layers compose. Put tower's `LoadShed` directly above to refuse calls that do not
+//! get a permit at once, or [`failfast`](super::failfast) to refuse them after a bounded wait. A
+//! permit taken in `poll_ready` is kept for the next call and given back when the service is
+//! dropped.
 //!
-//! For a limit that is known, use tower's `ConcurrencyLimitLayer`, or `GlobalConcurrencyLimitLayer`
-//! for one limit around several services. It is right as it is, and so is its `TimeoutLayer` for the
-//! time until the head of an answer: this crate has no others.
+//! For a fixed limit, use tower's `ConcurrencyLimitLayer`, or `GlobalConcurrencyLimitLayer` for one
+//! limit around several services. For a limit on the time until the head of a response, use tower's
+//! `TimeoutLayer`. This crate has no layers of its own for these.
 //!
 //! # What it costs
-//! A call takes a permit of tokio's semaphore, two clock reads, and no allocation unless it waits.
-//! A call that finds the estimate locked leaves its sample out instead of waiting.
+//! A call takes a permit of tokio's semaphore and reads the clock twice. It allocates only if it
+//! waits. A call that finds the estimate locked skips its sample instead of waiting.
 //!
 //! # Examples
 //! ```
@@ -61,7 +65,7 @@
 //! # }
 //! ```
 //!
-//! Customised, and shedding what is above the limit:
+//! Customised, and refusing the calls above the limit:
 //! ```
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //! use tower_roster::service::limit::LimitSettings;

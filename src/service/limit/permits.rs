@@ -1,4 +1,4 @@
-//! Permits whose number changes while calls hold them.
+//! A changing number of permits, while calls hold some of them.
 
 use std::sync::{
     Arc,
@@ -10,12 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 #[derive(Debug)]
 pub(super) struct Permits {
     semaphore: Arc<Semaphore>,
-    /// Permits that are to be taken out of circulation when they come back. Relaxed: the semaphore
-    /// orders what permits protect, this only counts.
+    /// Permits that are removed when they are returned. Relaxed: this is only a count, and the
+    /// semaphore orders what permits protect.
     owed: AtomicU32,
 }
 
-/// One permit. Dropped, it comes back.
+/// One permit. Dropping it returns it.
 #[derive(Debug)]
 pub(super) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
@@ -30,7 +30,7 @@ impl Permits {
         }
     }
 
-    /// Takes a permit if there is one, and no call waits for it.
+    /// Takes a permit if one is free and no call waits for it.
     pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         match Arc::clone(&self.semaphore).try_acquire_owned() {
             Ok(permit) => Some(self.permit(permit)),
@@ -52,7 +52,7 @@ impl Permits {
         }
     }
 
-    /// Changes the number of permits. Those that calls hold stay valid; it does not wait for them.
+    /// Changes the number of permits, without waiting. Permits that calls hold stay valid.
     pub(super) fn change(&self, from: u32, to: u32) {
         if to >= from {
             let more = to - from;
@@ -101,7 +101,7 @@ mod tests {
         let mut out: Vec<_> = (0..4).filter_map(|_| permits.try_acquire()).collect();
         permits.change(5, 2);
         assert_eq!(available(&permits), 0);
-        out.truncate(2); // two come back, for the two that are owed
+        out.truncate(2); // two are returned, and both are removed
         assert_eq!(available(&permits), 0);
         out.truncate(1);
         assert_eq!(available(&permits), 1);

@@ -1,4 +1,4 @@
-//! The limit as a service.
+//! The limit service.
 
 use std::{
     fmt,
@@ -17,11 +17,11 @@ use crate::{
     service::Judged,
 };
 
-/// Lets as many calls through at a time as latency and overload allow; made by an
+/// Admits as many concurrent calls as latency and overload allow; made by an
 /// [`AdaptiveLimitLayer`](super::AdaptiveLimitLayer).
 ///
-/// Clones, and other services made by the same layer, share one limit. Errors are those of the inner
-/// service: this waits, and refuses nothing.
+/// Clones, and other services made by the same layer, share one limit. Errors are those of the
+/// inner service: calls wait, and none is refused.
 pub struct AdaptiveLimit<S, C = Answers> {
     inner: S,
     classify: C,
@@ -29,7 +29,7 @@ pub struct AdaptiveLimit<S, C = Answers> {
     turn: Turn,
 }
 
-/// Where this service is in the queue for a permit.
+/// The position of this service in the queue for a permit.
 enum Turn {
     None,
     Waiting(Pin<Box<dyn Future<Output = Permit> + Send + Sync>>),
@@ -46,12 +46,12 @@ impl<S, C> AdaptiveLimit<S, C> {
         }
     }
 
-    /// Shows the limit.
+    /// A handle to the limit.
     pub fn handle(&self) -> LimitHandle {
         LimitHandle::new(Arc::clone(&self.shared))
     }
 
-    /// The service within.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// The clone has no permit: it gets its own.
+/// The clone has no permit and acquires its own.
 impl<S: Clone, C: Clone> Clone for AdaptiveLimit<S, C> {
     fn clone(&self) -> Self {
         Self::new(

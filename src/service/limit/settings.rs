@@ -1,4 +1,4 @@
-//! What a user sets.
+//! The settings of a limit.
 
 use tokio::sync::Semaphore;
 
@@ -6,10 +6,10 @@ use super::{gradient::Rules, layer::AdaptiveLimitLayer, shared::Shared};
 use crate::error::{ConfigError, check_range};
 
 const MOST: u32 = 1_000_000;
-// The semaphore holds as many.
+// The semaphore can hold this many permits.
 const _: () = assert!(MOST as usize <= Semaphore::MAX_PERMITS);
 
-/// The settings of an adaptive limit. Each [`build`](Self::build) makes another limit of them.
+/// The settings of an adaptive limit. Each [`build`](Self::build) makes a new limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "settings do nothing until they are built"]
 pub struct LimitSettings(Rules);
@@ -25,30 +25,30 @@ impl LimitSettings {
         })
     }
 
-    /// Sets the limit to begin with, within the [range](Self::range); 20 by default.
+    /// Sets the first limit, within the [range](Self::range); 20 by default.
     pub fn initial(mut self, calls: u32) -> Self {
         self.0.initial = calls;
         self
     }
 
-    /// Sets the smallest limit, at least 1, and the largest, up to 1 000 000; 4 and 1 000 by default.
-    /// Equal, they fix the limit.
+    /// Sets the smallest limit, at least 1, and the largest, up to 1 000 000; 4 and 1 000 by
+    /// default. Equal values fix the limit.
     pub fn range(mut self, min: u32, max: u32) -> Self {
         (self.0.min, self.0.max) = (min, max);
         self
     }
 
-    /// Sets how many times the usual latency does not shrink the limit yet: from 1, where noise shrinks
-    /// it, to 10; 1.5 by default.
+    /// Sets up to which multiple of the usual latency the limit does not shrink: from 1, where
+    /// noise shrinks it, to 10; 1.5 by default.
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.0.tolerance = tolerance;
         self
     }
 
-    /// Makes a limit that has seen no call, as a layer.
+    /// Makes a layer with a new limit.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method names.
+    /// When a setting is outside of the range that its method states.
     pub fn build(&self) -> Result<AdaptiveLimitLayer, ConfigError> {
         let Rules {
             initial,
@@ -64,7 +64,7 @@ impl LimitSettings {
         Ok(self.make())
     }
 
-    /// Makes a limit of settings known to be in range.
+    /// Makes a limit from settings that are in range.
     fn make(self) -> AdaptiveLimitLayer {
         AdaptiveLimitLayer::new(Shared::new(self.0))
     }
@@ -76,7 +76,7 @@ impl Default for LimitSettings {
     }
 }
 
-/// A limit with all defaults.
+/// A limit with the default settings.
 impl Default for AdaptiveLimitLayer {
     fn default() -> Self {
         LimitSettings::new().make()

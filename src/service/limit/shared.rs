@@ -15,12 +15,12 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) permits: Arc<Permits>,
-    /// Never waited for: a call that finds it locked leaves its sample out.
+    /// No call waits for this lock: a call that finds it locked skips its sample.
     gradient: Mutex<Gradient>,
-    /// The service was overloaded, and the limit has not shrunk for it yet. Relaxed, like the next: hints
-    /// that publish nothing.
+    /// Whether the service was overloaded since the limit last shrank for it. Relaxed, like the
+    /// next two: hints that publish no other memory.
     overloaded: AtomicBool,
-    /// Changed under the lock, read without.
+    /// Written under the lock, read without it.
     limit: AtomicU32,
     in_flight: AtomicU32,
 }
@@ -44,7 +44,7 @@ impl Shared {
         self.in_flight.load(Relaxed)
     }
 
-    /// A call begins; returns how many are in flight with it.
+    /// Counts a call; returns how many are in flight with it.
     pub(super) fn begin(&self) -> u32 {
         self.in_flight.fetch_add(1, Relaxed) + 1
     }
@@ -65,7 +65,7 @@ impl Shared {
     fn estimate(&self, sample: Option<Sample>, now: Instant) {
         let mut gradient = match self.gradient.try_lock() {
             Ok(gradient) => gradient,
-            // Nothing within can panic, and a half-taken sample would do no harm.
+            // No code that holds the lock panics, and a sample that is half added would do no harm.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
