@@ -1,4 +1,4 @@
-//! One call that was let through, until its verdict.
+//! One admitted call, until its verdict.
 
 use std::{fmt, sync::Arc};
 
@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use super::shared::Shared;
 use crate::classify::{Observer, Outcome, Verdict};
 
-/// A call that was let through, waiting for its verdict; dropped before, it was cancelled.
+/// A call that was admitted and has no verdict yet. Dropping it before the verdict counts the call
+/// as cancelled.
 ///
-/// It goes with the response of a [`Throttle`](super::Throttle) where the classifier judges by the
-/// end of it.
+/// It stays with the response of a [`Throttle`](super::Throttle) if the classifier judges by the
+/// end of the response.
 pub struct ThrottleCall {
     shared: Arc<Shared>,
     made: Instant,

@@ -1,14 +1,14 @@
-//! What a caller gets instead of an answer.
+//! The error of a refused call.
 
 use std::{error::Error, fmt, sync::Arc};
 
 use crate::service::find_in_chain;
 
-/// A call that was refused because the service accepts too few; it was not sent.
+/// A call that was refused because the service accepts too few calls; it was not sent.
 ///
-/// Inside a stack it comes as a [`BoxError`](crate::BoxError); [`find`](Self::find) looks for it.
-/// Answered to a client of one's own, it is HTTP 503 or gRPC `UNAVAILABLE`. Retrying it at once only
-/// makes the share of refused calls larger.
+/// Inside a stack it comes as a [`BoxError`](crate::BoxError); [`find`](Self::find) finds it there.
+/// A server that passes it on responds with HTTP 503 or gRPC `UNAVAILABLE`. Retrying it at once
+/// only increases the share of refused calls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ThrottleError {
     name: Arc<str>,
@@ -20,7 +20,7 @@ impl ThrottleError {
         Self { name, probability }
     }
 
-    /// Finds it in an error or among its causes.
+    /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         find_in_chain(error)
     }

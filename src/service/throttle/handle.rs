@@ -1,4 +1,4 @@
-//! The throttle seen from outside.
+//! The handle of a throttle.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::shared::Shared;
 
-/// Shows what a throttle does. Cheap to clone.
+/// Reads the state of a throttle. Cheap to clone.
 #[derive(Clone)]
 pub struct ThrottleHandle(Arc<Shared>);
 

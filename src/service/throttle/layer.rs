@@ -7,7 +7,7 @@ use tower::Layer;
 use super::{handle::ThrottleHandle, service::Throttle, shared::Shared};
 use crate::classify::Answers;
 
-/// Throttles a service by what it accepts. See the [module](super).
+/// Throttles calls by the share that the service accepts. See the [module](super).
 ///
 /// One layer is one throttle: all services it makes, and its clones, share counts and handle.
 #[derive(Clone)]
@@ -26,7 +26,8 @@ impl ThrottleLayer {
 }
 
 impl<C> ThrottleLayer<C> {
-    /// Sets what judges which calls were accepted; by default [`Answers`], where only errors were not.
+    /// Sets the classifier, which judges which calls were accepted; by default [`Answers`], for
+    /// which only errors were not.
     #[must_use]
     pub fn classify<D>(self, classify: D) -> ThrottleLayer<D> {
         ThrottleLayer {
@@ -35,7 +36,7 @@ impl<C> ThrottleLayer<C> {
         }
     }
 
-    /// Shows what the throttle does.
+    /// A handle to the throttle.
     pub fn handle(&self) -> ThrottleHandle {
         ThrottleHandle::new(Arc::clone(&self.shared))
     }

@@ -1,35 +1,35 @@
 //! Adaptive throttling: sends an overloaded service no more than a multiple of what it accepts.
 //!
-//! A breaker lets all calls through or none, and while it is open it also refuses calls that would have
-//! been served. Where a service can serve *a part* of its calls, each client should send a little more
-//! than that part, and drop the rest before it costs the service anything. A [`Throttle`] does so by what
-//! it sees alone, by the formula of [Site Reliability Engineering, *Handling
-//! Overload*]: with the calls that callers made and those that were accepted within the window, a
-//! call is refused with the probability
+//! A breaker admits all calls or none, and while it is open it also refuses calls that would have
+//! succeeded. When a service can serve *a part* of its calls, each client should send a little more
+//! than that part, and drop the rest before it causes load. A [`Throttle`] does this with local
+//! counts only, by the formula of [Site Reliability Engineering, *Handling Overload*]. From the
+//! calls made and the calls accepted within the window follows the probability with which a call is
+//! refused:
 //!
 //! ```text
 //! p = max(0, (calls − K · accepted) / (calls + 1))
 //! ```
 //!
-//! so that at most `K` times as many calls are sent as are accepted. It is a layer of its own rather
-//! than a mode of the breaker, as it has no states to be forced into or probed from. Use the one or
-//! the other around one service.
+//! At most `K` times as many calls are sent as are accepted. It is a separate layer and not a mode
+//! of the breaker, because it has no states to force or to probe. Use only one of the two around a
+//! service.
 //!
 //! # What counts
-//! A call counts when it is *made*, also if it is refused, and counts as accepted until it turns out not
-//! to be: when it fails or finds the service overloaded, as a
-//! [`Classify`](crate::classify::Classify) judges, its acceptance is taken back, even if it was made
-//! before the window. So calls longer than the window count, and a client whose first answers have
-//! not come yet throttles nothing. A call that its caller gave up is taken out altogether.
+//! A call counts when it is *made*, also if it is refused. It counts as accepted until a
+//! [`Classify`](crate::classify::Classify) judges that it failed or found the service overloaded.
+//! Then its acceptance is subtracted, even if it was made before the window. So calls that take
+//! longer than the window count, and a client that still waits for its first responses refuses
+//! nothing. A call that its caller cancels is subtracted entirely.
 //!
-//! While calls are refused, at least one a second is let through, so that a recovery is found at any
-//! rate of calls. From then on the share that is let through doubles about every 0.43 windows
-//! (with `K` = 2): which is why the window is 5 s here and not the two minutes of the original. With
-//! those, the way back from one call in a thousand takes nine minutes, with these 22 s.
+//! While calls are refused, at least one call a second is admitted, so that a recovery is detected
+//! at any rate of calls. From then on the admitted share doubles about every 0.43 windows (with `K`
+//! = 2). Therefore the window is 5 s here and not the two minutes of the book: the recovery from
+//! one admitted call in a thousand takes 22 s with 5 s, and nine minutes with two minutes.
 //!
 //! # What it costs
-//! No lock and no allocation; one clock read a call, and one more if it fails or is cancelled.
-//! A classifier that panics costs its own call, which counts as cancelled.
+//! No lock and no allocation; one clock read per call, and one more if the call fails or is
+//! cancelled. If a classifier panics, only its own call is affected, and counts as cancelled.
 //!
 //! # Examples
 //! ```
@@ -46,7 +46,7 @@
 //! # }
 //! ```
 //!
-//! Customised: throttles earlier, and takes a status for overload.
+//! Customised: throttles earlier, and treats two statuses as overload.
 //! ```
 //! use std::time::Duration;
 //! use tower_roster::{

@@ -1,4 +1,4 @@
-//! The throttle as a service.
+//! The throttle service.
 
 use std::{
     fmt,
@@ -16,11 +16,11 @@ use crate::{
     service::Judged,
 };
 
-/// Refuses the calls that are above a multiple of those accepted; made by a
+/// Refuses the calls that exceed a multiple of the accepted calls; made by a
 /// [`ThrottleLayer`](super::ThrottleLayer).
 ///
-/// Clones, and other services made by the same layer, are one throttle. Calls are refused in `call`:
-/// the inner service stays ready then, for the next one.
+/// Clones, and other services made by the same layer, share one throttle. Calls are refused in
+/// `call`; the inner service then stays ready for the next call.
 pub struct Throttle<S, C = Answers> {
     inner: S,
     classify: C,
@@ -36,12 +36,12 @@ impl<S, C> Throttle<S, C> {
         }
     }
 
-    /// Shows what the throttle does.
+    /// A handle to the throttle.
     pub fn handle(&self) -> ThrottleHandle {
         ThrottleHandle::new(Arc::clone(&self.shared))
     }
 
-    /// The service within.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }

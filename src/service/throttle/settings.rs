@@ -1,4 +1,4 @@
-//! What a user sets.
+//! The settings of a throttle.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -15,7 +15,7 @@ use crate::{
     window::TimeWindow,
 };
 
-/// The settings of a throttle. Each [`build`](Self::build) makes another throttle of them.
+/// The settings of a throttle. Each [`build`](Self::build) makes a new throttle.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "settings do nothing until they are built"]
 pub struct ThrottleSettings {
@@ -38,42 +38,44 @@ impl ThrottleSettings {
         }
     }
 
-    /// Sets the name in errors, usually that of the service; none by default.
+    /// Sets the name in errors, usually that of the service; empty by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Sets how many calls are sent at most for each that is accepted: from 1, where one failure already
-    /// throttles, to 100, where 99 of 100 may fail first. 2 by default: more than half must fail.
+    /// Sets how many calls are sent at most for each accepted call: from 1, where one failure
+    /// already throttles, to 100, where 99 of 100 calls may fail first. 2 by default: more than
+    /// half must fail.
     pub fn k(mut self, k: f64) -> Self {
         self.k = k;
         self
     }
 
-    /// Sets the time over which calls are counted, from 100 ms to a day; 5 s by default. A recovery takes
-    /// time in proportion to it.
+    /// Sets the time over which calls are counted, from 100 ms to a day; 5 s by default. The time
+    /// of a recovery is proportional to it.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// Refuses nothing with fewer calls in the window than this, at least 1; 20 by default.
+    /// Sets how many calls the window must hold before calls are refused, at least 1; 20 by
+    /// default.
     pub fn min_calls(mut self, calls: u32) -> Self {
         self.min_calls = calls;
         self
     }
 
-    /// Makes the draws repeatable. By default they differ in each throttle.
+    /// Seeds the draws, so that they are reproducible. By default they differ in each throttle.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Makes a throttle that has seen no call, as a layer.
+    /// Makes a layer with a new throttle.
     ///
     /// # Errors
-    /// When a setting is out of the range that its method names.
+    /// When a setting is outside of the range that its method states.
     pub fn build(&self) -> Result<ThrottleLayer, ConfigError> {
         check_range("throttle.k", self.k, 1.0..=100.0, "from 1 to 100")?;
         let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
@@ -83,7 +85,7 @@ impl ThrottleSettings {
         Ok(self.make())
     }
 
-    /// Makes a throttle of settings known to be in range.
+    /// Makes a throttle from settings that are in range.
     fn make(&self) -> ThrottleLayer {
         let base = Instant::now();
         ThrottleLayer::new(Shared {
@@ -107,7 +109,7 @@ impl Default for ThrottleSettings {
     }
 }
 
-/// A throttle with all defaults.
+/// A throttle with the default settings.
 impl Default for ThrottleLayer {
     fn default() -> Self {
         ThrottleSettings::new().make()

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::error::ThrottleError;
 use crate::{rng::small_rng, window::TimeWindow};
 
-/// At least one call in this time is let through.
+/// While calls are refused, at least one call in this time is admitted.
 const PASS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -27,17 +27,18 @@ pub(super) struct Shared {
     /// Calls made, and those accepted as far as is known.
     pub(super) window: TimeWindow,
     pub(super) seed: u64,
-    /// Numbers the draws, so that no generator has to be shared. Relaxed: they only have to differ.
+    /// The number of the next draw, so that no random generator is shared. Relaxed: the numbers
+    /// only have to differ.
     pub(super) draws: AtomicU64,
-    /// When a call was let through last while others were refused: milliseconds. Relaxed: only
-    /// the call that wins the exchange goes, and it publishes nothing.
+    /// When a call was last admitted although others were refused, in milliseconds. Relaxed: only
+    /// the call that wins the compare-and-swap is admitted, and it publishes no other memory.
     pub(super) passed: AtomicU64,
     /// Relaxed: a statistic.
     pub(super) refused: AtomicU64,
 }
 
 impl Shared {
-    /// Lets a call that is made now through, or refuses it.
+    /// Admits or refuses a call that is made now.
     pub(super) fn admit(&self, now: Instant) -> Result<(), ThrottleError> {
         let probability = self.probability(now);
         if probability > 0.0 && self.draw() < probability && !self.is_due(now) {
@@ -57,12 +58,12 @@ impl Shared {
         probability(calls, accepted, self.k)
     }
 
-    /// A call was not accepted after all.
+    /// Subtracts the acceptance of a call that was not accepted.
     pub(super) fn reject(&self) {
         self.window.add(Instant::now(), 0, -1);
     }
 
-    /// A call is as if it had never been made, unless that is no longer counted anyway.
+    /// Subtracts a call entirely, unless the window no longer counts it.
     pub(super) fn withdraw(&self, made: Instant) {
         let now = Instant::now();
         if now.saturating_duration_since(made) < self.span {
@@ -70,13 +71,13 @@ impl Shared {
         }
     }
 
-    /// From 0 to 1, by a generator of its own for each draw.
+    /// A random number from 0 to 1. Each draw has a generator of its own.
     fn draw(&self) -> f64 {
         let number = self.draws.fetch_add(1, Relaxed);
         small_rng(Some(self.seed.wrapping_add(number))).random()
     }
 
-    /// Whether no call was let through for too long, so that this one must be.
+    /// Whether no call was admitted for [`PASS_EVERY`], so that this one must be.
     fn is_due(&self, now: Instant) -> bool {
         let now = now.saturating_duration_since(self.base).as_millis() as u64;
         let passed = self.passed.load(Relaxed);
