@@ -1,14 +1,14 @@
-//! What a caller gets instead of an answer.
+//! The error of a refused call.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{classify::NotSent, service::find_in_chain};
 
-/// The inner service has not been ready for too long; the call was not sent.
+/// The inner service was not ready for too long; the call was not sent.
 ///
-/// Inside a stack it comes as a boxed error; [`find`](Self::find) looks for it. Answered to a client
-/// of one's own, it is HTTP 503 or gRPC `UNAVAILABLE`. Sending the request elsewhere is safe whatever
-/// its method.
+/// Inside a stack it comes as a boxed error; [`find`](Self::find) finds it there. A server that
+/// passes it on responds with HTTP 503 or gRPC `UNAVAILABLE`. Any request, idempotent or not, can
+/// safely be sent elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailFastError {
     name: Arc<str>,
@@ -20,12 +20,12 @@ impl FailFastError {
         Self { name, wait }
     }
 
-    /// Finds it in an error or among its causes.
+    /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         find_in_chain(error)
     }
 
-    /// How long the inner service was waited for, at least, before calls began to fail.
+    /// The configured wait for the inner service before calls fail.
     pub fn waited(&self) -> Duration {
         self.wait
     }

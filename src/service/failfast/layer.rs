@@ -8,7 +8,7 @@ use super::{service::FailFast, shared::Shared};
 
 /// Bounds the wait for a service to be ready. See the [module](super).
 ///
-/// Services made by one layer, and its clones, share whether they fail.
+/// Services made by one layer, and its clones, share the failing state.
 #[derive(Clone, Debug)]
 pub struct FailFastLayer {
     shared: Arc<Shared>,

@@ -1,8 +1,9 @@
-//! Failfast: a bounded wait for a service to be ready, then errors at once until it is.
+//! Failfast: a bounded wait until a service is ready; then calls fail at once until it is ready.
 //!
-//! A service may never be ready: a balancer without an endpoint, a connection that cannot be made, a
-//! limit whose permits never come back. Callers would wait, each holding its resources, and a timeout
-//! around each call would let each of them wait that long. A [`FailFast`] waits once:
+//! A service may never become ready: a balancer without an endpoint, a connection that cannot be
+//! made, a limit whose permits are never returned. Callers would wait, each holding resources. A
+//! timeout around each call would still make each of them wait that long. A [`FailFast`] waits
+//! once:
 //!
 //! ```text
 //!            pending for the whole wait
@@ -12,21 +13,22 @@
 //!            the inner service is ready
 //! ```
 //!
-//! Clones share that state, so a clone for each request does not wait either. That is right where clones
-//! of the inner service share what is not ready, as those of a balancer or a limit do.
+//! Clones share that state, so a clone for each request does not wait either. This is right when
+//! the clones of the inner service share the cause, as those of a balancer or a limit do.
 //!
-//! While failing, each `poll_ready` asks the inner service again, which keeps the last caller's waker;
-//! the first caller that finds it ready ends the failing for all clones. A task that waits beside them
-//! asks again when the inner service wakes it, or when its own wait is over. An inner service that makes
-//! progress only when polled makes it only while requests come: put tower's `SpawnReady` below it if it
-//! should make progress between requests.
+//! While failing, each `poll_ready` polls the inner service again, which keeps the waker of the
+//! last caller. The first caller that finds it ready ends the failing state for all clones. A task
+//! that waits beside them polls again when the inner service wakes it, or when its own wait is
+//! over. If the inner service makes progress only when it is polled, it does so only while requests
+//! come. Put tower's `SpawnReady` below it if it should make progress between requests.
 //!
-//! It is ready in order to fail, so it misleads everything that takes readiness for health
-//! (<https://github.com/linkerd/linkerd2-proxy/pull/2091>): put it above balancers and buffers, never
-//! below.
+//! While failing, `poll_ready` is ready although calls fail. This misleads every layer that takes
+//! readiness for health (<https://github.com/linkerd/linkerd2-proxy/pull/2091>). So put it above
+//! balancers and buffers, never below.
 //!
 //! # What it costs
-//! Ready, one atomic load a call. The timer is made once per clone that ever waits.
+//! While the inner service is ready, one atomic load per call. A clone makes its timer the first
+//! time that it waits.
 //!
 //! # Examples
 //! ```
@@ -43,7 +45,7 @@
 //! # }
 //! ```
 //!
-//! Customised, above a limit of tower's that is used up:
+//! Customised, above a tower limit that is used up:
 //! ```
 //! use std::time::Duration;
 //! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};

@@ -1,4 +1,4 @@
-//! The failfast as a service.
+//! The failfast service.
 
 use std::{
     fmt,
@@ -19,11 +19,11 @@ use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
 pub struct FailFast<S> {
     inner: S,
     shared: Arc<Shared>,
-    /// When this clone found the inner service not ready first; `None` while it is.
+    /// When this clone first found the inner service not ready; `None` while it is ready.
     since: Option<Instant>,
-    /// Kept from one wait to the next.
+    /// Reused for each wait.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The last `poll_ready` was ready in order to fail.
+    /// Whether the last `poll_ready` was ready only to fail the call.
     failing: bool,
 }
 
@@ -38,16 +38,16 @@ impl<S> FailFast<S> {
         }
     }
 
-    /// The service within.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Ends the failing for all, if there was any.
+    /// Ends the failing state for all clones.
     fn recover(&mut self) {
         self.since = None;
         self.failing = false;
-        // A load first: every clone may write here with each call.
+        // Loads first, because every call would otherwise write to this shared memory.
         if self.shared.failing.load(Relaxed) && self.shared.failing.swap(false, Relaxed) {
             tracing::info!(
                 name = &*self.shared.name,
@@ -62,8 +62,8 @@ impl<S> FailFast<S> {
             return true;
         }
         let (now, wait) = (Instant::now(), self.shared.wait);
-        // A task that still waits polls soon after the end of its wait. One that polls much later stopped
-        // waiting in between, and begins a new wait.
+        // A task that still waits polls soon after the end of its wait. A task that polls much
+        // later stopped waiting in between, and starts a new wait.
         let kept = self.since.filter(|since| {
             let waited = now.saturating_duration_since(*since);
             waited < wait.saturating_mul(2)
@@ -103,14 +103,14 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self.inner.poll_ready(cx) {
             Poll::Ready(result) => {
-                // An error too ends the wait, and is returned at once.
+                // An error also ends the wait, and is returned at once.
                 self.recover();
                 Poll::Ready(result.map_err(Into::into))
             }
             Poll::Pending => {
                 self.failing = self.is_over(cx);
                 if self.failing {
-                    // The next wait of this clone begins when the failing is over.
+                    // The next wait of this clone starts after the failing state has ended.
                     self.since = None;
                     Poll::Ready(Ok(()))
                 } else {
@@ -129,7 +129,7 @@ where
     }
 }
 
-/// The clone waits on its own account, as its inner service does.
+/// The clone waits separately, as its inner service does.
 impl<S: Clone> Clone for FailFast<S> {
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), Arc::clone(&self.shared))

@@ -1,4 +1,4 @@
-//! What a user sets.
+//! The settings of a failfast.
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -8,7 +8,8 @@ use std::{
 use super::{layer::FailFastLayer, shared::Shared};
 use crate::error::{ConfigError, check_range};
 
-/// The settings of a failfast. Each [`build`](Self::build) makes another layer of them.
+/// The settings of a failfast. Each [`build`](Self::build) makes a new layer with a state of its
+/// own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "settings do nothing until they are built"]
 pub struct FailFastSettings {
@@ -25,14 +26,14 @@ impl FailFastSettings {
         }
     }
 
-    /// Sets the name in errors and events, usually that of the service; none by default.
+    /// Sets the name in errors and events, usually that of the service; empty by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Sets how long the inner service may stay unready: from 1 ms, where no call waits for a new
-    /// connection, to 365 days, where all do; 3 s by default.
+    /// Sets how long the inner service may stay unready: from 1 ms, which is too short for a call
+    /// to wait for a new connection, to 365 days, where every call waits; 3 s by default.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
@@ -49,7 +50,7 @@ impl FailFastSettings {
         Ok(self.make())
     }
 
-    /// Makes the layer of settings known to be in range.
+    /// Makes the layer from settings that are in range.
     fn make(&self) -> FailFastLayer {
         FailFastLayer::new(Shared {
             name: Arc::clone(&self.name),
@@ -65,7 +66,7 @@ impl Default for FailFastSettings {
     }
 }
 
-/// With all defaults.
+/// A layer with the default settings.
 impl Default for FailFastLayer {
     fn default() -> Self {
         FailFastSettings::new().make()

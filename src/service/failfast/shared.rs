@@ -9,7 +9,7 @@ use std::{
 pub(super) struct Shared {
     pub(super) name: Arc<str>,
     pub(super) wait: Duration,
-    /// A wait was over, and no clone has found the inner service ready since. Relaxed: it publishes
-    /// nothing, and each clone asks its own inner service first.
+    /// Whether a wait was over, and no clone has found the inner service ready since. Relaxed: it
+    /// publishes no other memory, and each clone polls its own inner service first.
     pub(super) failing: AtomicBool,
 }
