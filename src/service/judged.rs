@@ -1,4 +1,4 @@
-//! The future of a call that a layer let through and judges, or refused.
+//! The future of a call that a layer admits and judges, or refuses.
 
 use std::{
     fmt,
@@ -14,8 +14,8 @@ use crate::{
     error::BoxError,
 };
 
-/// A call in flight, or refused with an error `X`. Dropping it drops the observer `O` of the call, which
-/// then counts as cancelled.
+/// A call in flight, or a call refused with an error `X`. Dropping it drops the observer `O` of the
+/// call, which then counts as cancelled.
 #[pin_project]
 pub struct Judged<F, C, O, X = BoxError>(#[pin] Kind<F, C, O, X>);
 
@@ -65,7 +65,8 @@ where
                 observer,
             } => {
                 let result = ready!(future.poll(cx));
-                // Held here, so that a classifier which panics drops it: the call was cancelled.
+                // Held here, so that it is dropped if the classifier panics: the call then counts
+                // as cancelled.
                 let mut observer = observer.take().expect("not polled after it was done");
                 let verdict = classify.judge(result.as_ref());
                 Poll::Ready(match result {
@@ -74,7 +75,7 @@ where
                         Ok(classify.observe(response, verdict, observer))
                     }
                     Err(error) => {
-                        // Nothing follows an error that could decide.
+                        // No later event can change the verdict of an error.
                         observer.answered(verdict.or(Some(Verdict::FAILURE)));
                         Err(error.into())
                     }
