@@ -1,9 +1,10 @@
-//! A request body of any type, that comes out again as what it was, and knows its end one frame ahead.
+//! A request body of any type, which can be converted back, and which detects its end one frame
+//! ahead.
 //!
-//! A body that was written as a stream, as all of tonic's are, knows that it has ended only when it is
-//! asked for a next frame. hyper then sends an empty frame to say so, from a task that it starts to wait
-//! for that. Looked at one frame ahead, the last frame says it: a call of one message is one frame and one
-//! task less, here and at the server.
+//! A body that is written as a stream, as all bodies of tonic are, detects its end only when the
+//! next frame is polled. hyper then sends an empty frame at the end, from a task that it starts to
+//! wait for that. This body polls one frame ahead, so that the last frame carries the end. A call
+//! with one message takes one frame and one task less, at the client and at the server.
 
 use std::{
     any::Any,
@@ -17,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-/// A body of whatever type, as all requests on one connection have the same.
+/// A body of any type, because all requests on one connection have the same body type.
 pub(super) struct Erased {
     body: Box<dyn AnyBody + Send>,
     ahead: Ahead,
@@ -25,7 +26,7 @@ pub(super) struct Erased {
 
 type Next = Result<Frame<Bytes>, BoxError>;
 
-/// What is known of the next frame.
+/// The next frame, if it was polled.
 enum Ahead {
     Unknown,
     Here(Next),
@@ -44,7 +45,7 @@ impl Erased {
         }
     }
 
-    /// The body, if it was of this type.
+    /// The body, if it has this type.
     pub(super) fn into<B: 'static>(self) -> Option<B> {
         self.body.into_any().downcast().ok().map(|body| *body)
     }
@@ -115,7 +116,7 @@ impl Body for Erased {
     fn size_hint(&self) -> SizeHint {
         match &self.ahead {
             Ahead::Unknown => self.body.size(),
-            // Asked only before the first frame, where nothing is known.
+            // hyper reads the size only before the first frame, when no frame was polled ahead.
             Ahead::Here(_) => SizeHint::default(),
             Ahead::Ended => SizeHint::with_exact(0),
         }
@@ -148,7 +149,7 @@ mod tests {
         Erased::new(StreamBody::new(parts))
     }
 
-    /// The text of the next frame, or "trailers".
+    /// Returns the text of the next frame, or "trailers".
     fn next(body: &mut Erased) -> Poll<Option<String>> {
         let cx = &mut Context::from_waker(Waker::noop());
         Pin::new(body).poll_frame(cx).map(|frame| {

@@ -1,4 +1,4 @@
-//! Why a request over HTTP got no answer.
+//! The error of a request over HTTP.
 
 use std::{fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     instance::{Address, Key},
 };
 
-/// A request over HTTP that got no answer. Names the endpoint that it was sent to.
+/// A request over HTTP that got no response. The error names the endpoint.
 pub struct HttpError {
     place: Arc<Place>,
     kind: Kind,
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 impl HttpError {
-    /// `request` gives back what was sent, if it was not.
+    /// `request` returns the request, if it was not sent.
     #[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
     pub(super) fn exchange<B: Send + 'static>(
         place: Arc<Place>,
@@ -55,7 +55,7 @@ impl HttpError {
         }
     }
 
-    /// Nothing of `request` was sent.
+    /// No part of `request` was sent.
     pub(super) fn unsent<B: Send + 'static>(
         place: Arc<Place>,
         error: BoxError,
@@ -68,7 +68,7 @@ impl HttpError {
         }
     }
 
-    /// The request was begun.
+    /// A part of the request was sent.
     pub(super) fn broke(place: Arc<Place>, error: hyper::Error) -> Self {
         Self {
             place,
@@ -90,27 +90,29 @@ impl HttpError {
         &self.place.key
     }
 
-    /// The address that it was sent to.
+    /// The address of that endpoint.
     pub fn address(&self) -> &Address {
         &self.place.address
     }
 
-    /// Whether the connection failed before the request was sent, so that the request can be sent
-    /// elsewhere whatever it does. Answer 502 or 503 (gRPC: `UNAVAILABLE`) when it is not.
+    /// Whether the connection failed before the request was sent. Then any request, idempotent or
+    /// not, can be sent elsewhere. A server that does not do so responds with 502 or 503 (gRPC:
+    /// `UNAVAILABLE`).
     pub fn is_connect(&self) -> bool {
         matches!(self.kind, Kind::Connect)
     }
 
-    /// Takes back the request, if it [was not sent](Self::is_connect), has a body of this type, and
-    /// was not taken before: as the client got it, its body unread.
-    /// [`reclaim`](crate::classify::reclaim) does the same for an error of any type.
+    /// Takes the request out of the error, as it was passed to the client, with its body unread.
+    /// Returns `None` if the request [was sent](Self::is_connect), has a body of another type, or
+    /// was taken before. [`reclaim`](crate::classify::reclaim) does the same for an error of any
+    /// type.
     pub fn take_request<B: 'static>(&mut self) -> Option<Request<B>> {
         let unsent = self.source.as_deref()?.downcast_ref::<Unsent>()?;
         unsent.take_request()
     }
 
-    /// Whether the request as it stands can be sent to no endpoint like this one; trying again or
-    /// elsewhere does not help.
+    /// Whether no endpoint of this kind can take the request as it is. A retry does not help,
+    /// neither here nor elsewhere.
     pub fn is_invalid(&self) -> bool {
         matches!(self.kind, Kind::Invalid(_))
     }

@@ -4,17 +4,18 @@
 //! GreeterClient::new(balancer) ──▶ balancer ──▶ GrpcClient ──▶ one HTTP/2 connection of hyper's
 //! ```
 //!
-//! The outcome of a call is in its trailers: give [`Grpc`](crate::classify::Grpc) to whoever judges
-//! (our balancer, a retry; before tower's balancer [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
+//! The trailers of a call contain its outcome. So set [`Grpc`](crate::classify::Grpc) as the
+//! classifier of each layer that judges calls (the balancer of this crate, a retry; below tower's
+//! balancer use [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
 //!
-//! An endpoint connects when a call needs it, and again when its connection is gone; a call that finds
-//! no connection comes back in the error. All calls that wait for a connection wait for the same one, and
-//! fail together when it cannot be made. tonic makes `UNKNOWN` of errors that are not its own, unless a
-//! [`StatusLayer`](super::StatusLayer) stands around them.
+//! An endpoint connects when a call needs it, and again after its connection is lost. The error of
+//! a call that found no connection returns the call. All calls that wait for a connection wait for
+//! the same one, and fail together when it cannot be made. tonic converts errors that are not its
+//! own to `UNKNOWN`, unless a [`StatusLayer`](super::StatusLayer) is around them.
 //!
-//! Each endpoint had a `Channel` of tonic's once. That is made for callers that share one connection and
-//! nothing else: each call goes through a queue to a task, and is boxed four times. Without it a call
-//! takes a tenth fewer instructions.
+//! tonic's `Channel` is not used. It serves callers that share a connection and nothing else: each
+//! call goes through a queue to a task, and is boxed four times. Without it a call takes a tenth fewer
+//! instructions.
 
 use std::{
     fmt,
@@ -51,27 +52,28 @@ use crate::{
     instance::Instance,
 };
 
-/// As for [`HttpEndpoints`](super::HttpEndpoints): survives one lost packet of the handshake.
+/// As for [`HttpEndpoints`](super::HttpEndpoints): long enough for one lost packet of the
+/// handshake.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
-/// The shortest that every gRPC server takes: those of Go and C++ close a connection that is probed
-/// more often (<https://github.com/grpc/grpc/blob/master/doc/keepalive.md>).
+/// The shortest interval that every gRPC server accepts: servers in Go and C++ close a connection
+/// that sends pings more often (<https://github.com/grpc/grpc/blob/master/doc/keepalive.md>).
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
-/// gRPC's own default for the answer to a ping, from the same text.
+/// gRPC's own default for the response to a ping, from the same document.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often TCP probes a silent connection, which no server minds.
+/// The interval of TCP keep-alive on a silent connection. No server restricts it.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Who calls, as far as a library can say.
+/// The `User-Agent` of this crate.
 const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Makes endpoints over gRPC, one lazily connected HTTP/2 connection for each.
 ///
-/// HTTP/2 without TLS, unless set otherwise. Its services are [`GrpcClient`]s.
+/// HTTP/2 without TLS by default. Its services are [`GrpcClient`]s.
 ///
 /// # Examples
 /// With tower's own balancer:
@@ -145,65 +147,67 @@ impl GrpcEndpoints {
         }
     }
 
-    /// Sets how long connecting may take, the lookup of a name included, and the TLS handshake as
-    /// long again; 2 s by default. It bounds how long a call waits for an endpoint that is off the
-    /// network; short makes one lost packet an error.
+    /// Sets how long connecting may take, the resolution of a name included, and the TLS handshake
+    /// the same time again; 2 s by default. It bounds how long a call waits for an endpoint that
+    /// cannot be reached. With a short timeout one lost packet causes an error.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets after how much silence a connection is probed by a ping, while calls wait; 5 min by
-    /// default, at least 1 s, `None` for never. Less is for servers whose keep-alive policy permits it:
-    /// others close the connection, with `ENHANCE_YOUR_CALM`.
+    /// Sets after how much silence a connection gets a ping while calls wait; 5 min by default, at
+    /// least 1 s, `None` for never. Set less only if the server's keep-alive policy permits it:
+    /// other servers close the connection with `ENHANCE_YOUR_CALM`.
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
         self
     }
 
-    /// Sets how long the answer to a [ping](Self::keep_alive) may take before the connection is closed;
-    /// 20 s by default. Short closes connections to servers that only pause.
+    /// Sets how long the response to a [ping](Self::keep_alive) may take before the connection is
+    /// closed; 20 s by default. A short timeout closes connections to servers that only pause.
     #[must_use]
     pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
         self.keep_alive_timeout = timeout;
         self
     }
 
-    /// Whether connections are [probed](Self::keep_alive) while no call waits, too; they are not by
-    /// default, as servers may take that amiss. It finds out that a server is gone before a call does.
+    /// Sets whether connections also get [pings](Self::keep_alive) while no call waits; they do not
+    /// by default, because some servers do not permit it. Such pings detect a lost server before a
+    /// call does.
     #[must_use]
     pub fn keep_alive_while_idle(mut self, probes: bool) -> Self {
         self.keep_alive_while_idle = probes;
         self
     }
 
-    /// Sets how long each call may take to the head of its answer; no limit by default. A call whose
-    /// `grpc-timeout` is shorter gets that. Whoever waits longer gets `DEADLINE_EXCEEDED`.
+    /// Sets how long each call may take until the head of its response; no limit by default. A
+    /// shorter `grpc-timeout` of the call takes precedence. A call that takes longer fails with
+    /// `DEADLINE_EXCEEDED`.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sets how many calls may wait for the head of their answer at a time, at each endpoint; others wait
-    /// before they are sent. No limit by default, but the server's own number of streams. A limit below
-    /// what a server can do at a time makes calls wait for nothing.
+    /// Sets how many calls at a time may wait for the head of their response at each endpoint;
+    /// further calls wait before they are sent. No limit by default, except for the server's limit
+    /// of streams. A limit below the concurrency of the server delays calls without need.
     #[must_use]
     pub fn concurrency_limit(mut self, calls: NonZeroUsize) -> Self {
         self.concurrency_limit = Some(calls);
         self
     }
 
-    /// Sets the name of the caller's program, in front of this crate's.
+    /// Sets the name of the calling program, which precedes the name of this crate in `User-Agent`.
     #[must_use]
     pub fn user_agent(mut self, program: HeaderValue) -> Self {
         self.user_agent = joined(&program, &HeaderValue::from_static(AGENT));
         self
     }
 
-    /// Sets what calls carry as their authority, and what a server's certificate is verified against; by
+    /// Sets the authority of calls, against which the certificate of a server is also verified; by
     /// default the name of the service.
     #[must_use]
     pub fn authority(mut self, authority: Authority) -> Self {
@@ -211,8 +215,9 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Sets how many bytes of a stream may be on their way unread; 2 MiB by default. Small slows down
-    /// large messages over long distances, large lets one slow reader hold that much memory.
+    /// Sets how many unread bytes of a stream may be in flight; 2 MiB by default. A small window
+    /// slows down large messages over long distances; a large one lets one slow reader hold that
+    /// much memory.
     #[must_use]
     pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
         self.stream_window = Some(bytes);
@@ -226,23 +231,24 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Whether both windows follow what the connection carries, instead; they do not by default.
+    /// Sets whether both windows adapt to the measured throughput instead; they do not by default.
     #[must_use]
     pub fn adaptive_window(mut self, adapts: bool) -> Self {
         self.adaptive_window = adapts;
         self
     }
 
-    /// Sets how many bytes the head or the trailers of an answer may have; 16 KiB by default. Larger
-    /// ones fail the call.
+    /// Sets how many bytes the head or the trailers of a response may have; 16 KiB by default. A
+    /// call with larger ones fails.
     #[must_use]
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.max_header_list_size = Some(bytes);
         self
     }
 
-    /// Speaks TLS. The server is verified against the name of the service, or against the address
-    /// where that is no authority; of the configuration's ALPN protocols `h2` alone is offered.
+    /// Uses TLS. The server is verified against the name of the service, or against the address if
+    /// that name is not a valid authority. Of the ALPN protocols only `h2` is offered, whatever the
+    /// configuration lists.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
@@ -300,7 +306,7 @@ impl MakeEndpoint for GrpcEndpoints {
     type Error = BoxError;
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<GrpcClient, BoxError> {
-        // Connections need tasks of their own.
+        // Connections start tasks, so a runtime is required.
         tokio::runtime::Handle::try_current()?;
         let place = Place::new(instance, self.is_tls());
         let given = self.authority.clone().map(Uri::from);
@@ -338,17 +344,17 @@ impl fmt::Debug for GrpcEndpoints {
 }
 
 /// Sends calls to one instance over gRPC. Cheap to clone; clones share the connection, which closes
-/// when the last clone is gone and the last call has ended.
+/// when the last clone is dropped and the last call has ended.
 ///
-/// Generated clients take it as it is, and anything that balances over it. It takes calls with any body,
-/// so that a layer above may wrap that of the generated client, as a
+/// Generated clients accept it directly, or behind a balancer. It takes calls with any body, so
+/// that a layer above may wrap the body of the generated client, as
 /// [`Replay`](crate::service::retry::Replay) does. Calls carry the name of the service as their
 /// authority, whatever their URI says.
 ///
 /// # Errors
-/// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the call was not sent, and then
-/// [`take_request`](HttpError::take_request) gives it back. A generated client makes a status of it:
-/// `UNAVAILABLE`, when there was no connection or it broke.
+/// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the call was not sent, and
+/// [`take_request`](HttpError::take_request) returns it. A generated client converts the error to
+/// a status: `UNAVAILABLE` when there was no connection or it broke.
 #[derive(Clone)]
 pub struct GrpcClient(Arc<Shared>);
 
@@ -413,7 +419,7 @@ where
 }
 
 impl Shared {
-    /// Turns a call into what goes out. Returns what it was.
+    /// Sets the URI and headers that are sent. Returns the former values.
     fn prepare<B>(&self, request: &mut Request<B>) -> Result<Given, String> {
         let uri = request.uri_mut();
         let mut sent = self.origin.clone().into_parts();
@@ -431,7 +437,7 @@ impl Shared {
         Ok(Given { uri, agent })
     }
 
-    /// How long a call may take.
+    /// The time limit of a call.
     fn limit(&self, headers: &HeaderMap) -> Option<Duration> {
         let asked = headers.get(GRPC_TIMEOUT).and_then(asked);
         match (asked, self.timeout) {
@@ -440,12 +446,13 @@ impl Shared {
         }
     }
 
-    /// What the caller of a call with a body of type `B` is told.
+    /// The error for the caller of a call with a body of type `B`.
     #[cold]
     fn fail<B: Send + 'static>(&self, failure: Failure<Erased>, given: Given) -> HttpError {
         let place = Arc::clone(&self.place);
         match failure {
-            // tonic would make `CANCELLED` or `UNKNOWN` of anything else, and `UNAVAILABLE` of this.
+            // tonic converts this error to `UNAVAILABLE`, and any other to `CANCELLED` or
+            // `UNKNOWN`.
             Failure::Unsent(error, mut request) => {
                 given.restore(&mut request);
                 let (head, body) = (*request).into_parts();
@@ -458,7 +465,7 @@ impl Shared {
         }
     }
 
-    /// Its time is up.
+    /// The error of a call that exceeded its time limit.
     #[cold]
     fn late(&self, limit: Duration) -> HttpError {
         let status = Status::deadline_exceeded(format!("no answer within {limit:?}"));
@@ -466,18 +473,18 @@ impl Shared {
     }
 }
 
-/// The status of a call that was sent and not answered.
+/// The status of a call that was sent and got no response.
 fn told(error: hyper::Error) -> Status {
     let mut status = Status::from_error(error.into());
     if status.code() == Code::Unknown {
-        // A connection that broke, which is `UNAVAILABLE` everywhere else.
+        // The connection broke, which is `UNAVAILABLE` in other gRPC clients.
         let told = mem::replace(&mut status, Status::unavailable("the connection broke"));
         status.set_source(Arc::new(told));
     }
     status
 }
 
-/// What a call was before it was prepared, so that it comes back as it was.
+/// The former URI and header of a call, to restore the call before it is returned.
 struct Given {
     uri: Uri,
     agent: Option<HeaderValue>,
@@ -493,14 +500,15 @@ impl Given {
     }
 }
 
-/// One program, and another that it uses.
+/// Joins the names of a program and of the library that it uses.
 fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValue {
     let joined = [program.as_bytes(), b" ", library.as_bytes()].concat();
     HeaderValue::from_bytes(&joined).expect("both are header values")
 }
 
-/// A `grpc-timeout`: up to eight digits and a unit
-/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). `None` if it is not.
+/// Parses a `grpc-timeout`: up to eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). Returns `None` if it is
+/// invalid.
 fn asked(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -527,7 +535,7 @@ impl fmt::Debug for GrpcClient {
     }
 }
 
-/// A call over gRPC that waits for the head of its answer.
+/// A call over gRPC that waits for the head of its response.
 pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>);
 
 impl Future for GrpcFuture {

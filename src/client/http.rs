@@ -1,18 +1,18 @@
 //! Endpoints over HTTP: one hyper client for each.
 //!
-//! A URI says which *service* is called: `http://user-service/users/1` keeps `Host: user-service`
-//! (`:authority` in HTTP/2, and the server name of TLS), while the bytes go to the instance that was
-//! chosen. Each endpoint has a client, and so connections, of its own. Removing the endpoint closes
-//! exactly those: idle ones at once, others when the answers they carry have ended. A shared pool
-//! keeps the connections to removed instances until they have been idle for long.
+//! The URI names the *service*: `http://user-service/users/1` keeps `Host: user-service`
+//! (`:authority` in HTTP/2, and the server name of TLS), while the bytes go to the chosen instance.
+//! Each endpoint has its own client and its own connections. Removing the endpoint closes exactly
+//! these: idle ones at once, others when their responses have ended. A shared pool would keep the
+//! connections to removed instances until they have been idle for long.
 //!
-//! A request that found no connection comes back in the error, so that it can go to another endpoint
-//! at once. HTTP/1.1 without TLS is [our own](super::http1) over hyper's connections; where TLS or
-//! HTTP/2 is spoken, it is [hyper-util's client](super::negotiated).
+//! The error of a request that found no connection returns the request, so that it can go to
+//! another endpoint at once. HTTP/1.1 without TLS uses [this crate's client](super::http1) over
+//! hyper's connections; TLS and HTTP/2 use [hyper-util's client](super::negotiated).
 //!
-//! A client connects when a request needs it and again when that connection is gone. So it is always
-//! ready, never fails in `poll_ready`, and an instance that was restarted gets traffic again
-//! without a word from the registry.
+//! A client connects when a request needs it, and again after that connection is lost. So it is
+//! always ready and never fails in `poll_ready`, and an instance that restarted gets traffic again
+//! without an update from the registry.
 
 use std::{
     fmt,
@@ -52,21 +52,20 @@ use crate::{
     instance::Instance,
 };
 
-/// Survives one lost packet of the handshake, which is sent again after 1 s (RFC 6298), and leaves
-/// time to ask another endpoint.
+/// Long enough for one lost packet of the handshake, which is sent again after 1 s (RFC 6298), and
+/// short enough to try another endpoint.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Shorter than the 60 s and 75 s after which common servers and load balancers close an idle
-/// connection: when the client closes first, no request is sent into a closing connection.
+/// Below the 60 s and 75 s after which common servers and load balancers close an idle connection.
+/// When the client closes first, no request is sent into a connection that is closing.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
-/// Starts to look for a peer that is gone without a word after this; how often TCP asks then is the
-/// system's affair.
+/// The silence after which TCP starts to probe a peer. The system sets the interval of the probes.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Makes endpoints over HTTP, for request bodies of type `B`.
 ///
-/// HTTP/1.1 without TLS, unless set otherwise. Its services are [`HttpClient`]s.
+/// HTTP/1.1 without TLS by default. Its services are [`HttpClient`]s.
 ///
 /// # Examples
 /// ```
@@ -81,7 +80,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 ///
-/// Customised, for tower's own balancer, with requests that count until their answer's body has ended:
+/// Customised, for tower's own balancer. A request counts until the body of its response has ended:
 /// ```
 /// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
 /// # fn connect(registry: Registry) -> Result<(), RegistryError> {
@@ -131,27 +130,27 @@ impl<B> HttpEndpoints<B> {
         }
     }
 
-    /// Sets how long connecting may take, the lookup of a name included, and the TLS handshake as
-    /// long again; 2 s by default. It bounds how long a request waits for an endpoint that is off the
-    /// network; short makes one lost packet an error.
+    /// Sets how long connecting may take, the resolution of a name included, and the TLS handshake
+    /// the same time again; 2 s by default. It bounds how long a request waits for an endpoint that
+    /// cannot be reached. With a short timeout one lost packet causes an error.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a connection may be idle before it is closed; 50 s by default, `None` for ever.
-    /// Some are closed an eighth of it earlier. Keep it below the server's own, else a request may meet
-    /// a connection that is being closed.
+    /// Sets how long a connection may be idle before it is closed; 50 s by default, `None` for no
+    /// limit. Some are closed an eighth of it earlier. Keep it below the idle timeout of the
+    /// server: otherwise a request may be sent into a connection that is closing.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into();
         self
     }
 
-    /// Sets how many idle connections an endpoint keeps; as many as there were requests at a time by
-    /// default. Zero makes a connection for each request; a limit below the usual number of
-    /// requests at a time makes and closes connections all the while.
+    /// Sets how many idle connections an endpoint keeps; by default as many as there were requests
+    /// at a time. Zero makes a connection for each request. A limit below the usual number of
+    /// concurrent requests opens and closes connections continually.
     #[must_use]
     pub fn max_idle(mut self, connections: usize) -> Self {
         self.max_idle = connections;
@@ -166,8 +165,8 @@ impl<B> HttpEndpoints<B> {
         self
     }
 
-    /// Speaks HTTP/2 only, without asking whether the server does (prior knowledge; with TLS, only
-    /// `h2` is offered). All requests to an endpoint then share one connection.
+    /// Uses HTTP/2 only, without negotiation (prior knowledge; with TLS, only `h2` is offered). All
+    /// requests to an endpoint then share one connection.
     #[cfg(feature = "http2")]
     #[must_use]
     pub fn http2(mut self) -> Self {
@@ -175,11 +174,11 @@ impl<B> HttpEndpoints<B> {
         self
     }
 
-    /// Speaks TLS, whatever the scheme of a URI says. The server is verified against the host of the
+    /// Uses TLS, whatever the scheme of a URI is. The server is verified against the host of the
     /// URI, which names the service, not against the address of the instance.
     ///
-    /// The configuration's ALPN protocols are offered, and `h2` is spoken when the server chooses it
-    /// (only with feature `http2`; else it is not offered).
+    /// The ALPN protocols of the configuration are offered. HTTP/2 is used when the server chooses
+    /// `h2`, which is offered only with the feature `http2`.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
@@ -197,13 +196,14 @@ impl<B> HttpEndpoints<B> {
         false
     }
 
-    /// Within what the system takes, and without overflow where it is added to the present.
+    /// The keep-alive time within the range of the system, so that adding it to the current time
+    /// cannot overflow.
     fn probe_after(&self) -> Option<Duration> {
         let after = self.keep_alive?;
         Some(after.clamp(Duration::from_secs(1), NEVER))
     }
 
-    /// The connector to `instance`, and whether it speaks TLS.
+    /// The connector to `instance`, and whether it uses TLS.
     fn connector(&self, instance: &Instance) -> (Connector, bool) {
         let target = Target::Tcp(instance.address.clone());
         let connector = Connector::new(target, self.connect_timeout).keep_alive(self.probe_after());
@@ -214,7 +214,7 @@ impl<B> HttpEndpoints<B> {
         (connector, false)
     }
 
-    /// The configuration, offering only what can then be spoken.
+    /// The configuration with only those ALPN protocols that this client can use.
     #[cfg(feature = "tls")]
     fn offer(&self, config: &Arc<rustls::ClientConfig>) -> Arc<rustls::ClientConfig> {
         let protocols = if self.is_http2() {
@@ -321,18 +321,18 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 }
 
 /// Sends requests to one instance over HTTP. Cheap to clone; clones share the connections, which
-/// close when the last clone is gone and the last answer has ended.
+/// close when the last clone is dropped and the last response has ended.
 ///
-/// A URI without authority gets the name of the service, or the address of the instance where that
-/// name is no authority.
+/// A URI without an authority gets the name of the service, or the address of the instance if that
+/// name is not a valid authority.
 ///
 /// # Errors
-/// [`HttpError`]; [`is_connect`](HttpError::is_connect) tells when the request was not sent, and then
-/// [`take_request`](HttpError::take_request) gives it back. With HTTP/2 or TLS it mostly does: unless
-/// it seemed sure that there was a connection for it.
+/// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and
+/// [`take_request`](HttpError::take_request) returns it. With HTTP/2 or TLS it returns most
+/// requests, except those for which a connection seemed to be available.
 pub struct HttpClient<B>(Transport<B>);
 
-/// A word or two: a balancer clones it for each request, and moves what it has cloned.
+/// One or two machine words, because a balancer clones and moves it for each request.
 enum Transport<B> {
     Http1(Arc<Http1<B>>),
     #[cfg(any(feature = "http2", feature = "tls"))]
@@ -395,9 +395,9 @@ impl<B> fmt::Debug for HttpClient<B> {
     }
 }
 
-/// A request over HTTP that waits for the head of its answer.
+/// A request over HTTP that waits for the head of its response.
 pub struct HttpFuture<B> {
-    /// Or why it cannot be sent at all, until that is told.
+    /// The exchange, or the error of a request that cannot be sent, until it is returned.
     exchange: Result<Answer, Option<HttpError>>,
     body: PhantomData<fn(B)>,
 }

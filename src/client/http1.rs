@@ -1,10 +1,10 @@
 //! Requests to one endpoint over HTTP/1.1 without TLS, on [connections of its own](super::pool).
 //!
-//! hyper-util's client serves any number of servers, over either version of HTTP: for each request it
-//! looks up whose connections to use, carries all its settings along, and starts a task. That is an
-//! eighth of what a small request on loopback takes. Here there is one server, and hyper's connections are
-//! used as they are. They also give a request back that they had not begun to write, so it need not be
-//! copied before: it goes out on another connection, or comes back in the error.
+//! hyper-util's client serves any number of servers over both versions of HTTP: for each request it
+//! looks up the connections of the server, moves all its settings, and starts a task. That is an
+//! eighth of the time of a small request on loopback. Here there is one server, and hyper's
+//! connections are used directly. They also return a request that they had not begun to write, so
+//! no copy is needed: the request goes out on another connection, or the error returns it.
 
 use std::{fmt, future::Future, mem, pin::Pin, sync::Arc};
 
@@ -39,7 +39,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    /// Sends a request: at once, where there is a connection for it.
+    /// Sends a request, at once if there is a connection for it.
     #[inline]
     pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
         if let Err(message) = self.place.check(request.uri()) {
@@ -52,8 +52,8 @@ where
         Ok(Box::pin(this.send_on(sender, request)))
     }
 
-    /// Sends a request on a connection that seemed to be ready, and on others as long as it was not
-    /// begun on any.
+    /// Sends a request on a connection that seemed to be ready. If that connection had not begun
+    /// the request, sends it on another.
     fn send_on(
         self: Arc<Self>,
         mut sender: SendRequest<B>,
@@ -100,7 +100,8 @@ where
                     Some(back) => {
                         request = back;
                         given.restore(&mut request);
-                        // A server that closes new connections would have it go round for ever.
+                        // Only a used connection permits another round: a server that closes new
+                        // connections would cause an endless loop.
                         if !used {
                             return Err(self.unsent(error.into_error().into(), request));
                         }
@@ -120,7 +121,7 @@ where
         Box::pin(async move {
             let (mut sender, connection) = Builder::new().handshake(connection.await?).await?;
             tokio::spawn(async move {
-                // Whoever waits on it is told, too.
+                // The request on this connection gets the error, too.
                 if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!(%error, "connection broke");
                 }
@@ -130,8 +131,8 @@ where
         })
     }
 
-    /// Turns a request into what goes out: the authority of its URI into a header, and of the URI the
-    /// path. Returns what it was.
+    /// Prepares a request for sending: the authority of its URI becomes a header, and the path
+    /// becomes the URI. Returns the former values.
     #[inline]
     fn prepare(&self, request: &mut Request<B>) -> Given {
         let uri = mem::take(request.uri_mut());
@@ -140,14 +141,14 @@ where
                 self.place.authority(&uri).cloned().map(Uri::from)
             }
             Some(path) if path.as_str() != "/" => Some(Uri::from(path.clone())),
-            // The default is "/".
+            // The URI is already "/", its default.
             _ => None,
         };
         if let Some(sent) = sent {
             *request.uri_mut() = sent;
         }
-        // The version is the connection's affair: a request that came in over HTTP/2 may go on over
-        // HTTP/1.
+        // The version is a property of the connection: a request that came in over HTTP/2 may
+        // continue over HTTP/1.
         let version = mem::replace(request.version_mut(), Version::HTTP_11);
         let unnamed = !request.headers().contains_key(HOST);
         if unnamed {
@@ -163,11 +164,11 @@ where
     }
 }
 
-/// What a request was before it was prepared, so that it comes back as it was.
+/// The former values of a request, to restore the request before it is returned.
 struct Given {
     uri: Uri,
     version: Version,
-    /// It had no header `Host`.
+    /// Whether the request had no header `Host`.
     unnamed: bool,
 }
 

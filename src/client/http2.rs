@@ -5,12 +5,13 @@
 //!   ▲                              │ fails: every request that waits gets its error
 //!   └──────────────────────────────┘
 //! ```
-//! hyper's connection is used as it is: a request goes into its queue and its answer comes back from
-//! there, with no task, timer or look-up between. A request that was still queued when the connection
-//! ended comes back as well, and goes out once more on a new one. So no copy of it is kept.
+//! hyper's connection is used directly: a request goes into its queue and the response comes back
+//! from there, with no task, timer or look-up between. The connection also returns a request that
+//! was still queued when it ended, and the request is sent once more on a new connection. So no
+//! copy of it is kept.
 //!
-//! All that wait for a connection wait for the same one. It is made by a task, so that a caller that
-//! gives up takes nothing from the others; the task ends with the endpoint.
+//! All requests that wait for a connection wait for the same one. A task makes it, so that a caller
+//! that gives up does not affect the others; the task ends with the endpoint.
 
 use std::{
     error::Error,
@@ -38,13 +39,14 @@ use crate::{connect::Connector, error::BoxError};
 pub(super) struct Http2<B> {
     connector: Connector,
     builder: Builder<Boxing>,
-    /// Locked for a moment: nobody waits within.
+    /// Locked for a moment only: no code waits while it holds the lock.
     line: Mutex<Line<B>>,
 }
 
-/// Starts the tasks of a connection: one for the connection, and for each request one or two, all of the
-/// same type. tokio moves a future some six times before it runs, and this one is as large as a connection:
-/// that takes 3,000 instructions of a request, and a box a tenth of it.
+/// Spawns the tasks of a connection: one for the connection, and one or two for each request, all
+/// of the same future type. tokio moves a future about six times before it runs, and this one is as
+/// large as a connection: moving it takes 3,000 instructions per request, and boxing it a tenth of
+/// that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Boxing;
 
@@ -60,19 +62,19 @@ where
 enum Line<B> {
     Down,
     Connecting(Told, AbortHandle),
-    /// It may have been closed by now.
+    /// The connection. It may be closed by now.
     Up(SendRequest<B>),
 }
 
-/// What became of connecting, once that is known.
+/// The result of connecting, once it is known.
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
-/// What becomes of a request in the queue of a connection.
+/// The result of a request in the queue of a connection.
 type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
 
-/// Why a request got no answer.
+/// Why a request got no response.
 pub(super) enum Failure<B> {
-    /// Nothing of it was sent. Boxed, as few are.
+    /// No part of it was sent. Boxed, because this is rare.
     Unsent(BoxError, Box<Request<B>>),
     /// The connection broke, or the peer refused it.
     Broke(hyper::Error),
@@ -96,7 +98,7 @@ where
         }
     }
 
-    /// Sends a request: at once, where there is a connection.
+    /// Sends a request, at once if there is a connection.
     #[inline]
     pub(super) fn send(
         self: &Arc<Self>,
@@ -132,8 +134,8 @@ where
         }
     }
 
-    /// Sends a request on a connection that is waited for, once: a peer that closes each at once would
-    /// have it go round for ever.
+    /// Connects, then sends a request, once: a peer that closes each connection at once would cause
+    /// an endless loop.
     async fn connect_and_send(
         self: Arc<Self>,
         request: Box<Request<B>>,
@@ -153,8 +155,8 @@ where
             let Some(mut told) = self.connect() else {
                 return Ok(());
             };
-            // If not, the task went with its runtime. This one may be another, but one that shuts down ends
-            // every task at once.
+            // An error means that the task ended with its runtime. The task of this request may run
+            // in another one; but a runtime that shuts down ends every task at once.
             if let Ok(told) = told.wait_for(Option::is_some).await {
                 return told.clone().unwrap_or(Ok(()));
             }
@@ -163,17 +165,18 @@ where
         Err(NoConnection(Arc::new(gone)))
     }
 
-    /// Drops the connection, if it has ended.
+    /// Drops the connection if it has ended.
     fn let_go(&self) {
         let mut line = self.lock();
         let ended = matches!(&*line, Line::Up(sender) if sender.is_closed());
         let old = ended.then(|| std::mem::replace(&mut *line, Line::Down));
-        // The lock is open again before those are woken whose requests come back.
+        // The lock is released first, because dropping the connection wakes the requests that it
+        // returns.
         drop(line);
         drop(old);
     }
 
-    /// Sees that a connection is being made, where there is none.
+    /// Starts a connection if there is none and none is being made.
     fn connect(self: &Arc<Self>) -> Option<Told> {
         let mut line = self.lock();
         match &*line {
@@ -200,19 +203,19 @@ where
     fn establish(
         self: &Arc<Self>,
     ) -> impl Future<Output = Result<SendRequest<B>, BoxError>> + Send + use<B> {
-        // The connector knows where to, and by which name.
+        // The connector has the address and the server name.
         let connection = self.connector.clone().call(Uri::default());
         let builder = self.builder.clone();
         let this = Arc::downgrade(self);
         async move {
             let (sender, connection) = builder.handshake(connection.await?).await?;
             tokio::spawn(async move {
-                // Whoever waits on it is told, too.
+                // The requests on this connection get the error, too.
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection broke");
                 }
-                // Its sender goes at once: a request that came to its queue in this moment is given back
-                // with it.
+                // Drops the sender at once: a request that entered its queue at this moment is
+                // returned with it.
                 if let Some(this) = this.upgrade() {
                     this.let_go();
                 }
@@ -224,7 +227,7 @@ where
 
 impl<B> Http2<B> {
     fn lock(&self) -> MutexGuard<'_, Line<B>> {
-        // Nothing in here panics half-way.
+        // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

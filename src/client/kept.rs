@@ -1,18 +1,18 @@
-//! A request that was given away and can be had back as long as nobody has begun to send it.
+//! A request that can be taken back until its body is first polled.
 //!
 //! ```text
 //! Request ──keep──▶ Request<KeptBody>   given to the client; its first poll takes the body out
 //!                      │
 //!                    Slot: the body
 //!                      │
-//!            └────▶ Kept                a copy of the head; give_back takes the body out, if it is there
+//!            └────▶ Kept                copies the head; give_back takes the body out, if still there
 //! ```
 //!
-//! A body is taken once, so that it never goes two ways. One that has no data needs no slot: nobody
-//! polls it.
+//! A body is taken out once, so it is never sent twice. A body without data needs no slot, because
+//! it is never polled.
 //!
-//! It costs half a microsecond, of the twenty that a small request on loopback takes of one core. So
-//! `pass` is for requests that will hardly come back.
+//! The cost is half a microsecond, of the twenty that a small request on loopback takes of one
+//! core. So `pass` is for requests that are unlikely to come back.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-/// Locked twice for each request, a moment each, by the request's own tasks and nobody else.
+/// Locked twice for each request, for a moment each, and only by tasks of that request.
 type Slot<B> = Arc<Mutex<Option<B>>>;
 
 fn take<B>(slot: &Slot<B>) -> Option<B> {
@@ -58,7 +58,7 @@ impl<B: Body> Kept<B> {
         (request, Self { head, body })
     }
 
-    /// Gives a request away for good.
+    /// Wraps a request that will not be given back.
     pub(super) fn pass(request: Request<B>) -> Request<KeptBody<B>> {
         request.map(|body| KeptBody {
             state: State::Begun(body),
@@ -67,8 +67,8 @@ impl<B: Body> Kept<B> {
 }
 
 impl<B> Kept<B> {
-    /// The request as it was; nothing when its body was begun. Only for one that was not sent: the
-    /// head may have gone out, and a body that has no data is always here.
+    /// Returns the request as it was; `None` when its body was begun. Only for a request that was
+    /// not sent: a body without data is always there, even if the head was sent.
     pub(super) fn give_back(self) -> Option<Request<B>> {
         let body = match self.body {
             Place::Here(body) => body,
@@ -78,13 +78,13 @@ impl<B> Kept<B> {
     }
 }
 
-/// The body of a request that can be had back.
+/// The body of a request that can be taken back.
 pub(super) struct KeptBody<B> {
     state: State<B>,
 }
 
 enum State<B> {
-    /// With the size of the body, which cannot be asked itself.
+    /// With the size hint of the body, because the body cannot be read while it is in the slot.
     Waiting(Slot<B>, SizeHint),
     Begun(B),
     Ended,
@@ -103,7 +103,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         if let State::Waiting(slot, _) = &self.state {
-            // Not its end: a server would take what it has for the whole.
+            // An error and not the end: a server would take an end for a complete body.
             let Some(body) = take(slot) else {
                 return Poll::Ready(Some(Err("the request was taken back".into())));
             };
@@ -126,7 +126,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            // Older versions of http-body have it `Clone` only.
+            // `Copy` only in newer versions of http-body, so it is cloned.
             State::Waiting(_, size) => SizeHint::clone(size),
             State::Begun(body) => body.size_hint(),
             State::Ended => SizeHint::with_exact(0),

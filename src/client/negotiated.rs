@@ -1,10 +1,11 @@
-//! Requests to one endpoint over TLS or HTTP/2, by way of hyper-util's client.
+//! Requests to one endpoint over TLS or HTTP/2, through hyper-util's client.
 //!
-//! That takes a request and drops it when it cannot connect; so its head is copied before, and its body
-//! waits where both can take it. That is done when there may be no connection for it: as many requests
-//! wait as connections are open, or the last attempt to connect failed. Most requests of a busy client
-//! do not pay for it; one that finds its connection closed in the same instant, or held by the long body
-//! of another answer, may be lost to it.
+//! hyper-util's client drops a request when it cannot connect. So the head of the request is copied
+//! before, and the body is kept in a slot from which it can be taken back. This is done only when
+//! there may be no connection for the request: when as many requests wait as connections are open,
+//! or when the last attempt to connect failed. So most requests of a busy client do not have this
+//! cost. A request may be lost if its connection closes at the same moment, or if the long body of
+//! another response still occupies it.
 
 use std::sync::{
     Arc,
@@ -33,7 +34,7 @@ pub(super) struct Negotiated<B> {
     client: Client<B>,
     place: Arc<Place>,
     links: Arc<Links>,
-    /// Requests whose answer has not begun. Relaxed: a hint, that publishes no other memory.
+    /// Requests whose response has not begun. Relaxed: a hint that publishes no other memory.
     waiting: AtomicUsize,
     /// Whether one connection carries all requests.
     shared: bool,
@@ -59,7 +60,7 @@ impl<B> Negotiated<B> {
         &self.place
     }
 
-    /// Whether one more request may have to wait for a connection, and so may fail for want of one.
+    /// Whether one more request may have to wait for a connection, and so may fail without one.
     fn may_connect(&self, waiting: usize) -> bool {
         let open = self.links.open();
         let enough = if self.shared {
@@ -80,7 +81,8 @@ where
     pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
         let waiting = self.waiting.fetch_add(1, Relaxed);
         let this = Waiting(Arc::clone(self));
-        // Before it is completed for this endpoint: another may complete it otherwise.
+        // Before it is completed for this endpoint, because another endpoint may complete it
+        // differently.
         let (mut request, kept) = if self.may_connect(waiting) {
             let (request, kept) = Kept::keep(request);
             (request, Some(Box::new(kept)))
@@ -89,8 +91,8 @@ where
         };
         let uri = self.place.complete(std::mem::take(request.uri_mut()));
         *request.uri_mut() = uri.map_err(|why| HttpError::invalid(this.place(), why))?;
-        // The version is the connection's affair: a request that came in over HTTP/2 may go on over
-        // HTTP/1, and the other way round.
+        // The version is a property of the connection: a request that came in over HTTP/2 may
+        // continue over HTTP/1, and vice versa.
         *request.version_mut() = Version::HTTP_11;
         let exchange = self.client.request(request);
         Ok(Box::pin(async move {
@@ -101,7 +103,7 @@ where
     }
 }
 
-/// A request that waits for its answer.
+/// Counts a request that waits for its response.
 struct Waiting<B>(Arc<Negotiated<B>>);
 
 impl<B> Waiting<B> {

@@ -1,24 +1,25 @@
-//! The connections to one endpoint over HTTP/1 that may carry a next request.
+//! The connections to one endpoint over HTTP/1 that can carry another request.
 //!
 //! ```text
 //!          take: the last that is ready
 //!   ┌───────────────────────────────────────── Idle ◀──────────────┐
 //!   ▼                                           ▲  ready, or not yet│
-//! request ── head of the answer ──▶ put ────────┤                   │ settle
+//! request ── head of response ──▶ put ──────────┤                   │ settle
 //!                                               └─▶ watched ────────┤
 //!                                                                   ▼
-//!                         a request that connects ◀── who waits comes first
+//!                         a request that connects ◀── waiting requests come first
 //! ```
 //!
-//! A connection is put back with the head of an answer, when its body is still to come. hyper says of
-//! each whether it is ready for more, so nobody needs to be told when that body has ended: who looks for
-//! a connection passes over those that are not ready. hyper-util's pool starts a task for each answer
-//! instead. Here that is done only where someone waits: a request that found nothing connects, and takes
-//! what becomes ready before that.
+//! A connection is put back with the head of a response, although the body is still to come. hyper
+//! reports for each connection whether it is ready for another request, so the end of the body
+//! needs no signal: a request that looks for a connection skips those that are not ready.
+//! hyper-util's pool starts a task for each response instead. Here a task is started only when a
+//! request waits: a request that finds no connection starts to connect, and takes any connection
+//! that becomes ready earlier.
 //!
-//! The last used is the first taken, so that what is not needed ages. A clock that ticks eight times in
-//! the time that a connection may be idle says how old it is, since reading a real one for each request
-//! would cost as much as all the rest.
+//! The connection used last is taken first, so that surplus connections age. A counter that
+//! advances eight times within the idle timeout gives the age of a connection. A clock read for
+//! each request would cost as much as the rest of the pool.
 
 use std::{
     collections::VecDeque,
@@ -36,27 +37,28 @@ use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
 
 use crate::error::BoxError;
 
-/// Ticks for which a connection may be idle. More would wake the processor more often; fewer would
-/// close connections long before their time.
+/// Ticks for which a connection may be idle. More ticks would wake the processor more often; fewer
+/// would close connections long before their timeout.
 const LIFE: u32 = 8;
 
-/// No clock ticks faster, whatever time is asked for.
+/// The shortest tick, whatever idle timeout is set.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 pub(super) struct Pool<B> {
     state: Mutex<State<B>>,
-    /// Until the next tick; none when nothing ages.
+    /// The time between ticks; `None` when connections have no idle timeout.
     tick: Option<Duration>,
     max_idle: usize,
 }
 
-/// Locked for a moment: nobody waits or drops a connection within.
+/// Locked for a moment only: no code waits or drops a connection while it holds the lock.
 struct State<B> {
-    /// The last used at the end. Some are not ready yet, and some may have been closed by now.
+    /// In the order of use, the last used at the end. Some may not be ready yet, and some may be
+    /// closed.
     idle: Vec<Idle<B>>,
     waiting: VecDeque<oneshot::Sender<SendRequest<B>>>,
     now: u32,
-    /// Runs while anything is idle.
+    /// The task that ticks. It runs while any connection is idle.
     clock: Option<AbortHandle>,
 }
 
@@ -65,12 +67,12 @@ struct Idle<B> {
     since: u32,
 }
 
-/// Establishes a connection.
+/// A connection that is being established.
 pub(super) type Connecting<B> =
     Pin<Box<dyn Future<Output = Result<SendRequest<B>, BoxError>> + Send>>;
 
 impl<B> Pool<B> {
-    /// Keeps up to `max_idle` connections, each until it was idle for `idle_for`.
+    /// Keeps up to `max_idle` connections, each until it has been idle for `idle_for`.
     pub(super) fn new(max_idle: usize, idle_for: Option<Duration>) -> Self {
         let none = idle_for.is_some_and(|time| time.is_zero());
         Self {
@@ -103,7 +105,7 @@ impl<B> Pool<B> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
-        // Nothing in here panics half-way.
+        // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,7 +115,7 @@ where
     B: Body + Send + 'static,
     B::Data: Send,
 {
-    /// Puts a connection back that has answered. It need not be ready yet.
+    /// Puts a connection back after the head of its response. It need not be ready yet.
     pub(super) fn put(self: &Arc<Self>, sender: SendRequest<B>) {
         if self.max_idle == 0 || sender.is_closed() {
             return;
@@ -130,7 +132,7 @@ where
         }
     }
 
-    /// Finds a place for a connection that is ready.
+    /// Gives a ready connection to a waiting request, or keeps it.
     fn settle(self: &Arc<Self>, mut sender: SendRequest<B>) {
         let mut state = self.lock();
         while let Some(waiting) = state.waiting.pop_front() {
@@ -157,10 +159,11 @@ where
     fn keep(self: &Arc<Self>, state: &mut State<B>, sender: SendRequest<B>) {
         let since = state.now;
         state.idle.push(Idle { sender, since });
-        // It ended with its runtime, if that is gone.
+        // The task ends with its runtime, so it may have to be started again.
         let stands = state.clock.as_ref().is_none_or(AbortHandle::is_finished);
         if let (true, Some(tick)) = (stands, self.tick) {
-            // Who gives up a place in the queue may do so outside any runtime; the next starts it.
+            // A request that leaves the queue may be dropped outside of a runtime. The next one
+            // starts the task.
             if let Ok(runtime) = Handle::try_current() {
                 let clock = runtime.spawn(tick_on(Arc::downgrade(self), tick));
                 state.clock = Some(clock.abort_handle());
@@ -168,7 +171,7 @@ where
         }
     }
 
-    /// Settles a connection when it is ready.
+    /// Settles a connection when it becomes ready.
     fn watch(self: &Arc<Self>, mut sender: SendRequest<B>) {
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -180,8 +183,8 @@ where
         });
     }
 
-    /// Waits for a connection: the one that is being made, or one that becomes ready before. Says
-    /// whether it was used before.
+    /// Waits for a connection: for the one being established, or for one that becomes ready
+    /// earlier. Returns whether the connection was used before.
     pub(super) async fn wait(
         self: &Arc<Self>,
         mut connecting: Connecting<B>,
@@ -193,7 +196,7 @@ where
         tokio::select! {
             biased;
             Ok(sender) = &mut ticket.receiver => {
-                // It was wanted, and will be.
+                // The new connection is still completed, because a later request will use it.
                 let pool = Arc::downgrade(self);
                 tokio::spawn(async move {
                     if let Ok(sender) = connecting.await {
@@ -211,8 +214,9 @@ where
     fn queue(self: &Arc<Self>) -> Ticket<'_, B> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        // The first have waited longest, so the queue grows by no more than comes while one connects.
-        // To look through all of it each time would make a burst cost its square.
+        // Removes cancelled requests from the front only, where the oldest are. So the queue grows
+        // by no more than the requests that come while one connects. Searching the whole queue each
+        // time would make the cost of a burst quadratic.
         while state
             .waiting
             .front()
@@ -221,7 +225,8 @@ where
             state.waiting.pop_front();
         }
         state.waiting.push_back(sender);
-        // Nobody would tell when they are ready.
+        // Idle connections that are not ready must be watched now, because a request waits for
+        // them.
         let busy = mem::take(&mut state.idle);
         drop(state);
         busy.into_iter().for_each(|busy| self.put(busy.sender));
@@ -231,7 +236,7 @@ where
         }
     }
 
-    /// Lets time pass, and says whether anything is left that ages.
+    /// Advances the counter and closes old connections. Returns whether any connection is left.
     fn age(&self) -> bool {
         let mut state = self.lock();
         state.now = state.now.wrapping_add(1);
@@ -239,7 +244,7 @@ where
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
         for mut idle in mem::take(&mut state.idle) {
             if !idle.sender.is_ready() && !idle.sender.is_closed() {
-                // Its answer still comes; when that ends, some of this tick may have passed.
+                // Its response has not ended. It starts to age after that, up to a tick too early.
                 idle.since = now;
                 kept.push(idle);
             } else if idle.sender.is_closed() || now.wrapping_sub(idle.since) >= LIFE {
@@ -258,7 +263,7 @@ where
     }
 }
 
-/// A place in the queue. What was handed to it and not taken goes back.
+/// A place in the queue. A connection that was handed to it and not taken goes back to the pool.
 struct Ticket<'a, B: Body + Send + 'static>
 where
     B::Data: Send,

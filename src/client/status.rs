@@ -1,9 +1,9 @@
-//! What a caller over gRPC is told of errors.
+//! The gRPC status of errors.
 //!
-//! Clients that tonic generates make `UNKNOWN` of errors that are not tonic's own, such as those of a
-//! balancer without endpoints or of a breaker, and of all that keeps a service from being ready.
-//! Whoever is answered so cannot tell a service that is down from a defect. A [`StatusLayer`] around
-//! whatever such a client is given tells what there is to tell.
+//! Clients that tonic generates convert errors that are not tonic's own to `UNKNOWN`. Such errors
+//! come from a balancer without endpoints, from a breaker, and from every service that fails to
+//! become ready. With `UNKNOWN` a caller cannot distinguish a service that is down from a defect. A
+//! [`StatusLayer`] around the service of such a client sets the right status.
 
 use std::{
     error::Error,
@@ -25,9 +25,9 @@ use crate::{
     service::{retry::TryTimeout, throttle::ThrottleError},
 };
 
-/// Makes a [`Status`] of every error, as [`to_status`] does; also of those that keep the service from
-/// being ready, which then come as the answer of the next call: generated clients would make `UNKNOWN`
-/// of them. Goes outermost.
+/// Converts every error to a [`Status`], as [`to_status`] does. An error of `poll_ready` is
+/// returned by the next call, because generated clients would convert it to `UNKNOWN`. Goes
+/// outermost.
 ///
 /// # Examples
 /// ```
@@ -66,7 +66,7 @@ impl<S> Layer<S> for StatusLayer {
 /// A service whose errors are statuses; made by a [`StatusLayer`].
 pub struct WithStatus<S> {
     inner: S,
-    /// Why it was not ready.
+    /// The error of the last `poll_ready`.
     unready: Option<Status>,
 }
 
@@ -106,7 +106,7 @@ where
     }
 }
 
-/// The answer of a [`WithStatus`].
+/// The response future of a [`WithStatus`].
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
@@ -137,7 +137,7 @@ where
     }
 }
 
-/// The status of a call that got no answer. The error is its source.
+/// The status of a call that got no response. The error is its source.
 ///
 /// | error | status |
 /// |---|---|
@@ -145,7 +145,7 @@ where
 /// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
 /// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
 /// | a timeout, of the call or of an attempt | `DEADLINE_EXCEEDED` |
-/// | any other | as tonic says, mostly `UNKNOWN` |
+/// | any other | as tonic converts it, mostly `UNKNOWN` |
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
     let error = match code(&*error) {
@@ -163,7 +163,7 @@ pub fn to_status(error: impl Into<BoxError>) -> Status {
     })
 }
 
-/// What we know of an error; `None` leaves it to tonic.
+/// The status code of an error; `None` leaves it to tonic.
 fn code(error: &(dyn Error + 'static)) -> Option<Code> {
     if is_unsent(error) {
         return Some(Code::Unavailable);
@@ -181,7 +181,7 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
             return Some(Code::Unavailable);
         }
         if error.is::<HttpError>() {
-            // Unless the answer's own status comes below.
+            // Unless a status is found deeper in the chain.
             code = Some(Code::Unavailable);
         }
         next = error.source();

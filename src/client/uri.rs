@@ -1,4 +1,4 @@
-//! Which URI a request to an endpoint carries. Pure.
+//! The URI and `Host` of a request to an endpoint. Pure.
 
 #[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
 use http::uri::{Parts, PathAndQuery};
@@ -9,12 +9,12 @@ use http::{
 
 use crate::instance::{Address, Instance, Key};
 
-/// Where an endpoint is, and what a request to it says when it does not say itself.
+/// The address of an endpoint, and the authority for requests that have none.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) key: Key,
     pub(super) address: Address,
-    /// The name of the service, or the address where that is no authority.
+    /// The name of the service, or the address if that name is not a valid authority.
     authority: Option<Authority>,
     /// The same as a header.
     host: Option<HeaderValue>,
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// Whether a request with this URI can be sent here; else says why not.
+    /// Checks whether a request with this URI can be sent here. The error is the reason.
     pub(super) fn check(&self, uri: &Uri) -> Result<(), String> {
         if self.authority(uri).is_none() {
             return Err("a URI that names no service, for an endpoint that has no name".into());
@@ -50,12 +50,12 @@ impl Place {
         }
     }
 
-    /// Whom a request with this URI is for.
+    /// The authority of a request with this URI.
     pub(super) fn authority<'a>(&'a self, uri: &'a Uri) -> Option<&'a Authority> {
         uri.authority().or(self.authority.as_ref())
     }
 
-    /// The same as a header, of a request without TLS.
+    /// The same as a header, for a request without TLS.
     pub(super) fn host(&self, uri: &Uri) -> Option<HeaderValue> {
         match (uri.authority(), &self.authority) {
             (Some(given), Some(own)) if given.as_str() == own.as_str() => self.host.clone(),
@@ -64,8 +64,8 @@ impl Place {
         }
     }
 
-    /// Completes the URI of a request: the authority it has stays, because that names the service to
-    /// the server; the scheme says what is really done.
+    /// Completes the URI of a request. Its authority stays, because it names the service to the
+    /// server. The scheme is set to the one that is used.
     #[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
     pub(super) fn complete(&self, uri: Uri) -> Result<Uri, String> {
         self.check(&uri)?;
@@ -85,8 +85,8 @@ impl Place {
     }
 }
 
-/// An authority as the header `Host`: without what is no part of that (RFC 9110, section 7.2), and
-/// without the port that is meant anyhow.
+/// An authority as the header `Host`: without the user information, which the header must not
+/// contain (RFC 9110, section 7.2), and without the default port.
 fn host(authority: &Authority) -> Option<HeaderValue> {
     let name = authority.host();
     let port = authority.port_u16().filter(|port| *port != 80);

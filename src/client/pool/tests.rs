@@ -17,7 +17,7 @@ fn pool(max_idle: usize, idle_for: impl Into<Option<Duration>>) -> Arc<Pool<Body
     Arc::new(Pool::new(max_idle, idle_for.into()))
 }
 
-/// A connection to a server whose answers are too long to be read ahead; its end ends the task.
+/// A connection to a server whose responses are too long to be read ahead. Its task ends with it.
 async fn connection() -> (SendRequest<Body>, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024);
     let answer = service_fn(async |_: Request<Incoming>| {
@@ -120,7 +120,7 @@ async fn idle_connections_close_in_time() {
     assert!(!open.is_finished(), "it was used between");
     sleep(2 * SECOND + SECOND / 2).await;
     assert!(open.is_finished() && pool.take().is_none());
-    // Its clock starts anew.
+    // The idle time starts again.
     let (sender, open) = connection().await;
     pool.put(sender);
     sleep(9 * SECOND).await;
@@ -186,7 +186,7 @@ fn a_place_in_the_queue_may_be_given_up_outside_a_runtime() {
     assert!(waits.poll().is_pending());
     pool.put(sender);
     drop(waits);
-    // It ages as soon as another one does.
+    // It ages again as soon as another connection is put back.
     runtime.block_on(async {
         pool.put(connection().await.0);
         sleep(2 * SECOND).await;

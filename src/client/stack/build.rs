@@ -1,4 +1,4 @@
-//! What a stack builds: the order of the layers.
+//! How a stack is built: the order of the layers.
 
 use std::{fmt, hash::Hash};
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// What [`Stack::build`] makes, from the outside in. A breaker goes around it.
+/// The service that [`Stack::build`] makes, outermost layer first. A breaker is around it, if set.
 pub type Stacked<S, P, C, R, H, W = ()> = Retry<Hedge<Balance<S, P, C, W>, H, C>, R, C>;
 
-/// Handles to what was built. None keeps the client alive.
+/// Handles to the layers of a client. They do not keep the client alive.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Handles {
@@ -27,22 +27,22 @@ pub struct Handles {
     pub balance: BalanceHandle,
     /// The circuit breaker, if there is one.
     pub breaker: Option<BreakerHandle>,
-    /// The budget that bounds retries and hedges together, and what was drawn on it.
+    /// The budget that bounds retries and hedges together, and its counts.
     pub budget: RetryBudget,
 }
 
-/// A client that was built, and handles to its parts.
+/// A client, and handles to its layers.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Built<S> {
-    /// The client: a tower service, cheap to clone, at best once for each request.
+    /// The client: a tower service, cheap to clone. Clone it for each request.
     pub service: S,
-    /// Handles to its parts.
+    /// Handles to its layers.
     pub handles: Handles,
 }
 
 impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
-    /// Builds the client over the endpoints of one of our discoveries.
+    /// Builds the client over the endpoints of a discovery of this crate.
     ///
     /// # Errors
     /// When a setting is out of its range.
@@ -67,7 +67,8 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self.layers.around(balance, &self.breaker)
     }
 
-    /// The same over any discovery of services; see [`BalanceLayer::balance_plain`](crate::balance::BalanceLayer::balance_plain).
+    /// The same over any tower discovery; see
+    /// [`BalanceLayer::balance_plain`](crate::balance::BalanceLayer::balance_plain).
     ///
     /// # Errors
     /// When a setting is out of its range.
@@ -93,7 +94,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
 }
 
 impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
-    /// The order of the layers, from the inside out, and why.
+    /// Adds the layers from the inside out, with the reason for each position.
     fn around<S, P: Policy, W, K: Outermost<Stacked<S, P, C, R, H, W>, C>>(
         self,
         balance: Balance<S, P, C, W>,
@@ -104,13 +105,13 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
             Budget::Own(settings) => settings.build()?,
             Budget::Shared(budget) => budget,
         };
-        // The balancer is innermost, because only there it is known which endpoint a request goes to, so
-        // the failures of a single endpoint are handled there.
+        // The balancer is innermost: only there is the endpoint of a request known, so failures of
+        // a single endpoint are handled there.
         let handle = balance.handle();
 
-        // Next to it, so that it times single attempts: above a retry it would take a backoff for
-        // slowness. It hedges retries, too, for they may meet an endpoint that hangs. It has a share of
-        // its own, and the budget of the retries bounds the sum of both.
+        // The hedge is next, so that it times single attempts: above a retry it would take a
+        // backoff for slowness. It also hedges retries, because they may reach an endpoint that
+        // hangs. It has a share of its own, and the budget of the retries bounds the sum of both.
         let mut hedge = HedgeLayer::reissue(self.hedge)
             .classify(self.classify.clone())
             .enabled(settings.hedges)
@@ -120,9 +121,9 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         }
         let service = hedge.build()?.layer(balance);
 
-        // A retry is for what failed although the balancer and the hedge did what they could. Each
-        // attempt comes through both of them again, and goes to another endpoint. It has the deadline of
-        // all attempts, too: how long the caller waits. Attempts under way end with it.
+        // A retry handles what failed despite the balancer and the hedge. Each attempt passes
+        // through both of them again, and goes to another endpoint. The retry also applies the
+        // deadline of all attempts, and drops attempts in flight when it ends.
         let mut retry = RetryLayer::reissue(self.retry)
             .classify(self.classify.clone())
             .max_attempts(settings.attempts)
@@ -138,8 +139,8 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         }
         let service = retry.build()?.layer(service);
 
-        // Outermost: it sees what callers see, so it opens when not even retries help, and then
-        // spares the service those, too.
+        // The breaker is outermost: it judges the results that callers get. So it opens when
+        // retries do not help, and then also stops the load of retries.
         let (service, breaker) = breaker.wrap(service, self.classify)?;
         let handles = Handles {
             balance: handle,

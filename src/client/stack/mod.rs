@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Longer than callers usually wait, and shorter than for ever.
+/// Above the wait of most callers, but bounded.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Builds the client of a service: balancer, hedging, retries with a timeout, circuit breaker.
@@ -32,26 +32,27 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///              │          │        │         │
 ///              │          │        │         └─ chooses the endpoint: policy, ejection, slow start;
 ///              │          │        │            a request that could not be sent goes to another one
-///              │          │        └─ a second attempt where the first is slow
-///              │          └─ another attempt where one failed, within a budget; and how long the
-///              │             caller waits for all of them
-///              └─ refuses calls while nearly all fail; only where it is asked for
+///              │          │        └─ a second attempt when the first is slow
+///              │          └─ another attempt when one failed, within a budget; and the time limit
+///              │             of all attempts together
+///              └─ refuses calls while most of them fail; only if set
 /// ```
 ///
-/// All layers judge by the same [classifier](crate::classify) and draw on the same budget. Each also works
-/// alone in a `tower::ServiceBuilder`: take them one by one where this order is not yours.
+/// All layers judge by the same [classifier](crate::classify) and draw on the same budget. Each
+/// layer also works alone in a `tower::ServiceBuilder`: use them one by one for another order.
 ///
-/// By default: power of two choices by peak EWMA, ejection and slow start; a second attempt beside the
-/// slowest 3 % where they are far from usual; retries, on the same budget and only for what may be
-/// repeated; 30 s for all of it; no circuit breaker, as ejection does its work endpoint by endpoint.
+/// The defaults are: power of two choices by peak EWMA; ejection and slow start; a hedge for the
+/// slowest 3 % of attempts if they are far above the usual latency; retries of repeatable requests,
+/// on the same budget; 30 s for all attempts; no circuit breaker, because ejection does its work
+/// for each endpoint.
 ///
 /// # A template
-/// A stack holds settings alone. A clone of it builds another client, with a budget, a breaker and
-/// endpoints of its own. Clients share a budget or a breaker only where
-/// [`shared_budget`](Self::shared_budget) or [`shared_breaker`](Self::shared_breaker) says so.
+/// A stack holds only settings. A clone of it builds another client, with a budget, a breaker and
+/// endpoints of its own. Clients share a budget or a breaker only through
+/// [`shared_budget`](Self::shared_budget) or [`shared_breaker`](Self::shared_breaker).
 ///
 /// # Examples
-/// The defaults, over whatever a registry lists:
+/// The defaults, over the instances of a registry:
 /// ```
 /// # #[cfg(all(feature = "http", feature = "memory"))]
 /// # #[tokio::main(flavor = "current_thread")]
@@ -75,8 +76,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # fn main() {}
 /// ```
 ///
-/// Customised: zones first, checks by ourselves, less patience, a circuit breaker, and an API whose
-/// requests may all be repeated:
+/// Customised: zone preference, health checks, shorter timeouts, a circuit breaker, and an API
+/// whose requests may all be repeated:
 /// ```
 /// # #[cfg(all(feature = "http", feature = "memory"))]
 /// # #[tokio::main(flavor = "current_thread")]
@@ -130,7 +131,7 @@ pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = (),
     breaker: K,
 }
 
-/// The layers between balancer and breaker.
+/// The settings of the layers between balancer and breaker.
 #[derive(Clone)]
 struct Layers<C, R, H> {
     classify: C,
@@ -158,8 +159,8 @@ enum Budget {
 
 #[cfg(feature = "http")]
 impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
-    /// For HTTP: 5xx and broken answers are failures, idempotent methods may be repeated. The endpoints
-    /// get `http::Request<ReplayBody<B>>`.
+    /// For HTTP: responses with a 5xx status and broken responses are failures, and requests with
+    /// idempotent methods may be repeated. The endpoints get `http::Request<ReplayBody<B>>`.
     pub fn http() -> Self {
         let classify = crate::classify::Http::default();
         Self::of(classify, Replay::new())
@@ -168,13 +169,13 @@ impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
 
 #[cfg(feature = "tonic")]
 impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
-    /// For gRPC: the status decides, also where it comes in trailers. Nothing is known to be idempotent,
-    /// so only what was certainly not sent is repeated, [as it comes back](Replay::reclaiming);
-    /// [`reissue`](Self::reissue) says more. The
+    /// For gRPC: the status decides, also when the trailers carry it. No call is known to be
+    /// idempotent. So only a call that was certainly not sent is repeated, [when its error returns
+    /// it](Replay::reclaiming); [`reissue`](Self::reissue) sets which other calls may be. The
     /// endpoints get `http::Request<ReplayBody<tonic::body::Body>>`, as
-    /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) take it. A
-    /// [`StatusLayer`](crate::client::StatusLayer) around the stack makes a status of errors that tonic
-    /// does not know.
+    /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) accept it. A
+    /// [`StatusLayer`](crate::client::StatusLayer) around the stack converts errors that tonic does
+    /// not know to a status.
     ///
     /// # Examples
     /// ```
@@ -235,7 +236,7 @@ impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
 }
 
 impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
-    /// Changes the balancer's settings.
+    /// Changes the settings of the balancer.
     pub fn balance<P2, W2>(
         self,
         change: impl FnOnce(BalanceBuilder<P, C, W>) -> BalanceBuilder<P2, C, W2>,
@@ -261,55 +262,56 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         }
     }
 
-    /// Sets how often a request is sent at most, the first time included, hedges not; 3 by default. One
-    /// switches retries off.
+    /// Sets how often a request is sent at most, the first attempt included, hedges excluded; 3 by
+    /// default. One disables retries.
     #[must_use]
     pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
         self.layers.settings.attempts = attempts;
         self
     }
 
-    /// Sets how long one attempt may take to the head of its answer, above zero; no limit by default.
+    /// Sets how long one attempt may take until the head of its response, above zero; no limit by
+    /// default.
     #[must_use]
     pub fn try_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.layers.settings.try_timeout = timeout.into();
         self
     }
 
-    /// Whether slow attempts get a second one beside them; they do by default. Where servers finish the
-    /// work on requests that were dropped, and run near their capacity, `false` spares them
-    /// [3 % of load](crate::service::hedge#what-it-is-for-and-when-it-withdraws).
+    /// Sets whether slow attempts are hedged; they are by default. `false` saves [3 % of
+    /// load](crate::service::hedge#load-near-capacity) at servers that run near their capacity and
+    /// finish the work on dropped requests.
     #[must_use]
     pub fn hedge(mut self, hedges: bool) -> Self {
         self.layers.settings.hedges = hedges;
         self
     }
 
-    /// Sets after how long an attempt is slow; by default after the measured 97th percentile and three
-    /// medians.
+    /// Sets the delay before a hedge; by default the measured 97th percentile, and at least three
+    /// times the median.
     #[must_use]
     pub fn hedge_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
         self.layers.settings.hedge_delay = delay.into();
         self
     }
 
-    /// Sets how long a request may take to the head of its answer, with all its attempts; 30 s by
-    /// default, `None` for ever.
+    /// Sets how long a request may take until the head of its response, with all its attempts; 30 s
+    /// by default, `None` for no limit.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.layers.settings.timeout = timeout.into();
         self
     }
 
-    /// Puts a circuit breaker around all, which judges by the stack's classifier; none by default. Each
-    /// client gets a breaker of its own.
+    /// Puts a circuit breaker around all layers, which uses the classifier of the stack; none by
+    /// default. Each client gets a breaker of its own.
     #[must_use]
     pub fn breaker(self, breaker: BreakerSettings) -> Stack<P, C, R, H, W, BreakerSettings> {
         self.around(breaker)
     }
 
-    /// Puts a circuit breaker around all that other clients of the same service have, too: what one of them
-    /// sees opens it for all. The classifier is the stack's.
+    /// Puts a circuit breaker around all layers that other clients of the same service share:
+    /// failures at one client open it for all. It uses the classifier of the stack.
     #[must_use]
     pub fn shared_breaker(self, breaker: BreakerLayer) -> Stack<P, C, R, H, W, BreakerLayer> {
         self.around(breaker)
@@ -323,16 +325,16 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         }
     }
 
-    /// Sets the budget of retries and hedges; by default 20 % of the requests and ten in reserve. Hedges
-    /// also have a share of their own, so nearly all of it is left to retries. Each client gets a budget
-    /// of its own.
+    /// Sets the budget of retries and hedges; by default 20 % of the requests and ten in reserve.
+    /// Hedges also have a small share of their own, so most of the budget is left to retries. Each
+    /// client gets a budget of its own.
     #[must_use]
     pub fn budget(mut self, budget: BudgetBuilder) -> Self {
         self.layers.settings.budget = Budget::Own(budget);
         self
     }
 
-    /// Draws on a budget that other clients draw on, too: it bounds the retries and hedges of all of them
+    /// Draws on a budget that other clients share: it bounds the retries and hedges of all of them
     /// together.
     #[must_use]
     pub fn shared_budget(mut self, budget: RetryBudget) -> Self {
@@ -340,7 +342,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self
     }
 
-    /// Makes random choices repeatable, for tests and simulations.
+    /// Seeds random choices, for reproducible tests and simulations.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.balance = self.balance.seed(seed);

@@ -1,4 +1,4 @@
-//! What goes around all the rest.
+//! The outermost layer of a stack.
 
 use tower::Layer;
 
@@ -7,15 +7,15 @@ use crate::{
     service::breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings},
 };
 
-/// What goes around all the rest of a [`Stack`](super::Stack): [`NoBreaker`], a breaker of its own by its
-/// [settings](BreakerSettings), or a [breaker](BreakerLayer) that others have, too.
+/// The outermost layer of a [`Stack`](super::Stack): [`NoBreaker`], a breaker of its own by its
+/// [settings](BreakerSettings), or a shared [breaker](BreakerLayer).
 ///
-/// It is known by its type, so that a stack without a breaker has nothing to ask and no body to wrap.
+/// It is a type parameter, so that a stack without a breaker has no check and no wrapped body.
 pub trait Outermost<S, C>: sealed::Sealed {
-    /// The service with what goes around it.
+    /// The service with the outermost layer.
     type Service;
 
-    /// Puts it around a service whose calls `classify` judges.
+    /// Puts the layer around a service whose calls `classify` judges.
     ///
     /// # Errors
     /// When a setting is out of its range.
