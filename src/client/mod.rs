@@ -6,6 +6,8 @@ mod erased;
 mod error;
 #[cfg(feature = "tonic")]
 mod grpc;
+#[cfg(feature = "tonic")]
+mod grpc_call;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]
@@ -32,6 +34,7 @@ pub use self::{
 };
 #[cfg(feature = "tonic")]
 pub use self::{
-    grpc::{GrpcClient, GrpcEndpoints, GrpcFuture},
+    grpc::GrpcEndpoints,
+    grpc_call::{GrpcClient, GrpcFuture},
     status::{StatusFuture, StatusLayer, WithStatus, to_status},
 };

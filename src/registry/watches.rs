@@ -37,7 +37,7 @@ impl Watches {
         sender.subscribe()
     }
 
-    /// Forgets a watch that nobody follows, and tells whether it did. Nobody can begin to follow it at
+    /// Forgets a watch that has no follower, and returns whether it did. No follower can be added at
     /// the same time.
     pub(super) fn forget_unused(&self, query: &Query, sender: &cell::Sender<View>) -> bool {
         let mut watches = self.lock();

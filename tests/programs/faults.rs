@@ -19,7 +19,26 @@ fn assert_none_failed(summary: &Value, ids: &[String]) {
     }
 }
 
-/// Three registered servers, each behind a proxy that counts what it is asked.
+/// A registered server behind a proxy that counts its requests.
+async fn counted(url: &str, service: &str, args: &[&str]) -> (Serve, FaultProxy) {
+    // Replaced below: the server is not there yet.
+    let proxy = FaultProxy::http(([127, 0, 0, 1], 1).into()).await;
+    let advertised = proxy.addr().to_string();
+    let flags = ["--register", url, service, "--advertise", &advertised];
+    let serve = Serve::start(&[&flags, args].concat()).await;
+    proxy.set_upstream(serve.addr);
+    (serve, proxy)
+}
+
+/// Waits until each of these servers has had a request.
+async fn all_used(proxies: &[FaultProxy]) {
+    eventually(SOON, "every server is used", || async {
+        proxies.iter().all(|proxy| !proxy.requests().is_empty())
+    })
+    .await;
+}
+
+/// Three registered servers, each behind a proxy that counts its requests.
 struct Counted {
     ids: Vec<String>,
     proxies: Vec<FaultProxy>,
@@ -30,12 +49,7 @@ impl Counted {
     async fn start(url: &str, args: &[&str]) -> Counted {
         let (mut ids, mut proxies, mut serves) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..3 {
-            // Replaced below: the server is not there yet.
-            let proxy = FaultProxy::http(([127, 0, 0, 1], 1).into()).await;
-            let advertised = proxy.addr().to_string();
-            let flags = ["--register", url, SERVICE, "--advertise", &advertised];
-            let serve = Serve::start(&[&flags, args].concat()).await;
-            proxy.set_upstream(serve.addr);
+            let (serve, proxy) = counted(url, SERVICE, args).await;
             ids.push(serve.id.clone());
             proxies.push(proxy);
             serves.push(serve);
@@ -76,18 +90,19 @@ async fn a_rolling_replacement_loses_no_request() {
     let agent = Agent::shared().await;
     let service = super::kit::unique(SERVICE);
     let url = consul(&agent);
-    let mut serves = Serve::three(&url, &service, &["--delay", "20ms"]).await;
+    let (mut ids, mut proxies, mut serves) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (serve, proxy) = counted(&url, &service, &["--delay", "20ms"]).await;
+        ids.push(serve.id.clone());
+        proxies.push(proxy);
+        serves.push(serve);
+    }
     listed(&url, &service, 3).await;
-    let mut ids: Vec<_> = serves.iter().map(|serve| serve.id.clone()).collect();
     let load = Load::start(&url, &service);
-    let mut proxies = Vec::new();
+    // A busy machine may take longer to start the load than to replace the first server.
+    all_used(&proxies).await;
     for serve in &mut serves {
-        // The proxy tells when the new server is used. Replaced below: the server is not there yet.
-        let proxy = FaultProxy::http(([127, 0, 0, 1], 1).into()).await;
-        let advertised = proxy.addr().to_string();
-        let flags = ["--register", &url, &service, "--advertise", &advertised];
-        let next = Serve::start(&[&flags[..], &["--delay", "20ms"]].concat()).await;
-        proxy.set_upstream(next.addr);
+        let (next, proxy) = counted(&url, &service, &["--delay", "20ms"]).await;
         proxies.push(proxy);
         ids.push(next.id.clone());
         let mut former = std::mem::replace(serve, next);
@@ -97,10 +112,7 @@ async fn a_rolling_replacement_loses_no_request() {
         .await;
         former.program.stop().await;
     }
-    eventually(SOON, "all the new ones are used", || async {
-        proxies.iter().all(|proxy| !proxy.requests().is_empty())
-    })
-    .await;
+    all_used(&proxies).await;
     assert_none_failed(&load.finish().await, &ids);
 }
 

@@ -9,7 +9,7 @@ use super::{Candidate, Draw, Picker, Policy, Set};
 use crate::{
     attempt::EndpointId,
     balance::pick::state::{Common, Held, SharedState},
-    endpoint::eject::Round,
+    endpoint::{eject::Round, load::LoadTracker},
     instance::Key,
 };
 

@@ -12,16 +12,17 @@
 //! check whether an endpoint is left. Planning takes O(n) without subsets and ranks, and O(n log n)
 //! otherwise.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    hash,
     notice::Notice,
     peers::{Census, Peers},
     plan::{By, Choose, LeafSet, Nowhere, Plan, SubsetPlan, usable},
     priority::Group,
     rules::Topology,
     split::{Shares, Split, Version},
-    subset::{Otherwise, Subsets},
+    subset::{Otherwise, Subset, Subsets},
     traits::{RuledMember, Standing},
     zone::{Locality, Zone},
 };

@@ -53,7 +53,7 @@ pub struct ConsulConfig {
 
 impl fmt::Debug for ConsulConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Nobody checked yet that the addresses hold no password.
+        // The addresses may hold a password: they are not checked yet.
         let addresses = self.addresses.iter().map(|address| shown(address));
         f.debug_struct("ConsulConfig")
             .field("addresses", &addresses.collect::<Vec<_>>())
