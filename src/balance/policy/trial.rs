@@ -81,7 +81,7 @@ impl<P: Policy> Trial<P> {
         Set::new(&self.states)
     }
 
-    /// Returns the identity of an endpoint, as [`Tried`] stores it.
+    /// Returns the identity of an endpoint, as [`Tried`](crate::attempt::Tried) stores it.
     pub fn id(&self, index: usize) -> EndpointId {
         self.set().id(index)
     }
