@@ -216,7 +216,7 @@ mod model {
 
     use super::*;
     use crate::{
-        balance::state::{Common, Held},
+        balance::pick::state::{Common, Held},
         endpoint::{eject::Round, load::InFlight},
         instance::Key,
         sync,
