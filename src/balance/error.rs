@@ -28,8 +28,16 @@ impl BalanceError {
 
     /// Puts the request into the error, if it was not sent.
     pub(super) fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
-        give_back(&self, request);
-        self
+        Self(Box::new(match *self.0 {
+            Kind::NoEndpoint(reason, unsent) => {
+                unsent.put(request);
+                Kind::NoEndpoint(reason, unsent)
+            }
+            Kind::Endpoint { key, source } => Kind::Endpoint {
+                key,
+                source: give_back(source, request),
+            },
+        }))
     }
 
     pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
@@ -143,5 +151,29 @@ impl fmt::Display for NoEndpoint {
             Self::NoVersion => f.write_str("no version with a share has an endpoint"),
             Self::EmptyZone => f.write_str("the zone has no endpoint, and no other may be used"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::{NotSent, is_unsent, reclaim};
+
+    #[test]
+    fn a_request_that_was_not_sent_stays_in_the_error() {
+        let failed = |source: BoxError| {
+            let key = Key::new("web-1", "");
+            BalanceError::endpoint(&key, source).with_request(7_u8)
+        };
+        let unsent: [BoxError; 2] = [NotSent.into(), Unsent::new("refused").into()];
+        for error in unsent.map(failed) {
+            assert!(is_unsent(&error));
+            assert_eq!(reclaim(&error), Some(7_u8), "{error:?}");
+        }
+        let sent = failed("it broke".into());
+        assert!(!is_unsent(&sent));
+        assert_eq!(reclaim::<u8>(&sent), None);
+        let empty = BalanceError::no_endpoint(NoEndpoint::Empty).with_request(7_u8);
+        assert_eq!(reclaim(&empty), Some(7_u8));
     }
 }

@@ -216,6 +216,7 @@ where
             Sent::Pending(picked, kept) => {
                 request = kept;
                 if picked.guard.is_probe() {
+                    Tried::note(id);
                     first = picked;
                     break;
                 }
@@ -224,6 +225,7 @@ where
                 let Some(kept) = failed.request.take() else {
                     return Sent::Failed(failed);
                 };
+                Tried::note(id);
                 way.tried.insert(failed.at);
                 way.sends += 1;
                 request = kept;

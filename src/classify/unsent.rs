@@ -85,6 +85,12 @@ impl Unsent {
         }
     }
 
+    /// Puts the request into the error, in place of another.
+    pub(crate) fn put<Request: Send + 'static>(&self, request: Request) {
+        let mut place = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Box::new(request));
+    }
+
     /// Takes the request, if it has this type and was not taken before.
     pub fn take_request<Request: 'static>(&self) -> Option<Request> {
         let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,15 +188,15 @@ pub fn reclaim<Request: 'static>(error: &(dyn Error + 'static)) -> Option<Reques
     }
 }
 
-/// Puts a request back into the error that it was taken from by [`reclaim`].
-pub(crate) fn give_back<Request: Send + 'static>(error: &(dyn Error + 'static), request: Request) {
-    if let Some(Word::Unsent(Some(unsent))) = first_word(error) {
-        let mut place = unsent
-            .request
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *place = Some(Box::new(request));
+/// Puts the request into an error that proves that it was not sent. If the error has no place for it, an
+/// [`Unsent`] around the error has. Other errors stay as they are.
+pub(crate) fn give_back<Request: Send + 'static>(error: BoxError, request: Request) -> BoxError {
+    match first_word(&*error) {
+        Some(Word::Unsent(Some(unsent))) => unsent.put(request),
+        Some(Word::Unsent(None)) => return Unsent::new(error).with_request(request).into(),
+        _ => {}
     }
+    error
 }
 
 /// What an error proves about its request.
