@@ -23,7 +23,7 @@ use super::{
     http2::{Failure, Http2},
     uri::Place,
 };
-use crate::{backoff::NEVER, error::BoxError};
+use crate::error::BoxError;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -94,10 +94,14 @@ where
                 };
                 shared.http2.send(request).await
             };
-            match timeout(limit.unwrap_or(NEVER), exchange).await {
-                Ok(result) => result.map_err(|failure| shared.fail::<B>(failure, given)),
-                Err(_) => Err(shared.late(limit.unwrap_or_default())),
-            }
+            let result = match limit {
+                Some(limit) => match timeout(limit, exchange).await {
+                    Ok(result) => result,
+                    Err(_) => return Err(shared.late(limit)),
+                },
+                None => exchange.await,
+            };
+            result.map_err(|failure| shared.fail::<B>(failure, given))
         }))
     }
 }

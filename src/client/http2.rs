@@ -196,7 +196,13 @@ where
             *this.lock() = line;
             tell.send_replace(Some(result));
         });
-        *line = Line::Connecting(told.clone(), task.abort_handle());
+        let old = std::mem::replace(
+            &mut *line,
+            Line::Connecting(told.clone(), task.abort_handle()),
+        );
+        // As in `let_go`: dropping a connection wakes the requests that it returns.
+        drop(line);
+        drop(old);
         Some(told)
     }
 

@@ -122,7 +122,8 @@ impl HedgeLayer {
     /// copy](Replay).
     #[cfg(feature = "http")]
     pub fn http() -> HedgeBuilder<Replay, Http> {
-        Self::reissue(Replay::new()).classify(Http)
+        // A request that may not be repeated needs no copy here.
+        Self::reissue(Replay::new().reclaiming()).classify(Http)
     }
 
     /// Hedges HTTP requests of a retry above, and shares its copies of the body.
