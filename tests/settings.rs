@@ -257,9 +257,61 @@ fn so_is_a_health_check() {
     }
 }
 
-/// Settings that a table like the one above forgets: whatever the sources write as the field of an error.
+#[cfg(feature = "consul")]
 #[test]
-fn the_sources_name_no_field_in_another_form() {
+fn so_are_the_options_of_consul() {
+    use tower_roster::registry::consul::{Consul, ConsulConfig, ConsulOptions};
+
+    let options = ConsulOptions::default;
+    for (options, field) in [
+        (options().wait(ZERO), "consul.wait"),
+        (options().max_blocking(0), "consul.max_blocking"),
+        (options().near(""), "consul.near"),
+        (options().filter(""), "consul.filter"),
+        (options().namespace(""), "consul.namespace"),
+        (options().partition(""), "consul.partition"),
+        (options().peer(""), "consul.peer"),
+        (options().datacenter(""), "consul.datacenter"),
+    ] {
+        let error = refused(Consul::new(
+            ConsulConfig::new("http://h:1").options(options),
+        ));
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
+#[cfg(feature = "memory")]
+#[tokio::test]
+async fn so_is_the_health_of_a_registration() {
+    use tower_roster::{
+        Instance,
+        registry::{Announcement, Health},
+    };
+
+    let registry = registry::connect("memory:").unwrap();
+    let instance = Instance::new("web", "web-1", "127.0.0.1:80".parse().unwrap());
+    let announcement = Announcement::new(instance).health(Health::Ttl(ZERO));
+    let error = registry.register(announcement).expect_err("it is refused");
+    let chain = error.to_chain();
+    assert!(chain.contains("registration.health"), "{chain}");
+}
+
+/// Fields that are refused by what a file, the environment or an address holds; `tests/consul` has them.
+const ELSEWHERE: [&str; 7] = [
+    "CONSUL_HTTP_ADDR",
+    "consul.address",
+    "consul.ca_file",
+    "consul.ca_path",
+    "consul.client_cert",
+    "consul.client_key",
+    "consul.tls",
+];
+
+/// What the sources write as the field of an error has the form, and stands in a table above.
+#[test]
+fn the_sources_name_no_field_that_is_not_tried() {
+    let tried = include_str!("settings.rs");
     let mut seen = 0;
     visit(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
@@ -273,6 +325,9 @@ fn the_sources_name_no_field_in_another_form() {
                     };
                     let field = literal.split('"').next().unwrap_or_default();
                     assert!(is_well_formed(field), "{field:?} in {}", path.display());
+                    let is_tried = tried.contains(&format!("\"{field}\""));
+                    let is_tried = is_tried || ELSEWHERE.contains(&field);
+                    assert!(is_tried, "{field:?} in {}", path.display());
                     seen += 1;
                 }
             }

@@ -107,7 +107,7 @@ async fn settings_without_sense_are_refused() {
         (long().wait(Duration::from_secs(601)), "consul.wait"),
         (long().filter(""), "consul.filter"),
         (long().near(""), "consul.near"),
-        (long().datacenter(""), "consul.dc"),
+        (long().datacenter(""), "consul.datacenter"),
     ] {
         let error = Consul::new(config(options)).unwrap_err();
         assert_eq!(error.field(), field, "{error}");

@@ -185,7 +185,7 @@ impl ConsulOptions {
         let texts = [
             ("near", &self.near),
             ("filter", &self.filter),
-            ("ns", &self.namespace),
+            ("namespace", &self.namespace),
             ("partition", &self.partition),
             ("peer", &self.peer),
         ];
@@ -198,7 +198,7 @@ impl ConsulOptions {
         }
         if self.datacenters.iter().any(String::is_empty) {
             return Err(ConfigError::new(
-                "consul.dc",
+                "consul.datacenter",
                 "a datacenter's name must not be empty",
             ));
         }

@@ -206,7 +206,7 @@ mod tests {
             ("consul://h:1?wait=1h", "wait"),
             ("consul://h:1?max_blocking=0", "max_blocking"),
             ("consul://h:1?max_blocking=x", "max_blocking"),
-            ("consul://h:1?dc=", "consul.dc"),
+            ("consul://h:1?dc=", "consul.datacenter"),
             ("consul://h:1?filter=", "filter"),
             ("consul://h:1?passing=maybe", "passing"),
         ] {
