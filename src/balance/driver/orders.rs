@@ -55,7 +55,10 @@ impl Orders {
         P: Policy,
     {
         let mut dirty = false;
-        for obeyed in 1..=FLOOD {
+        for obeyed in 0..FLOOD {
+            if obeyed % TURN == TURN - 1 {
+                yield_now().await;
+            }
             let Some(command) = first.take().or_else(|| self.commands.try_recv().ok()) else {
                 break;
             };
@@ -74,9 +77,6 @@ impl Orders {
             };
             self.answers.push((reply, found));
             dirty |= changed;
-            if obeyed % TURN == 0 {
-                yield_now().await;
-            }
         }
         dirty
     }

@@ -26,6 +26,9 @@ use crate::{
 };
 
 pub(crate) struct Core<S, P: Policy, C, W> {
+    /// The driver ends when this is dropped. The first field, so that the driver ends before destructors
+    /// of the user run.
+    pub(crate) _alive: mpsc::Sender<Infallible>,
     pub(crate) slots: Slots<Snapshot<S, P>, Kept>,
     /// Number of endpoints that may be picked. Relaxed: only a hint for `poll_ready`; a pick reads the
     /// snapshot itself.
@@ -36,8 +39,6 @@ pub(crate) struct Core<S, P: Policy, C, W> {
     pub(crate) wait: Duration,
     /// The zero point of the times that requests store.
     pub(crate) epoch: Instant,
-    /// The driver ends when this is dropped.
-    pub(crate) _alive: mpsc::Sender<Infallible>,
 }
 
 /// State that a pick leaves for the next pick on its thread.
