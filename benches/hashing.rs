@@ -1,7 +1,8 @@
 //! What the ring promises: how many keys move when an endpoint goes, how even shares are, and how
 //! long a table takes.
 //!
-//! `cargo bench --bench hashing` prints the figures that the essay of `RingHash` gives, as a table; with `--test` it runs for the smallest sets only. Nothing is sampled: every entry of a table is
+//! `cargo bench --bench hashing` prints the figures in the documentation of `RingHash`, as a table; with
+//! `--test` it runs for the smallest sets only. Nothing is sampled: every entry of a table is
 //! looked up once, before and after. Each row is the worst of three ways of naming endpoints and of
 //! four endpoints that go.
 

@@ -110,7 +110,7 @@ async fn long_list(instances: usize, time: Duration) {
     println!("|---|---|");
     let stale = ConsulOptions::default().consistency(Consistency::Stale(PATIENCE));
     for (name, options) in [
-        ("by its index alone", ConsulOptions::default()),
+        ("by one of its instances", ConsulOptions::default()),
         ("by reading the list", stale),
     ] {
         let wait = Duration::from_secs(1);

@@ -186,10 +186,10 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         print(&summary, args.concurrency);
     }
     if summary.ok == 0 && !(stopped && summary.requests == 0) {
-        return Err(common::Failure::work(format!(
-            "none of {} requests was answered",
-            summary.requests
-        )));
+        return Err(common::Failure::work(match summary.requests {
+            0 => "no request was sent".to_owned(),
+            requests => format!("none of {requests} requests succeeded"),
+        }));
     }
     Ok(())
 }
@@ -220,14 +220,14 @@ fn print(summary: &Summary, concurrency: u32) {
     for (kind, count) in &summary.errors {
         common::line(format!("  {count:>8}  {kind}"));
     }
-    let answered: u64 = summary.per_instance.values().sum();
+    let arrived: u64 = summary.per_instance.values().sum();
     if !summary.attempts.is_empty() {
         common::line("    sent    failed  requests  instance");
     }
     for (id, sent) in &summary.attempts {
         let failed = summary.failed_attempts.get(id).copied().unwrap_or_default();
         let requests = summary.per_instance.get(id).copied().unwrap_or_default();
-        let share = 100.0 * requests as f64 / answered.max(1) as f64;
+        let share = 100.0 * requests as f64 / arrived.max(1) as f64;
         common::line(format!("{sent:>8}  {failed:>8}  {share:>6.1} %  {id}"));
     }
 }

@@ -223,7 +223,7 @@ async fn a_run_without_an_answer_fails_and_shows_the_instance_that_only_failed()
     .await;
     assert_eq!(end.code, Some(1), "{end:?}");
     assert_eq!(
-        end.stderr, "error: none of 50 requests was answered\n",
+        end.stderr, "error: none of 50 requests succeeded\n",
         "{end:?}"
     );
 

@@ -9,7 +9,6 @@ use super::settings::Ejection;
 /// An endpoint without a weight gets no requests. So it cannot replace endpoints that are out, and its own
 /// ejection takes away no capacity. The share that may be out therefore refers to endpoints with a weight.
 /// If none has a weight, all count.
-/// weight, all count.
 pub(super) struct Share<K> {
     weighed: Group<K>,
     drained: Group<K>,
