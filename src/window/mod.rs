@@ -6,6 +6,7 @@
 //! allocate only when they are made. [`TimeWindow`] takes no lock; [`CountWindow`] holds one for about
 //! ten nanoseconds.
 
+pub(crate) mod buckets;
 mod calls;
 mod time;
 

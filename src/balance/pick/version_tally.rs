@@ -1,8 +1,7 @@
 //! Counters of the outcomes of the requests to one version. Many threads add to them.
 //!
-//! Latencies go into buckets that are an eighth of a doubling wide, as in an HDR histogram. So a percentile
-//! is known to 1/8, from a fixed 2 KiB. The difference of two readings of the counters covers the time
-//! between them.
+//! A percentile is known to an eighth, from a fixed 2 KiB. The difference of two readings of the counters
+//! covers the time between them.
 
 use std::{
     fmt,
@@ -10,34 +9,18 @@ use std::{
     time::Duration,
 };
 
-use crate::classify::Outcome;
+use crate::{classify::Outcome, window::buckets};
 
 /// The percentile of the latency that is compared. It is high enough to show a slow path, and low enough
 /// that 10 of 100 requests are beyond it.
 pub(crate) const PERCENTILE: f64 = 0.9;
 
-/// Number of buckets: eight for each doubling, from 1 µs to an hour.
-const BUCKETS: usize = 240;
+/// Buckets for latencies up to an hour, in microseconds.
+const BUCKETS: usize = buckets::count(u32::BITS);
 
-/// The bucket of a latency. Below 8 µs each microsecond has its own bucket.
 fn bucket(latency: Duration) -> usize {
     let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-    if us < 8 {
-        return us as usize;
-    }
-    let doublings = us.ilog2() as usize;
-    let eighth = (us >> (doublings - 3)) as usize & 7;
-    (doublings - 2) * 8 + eighth
-}
-
-/// The first latency beyond a bucket.
-fn upper(bucket: usize) -> Duration {
-    let us = if bucket < 8 {
-        bucket as u64 + 1
-    } else {
-        (bucket as u64 % 8 + 9) << (bucket / 8 - 1)
-    };
-    Duration::from_micros(us)
+    buckets::of(us.into())
 }
 
 /// Counts the outcomes of the requests to one side, from many threads.
@@ -124,13 +107,8 @@ impl VersionCounts {
 
     /// The latency that nine tenths of the responses do not exceed, rounded up to the end of a bucket.
     pub(crate) fn percentile(&self, answers: u64) -> Option<Duration> {
-        let rank = (answers as f64 * PERCENTILE).ceil() as u64;
-        let mut seen = 0;
-        let reached = self.latencies.iter().position(|count| {
-            seen += count;
-            seen >= rank.max(1)
-        });
-        reached.map(upper)
+        let bucket = buckets::quantile(&self.latencies, answers, PERCENTILE)?;
+        Some(Duration::from_micros(buckets::end(bucket)))
     }
 
     /// Number of responses in buckets entirely above `latency`.
@@ -154,20 +132,5 @@ mod tests {
             (counts.requests, counts.failures, counts.answers()),
             (2, 2, 0)
         );
-    }
-
-    #[test]
-    fn buckets_hold_every_latency_to_an_eighth() {
-        let latencies = (0..200).map(|i| Duration::from_secs_f64(1e-6 * 1.13_f64.powi(i)));
-        let extremes = [Duration::ZERO, Duration::from_micros(7), Duration::MAX];
-        for latency in latencies.chain(extremes) {
-            let bucket = bucket(latency);
-            assert!(bucket < BUCKETS, "{latency:?}");
-            let known = latency.min(Duration::from_micros(u32::MAX.into()));
-            assert!(known < upper(bucket), "{latency:?} in {bucket}");
-            let one = Duration::from_micros(1);
-            assert!(upper(bucket) <= known.mul_f64(1.126) + one, "{latency:?}");
-        }
-        assert!((1..BUCKETS).all(|i| upper(i) > upper(i - 1)));
     }
 }

@@ -26,18 +26,16 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::window::buckets;
+
 /// log2 of the smallest bucket width in nanoseconds: 66 µs, far below the shortest delay.
 const GRAIN: u32 = 16;
-
-/// log2 of the buckets per doubling. A value that is read is at most an eighth too high, which is
-/// exact enough for a delay.
-const FINE: u32 = 3;
 
 /// The range of the buckets in doublings of the smallest width: up to 137 s, longer than callers
 /// wait.
 const DOUBLINGS: u32 = 21;
 
-const BUCKETS: usize = ((DOUBLINGS - FINE + 1) << FINE) as usize;
+const BUCKETS: usize = buckets::count(DOUBLINGS);
 
 /// How often the delay is computed. In an overload, hedging ends within that time.
 const TURN: Duration = Duration::from_secs(1);
@@ -176,14 +174,9 @@ impl Latencies {
     }
 }
 
+/// A quantile in nanoseconds, at most an eighth too high, which is exact enough for a delay.
 fn quantile(counts: &[u64; BUCKETS], total: u64, at: f64) -> u64 {
-    let rank = (at * total as f64).ceil() as u64;
-    let mut below = 0;
-    let bucket = counts.iter().position(|count| {
-        below += count;
-        below >= rank
-    });
-    highest(bucket.unwrap_or(BUCKETS - 1))
+    highest(buckets::quantile(counts, total, at).unwrap_or(BUCKETS - 1))
 }
 
 /// `as_nanos` is not used: its 128-bit arithmetic would double the cost of each request.
@@ -193,25 +186,12 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 fn bucket(ns: u64) -> usize {
-    let units = (ns >> GRAIN).min((1 << DOUBLINGS) - 1);
-    match units.checked_ilog2() {
-        Some(top) if top >= FINE => {
-            let within = (units >> (top - FINE)) & ((1 << FINE) - 1);
-            (((top - FINE + 1) << FINE) as u64 + within) as usize
-        }
-        _ => units as usize,
-    }
+    buckets::of((ns >> GRAIN).min((1 << DOUBLINGS) - 1))
 }
 
 /// The upper end of a bucket, in nanoseconds.
 fn highest(bucket: usize) -> u64 {
-    let fine = 1 << FINE;
-    let (group, within) = (bucket as u64 / fine, bucket as u64 % fine);
-    let end = match group {
-        0 => within + 1,
-        _ => (fine + within + 1) << (group - 1),
-    };
-    (end << GRAIN) - 1
+    (buckets::end(bucket) << GRAIN) - 1
 }
 
 impl Default for Counts {
@@ -232,8 +212,6 @@ impl fmt::Debug for Latencies {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -345,16 +323,5 @@ mod tests {
         assert!(latencies.counts.get().is_none());
         latencies.record(MS, base + 100 * SEC);
         assert!(latencies.counts.get().is_some());
-    }
-
-    proptest! {
-        #[test]
-        fn buckets_are_in_order_and_an_eighth_wide(ns in 0u64..1 << (GRAIN + DOUBLINGS)) {
-            let index = bucket(ns);
-            prop_assert!(index < BUCKETS);
-            prop_assert!(ns <= highest(index) && highest(index) - ns <= (ns >> FINE).max(1 << GRAIN));
-            prop_assert!(bucket(ns + (1 << GRAIN)) - index <= 1);
-            prop_assert!(index == 0 || highest(index - 1) < ns);
-        }
     }
 }
