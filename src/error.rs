@@ -35,24 +35,34 @@ impl ConfigError {
     }
 }
 
-/// Returns an error if a value is outside of its range, which `accepted` describes. NaN is in no range.
+/// Returns an error, which states the range, if a value is outside of its range. NaN is in no range.
 pub(crate) fn check_range<T: PartialOrd + fmt::Debug>(
     field: &str,
     value: T,
     range: impl RangeBounds<T>,
-    accepted: &str,
 ) -> Result<(), ConfigError> {
     if range.contains(&value) {
         return Ok(());
     }
-    let message = format!("{value:?} must be {accepted}");
+    let least = match range.start_bound() {
+        Bound::Included(least) => Some(format!("at least {least:?}")),
+        Bound::Excluded(least) => Some(format!("above {least:?}")),
+        Bound::Unbounded => None,
+    };
+    let most = match range.end_bound() {
+        Bound::Included(most) => Some(format!("at most {most:?}")),
+        Bound::Excluded(most) => Some(format!("below {most:?}")),
+        Bound::Unbounded => None,
+    };
+    let bounds: Vec<_> = least.into_iter().chain(most).collect();
+    let message = format!("{value:?} must be {}", bounds.join(" and "));
     Err(ConfigError::new(field, message))
 }
 
 /// Returns an error unless the share is above 0 and at most 1.
 pub(crate) fn check_share(field: &str, share: f64) -> Result<(), ConfigError> {
     let range = (Bound::Excluded(0.0), Bound::Included(1.0));
-    check_range(field, share, range, "above 0 and at most 1")
+    check_range(field, share, range)
 }
 
 impl fmt::Display for ConfigError {

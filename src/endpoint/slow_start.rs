@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, check_range};
 
 /// Half of the ten seconds within which an endpoint that came back should have its full share. The other
 /// half is for detecting that it came back.
@@ -142,25 +142,11 @@ impl SlowStart {
     /// # Errors
     /// When a setting is out of range.
     pub fn build(self) -> Result<Ramp, ConfigError> {
-        if self.window > Duration::from_secs(86_400) {
-            return Err(ConfigError::new(
-                "slow_start.window",
-                format!("{:?} must be at most a day", self.window),
-            ));
-        }
-        for (field, value, range) in [
-            ("slow_start.least", self.least, 0.01..=1.0),
-            ("slow_start.aggression", self.aggression, 0.1..=10.0),
-            ("slow_start.surge", self.surge, 1.0..=f64::INFINITY),
-        ] {
-            if !range.contains(&value) {
-                let (from, to) = (range.start(), range.end());
-                return Err(ConfigError::new(
-                    field,
-                    format!("{value} must be from {from} to {to}"),
-                ));
-            }
-        }
+        let day = Duration::from_secs(86_400);
+        check_range("slow_start.window", self.window, ..=day)?;
+        check_range("slow_start.least", self.least, 0.01..=1.0)?;
+        check_range("slow_start.aggression", self.aggression, 0.1..=10.0)?;
+        check_range("slow_start.surge", self.surge, 1.0..)?;
         Ok(Ramp {
             window: self.window,
             least: self.least,

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 #[cfg(doc)]
 use super::{Registry, Watch};
-use crate::{backoff::Backoff, catalog::EmptyGuard, error::ConfigError};
+use crate::{
+    backoff::Backoff,
+    catalog::EmptyGuard,
+    error::{ConfigError, check_range},
+};
 
 /// How a watch learns of changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,25 +117,15 @@ impl WatchSettings {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        check_range(
+            "watch.stale_after",
+            self.stale_after,
+            Duration::from_nanos(1)..,
+        )?;
         if let WatchMode::Poll(every) = self.mode {
-            if every < Duration::from_millis(10) {
-                return Err(ConfigError::new(
-                    "watch.mode",
-                    format!("a poll every {every:?} is below 10 ms"),
-                ));
-            }
-            if every > self.stale_after {
-                return Err(ConfigError::new(
-                    "watch.mode",
-                    format!(
-                        "a poll every {every:?} lets each copy go stale, which is after {:?}",
-                        self.stale_after
-                    ),
-                ));
-            }
-        }
-        if self.stale_after.is_zero() {
-            return Err(ConfigError::new("watch.stale_after", "must be above zero"));
+            check_range("watch.mode", every, Duration::from_millis(10)..)?;
+            // Each copy would go stale before the next poll.
+            check_range("watch.mode", every, ..=self.stale_after)?;
         }
         Ok(())
     }

@@ -72,7 +72,10 @@ fn one_endpoint_is_picked_whatever_it_does() {
 fn settings_out_of_range_are_refused() {
     for margin in [0.99, -1.0, f64::NAN, f64::INFINITY] {
         let error = P2c::peak_ewma().margin(margin).unwrap_err();
-        assert!(error.to_string().contains("not from 1 to 100"), "{error}");
+        assert!(
+            error.to_string().contains("at least 1.0 and at most 100.0"),
+            "{error}"
+        );
     }
     for grain in [-0.1, f64::NAN, f64::INFINITY] {
         assert_eq!(

@@ -21,13 +21,8 @@ use super::{
 use crate::{
     balance::pick::hash::{hash_key, mix},
     endpoint::load::LoadTracker,
-    error::ConfigError,
     instance::Key,
 };
-
-/// The default load factor. It is the example of the paper on bounded loads, and the recommendation of
-/// HAProxy and Google Pub/Sub. A smaller factor moves more keys; a larger one bounds loads less.
-const FACTOR: f64 = 1.25;
 
 /// The number of endpoints that one pick reads in the order of the ring.
 const LOOK: usize = 64;
@@ -42,33 +37,14 @@ const STEPS: usize = 4_096;
 /// permits.
 const TRIES: usize = 32;
 
-/// The load factor: how many times its due an endpoint may have in flight; `None` for no bound.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bound(pub(super) Option<f64>);
-
-impl Default for Bound {
-    fn default() -> Self {
-        Self(Some(FACTOR))
-    }
-}
-
-impl Bound {
-    pub(super) fn new(field: &str, factor: f64) -> Result<Self, ConfigError> {
-        if (1.0..=1_000.0).contains(&factor) {
-            return Ok(Self(Some(factor)));
-        }
-        let message = format!("{factor} is not from 1 to 1000");
-        Err(ConfigError::new(field, message))
-    }
-}
-
 #[derive(Debug)]
 pub struct Hashed {
     places: Places,
     shares: Chances,
     /// The weight of each endpoint, divided by the sum of all weights.
     dues: Box<[f64]>,
-    bound: Bound,
+    /// How many times its due an endpoint may have in flight; `None` for no bound.
+    load_factor: Option<f64>,
 }
 
 impl Hashed {
@@ -76,7 +52,7 @@ impl Hashed {
         places: Places,
         candidates: &[Candidate],
         ranked: &[Ranked],
-        bound: Bound,
+        load_factor: Option<f64>,
     ) -> Self {
         let mut dues = vec![0.0; ranked.len()];
         for one in ranked {
@@ -86,7 +62,7 @@ impl Hashed {
             places,
             shares: Chances::new(candidates),
             dues: dues.into(),
-            bound,
+            load_factor,
         }
     }
 }
@@ -235,7 +211,7 @@ impl<'a> Caps<'a> {
         set: &Set<'_, L>,
         draw: &mut Draw<'_>,
     ) -> bool {
-        let Bound(Some(factor)) = self.hashed.bound else {
+        let Some(factor) = self.hashed.load_factor else {
             return true;
         };
         let in_flight = set.in_flight(index);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     endpoint::load::{GRAIN, InFlight, LoadTracker, PeakEwma},
-    error::ConfigError,
+    error::{ConfigError, check_range},
 };
 
 /// How many times the load of the first endpoint must exceed the load of the second, by default, before
@@ -173,10 +173,7 @@ impl<L: LoadTracker> P2c<L> {
     /// # Errors
     /// Returns an error when `margin` is out of range or not a number.
     pub fn margin(mut self, margin: f64) -> Result<Self, ConfigError> {
-        if !(1.0..=100.0).contains(&margin) {
-            let message = format!("{margin} is not from 1 to 100");
-            return Err(ConfigError::new("p2c.margin", message));
-        }
+        check_range("p2c.margin", margin, 1.0..=100.0)?;
         self.rule.margin = margin;
         Ok(self)
     }
@@ -189,10 +186,7 @@ impl<L: LoadTracker> P2c<L> {
     /// # Errors
     /// Returns an error when `grain` is negative, infinite or not a number.
     pub fn grain(mut self, grain: f64) -> Result<Self, ConfigError> {
-        if !(0.0..=f64::MAX).contains(&grain) {
-            let message = format!("{grain} is not a finite number from 0");
-            return Err(ConfigError::new("p2c.grain", message));
-        }
+        check_range("p2c.grain", grain, 0.0..f64::INFINITY)?;
         self.rule.grain = grain;
         Ok(self)
     }

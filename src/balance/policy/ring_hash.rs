@@ -16,9 +16,13 @@ use rand::rngs::SmallRng;
 
 use super::{
     Candidate, Policy,
-    hashed::{Bound, Hashed, Places, Ranked, place, ranked},
+    hashed::{Hashed, Places, Ranked, place, ranked},
 };
-use crate::{balance::pick::hash::mix, endpoint::load::InFlight, error::ConfigError};
+use crate::{
+    balance::pick::hash::mix,
+    endpoint::load::InFlight,
+    error::{ConfigError, check_range},
+};
 
 /// The default number of places is 2 to the power of this. The table fits into a second-level cache and
 /// has fifty places for each of 10 000 endpoints. It does not depend on the set, because half of the
@@ -27,6 +31,10 @@ const PLACES: u32 = 19;
 
 /// The largest number of places is 2 to the power of this.
 const FINEST: u32 = 24;
+
+/// The default load factor. It is the example of the paper on bounded loads, and the recommendation of
+/// HAProxy and Google Pub/Sub. A smaller factor moves more keys; a larger one bounds loads less.
+const LOAD_FACTOR: f64 = 1.25;
 
 /// The number of points for each place. The owner of a place without a point depends on the whole set.
 /// One place of 400 has no point with six points for each place; one of 55 with four.
@@ -131,7 +139,8 @@ const LEAST: f64 = 1e-300;
 pub struct RingHash {
     /// The number of places is 2 to the power of this.
     places: u32,
-    bound: Bound,
+    /// How many times its due an endpoint may have in flight; `None` for no bound.
+    load_factor: Option<f64>,
 }
 
 impl RingHash {
@@ -139,7 +148,7 @@ impl RingHash {
     pub fn new() -> Self {
         Self {
             places: PLACES,
-            bound: Bound::default(),
+            load_factor: Some(LOAD_FACTOR),
         }
     }
 
@@ -160,14 +169,15 @@ impl RingHash {
     /// # Errors
     /// Returns an error when `factor` is out of range or not a number.
     pub fn load_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
-        self.bound = Bound::new("ring_hash.load_factor", factor)?;
+        check_range("ring_hash.load_factor", factor, 1.0..=1_000.0)?;
+        self.load_factor = Some(factor);
         Ok(self)
     }
 
     /// Removes the bound: the owner gets all requests for its keys, however many are in flight.
     #[must_use]
     pub fn unbounded(mut self) -> Self {
-        self.bound = Bound(None);
+        self.load_factor = None;
         self
     }
 }
@@ -189,7 +199,7 @@ impl Policy for RingHash {
     fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Hashed {
         let ranked = ranked(candidates);
         let places = places(&ranked, self.places);
-        Hashed::new(places, candidates, &ranked, self.bound)
+        Hashed::new(places, candidates, &ranked, self.load_factor)
     }
 
     /// Always `true`: a ring has the same number of places for any number of endpoints, and takes tens

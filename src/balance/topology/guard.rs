@@ -4,12 +4,14 @@
 //! The documentation of [`Guard`] gives the statistical tests and their costs. [`Watchman`] keeps the
 //! counts of the last window.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, ops::Bound, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::balance::pick::version_tally::{PERCENTILE, VersionCounts, VersionTally};
-use crate::error::ConfigError;
+use crate::{
+    balance::pick::version_tally::{PERCENTILE, VersionCounts, VersionTally},
+    error::{ConfigError, check_range},
+};
 
 /// The number of comparisons per window.
 const LOOKS: u32 = 10;
@@ -152,42 +154,24 @@ impl Guard {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |field: &str, message: String| Err(ConfigError::new(field, message));
         if self.version.is_empty() {
-            return refuse("guard.version", "the version's name is empty".into());
+            let message = "the version's name is empty";
+            return Err(ConfigError::new("guard.version", message));
         }
-        let day = Duration::from_secs(86_400);
-        if self.window < Duration::from_secs(1) || self.window > day {
-            let window = self.window;
-            return refuse("guard.window", format!("{window:?} is not in 1 s to 1 day"));
+        let windows = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        check_range("guard.window", self.window, windows)?;
+        check_range("guard.min_requests", self.min_requests, 1..)?;
+        let sigmas = (Bound::Excluded(0.0), Bound::Excluded(f64::INFINITY));
+        check_range("guard.sigmas", self.sigmas, sigmas)?;
+        if let Some(margin) = self.failure_margin {
+            check_range("guard.failure_margin", margin, 0.0..=1.0)?;
         }
-        if self.min_requests == 0 {
-            return refuse("guard.min_requests", "0 is not above 0".into());
-        }
-        if !(self.sigmas > 0.0 && self.sigmas.is_finite()) {
-            let sigmas = self.sigmas;
-            return refuse(
-                "guard.sigmas",
-                format!("{sigmas} is no finite number above 0"),
-            );
-        }
-        match self.failure_margin {
-            Some(margin) if !(0.0..=1.0).contains(&margin) => {
-                return refuse("guard.failure_margin", format!("{margin} is not in 0..=1"));
-            }
-            _ => {}
-        }
-        match self.latency_ratio {
-            Some(ratio) if !(1.0..=1_000.0).contains(&ratio) => {
-                return refuse("guard.latency_ratio", format!("{ratio} is not in 1..=1000"));
-            }
-            _ => {}
+        if let Some(ratio) = self.latency_ratio {
+            check_range("guard.latency_ratio", ratio, 1.0..=1_000.0)?;
         }
         if self.failure_margin.is_none() && self.latency_ratio.is_none() {
-            return refuse(
-                "guard.failure_margin",
-                "it looks neither at failures nor at latency".into(),
-            );
+            let message = "it looks neither at failures nor at latency";
+            return Err(ConfigError::new("guard.failure_margin", message));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, check_range},
     instance::{Instance, Key},
 };
 
@@ -119,13 +119,8 @@ impl Priority {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if !(self.overprovision >= 1.0 && self.overprovision.is_finite()) {
-            return Err(ConfigError::new(
-                "priority.overprovision",
-                format!("{} is no finite number from 1", self.overprovision),
-            ));
-        }
-        Ok(())
+        let factors = 1.0..f64::INFINITY;
+        check_range("priority.overprovision", self.overprovision, factors)
     }
 
     /// The group of an endpoint.

@@ -212,27 +212,14 @@ impl HealthCheck {
                 _ => return error("host", format!("{host:?} must be a host")),
             },
         };
-        let (interval, timeout) = (self.interval, self.timeout);
-        let accepted = "at least 1 ms";
-        check_range(
-            "health_check.interval",
-            interval,
-            Duration::from_millis(1)..,
-            accepted,
-        )?;
-        let above_zero = Duration::from_nanos(1)..;
-        check_range("health_check.timeout", timeout, above_zero, "above zero")?;
-        let accepted = "at least 1";
-        check_range(
-            "health_check.max_failures",
-            self.max_failures,
-            1..,
-            accepted,
-        )?;
-        check_range("health_check.passes", self.passes, 1.., accepted)?;
-        check_range("health_check.concurrency", self.concurrency, 1.., accepted)?;
-        let accepted = "from 0 to 1";
-        check_range("health_check.jitter", self.jitter, 0.0..=1.0, accepted)?;
+        let least = Duration::from_millis(1);
+        check_range("health_check.interval", self.interval, least..)?;
+        let least = Duration::from_nanos(1);
+        check_range("health_check.timeout", self.timeout, least..)?;
+        check_range("health_check.max_failures", self.max_failures, 1..)?;
+        check_range("health_check.passes", self.passes, 1..)?;
+        check_range("health_check.concurrency", self.concurrency, 1..)?;
+        check_range("health_check.jitter", self.jitter, 0.0..=1.0)?;
         #[cfg(feature = "tls")]
         let tls = self.tls.as_ref().map(|tls| offer(&tls.0, &kind));
         Ok(Checks {

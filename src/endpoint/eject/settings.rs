@@ -205,54 +205,25 @@ impl Ejection {
     /// # Errors
     /// When a setting is out of range.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let consecutive = self.consecutive.unwrap_or(u32::MAX);
-        check_range(
-            "ejection.consecutive_failures",
-            consecutive,
-            1..,
-            "at least 1",
-        )?;
+        if let Some(failures) = self.consecutive {
+            check_range("ejection.consecutive_failures", failures, 1..)?;
+        }
         if let Some(ratio) = self.ratio {
             check_share("ejection.failure_ratio", ratio)?;
         }
-        check_range(
-            "ejection.min_requests",
-            self.min_requests,
-            1..,
-            "at least 1",
-        )?;
+        check_range("ejection.min_requests", self.min_requests, 1..)?;
         let range = Duration::from_millis(100)..=LONGEST_WINDOW;
-        let accepted = "from 100 ms to 5 min";
-        check_range("ejection.window", self.window, range, accepted)?;
+        check_range("ejection.window", self.window, range)?;
         if let Some(factor) = self.slow_factor {
             let range = (Bound::Excluded(1.0), Bound::Excluded(f64::INFINITY));
-            let accepted = "above 1 and finite";
-            check_range("ejection.slow_factor", factor, range, accepted)?;
+            check_range("ejection.slow_factor", factor, range)?;
         }
-        check_range("ejection.min_peers", self.min_peers, 3.., "at least 3")?;
+        check_range("ejection.min_peers", self.min_peers, 3..)?;
         let (base, cap) = self.time;
-        let accepted = "above zero and at most the cap";
-        check_range(
-            "ejection.time",
-            base,
-            Duration::from_nanos(1)..=cap,
-            accepted,
-        )?;
-        let range = Duration::from_nanos(1)..;
-        check_range(
-            "ejection.probe_timeout",
-            self.probe_timeout,
-            range,
-            "above zero",
-        )?;
-        let accepted = "from 0 to 1";
-        check_range(
-            "ejection.max_ejected",
-            self.max_ejected,
-            0.0..=1.0,
-            accepted,
-        )?;
-        Ok(())
+        let least = Duration::from_nanos(1);
+        check_range("ejection.time", base, least..=cap)?;
+        check_range("ejection.probe_timeout", self.probe_timeout, least..)?;
+        check_range("ejection.max_ejected", self.max_ejected, 0.0..=1.0)
     }
 
     /// Number of endpoints that may be out at a time, of `n`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use form_urlencoded::Serializer;
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, check_range};
 
 /// Which servers may respond, and how old their data may be.
 ///
@@ -164,24 +164,9 @@ impl ConsulOptions {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let range = Duration::from_millis(100)..=Duration::from_secs(600);
-        if !range.contains(&self.wait) {
-            return Err(ConfigError::new(
-                "consul.wait",
-                format!(
-                    "{:?} is not in {:?}..={:?}",
-                    self.wait,
-                    range.start(),
-                    range.end()
-                ),
-            ));
-        }
-        if !(1..=10_000).contains(&self.max_blocking) {
-            return Err(ConfigError::new(
-                "consul.max_blocking",
-                format!("{} is not in 1..=10000", self.max_blocking),
-            ));
-        }
+        let waits = Duration::from_millis(100)..=Duration::from_secs(600);
+        check_range("consul.wait", self.wait, waits)?;
+        check_range("consul.max_blocking", self.max_blocking, 1..=10_000)?;
         let texts = [
             ("near", &self.near),
             ("filter", &self.filter),

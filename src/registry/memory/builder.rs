@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 #[cfg(doc)]
 use super::Memory;
 use super::{persist, record::Defaults, shared::MemoryShared, state, store::Store};
-use crate::error::{ConfigError, RegistryError};
+use crate::error::{ConfigError, RegistryError, check_range};
 
 /// Configures a [`Memory`].
 ///
@@ -88,9 +88,7 @@ impl MemoryBuilder {
             ("memory.check_interval", check_interval),
             ("memory.check_timeout", check_timeout),
         ] {
-            if time < Duration::from_millis(1) {
-                return Err(ConfigError::new(field, format!("{time:?} is below 1 ms")));
-            }
+            check_range(field, time, Duration::from_millis(1)..)?;
         }
         Ok(())
     }

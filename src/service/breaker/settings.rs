@@ -167,40 +167,27 @@ impl BreakerSettings {
     pub fn build(&self) -> Result<BreakerLayer, ConfigError> {
         let calls = match self.window {
             Window::Time(span) => {
-                let (range, accepted) = (10 * MS..=DAY, "from 10 ms to one day");
-                check_range("breaker.time_window", span, range, accepted)?;
+                check_range("breaker.time_window", span, 10 * MS..=DAY)?;
                 u32::MAX
             }
             Window::Calls(calls) => {
-                let (range, accepted) = (1..=MAX_CALLS, "from 1 to 100000");
-                check_range("breaker.count_window", calls, range, accepted)?;
+                check_range("breaker.count_window", calls, 1..=MAX_CALLS)?;
                 calls as u32
             }
         };
-        let accepted = "from 1 to the calls in the window";
-        check_range("breaker.min_calls", self.least(), 1..=calls, accepted)?;
+        check_range("breaker.min_calls", self.least(), 1..=calls)?;
         check_share("breaker.failure_ratio", self.failure_ratio)?;
         if let Some((slow, ratio)) = self.slow {
-            let (range, accepted) = (MS / 1_000..=DAY, "from 1 µs to one day");
-            check_range("breaker.slow_calls", slow, range, accepted)?;
+            check_range("breaker.slow_calls", slow, MS / 1_000..=DAY)?;
             check_share("breaker.slow_calls", ratio)?;
         }
         let (base, cap) = self.rules.open_time;
-        let accepted = "from 1 ms to the cap";
-        check_range("breaker.open_time", base, MS..=cap, accepted)?;
-        check_range("breaker.open_time", cap, MS..=YEAR, "at most 365 days")?;
-        let accepted = "from 0 to 1";
-        check_range("breaker.jitter", self.rules.jitter, 0.0..=1.0, accepted)?;
-        let accepted = "from 1 to 63";
-        check_range(
-            "breaker.probes",
-            self.rules.probes,
-            1..=MAX_PROBES,
-            accepted,
-        )?;
+        check_range("breaker.open_time", base, MS..=cap)?;
+        check_range("breaker.open_time", cap, MS..=YEAR)?;
+        check_range("breaker.jitter", self.rules.jitter, 0.0..=1.0)?;
+        check_range("breaker.probes", self.rules.probes, 1..=MAX_PROBES)?;
         let (deadline, range) = (self.rules.probe_deadline, MS..=3_600_000 * MS);
-        let accepted = "from 1 ms to one hour";
-        check_range("breaker.probe_deadline", deadline, range, accepted)?;
+        check_range("breaker.probe_deadline", deadline, range)?;
         Ok(self.make())
     }
 

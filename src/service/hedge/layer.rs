@@ -1,6 +1,6 @@
 //! The settings of hedging.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, ops::Bound, sync::Arc, time::Duration};
 
 use tower::Layer;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     alarm::Alarms,
     classify::Answers,
-    error::ConfigError,
+    error::{ConfigError, check_range},
     service::retry::{Cloned, RetryBudget},
 };
 #[cfg(feature = "http")]
@@ -274,31 +274,12 @@ impl<R, C> HedgeBuilder<R, C> {
     /// When the percentile is not between 0 and 1, the multiple of the median not within 1 to
     /// 1,000, the share not within 0 to 1, or the window not within 1 s to 10 min.
     pub fn build(self) -> Result<HedgeLayer<R, C>, ConfigError> {
-        // The comparison also excludes NaN.
-        if !(self.percentile > 0.0 && self.percentile < 1.0) {
-            return Err(ConfigError::new(
-                "hedge.percentile",
-                format!("{} is not between 0.0 and 1.0", self.percentile),
-            ));
-        }
-        if !(1.0..=1_000.0).contains(&self.times_median) {
-            return Err(ConfigError::new(
-                "hedge.times_median",
-                format!("{} is not within 1.0 to 1000.0", self.times_median),
-            ));
-        }
-        if !(0.0..=1.0).contains(&self.share) {
-            return Err(ConfigError::new(
-                "hedge.share",
-                format!("{} is not within 0.0 to 1.0", self.share),
-            ));
-        }
-        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.window) {
-            return Err(ConfigError::new(
-                "hedge.window",
-                format!("{:?} is not within 1 s to 600 s", self.window),
-            ));
-        }
+        let percentiles = (Bound::Excluded(0.0), Bound::Excluded(1.0));
+        check_range("hedge.percentile", self.percentile, percentiles)?;
+        check_range("hedge.times_median", self.times_median, 1.0..=1_000.0)?;
+        check_range("hedge.share", self.share, 0.0..=1.0)?;
+        let windows = Duration::from_secs(1)..=Duration::from_secs(600);
+        check_range("hedge.window", self.window, windows)?;
         let share = || {
             let share = RetryBudget::builder().ratio(self.share).reserve(FEW);
             share.ttl(SHARE_OVER).finish()

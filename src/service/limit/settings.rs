@@ -56,11 +56,10 @@ impl LimitSettings {
             max,
             tolerance,
         } = self.0;
-        check_range("limit.range", max, 1..=MOST, "from 1 to 1000000")?;
-        let accepted = "at least 1 and at most the largest limit";
-        check_range("limit.range", min, 1..=max, accepted)?;
-        check_range("limit.initial", initial, min..=max, "within the range")?;
-        check_range("limit.tolerance", tolerance, 1.0..=10.0, "from 1 to 10")?;
+        check_range("limit.range", max, 1..=MOST)?;
+        check_range("limit.range", min, 1..=max)?;
+        check_range("limit.initial", initial, min..=max)?;
+        check_range("limit.tolerance", tolerance, 1.0..=10.0)?;
         Ok(self.make())
     }
 

@@ -53,7 +53,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Refill, WITHDRAWAL};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, check_range};
 
 /// As in Finagle and tower. A window that is one slot longer or shorter makes little difference.
 const SLOTS: u32 = 10;
@@ -275,20 +275,9 @@ impl BudgetBuilder {
     /// # Errors
     /// When the ratio is not within 0.0 to 10.0, or the time to live not within 1 s to 60 s.
     pub fn build(self) -> Result<RetryBudget, ConfigError> {
-        let Self { ratio, ttl, .. } = self;
-        // The range also excludes NaN.
-        if !(0.0..=10.0).contains(&ratio) {
-            return Err(ConfigError::new(
-                "retry_budget.ratio",
-                format!("{ratio} is not within 0.0 to 10.0"),
-            ));
-        }
-        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&ttl) {
-            return Err(ConfigError::new(
-                "retry_budget.ttl",
-                format!("{ttl:?} is not within 1 s to 60 s"),
-            ));
-        }
+        check_range("retry_budget.ratio", self.ratio, 0.0..=10.0)?;
+        let times = Duration::from_secs(1)..=Duration::from_secs(60);
+        check_range("retry_budget.ttl", self.ttl, times)?;
         Ok(self.finish())
     }
 

@@ -21,7 +21,7 @@ use crate::{
     alarm::Alarms,
     backoff::Backoff,
     classify::{self, Answers},
-    error::ConfigError,
+    error::{ConfigError, check_range},
 };
 
 /// Envoy's base: above the round trip to a nearby server, and below what a user notices.
@@ -225,8 +225,8 @@ impl<R, C> RetryBuilder<R, C> {
             ("retry.try_timeout", self.rules.try_timeout),
             ("retry.deadline", self.rules.deadline),
         ] {
-            if value == Some(Duration::ZERO) {
-                return Err(ConfigError::new(field, "zero must be above zero"));
+            if let Some(value) = value {
+                check_range(field, value, Duration::from_nanos(1)..)?;
             }
         }
         Ok(self.make())

@@ -77,11 +77,10 @@ impl ThrottleSettings {
     /// # Errors
     /// When a setting is outside of the range that its method states.
     pub fn build(&self) -> Result<ThrottleLayer, ConfigError> {
-        check_range("throttle.k", self.k, 1.0..=100.0, "from 1 to 100")?;
+        check_range("throttle.k", self.k, 1.0..=100.0)?;
         let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
-        let accepted = "from 100 ms to one day";
-        check_range("throttle.window", self.window, range, accepted)?;
-        check_range("throttle.min_calls", self.min_calls, 1.., "at least 1")?;
+        check_range("throttle.window", self.window, range)?;
+        check_range("throttle.min_calls", self.min_calls, 1..)?;
         Ok(self.make())
     }
 
