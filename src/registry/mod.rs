@@ -135,13 +135,15 @@ impl Registry {
     /// [`Watch`] is dropped.
     ///
     /// # Errors
-    /// When the backend does not support this query, or no tokio runtime runs.
+    /// When the service has no name, the backend does not support this query or cannot name the service
+    /// in a request, or no tokio runtime runs.
     pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, RegistryError> {
         let query = query.into();
         let runtime = self.runtime(query.service())?;
         if let Some(receiver) = self.0.watches.get(&query) {
             return Ok(Watch::new(query, receiver));
         }
+        query.validate(&self.name())?;
         // Not under the lock of the watches: this is code of the backend.
         let sources = self.0.backend.watch(&query)?;
         if sources.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::error::{ErrorKind, RegistryError};
+
 /// A service to watch, and which of its instances. Equal queries share one watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
@@ -43,6 +45,19 @@ impl Query {
     /// Returns the required tags.
     pub fn tags(&self) -> &[String] {
         &self.tags
+    }
+
+    /// Checks what no backend can answer.
+    pub(super) fn validate(&self, backend: &Arc<str>) -> Result<(), RegistryError> {
+        if !self.service.trim().is_empty() {
+            return Ok(());
+        }
+        Err(RegistryError::new(
+            ErrorKind::Invalid,
+            Arc::clone(backend),
+            Arc::clone(&self.service),
+            "the service has no name",
+        ))
     }
 
     /// Whether `tags` contains every required tag.

@@ -184,13 +184,14 @@ async fn two_registries_of_one_process_share_what_an_agent_grants() {
     .await;
 }
 
-/// Some 200 instances, which is a long list; the rules of the index hold for its probe.
+/// Some 200 instances, which is a long list; the rules of the index hold for its probe. The names of the
+/// nodes have the separator of scopes in them.
 #[tokio::test]
 async fn an_idle_long_list_is_confirmed_without_being_read() {
     need_consul!();
     let mut agent = Agent::server().await;
     for id in 0..200 {
-        let (node, id) = (format!("node-{id}"), format!("web-{id:03}"));
+        let (node, id) = (format!("rack 7/node-{id}"), format!("web-{id:03}"));
         agent
             .catalog_instance(&node, &id, "web", "127.0.0.1", 80)
             .await;
@@ -224,7 +225,7 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         pass(Duration::from_secs(2)).await;
         let began = std::time::Instant::now();
         let check = serde_json::json!({
-            "Node": "node-7", "Address": "127.0.0.1",
+            "Node": "rack 7/node-7", "Address": "127.0.0.1",
             "Check": {"CheckID": "disk", "Name": "disk", "Status": status},
         });
         agent.catalog_register(check).await;

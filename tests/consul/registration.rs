@@ -177,6 +177,9 @@ async fn what_nobody_could_call_is_refused_before_it_is_sent() {
         (health(Health::Ttl(Duration::ZERO)), "TTL of 0ns"),
         (health(Health::http("health")), "\"health\""),
         (health(Health::http("httpd")), "\"httpd\""),
+        (health(Health::http("/a\nb")), "control character"),
+        (health(Health::http("http://")), "no host"),
+        (health(Health::http("https:///health")), "no host"),
         (health(http(Duration::ZERO, SOON)), "interval 0ns"),
         (health(http(SOON, Duration::ZERO)), "timeout 0ns"),
     ];
@@ -436,10 +439,22 @@ async fn a_loss_is_noticed_without_a_heartbeat_too() {
     let backend = Backend::start("unbeaten").await;
     let unchecked = Announcement::new(instance("unbeaten", "unchecked", 1));
     let tcp = Announcement::new(instance("unbeaten", "by-tcp", backend.port()));
+    // Consul has other requests at `/v1/agent/service/register` and below `…/deregister/`.
+    let reserved = [
+        "register",
+        "deregister/x",
+        "maintenance/x",
+        "deregister",
+        "a/",
+    ];
+    let reserved = reserved.map(|id| Announcement::new(instance("unbeaten", id, 1)));
     for announcement in [
         unchecked.health(Health::Unchecked),
         tcp.health(Health::tcp()),
-    ] {
+    ]
+    .into_iter()
+    .chain(reserved.map(|one| one.health(Health::Unchecked)))
+    {
         let id = announcement.instance().id().to_owned();
         let mut registration = registry.register(announcement).unwrap();
         event(&mut registration, |e| {
@@ -452,7 +467,8 @@ async fn a_loss_is_noticed_without_a_heartbeat_too() {
         })
         .await;
         registration.deregister().await.unwrap();
-        assert!(agent.get(&format!("/v1/agent/service/{id}")).await.status == 404);
+        let services = agent.get("/v1/agent/services").await.ok().json();
+        assert!(services.get(&id).is_none(), "{id} is gone");
     }
 }
 
@@ -648,9 +664,12 @@ async fn any_id_can_be_registered_renewed_and_removed() {
     for name in [
         "a b",
         "a/b",
+        "a/",
         "a?b#c",
         "100%",
         "%2F",
+        "a%2Fb",
+        "ä",
         "\u{670d}\u{52a1}",
         "a\"b",
         "a:b",

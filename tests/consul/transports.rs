@@ -8,7 +8,7 @@ use serde_json::json;
 use tower_roster::{
     Registry,
     error::ErrorKind,
-    registry::{RegistrationEvent, ViewState},
+    registry::{Query, RegistrationEvent, ViewState},
 };
 
 use super::scene::{Observed, SOON, encoded, event, instance, lasts, millis, passes, with_ttl};
@@ -45,6 +45,7 @@ on_each_transport! {
     missing_empty_and_unreachable_are_told_apart
     a_denied_token_is_told_and_heals
     any_name_can_be_watched
+    a_name_that_no_path_can_carry_is_refused_at_once
     a_restarted_agent_is_heard_again
     a_dropped_watch_ends_its_request
 }
@@ -190,12 +191,18 @@ async fn any_name_can_be_watched(make: Make, transport: &str) {
     for name in [
         "a b",
         "a/b",
+        "a/",
         "a?b#c",
         "100%",
         "%2F",
+        "a%2Fb",
+        "ä",
         "\u{670d}\u{52a1}",
         "a&b=c",
         "a+b",
+        "a;b",
+        "a\\..\\b",
+        "a/...",
     ] {
         let service = format!("{transport} {name}");
         let observed = Observed::new(&registry, &service);
@@ -208,6 +215,58 @@ async fn any_name_can_be_watched(make: Make, transport: &str) {
         registration.deregister().await.unwrap();
         observed.settles(&[]).await;
     }
+}
+
+/// An agent accepts these in a registration. Then it redirects or refuses every other request about them.
+async fn a_name_that_no_path_can_carry_is_refused_at_once(make: Make, transport: &str) {
+    let agent = Agent::shared().await;
+    let registry = make(&agent.url(), None);
+    for (name, why) in [
+        ("/a", "empty path segment"),
+        ("a//b", "empty path segment"),
+        ("a//", "empty path segment"),
+        ("..", "path segment \"..\""),
+        ("a/./b", "path segment \".\""),
+        ("a/..", "path segment \"..\""),
+        ("a\nb", "not printable"),
+        ("a\u{a0}b", "not printable"),
+        ("a\u{7f}", "not printable"),
+    ] {
+        for refused in [
+            registry.watch(name).err(),
+            registry.register(instance(name, "id", 80)).err(),
+            registry.register(instance("service", name, 80)).err(),
+        ] {
+            let error = refused.unwrap_or_else(|| panic!("{name:?} was accepted"));
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains(why) && text.contains(&format!("{name:?}")),
+                "{text}"
+            );
+        }
+        // The reason for it: what the agent itself says.
+        let path = format!("/v1/health/service/{}", encoded(name));
+        let answer = agent.get(&path).await.status;
+        assert!(matches!(answer, 301 | 400), "{name:?}: {answer}");
+    }
+    let long = "ä".repeat(20_000);
+    assert!(registry.watch(long.as_str()).is_err());
+    assert!(registry.register(instance("service", &long, 80)).is_err());
+    let tags = (0..1_000).fold(Query::new("web"), |query, n| {
+        query.tag("ä".repeat(9) + &n.to_string())
+    });
+    let error = registry.watch(tags).unwrap_err();
+    assert!(error.to_string().contains("the query has"), "{error}");
+
+    let me = instance("kept", &format!("kept-{transport}"), 80);
+    let mut registration = registry.register(me).unwrap();
+    let error = registration
+        .update(instance("kept", "a/..", 80))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    registration.deregister().await.unwrap();
 }
 
 async fn a_restarted_agent_is_heard_again(make: Make, _: &str) {

@@ -172,3 +172,54 @@ async fn what_the_registry_cannot_check_is_refused_before_it_is_asked() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }
+
+/// Whatever a name means in a path, or in the paths of this registry.
+#[tokio::test]
+async fn any_id_and_name_can_be_registered_watched_and_removed() {
+    let front = Front::start().await;
+    let registry = front.registry();
+    for name in [
+        "/a",
+        "a//b",
+        "a/",
+        ".",
+        "..",
+        "a/../b",
+        "%2F",
+        "a%2Fb",
+        "a?b#c",
+        "a b",
+        "ä",
+        "a\nb",
+        "services",
+        "services/a",
+        "register",
+        "heartbeat",
+        "health",
+        "a;b",
+        "a&b=c",
+        "a\u{a0}",
+    ] {
+        let mut watch = registry.watch(name).unwrap();
+        let address = "127.0.0.1:80".parse().unwrap();
+        let me = Instance::new(name, name, address);
+        let registration = registry.register(me).unwrap();
+        until(&mut watch, "the instance", |v| ids(v) == [name]).await;
+        registration.deregister().await.unwrap();
+        until(&mut watch, "its end", |v| v.instances.is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_no_request_can_carry_is_refused_at_once() {
+    let registry = connect("rest://127.0.0.1:1").unwrap();
+    let long = "ä".repeat(30_000);
+    let tagged = Query::new("web").tag(long.as_str());
+    let nameless = Query::new(" ");
+    for query in [Query::new(long.as_str()), tagged, nameless] {
+        let error = registry.watch(query).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+    let error = registry.register(instance(&long)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+}

@@ -91,8 +91,12 @@ impl AgentAddress {
         };
         let address = address.map_err(|error| invalid(error.to_string()))?;
         let scheme = if secure { "https" } else { "http" };
+        let origin = format!("{scheme}://{address}{prefix}");
+        if origin.parse::<http::Uri>().is_err() {
+            return Err(invalid(format!("{prefix:?} is no path of a URL")));
+        }
         Ok(Self {
-            origin: format!("{scheme}://{address}{prefix}"),
+            origin,
             target: Target::Tcp(address),
             secure,
         })
@@ -128,6 +132,14 @@ mod tests {
             assert!(!error.contains("secret"), "{address}: {error}");
             let config = super::super::ConsulConfig::new(address);
             assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_cannot_stand_in_a_request_is_refused() {
+        for address in ["http://h:1/a b", "h:1/a\nb", "h:1/a\0"] {
+            let error = parse(address).unwrap_err().to_string();
+            assert!(error.contains("no path of a URL"), "{error}");
         }
     }
 

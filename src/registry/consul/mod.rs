@@ -55,6 +55,7 @@ mod config;
 mod consulrs;
 mod env;
 mod options;
+mod path;
 mod probe;
 mod register;
 mod reply;
@@ -77,6 +78,7 @@ use std::{fmt, sync::Arc};
 
 use self::{
     register::AgentService,
+    request::{HealthRequest, LONGEST_PATH},
     transport::{Hyper, Transport},
     turns::Turns,
     watch::HealthQuery,
@@ -174,14 +176,11 @@ impl Backend for Consul {
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
-        if query.service().trim().is_empty() {
-            return Err(RegistryError::new(
-                ErrorKind::Invalid,
-                self.name(),
-                Arc::clone(query.service()),
-                "the service has no name",
-            ));
-        }
+        let invalid = |why: String| {
+            let service = Arc::clone(query.service());
+            RegistryError::new(ErrorKind::Invalid, self.name(), service, why)
+        };
+        path::check(query.service()).map_err(|why| invalid(format!("its name {why}")))?;
         // Each datacenter has its own source, and so its own index.
         let datacenters = self.options.datacenters.iter().cloned().map(Some);
         let datacenters: Vec<_> = match self.options.datacenters.len() {
@@ -189,12 +188,18 @@ impl Backend for Consul {
             _ => datacenters.collect(),
         };
         let sources = datacenters.into_iter().map(|datacenter| {
-            let (transport, options) = (Arc::clone(&self.transport), Arc::clone(&self.options));
-            let turns = Arc::clone(&self.turns);
-            let query = HealthQuery::new(transport, turns, options, query, datacenter);
-            Box::new(query) as Box<dyn Source>
+            let request = HealthRequest::new(Arc::clone(&self.options), query, datacenter);
+            let length = request.longest();
+            if length > LONGEST_PATH {
+                return Err(invalid(format!(
+                    "the query has {length} bytes with its tags and filter, and at most \
+                     {LONGEST_PATH} fit in a request"
+                )));
+            }
+            let (transport, turns) = (Arc::clone(&self.transport), Arc::clone(&self.turns));
+            Ok(Box::new(HealthQuery::new(transport, turns, request)) as Box<dyn Source>)
         });
-        Ok(sources.collect())
+        sources.collect()
     }
 
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {

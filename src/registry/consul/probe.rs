@@ -21,10 +21,7 @@
 //! - The probe is used only if the leader responds. On followers and in the agent's cache, one query may
 //!   be older than the other.
 
-use std::sync::Arc;
-
-use super::options::Consistency;
-use crate::instance::Instance;
+use super::{options::Consistency, wire::Witness};
 
 /// The size in bytes from which a list is probed. Arbitrary: about 60 instances; a smaller list is read
 /// in less than a millisecond.
@@ -37,7 +34,7 @@ const TRUSTED: u32 = 15;
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     /// The instance by which a long list is probed.
-    witness: Option<Arc<Instance>>,
+    witness: Option<Witness>,
     /// The last index that list and probe both returned.
     agreed: Option<u64>,
     /// The index of the last list whose probe returned a different index, or no witness.
@@ -53,7 +50,7 @@ impl Probe {
         if self.given_up || !leader || self.confirmed >= TRUSTED {
             return None;
         }
-        let (id, node) = names(self.witness.as_ref()?);
+        let Witness { id, node } = self.witness.as_ref()?;
         Some(format!(r#"Service.ID == "{id}" and Node.Node == "{node}""#))
     }
 
@@ -85,56 +82,35 @@ impl Probe {
         index: u64,
         bytes: usize,
         probed: Option<u64>,
-        instances: &[Arc<Instance>],
+        witness: Option<Witness>,
     ) {
         let long = bytes >= LONG;
         // A short list says nothing about the probe: the token may have lost its rights.
         self.given_up |= self.odd.take() == Some(index) && long;
-        let witness = instances.iter().find(|instance| is_plain(instance));
-        self.witness = witness.filter(|_| long).map(Arc::clone);
+        self.witness = witness.filter(|_| long);
         self.agreed = probed.filter(|probed| *probed == index);
         self.confirmed = 0;
     }
 }
 
-/// The id of an instance, and the node within whose agent the id is unique.
-fn names(instance: &Instance) -> (&str, &str) {
-    let scope = instance.key.scope();
-    let node = scope.rsplit_once('/').map_or(scope, |(_, node)| node);
-    (instance.id(), node)
-}
-
-/// Whether both names can stand in an expression as they are.
-fn is_plain(instance: &Instance) -> bool {
-    let (id, node) = names(instance);
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    !node.is_empty() && [id, node].iter().all(|name| name.bytes().all(plain))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Key;
 
     const MODE: Consistency = Consistency::Default;
     /// What stands in the answer to a probe.
     const SEEN: &[u8] = b"[{}]";
 
-    fn instances() -> Vec<Arc<Instance>> {
-        let instance = |key: Key| {
-            let mut instance = Instance::new("web", "", "10.0.0.1:80".parse().unwrap());
-            instance.key = key;
-            Arc::new(instance)
-        };
-        vec![
-            instance(Key::new("a\" or \"\" == \"", "dc1/n1")),
-            instance(Key::new("web-1", "team/dc1/n2")),
-        ]
+    fn witness() -> Option<Witness> {
+        Some(Witness {
+            id: "web-1".to_owned(),
+            node: "rack 7/n2".to_owned(),
+        })
     }
 
     impl Probe {
         fn lists(&mut self, index: u64, bytes: usize, probed: Option<u64>) {
-            self.listed(index, bytes, probed, &instances());
+            self.listed(index, bytes, probed, witness());
         }
 
         fn is_used(&self) -> bool {
@@ -151,13 +127,12 @@ mod tests {
         probe.lists(7, LONG, None);
         assert_eq!(
             probe.expression(Consistency::Consistent).as_deref(),
-            Some(r#"Service.ID == "web-1" and Node.Node == "n2""#),
-            "by the first whose names can be written"
+            Some(r#"Service.ID == "web-1" and Node.Node == "rack 7/n2""#)
         );
         assert!(probe.expression(Consistency::Cached).is_none());
         let stale = Consistency::Stale(std::time::Duration::MAX);
         assert!(probe.expression(stale).is_none());
-        probe.listed(7, LONG, None, &instances()[..1]);
+        probe.listed(7, LONG, None, None);
         assert!(!probe.is_used());
     }
 
@@ -190,7 +165,7 @@ mod tests {
             assert!(!probe.compare(7, 7, body));
         }
         // The list is empty too: the token lost its rights.
-        probe.listed(7, 2, Some(7), &[]);
+        probe.listed(7, 2, Some(7), None);
         assert!(!probe.is_used());
         probe.lists(7, LONG, None);
         assert!(probe.is_used(), "and has them again");

@@ -7,7 +7,12 @@ use http::{HeaderValue, Method, header};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{options::ConsulOptions, request::segment, transport::Transport, turns::Turns};
+use super::{
+    options::ConsulOptions,
+    path::{self, segment},
+    transport::Transport,
+    turns::Turns,
+};
 use crate::{
     error::{ErrorKind, RegistryError},
     instance::Instance,
@@ -114,6 +119,11 @@ impl AgentService {
             let service = Arc::clone(&instance.service);
             RegistryError::new(ErrorKind::Invalid, transport.name(), service, message)
         };
+        path::check(&instance.service).map_err(|why| invalid(format!("its name {why}")))?;
+        path::check(instance.id()).map_err(|why| {
+            let id: String = instance.id().chars().take(64).collect();
+            invalid(format!("the instance id {id:?} {why}"))
+        })?;
         if definition.weights.passing == 0 {
             return Err(invalid(
                 "Consul takes weights from 1 to 65535; to drain an instance, use its maintenance \
@@ -198,15 +208,22 @@ impl AgentService {
 
     /// Whether the instance, or its whole node, is in maintenance.
     async fn is_maintained(&self) -> Result<bool, RegistryError> {
+        let reply = self.ask_health().await?;
+        // Any other error is reported by the registration that follows.
+        Ok(reply.body.trim_ascii() == b"maintenance")
+    }
+
+    /// Asks for the health of the instance, as one word of text.
+    ///
+    /// Not by `/v1/agent/service/:id`: under that path, some ids name another request, such as
+    /// `register` and `deregister/…`.
+    async fn ask_health(&self) -> Result<Reply, RegistryError> {
         let path = format!(
             "/v1/agent/health/service/id/{}?format=text",
             segment(&self.id)
         );
-        let reply = self
-            .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
-            .await?;
-        // Any other error is reported by the registration that follows.
-        Ok(reply.body.trim_ascii() == b"maintenance")
+        self.send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
+            .await
     }
 
     async fn pass(&self, ttl: Duration) -> Result<Renewal, RegistryError> {
@@ -232,12 +249,14 @@ impl AgentService {
     }
 
     async fn look(&self) -> Result<Renewal, RegistryError> {
-        let path = format!("/v1/agent/service/{}", segment(&self.id));
-        let reply = self
-            .send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
-            .await?;
+        let reply = self.ask_health().await?;
         if reply.status.as_u16() == 404 {
             return Ok(Renewal::Lost);
+        }
+        // The status of the response is the health of the instance: 429 for a warning, 503 when critical.
+        let known: [&[u8]; 4] = [b"passing", b"warning", b"critical", b"maintenance"];
+        if known.contains(&reply.body.trim_ascii()) {
+            return Ok(Renewal::Kept);
         }
         let kept = reply.success(&self.transport.name(), &self.service);
         kept.map(|_| Renewal::Kept)

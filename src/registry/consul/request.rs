@@ -2,11 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use form_urlencoded::Serializer;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
-
-use super::options::{Consistency, ConsulOptions};
+use super::{
+    options::{Consistency, ConsulOptions},
+    path::segment,
+};
 use crate::registry::Query;
+use form_urlencoded::Serializer;
+
+/// The longest path of a query, in bytes. A URI may have 64 KiB; the rest is for the agent's address and
+/// for the filter of a probe.
+pub(super) const LONGEST_PATH: usize = 48 << 10;
 
 /// A query for the instances of a service in one datacenter.
 pub(super) struct HealthRequest {
@@ -81,6 +86,12 @@ impl HealthRequest {
         format!("/v1/health/{endpoint}/{}?{query}", segment(&self.service))
     }
 
+    /// The length of the longest path, without the filter of a probe.
+    pub(super) fn longest(&self) -> usize {
+        let blocks = Some((u64::MAX, self.options.wait));
+        self.path(Wanted::List, blocks, true).len()
+    }
+
     /// Asks for the names of all services.
     pub(super) fn catalog_path(&self, leader: bool) -> String {
         format!("/v1/catalog/services?{}", self.query(leader).finish())
@@ -118,14 +129,4 @@ impl HealthRequest {
         } = &*self.options;
         !self.tags.is_empty() || filter.is_some() || *passing || *connect
     }
-}
-
-/// Encodes a name as one path segment.
-pub(super) fn segment(name: &str) -> PercentEncode<'_> {
-    const ALL_BUT_PLAIN: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~');
-    utf8_percent_encode(name, ALL_BUT_PLAIN)
 }

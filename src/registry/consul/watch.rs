@@ -11,19 +11,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     client::AgentClient,
-    options::{Consistency, ConsulOptions},
+    options::Consistency,
     probe::Probe,
     reply::{self, LastList},
     request::{HealthRequest, Wanted},
     transport::Transport,
     turns::{QueryPlace, Turns},
-    wire,
+    wire::{self, Witness},
 };
 use crate::{
     catalog::{Listing, Rejected},
     connect::Link,
     error::{ErrorKind, RegistryError},
-    registry::{Answer, BoxFuture, Query, Source, http::Reply},
+    registry::{Answer, BoxFuture, Source, http::Reply},
 };
 
 /// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth: above the 7 s
@@ -75,15 +75,13 @@ impl HealthQuery {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
         turns: Arc<Turns>,
-        options: Arc<ConsulOptions>,
-        query: &Query,
-        datacenter: Option<String>,
+        request: HealthRequest,
     ) -> Self {
-        let service = query.service();
+        let (service, options) = (&request.service, &request.options);
         Self {
             client: AgentClient::new(transport, turns, Arc::clone(service)),
             decoder: wire::Decoder::new(Arc::clone(service), options.address.clone()),
-            request: HealthRequest::new(options, query, datacenter),
+            request,
             index: None,
             link: None,
             anew: false,
@@ -155,9 +153,8 @@ impl HealthQuery {
         }
         // At the end of a wait the list should not have changed. It is read anyway: if a proxy returns
         // an index that never changes, this is the only way to see changes.
-        let listing = self.listing(&reply, new).await?;
-        self.probe
-            .listed(new, reply.body.len(), probed, &listing.instances);
+        let (listing, witness) = self.listing(&reply, new).await?;
+        self.probe.listed(new, reply.body.len(), probed, witness);
         self.last.note(new, !listing.instances.is_empty());
         self.index = Some(new);
         self.link = reply.link;
@@ -267,7 +264,11 @@ impl HealthQuery {
         false
     }
 
-    async fn listing(&mut self, reply: &Reply, index: u64) -> Result<Listing, RegistryError> {
+    async fn listing(
+        &mut self,
+        reply: &Reply,
+        index: u64,
+    ) -> Result<(Listing, Option<Witness>), RegistryError> {
         let decoded = self.decoder.decode(&reply.body).map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
             let malformed = self.client.error(ErrorKind::Malformed, what);
@@ -290,12 +291,13 @@ impl HealthQuery {
         if !empty && reply::is_cut(reply) {
             rejected.push(Rejected::new("?", "the token may not see some instances"));
         }
-        Ok(Listing {
+        let listing = Listing {
             instances: decoded.instances,
             exists,
             doubt,
             rejected,
-        })
+        };
+        Ok((listing, decoded.witness))
     }
 
     /// Whether the service exists, if no instance satisfies the query.

@@ -89,6 +89,16 @@ impl Health {
                     format!("{target:?} is neither a path nor an http URL"),
                 ))
             }
+            Self::Http { target, .. }
+                if target.chars().any(char::is_control) || has_no_host(target) =>
+            {
+                Err(ConfigError::new(
+                    "registration.health",
+                    format!(
+                        "{target:?} has a control character or no host, so no registry can request it"
+                    ),
+                ))
+            }
             Self::Http {
                 interval, timeout, ..
             }
@@ -108,6 +118,16 @@ impl Health {
             }
         }
     }
+}
+
+/// Whether a target is a whole URL without a host.
+fn has_no_host(target: &str) -> bool {
+    let rest = target
+        .split_once("://")
+        .filter(|_| !target.starts_with('/'));
+    rest.is_some_and(|(_, rest)| {
+        matches!(rest.bytes().next(), None | Some(b'/' | b'?' | b'#' | b':'))
+    })
 }
 
 /// An instance to register, and how the registry checks it. An [`Instance`] converts into it.

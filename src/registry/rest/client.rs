@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use super::session::{RestLease, RestSource};
 use crate::{
     connect::{Connector, Target},
-    error::{ConfigError, RegistryError},
+    error::{ConfigError, ErrorKind, RegistryError},
     instance::Address,
     registry::{
         Announcement, Backend, Lease, Query, Source,
         http::{CONNECT_WITHIN, Http, is_local},
-        memory::{Defaults, Sessions, new_record},
+        memory::{Defaults, Sessions, new_record, wire::LONGEST_NAME},
         redact::shown,
     },
 };
@@ -21,6 +21,10 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// The largest response: about 100 000 instances.
 const MAX_BODY: usize = 64 << 20;
+
+/// How many bytes the tags of a query may have, so that it fits in a URI. Arbitrary: encoded, they have at
+/// most 48 KiB.
+const LONGEST_TAGS: usize = 16 << 10;
 
 /// The backend for a registry that a [`RestServer`](super::RestServer) serves.
 ///
@@ -119,6 +123,20 @@ impl Backend for RestClient {
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
+        // The registry accepts no longer names, and the whole path must fit in a URI of 64 KiB.
+        let tags: usize = query.tags().iter().map(String::len).sum();
+        if query.service().len() > LONGEST_NAME || tags > LONGEST_TAGS {
+            let why = format!(
+                "a service has at most {LONGEST_NAME} bytes, and the tags of a query {LONGEST_TAGS}"
+            );
+            let (backend, service) = (self.name(), Arc::clone(query.service()));
+            return Err(RegistryError::new(
+                ErrorKind::Invalid,
+                backend,
+                service,
+                why,
+            ));
+        }
         let watcher = RestSource::new(self.http.clone(), query.clone(), self.wait);
         Ok(vec![Box::new(watcher)])
     }

@@ -21,6 +21,37 @@ pub struct Decoded {
     pub instances: Vec<Arc<Instance>>,
     /// The records that cannot be used; the first 1,000.
     pub rejected: Vec<Rejected>,
+    /// The first of a few elements that an expression can name.
+    pub witness: Option<Witness>,
+}
+
+/// The names by which a filter expression selects one element of a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// The id of the service.
+    pub id: String,
+    /// The name of the node.
+    pub node: String,
+}
+
+impl Witness {
+    /// The longest name, in bytes, so that the expression fits in a URL. Arbitrary.
+    const LONGEST: usize = 512;
+
+    /// Reads the names of an element. Returns `None` if an expression cannot contain them: it is
+    /// written with double quotes, and Consul's grammar has no escapes.
+    fn of(element: &RawValue) -> Option<Self> {
+        let entry: HealthEntry<'_> = serde_json::from_str(element.get()).ok()?;
+        let plain = |name: &str| {
+            let quotable = |c: char| !c.is_control() && c != '"' && c != '\\';
+            (1..=Self::LONGEST).contains(&name.len()) && name.chars().all(quotable)
+        };
+        let (id, node) = (&*entry.service.id, &*entry.node.node);
+        (plain(id) && plain(node)).then(|| Self {
+            id: id.to_owned(),
+            node: node.to_owned(),
+        })
+    }
 }
 
 /// Decodes the replies about one service, and remembers the last one.
@@ -76,6 +107,9 @@ impl Decoder {
             }
         }
         self.known = known;
+        // A few elements only, because each is parsed again for this.
+        let first = elements.iter().take(8);
+        decoded.witness = first.into_iter().find_map(|element| Witness::of(element));
         Ok(decoded)
     }
 

@@ -15,7 +15,7 @@ mod meaning;
 mod tests;
 
 pub use self::{
-    decode::{Decoded, Decoder},
+    decode::{Decoded, Decoder, Witness},
     entry::HealthEntry,
 };
 

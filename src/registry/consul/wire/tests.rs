@@ -246,3 +246,30 @@ fn escapes_in_text_are_decoded() {
     let instance = one(|e| e["Service"]["ID"] = json!("a\"b\u{4e2d}\n")).unwrap();
     assert_eq!(instance.id(), "a\"b\u{4e2d}\n");
 }
+
+#[test]
+fn the_witness_is_the_first_element_whose_names_an_expression_can_contain() {
+    let entry = |id: &str, node: &str| {
+        let (id, node) = (serde_json::json!(id), serde_json::json!(node));
+        format!(r#"{{"Node": {{"Node": {node}}}, "Service": {{"ID": {id}}}}}"#)
+    };
+    let witness = |entries: &[String]| {
+        let body = format!("[{}]", entries.join(","));
+        let witness = decode(body.as_bytes(), None).unwrap().witness;
+        witness.map(|Witness { id, node }| (id, node))
+    };
+    let odd = [
+        entry(r#"a" or "" == ""#, "n"),
+        entry(r"a\b", "n"),
+        entry("a", "n\n"),
+        entry("a", ""),
+        entry(&"a".repeat(513), "n"),
+    ];
+    assert_eq!(witness(&odd), None);
+    let plain = [odd[0].clone(), entry("a/b c", "rack 7/ä")];
+    let named = ("a/b c".to_owned(), "rack 7/ä".to_owned());
+    assert_eq!(witness(&plain), Some(named));
+    assert_eq!(witness(&[]), None);
+    let late = [vec![odd[0].clone(); 8], vec![entry("a", "n")]].concat();
+    assert_eq!(witness(&late), None, "only a few are parsed for it");
+}
