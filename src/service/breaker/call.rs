@@ -1,6 +1,6 @@
 //! One admitted call, until its verdict.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It stays with the response of a [`Breaker`](super::Breaker) if the classifier judges by the end
 /// of the response.
+#[derive(Debug)]
 pub struct BreakerCall {
     shared: Arc<Shared>,
     admission: Admission,
@@ -130,13 +131,5 @@ impl Drop for BreakerCall {
         if !matches!(self.step, Step::Over | Step::Good { .. }) {
             self.cancel();
         }
-    }
-}
-
-impl fmt::Debug for BreakerCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerCall")
-            .field("step", &self.step)
-            .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! The handle of a breaker, to read and to set its state.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::window::CallCounts;
 
 /// Reads the state of a breaker, and sets it by hand. Cheap to clone; keeps no service alive.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct BreakerHandle(Arc<Shared>);
 
 impl BreakerHandle {
@@ -60,11 +60,5 @@ impl BreakerHandle {
     /// transitions, but never the last. Each transition is also a `tracing` event.
     pub fn subscribe(&self) -> watch::Receiver<BreakerTransition> {
         self.0.subscribe()
-    }
-}
-
-impl fmt::Debug for BreakerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BreakerHandle").field(&self.0).finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The layer.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tower::Layer;
 
@@ -13,7 +13,7 @@ use crate::classify::Answers;
 ///
 /// One layer is one breaker: all services it makes, and its clones, share state and handle. Another
 /// [`build`](BreakerSettings::build) makes another breaker.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct BreakerLayer<C = Answers> {
     classify: C,
     shared: Arc<Shared>,
@@ -49,13 +49,5 @@ impl<S, C: Clone> Layer<S> for BreakerLayer<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Breaker::new(inner, self.classify.clone(), Arc::clone(&self.shared))
-    }
-}
-
-impl<C> fmt::Debug for BreakerLayer<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerLayer")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
     }
 }

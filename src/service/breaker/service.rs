@@ -1,7 +1,6 @@
 //! The breaker service.
 
 use std::{
-    fmt,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -19,6 +18,7 @@ use crate::{
 /// [`BreakerLayer`](super::BreakerLayer).
 ///
 /// Clones, and other services made by the same layer, share one breaker.
+#[derive(Debug)]
 pub struct Breaker<S, C = Answers> {
     inner: S,
     classify: C,
@@ -89,13 +89,5 @@ impl<S: Clone, C: Clone> Clone for Breaker<S, C> {
             self.classify.clone(),
             Arc::clone(&self.shared),
         )
-    }
-}
-
-impl<S, C> fmt::Debug for Breaker<S, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Breaker")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
     }
 }

@@ -188,11 +188,6 @@ impl BreakerSettings {
         check_range("breaker.probes", self.rules.probes, 1..=MAX_PROBES)?;
         let (deadline, range) = (self.rules.probe_deadline, MS..=3_600_000 * MS);
         check_range("breaker.probe_deadline", deadline, range)?;
-        Ok(self.make())
-    }
-
-    /// Makes a breaker from settings that are in range.
-    fn make(&self) -> BreakerLayer {
         let now = Instant::now();
         let window = match self.window {
             Window::Time(span) => Counted::Time(TimeWindow::new(span, BUCKETS, now)),
@@ -206,7 +201,7 @@ impl BreakerSettings {
         };
         let machine = Machine::new(self.rules, small_rng(self.seed), now);
         let shared = Shared::new(Arc::clone(&self.name), machine, limits, window, now);
-        BreakerLayer::new(Arc::new(shared))
+        Ok(BreakerLayer::new(Arc::new(shared)))
     }
 
     /// The fewest calls to judge by: as set, or as the window allows.
@@ -227,6 +222,8 @@ impl Default for BreakerSettings {
 /// A breaker with the default settings.
 impl Default for BreakerLayer {
     fn default() -> Self {
-        BreakerSettings::new().make()
+        BreakerSettings::new()
+            .build()
+            .expect("the defaults are in range")
     }
 }

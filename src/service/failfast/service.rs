@@ -1,7 +1,6 @@
 //! The failfast service.
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -16,6 +15,7 @@ use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
 
 /// Fails calls at once after the inner service was not ready for a while; made by a
 /// [`FailFastLayer`](super::FailFastLayer).
+#[derive(Debug)]
 pub struct FailFast<S> {
     inner: S,
     shared: Arc<Shared>,
@@ -133,14 +133,5 @@ where
 impl<S: Clone> Clone for FailFast<S> {
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), Arc::clone(&self.shared))
-    }
-}
-
-impl<S> fmt::Debug for FailFast<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FailFast")
-            .field("shared", &self.shared)
-            .field("since", &self.since)
-            .finish_non_exhaustive()
     }
 }

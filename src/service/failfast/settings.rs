@@ -46,16 +46,11 @@ impl FailFastSettings {
     pub fn build(&self) -> Result<FailFastLayer, ConfigError> {
         let range = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
         check_range("failfast.wait", self.wait, range)?;
-        Ok(self.make())
-    }
-
-    /// Makes the layer from settings that are in range.
-    fn make(&self) -> FailFastLayer {
-        FailFastLayer::new(Shared {
+        Ok(FailFastLayer::new(Shared {
             name: Arc::clone(&self.name),
             wait: self.wait,
             failing: AtomicBool::new(false),
-        })
+        }))
     }
 }
 
@@ -68,6 +63,8 @@ impl Default for FailFastSettings {
 /// A layer with the default settings.
 impl Default for FailFastLayer {
     fn default() -> Self {
-        FailFastSettings::new().make()
+        FailFastSettings::new()
+            .build()
+            .expect("the defaults are in range")
     }
 }

@@ -1,6 +1,6 @@
 //! One call, which holds a permit until its response is complete.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -11,6 +11,7 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It stays with the response of an [`AdaptiveLimit`](super::AdaptiveLimit) if the classifier
 /// judges by the end of the response.
+#[derive(Debug)]
 pub struct LimitCall {
     shared: Arc<Shared>,
     began: Instant,
@@ -58,13 +59,5 @@ impl Observer for LimitCall {
 impl Drop for LimitCall {
     fn drop(&mut self) {
         self.shared.end();
-    }
-}
-
-impl fmt::Debug for LimitCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitCall")
-            .field("began", &self.began)
-            .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,11 @@
 //! The handle of a limit.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::shared::Shared;
 
 /// Reads a limit. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct LimitHandle(Arc<Shared>);
 
 impl LimitHandle {
@@ -21,11 +21,5 @@ impl LimitHandle {
     /// How many calls are in flight. After the limit has shrunk, this is above it for a while.
     pub fn in_flight(&self) -> u32 {
         self.0.in_flight()
-    }
-}
-
-impl fmt::Debug for LimitHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LimitHandle").field(&self.0).finish()
     }
 }

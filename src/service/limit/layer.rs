@@ -1,6 +1,6 @@
 //! The layer.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tower::Layer;
 
@@ -10,7 +10,7 @@ use crate::classify::Answers;
 /// Limits concurrent calls by latency and overload. See the [module](super).
 ///
 /// One layer is one limit: all services it makes, and its clones, share it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct AdaptiveLimitLayer<C = Answers> {
     classify: C,
     shared: Arc<Shared>,
@@ -47,13 +47,5 @@ impl<S, C: Clone> Layer<S> for AdaptiveLimitLayer<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         AdaptiveLimit::new(inner, self.classify.clone(), Arc::clone(&self.shared))
-    }
-}
-
-impl<C> fmt::Debug for AdaptiveLimitLayer<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdaptiveLimitLayer")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
     }
 }

@@ -60,12 +60,7 @@ impl LimitSettings {
         check_range("limit.range", min, 1..=max)?;
         check_range("limit.initial", initial, min..=max)?;
         check_range("limit.tolerance", tolerance, 1.0..=10.0)?;
-        Ok(self.make())
-    }
-
-    /// Makes a limit from settings that are in range.
-    fn make(self) -> AdaptiveLimitLayer {
-        AdaptiveLimitLayer::new(Shared::new(self.0))
+        Ok(AdaptiveLimitLayer::new(Shared::new(self.0)))
     }
 }
 
@@ -78,6 +73,8 @@ impl Default for LimitSettings {
 /// A limit with the default settings.
 impl Default for AdaptiveLimitLayer {
     fn default() -> Self {
-        LimitSettings::new().make()
+        LimitSettings::new()
+            .build()
+            .expect("the defaults are in range")
     }
 }

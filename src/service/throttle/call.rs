@@ -1,6 +1,6 @@
 //! One admitted call, until its verdict.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::classify::{Observer, Outcome, Verdict};
 ///
 /// It stays with the response of a [`Throttle`](super::Throttle) if the classifier judges by the
 /// end of the response.
+#[derive(Debug)]
 pub struct ThrottleCall {
     shared: Arc<Shared>,
     made: Instant,
@@ -55,14 +56,5 @@ impl Observer for ThrottleCall {
 impl Drop for ThrottleCall {
     fn drop(&mut self) {
         self.conclude(Verdict::new(Outcome::Cancelled));
-    }
-}
-
-impl fmt::Debug for ThrottleCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThrottleCall")
-            .field("made", &self.made)
-            .field("step", &self.step)
-            .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,13 @@
 //! The handle of a throttle.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
 
 use super::shared::Shared;
 
 /// Reads the state of a throttle. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ThrottleHandle(Arc<Shared>);
 
 impl ThrottleHandle {
@@ -26,11 +23,5 @@ impl ThrottleHandle {
     /// How many calls were refused since the throttle was made.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
-    }
-}
-
-impl fmt::Debug for ThrottleHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ThrottleHandle").field(&self.0).finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The layer.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tower::Layer;
 
@@ -10,7 +10,7 @@ use crate::classify::Answers;
 /// Throttles calls by the share that the service accepts. See the [module](super).
 ///
 /// One layer is one throttle: all services it makes, and its clones, share counts and handle.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ThrottleLayer<C = Answers> {
     classify: C,
     shared: Arc<Shared>,
@@ -47,13 +47,5 @@ impl<S, C: Clone> Layer<S> for ThrottleLayer<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Throttle::new(inner, self.classify.clone(), Arc::clone(&self.shared))
-    }
-}
-
-impl<C> fmt::Debug for ThrottleLayer<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThrottleLayer")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! The throttle service.
 
 use std::{
-    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -21,6 +20,7 @@ use crate::{
 ///
 /// Clones, and other services made by the same layer, share one throttle. Calls are refused in
 /// `call`; the inner service then stays ready for the next call.
+#[derive(Clone, Debug)]
 pub struct Throttle<S, C = Answers> {
     inner: S,
     classify: C,
@@ -70,23 +70,5 @@ where
             }
             Err(error) => Judged::refused(error),
         }
-    }
-}
-
-impl<S: Clone, C: Clone> Clone for Throttle<S, C> {
-    fn clone(&self) -> Self {
-        Self::new(
-            self.inner.clone(),
-            self.classify.clone(),
-            Arc::clone(&self.shared),
-        )
-    }
-}
-
-impl<S, C> fmt::Debug for Throttle<S, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Throttle")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
     }
 }

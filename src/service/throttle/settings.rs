@@ -81,13 +81,8 @@ impl ThrottleSettings {
         let range = Duration::from_millis(100)..=Duration::from_secs(86_400);
         check_range("throttle.window", self.window, range)?;
         check_range("throttle.min_calls", self.min_calls, 1..)?;
-        Ok(self.make())
-    }
-
-    /// Makes a throttle from settings that are in range.
-    fn make(&self) -> ThrottleLayer {
         let base = Instant::now();
-        ThrottleLayer::new(Shared {
+        Ok(ThrottleLayer::new(Shared {
             name: Arc::clone(&self.name),
             k: self.k,
             span: self.window,
@@ -98,7 +93,7 @@ impl ThrottleSettings {
             draws: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-        })
+        }))
     }
 }
 
@@ -111,6 +106,8 @@ impl Default for ThrottleSettings {
 /// A throttle with the default settings.
 impl Default for ThrottleLayer {
     fn default() -> Self {
-        ThrottleSettings::new().make()
+        ThrottleSettings::new()
+            .build()
+            .expect("the defaults are in range")
     }
 }
