@@ -17,10 +17,10 @@ use tower_roster::service::failfast::{FailFast, FailFastError, FailFastLayer, Fa
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Ready when it is told to; wakes whoever asked last, as most services do.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Gate(Arc<Mutex<Inner>>, Arc<AtomicUsize>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     ready: bool,
     broken: bool,

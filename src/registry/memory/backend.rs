@@ -27,7 +27,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 impl Backend for Memory {
     fn name(&self) -> Arc<str> {
-        Arc::clone(self.shared.name())
+        Arc::clone(&self.shared.name)
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
@@ -37,14 +37,14 @@ impl Backend for Memory {
             shared: Arc::clone(&self.shared),
             query: query.clone(),
             position,
-            drops: self.shared.drops(),
+            drops: self.shared.faults.drops(),
             seen: None,
         })])
     }
 
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
-        let (name, defaults) = (self.shared.name(), self.shared.defaults());
+        let (name, defaults) = (&self.shared.name, self.shared.defaults);
         let record = new_record(announcement, name, defaults, Some(session))?;
         Ok(Box::new(MemoryLease {
             shared: Arc::clone(&self.shared),
@@ -56,11 +56,11 @@ impl Backend for Memory {
 
 impl MemoryShared {
     fn error(&self, kind: ErrorKind, service: &Arc<str>, message: &str) -> RegistryError {
-        RegistryError::new(kind, Arc::clone(self.name()), Arc::clone(service), message)
+        RegistryError::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
     }
 
     async fn admit_for(&self, service: &Arc<str>) -> Result<(), RegistryError> {
-        let admitted = self.admit().await;
+        let admitted = self.faults.admit().await;
         admitted.map_err(|_| self.error(ErrorKind::Unavailable, service, "told to fail"))
     }
 }
@@ -110,7 +110,7 @@ impl Source for MemorySource {
         Box::pin(async {
             let service = self.query.service();
             let changed = async {
-                let paused = self.shared.is_paused();
+                let paused = self.shared.faults.is_paused();
                 self.shared.admit_for(service).await?;
                 if paused {
                     // The set may be stale after a pause, so it is read again at once.
@@ -121,7 +121,7 @@ impl Source for MemorySource {
                     _ = self.position.changed() => true,
                     () = sleep(CONFIRM_EVERY) => false,
                 };
-                self.shared.open().await;
+                self.shared.faults.open().await;
                 Ok(changed)
             };
             let changed: Result<bool, RegistryError> = tokio::select! {

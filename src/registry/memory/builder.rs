@@ -4,7 +4,12 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 #[cfg(doc)]
 use super::Memory;
-use super::{persist, record::Defaults, shared::MemoryShared, state, store::Store};
+use super::{
+    persist,
+    record::Defaults,
+    shared::{self, MemoryShared},
+    store::Store,
+};
 use crate::error::{ConfigError, RegistryError, check_range};
 
 /// Configures a [`Memory`].
@@ -72,7 +77,7 @@ impl MemoryBuilder {
         self.validate()?;
         let store = match &self.persist {
             None => Store::new(),
-            Some(path) => persist::read(path, true, self.defaults, state::now())?,
+            Some(path) => persist::read(path, true, self.defaults, shared::now())?,
         };
         let name = "memory".into();
         Ok(MemoryShared::new(name, self.defaults, store, self.persist))

@@ -9,7 +9,7 @@ use tokio::sync::watch as cell;
 pub(in crate::registry) struct Injected;
 
 #[derive(Debug)]
-pub(super) struct Faults {
+pub(in crate::registry) struct Faults {
     paused: cell::Sender<bool>,
     failing: AtomicU32,
     /// Incremented to break all open watches.
@@ -49,14 +49,14 @@ impl Faults {
     }
 
     /// Waits while the registry is paused.
-    pub(super) async fn open(&self) {
+    pub(in crate::registry) async fn open(&self) {
         let mut paused = self.paused.subscribe();
         // Cannot fail: `self` owns the sender.
         let _ = paused.wait_for(|paused| !paused).await;
     }
 
     /// Admits an operation: waits while the registry is paused, then fails it if a fault is left.
-    pub(super) async fn admit(&self) -> Result<(), Injected> {
+    pub(in crate::registry) async fn admit(&self) -> Result<(), Injected> {
         self.open().await;
         // Relaxed: see `fail_next`.
         let taken = self

@@ -77,7 +77,6 @@ mod probe;
 mod record;
 mod saver;
 mod shared;
-mod state;
 mod store;
 mod tend;
 pub(super) mod wire;
@@ -135,7 +134,7 @@ impl Memory {
     /// # Errors
     /// When the file cannot be read or is no saved state. The file is not changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, RegistryError> {
-        let store = persist::read(path.as_ref(), false, Defaults::default(), state::now())?;
+        let store = persist::read(path.as_ref(), false, Defaults::default(), shared::now())?;
         Ok(Self::with_store(store))
     }
 
@@ -176,7 +175,7 @@ impl Memory {
         announcement: impl Into<Announcement>,
     ) -> Result<Arc<Instance>, RegistryError> {
         let announcement = announcement.into();
-        let (name, defaults) = (self.shared.name(), self.shared.defaults());
+        let (name, defaults) = (&self.shared.name, self.shared.defaults);
         announcement.validate(name)?;
         let new = new_record(&announcement, name, defaults, None)?;
         Ok(self.shared.register(new).0.instance)
@@ -234,12 +233,12 @@ impl Memory {
     /// Makes the next `operations` of clients fail as unavailable: reads, starts of waiting for a
     /// change, registrations, heartbeats, deregistrations, and requests to the REST server.
     pub fn fail_next(&self, operations: u32) {
-        self.shared.fail_next(operations);
+        self.shared.faults.fail_next(operations);
     }
 
     /// Breaks every open watch, like a reset connection. Watches reconnect by themselves.
     pub fn drop_watchers(&self) {
-        self.shared.drop_watchers();
+        self.shared.faults.drop_watchers();
     }
 
     /// Clears the whole state, like a restart without a saved state: services, instances and the index.
@@ -276,7 +275,7 @@ impl Clone for Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
-            .field("name", self.shared.name())
+            .field("name", &self.shared.name)
             .field("index", &self.index())
             .finish_non_exhaustive()
     }

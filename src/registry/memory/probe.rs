@@ -1,30 +1,19 @@
 //! The checks that the registry makes: opening a connection, or requesting a path.
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{record::RecordCheck, state::MemoryState};
+use super::{record::RecordCheck, shared::MemoryShared};
 use crate::{error::BoxError, instance::Address};
 
 pub(super) struct CheckJob {
-    pub(super) registry: Weak<MemoryState>,
+    pub(super) registry: Weak<MemoryShared>,
     pub(super) id: Arc<str>,
     pub(super) serial: u64,
     pub(super) address: Address,
     pub(super) check: Arc<RecordCheck>,
-}
-
-impl fmt::Debug for CheckJob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CheckJob")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Checks one registration until it is removed or replaced. The first check starts at a random point of
@@ -40,13 +29,13 @@ pub(super) async fn run(job: CheckJob) {
         if let Err(error) = &outcome {
             tracing::debug!(id = %job.id, address = %job.address, %error, "a check failed");
         }
-        let Some(state) = job.registry.upgrade() else {
+        let Some(shared) = job.registry.upgrade() else {
             return;
         };
-        if !state.checked(&job.id, job.serial, outcome.is_ok(), Instant::now()) {
+        if !shared.checked(&job.id, job.serial, outcome.is_ok(), Instant::now()) {
             return;
         }
-        drop(state);
+        drop(shared);
         sleep(job.check.interval).await;
     }
 }

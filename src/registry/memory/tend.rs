@@ -21,37 +21,36 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{probe, state::MemoryState, store::Store};
+use super::{probe, shared::MemoryShared, store::Store};
 
 /// How late a timer may be on a busy machine without a suspension. Arbitrary: well above a timer's
 /// resolution of a millisecond, and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
 
 /// Starts the task. Returns `None` if no runtime runs.
-pub(super) fn spawn(state: &Arc<MemoryState>) -> Option<AbortHandle> {
+pub(super) fn spawn(registry: Weak<MemoryShared>, poke: cell::Receiver<()>) -> Option<AbortHandle> {
     let runtime = Handle::try_current().ok()?;
-    let task = runtime.spawn(tend(Arc::downgrade(state), state.pokes()));
-    Some(task.abort_handle())
+    Some(runtime.spawn(tend(registry, poke)).abort_handle())
 }
 
-async fn tend(registry: Weak<MemoryState>, mut poke: cell::Receiver<()>) {
+async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {
     let mut probes = Probes::default();
     loop {
         poke.mark_unchanged();
         let next = {
-            let Some(state) = registry.upgrade() else {
+            let Some(shared) = registry.upgrade() else {
                 return;
             };
-            let mut store = state.store();
+            let mut store = shared.store();
             probes.follow(&store, &registry);
-            if state.faults.is_paused() {
+            if shared.faults.is_paused() {
                 store.planned = None;
             } else {
                 turn(&mut store, Instant::now());
             }
             let next = store.planned;
             drop(store);
-            state.changed(false);
+            shared.changed(false);
             next
         };
         let due = async {
@@ -100,7 +99,7 @@ struct Probes {
 
 impl Probes {
     /// Starts and aborts checks, so that each registration with a check has one.
-    fn follow(&mut self, store: &Store, registry: &Weak<MemoryState>) {
+    fn follow(&mut self, store: &Store, registry: &Weak<MemoryShared>) {
         while self.tasks.try_join_next().is_some() {}
         if self.seen == store.checks {
             return;

@@ -84,7 +84,7 @@ impl RestServer {
             return Err(Failure::method(allowed));
         }
         let params = Params::parse(head.uri.query())?;
-        let admitted = self.shared().admit().await;
+        let admitted = self.shared().faults.admit().await;
         admitted.map_err(|_| Failure::injected())?;
         match place {
             (Some(id), None, _) if method == Method::DELETE => {
@@ -105,7 +105,7 @@ impl RestServer {
     async fn register<B: Body>(&self, body: B) -> Result<Answer, Failure> {
         let body = input::json(body).await?;
         let shared = self.shared();
-        let parsed = wire::parse(&body, shared.defaults()).map_err(input::field)?;
+        let parsed = wire::parse(&body, shared.defaults).map_err(input::field)?;
         let (record, position) = shared.register(parsed.record);
         shared.saved(position).await;
         Ok(positioned(
@@ -179,7 +179,7 @@ impl RestServer {
                 () = sleep_until(until) => {}
                 () = self.closes() => {}
             }
-            self.shared().open().await;
+            self.shared().faults.open().await;
             look = self.shared().look(&query);
         }
         Ok(listing(name, &look))
