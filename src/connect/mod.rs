@@ -118,7 +118,7 @@ impl Connector {
     }
 
     async fn connect(mut self, uri: Uri) -> Result<Io, BoxError> {
-        let plain = match &self.target {
+        match &self.target {
             Target::Tcp(address) => {
                 let to = Uri::builder()
                     .scheme("http")
@@ -130,14 +130,22 @@ impl Connector {
                     let text = format!("no connection to {address} within {:?}", self.timeout);
                     io::Error::new(io::ErrorKind::TimedOut, text)
                 })??;
-                stream.into_inner()
+                self.secured(stream.into_inner(), &uri).await
             }
             #[cfg(all(unix, feature = "consul"))]
             Target::Unix(path) => {
                 let stream = tokio::net::UnixStream::connect(path).await?;
-                return Ok(self.io(stream));
+                self.secured(stream, &uri).await
             }
-        };
+        }
+    }
+
+    /// Starts TLS on a new connection, if it is set.
+    async fn secured(
+        &self,
+        plain: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        uri: &Uri,
+    ) -> Result<Io, BoxError> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let name = self
@@ -169,12 +177,12 @@ impl Connector {
 }
 
 #[cfg(feature = "tls")]
-async fn secure(
+async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &tokio_rustls::TlsConnector,
-    stream: tokio::net::TcpStream,
+    stream: S,
     host: &str,
     timeout: Duration,
-) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, BoxError> {
+) -> Result<tokio_rustls::client::TlsStream<S>, BoxError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = rustls::pki_types::ServerName::try_from(host.to_owned())
         .map_err(|error| format!("{host:?} is no TLS server name: {error}"))?;

@@ -149,6 +149,68 @@ async fn certificates_are_checked_on_both_sides() {
     }
 }
 
+/// As the `consul` command does, with `CONSUL_HTTP_ADDR=unix://…` and `CONSUL_HTTP_SSL=true`. Consul itself
+/// offers TLS on TCP only, so a relay stands between the socket and the agent.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_socket_speaks_tls_if_asked() {
+    need_consul!();
+    let certs = Certificates::new();
+    let socket = certs.path("consul.sock");
+    let port = Port::lease();
+    let agent = certs.agent(&port, false).await;
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let to = port.addr();
+    let relay = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut agent = tokio::net::TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut agent).await;
+            });
+        }
+    });
+    agent
+        .register_service("web-1", "web", "127.0.0.1", 80, json!({}))
+        .await;
+    let address = format!("unix+https://{}", socket.display());
+    let good = ConsulConfig::new(&address).ca_file(certs.path("ca.pem"));
+    let registry = configured(good.options(long()), WatchSettings::default());
+    assert_eq!(&*registry.name(), format!("consul {address}"));
+    let mut watch = registry.watch("web").unwrap();
+    see(&mut watch, "listed", |view| ids(view) == ["web-1"]).await;
+
+    let wrong = ConsulConfig::new(&address).ca_file(certs.path("other-ca.pem"));
+    let registry = configured(wrong.options(long()), WatchSettings::default());
+    let mut watch = registry.watch("web").unwrap();
+    let view = see(&mut watch, "not trusted", |view| view.error.is_some()).await;
+    let text = trouble(&view);
+    assert!(text.contains("invalid peer certificate"), "{text}");
+    relay.abort();
+}
+
+/// None of these would protect anything, and the token would be sent in plain text.
+#[test]
+fn certificates_without_tls_and_empty_tokens_are_refused() {
+    let certs = Certificates::new();
+    std::fs::write(certs.path("empty"), " \n").unwrap();
+    let plain = || ConsulConfig::new("http://127.0.0.1:1");
+    let pem = certs.path("client.pem");
+    for (config, field) in [
+        (plain().ca_file(certs.path("ca.pem")), "consul.ca_file"),
+        (
+            plain().client_cert(&pem, certs.path("client-key.pem")),
+            "consul.client_cert",
+        ),
+        (plain().token(""), "consul.token"),
+        (plain().token_file(certs.path("empty")), "consul.token_file"),
+    ] {
+        let error = Consul::new(config).unwrap_err();
+        assert_eq!(error.field(), field, "{error}");
+    }
+    let mixed = plain().fallback("https://127.0.0.1:2");
+    Consul::new(mixed.ca_file(certs.path("ca.pem"))).unwrap();
+}
+
 /// Files that cannot be used are named when the client is made, not when it first connects.
 #[test]
 fn unusable_files_are_named() {

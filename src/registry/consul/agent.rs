@@ -8,10 +8,7 @@ pub(super) struct AgentAddress {
     pub(super) target: Target,
     /// Scheme, authority and path prefix; `/v1/…` is appended.
     pub(super) origin: String,
-    #[cfg_attr(
-        not(feature = "tls"),
-        expect(dead_code, reason = "an https address is refused")
-    )]
+    /// Whether requests are sent over TLS.
     pub(super) secure: bool,
 }
 
@@ -44,20 +41,10 @@ impl AgentAddress {
     ) -> Result<Self, ConfigError> {
         let invalid =
             |why: String| ConfigError::new("consul.address", format!("{:?}: {why}", shown(text)));
-        if let Some(path) = text.strip_prefix("unix://") {
-            #[cfg(unix)]
-            if path.starts_with('/') {
-                return Ok(Self {
-                    target: Target::Unix(path.into()),
-                    origin: "http://localhost".to_owned(),
-                    secure: false,
-                });
-            }
-            return Err(invalid(format!("{path:?} is no absolute path of a socket")));
-        }
         let (secure, rest) = match text.split_once("://") {
-            Some(("http" | "tcp", rest)) => (secure, rest),
-            Some(("https", rest)) => (true, rest),
+            // Never plain where TLS is asked for, as in the command.
+            Some(("http" | "tcp" | "unix", rest)) => (secure, rest),
+            Some(("https" | "unix+https", rest)) => (true, rest),
             Some((scheme, _)) => return Err(invalid(format!("the scheme {scheme:?} is unknown"))),
             None => (secure, text),
         };
@@ -65,6 +52,18 @@ impl AgentAddress {
             return Err(invalid(
                 "TLS needs the feature `tls` of this crate".to_owned(),
             ));
+        }
+        let scheme = if secure { "https" } else { "http" };
+        if text.starts_with("unix") && text.contains("://") {
+            #[cfg(unix)]
+            if rest.starts_with('/') {
+                return Ok(Self {
+                    target: Target::Unix(rest.into()),
+                    origin: format!("{scheme}://localhost"),
+                    secure,
+                });
+            }
+            return Err(invalid(format!("{rest:?} is no absolute path of a socket")));
         }
         // The address becomes part of the backend's name, which every message contains, so it must not
         // contain secrets.
@@ -90,7 +89,6 @@ impl AgentAddress {
             format!("{authority}:{port}").parse()
         };
         let address = address.map_err(|error| invalid(error.to_string()))?;
-        let scheme = if secure { "https" } else { "http" };
         let origin = format!("{scheme}://{address}{prefix}");
         if origin.parse::<http::Uri>().is_err() {
             return Err(invalid(format!("{prefix:?} is no path of a URL")));
@@ -101,10 +99,13 @@ impl AgentAddress {
             secure,
         })
     }
+
     /// What parses as this address, whatever the defaults are.
     pub(super) fn url(&self) -> String {
         match &self.target {
             Target::Tcp(_) => self.origin.clone(),
+            #[cfg(unix)]
+            Target::Unix(path) if self.secure => format!("unix+https://{}", path.display()),
             #[cfg(unix)]
             Target::Unix(path) => format!("unix://{}", path.display()),
         }
@@ -143,6 +144,25 @@ mod tests {
         }
     }
 
+    #[cfg(all(unix, feature = "tls"))]
+    #[test]
+    fn tls_that_is_asked_for_is_never_dropped() {
+        for text in [
+            "h",
+            "h:1",
+            "http://h:1",
+            "tcp://h:1",
+            "https://h:1",
+            "unix:///s",
+            "unix+https:///s",
+        ] {
+            let address = AgentAddress::parse(text, true, DefaultPorts::OF_AGENT).unwrap();
+            assert!(address.secure, "{text}");
+            assert!(address.origin.starts_with("https://"), "{text}");
+            assert!(address.url().contains("https://"), "{text}");
+        }
+    }
+
     #[test]
     fn an_address_is_what_its_url_parses_as() {
         for (text, url) in [
@@ -153,6 +173,8 @@ mod tests {
             ("https://h/consul/", "https://h:443/consul"),
             #[cfg(unix)]
             ("unix:///run/consul.sock", "unix:///run/consul.sock"),
+            #[cfg(all(unix, feature = "tls"))]
+            ("unix+https:///run/c.sock", "unix+https:///run/c.sock"),
         ] {
             let address = parse(text).unwrap();
             assert_eq!(address.url(), url);

@@ -67,8 +67,9 @@ impl fmt::Debug for ConsulConfig {
 }
 
 impl ConsulConfig {
-    /// Creates a configuration for one agent: `http://host:port`, `https://host:port`, `host:port` or
-    /// `unix:///path`. It does not read the environment.
+    /// Creates a configuration for one agent: `http://host:port`, `https://host:port`, `host:port`,
+    /// `unix:///path`, or `unix+https:///path` for TLS over a socket (the certificate must be for
+    /// `localhost`). It does not read the environment.
     pub fn new(address: impl Into<String>) -> Self {
         Self {
             addresses: vec![address.into()],
@@ -88,7 +89,7 @@ impl ConsulConfig {
         self
     }
 
-    /// Sets the ACL token; none by default.
+    /// Sets the ACL token; none by default. It replaces the file of a token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = TokenSource::Literal(token.into());
@@ -96,21 +97,23 @@ impl ConsulConfig {
     }
 
     /// Sets the file of the ACL token; none by default. It is read again whenever Consul refuses the
-    /// token.
+    /// token. It replaces a token.
     #[must_use]
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = TokenSource::File(path.into());
         self
     }
 
-    /// Sets the PEM file of the certificate authorities to trust; those of the system by default.
+    /// Sets the PEM file of the certificate authorities to trust; those of the system by default. It is an
+    /// error if no address uses TLS.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
         self
     }
 
-    /// Sets the client certificate and its key, both PEM files; none by default.
+    /// Sets the client certificate and its key, both PEM files; none by default. They are an error if no
+    /// address uses TLS.
     #[must_use]
     pub fn client_cert(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.cert = Some(cert.into());
@@ -134,8 +137,50 @@ impl ConsulConfig {
     }
 
     /// The addresses, in order of preference.
+    ///
+    /// # Errors
+    /// When an address cannot be used, or all are plain and a setting is for TLS: the user expects an
+    /// agent that proves its identity, and the token would be sent to any.
     pub(super) fn agents(&self) -> Result<Vec<AgentAddress>, ConfigError> {
         let parse = |text: &String| AgentAddress::parse(text, false, DefaultPorts::OF_SCHEME);
-        self.addresses.iter().map(parse).collect()
+        let agents: Vec<_> = self.addresses.iter().map(parse).collect::<Result<_, _>>()?;
+        let unused = self.tls.first_set();
+        if let Some((field, variable)) = unused.filter(|_| !agents.iter().any(|agent| agent.secure))
+        {
+            let why = format!(
+                "is set (perhaps by {variable}), and no address uses TLS: write https://, or set \
+                 CONSUL_HTTP_SSL=true"
+            );
+            return Err(ConfigError::new(field, why));
+        }
+        Ok(agents)
+    }
+}
+
+impl TlsFiles {
+    /// The name of the first setting that is for TLS only, and of its variable in the environment.
+    fn first_set(&self) -> Option<(&'static str, &'static str)> {
+        // Not `unverified`: without TLS, nothing is verified either.
+        let Self {
+            ca_file,
+            ca_path,
+            cert,
+            key,
+            server_name,
+            unverified: _,
+        } = self;
+        let set = [
+            (ca_file.is_some(), "consul.ca_file", "CONSUL_CACERT"),
+            (ca_path.is_some(), "consul.ca_path", "CONSUL_CAPATH"),
+            (cert.is_some(), "consul.client_cert", "CONSUL_CLIENT_CERT"),
+            (key.is_some(), "consul.client_key", "CONSUL_CLIENT_KEY"),
+            (
+                server_name.is_some(),
+                "consul.tls_server_name",
+                "CONSUL_TLS_SERVER_NAME",
+            ),
+        ];
+        let first = set.into_iter().find(|(set, ..)| *set);
+        first.map(|(_, field, variable)| (field, variable))
     }
 }

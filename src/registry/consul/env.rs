@@ -11,9 +11,12 @@ impl ConsulConfig {
     ///
     /// It reads `CONSUL_HTTP_ADDR` (`127.0.0.1:8500` by default), `CONSUL_HTTP_TOKEN`,
     /// `CONSUL_HTTP_TOKEN_FILE` (which has precedence over the token), `CONSUL_HTTP_AUTH`,
-    /// `CONSUL_HTTP_SSL`, `CONSUL_HTTP_SSL_VERIFY`, `CONSUL_CACERT`, `CONSUL_CAPATH`,
-    /// `CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY`, `CONSUL_TLS_SERVER_NAME`, `CONSUL_NAMESPACE` and
-    /// `CONSUL_PARTITION`.
+    /// `CONSUL_HTTP_SSL` (which turns an address of any scheme to TLS), `CONSUL_HTTP_SSL_VERIFY`,
+    /// `CONSUL_CACERT` (which has precedence over the path), `CONSUL_CAPATH`, `CONSUL_CLIENT_CERT`,
+    /// `CONSUL_CLIENT_KEY`, `CONSUL_TLS_SERVER_NAME`, `CONSUL_NAMESPACE` and `CONSUL_PARTITION`.
+    ///
+    /// Unlike the command, [`Consul::new`](super::Consul::new) refuses certificates and a server name
+    /// for an address without TLS, and an empty file of a token.
     ///
     /// # Errors
     /// When one of them cannot be used. The error names the variable.
@@ -25,21 +28,7 @@ impl ConsulConfig {
     /// returns.
     pub(super) fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
-        let flag = |name: &str| -> Result<Option<bool>, ConfigError> {
-            let Some(value) = set(name) else {
-                return Ok(None);
-            };
-            // The values that Go's `strconv.ParseBool` accepts; the `consul` command uses it.
-            match value.as_str() {
-                "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-                _ => Err(ConfigError::new(
-                    name,
-                    format!("{value:?} is neither true nor false"),
-                )),
-            }
-        };
-        let secure = flag("CONSUL_HTTP_SSL")?.unwrap_or(false);
+        let secure = parse_flag("CONSUL_HTTP_SSL", &var)?.unwrap_or(false);
         let text = set("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned());
         let address = AgentAddress::parse(&text, secure, DefaultPorts::OF_SCHEME)
             .map_err(|error| ConfigError::new("CONSUL_HTTP_ADDR", error.to_string()))?;
@@ -56,11 +45,27 @@ impl ConsulConfig {
             cert: set("CONSUL_CLIENT_CERT").map(Into::into),
             key: set("CONSUL_CLIENT_KEY").map(Into::into),
             server_name: set("CONSUL_TLS_SERVER_NAME"),
-            unverified: flag("CONSUL_HTTP_SSL_VERIFY")? == Some(false),
+            unverified: parse_flag("CONSUL_HTTP_SSL_VERIFY", &var)? == Some(false),
         };
         config.options.namespace = set("CONSUL_NAMESPACE");
         config.options.partition = set("CONSUL_PARTITION");
         Ok(config)
+    }
+}
+
+/// Parses a variable with the values that Go's `strconv.ParseBool` accepts; the `consul` command uses it.
+pub(super) fn parse_flag(
+    name: &str,
+    var: impl Fn(&str) -> Option<String>,
+) -> Result<Option<bool>, ConfigError> {
+    match var(name).as_deref() {
+        None | Some("") => Ok(None),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+        Some(value) => Err(ConfigError::new(
+            name,
+            format!("{value:?} is neither true nor false"),
+        )),
     }
 }
 
@@ -109,6 +114,47 @@ mod tests {
         assert_eq!(error.field(), "CONSUL_HTTP_SSL");
         let error = vars(&[("CONSUL_HTTP_ADDR", "ftp://x")]).unwrap_err();
         assert_eq!(error.field(), "CONSUL_HTTP_ADDR");
+    }
+
+    #[cfg(all(unix, feature = "tls"))]
+    #[test]
+    fn a_socket_speaks_tls_if_the_environment_asks_for_it() {
+        let config = vars(&[
+            ("CONSUL_HTTP_ADDR", "unix:///x.sock"),
+            ("CONSUL_HTTP_SSL", "true"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.addresses, ["unix+https:///x.sock"]);
+        assert!(config.agents().unwrap()[0].secure);
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_that_is_not_compiled_in_is_an_error() {
+        for address in ["unix:///x.sock", "h:1", "http://h:1"] {
+            let error = ConsulConfig::from_vars(|name| match name {
+                "CONSUL_HTTP_ADDR" => Some(address.to_owned()),
+                "CONSUL_HTTP_SSL" => Some("true".to_owned()),
+                _ => None,
+            });
+            assert!(error.unwrap_err().to_string().contains("feature `tls`"));
+        }
+    }
+
+    #[test]
+    fn certificates_without_tls_are_refused() {
+        for (variable, field) in [
+            ("CONSUL_CACERT", "consul.ca_file"),
+            ("CONSUL_CAPATH", "consul.ca_path"),
+            ("CONSUL_CLIENT_CERT", "consul.client_cert"),
+            ("CONSUL_CLIENT_KEY", "consul.client_key"),
+            ("CONSUL_TLS_SERVER_NAME", "consul.tls_server_name"),
+        ] {
+            let one = ConsulConfig::from_vars(|name| (name == variable).then(|| "x".to_owned()));
+            let error = super::super::Consul::new(one.unwrap()).unwrap_err();
+            assert_eq!(error.field(), field);
+            assert!(error.to_string().contains(variable), "{error}");
+        }
     }
 
     #[cfg(feature = "tls")]

@@ -9,6 +9,7 @@ use std::{
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
+    agent::AgentAddress,
     config::{ConsulConfig, TokenSource},
     options::ConsulOptions,
 };
@@ -54,8 +55,8 @@ struct Credentials {
 impl Hyper {
     pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
         let agents = config.agents()?;
-        let origins: Vec<_> = agents.iter().map(|agent| agent.origin.clone()).collect();
-        let backend: Arc<str> = format!("consul {}", origins.join(",")).into();
+        let urls: Vec<_> = agents.iter().map(AgentAddress::url).collect();
+        let backend: Arc<str> = format!("consul {}", urls.join(",")).into();
         #[cfg(feature = "tls")]
         let tls = if agents.iter().any(|agent| agent.secure) {
             Some(super::tls::client_config(&config.tls)?)
@@ -176,7 +177,8 @@ fn read(token: &TokenSource) -> Result<Option<HeaderValue>, ConfigError> {
     };
     let text = text.trim();
     if text.is_empty() {
-        return Ok(None);
+        // Without a token, requests would have the rights of an anonymous client.
+        return Err(ConfigError::new(field, "the token is empty"));
     }
     hidden(field, text).map(Some)
 }
@@ -188,7 +190,9 @@ fn read_file(field: &str, path: &Path) -> Result<String, ConfigError> {
 
 fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
     use base64::Engine as _;
-    let code = base64::engine::general_purpose::STANDARD.encode(auth);
+    // A user without a password, as the command accepts it.
+    let colon = if auth.contains(':') { "" } else { ":" };
+    let code = base64::engine::general_purpose::STANDARD.encode(format!("{auth}{colon}"));
     hidden("consul.basic_auth", &format!("Basic {code}"))
 }
 

@@ -1,10 +1,11 @@
 //! The configuration in a URL, such as `consul://host:port?dc=eu-1`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     agent::{AgentAddress, DefaultPorts},
     config::{ConsulConfig, TokenSource},
+    env::parse_flag,
     options::Consistency,
 };
 use crate::{error::ConfigError, registry::redact::shown};
@@ -12,7 +13,8 @@ use crate::{error::ConfigError, registry::redact::shown};
 impl ConsulConfig {
     /// Creates a configuration from `consul://host:port,host:port?dc=…`, `consul+https://…`, or
     /// `consul:` alone. Everything that the URL does not set is taken from the environment, as with the
-    /// flags of the `consul` command.
+    /// flags of the `consul` command. `consul://` uses TLS if `CONSUL_HTTP_SSL` asks for it, `consul+https`
+    /// always, and `consul+http` never (it is an error with that variable).
     ///
     /// The parameters are `dc` (several, or one list with commas, in order of preference), `stale`
     /// (optionally with the largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
@@ -44,16 +46,24 @@ impl ConsulConfig {
                 "credentials do not belong in a URL: use CONSUL_HTTP_TOKEN_FILE",
             ));
         }
+        let asked_for = parse_flag("CONSUL_HTTP_SSL", &var)?;
+        // The scheme and the variable can each ask for TLS, and none drops what the other asks for.
+        let secure = match (scheme, asked_for) {
+            ("consul+http", Some(true)) => {
+                return Err(invalid(
+                    "consul+http is not encrypted, and CONSUL_HTTP_SSL asks for TLS",
+                ));
+            }
+            ("consul+https", _) => true,
+            (_, asked_for) => asked_for.unwrap_or(false),
+        };
         // If the URL has an address, the address in the environment is ignored.
         let mut config = Self::from_vars(|name| match name {
             "CONSUL_HTTP_ADDR" if explicit => None,
-            "CONSUL_HTTP_SSL" if explicit || scheme != "consul" => {
-                Some((scheme == "consul+https").to_string())
-            }
+            "CONSUL_HTTP_SSL" => Some(secure.to_string()),
             _ => var(name),
         })?;
         if explicit {
-            let secure = scheme == "consul+https";
             let addresses = authorities.split(',').map(|authority| {
                 if authority.contains('/') {
                     return Err(invalid("an address has no path here"));
@@ -63,7 +73,12 @@ impl ConsulConfig {
             });
             config.addresses = addresses.collect::<Result<_, _>>()?;
         }
+        let mut seen = HashSet::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name != "dc" && !seen.insert(name.clone()) {
+                let why = "is given twice, and only one of them could be used";
+                return Err(ConfigError::new(format!("consul.{name}"), why));
+            }
             config.parameter(&name, &value)?;
         }
         config.options.validate()?;
@@ -206,6 +221,8 @@ mod tests {
             ("consul://h:1?wait=1h", "wait"),
             ("consul://h:1?max_blocking=0", "max_blocking"),
             ("consul://h:1?max_blocking=x", "max_blocking"),
+            ("consul://h:1?wait=1s&wait=2s", "given twice"),
+            ("consul://h:1?token_file=a&token_file=b", "given twice"),
             ("consul://h:1?dc=", "consul.datacenter"),
             ("consul://h:1?filter=", "filter"),
             ("consul://h:1?passing=maybe", "passing"),
@@ -240,6 +257,42 @@ mod tests {
         assert_eq!(config.token, TokenSource::Literal("hush".into()));
         let error = url("consul:secret@h:1").unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_is_used_if_the_scheme_or_the_environment_asks_for_it() {
+        let origin = |url: &str, ssl: &str, addr: Option<&str>| {
+            let config = ConsulConfig::from_url_and_vars(url, |name| match name {
+                "CONSUL_HTTP_SSL" => Some(ssl.to_owned()),
+                "CONSUL_HTTP_ADDR" => addr.map(str::to_owned),
+                _ => None,
+            });
+            config.map(|config| config.addresses.join(","))
+        };
+        for (url, ssl, addr, address) in [
+            ("consul://h", "", None, "http://h:8500"),
+            ("consul://h", "true", None, "https://h:8501"),
+            ("consul://h", "false", None, "http://h:8500"),
+            ("consul://h", "", Some("https://a"), "http://h:8500"),
+            ("consul:", "true", Some("http://a:1"), "https://a:1"),
+            ("consul:", "false", Some("https://a:1"), "https://a:1"),
+            ("consul+https:", "false", Some("http://a:1"), "https://a:1"),
+            ("consul+https://h", "false", None, "https://h:8501"),
+            ("consul+http://h", "false", None, "http://h:8500"),
+            #[cfg(unix)]
+            ("consul+https:", "", Some("unix:///s"), "unix+https:///s"),
+        ] {
+            assert_eq!(
+                origin(url, ssl, addr).unwrap(),
+                address,
+                "{url} {ssl} {addr:?}"
+            );
+        }
+        let error = origin("consul+http://h", "true", None).unwrap_err();
+        assert!(error.to_string().contains("CONSUL_HTTP_SSL"), "{error}");
+        let error = origin("consul://h", "yes", None).unwrap_err();
+        assert_eq!(error.field(), "CONSUL_HTTP_SSL");
     }
 
     #[cfg(feature = "tls")]
