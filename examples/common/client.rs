@@ -17,12 +17,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
 use tower::{Service, ServiceExt, timeout::error::Elapsed, util::BoxCloneSyncService};
 use tower_roster::{
     BoxError, Instance,
     balance::{self, NoEndpoint, policy, topology::ByHeaders},
-    client::{Handles, HttpClient, HttpEndpoints, HttpError, Stack},
+    client::{Handles, HttpBody, HttpClient, HttpEndpoints, HttpError, Stack},
     discover::MakeEndpoint,
     instance::Key,
     registry::Watch,
@@ -387,9 +386,9 @@ struct Sending {
 }
 
 impl Service<Sent> for Sending {
-    type Response = Response<Incoming>;
+    type Response = Response<HttpBody>;
     type Error = HttpError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         self.inner.poll_ready(cx)

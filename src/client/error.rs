@@ -1,14 +1,20 @@
 //! The error of a request over HTTP.
 
-use std::{fmt, sync::Arc};
+#[cfg(all(feature = "http2", feature = "tls"))]
+use std::sync::PoisonError;
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use http::Request;
 
 use super::uri::Place;
-#[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
+#[cfg(any(feature = "http2", feature = "tonic"))]
 use crate::classify;
 use crate::{
     classify::Unsent,
+    connect::Io,
     error::BoxError,
     instance::{Address, Key},
 };
@@ -32,7 +38,7 @@ enum Kind {
 
 impl HttpError {
     /// `request` returns the request, if it was not sent.
-    #[cfg(any(feature = "http2", feature = "tls", feature = "tonic"))]
+    #[cfg(any(feature = "http2", feature = "tonic"))]
     pub(super) fn exchange<B: Send + 'static>(
         place: Arc<Place>,
         error: impl std::error::Error + Send + Sync + 'static,
@@ -146,3 +152,44 @@ impl std::error::Error for HttpError {
         self.source.as_ref().map(|source| &**source as _)
     }
 }
+
+/// The server chose another version of HTTP in the TLS handshake than the one that was to be used.
+/// The request goes out with the other one, on the connection that this error contains.
+#[cfg_attr(
+    not(all(feature = "http2", feature = "tls")),
+    expect(dead_code, reason = "a server can choose only if the client has both")
+)]
+pub(super) struct OtherVersion(Mutex<Option<Io>>);
+
+impl OtherVersion {
+    pub(super) fn of(io: Io) -> Self {
+        Self(Mutex::new(Some(io)))
+    }
+
+    /// Takes the connection, unless it was taken before. Returns `None` if `error` is another one.
+    #[cfg(all(feature = "http2", feature = "tls"))]
+    pub(super) fn find(error: &HttpError) -> Option<Option<Io>> {
+        let mut next = std::error::Error::source(error);
+        while let Some(error) = next {
+            if let Some(Self(io)) = error.downcast_ref() {
+                return Some(io.lock().unwrap_or_else(PoisonError::into_inner).take());
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for OtherVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server chose another version of HTTP")
+    }
+}
+
+impl fmt::Debug for OtherVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OtherVersion")
+    }
+}
+
+impl std::error::Error for OtherVersion {}

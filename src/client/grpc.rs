@@ -296,7 +296,7 @@ impl MakeEndpoint for GrpcEndpoints {
         let origin = place.complete(given.unwrap_or_default())?;
         let connector = self.connector(instance, &origin);
         Ok(GrpcClient::new(Calls {
-            http2: Arc::new(Http2::new(connector, self.builder())),
+            http2: Arc::new(Http2::new(connector, self.builder(), None)),
             place: Arc::new(place),
             origin,
             user_agent: self.user_agent.clone(),

@@ -12,12 +12,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::USER_AGENT};
-use hyper::body::Incoming;
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, ConnectError, Status, body::Body};
 use tower::Service;
 
 use super::{
+    body::HttpBody,
     erased::Erased,
     error::HttpError,
     http2::{Failure, Http2},
@@ -59,7 +59,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<Incoming>;
+    type Response = Response<HttpBody>;
     type Error = HttpError;
     type Future = GrpcFuture;
 
@@ -230,10 +230,10 @@ impl fmt::Debug for GrpcClient {
 }
 
 /// A call over gRPC that waits for the head of its response.
-pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>);
+pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>);
 
 impl Future for GrpcFuture {
-    type Output = Result<Response<Incoming>, HttpError>;
+    type Output = Result<Response<HttpBody>, HttpError>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

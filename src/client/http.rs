@@ -7,8 +7,8 @@
 //! connections to removed instances until they have been idle for long.
 //!
 //! The error of a request that found no connection returns the request, so that it can go to
-//! another endpoint at once. HTTP/1.1 without TLS uses [this crate's client](super::http1) over
-//! hyper's connections; TLS and HTTP/2 use [hyper-util's client](super::negotiated).
+//! another endpoint at once. Requests go over hyper's connections directly, with [HTTP/1](super::http1)
+//! or [HTTP/2](super::http2). With TLS, the [server may choose](super::negotiated) between them.
 //!
 //! A client connects when a request needs it, and again after that connection is lost. So it is
 //! always ready and never fails in `poll_ready`, and an instance that restarted gets traffic again
@@ -26,24 +26,19 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-#[cfg(any(feature = "http2", feature = "tls"))]
-use hyper_util::{
-    client::legacy,
-    rt::{TokioExecutor, TokioTimer},
-};
 use tower::Service;
 
+#[cfg(feature = "http2")]
+use super::http2::{Boxing, Http2};
 #[cfg(any(feature = "http2", feature = "tls"))]
-use super::negotiated::Negotiated;
+use super::negotiated::{Lines, Negotiated};
 use super::{
+    body::HttpBody,
     error::HttpError,
     http1::{Answer, Http1},
     pool::Pool,
     uri::Place,
 };
-#[cfg(any(feature = "http2", feature = "tls"))]
-use crate::connect::Links;
 use crate::{
     backoff::NEVER,
     connect::{Connector, Target},
@@ -142,6 +137,9 @@ impl<B> HttpEndpoints<B> {
     /// Sets how long a connection may be idle before it is closed; 50 s by default, `None` for no
     /// limit. Some are closed an eighth of it earlier. Keep it below the idle timeout of the
     /// server: otherwise a request may be sent into a connection that is closing.
+    ///
+    /// A connection is idle from the end of its response on. A request body that is still being
+    /// uploaded then may take this much longer.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into();
@@ -214,6 +212,13 @@ impl<B> HttpEndpoints<B> {
         (connector, false)
     }
 
+    /// Whether the server may choose HTTP/2.
+    #[cfg(all(feature = "http2", feature = "tls"))]
+    fn offers_http2(&self) -> bool {
+        let mut offered = self.tls.iter().flat_map(|config| &config.alpn_protocols);
+        offered.any(|protocol| protocol == b"h2")
+    }
+
     /// The configuration with only those ALPN protocols that this client can use.
     #[cfg(feature = "tls")]
     fn offer(&self, config: &Arc<rustls::ClientConfig>) -> Arc<rustls::ClientConfig> {
@@ -247,11 +252,8 @@ where
         let (connector, tls) = self.connector(instance);
         let place = Arc::new(Place::new(instance, tls));
         if !tls && !self.is_http2() {
-            return Ok(HttpClient(Transport::Http1(Arc::new(Http1 {
-                place,
-                connector,
-                pool: Arc::new(Pool::new(self.max_idle, self.idle_timeout)),
-            }))));
+            let http1 = self.http1(&place, connector, false);
+            return Ok(HttpClient(Transport::Http1(Arc::new(http1))));
         }
         #[cfg(any(feature = "http2", feature = "tls"))]
         return Ok(self.negotiated(place, connector));
@@ -260,29 +262,56 @@ where
     }
 }
 
-#[cfg(any(feature = "http2", feature = "tls"))]
 impl<B> HttpEndpoints<B>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    fn http1(&self, place: &Arc<Place>, connector: Connector, negotiates: bool) -> Http1<B> {
+        Http1 {
+            place: Arc::clone(place),
+            connector,
+            pool: Arc::new(Pool::new(self.max_idle, self.idle_timeout)),
+            negotiates,
+        }
+    }
+
+    #[cfg(any(feature = "http2", feature = "tls"))]
     fn negotiated(&self, place: Arc<Place>, connector: Connector) -> HttpClient<B> {
-        let links = Arc::<Links>::default();
-        let connector = connector.links(Arc::clone(&links));
-        let mut builder = legacy::Client::builder(TokioExecutor::new());
-        builder
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .pool_idle_timeout(self.idle_timeout.map(|time| time.min(NEVER)))
-            .pool_max_idle_per_host(self.max_idle);
-        #[cfg(feature = "http2")]
-        builder
-            .http2_only(self.http2)
-            .http2_keep_alive_interval(self.probe_after());
-        let client = builder.build(connector);
-        let negotiated = Negotiated::new(client, place, links, self.is_http2());
+        let this = self.clone();
+        let near = Arc::clone(&place);
+        let negotiated = Negotiated::new(place, move |name| {
+            let connector = connector.clone();
+            #[cfg(feature = "tls")]
+            let connector = connector.server_name(name.or(near.name()).map(str::to_owned));
+            #[cfg(not(feature = "tls"))]
+            let _ = name;
+            #[cfg(all(feature = "http2", feature = "tls"))]
+            let negotiates = !this.http2 && this.offers_http2();
+            #[cfg(not(all(feature = "http2", feature = "tls")))]
+            let negotiates = false;
+            Lines {
+                #[cfg(feature = "http2")]
+                http2: Arc::new(this.over_http2(connector.clone(), negotiates)),
+                // The preferred version, until the server has chosen.
+                #[cfg(feature = "http2")]
+                is_http2: (this.http2 || negotiates).into(),
+                #[cfg(all(feature = "http2", feature = "tls"))]
+                negotiates,
+                http1: Arc::new(this.http1(&near, connector, negotiates)),
+            }
+        });
         HttpClient(Transport::Negotiated(Arc::new(negotiated)))
+    }
+
+    #[cfg(feature = "http2")]
+    fn over_http2(&self, connector: Connector, negotiates: bool) -> Http2<B> {
+        let mut builder = hyper::client::conn::http2::Builder::new(Boxing);
+        builder
+            .timer(hyper_util::rt::TokioTimer::new())
+            .keep_alive_interval(self.probe_after());
+        Http2::new(connector, builder, self.idle_timeout).negotiates(negotiates)
     }
 }
 
@@ -328,8 +357,7 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 ///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and
-/// [`take_request`](HttpError::take_request) returns it. With HTTP/2 or TLS it returns most
-/// requests, except those for which a connection seemed to be available.
+/// [`take_request`](HttpError::take_request) returns it.
 pub struct HttpClient<B>(Transport<B>);
 
 /// One or two machine words, because a balancer clones and moves it for each request.
@@ -355,7 +383,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<Incoming>;
+    type Response = Response<HttpBody>;
     type Error = HttpError;
     type Future = HttpFuture<B>;
 
@@ -403,7 +431,7 @@ pub struct HttpFuture<B> {
 }
 
 impl<B> Future for HttpFuture<B> {
-    type Output = Result<Response<Incoming>, HttpError>;
+    type Output = Result<Response<HttpBody>, HttpError>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

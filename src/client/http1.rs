@@ -1,4 +1,4 @@
-//! Requests to one endpoint over HTTP/1.1 without TLS, on [connections of its own](super::pool).
+//! Requests to one endpoint over HTTP/1.1, on [connections of its own](super::pool).
 //!
 //! hyper-util's client serves any number of servers over both versions of HTTP: for each request it
 //! looks up the connections of the server, moves all its settings, and starts a task. That is an
@@ -10,28 +10,32 @@ use std::{fmt, future::Future, mem, pin::Pin, sync::Arc};
 
 use http::{Method, Request, Response, Uri, Version, header::HOST};
 use http_body::Body;
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{Builder, SendRequest},
-};
+use hyper::{body::Incoming, client::conn::http1::Builder, upgrade::OnUpgrade};
 use tower::Service;
 
 use super::{
-    error::HttpError,
-    pool::{Connecting, Pool},
+    body::HttpBody,
+    error::{HttpError, OtherVersion},
+    life::Life,
+    pool::{Connecting, Connection, Pool},
     uri::Place,
 };
-use crate::{connect::Connector, error::BoxError};
+use crate::{
+    connect::{Connector, Io},
+    error::BoxError,
+};
 
 /// What the clones of a client share.
 pub(super) struct Http1<B> {
     pub(super) place: Arc<Place>,
     pub(super) connector: Connector,
     pub(super) pool: Arc<Pool<B>>,
+    /// Whether the server chooses the version of HTTP in the TLS handshake.
+    pub(super) negotiates: bool,
 }
 
 pub(super) type Answer =
-    Pin<Box<dyn Future<Output = Result<Response<Incoming>, HttpError>> + Send>>;
+    Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
 
 impl<B> Http1<B>
 where
@@ -46,27 +50,24 @@ where
             return Err(HttpError::invalid(Arc::clone(&self.place), message));
         }
         let this = Arc::clone(self);
-        let Some(sender) = self.pool.take() else {
+        let Some(connection) = self.pool.take() else {
             return Ok(Box::pin(this.connect_and_send(request)));
         };
-        Ok(Box::pin(this.send_on(sender, request)))
+        Ok(Box::pin(this.send_on(connection, request)))
     }
 
     /// Sends a request on a connection that seemed to be ready. If that connection had not begun
     /// the request, sends it on another.
     fn send_on(
         self: Arc<Self>,
-        mut sender: SendRequest<B>,
+        mut connection: Connection<B>,
         mut request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, HttpError>> {
+    ) -> impl Future<Output = Result<Response<HttpBody>, HttpError>> {
         let given = self.prepare(&mut request);
-        let sent = sender.try_send_request(request);
+        let sent = connection.sender.try_send_request(request);
         async move {
             match sent.await {
-                Ok(answer) => {
-                    self.pool.put(sender);
-                    Ok(answer)
-                }
+                Ok(answer) => Ok(self.answered(connection, answer)),
                 Err(mut error) => match error.take_message() {
                     Some(mut request) => {
                         given.restore(&mut request);
@@ -81,21 +82,18 @@ where
     async fn connect_and_send(
         self: Arc<Self>,
         mut request: Request<B>,
-    ) -> Result<Response<Incoming>, HttpError> {
+    ) -> Result<Response<HttpBody>, HttpError> {
         loop {
-            let (mut sender, used) = match self.pool.take() {
-                Some(sender) => (sender, true),
+            let (mut connection, used) = match self.pool.take() {
+                Some(connection) => (connection, true),
                 None => match self.pool.wait(self.connect(request.uri())).await {
                     Ok(connection) => connection,
                     Err(error) => return Err(self.unsent(error, request)),
                 },
             };
             let given = self.prepare(&mut request);
-            match sender.try_send_request(request).await {
-                Ok(answer) => {
-                    self.pool.put(sender);
-                    return Ok(answer);
-                }
+            match connection.sender.try_send_request(request).await {
+                Ok(answer) => return Ok(self.answered(connection, answer)),
                 Err(mut error) => match error.take_message() {
                     Some(back) => {
                         request = back;
@@ -112,23 +110,57 @@ where
         }
     }
 
+    /// Puts the connection back, and makes the response keep it until its end.
+    #[inline]
+    fn answered(
+        &self,
+        connection: Connection<B>,
+        answer: Response<Incoming>,
+    ) -> Response<HttpBody> {
+        if answer.extensions().get::<OnUpgrade>().is_some() {
+            connection.life.leave();
+        }
+        let life = (!answer.body().is_end_stream()).then(|| Arc::clone(&connection.life));
+        self.pool.put(connection);
+        HttpBody::wrap(answer, life)
+    }
+
     fn unsent(&self, error: BoxError, request: Request<B>) -> HttpError {
         HttpError::unsent(self.place.clone(), error, request)
     }
 
     fn connect(&self, uri: &Uri) -> Connecting<B> {
         let connection = self.connector.clone().call(uri.clone());
+        let negotiates = self.negotiates;
         Box::pin(async move {
-            let (mut sender, connection) = Builder::new().handshake(connection.await?).await?;
-            tokio::spawn(async move {
-                // The request on this connection gets the error, too.
-                if let Err(error) = connection.with_upgrades().await {
-                    tracing::debug!(%error, "connection broke");
-                }
-            });
-            sender.ready().await?;
-            Ok(sender)
+            let io = connection.await?;
+            if negotiates && io.is_http2() {
+                return Err(OtherVersion::of(io).into());
+            }
+            Self::handshake(io).await
         })
+    }
+
+    /// Makes a connection over `io`.
+    async fn handshake(io: Io) -> Result<Connection<B>, BoxError> {
+        let (mut sender, connection) = Builder::new().handshake(io).await?;
+        let task = tokio::spawn(async move {
+            // The request on this connection gets the error, too.
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection broke");
+            }
+        });
+        let life = Life::new(task.abort_handle());
+        sender.ready().await?;
+        Ok(Connection { sender, life })
+    }
+
+    /// Keeps a connection that was made for another version.
+    #[cfg(all(feature = "http2", feature = "tls"))]
+    pub(super) async fn adopt(&self, io: Io) {
+        if let Ok(connection) = Self::handshake(io).await {
+            self.pool.put(connection);
+        }
     }
 
     /// Prepares a request for sending: the authority of its URI becomes a header, and the path

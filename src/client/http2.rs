@@ -12,33 +12,51 @@
 //!
 //! All requests that wait for a connection wait for the same one. A task makes it, so that a caller
 //! that gives up does not affect the others; the task ends with the endpoint.
+//!
+//! A connection that carries nothing for the idle timeout is closed. A response that has ended counts
+//! as done, even if its request is still being uploaded.
 
 use std::{
+    cell::Cell,
     error::Error,
     fmt,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use http::{Request, Response, Uri};
 use http_body::Body;
 use hyper::{
-    body::Incoming,
     client::conn::{
         TrySendError,
         http2::{Builder, SendRequest},
     },
     rt::Executor,
+    upgrade::OnUpgrade,
 };
 use tokio::{sync::watch, task::AbortHandle};
 use tower::Service;
 
-use crate::{connect::Connector, error::BoxError};
+use super::{
+    body::HttpBody,
+    error::OtherVersion,
+    life::{LOOKS, Life, tick},
+};
+use crate::{
+    connect::{Connector, Io},
+    error::BoxError,
+};
 
 /// What the clones of a client share.
 pub(super) struct Http2<B> {
     connector: Connector,
     builder: Builder<Boxing>,
+    /// The time between looks at an idle connection; `None` when it has no idle timeout.
+    tick: Option<Duration>,
+    /// Whether the server chooses the version of HTTP in the TLS handshake.
+    negotiates: bool,
     /// Locked for a moment only: no code waits while it holds the lock.
     line: Mutex<Line<B>>,
 }
@@ -55,22 +73,37 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::spawn(Box::pin(future));
+        let task = tokio::spawn(Box::pin(future));
+        // During a handshake only.
+        let _ = STARTED.try_with(|started| started.set(Some(task.abort_handle())));
     }
+}
+
+tokio::task_local! {
+    /// The task that hyper starts in a handshake. It owns the socket.
+    static STARTED: Cell<Option<AbortHandle>>;
 }
 
 enum Line<B> {
     Down,
     Connecting(Told, AbortHandle),
     /// The connection. It may be closed by now.
-    Up(SendRequest<B>),
+    Up(Connection<B>),
+}
+
+struct Connection<B> {
+    sender: SendRequest<B>,
+    life: Arc<Life>,
+    /// Whether a request was sent since the last look, and the looks since then that found it idle.
+    used: bool,
+    idle: u32,
 }
 
 /// The result of connecting, once it is known.
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
 /// The result of a request in the queue of a connection.
-type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+type Sent<B> = Result<Response<HttpBody>, TrySendError<Request<B>>>;
 
 /// Why a request got no response.
 pub(super) enum Failure<B> {
@@ -90,12 +123,25 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(connector: Connector, builder: Builder<Boxing>) -> Self {
+    pub(super) fn new(
+        connector: Connector,
+        builder: Builder<Boxing>,
+        idle_timeout: Option<Duration>,
+    ) -> Self {
         Self {
             connector,
             builder,
+            tick: idle_timeout.map(tick),
+            negotiates: false,
             line: Mutex::new(Line::Down),
         }
+    }
+
+    /// Sets whether to fail with [`OtherVersion`] when the server does not choose HTTP/2 in the TLS handshake.
+    #[cfg(feature = "http2")]
+    pub(super) fn negotiates(mut self, negotiates: bool) -> Self {
+        self.negotiates = negotiates;
+        self
     }
 
     /// Sends a request, at once if there is a connection.
@@ -103,7 +149,7 @@ where
     pub(super) fn send(
         self: &Arc<Self>,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failure<B>>> + Send + use<B> {
+    ) -> impl Future<Output = Result<Response<HttpBody>, Failure<B>>> + Send + use<B> {
         let sent = self.try_send(request);
         let this = Arc::clone(self);
         async move {
@@ -128,10 +174,23 @@ where
         &self,
         request: Request<B>,
     ) -> Result<impl Future<Output = Sent<B>> + Send + use<B>, Box<Request<B>>> {
-        match &mut *self.lock() {
-            Line::Up(sender) if !sender.is_closed() => Ok(sender.try_send_request(request)),
-            _ => Err(Box::new(request)),
-        }
+        let mut line = self.lock();
+        let connection = match &mut *line {
+            Line::Up(connection) if !connection.sender.is_closed() => connection,
+            _ => return Err(Box::new(request)),
+        };
+        connection.used = true;
+        let sent = connection.sender.try_send_request(request);
+        let life = Arc::clone(&connection.life);
+        drop(line);
+        Ok(async move {
+            let answer = sent.await?;
+            if answer.extensions().get::<OnUpgrade>().is_some() {
+                // The tunnel is a stream of this connection, which therefore ends with its streams.
+                life.leave();
+            }
+            Ok(HttpBody::wrap(answer, Some(life)))
+        })
     }
 
     /// Connects, then sends a request, once: a peer that closes each connection at once would cause
@@ -139,7 +198,7 @@ where
     async fn connect_and_send(
         self: Arc<Self>,
         request: Box<Request<B>>,
-    ) -> Result<Response<Incoming>, Failure<B>> {
+    ) -> Result<Response<HttpBody>, Failure<B>> {
         if let Err(error) = self.connected().await {
             return Err(Failure::Unsent(error.into(), request));
         }
@@ -168,8 +227,8 @@ where
     /// Drops the connection if it has ended.
     fn let_go(&self) {
         let mut line = self.lock();
-        let ended = matches!(&*line, Line::Up(sender) if sender.is_closed());
-        let old = ended.then(|| std::mem::replace(&mut *line, Line::Down));
+        let ended = matches!(&*line, Line::Up(connection) if connection.sender.is_closed());
+        let old = ended.then(|| mem::replace(&mut *line, Line::Down));
         // The lock is released first, because dropping the connection wakes the requests that it
         // returns.
         drop(line);
@@ -180,23 +239,26 @@ where
     fn connect(self: &Arc<Self>) -> Option<Told> {
         let mut line = self.lock();
         match &*line {
-            Line::Up(sender) if !sender.is_closed() => return None,
+            Line::Up(connection) if !connection.sender.is_closed() => return None,
             Line::Connecting(told, task) if !task.is_finished() => return Some(told.clone()),
             _ => {}
         }
         let (tell, told) = watch::channel(None);
-        let (this, establish) = (Arc::downgrade(self), self.establish());
+        let (this, io) = (Arc::downgrade(self), self.establish());
         let task = tokio::spawn(async move {
-            let made = establish.await;
+            let made = match io.await {
+                Ok(io) => Self::handshake(&this, io).await,
+                Err(error) => Err(error),
+            };
             let Some(this) = this.upgrade() else { return };
             let (line, result) = match made {
-                Ok(sender) => (Line::Up(sender), Ok(())),
+                Ok(connection) => (Line::Up(connection), Ok(())),
                 Err(error) => (Line::Down, Err(NoConnection(Arc::new(error)))),
             };
             *this.lock() = line;
             tell.send_replace(Some(result));
         });
-        let old = std::mem::replace(
+        let old = mem::replace(
             &mut *line,
             Line::Connecting(told.clone(), task.abort_handle()),
         );
@@ -206,18 +268,36 @@ where
         Some(told)
     }
 
-    fn establish(
-        self: &Arc<Self>,
-    ) -> impl Future<Output = Result<SendRequest<B>, BoxError>> + Send + use<B> {
+    fn establish(&self) -> impl Future<Output = Result<Io, BoxError>> + Send + use<B> {
         // The connector has the address and the server name.
-        let connection = self.connector.clone().call(Uri::default());
-        let builder = self.builder.clone();
-        let this = Arc::downgrade(self);
+        let connecting = self.connector.clone().call(Uri::default());
+        let negotiates = self.negotiates;
         async move {
-            let (sender, connection) = builder.handshake(connection.await?).await?;
-            tokio::spawn(async move {
+            let io = connecting.await?;
+            if negotiates && !io.is_http2() {
+                return Err(OtherVersion::of(io).into());
+            }
+            Ok(io)
+        }
+    }
+
+    /// Makes a connection over `io`.
+    async fn handshake(this: &Weak<Self>, io: Io) -> Result<Connection<B>, BoxError> {
+        let gone = || BoxError::from("the endpoint was removed");
+        let (builder, tick) = {
+            let this = this.upgrade().ok_or_else(gone)?;
+            (this.builder.clone(), this.tick)
+        };
+        let handshake = async {
+            let made = builder.handshake(io).await?;
+            Ok::<_, hyper::Error>((made, STARTED.with(Cell::take)))
+        };
+        let ((sender, dispatch), socket) = STARTED.scope(Cell::new(None), handshake).await?;
+        let dispatching = tokio::spawn({
+            let this = Weak::clone(this);
+            async move {
                 // The requests on this connection get the error, too.
-                if let Err(error) = connection.await {
+                if let Err(error) = dispatch.await {
                     tracing::debug!(%error, "connection broke");
                 }
                 // Drops the sender at once: a request that entered its queue at this moment is
@@ -225,8 +305,65 @@ where
                 if let Some(this) = this.upgrade() {
                     this.let_go();
                 }
-            });
-            Ok(sender)
+            }
+        });
+        let life = Life::new(socket.unwrap_or_else(|| dispatching.abort_handle()));
+        if let Some(tick) = tick {
+            let clock = tick_on(Weak::clone(this), Arc::downgrade(&life), tick);
+            life.set_clock(tokio::spawn(clock).abort_handle());
+        }
+        Ok(Connection {
+            sender,
+            life,
+            used: true,
+            idle: 0,
+        })
+    }
+
+    /// Uses a connection that was made for another version, if there is no other.
+    #[cfg(all(feature = "http2", feature = "tls"))]
+    pub(super) async fn adopt(self: &Arc<Self>, io: Io) {
+        if let Ok(connection) = Self::handshake(&Arc::downgrade(self), io).await {
+            let mut line = self.lock();
+            if matches!(&*line, Line::Down) {
+                *line = Line::Up(connection);
+            }
+        }
+    }
+
+    /// Looks at the connection with this life, and closes it if it has been idle for too long. Returns
+    /// whether to look again.
+    fn look(&self, life: &Weak<Life>) -> bool {
+        let mut line = self.lock();
+        let connection = match &mut *line {
+            Line::Up(connection) if Arc::as_ptr(&connection.life) == life.as_ptr() => connection,
+            _ => return false,
+        };
+        if mem::take(&mut connection.used) || connection.life.is_used() {
+            connection.idle = 0;
+        } else {
+            connection.idle += 1;
+        }
+        if connection.idle < LOOKS {
+            return true;
+        }
+        let old = mem::replace(&mut *line, Line::Down);
+        drop(line);
+        drop(old);
+        false
+    }
+}
+
+async fn tick_on<B>(http2: Weak<Http2<B>>, life: Weak<Life>, tick: Duration)
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        tokio::time::sleep(tick).await;
+        if !http2.upgrade().is_some_and(|http2| http2.look(&life)) {
+            return;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Clients of a service: the [`Stack`] of balancer and layers, and endpoints for HTTP and gRPC.
 
+#[cfg(feature = "http")]
+mod body;
 #[cfg(feature = "tonic")]
 mod erased;
 #[cfg(feature = "http")]
@@ -12,10 +14,10 @@ mod grpc_call;
 mod http;
 #[cfg(feature = "http")]
 mod http1;
-#[cfg(feature = "tonic")]
+#[cfg(any(feature = "http2", feature = "tonic"))]
 mod http2;
-#[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]
-mod kept;
+#[cfg(feature = "http")]
+mod life;
 #[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]
 mod negotiated;
 #[cfg(feature = "http")]
@@ -26,9 +28,13 @@ mod status;
 #[cfg(feature = "http")]
 mod uri;
 
+#[cfg(feature = "http")]
+pub use crate::connect::HttpBodyError;
+
 pub use self::stack::{Built, Handles, NoBreaker, Outermost, Stack, Stacked};
 #[cfg(feature = "http")]
 pub use self::{
+    body::HttpBody,
     error::HttpError,
     http::{HttpClient, HttpEndpoints, HttpFuture},
 };

@@ -1,58 +1,82 @@
-//! Requests to one endpoint over TLS or HTTP/2, through hyper-util's client.
+//! Requests to one endpoint over TLS or over HTTP/2.
 //!
-//! hyper-util's client drops a request when it cannot connect. So the head of the request is copied
-//! before, and the body is kept in a slot from which it can be taken back. This is done only when
-//! there may be no connection for the request: when as many requests wait as connections are open,
-//! or when the last attempt to connect failed. So most requests of a busy client do not have this
-//! cost. A request may be lost if its connection closes at the same moment, or if the long body of
-//! another response still occupies it.
+//! The certificate of a server is verified against the host of the URI, so requests with different
+//! hosts do not share connections. Nearly all requests name the service; the connections for other
+//! names are found by that name.
+//!
+//! If the client offers both versions of HTTP, the server chooses one in the TLS handshake. Requests
+//! are sent with the version that was chosen last. If the server chooses the other one for a new
+//! connection, the error of the request contains that connection and the request, which then goes
+//! out on it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+#[cfg(feature = "http2")]
+use std::{
+    mem,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use http::{Request, Version};
+use http::{Request, Uri};
 use http_body::Body;
-use hyper_util::client::legacy;
 
+#[cfg(all(feature = "http2", feature = "tls"))]
+use super::error::OtherVersion;
+#[cfg(feature = "http2")]
+use super::http2::{Failure, Http2};
 use super::{
     error::HttpError,
-    http1::Answer,
-    kept::{Kept, KeptBody},
+    http1::{Answer, Http1},
     uri::Place,
 };
-use crate::{
-    connect::{Connector, Links},
-    error::BoxError,
-};
+use crate::error::BoxError;
 
-type Client<B> = legacy::Client<Connector, KeptBody<B>>;
+/// For how many names besides that of the service connections are kept. Arbitrary: a client that uses
+/// more names connects more often.
+const NAMES: usize = 16;
 
 /// What the clones of a client share.
 pub(super) struct Negotiated<B> {
-    client: Client<B>,
     place: Arc<Place>,
-    links: Arc<Links>,
-    /// Requests whose response has not begun. Relaxed: a hint that publishes no other memory.
-    waiting: AtomicUsize,
-    /// Whether one connection carries all requests.
-    shared: bool,
+    /// Makes the connections for a name.
+    make: Box<Make<B>>,
+    /// The connections for requests that name the service.
+    own: Arc<Lines<B>>,
+    /// Those for other names, the latest at the end. Locked for a moment, and only by requests with
+    /// such a name.
+    others: Mutex<VecDeque<Named<B>>>,
+}
+
+type Make<B> = dyn Fn(Option<&str>) -> Lines<B> + Send + Sync;
+
+type Named<B> = (Box<str>, Arc<Lines<B>>);
+
+/// The connections for one name.
+pub(super) struct Lines<B> {
+    pub(super) http1: Arc<Http1<B>>,
+    #[cfg(feature = "http2")]
+    pub(super) http2: Arc<Http2<B>>,
+    /// Whether HTTP/2 was chosen last. Relaxed: a hint that publishes no other memory.
+    #[cfg(feature = "http2")]
+    pub(super) is_http2: AtomicBool,
+    /// Whether the server chooses the version.
+    #[cfg(all(feature = "http2", feature = "tls"))]
+    pub(super) negotiates: bool,
 }
 
 impl<B> Negotiated<B> {
+    /// `make` makes the connections for a name, `None` for that of the service.
     pub(super) fn new(
-        client: Client<B>,
         place: Arc<Place>,
-        links: Arc<Links>,
-        shared: bool,
+        make: impl Fn(Option<&str>) -> Lines<B> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            client,
             place,
-            links,
-            waiting: AtomicUsize::new(0),
-            shared,
+            own: Arc::new(make(None)),
+            make: Box::new(make),
+            others: Mutex::default(),
         }
     }
 
@@ -60,15 +84,23 @@ impl<B> Negotiated<B> {
         &self.place
     }
 
-    /// Whether one more request may have to wait for a connection, and so may fail without one.
-    fn may_connect(&self, waiting: usize) -> bool {
-        let open = self.links.open();
-        let enough = if self.shared {
-            open > 0
-        } else {
-            open > waiting
+    /// The connections for requests with this URI.
+    fn lines(&self, uri: &Uri) -> Arc<Lines<B>> {
+        let name = match uri.host() {
+            Some(name) if !self.place.serves(name) => name,
+            _ => return Arc::clone(&self.own),
         };
-        !enough || self.links.is_failing()
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lines)) = others.iter().find(|(known, _)| **known == *name) {
+            return Arc::clone(lines);
+        }
+        let lines = Arc::new((self.make)(Some(name)));
+        others.push_back((name.into(), Arc::clone(&lines)));
+        let old = (others.len() > NAMES).then(|| others.pop_front());
+        // The lock is released first, because dropping connections wakes tasks.
+        drop(others);
+        drop(old);
+        lines
     }
 }
 
@@ -78,42 +110,101 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
-        let waiting = self.waiting.fetch_add(1, Relaxed);
-        let this = Waiting(Arc::clone(self));
-        // Before it is completed for this endpoint, because another endpoint may complete it
-        // differently.
-        let (mut request, kept) = if self.may_connect(waiting) {
-            let (request, kept) = Kept::keep(request);
-            (request, Some(Box::new(kept)))
-        } else {
-            (Kept::pass(request), None)
-        };
-        let uri = self.place.complete(std::mem::take(request.uri_mut()));
-        *request.uri_mut() = uri.map_err(|why| HttpError::invalid(this.place(), why))?;
-        // The version is a property of the connection: a request that came in over HTTP/2 may
-        // continue over HTTP/1, and vice versa.
-        *request.version_mut() = Version::HTTP_11;
-        let exchange = self.client.request(request);
+    /// Sends a request, at once if there is a connection for it.
+    pub(super) fn send(&self, request: Request<B>) -> Result<Answer, HttpError> {
+        if let Err(message) = self.place.check(request.uri()) {
+            return Err(HttpError::invalid(Arc::clone(&self.place), message));
+        }
+        let lines = self.lines(request.uri());
+        #[cfg(all(feature = "http2", feature = "tls"))]
+        if lines.negotiates {
+            return lines.send_and_follow(&self.place, request);
+        }
+        #[cfg(feature = "http2")]
+        if lines.is_http2.load(Relaxed) {
+            return lines.send_http2(&self.place, request);
+        }
+        lines.http1.send(request)
+    }
+}
+
+#[cfg(feature = "http2")]
+impl<B> Lines<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn send_http2(&self, place: &Arc<Place>, mut request: Request<B>) -> Result<Answer, HttpError> {
+        let place = Arc::clone(place);
+        let uri = mem::take(request.uri_mut());
+        match place.complete(uri.clone()) {
+            Ok(complete) => *request.uri_mut() = complete,
+            Err(why) => return Err(HttpError::invalid(place, why)),
+        }
+        // The version is a property of the connection: a request that came in over HTTP/1 may
+        // continue over HTTP/2.
+        let version = mem::replace(request.version_mut(), http::Version::HTTP_2);
+        let sent = self.http2.send(request);
         Ok(Box::pin(async move {
-            let result = exchange.await;
-            let request = || kept.and_then(|kept| kept.give_back());
-            result.map_err(|error| HttpError::exchange(this.place(), error, request))
+            sent.await.map_err(|failure| match failure {
+                Failure::Unsent(error, mut request) => {
+                    *request.uri_mut() = uri;
+                    *request.version_mut() = version;
+                    HttpError::unsent(place, error, *request)
+                }
+                Failure::Broke(error) => HttpError::exchange::<B>(place, error, || None),
+            })
         }))
     }
 }
 
-/// Counts a request that waits for its response.
-struct Waiting<B>(Arc<Negotiated<B>>);
-
-impl<B> Waiting<B> {
-    fn place(&self) -> Arc<Place> {
-        Arc::clone(&self.0.place)
+#[cfg(all(feature = "http2", feature = "tls"))]
+impl<B> Lines<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Sends a request, and once more if the server chooses the other version.
+    fn send_and_follow(
+        self: Arc<Self>,
+        place: &Arc<Place>,
+        request: Request<B>,
+    ) -> Result<Answer, HttpError> {
+        let (sent, is_http2) = self.send(place, request)?;
+        let place = Arc::clone(place);
+        Ok(Box::pin(async move {
+            let mut error = match sent.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(io) = OtherVersion::find(&error) else {
+                return Err(error);
+            };
+            self.is_http2.store(!is_http2, Relaxed);
+            // Others that waited for the same connection may have taken it.
+            match io {
+                Some(io) if is_http2 => self.http1.adopt(io).await,
+                Some(io) => self.http2.adopt(io).await,
+                None => {}
+            }
+            let Some(request) = error.take_request() else {
+                return Err(error);
+            };
+            let (sent, _) = self.send(&place, request)?;
+            sent.await
+        }))
     }
-}
 
-impl<B> Drop for Waiting<B> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+    /// Also returns whether it is sent over HTTP/2.
+    fn send(&self, place: &Arc<Place>, request: Request<B>) -> Result<(Answer, bool), HttpError> {
+        let is_http2 = self.is_http2.load(Relaxed);
+        let sent = if is_http2 {
+            self.send_http2(place, request)?
+        } else {
+            self.http1.send(request)?
+        };
+        Ok((sent, is_http2))
     }
 }

@@ -20,6 +20,9 @@
 //! The connection used last is taken first, so that surplus connections age. A counter that
 //! advances eight times within the idle timeout gives the age of a connection. A clock read for
 //! each request would cost as much as the rest of the pool.
+//!
+//! A connection is idle from the end of its response on. If the request is still being uploaded then,
+//! the connection is not ready, and the idle timeout closes it: the peer may never read the rest.
 
 use std::{
     collections::VecDeque,
@@ -33,16 +36,15 @@ use std::{
 
 use http_body::Body;
 use hyper::client::conn::http1::SendRequest;
-use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 
+use super::life::{LOOKS, Life, tick};
 use crate::error::BoxError;
-
-/// Ticks for which a connection may be idle. More ticks would wake the processor more often; fewer
-/// would close connections long before their timeout.
-const LIFE: u32 = 8;
-
-/// The shortest tick, whatever idle timeout is set.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 pub(super) struct Pool<B> {
     state: Mutex<State<B>>,
@@ -56,45 +58,54 @@ struct State<B> {
     /// In the order of use, the last used at the end. Some may not be ready yet, and some may be
     /// closed.
     idle: Vec<Idle<B>>,
-    waiting: VecDeque<oneshot::Sender<SendRequest<B>>>,
+    waiting: VecDeque<oneshot::Sender<Connection<B>>>,
     now: u32,
     /// The task that ticks. It runs while any connection is idle.
     clock: Option<AbortHandle>,
+    /// The tasks that own a connection until it is ready. They end with the pool.
+    tasks: JoinSet<()>,
 }
 
 struct Idle<B> {
-    sender: SendRequest<B>,
+    connection: Connection<B>,
     since: u32,
+}
+
+/// One connection.
+pub(super) struct Connection<B> {
+    pub(super) sender: SendRequest<B>,
+    pub(super) life: Arc<Life>,
 }
 
 /// A connection that is being established.
 pub(super) type Connecting<B> =
-    Pin<Box<dyn Future<Output = Result<SendRequest<B>, BoxError>> + Send>>;
+    Pin<Box<dyn Future<Output = Result<Connection<B>, BoxError>> + Send>>;
 
 impl<B> Pool<B> {
     /// Keeps up to `max_idle` connections, each until it has been idle for `idle_for`.
     pub(super) fn new(max_idle: usize, idle_for: Option<Duration>) -> Self {
-        let none = idle_for.is_some_and(|time| time.is_zero());
+        let none = idle_for == Some(Duration::ZERO);
         Self {
             state: Mutex::new(State {
                 idle: Vec::new(),
                 waiting: VecDeque::new(),
                 now: 0,
                 clock: None,
+                tasks: JoinSet::new(),
             }),
-            tick: idle_for.map(|time| (time / LIFE).max(SHORTEST)),
+            tick: idle_for.map(tick),
             max_idle: if none { 0 } else { max_idle },
         }
     }
 
     /// Takes a connection that is ready for a request.
-    pub(super) fn take(&self) -> Option<SendRequest<B>> {
+    pub(super) fn take(&self) -> Option<Connection<B>> {
         let mut closed = Vec::new();
         let mut state = self.lock();
         for at in (0..state.idle.len()).rev() {
-            let sender = &state.idle[at].sender;
+            let sender = &state.idle[at].connection.sender;
             if sender.is_ready() {
-                return Some(state.idle.remove(at).sender);
+                return Some(state.idle.remove(at).connection);
             }
             if sender.is_closed() {
                 closed.push(state.idle.remove(at));
@@ -116,49 +127,53 @@ where
     B::Data: Send,
 {
     /// Puts a connection back after the head of its response. It need not be ready yet.
-    pub(super) fn put(self: &Arc<Self>, sender: SendRequest<B>) {
-        if self.max_idle == 0 || sender.is_closed() {
+    pub(super) fn put(self: &Arc<Self>, connection: Connection<B>) {
+        if self.max_idle == 0 || connection.sender.is_closed() {
             return;
         }
-        if sender.is_ready() {
-            return self.settle(sender);
+        if connection.sender.is_ready() {
+            return self.settle(connection);
         }
         let mut state = self.lock();
         if state.waiting.is_empty() && self.max_idle == usize::MAX {
-            self.keep(&mut state, sender);
+            self.keep(&mut state, connection);
         } else {
-            drop(state);
-            self.watch(sender);
+            self.watch(&mut state, connection);
         }
     }
 
     /// Gives a ready connection to a waiting request, or keeps it.
-    fn settle(self: &Arc<Self>, mut sender: SendRequest<B>) {
+    fn settle(self: &Arc<Self>, mut connection: Connection<B>) {
         let mut state = self.lock();
         while let Some(waiting) = state.waiting.pop_front() {
-            match waiting.send(sender) {
+            match waiting.send(connection) {
                 Ok(()) => return,
-                Err(back) => sender = back,
+                Err(back) => connection = back,
             }
         }
         let mut closed = None;
         if state.idle.len() >= self.max_idle {
-            let at = state.idle.iter().position(|idle| idle.sender.is_closed());
+            let mut idle = state.idle.iter();
+            let at = idle.position(|idle| idle.connection.sender.is_closed());
             closed = at.map(|at| state.idle.remove(at));
         }
         if state.idle.len() < self.max_idle {
-            self.keep(&mut state, sender);
+            self.keep(&mut state, connection);
             drop(state);
         } else {
             drop(state);
-            drop(sender);
+            drop(connection);
         }
         drop(closed);
     }
 
-    fn keep(self: &Arc<Self>, state: &mut State<B>, sender: SendRequest<B>) {
+    fn keep(self: &Arc<Self>, state: &mut State<B>, connection: Connection<B>) {
         let since = state.now;
-        state.idle.push(Idle { sender, since });
+        state.idle.push(Idle { connection, since });
+        self.start_clock(state);
+    }
+
+    fn start_clock(self: &Arc<Self>, state: &mut State<B>) {
         // The task ends with its runtime, so it may have to be started again.
         let stands = state.clock.as_ref().is_none_or(AbortHandle::is_finished);
         if let (true, Some(tick)) = (stands, self.tick) {
@@ -171,14 +186,15 @@ where
         }
     }
 
-    /// Settles a connection when it becomes ready.
-    fn watch(self: &Arc<Self>, mut sender: SendRequest<B>) {
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                if let Some(pool) = pool.upgrade() {
-                    pool.settle(sender);
-                }
+    /// Settles a connection when it becomes ready. Gives it up when it is old before.
+    fn watch(self: &Arc<Self>, state: &mut State<B>, connection: Connection<B>) {
+        let (pool, tick) = (Arc::downgrade(self), self.tick);
+        state.spawn(async move {
+            let Some(connection) = until_ready(connection, tick).await else {
+                return;
+            };
+            if let Some(pool) = pool.upgrade() {
+                pool.settle(connection);
             }
         });
     }
@@ -188,24 +204,24 @@ where
     pub(super) async fn wait(
         self: &Arc<Self>,
         mut connecting: Connecting<B>,
-    ) -> Result<(SendRequest<B>, bool), BoxError> {
+    ) -> Result<(Connection<B>, bool), BoxError> {
         let mut ticket = self.queue();
-        if let Ok(sender) = ticket.receiver.try_recv() {
-            return Ok((sender, true));
+        if let Ok(connection) = ticket.receiver.try_recv() {
+            return Ok((connection, true));
         }
         tokio::select! {
             biased;
-            Ok(sender) = &mut ticket.receiver => {
+            Ok(connection) = &mut ticket.receiver => {
                 // The new connection is still completed, because a later request will use it.
                 let pool = Arc::downgrade(self);
-                tokio::spawn(async move {
-                    if let Ok(sender) = connecting.await {
+                self.lock().spawn(async move {
+                    if let Ok(connection) = connecting.await {
                         if let Some(pool) = pool.upgrade() {
-                            pool.settle(sender);
+                            pool.settle(connection);
                         }
                     }
                 });
-                Ok((sender, true))
+                Ok((connection, true))
             }
             made = &mut connecting => Ok((made?, false)),
         }
@@ -227,9 +243,15 @@ where
         state.waiting.push_back(sender);
         // Idle connections that are not ready must be watched now, because a request waits for
         // them.
-        let busy = mem::take(&mut state.idle);
+        let (ready, busy) = mem::take(&mut state.idle)
+            .into_iter()
+            .partition::<Vec<_>, _>(|idle| idle.connection.sender.is_ready());
+        busy.into_iter()
+            .for_each(|idle| self.watch(&mut state, idle.connection));
         drop(state);
-        busy.into_iter().for_each(|busy| self.put(busy.sender));
+        ready
+            .into_iter()
+            .for_each(|idle| self.settle(idle.connection));
         Ticket {
             pool: self,
             receiver,
@@ -243,11 +265,11 @@ where
         let now = state.now;
         let (mut kept, mut gone) = (Vec::new(), Vec::new());
         for mut idle in mem::take(&mut state.idle) {
-            if !idle.sender.is_ready() && !idle.sender.is_closed() {
+            if idle.connection.is_busy() {
                 // Its response has not ended. It starts to age after that, up to a tick too early.
                 idle.since = now;
-                kept.push(idle);
-            } else if idle.sender.is_closed() || now.wrapping_sub(idle.since) >= LIFE {
+            }
+            if idle.connection.sender.is_closed() || now.wrapping_sub(idle.since) >= LOOKS {
                 gone.push(idle);
             } else {
                 kept.push(idle);
@@ -263,13 +285,49 @@ where
     }
 }
 
+impl<B> State<B> {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        // Tasks that have ended are removed.
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(task);
+    }
+}
+
+impl<B> Connection<B> {
+    /// Whether a response is still being read from it.
+    fn is_busy(&self) -> bool {
+        !self.sender.is_ready() && !self.sender.is_closed() && self.life.is_used()
+    }
+}
+
+/// Returns a connection when it is ready, and `None` when it is closed or has been idle for too long.
+async fn until_ready<B>(
+    mut connection: Connection<B>,
+    tick: Option<Duration>,
+) -> Option<Connection<B>> {
+    let mut ticks = 0;
+    while ticks < LOOKS {
+        let ready = connection.sender.ready();
+        let ready = match tick {
+            Some(tick) => timeout(tick, ready).await,
+            None => Ok(ready.await),
+        };
+        match ready {
+            Ok(ready) => return ready.is_ok().then_some(connection),
+            Err(_) if connection.is_busy() => ticks = 0,
+            Err(_) => ticks += 1,
+        }
+    }
+    None
+}
+
 /// A place in the queue. A connection that was handed to it and not taken goes back to the pool.
 struct Ticket<'a, B: Body + Send + 'static>
 where
     B::Data: Send,
 {
     pool: &'a Arc<Pool<B>>,
-    receiver: oneshot::Receiver<SendRequest<B>>,
+    receiver: oneshot::Receiver<Connection<B>>,
 }
 
 impl<B: Body + Send + 'static> Drop for Ticket<'_, B>
@@ -278,8 +336,8 @@ where
 {
     fn drop(&mut self) {
         self.receiver.close();
-        if let Ok(sender) = self.receiver.try_recv() {
-            self.pool.settle(sender);
+        if let Ok(connection) = self.receiver.try_recv() {
+            self.pool.settle(connection);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The URI and `Host` of a request to an endpoint. Pure.
 
-#[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
+#[cfg(any(test, feature = "http2", feature = "tonic"))]
 use http::uri::{Parts, PathAndQuery};
 use http::{
     HeaderValue, Uri,
@@ -28,7 +28,7 @@ impl Place {
         Self {
             key: instance.key.clone(),
             address: instance.address.clone(),
-            host: authority.as_ref().and_then(host),
+            host: authority.as_ref().and_then(|own| host(own, tls)),
             authority,
             tls,
         }
@@ -55,18 +55,32 @@ impl Place {
         uri.authority().or(self.authority.as_ref())
     }
 
-    /// The same as a header, for a request without TLS.
+    /// Whether requests with this host name the service.
+    #[cfg(any(feature = "http2", feature = "tls"))]
+    pub(super) fn serves(&self, host: &str) -> bool {
+        // Without TLS the name makes no difference to a connection.
+        let own = self.authority.as_ref().map(Authority::host);
+        !self.tls || own.is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
+
+    /// The host that the certificate of the server must name.
+    #[cfg(feature = "tls")]
+    pub(super) fn name(&self) -> Option<&str> {
+        self.authority.as_ref().map(Authority::host)
+    }
+
+    /// The same as a header.
     pub(super) fn host(&self, uri: &Uri) -> Option<HeaderValue> {
         match (uri.authority(), &self.authority) {
             (Some(given), Some(own)) if given.as_str() == own.as_str() => self.host.clone(),
-            (Some(given), _) => host(given),
+            (Some(given), _) => host(given, self.tls),
             (None, _) => self.host.clone(),
         }
     }
 
     /// Completes the URI of a request. Its authority stays, because it names the service to the
     /// server. The scheme is set to the one that is used.
-    #[cfg(any(test, feature = "http2", feature = "tls", feature = "tonic"))]
+    #[cfg(any(test, feature = "http2", feature = "tonic"))]
     pub(super) fn complete(&self, uri: Uri) -> Result<Uri, String> {
         self.check(&uri)?;
         let mut parts: Parts = uri.into_parts();
@@ -87,9 +101,10 @@ impl Place {
 
 /// An authority as the header `Host`: without the user information, which the header must not
 /// contain (RFC 9110, section 7.2), and without the default port.
-fn host(authority: &Authority) -> Option<HeaderValue> {
+fn host(authority: &Authority, tls: bool) -> Option<HeaderValue> {
     let name = authority.host();
-    let port = authority.port_u16().filter(|port| *port != 80);
+    let default = if tls { 443 } else { 80 };
+    let port = authority.port_u16().filter(|port| *port != default);
     let host = match port {
         Some(port) => HeaderValue::try_from(format!("{name}:{port}")),
         None => HeaderValue::from_str(name),

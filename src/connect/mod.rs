@@ -6,15 +6,16 @@
 
 #[cfg(feature = "consul")]
 mod link;
+#[cfg(any(feature = "http", feature = "_transport"))]
+mod whole;
 
 #[cfg(feature = "consul")]
 pub(crate) use self::link::Link;
+#[cfg(feature = "http")]
+pub use self::whole::HttpBodyError;
+#[cfg(any(feature = "http", feature = "_transport"))]
+pub(crate) use self::whole::Whole;
 
-#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-};
 use std::{
     fmt,
     future::Future,
@@ -57,8 +58,6 @@ pub(crate) struct Connector {
     server_name: Option<String>,
     #[cfg(feature = "consul")]
     linked: bool,
-    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-    links: Option<Arc<Links>>,
 }
 
 impl Connector {
@@ -77,8 +76,6 @@ impl Connector {
             server_name: None,
             #[cfg(feature = "consul")]
             linked: false,
-            #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-            links: None,
         }
     }
 
@@ -89,13 +86,6 @@ impl Connector {
         self
     }
 
-    /// Counts the open connections in `links`.
-    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-    pub(crate) fn links(mut self, links: Arc<Links>) -> Self {
-        self.links = Some(links);
-        self
-    }
-
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, config: std::sync::Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config.into());
@@ -103,7 +93,7 @@ impl Connector {
     }
 
     /// Sets the server name that the certificate must contain; the host of the URI by default.
-    #[cfg(all(feature = "tls", any(feature = "consul", feature = "tonic")))]
+    #[cfg(all(feature = "tls", any(feature = "consul", feature = "http")))]
     pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
         self.server_name = name;
         self
@@ -211,53 +201,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-        if let Some(links) = self.links.clone() {
-            let connect = self.clone().connect(uri);
-            return Box::pin(async move { links.count(connect.await) });
-        }
         Box::pin(self.clone().connect(uri))
-    }
-}
-
-/// The number and state of the connections to one target.
-#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-#[derive(Debug, Default)]
-pub(crate) struct Links {
-    /// Relaxed for both fields: they are hints, and publish no other memory.
-    open: AtomicUsize,
-    failing: AtomicBool,
-}
-
-#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-impl Links {
-    fn count(self: Arc<Self>, result: Result<Io, BoxError>) -> Result<Io, BoxError> {
-        self.failing.store(result.is_err(), Relaxed);
-        let mut io = result?;
-        self.open.fetch_add(1, Relaxed);
-        io.counted = Some(Counted(self));
-        Ok(io)
-    }
-
-    /// Returns the number of open connections.
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-
-    /// Returns whether the last attempt to connect failed.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing.load(Relaxed)
-    }
-}
-
-/// Counts one open connection until it is dropped.
-#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-struct Counted(Arc<Links>);
-
-#[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -267,9 +211,6 @@ pub(crate) struct Io {
     h2: bool,
     #[cfg(feature = "consul")]
     link: Option<Link>,
-    /// Counts this connection as open until it is dropped.
-    #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-    counted: Option<Counted>,
 }
 
 trait Stream: Read + Write + Send + Unpin {}
@@ -282,9 +223,15 @@ impl Io {
             h2: false,
             #[cfg(feature = "consul")]
             link: None,
-            #[cfg(any(feature = "http2", all(feature = "http", feature = "tls")))]
-            counted: None,
         }
+    }
+}
+
+#[cfg(feature = "http")]
+impl Io {
+    /// Whether HTTP/2 was chosen in the TLS handshake.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.h2
     }
 }
 

@@ -14,7 +14,7 @@ use hyper_util::{
 #[cfg(feature = "consul")]
 use crate::connect::Link;
 use crate::{
-    connect::Connector,
+    connect::{Connector, Whole},
     error::{BoxError, ErrorKind, RegistryError},
 };
 
@@ -291,7 +291,7 @@ impl Http {
         agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
     ) -> Result<Reply, (ErrorKind, String, Option<BoxError>)> {
-        let (head, body) = response.into_parts();
+        let (head, body) = Whole::wrap(response).into_parts();
         let too_long = || {
             let text = format!("an answer is longer than {} bytes", self.max_body);
             (ErrorKind::Malformed, text, None)

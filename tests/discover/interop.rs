@@ -78,7 +78,8 @@ async fn reach<D>(balance: &mut Balance<D, Request<Body>>, servers: &[Server])
 where
     D: Discover<Key = Key> + Unpin,
     D::Error: Into<BoxError>,
-    D::Service: Service<Request<Body>, Response = http::Response<hyper::body::Incoming>> + Load,
+    D::Service:
+        Service<Request<Body>, Response = http::Response<tower_roster::client::HttpBody>> + Load,
     <D::Service as Load>::Metric: std::fmt::Debug,
     <D::Service as Service<Request<Body>>>::Error: Into<BoxError>,
 {

@@ -4,8 +4,13 @@
 
 mod changes;
 mod connections;
+#[cfg(feature = "http2")]
+mod ends;
+#[cfg(feature = "http2")]
+mod frames;
 mod http;
 mod interop;
+mod life;
 mod load;
 mod raw;
 mod scripted;

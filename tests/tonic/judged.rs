@@ -8,12 +8,11 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tower::Service;
 use tower_roster::{
     classify::{Classify, Grpc, ObservedBody, Observer, Verdict},
-    client::{GrpcClient, HttpError},
+    client::{GrpcClient, HttpBody, HttpError},
 };
 
 #[derive(Clone)]
@@ -61,7 +60,7 @@ impl Drop for Scribe {
 }
 
 impl Service<Request<Body>> for Judged {
-    type Response = Response<ObservedBody<Incoming, Scribe>>;
+    type Response = Response<ObservedBody<HttpBody, Scribe>>;
     type Error = HttpError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, HttpError>> + Send>>;
 

@@ -7,7 +7,7 @@ use hyper::{body::Incoming, client, server, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::*;
+use super::{super::body::HttpBody, *};
 
 type Body = Empty<Bytes>;
 
@@ -17,8 +17,8 @@ fn pool(max_idle: usize, idle_for: impl Into<Option<Duration>>) -> Arc<Pool<Body
     Arc::new(Pool::new(max_idle, idle_for.into()))
 }
 
-/// A connection to a server whose responses are too long to be read ahead. Its task ends with it.
-async fn connection() -> (SendRequest<Body>, JoinHandle<()>) {
+/// A connection to a server whose responses are too long to be read ahead, and its task.
+async fn connection() -> (Connection<Body>, JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1024);
     let answer = service_fn(async |_: Request<Incoming>| {
         let body = Full::new(Bytes::from_static(&[0; 1 << 20]));
@@ -32,12 +32,14 @@ async fn connection() -> (SendRequest<Body>, JoinHandle<()>) {
         .unwrap();
     let open = tokio::spawn(async move { connection.await.unwrap() });
     sender.ready().await.unwrap();
-    (sender, open)
+    let life = Life::new(open.abort_handle());
+    (Connection { sender, life }, open)
 }
 
-async fn ask(sender: &mut SendRequest<Body>) -> Incoming {
+async fn ask(connection: &mut Connection<Body>) -> HttpBody {
     let request = Request::new(Body::new());
-    sender.send_request(request).await.unwrap().into_body()
+    let answer = connection.sender.send_request(request).await.unwrap();
+    HttpBody::wrap(answer, Some(Arc::clone(&connection.life))).into_body()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -103,7 +105,7 @@ async fn a_connection_that_was_being_made_when_another_came_is_kept() {
     assert!(waits.poll().is_pending());
     pool.put(connection().await.0);
     assert!(waits.await.unwrap().1);
-    made.send(connection().await.0).unwrap();
+    assert!(made.send(connection().await.0).is_ok());
     tokio::task::yield_now().await;
     assert!(pool.take().is_some());
 }
@@ -142,6 +144,25 @@ async fn one_whose_answer_still_comes_is_not_idle() {
     assert!(open.is_finished());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_never_gets_ready_closes_when_nobody_reads_from_it() {
+    // The second is watched by a task, because not all connections may be kept.
+    for max_idle in [usize::MAX, 1] {
+        let pool = pool(max_idle, 8 * SECOND);
+        let (mut sender, open) = connection().await;
+        let body = ask(&mut sender).await;
+        // As when the request is still being uploaded.
+        let rest = mem::replace(&mut sender.life, Life::new(open.abort_handle()));
+        rest.leave();
+        pool.put(sender);
+        sleep(6 * SECOND).await;
+        assert!(!open.is_finished());
+        sleep(4 * SECOND).await;
+        assert!(open.is_finished());
+        drop(body);
+    }
+}
+
 #[tokio::test]
 async fn no_more_are_kept_than_asked_for() {
     for (most, idle_for) in [(1, None), (0, None), (usize::MAX, Some(Duration::ZERO))] {
@@ -160,7 +181,7 @@ async fn the_last_clone_closes_what_is_idle() {
     let (sender, open) = connection().await;
     pool.put(sender);
     drop(pool);
-    open.await.unwrap();
+    assert!(open.await.unwrap_err().is_cancelled());
 }
 
 #[tokio::test]

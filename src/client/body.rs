@@ -1,0 +1,67 @@
+//! The body of a response over HTTP.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::life::Life;
+use crate::connect::{HttpBodyError, Whole};
+
+/// The body of a response from an endpoint. While it is read its connection stays open, even if the
+/// endpoint is removed. A body that is dropped early gives up the rest; with HTTP/1 this closes the
+/// connection, unless the rest has already arrived.
+///
+/// # Errors
+/// [`HttpBodyError`] when the connection breaks, or when the response ends before its end. A body that
+/// ends without an error is complete, except one over HTTP/1 that has neither a length nor chunks: its
+/// end is the end of the connection.
+pub struct HttpBody {
+    body: Whole,
+    /// Keeps the connection while the response has not ended.
+    life: Option<Arc<Life>>,
+}
+
+impl HttpBody {
+    /// The response for the caller. `life` is `None` if the body has ended.
+    pub(super) fn wrap(response: Response<Incoming>, life: Option<Arc<Life>>) -> Response<Self> {
+        Whole::wrap(response).map(|body| Self { body, life })
+    }
+}
+
+impl Body for HttpBody {
+    type Data = Bytes;
+    type Error = HttpBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpBodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            self.life = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for HttpBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpBody").field(&self.body).finish()
+    }
+}

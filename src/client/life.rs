@@ -1,0 +1,84 @@
+//! What ends a connection.
+//!
+//! The task of a connection is hyper's, and it ends by itself only when both directions are done: a
+//! request body that never ends, or a peer that reads nothing, keeps it for ever. So each connection
+//! has owners, and its task is aborted when the last one lets go of it:
+//!
+//! ```text
+//! the pool (HTTP/1) or the line (HTTP/2) ──┐
+//! a request that waits for its response  ──┼──▶ Arc<Life> ──abort──▶ task of the connection
+//! the body of a response                 ──┘
+//! ```
+//! An endpoint that is dropped drops its pool. So its idle connections close at once, and each of the
+//! others at the end of the response that it carries.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+
+/// How often an idle connection is looked at within its idle timeout. More often would wake the
+/// processor more often; less often would close connections long before their timeout.
+pub(super) const LOOKS: u32 = 8;
+
+/// The shortest time between two looks, whatever idle timeout is set.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The time between two looks at idle connections.
+pub(super) fn tick(idle_timeout: Duration) -> Duration {
+    (idle_timeout / LOOKS).max(SHORTEST)
+}
+
+/// Aborts the task of a connection when it is dropped.
+pub(super) struct Life {
+    task: AbortHandle,
+    /// The task that closes the connection when it is idle, for a connection that has its own.
+    clock: OnceLock<AbortHandle>,
+    /// Relaxed: whoever sets it owns this life, and gives it up after that. The count of owners, whose
+    /// last decrement synchronizes with the others, carries the flag to the destructor.
+    upgraded: AtomicBool,
+}
+
+impl Life {
+    pub(super) fn new(task: AbortHandle) -> Arc<Self> {
+        Arc::new(Self {
+            task,
+            clock: OnceLock::new(),
+            upgraded: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes the task `clock` end with the connection.
+    #[cfg(any(feature = "http2", feature = "tonic"))]
+    pub(super) fn set_clock(&self, clock: AbortHandle) {
+        if let Err(second) = self.clock.set(clock) {
+            second.abort();
+        }
+    }
+
+    /// Whether another owner uses the connection: a request or the body of a response.
+    pub(super) fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+
+    /// Leaves the connection to the caller that upgraded it.
+    pub(super) fn leave(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(clock) = self.clock.get() {
+            clock.abort();
+        }
+        if !*self.upgraded.get_mut() {
+            self.task.abort();
+        }
+    }
+}

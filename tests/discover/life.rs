@@ -1,0 +1,189 @@
+//! When the connections of an endpoint end, whatever their peers do.
+#![cfg(target_os = "linux")]
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
+use tokio::net::TcpListener;
+use tower::Service;
+use tower_roster::{
+    client::{HttpClient, HttpEndpoints},
+    discover::MakeEndpoint,
+};
+
+use crate::{
+    raw::{Raw, ok},
+    scripted::{at, until},
+};
+
+type Body = BoxBody<Bytes, io::Error>;
+
+const IDLE: Duration = Duration::from_millis(200);
+
+fn client(addr: SocketAddr, mut endpoints: HttpEndpoints<Body>) -> HttpClient<Body> {
+    endpoints.make_endpoint(&at("a", addr)).unwrap()
+}
+
+/// The connections to this address that this process has not closed. A server cannot tell: what a
+/// client wrote before it closed comes first, and a server that does not read never learns more.
+fn established(server: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!("{:04X}", server.port());
+    let open = table.lines().filter(|line| {
+        let mut columns = line.split_whitespace().skip(2);
+        let remote = columns.next().unwrap();
+        remote.ends_with(&format!(":{port}")) && columns.next() == Some("01")
+    });
+    open.count()
+}
+
+async fn all_close(server: SocketAddr) {
+    until("all connections close", || async {
+        established(server) == 0
+    })
+    .await;
+}
+
+/// An upload that begins and never ends.
+fn endless() -> Request<Body> {
+    let data = |_| Ok(Frame::data(Bytes::from_static(&[b'x'; 1024])));
+    let begun = stream::iter([(); 4].map(data));
+    let body = StreamBody::new(begun.chain(stream::pending()));
+    Request::post("http://web/")
+        .body(BodyExt::boxed(body))
+        .unwrap()
+}
+
+/// An upload that is larger than all buffers.
+fn flood() -> Request<Body> {
+    let data = |()| Ok(Frame::data(Bytes::from_static(&[b'x'; 1 << 16])));
+    let body = StreamBody::new(stream::repeat(()).map(data));
+    Request::post("http://web/")
+        .body(BodyExt::boxed(body))
+        .unwrap()
+}
+
+/// A server that accepts connections and neither reads nor writes.
+async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    addr
+}
+
+const EARLY: [&str; 2] = [
+    "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno",
+    "HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno",
+];
+
+#[tokio::test]
+async fn an_upload_that_goes_on_after_its_response_ends_with_the_idle_timeout() {
+    for answer in EARLY {
+        for max_idle in [0, 1, usize::MAX] {
+            let server = Raw::start(move |_| (answer.into(), false)).await;
+            let endpoints = HttpEndpoints::new().idle_timeout(IDLE).max_idle(max_idle);
+            let mut client = client(server.addr, endpoints);
+            let answer = client.call(endless()).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+            all_close(server.addr).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_goes_on_after_its_response_ends_with_the_endpoint() {
+    for answer in EARLY {
+        for max_idle in [1, usize::MAX] {
+            let server = Raw::start(move |_| (answer.into(), false)).await;
+            let endpoints = HttpEndpoints::new().idle_timeout(None).max_idle(max_idle);
+            let mut client = client(server.addr, endpoints);
+            let answer = client.call(endless()).await.unwrap();
+            drop(client);
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+            all_close(server.addr).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_in_the_middle_of_an_upload_closes_its_connection() {
+    let addr = silent().await;
+    let all = [
+        HttpEndpoints::new(),
+        #[cfg(feature = "http2")]
+        HttpEndpoints::new().http2().idle_timeout(IDLE),
+    ];
+    for endpoints in all {
+        let mut client = client(addr, endpoints);
+        let call = tokio::spawn(client.call(flood()));
+        until("it connects", || async { established(addr) == 1 }).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        call.abort();
+        all_close(addr).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_close_at_once_with_the_endpoint() {
+    let server = Raw::start(|_| (ok("hello"), false)).await;
+    let mut client = client(server.addr, HttpEndpoints::new().idle_timeout(None));
+    let body = BodyExt::boxed(StreamBody::new(stream::empty()));
+    let request = Request::get("http://web/").body(body).unwrap();
+    let answer = client.call(request).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(established(server.addr), 1);
+    drop(client);
+    all_close(server.addr).await;
+}
+
+#[cfg(feature = "http2")]
+mod http2 {
+    use super::*;
+    use crate::frames::{END_STREAM, Frames, head};
+
+    fn endpoints() -> HttpEndpoints<Body> {
+        HttpEndpoints::new().http2()
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_goes_on_after_its_response_ends_with_the_idle_timeout() {
+        let server = Frames::start(|_| vec![head(END_STREAM, &[])]).await;
+        let mut client = client(server.addr, endpoints().idle_timeout(IDLE));
+        let answer = client.call(endless()).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        assert_eq!(established(server.addr), 1);
+        all_close(server.addr).await;
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_goes_on_after_its_response_ends_with_the_endpoint() {
+        let server = Frames::start(|_| vec![head(END_STREAM, &[])]).await;
+        let mut client = client(server.addr, endpoints().idle_timeout(None));
+        let answer = client.call(endless()).await.unwrap();
+        drop(client);
+        assert_eq!(established(server.addr), 1, "a response is being read");
+        answer.into_body().collect().await.unwrap();
+        all_close(server.addr).await;
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_read_keeps_its_connection_however_long() {
+        let server = Frames::start(|_| vec![head(0, &[])]).await;
+        let mut client = client(server.addr, endpoints().idle_timeout(IDLE));
+        let mut body = client.call(endless()).await.unwrap().into_body();
+        let late = tokio::time::timeout(4 * IDLE, body.frame()).await;
+        assert!(late.is_err(), "{late:?}");
+        assert_eq!(established(server.addr), 1);
+        drop(body);
+        all_close(server.addr).await;
+    }
+}
