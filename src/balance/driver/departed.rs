@@ -47,7 +47,6 @@ pub(super) struct Known<L> {
     pub(super) age: Option<Age>,
     /// Its history in the ejector.
     pub(super) history: Option<History>,
-    pub(super) requests: u64,
 }
 
 struct Remembered<L> {
@@ -121,7 +120,6 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
             generation: member.generation(),
             age,
             history,
-            requests: member.requests(),
         };
         self.remembered.insert(name, Remembered { gone, until });
         // An endpoint that left earlier is forgotten earlier.
@@ -164,12 +162,6 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
             self.draining.remove(&state.id());
         }
         in_flight
-    }
-
-    /// For each remembered state: its address, and the number of requests that went there.
-    pub(super) fn requests_mut(&mut self) -> impl Iterator<Item = (usize, &mut u64)> {
-        let gone = self.remembered.values_mut().map(|kept| &mut kept.gone);
-        gone.map(|gone| (gone.state.address(), &mut gone.requests))
     }
 
     /// Forgets what has expired. `tell` gets the events, for publishing at once.

@@ -10,12 +10,11 @@ use std::{
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    departed::{Departed, Known},
+    departed::Departed,
     ejections::{Alarm, Ejections, PeerFailures},
     member::{Listed, Member, MemberId},
     members::{Members, key},
     news::News,
-    picks::{Count, Replaced, Strays},
     planning::Planning,
     report::list,
     warm_up::WarmUp,
@@ -42,7 +41,6 @@ pub(super) struct Endpoints<K, S, P: Policy> {
     common: Arc<Common>,
     members: Members<K, S, P::Load>,
     departed: Departed<K, S, P::Load>,
-    replaced: Replaced<P::Load>,
     ejections: Ejections,
     warm_up: WarmUp,
     planning: Planning,
@@ -67,7 +65,6 @@ where
             common,
             members: Members::new(),
             departed,
-            replaced: Replaced::new(),
             ejections,
             warm_up,
             planning,
@@ -128,14 +125,14 @@ where
         let round = self.ejections.insert(id);
         // Slow start needs a warm endpoint. Whether there is one is known only at the end of a burst.
         let mut age = settled.then(Age::default);
-        let (mut history, mut requests) = (None, 0);
+        let mut history = None;
         let state = match (known, moved) {
             (Ok(gone), _) => {
                 // A new generation is a new process. Otherwise the endpoint is as warm as it was.
                 if gone.generation == listing.generation() {
                     age = gone.age;
                 }
-                (history, requests) = (gone.history, gone.requests);
+                history = gone.history;
                 // The gate opens in the new round; the ejector shuts it if it was shut.
                 gone.state.health.follow(&Step {
                     key: (),
@@ -146,19 +143,7 @@ where
                 });
                 gone.state
             }
-            (
-                Err(tracker),
-                Some(Known {
-                    state: old,
-                    requests: before,
-                    ..
-                }),
-            ) => {
-                requests = before;
-                let state = old.succeeded_by(tracker, round);
-                self.replaced.add(old, state.address());
-                state
-            }
+            (Err(tracker), Some(old)) => old.state.succeeded_by(tracker, round),
             (Err(tracker), None) => Held::new(key, tracker, round, Arc::clone(&self.common)),
         };
         let orders = self.departed.take_orders(&state.key);
@@ -168,7 +153,7 @@ where
             key: state.key.clone(),
         });
         let mut member = Member::new(id, state, listing, now);
-        member.resume(requests, age, orders.weight);
+        member.resume(age, orders.weight);
         let weighs = member.weight() > Weight::ZERO;
         self.ejections
             .resume(id, weighs, history, orders.ejected, now);
@@ -214,7 +199,6 @@ where
         let round = self.ejections.renew(id, now);
         // The requests in flight belong to the old process, and prove nothing about the new one.
         let state = member.state().succeeded_by(tracker, round);
-        let address = state.address();
         let Some(old) = self.members.renew(id, state, age) else {
             return;
         };
@@ -225,7 +209,6 @@ where
                 by: Restored::Moved,
             });
         }
-        self.replaced.add(old, address);
     }
 
     /// A tracker for a new endpoint; `None` when the policy panics.
@@ -357,19 +340,6 @@ where
         let members = places.iter().map(|place| &self.members.all()[*place]);
         let candidates = members.map(|m| Candidate::lent(m.key(), self.warm_up.effective(m, now)));
         candidates.collect()
-    }
-
-    /// Adds picks to the counts of their endpoints. `collect` delivers the picks.
-    pub(super) fn add_picks<T>(&mut self, collect: impl FnOnce(Count<'_, P::Load>) -> T) -> T {
-        let (members, mut strays) = (&mut self.members, Strays::default());
-        let collected = collect(&mut |id, state, picks| strays.count(members, id, state, picks));
-        strays.add_to(&self.replaced, &mut self.members, &mut self.departed);
-        collected
-    }
-
-    /// To be called when a snapshot without any replaced state is published.
-    pub(super) fn forget_replaced(&mut self) {
-        self.replaced.clear();
     }
 
     pub(super) fn subscribe(&mut self) -> broadcast::Receiver<BalanceEvent> {

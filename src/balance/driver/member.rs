@@ -86,8 +86,6 @@ pub(super) struct Member<S, L> {
     facts: Option<Arc<Facts>>,
     /// The address that its service sends to, if known. The facts may already have a newer one.
     address: Option<Address>,
-    /// Number of requests that went to it, as of the last collection.
-    requests: u64,
     since: Instant,
     /// Its age in slow start; `None` once it is warm.
     age: Option<Age>,
@@ -110,7 +108,6 @@ impl<S, L> Member<S, L> {
             service: listing.service,
             facts: listing.facts,
             address: listing.address,
-            requests: 0,
             since: now,
             age: None,
             weight,
@@ -121,8 +118,7 @@ impl<S, L> Member<S, L> {
     }
 
     /// Restores its earlier state.
-    pub(super) fn resume(&mut self, requests: u64, age: Option<Age>, by_hand: Option<Weight>) {
-        self.requests = requests;
+    pub(super) fn resume(&mut self, age: Option<Age>, by_hand: Option<Weight>) {
         self.age = age;
         self.by_hand = by_hand;
         self.weighs = self.weight() > Weight::ZERO;
@@ -163,14 +159,6 @@ impl<S, L> Member<S, L> {
 
     pub(super) fn generation(&self) -> u64 {
         generation(self.facts())
-    }
-
-    pub(super) fn requests(&self) -> u64 {
-        self.requests
-    }
-
-    pub(super) fn requests_mut(&mut self) -> &mut u64 {
-        &mut self.requests
     }
 
     pub(super) fn since(&self) -> Instant {

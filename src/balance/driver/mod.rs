@@ -34,7 +34,6 @@ mod member;
 mod members;
 mod news;
 mod orders;
-mod picks;
 mod planning;
 mod publisher;
 mod registries;
@@ -350,9 +349,7 @@ where
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        let publisher = &mut self.publisher;
-        self.endpoints
-            .add_picks(|count| publisher.collect(&core.slots, now, count));
+        self.publisher.collect(&core.slots, now);
     }
 
     /// Makes a snapshot of the present state and publishes it to all requests.
@@ -380,10 +377,7 @@ where
         let made = self
             .publisher
             .make(plan, pickers, self.endpoints.members().all());
-        let (publisher, slots) = (&mut self.publisher, &core.slots);
-        let old = self
-            .endpoints
-            .add_picks(|count| publisher.publish(made, slots, count));
+        let old = self.publisher.publish(made, &core.slots);
         core.usable.store(usable, Relaxed);
         let (ended, spoken) = (self.discovery.has_ended(), self.discovery.has_spoken());
         self.status.send_modify(|status| {
@@ -392,8 +386,7 @@ where
             status.usable = usable;
             status.discovery_ended = ended;
         });
-        // Last, because these drop objects of the user and may panic.
-        self.endpoints.forget_replaced();
+        // Last, because it drops objects of the user and may panic.
         self.publisher.recycle(old);
         self.endpoints.publish_news();
     }

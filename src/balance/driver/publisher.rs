@@ -23,8 +23,7 @@ use rand::rngs::SmallRng;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
-    member::{Member, MemberId},
-    picks::Count,
+    member::Member,
     spare::{Arrays, Spare},
 };
 use crate::{
@@ -50,18 +49,12 @@ pub(super) struct Publisher<S, P: Policy> {
     policy: Arc<P>,
     rng: SmallRng,
     /// The snapshot that requests read.
-    current: Made<S, P>,
+    current: Arc<Snapshot<S, P>>,
     /// The arrays for the next snapshot.
     spare: Spare<S, P::Load>,
     counts: PickCounts,
     /// The time of the next collection of picks.
     collect_at: Instant,
-}
-
-/// A snapshot, and the ids of its members in its order.
-pub(super) struct Made<S, P: Policy> {
-    snapshot: Arc<Snapshot<S, P>>,
-    members: Vec<MemberId>,
 }
 
 /// The pickers of all leaves. `None` for leaves without one; see [`Leaf::picker`].
@@ -85,10 +78,7 @@ impl<S, P: Policy> Publisher<S, P> {
         Self {
             policy,
             rng,
-            current: Made {
-                snapshot: empty,
-                members: Vec::new(),
-            },
+            current: empty,
             spare: Spare::default(),
             counts: PickCounts::default(),
             collect_at: now,
@@ -168,15 +158,15 @@ impl<S, P: Policy> Publisher<S, P> {
         plan: Plan,
         pickers: Pickers<P>,
         members: &[Member<S, P::Load>],
-    ) -> Made<S, P> {
+    ) -> Arc<Snapshot<S, P>> {
         let mut pickers = pickers.into_iter();
         let mut spare = std::mem::take(&mut self.spare).into_arrays();
-        let mut numbered = Vec::with_capacity(members.len());
+        let mut len = 0;
         let plan = plan.map(&mut |set| {
             let arrays: Arrays<_, _> = spare.next().unwrap_or_default();
-            let first = numbered.len();
+            let first = len;
+            len += set.places.len();
             let members = set.places.iter().map(|place| &members[*place]);
-            numbered.extend(members.clone().map(Member::id));
             let (states, services) = arrays.of(members.map(|m| (m.state(), m.service())));
             Leaf {
                 first,
@@ -187,49 +177,39 @@ impl<S, P: Policy> Publisher<S, P> {
                 picker: pickers.next().flatten(),
             }
         });
-        Made {
-            snapshot: Arc::new(Snapshot { plan }),
-            members: numbered,
-        }
+        Arc::new(Snapshot { plan, len })
     }
 
-    /// Publishes a snapshot to all requests. `count` gets the picks of each endpoint from the old snapshot,
-    /// which is returned.
+    /// Publishes a snapshot to all requests, and counts the picks from the old one, which is returned.
     pub(super) fn publish(
         &mut self,
-        made: Made<S, P>,
+        snapshot: Arc<Snapshot<S, P>>,
         slots: &Slots<Snapshot<S, P>, Kept>,
-        count: Count<'_, P::Load>,
-    ) -> Made<S, P> {
-        slots.publish(&made.snapshot, made.members.len(), &mut self.counts);
-        self.count(count);
-        std::mem::replace(&mut self.current, made)
+    ) -> Arc<Snapshot<S, P>> {
+        slots.publish(&snapshot, snapshot.len, &mut self.counts);
+        self.count();
+        std::mem::replace(&mut self.current, snapshot)
     }
 
     /// Keeps the arrays of an unused snapshot for the next one. Drops endpoints that left.
-    pub(super) fn recycle(&mut self, old: Made<S, P>) {
-        self.spare = Spare::new(old.snapshot, &self.current.snapshot);
+    pub(super) fn recycle(&mut self, old: Arc<Snapshot<S, P>>) {
+        self.spare = Spare::new(old, &self.current);
     }
 
-    /// Collects the picks that requests have counted, and passes them to `count`.
-    pub(super) fn collect(
-        &mut self,
-        slots: &Slots<Snapshot<S, P>, Kept>,
-        now: Instant,
-        count: Count<'_, P::Load>,
-    ) {
+    /// Counts the picks since the last snapshot or collection.
+    pub(super) fn collect(&mut self, slots: &Slots<Snapshot<S, P>, Kept>, now: Instant) {
         self.collect_at = after(now, COLLECT);
         slots.collect(&mut self.counts);
-        self.count(count);
+        self.count();
     }
 
-    fn count(&self, count: Count<'_, P::Load>) {
-        let Made { snapshot, members } = &self.current;
+    /// Adds picks to the endpoints of the snapshot that they were made from.
+    fn count(&self) {
         let picked = &self.counts.picked;
-        snapshot.plan.each_leaf(&mut |leaf| {
-            for (number, state) in (leaf.first..).zip(&leaf.states) {
-                if picked[number] > 0 {
-                    count(members[number], state, picked[number]);
+        self.current.plan.each_leaf(&mut |leaf| {
+            for (state, picked) in leaf.states.iter().zip(&picked[leaf.first..]) {
+                if *picked > 0 {
+                    state.add_requests(*picked);
                 }
             }
         });

@@ -25,7 +25,7 @@ pub(super) fn list<S, L: LoadTracker>(
     warm_up: &WarmUp,
     now: Instant,
 ) -> Vec<EndpointInfo> {
-    let total: u64 = members.iter().map(Member::requests).sum();
+    let total: u64 = members.iter().map(|member| member.state().requests()).sum();
     let weighed = any_weighs(members);
     let info = |member: &Member<S, L>| {
         let (state, weight) = (member.state(), member.weight());
@@ -50,9 +50,9 @@ pub(super) fn list<S, L: LoadTracker>(
             },
             load: load(state, now),
             in_flight: state.in_flight(),
-            requests: member.requests(),
+            requests: state.requests(),
             failures: state.failed(),
-            share: member.requests() as f64 / total.max(1) as f64,
+            share: state.requests() as f64 / total.max(1) as f64,
             age: now.saturating_duration_since(member.since()),
         }
     };

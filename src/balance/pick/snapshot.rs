@@ -17,12 +17,15 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Snapshot<S, P: Policy> {
     pub(crate) plan: Plan<Leaf<S, P>>,
+    /// Number of endpoints of all leaves. An endpoint in several leaves counts in each.
+    pub(crate) len: usize,
 }
 
 impl<S, P: Policy> Snapshot<S, P> {
     pub(crate) fn empty() -> Self {
         Self {
             plan: Plan::Nowhere(Nowhere::Empty),
+            len: 0,
         }
     }
 

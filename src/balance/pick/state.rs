@@ -36,7 +36,9 @@ pub(crate) struct LiveEndpoint<L> {
     mark: Mark,
     /// The gate, the data beside it, and the counts for ejection.
     pub(crate) health: Health<Beside<L>>,
+    /// Number of requests that were sent to this process and to the ones before it, which share the counter.
     /// Relaxed: a statistic, as all counts here; none publishes other memory.
+    requests: Arc<AtomicU64>,
     failed: AtomicU64,
     /// Whether the endpoint has the version that is guarded. Relaxed: it is read on its own and publishes
     /// no other memory.
@@ -101,6 +103,18 @@ impl Common {
 }
 
 impl<L> LiveEndpoint<L> {
+    fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Self {
+        Self {
+            held: AtomicU32::new(1),
+            mark: Mark::new(&common),
+            health: Health::with(round, Beside { common, tracker }),
+            requests: Arc::default(),
+            failed: AtomicU64::new(0),
+            canary: AtomicBool::new(false),
+            key,
+        }
+    }
+
     #[inline]
     pub(crate) fn tracker(&self) -> &L {
         &self.health.beside.tracker
@@ -128,6 +142,17 @@ impl<L> LiveEndpoint<L> {
         self.mark.0 & Mark::WATCHED != 0
     }
 
+    /// Number of requests that were sent, as of the last collection.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Adds requests that were sent.
+    pub(crate) fn add_requests(&self, requests: u64) {
+        self.requests.fetch_add(requests, Relaxed);
+    }
+
+    /// Number of requests that failed.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Relaxed)
     }
@@ -186,42 +211,33 @@ pub(crate) type SharedState<L> = sync::Arc<LiveEndpoint<L>>;
 /// requests, once the number of other references is known. A request then costs two atomic operations
 /// instead of the four that a separate counter costs. All other holders use this type, which counts itself.
 ///
-/// During a clone or a drop the count is one too high for a moment. A reader that runs while another thread
-/// drops some references may read that many requests too few. Only the driver clones and drops them, so the
-/// numbers that it reads are exact. A picker on another thread accepts the error.
+/// A clone or a drop counts one request too many for a moment, and drops on another thread may hide
+/// requests from a reader. Only the driver clones and drops, so its numbers are exact. A picker on another
+/// thread accepts the error.
 #[derive(Debug)]
 pub(crate) struct Held<L>(SharedState<L>);
 
 impl<L> Held<L> {
     pub(crate) fn new(key: Key, tracker: L, round: Round, common: Arc<Common>) -> Self {
-        Self(SharedState::new(LiveEndpoint {
-            held: AtomicU32::new(1),
-            mark: Mark::new(&common),
-            health: Health::with(round, Beside { common, tracker }),
-            failed: AtomicU64::new(0),
-            canary: AtomicBool::new(false),
-            key,
-        }))
+        Self(SharedState::new(LiveEndpoint::new(
+            key, tracker, round, common,
+        )))
     }
 
     /// The state of a new process with the same name. It keeps the counts only, and does not count the
     /// requests in flight of this one.
     pub(crate) fn succeeded_by(&self, tracker: L, round: Round) -> Self {
         let common = Arc::clone(&self.0.health.beside.common);
-        let state = Self::new(self.0.key.clone(), tracker, round, common);
-        state.failed.store(self.failed(), Relaxed);
-        state
+        let mut state = LiveEndpoint::new(self.0.key.clone(), tracker, round, common);
+        state.requests = Arc::clone(&self.0.requests);
+        state.failed = AtomicU64::new(self.failed());
+        Self(SharedState::new(state))
     }
 
     /// Whether both refer to the same state.
     #[inline]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         SharedState::ptr_eq(&self.0, &other.0)
-    }
-
-    /// The memory address of the state, which identifies it while it is held.
-    pub(crate) fn address(&self) -> usize {
-        std::ptr::from_ref::<LiveEndpoint<L>>(self).addr()
     }
 
     /// Number of requests in flight.
