@@ -2,10 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+#[cfg(doc)]
+use super::BalanceLayer;
 use super::{
-    layer::BalanceLayer,
     policy::{DefaultPolicy, Policy},
-    settings::{BalanceSettings, Checked},
+    settings::{BalanceSettings, Config},
     topology::Topology,
 };
 #[cfg(feature = "_hyper")]
@@ -13,7 +14,6 @@ use crate::endpoint::check::HealthCheck;
 use crate::{
     classify::Answers,
     endpoint::{SlowStart, eject::Ejection},
-    error::ConfigError,
     registry::Watch,
 };
 
@@ -45,33 +45,19 @@ use crate::{
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct BalanceBuilder<P = DefaultPolicy, C = Answers, W = ()> {
-    policy: P,
-    classify: C,
-    route: W,
-    rest: Rest,
+    pub(super) policy: P,
+    pub(super) classify: C,
+    pub(super) route: W,
+    pub(super) config: Config,
 }
 
-/// The part that does not depend on the types of services and requests.
-#[derive(Clone, Debug)]
-struct Rest {
-    settings: BalanceSettings,
-    /// Not plain data: its split may be shared with the user.
-    topology: Topology,
-    watch: Option<Watch>,
-}
-
-impl BalanceLayer {
-    /// Returns a builder with the default settings.
-    pub fn builder() -> BalanceBuilder {
-        BalanceBuilder {
+impl BalanceBuilder {
+    pub(super) fn new() -> Self {
+        Self {
             policy: DefaultPolicy::default(),
             classify: Answers::default(),
             route: (),
-            rest: Rest {
-                settings: BalanceSettings::new(),
-                topology: Topology::new(),
-                watch: None,
-            },
+            config: Config::new(),
         }
     }
 }
@@ -83,7 +69,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
             policy,
             classify: self.classify,
             route: self.route,
-            rest: self.rest,
+            config: self.config,
         }
     }
 
@@ -93,7 +79,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
             policy: self.policy,
             classify,
             route: self.route,
-            rest: self.rest,
+            config: self.config,
         }
     }
 
@@ -103,20 +89,20 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
             policy: self.policy,
             classify: self.classify,
             route,
-            rest: self.rest,
+            config: self.config,
         }
     }
 
     /// Replaces all settings that are plain data, for example by those of a configuration file.
     pub fn settings(mut self, settings: BalanceSettings) -> Self {
-        self.rest.settings = settings;
+        self.config.settings = settings;
         self
     }
 
     /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. With zero it fails at once
     /// while there is no endpoint.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.rest.settings.wait = wait;
+        self.config.settings.wait = wait;
         self
     }
 
@@ -130,7 +116,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// new address. At a new address only the counts are kept. Orders [by
     /// hand](super::BalanceHandle::eject) are kept however long the endpoint was away.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.rest.settings.grace = grace;
+        self.config.settings.grace = grace;
         self
     }
 
@@ -148,27 +134,27 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// them cheaply, because a request that waits for its response is not polled. Each request would have
     /// to store its waker with its endpoint, under a lock, and nearly no request reaches this deadline.
     pub fn drain(mut self, drain: Duration) -> Self {
-        self.rest.settings.drain = drain;
+        self.config.settings.drain = drain;
         self
     }
 
     /// Sets where traffic may go: zones, groups, subsets, versions. By default to every endpoint.
     pub fn topology(mut self, topology: Topology) -> Self {
-        self.rest.topology = topology;
+        self.config.topology = topology;
         self
     }
 
     /// Ejects endpoints that fail, or that are far slower than the other endpoints. Off by default, because
     /// the protocol decides what a failure is: set [`classify`](Self::classify) along with it.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
-        self.rest.settings.ejection = Some(ejection);
+        self.config.settings.ejection = Some(ejection);
         self
     }
 
     /// Sets how new and restored endpoints reach their full share. By default this takes 5 s, counted while
     /// the endpoint is listed and has a weight.
     pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
-        self.rest.settings.slow_start = slow_start;
+        self.config.settings.slow_start = slow_start;
         self
     }
 
@@ -176,7 +162,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// crate's own discovery only, because other discoveries do not give addresses.
     #[cfg(feature = "_hyper")]
     pub fn health_check(mut self, check: HealthCheck) -> Self {
-        self.rest.settings.health_check = Some(check);
+        self.config.settings.health_check = Some(check);
         self
     }
 
@@ -185,34 +171,15 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// the registry by itself. Use this setter for other discoveries, and for a discovery that another task
     /// polls.
     pub fn watch(mut self, watch: &Watch) -> Self {
-        self.rest.watch = Some(watch.clone());
+        self.config.watch = Some(watch.clone());
         self
     }
 
     /// Makes picks repeatable: the same requests in the same order go to the same endpoints. For tests and
     /// simulations only, because all threads then share one slot.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.rest.settings.seed = Some(seed);
+        self.config.settings.seed = Some(seed);
         self
-    }
-
-    /// Builds the layer.
-    ///
-    /// # Errors
-    /// When a setting is out of range.
-    pub fn build(self) -> Result<BalanceLayer<P, C, W>, ConfigError> {
-        let Rest {
-            settings,
-            topology,
-            watch,
-        } = self.rest;
-        let checked = Checked::new(settings, topology, watch)?;
-        Ok(BalanceLayer::new_with(
-            self.policy,
-            self.classify,
-            self.route,
-            checked,
-        ))
     }
 }
 
@@ -220,7 +187,7 @@ impl<P: fmt::Debug, C, W> fmt::Debug for BalanceBuilder<P, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BalanceBuilder")
             .field("policy", &self.policy)
-            .field("rest", &self.rest)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }

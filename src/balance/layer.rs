@@ -5,13 +5,16 @@ use std::{fmt, hash::Hash};
 use tower::{Layer, discover::Discover};
 
 use super::{
+    builder::BalanceBuilder,
+    driver::Driver,
     policy::{DefaultPolicy, Policy},
     service::Balance,
-    settings::{BalanceSettings, Checked},
-    start::start,
-    topology::Topology,
 };
-use crate::{classify::Answers, endpoint::Endpoint, error::BoxError};
+use crate::{
+    classify::Answers,
+    endpoint::Endpoint,
+    error::{BoxError, ConfigError},
+};
 
 /// Makes [`Balance`]s: a [`Layer`] over discovery. See [`builder`](Self::builder) for the settings.
 ///
@@ -39,23 +42,17 @@ use crate::{classify::Answers, endpoint::Endpoint, error::BoxError};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct BalanceLayer<P = DefaultPolicy, C = Answers, W = ()> {
-    policy: P,
-    classify: C,
-    route: W,
-    checked: Checked,
-}
+pub struct BalanceLayer<P = DefaultPolicy, C = Answers, W = ()>(BalanceBuilder<P, C, W>);
 
 impl BalanceLayer {
     /// A layer with the defaults: power of two choices by peak EWMA, and every response is a success.
     pub fn new() -> Self {
-        let checked = Checked::new(BalanceSettings::new(), Topology::new(), None);
-        Self {
-            policy: DefaultPolicy::default(),
-            classify: Answers::default(),
-            route: (),
-            checked: checked.expect("the defaults are in range"),
-        }
+        Self(BalanceBuilder::new())
+    }
+
+    /// Returns a builder with the default settings.
+    pub fn builder() -> BalanceBuilder {
+        BalanceBuilder::new()
     }
 }
 
@@ -65,14 +62,15 @@ impl Default for BalanceLayer {
     }
 }
 
-impl<P, C, W> BalanceLayer<P, C, W> {
-    pub(super) fn new_with(policy: P, classify: C, route: W, checked: Checked) -> Self {
-        Self {
-            policy,
-            classify,
-            route,
-            checked,
-        }
+// Here and not in the file of the builder, which must not depend on this one.
+impl<P, C, W> BalanceBuilder<P, C, W> {
+    /// Builds the layer.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn build(self) -> Result<BalanceLayer<P, C, W>, ConfigError> {
+        self.config.check()?;
+        Ok(BalanceLayer(self))
     }
 }
 
@@ -95,14 +93,29 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
             let (service, facts) = endpoint.into_parts();
             (service, Some(facts))
         };
-        let (policy, checked) = (self.policy, self.checked);
-        let core = start(discover, apart, policy, self.classify, self.route, checked);
-        Balance::new_with(core)
+        Balance::new_with(Driver::start(discover, apart, self.0))
     }
 
     /// Balances over any discovery, such as tower's `ServiceList`. The services have equal weights and
     /// belong to no zone. This is so even for this crate's own endpoints; use [`balance`](Self::balance)
     /// for these.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_roster::BoxError> {
+    /// use std::{convert::Infallible, time::Duration};
+    /// use tower::{ServiceBuilder, ServiceExt, discover::ServiceList};
+    /// use tower_roster::balance::BalanceLayer;
+    ///
+    /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
+    /// let balance = ServiceBuilder::new()
+    ///     .timeout(Duration::from_secs(2))
+    ///     .service(BalanceLayer::new().balance_plain(ServiceList::new(vec![service, service])));
+    /// assert_eq!(balance.oneshot(1).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// When called outside of a tokio runtime, as for [`balance`](Self::balance).
@@ -116,33 +129,7 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         W: Send + Sync + 'static,
     {
         let apart = |service| (service, None);
-        let (policy, checked) = (self.policy, self.checked);
-        let core = start(discover, apart, policy, self.classify, self.route, checked);
-        Balance::new_with(core)
-    }
-
-    /// Returns the same settings as a [`Layer`] over any discovery; see
-    /// [`balance_plain`](Self::balance_plain).
-    ///
-    /// # Examples
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), tower_roster::BoxError> {
-    /// use std::{convert::Infallible, time::Duration};
-    /// use tower::{ServiceBuilder, ServiceExt, discover::ServiceList};
-    /// use tower_roster::balance::BalanceLayer;
-    ///
-    /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
-    /// let balance = ServiceBuilder::new()
-    ///     .timeout(Duration::from_secs(2))
-    ///     .layer(BalanceLayer::new().plain())
-    ///     .service(ServiceList::new(vec![service, service]));
-    /// assert_eq!(balance.oneshot(1).await?, 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn plain(self) -> PlainBalanceLayer<P, C, W> {
-        PlainBalanceLayer { settings: self }
+        Balance::new_with(Driver::start(discover, apart, self.0))
     }
 }
 
@@ -164,49 +151,15 @@ where
     }
 }
 
-/// A [`Layer`] over any discovery; see [`BalanceLayer::plain`].
-#[derive(Clone)]
-pub struct PlainBalanceLayer<P = DefaultPolicy, C = Answers, W = ()> {
-    settings: BalanceLayer<P, C, W>,
-}
-
-impl<D, P, C, W> Layer<D> for PlainBalanceLayer<P, C, W>
-where
-    D: Discover + Send + 'static,
-    D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
-    D::Error: Into<BoxError> + Send,
-    D::Service: Send + Sync + 'static,
-    P: Policy + Clone,
-    C: Clone + Send + Sync + 'static,
-    W: Clone + Send + Sync + 'static,
-{
-    type Service = Balance<D::Service, P, C, W>;
-
-    fn layer(&self, discover: D) -> Self::Service {
-        self.settings.clone().balance_plain(discover)
-    }
-}
-
-impl<P: fmt::Debug, C, W> fmt::Debug for PlainBalanceLayer<P, C, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PlainBalanceLayer")
-            .field(&self.settings)
-            .finish()
-    }
-}
-
 impl<P: fmt::Debug, C, W> fmt::Debug for BalanceLayer<P, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalanceLayer")
-            .field("policy", &self.policy)
-            .field("checked", &self.checked)
-            .finish_non_exhaustive()
+        f.debug_tuple("BalanceLayer").field(&self.0).finish()
     }
 }
 
 impl<S> Balance<S> {
     /// Balances over the endpoints of one of this crate's discoveries, with all defaults. Use
-    /// [`BalanceLayer`] to change settings, and [`plain`](Self::plain) for other discoveries.
+    /// [`BalanceLayer`] to change settings, and [`BalanceLayer::balance_plain`] for other discoveries.
     ///
     /// # Panics
     /// When called outside of a tokio runtime, because it starts the task that follows discovery.
@@ -237,34 +190,5 @@ impl<S> Balance<S> {
         S: Send + Sync + 'static,
     {
         BalanceLayer::new().balance(discover)
-    }
-
-    /// Balances over any discovery, with all defaults; see [`BalanceLayer::balance_plain`].
-    ///
-    /// # Panics
-    /// When called outside of a tokio runtime.
-    ///
-    /// # Examples
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), tower_roster::BoxError> {
-    /// use std::convert::Infallible;
-    /// use tower::{ServiceExt, discover::ServiceList};
-    /// use tower_roster::balance::Balance;
-    ///
-    /// let service = tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
-    /// let balance = Balance::plain(ServiceList::new(vec![service, service]));
-    /// assert_eq!(balance.clone().oneshot(1).await?, 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn plain<D>(discover: D) -> Self
-    where
-        D: Discover<Service = S> + Send + 'static,
-        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
-        D::Error: Into<BoxError> + Send,
-        S: Send + Sync + 'static,
-    {
-        BalanceLayer::new().balance_plain(discover)
     }
 }

@@ -54,7 +54,6 @@ mod send;
 mod service;
 mod settings;
 mod shared;
-mod start;
 pub mod topology;
 
 pub use self::{
@@ -63,7 +62,7 @@ pub use self::{
     event::BalanceEvent,
     future::ResponseFuture,
     handle::{BalanceGone, BalanceHandle, BalanceStatus, EndpointInfo, EndpointState},
-    layer::{BalanceLayer, PlainBalanceLayer},
+    layer::BalanceLayer,
     pick::request_guard::RequestGuard,
     registry::RegistryStatus,
     service::Balance,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::topology::Topology;
 #[cfg(feature = "_hyper")]
-use crate::endpoint::check::{Checks, HealthCheck};
+use crate::endpoint::check::HealthCheck;
 use crate::{
-    endpoint::{Ramp, SlowStart, eject::Ejection},
+    endpoint::{SlowStart, eject::Ejection},
     error::ConfigError,
     registry::Watch,
 };
@@ -67,38 +67,36 @@ impl Default for BalanceSettings {
     }
 }
 
-/// Settings that have passed validation.
+/// All that is set except for the policy, the classifier and the route.
 #[derive(Clone, Debug)]
-pub(super) struct Checked {
+pub(super) struct Config {
     pub(super) settings: BalanceSettings,
+    /// Not plain data: its split may be shared with the user.
     pub(super) topology: Topology,
     pub(super) watch: Option<Watch>,
-    pub(super) ramp: Ramp,
-    #[cfg(feature = "_hyper")]
-    pub(super) checks: Option<Checks>,
 }
 
-impl Checked {
-    pub(super) fn new(
-        settings: BalanceSettings,
-        topology: Topology,
-        watch: Option<Watch>,
-    ) -> Result<Self, ConfigError> {
-        topology.check()?;
-        if let Some(ejection) = &settings.ejection {
+impl Config {
+    pub(super) fn new() -> Self {
+        Self {
+            settings: BalanceSettings::new(),
+            topology: Topology::new(),
+            watch: None,
+        }
+    }
+
+    /// # Errors
+    /// When a setting is out of range.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.topology.check()?;
+        if let Some(ejection) = &self.settings.ejection {
             ejection.check()?;
         }
-        let ramp = settings.slow_start.clone().build()?;
         #[cfg(feature = "_hyper")]
-        let checks = settings.health_check.clone();
-        Ok(Self {
-            ramp,
-            #[cfg(feature = "_hyper")]
-            checks: checks.map(|check| check.build()).transpose()?,
-            settings,
-            topology,
-            watch,
-        })
+        if let Some(health_check) = &self.settings.health_check {
+            health_check.check()?;
+        }
+        self.settings.slow_start.check()
     }
 }
 
@@ -112,7 +110,9 @@ mod tests {
         assert_eq!(settings, BalanceSettings::default());
         settings.slow_start = SlowStart::new().least(2.0);
         assert_ne!(settings, BalanceSettings::default());
-        let refused = Checked::new(settings, Topology::new(), None).unwrap_err();
+        let mut config = Config::new();
+        config.settings = settings;
+        let refused = config.check().unwrap_err();
         assert_eq!(refused.field(), "slow_start.least");
     }
 }

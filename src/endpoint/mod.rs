@@ -25,10 +25,7 @@ mod slow_start;
 #[cfg(feature = "http")]
 pub use self::body::CompleteOnBody;
 pub use self::{
-    cost::Cost,
-    future::ResponseFuture,
-    measured::MeasuredEndpoint,
-    slow_start::{Ramp, SlowStart},
+    cost::Cost, future::ResponseFuture, measured::MeasuredEndpoint, slow_start::SlowStart,
 };
 pub(crate) use self::{facts::Facts, slow_start::Age};
 pub use tower::load::CompleteOnResponse;

@@ -9,12 +9,12 @@
 //!
 //! - *An endpoint starves*: with a tiny weight the turn of an endpoint came so late that it got no requests
 //!   even after its window (envoy#19526, #29259). Here the factor is exactly 1 from the end of the window
-//!   on and never below 1 % before, and [`Ramp::next_change`] returns when weights must be prepared anew.
+//!   on and never below 1 % before, and [`SlowStart::next_change`] returns when weights must be prepared anew.
 //! - *No effect when all endpoints are new*: no endpoint is warm then, and slow start would only make
-//!   shares depend on the order of arrival. [`Ramp::begins`] is false in this case, and slow start ends
+//!   shares depend on the order of arrival. [`SlowStart::begins`] is false in this case, and slow start ends
 //!   when no endpoint is warm any more.
 //! - *Overload of the warm endpoints*: one warm endpoint among nine new ones gets half of all requests
-//!   instead of a tenth (envoy#26290). [`Ramp::least`] raises the least factor until no endpoint gets more
+//!   instead of a tenth (envoy#26290). [`SlowStart::least_factor`] raises the least factor until no endpoint gets more
 //!   than 1.5 times its due.
 //! - *Slow start after each short absence*: a registry or health check that flaps delists endpoints for
 //!   moments. If each return began slow start, most of the service would be in slow start for as long as
@@ -72,10 +72,9 @@ const STEPS: f64 = 10.0;
 /// use std::time::Duration;
 /// use tower_roster::endpoint::SlowStart;
 ///
-/// let ramp = SlowStart::new().build()?;
-/// assert_eq!(ramp.factor(Duration::ZERO), 0.1);
-/// assert_eq!(ramp.factor(Duration::from_secs(5)), 1.0);
-/// # Ok::<_, tower_roster::ConfigError>(())
+/// let slow_start = SlowStart::new();
+/// assert_eq!(slow_start.factor(Duration::ZERO), 0.1);
+/// assert_eq!(slow_start.factor(Duration::from_secs(5)), 1.0);
 /// ```
 ///
 /// Longer, and steeper at first:
@@ -83,9 +82,8 @@ const STEPS: f64 = 10.0;
 /// use std::time::Duration;
 /// use tower_roster::endpoint::SlowStart;
 ///
-/// let ramp = SlowStart::new().window(Duration::from_secs(30)).aggression(2.0).build()?;
-/// assert_eq!(ramp.factor(Duration::from_millis(7_500)), 0.5);
-/// # Ok::<_, tower_roster::ConfigError>(())
+/// let slow_start = SlowStart::new().window(Duration::from_secs(30)).aggression(2.0);
+/// assert_eq!(slow_start.factor(Duration::from_millis(7_500)), 0.5);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlowStart {
@@ -137,50 +135,29 @@ impl SlowStart {
         self
     }
 
-    /// Validates the settings.
-    ///
     /// # Errors
     /// When a setting is out of range.
-    pub fn build(self) -> Result<Ramp, ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let day = Duration::from_secs(86_400);
         check_range("slow_start.window", self.window, ..=day)?;
         check_range("slow_start.least", self.least, 0.01..=1.0)?;
         check_range("slow_start.aggression", self.aggression, 0.1..=10.0)?;
-        check_range("slow_start.surge", self.surge, 1.0..)?;
-        Ok(Ramp {
-            window: self.window,
-            least: self.least,
-            aggression: self.aggression,
-            surge: self.surge,
-        })
+        check_range("slow_start.surge", self.surge, 1.0..)
     }
-}
 
-impl Default for SlowStart {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The growth of an endpoint's share; made by [`SlowStart::build`]. Pure.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ramp {
-    window: Duration,
-    least: f64,
-    aggression: f64,
-    surge: f64,
-}
-
-impl Ramp {
     /// Whether endpoints that are new or back use slow start, in a set with `warm` endpoints that take
     /// requests and have their full share. False in a set of new endpoints only, such as the first set.
-    pub fn begins(&self, warm: usize) -> bool {
+    pub(crate) fn begins(&self, warm: usize) -> bool {
         warm > 0 && !self.window.is_zero() && self.least < 1.0 && self.surge > 1.0
     }
 
-    /// The factor for the weight at this age; exactly 1 from the end of the window on.
+    /// Returns the share of an endpoint of this age; exactly 1 from the end of the window on.
     pub fn factor(&self, age: Duration) -> f64 {
-        factor(age, self.window, self.least, self.aggression)
+        if age >= self.window {
+            return 1.0;
+        }
+        let passed = age.as_secs_f64() / self.window.as_secs_f64();
+        power(passed, 1.0 / self.aggression).clamp(self.least, 1.0)
     }
 
     /// The least factor for a set. `warm` is the sum of the weights of the endpoints with their full share,
@@ -189,7 +166,7 @@ impl Ramp {
     /// With `warm + factor × ramping` as the total, each warm endpoint gets
     /// `(warm + ramping) / (warm + factor × ramping)` times its due. The least factor keeps this within the
     /// surge.
-    pub fn least(&self, warm: f64, ramping: f64) -> f64 {
+    pub(crate) fn least_factor(&self, warm: f64, ramping: f64) -> f64 {
         let needed = ((warm + ramping) / self.surge - warm) / ramping;
         // False for NaN, too, which a sum of zero or of infinity gives.
         if needed > self.least {
@@ -201,7 +178,7 @@ impl Ramp {
 
     /// The age at which weights are to be prepared anew, because the factor has changed by a step; `None`
     /// from the end of the window on.
-    pub fn next_change(&self, age: Duration) -> Option<Duration> {
+    pub(crate) fn next_change(&self, age: Duration) -> Option<Duration> {
         if age >= self.window {
             return None;
         }
@@ -215,9 +192,9 @@ impl Ramp {
     }
 }
 
-impl Default for Ramp {
+impl Default for SlowStart {
     fn default() -> Self {
-        SlowStart::new().build().expect("the defaults are in range")
+        Self::new()
     }
 }
 
@@ -254,15 +231,6 @@ impl Age {
     }
 }
 
-/// The factor for an endpoint of this `age`, from `least` to 1.
-fn factor(age: Duration, window: Duration, least: f64, aggression: f64) -> f64 {
-    if age >= window {
-        return 1.0;
-    }
-    let passed = age.as_secs_f64() / window.as_secs_f64();
-    power(passed, 1.0 / aggression).clamp(least, 1.0)
-}
-
 /// A shortcut: the exponent is usually 1, and each snapshot computes this for each endpoint in slow start.
 fn power(base: f64, exponent: f64) -> f64 {
     if exponent == 1.0 {
@@ -282,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_share_grows_from_a_tenth_to_all() {
-        let ramp = Ramp::default();
+        let ramp = SlowStart::new();
         let shares = [0, 250, 500, 1_000, 2_500, 4_500, 5_000, 60_000]
             .map(|ms| ramp.factor(Duration::from_millis(ms)));
         assert_eq!(shares, [0.1, 0.1, 0.1, 0.2, 0.5, 0.9, 1.0, 1.0]);
@@ -291,7 +259,7 @@ mod tests {
     #[test]
     fn aggression_bends_the_way_there() {
         let at = |aggression| {
-            let ramp = SlowStart::new().aggression(aggression).build().unwrap();
+            let ramp = SlowStart::new().aggression(aggression);
             ramp.factor(SEC * 5 / 4)
         };
         assert_eq!((at(1.0), at(2.0)), (0.25, 0.5));
@@ -300,16 +268,16 @@ mod tests {
 
     #[test]
     fn nobody_ramps_where_nobody_is_warm() {
-        let ramp = Ramp::default();
+        let ramp = SlowStart::new();
         assert!(!ramp.begins(0) && ramp.begins(1));
         for off in [
             SlowStart::new().window(Duration::ZERO),
             SlowStart::new().least(1.0),
             SlowStart::new().surge(1.0),
         ] {
-            assert!(!off.build().unwrap().begins(9));
+            assert!(!off.begins(9));
         }
-        let off = SlowStart::new().window(Duration::ZERO).build().unwrap();
+        let off = SlowStart::new().window(Duration::ZERO);
         assert_eq!(
             (off.factor(Duration::ZERO), off.next_change(Duration::ZERO)),
             (1.0, None)
@@ -318,10 +286,14 @@ mod tests {
 
     #[test]
     fn the_warm_ones_bear_half_as_much_again_at_most() {
-        let ramp = Ramp::default();
-        assert_eq!(ramp.least(9.0, 1.0), 0.1, "one of ten: the usual ramp");
+        let ramp = SlowStart::new();
+        assert_eq!(
+            ramp.least_factor(9.0, 1.0),
+            0.1,
+            "one of ten: the usual ramp"
+        );
         for (warm, ramping) in [(1.0, 9.0), (5.0, 5.0), (1.0, 1.0), (3.0, 1e6)] {
-            let least = ramp.least(warm, ramping);
+            let least = ramp.least_factor(warm, ramping);
             let surge = (warm + ramping) / (warm + least * ramping);
             assert!(surge < 1.5 + 1e-9, "{surge} with {warm} and {ramping}");
         }
@@ -331,7 +303,11 @@ mod tests {
             (f64::INFINITY, 1.0),
             (1.0, f64::NAN),
         ] {
-            assert_eq!(ramp.least(warm, ramping), 0.1, "{warm} and {ramping}");
+            assert_eq!(
+                ramp.least_factor(warm, ramping),
+                0.1,
+                "{warm} and {ramping}"
+            );
         }
     }
 
@@ -370,9 +346,9 @@ mod tests {
             (SlowStart::new().surge(0.9), "slow_start.surge"),
             (SlowStart::new().surge(f64::NAN), "slow_start.surge"),
         ] {
-            assert_eq!(settings.build().unwrap_err().field(), field);
+            assert_eq!(settings.check().unwrap_err().field(), field);
         }
-        assert!(SlowStart::new().surge(f64::INFINITY).build().is_ok());
+        assert!(SlowStart::new().surge(f64::INFINITY).check().is_ok());
     }
 
     proptest! {
@@ -381,8 +357,8 @@ mod tests {
             ms in 1u64..100_000, least in 0.01f64..1.0, aggression in 0.1f64..10.0,
         ) {
             let window = Duration::from_millis(ms);
-            let settings = SlowStart::new().window(window).least(least).aggression(aggression);
-            let ramp = settings.build().unwrap();
+            let ramp = SlowStart::new().window(window).least(least).aggression(aggression);
+            prop_assert_eq!(ramp.check(), Ok(()));
             let (mut age, mut steps, mut share) = (Duration::ZERO, 0, 0.0);
             while let Some(next) = ramp.next_change(age) {
                 prop_assert!(next > age && next <= window);

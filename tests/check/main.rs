@@ -29,8 +29,8 @@ type Checked = Prober<&'static str>;
 
 /// A prober with an endpoint on each of these ports.
 fn prober(check: HealthCheck, ports: &[(&'static str, u16)]) -> Checked {
-    let checks = check.interval(INTERVAL).build().unwrap();
-    let mut prober = Prober::new(checks, SmallRng::seed_from_u64(1));
+    let check = check.interval(INTERVAL);
+    let mut prober = Prober::new(check, SmallRng::seed_from_u64(1)).unwrap();
     for (key, port) in ports {
         let address = format!("127.0.0.1:{port}").parse().unwrap();
         prober.insert(*key, address, Instant::now());

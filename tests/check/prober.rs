@@ -82,8 +82,8 @@ async fn an_endpoint_keeps_its_standing_until_its_address_changes() {
     let port = listener.local_addr().unwrap().port();
     let address = |port| format!("127.0.0.1:{port}").parse().unwrap();
     let checks = HealthCheck::tcp().interval(INTERVAL).passes(3);
-    let checks = checks.max_failures(1).build().unwrap();
-    let mut prober = Prober::new(checks, SmallRng::seed_from_u64(1));
+    let checks = checks.max_failures(1);
+    let mut prober = Prober::new(checks, SmallRng::seed_from_u64(1)).unwrap();
     // Nothing listens on port 1 of this address.
     prober.insert("a", "127.0.0.2:1".parse().unwrap(), Instant::now());
     let failures = next(&mut prober).await.failures;

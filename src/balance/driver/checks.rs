@@ -1,9 +1,9 @@
 //! Active health checks of the endpoints, if they are set.
 
 #[cfg(feature = "_hyper")]
-pub(in crate::balance) use with::Checker;
+pub(super) use with::Checker;
 #[cfg(not(feature = "_hyper"))]
-pub(in crate::balance) use without::Checker;
+pub(super) use without::Checker;
 
 /// The result of a check.
 pub(super) struct Found<K> {
@@ -26,18 +26,22 @@ mod with {
     use crate::{
         endpoint::{
             Facts,
-            check::{Checks, Prober},
+            check::{HealthCheck, Prober},
         },
         instance::Address,
         rng::small_rng,
     };
 
     /// Checks endpoints whose address is known.
-    pub(in crate::balance) struct Checker<K>(Option<Prober<K>>);
+    pub(in crate::balance::driver) struct Checker<K>(Option<Prober<K>>);
 
     impl<K: Clone + Eq + Hash> Checker<K> {
-        pub(in crate::balance) fn new(checks: Option<Checks>, seed: Option<u64>) -> Self {
-            Self(checks.map(|checks| Prober::new(checks, small_rng(seed))))
+        /// `check` must have been checked.
+        pub(in crate::balance::driver) fn new(
+            check: Option<HealthCheck>,
+            seed: Option<u64>,
+        ) -> Self {
+            Self(check.map(|check| Prober::from_checked(check, small_rng(seed))))
         }
 
         pub(in crate::balance::driver) fn insert(
@@ -86,10 +90,10 @@ mod without {
     use crate::endpoint::Facts;
 
     /// Used without the feature: checks nothing.
-    pub(in crate::balance) struct Checker<K>(PhantomData<fn() -> K>);
+    pub(in crate::balance::driver) struct Checker<K>(PhantomData<fn() -> K>);
 
     impl<K> Checker<K> {
-        pub(in crate::balance) fn new() -> Self {
+        pub(in crate::balance::driver) fn new() -> Self {
             Self(PhantomData)
         }
 

@@ -39,8 +39,8 @@ mod publisher;
 mod registries;
 mod report;
 mod revisions;
-mod setup;
 mod spare;
+mod start;
 mod turn;
 mod warm_up;
 
@@ -60,33 +60,24 @@ use tokio::{
 };
 use tower::discover::Discover;
 
-pub(super) use self::{
-    checks::Checker,
-    discovery::Apart,
-    setup::{Ends, Setup},
-};
 use self::{
-    checks::Found,
-    departed::Departed,
+    checks::{Checker, Found},
     discovery::{BACKOFF, Burst, Discovery, Said},
-    ejections::{Alarm, Ejections},
+    ejections::Alarm,
     endpoints::Endpoints,
     orders::Orders,
-    planning::{Planning, usable},
+    planning::usable,
     publisher::Publisher,
     registries::Registries,
     revisions::Revisions,
     turn::{FLOOD, TURN},
-    warm_up::WarmUp,
 };
 use super::{
     event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy, topology,
 };
 use crate::{
-    endpoint::eject::Ejector,
     error::BoxError,
     registry::ViewState,
-    rng::small_rng,
     task::{at_once, fenced},
 };
 
@@ -118,47 +109,11 @@ where
     D::Error: Into<BoxError>,
     P: Policy,
 {
-    pub(super) fn new(
-        discover: D,
-        apart: Apart<D::Service, S>,
-        checker: Checker<D::Key>,
-        setup: Setup<P>,
-        ends: Ends<S, P, C, W>,
-    ) -> Self {
-        let now = Instant::now();
-        let rng = || small_rng(setup.seed);
-        let policy = Arc::new(setup.policy);
-        let by_requests = setup.ejection.is_some();
-        let ejector = Ejector::new(setup.ejection.unwrap_or_default(), rng(), now);
-        Self {
-            discovery: Discovery::new(discover, apart, rng()),
-            registries: Registries::new(setup.watch, now),
-            orders: Orders::new(ends.commands),
-            checker,
-            alarms: ends.alarms,
-            changes: setup.topology.changes(),
-            revisions: Revisions::default(),
-            publisher: Publisher::new(Arc::clone(&policy), ends.empty, rng(), now),
-            endpoints: Endpoints::new(
-                policy,
-                ends.common,
-                Departed::new(setup.grace, setup.drain),
-                Ejections::new(ejector, by_requests),
-                WarmUp::new(setup.ramp),
-                Planning::new(setup.topology, now),
-            ),
-            core: ends.core,
-            alive: ends.alive,
-            status: ends.status,
-            rng: rng(),
-        }
-    }
-
     /// Runs until the last balancer is dropped.
     ///
     /// Panics in code of the user are caught where the code is called. A panic that is not caught there,
     /// for example from the destructor of a key, ends only the turn in which it happens.
-    pub(super) async fn run(&mut self) {
+    async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
         while fenced(self.turns(panics > 0)).await.is_none() {
             if began.elapsed() > LONG_AGO {

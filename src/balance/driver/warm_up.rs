@@ -3,11 +3,11 @@
 use tokio::time::Instant;
 
 use super::member::{Member, MemberId};
-use crate::{endpoint::Ramp, instance::Weight};
+use crate::{endpoint::SlowStart, instance::Weight};
 
-/// The ramp of the members in slow start.
+/// Slow start of the members.
 pub(super) struct WarmUp {
-    ramp: Ramp,
+    rules: SlowStart,
     /// The least factor now.
     least: f64,
     /// The time of the next change of weights.
@@ -15,9 +15,9 @@ pub(super) struct WarmUp {
 }
 
 impl WarmUp {
-    pub(super) fn new(ramp: Ramp) -> Self {
+    pub(super) fn new(rules: SlowStart) -> Self {
         Self {
-            ramp,
+            rules,
             least: 1.0,
             next: None,
         }
@@ -35,7 +35,7 @@ impl WarmUp {
         }
         for member in members {
             let age = member.age_mut();
-            age.take_if(|age| self.ramp.next_change(age.at(now)).is_none());
+            age.take_if(|age| self.rules.next_change(age.at(now)).is_none());
         }
         true
     }
@@ -63,7 +63,7 @@ impl WarmUp {
                     ramping += weight;
                     age.run(now);
                     let age = age.at(now);
-                    let wait = self.ramp.next_change(age).unwrap_or_default();
+                    let wait = self.rules.next_change(age).unwrap_or_default();
                     let at = now + wait.saturating_sub(age);
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
@@ -76,9 +76,9 @@ impl WarmUp {
         }
         self.least = 1.0;
         if next.is_some() {
-            if self.ramp.begins(are_warm) {
+            if self.rules.begins(are_warm) {
                 // Limits the load on the warm members.
-                self.least = self.ramp.least(warm, ramping);
+                self.least = self.rules.least_factor(warm, ramping);
             } else {
                 // Without a warm member, slow start would only make shares depend on the order of arrival.
                 next = None;
@@ -95,7 +95,7 @@ impl WarmUp {
         let weight = f64::from(member.weight().get());
         match member.age() {
             Some(age) => {
-                let factor = self.ramp.factor(age.at(now));
+                let factor = self.rules.factor(age.at(now));
                 weight * factor.max(self.least)
             }
             None => weight,

@@ -31,5 +31,5 @@ mod settings;
 pub use self::{
     error::CheckError,
     prober::{Prober, Report},
-    settings::{Checks, HealthCheck},
+    settings::HealthCheck,
 };

@@ -16,10 +16,11 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{error::CheckError, exchange, record::Record, settings::Checks};
+use super::{error::CheckError, exchange::Exchange, record::Record, settings::HealthCheck};
 use crate::{
     backoff::{after, jittered},
     endpoint::schedule::{Due, Schedule},
+    error::ConfigError,
     instance::Address,
 };
 
@@ -40,7 +41,7 @@ pub struct Report<K> {
 /// It makes progress while its owner awaits [`next`](Self::next). Checks in progress are tasks, which also
 /// run in between. They end when the prober is dropped or their endpoint is removed.
 pub struct Prober<K> {
-    checks: Arc<Checks>,
+    exchange: Arc<Exchange>,
     rng: SmallRng,
     endpoints: HashMap<K, Watched>,
     due: Schedule<K>,
@@ -63,9 +64,18 @@ enum Phase {
 
 impl<K: Clone + Eq + Hash> Prober<K> {
     /// A prober without endpoints.
-    pub fn new(checks: Checks, rng: SmallRng) -> Self {
+    ///
+    /// # Errors
+    /// When a setting is out of range, when the path or the host is not valid in a request, or when a
+    /// feature that the check needs is not compiled in.
+    pub fn new(check: HealthCheck, rng: SmallRng) -> Result<Self, ConfigError> {
+        check.check()?;
+        Ok(Self::from_checked(check, rng))
+    }
+
+    pub(crate) fn from_checked(check: HealthCheck, rng: SmallRng) -> Self {
         Self {
-            checks: Arc::new(checks),
+            exchange: Arc::new(Exchange::new(check)),
             rng,
             endpoints: HashMap::new(),
             due: Schedule::new(),
@@ -88,7 +98,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         }
         self.remove(&key);
         let share: f64 = self.rng.random();
-        let at = after(now, self.checks.settings.interval.mul_f64(share));
+        let at = after(now, self.exchange.check.interval.mul_f64(share));
         let phase = Phase::Waiting(self.due.add(at, key.clone()));
         let watched = Watched {
             address,
@@ -158,17 +168,17 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     /// the tasks must be polled again.
     fn start_due(&mut self, now: Instant) -> bool {
         let mut started = false;
-        while self.running.len() < self.checks.settings.concurrency {
+        while self.running.len() < self.exchange.check.concurrency {
             let Some(key) = self.due.pop(now) else {
                 break;
             };
             let Some(watched) = self.endpoints.get_mut(&key) else {
                 continue;
             };
-            let (checks, address) = (Arc::clone(&self.checks), watched.address.clone());
+            let (exchange, address) = (Arc::clone(&self.exchange), watched.address.clone());
             let task = self
                 .running
-                .spawn(async move { exchange::run(&checks, &address).await });
+                .spawn(async move { exchange.run(&address).await });
             self.tasks.insert(task.id(), key);
             watched.phase = Phase::Running(task);
             started = true;
@@ -178,7 +188,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
 
     /// Waits for the next due check. At the limit of concurrency, the end of another check wakes the task.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.running.len() >= self.checks.settings.concurrency {
+        if self.running.len() >= self.exchange.check.concurrency {
             return Poll::Pending;
         }
         let Some(at) = self.due.next() else {
@@ -197,7 +207,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
 
     fn end(&mut self, key: K, result: Result<(), CheckError>) -> Option<Report<K>> {
         let watched = self.endpoints.get_mut(&key)?;
-        let settings = &self.checks.settings;
+        let settings = &self.exchange.check;
         let interval = jittered(settings.interval, settings.jitter, &mut self.rng);
         let due = self.due.add(after(Instant::now(), interval), key.clone());
         watched.phase = Phase::Waiting(due);
@@ -213,7 +223,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
 impl<K> fmt::Debug for Prober<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prober")
-            .field("checks", &self.checks)
+            .field("check", &self.exchange.check)
             .field("endpoints", &self.endpoints.len())
             .field("running", &self.running.len())
             .finish_non_exhaustive()

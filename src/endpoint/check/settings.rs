@@ -27,16 +27,8 @@ const JITTER: f64 = 0.1;
 const CONCURRENCY: usize = 64;
 
 /// What a check requests.
-#[derive(Clone, Debug)]
-pub(super) enum Kind {
-    Tcp,
-    Http(PathAndQuery),
-    #[cfg(feature = "http2")]
-    Grpc(std::sync::Arc<str>),
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
+pub(super) enum CheckKind {
     Tcp,
     Http(String),
     Grpc(String),
@@ -48,8 +40,7 @@ enum Asked {
 /// ```
 /// use tower_roster::endpoint::check::HealthCheck;
 ///
-/// let checks = HealthCheck::http("/health").build()?;
-/// # Ok::<_, tower_roster::ConfigError>(())
+/// let check = HealthCheck::http("/health");
 /// ```
 ///
 /// Customised:
@@ -57,25 +48,23 @@ enum Asked {
 /// use std::time::Duration;
 /// use tower_roster::endpoint::check::HealthCheck;
 ///
-/// let checks = HealthCheck::tcp()
+/// let check = HealthCheck::tcp()
 ///     .interval(Duration::from_secs(2))
 ///     .timeout(Duration::from_millis(500))
 ///     .max_failures(2)
-///     .passes(2)
-///     .build()?;
-/// # Ok::<_, tower_roster::ConfigError>(())
+///     .passes(2);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "settings do nothing until they are built"]
 pub struct HealthCheck {
-    asked: Asked,
+    pub(super) kind: CheckKind,
     pub(super) interval: Duration,
     pub(super) timeout: Duration,
     pub(super) max_failures: u32,
     pub(super) passes: u32,
     pub(super) jitter: f64,
     pub(super) concurrency: usize,
-    host: Option<String>,
+    pub(super) host: Option<String>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -95,23 +84,23 @@ impl PartialEq for Tls {
 impl HealthCheck {
     /// Requests a path, optionally with a query. The check passes with a status from 200 to 299.
     pub fn http(path: impl Into<String>) -> Self {
-        Self::new(Asked::Http(path.into()))
+        Self::new(CheckKind::Http(path.into()))
     }
 
     /// Opens a connection. The check passes if the endpoint accepts it.
     pub fn tcp() -> Self {
-        Self::new(Asked::Tcp)
+        Self::new(CheckKind::Tcp)
     }
 
     /// Queries the gRPC health service for a service; the empty name stands for the whole server. Uses
     /// HTTP/2 and needs feature `http2`.
     pub fn grpc(service: impl Into<String>) -> Self {
-        Self::new(Asked::Grpc(service.into()))
+        Self::new(CheckKind::Grpc(service.into()))
     }
 
-    fn new(asked: Asked) -> Self {
+    fn new(kind: CheckKind) -> Self {
         Self {
-            asked,
+            kind,
             interval: INTERVAL,
             timeout: TIMEOUT,
             max_failures: MAX_FAILURES,
@@ -177,41 +166,29 @@ impl HealthCheck {
         self
     }
 
-    /// Validates the settings.
-    ///
     /// # Errors
     /// When a setting is out of range, when the path or the host is not valid in a request, or when a
     /// feature that the check needs is not compiled in.
-    pub fn build(&self) -> Result<Checks, ConfigError> {
-        let error = |field: &str, text: String| {
-            let field = format!("health_check.{field}");
-            Err(ConfigError::new(field, text))
-        };
-        let kind = match &self.asked {
-            Asked::Tcp => Kind::Tcp,
-            Asked::Http(path) => match path.parse() {
-                Ok(parsed) if path.starts_with('/') => Kind::Http(parsed),
-                _ => {
-                    return error(
-                        "http",
-                        format!("{path:?} must be a path that begins with /"),
-                    );
-                }
-            },
-            #[cfg(feature = "http2")]
-            Asked::Grpc(service) => Kind::Grpc(service.as_str().into()),
-            #[cfg(not(feature = "http2"))]
-            Asked::Grpc(service) => {
-                return error("grpc", format!("to check {service:?} needs feature http2"));
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let error = |field, text| Err(ConfigError::new(field, text));
+        match &self.kind {
+            CheckKind::Http(path)
+                if !path.starts_with('/') || path.parse::<PathAndQuery>().is_err() =>
+            {
+                let text = format!("{path:?} must be a path that begins with /");
+                return error("health_check.http", text);
             }
-        };
-        let host = match &self.host {
-            None => None,
-            Some(host) => match host.parse::<Authority>() {
-                Ok(host) if !host.as_str().contains('@') => Some(host),
-                _ => return error("host", format!("{host:?} must be a host")),
-            },
-        };
+            CheckKind::Grpc(service) if cfg!(not(feature = "http2")) => {
+                let text = format!("to check {service:?} needs feature http2");
+                return error("health_check.grpc", text);
+            }
+            _ => {}
+        }
+        if let Some(host) = &self.host {
+            if host.contains('@') || host.parse::<Authority>().is_err() {
+                return error("health_check.host", format!("{host:?} must be a host"));
+            }
+        }
         let least = Duration::from_millis(1);
         check_range("health_check.interval", self.interval, least..)?;
         let least = Duration::from_nanos(1);
@@ -219,39 +196,20 @@ impl HealthCheck {
         check_range("health_check.max_failures", self.max_failures, 1..)?;
         check_range("health_check.passes", self.passes, 1..)?;
         check_range("health_check.concurrency", self.concurrency, 1..)?;
-        check_range("health_check.jitter", self.jitter, 0.0..=1.0)?;
-        #[cfg(feature = "tls")]
-        let tls = self.tls.as_ref().map(|tls| offer(&tls.0, &kind));
-        Ok(Checks {
-            settings: self.clone(),
-            kind,
-            host,
-            #[cfg(feature = "tls")]
-            tls,
-        })
+        check_range("health_check.jitter", self.jitter, 0.0..=1.0)
     }
-}
 
-/// The configuration with the protocols of the check.
-#[cfg(feature = "tls")]
-fn offer(config: &rustls::ClientConfig, kind: &Kind) -> std::sync::Arc<rustls::ClientConfig> {
-    let mut config = config.clone();
-    config.alpn_protocols = match kind {
-        #[cfg(feature = "http2")]
-        Kind::Grpc(_) => vec![b"h2".to_vec()],
-        _ => Vec::new(),
-    };
-    std::sync::Arc::new(config)
-}
-
-/// Validated settings of a health check; made by [`HealthCheck::build`].
-#[derive(Clone, Debug)]
-pub struct Checks {
-    pub(super) settings: HealthCheck,
-    pub(super) kind: Kind,
-    pub(super) host: Option<Authority>,
+    /// The TLS configuration with the protocols of the check.
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    pub(super) fn tls_config(&self) -> Option<std::sync::Arc<rustls::ClientConfig>> {
+        let Tls(config) = self.tls.as_ref()?;
+        let mut config = rustls::ClientConfig::clone(config);
+        config.alpn_protocols = match &self.kind {
+            CheckKind::Grpc(_) => vec![b"h2".to_vec()],
+            _ => Vec::new(),
+        };
+        Some(std::sync::Arc::new(config))
+    }
 }
 
 #[cfg(test)]
@@ -275,16 +233,16 @@ mod tests {
             (tcp().host("a b"), "health_check.host"),
             (tcp().host("me:secret@web"), "health_check.host"),
         ] {
-            let error = settings.build().unwrap_err();
+            let error = settings.check().unwrap_err();
             assert_eq!(error.field(), field, "{error}");
         }
         let for_ever = tcp().interval(Duration::MAX).timeout(Duration::MAX);
-        assert!(for_ever.host("web:80").build().is_ok());
+        assert!(for_ever.host("web:80").check().is_ok());
     }
 
     #[test]
     fn grpc_is_refused_where_it_is_not_compiled_in() {
-        let built = HealthCheck::grpc("").build();
-        assert_eq!(built.is_ok(), cfg!(feature = "http2"));
+        let checked = HealthCheck::grpc("").check();
+        assert_eq!(checked.is_ok(), cfg!(feature = "http2"));
     }
 }
