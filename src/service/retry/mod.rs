@@ -39,11 +39,13 @@
 //! allocate. With a deadline or a per-try timeout, an attempt that has to wait enters a list of its
 //! thread and leaves it again; it needs no timer of its own.
 
+mod again;
 mod budget;
 mod error;
 mod future;
 #[cfg(feature = "http")]
 mod http;
+mod kept;
 mod layer;
 mod ledger;
 pub mod reissue;

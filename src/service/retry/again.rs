@@ -1,0 +1,263 @@
+//! The attempts after the first.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::Service;
+
+use super::{
+    FailedAnswer, RetryError, Stop,
+    kept::{End, Failed, Kept},
+    reissue::Reissue,
+};
+use crate::{
+    backoff::{Delays, after},
+    classify::{Classify, Pushback},
+    error::BoxError,
+};
+
+/// A request whose first attempt failed, and that is sent again.
+#[pin_project]
+pub(super) struct Again<S, Req, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request>,
+{
+    /// The current attempt; `None` between attempts.
+    #[pin]
+    attempt: Option<S::Future>,
+    kept: Kept<S, R::Spare, R, C>,
+    /// How often the request was sent.
+    tries: u32,
+    /// One timer for all waits.
+    sleep: Option<Pin<Box<Sleep>>>,
+    delays: Option<Delays>,
+    /// When the last attempt started, unless it was the first.
+    retried: Option<Instant>,
+    /// The response or error of the last attempt, while its retry waits.
+    answer: Option<Result<S::Response, BoxError>>,
+    /// The request itself, if the error of the last attempt returned it.
+    returned: Option<R::Request>,
+    /// When the backoff ends, during the backoff.
+    until: Option<Instant>,
+}
+
+impl<S, Req, R, C> Again<S, Req, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request>,
+    S::Error: Into<BoxError>,
+{
+    /// For a request whose first attempt failed.
+    ///
+    /// # Errors
+    /// Returns the result for the caller if there is no further attempt.
+    // The parts of the first attempt come by value, so that its future need not be in memory.
+    #[cold]
+    pub(super) fn after(
+        kept: Kept<S, R::Spare, R, C>,
+        failed: Failed<S::Response>,
+    ) -> Result<Pin<Box<Self>>, Result<S::Response, BoxError>> {
+        let mut again = Box::pin(Self {
+            attempt: None,
+            kept,
+            tries: 1,
+            sleep: None,
+            delays: None,
+            retried: None,
+            answer: None,
+            returned: None,
+            until: None,
+        });
+        match again.as_mut().fail(failed) {
+            Ok(()) => Ok(again),
+            Err(stop) => Err(again.as_mut().stop(stop)),
+        }
+    }
+
+    /// Runs attempts until one succeeds, or there is no further one.
+    #[cold]
+    pub(super) fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, BoxError>>
+    where
+        C: Classify<S::Response, S::Error>,
+    {
+        loop {
+            let mut this = self.as_mut().project();
+            let next = match this.attempt.as_mut().as_pin_mut() {
+                Some(attempt) => match ready!(this.kept.poll(attempt, *this.retried, cx)) {
+                    End::Done(answer) => {
+                        this.attempt.set(None);
+                        return Poll::Ready(answer);
+                    }
+                    End::Failed(failed) => {
+                        failed.give_up(|| this.attempt.set(None));
+                        self.as_mut().fail(failed)
+                    }
+                },
+                None => ready!(self.as_mut().poll_next(cx)),
+            };
+            if let Err(stop) = next {
+                return Poll::Ready(self.stop(stop));
+            }
+        }
+    }
+
+    /// Keeps the result of a failed attempt, and decides whether there is another attempt.
+    fn fail(self: Pin<&mut Self>, failed: Failed<S::Response>) -> Result<(), Stop> {
+        let this = self.project();
+        let (terms, reissue) = (&this.kept.terms, &this.kept.reissue);
+        let pushback = failed.pushback;
+        let answer = this.answer.insert(failed.answer);
+        let error = answer.as_ref().err();
+        let unsent = error.is_some_and(|error| (terms.rules.unsent)(&**error));
+        if *this.tries >= terms.rules.max_attempts.get() {
+            return Err(Stop::Exhausted);
+        }
+        if pushback == Some(Pushback::Never) {
+            return Err(Stop::Pushback);
+        }
+        let spare = this.kept.spare.as_ref().ok_or(Stop::NotReplayable)?;
+        if !unsent && !reissue.is_idempotent(spare) {
+            return Err(Stop::NotIdempotent);
+        }
+        if unsent {
+            *this.returned = error.and_then(|error| reissue.reclaim(spare, &**error));
+        }
+        if this.returned.is_none() && !reissue.is_whole(spare) {
+            return Err(Stop::NotReplayable);
+        }
+        let delay = match pushback {
+            Some(Pushback::After(delay)) if delay > terms.rules.max_pushback => {
+                return Err(Stop::Pushback);
+            }
+            Some(Pushback::After(delay)) => delay,
+            // The attempt caused no load, and the next one goes to another endpoint.
+            _ if unsent && *this.tries == 1 => Duration::ZERO,
+            _ => {
+                let delays = this.delays;
+                let delays = delays.get_or_insert_with(|| terms.rules.delay.delays());
+                delays.next(&mut terms.rng())
+            }
+        };
+        let now = Instant::now();
+        let start = after(now, delay);
+        if this.kept.deadline().is_some_and(|end| start >= end) {
+            return Err(Stop::Deadline);
+        }
+        // Checked here so that no request waits in vain. The withdrawal follows when the attempt is
+        // sent.
+        if terms.budget().is_some_and(|it| !it.allows(now)) {
+            return Err(Stop::BudgetEmpty);
+        }
+        *this.until = (!delay.is_zero()).then_some(start);
+        Ok(())
+    }
+
+    /// Waits for the backoff and the service, then starts the next attempt.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        let this = self.as_mut().project();
+        assert!(this.answer.is_some(), "not polled after it was done");
+        if let Some(until) = *this.until {
+            ready!(poll_sleep(this.sleep, until, cx));
+            *this.until = None;
+        }
+        let Kept { tried, service, .. } = this.kept;
+        match tried.enter(|| service.poll_ready(cx)) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.attempt()),
+            Poll::Ready(Err(error)) => {
+                // A response is more useful to the caller than the later error of the service.
+                if let Some(Err(last)) = this.answer {
+                    *last = error.into();
+                }
+                Poll::Ready(Err(Stop::NotReady))
+            }
+            Poll::Pending => {
+                // The response may hold the permit that the service waits for.
+                if let Some(Ok(_)) = this.answer {
+                    *this.answer = Some(Err(FailedAnswer.into()));
+                }
+                let Some(deadline) = this.kept.deadline() else {
+                    return Poll::Pending;
+                };
+                ready!(poll_sleep(this.sleep, deadline, cx));
+                Poll::Ready(Err(Stop::Deadline))
+            }
+        }
+    }
+
+    /// Starts the next attempt. The service is ready.
+    fn attempt(self: Pin<&mut Self>) -> Result<(), Stop> {
+        let mut this = self.project();
+        let (terms, reissue) = (&this.kept.terms, &this.kept.reissue);
+        let now = Instant::now();
+        if this.kept.deadline().is_some_and(|end| now >= end) {
+            return Err(Stop::Deadline);
+        }
+        let spare = this.kept.spare.as_ref().ok_or(Stop::NotReplayable)?;
+        if this.returned.is_none() && !reissue.is_whole(spare) {
+            return Err(Stop::NotReplayable);
+        }
+        if terms.budget().is_some_and(|it| !it.withdraw(now)) {
+            return Err(Stop::BudgetEmpty);
+        }
+        let request = match this.returned.take() {
+            Some(request) => request,
+            None => {
+                // Not earlier: the response that was kept may still need its request body.
+                reissue.supersede(spare);
+                reissue.reissue(spare).ok_or(Stop::NotReplayable)?
+            }
+        };
+        // Frees what the last response holds, such as a permit of a limit, for this attempt.
+        *this.answer = None;
+        *this.retried = Some(now);
+        *this.tries += 1;
+        tracing::debug!(attempt = this.tries, "request is sent again");
+        let Kept { tried, service, .. } = this.kept;
+        let attempt = tried.enter(|| service.call(request));
+        this.attempt.set(Some(attempt));
+        Ok(())
+    }
+
+    /// The result for the caller when there is no further attempt.
+    fn stop(self: Pin<&mut Self>, stop: Stop) -> Result<S::Response, BoxError> {
+        let this = self.project();
+        let tries = *this.tries;
+        tracing::debug!(attempts = tries, %stop, "request failed and is not sent again");
+        let answer = this.answer.take().expect("kept since the attempt failed");
+        answer.map_err(|error| RetryError::new(error, tries, stop).into())
+    }
+}
+
+impl<S, Req, R, C> Again<S, Req, R, C>
+where
+    R: Reissue<Req>,
+    S: Service<R::Request>,
+{
+    /// How often the request was sent.
+    pub(super) fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// Whether no attempt is in flight.
+    pub(super) fn waits(&self) -> bool {
+        self.attempt.is_none()
+    }
+}
+
+fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+    if sleep.deadline() != end {
+        sleep.as_mut().reset(end);
+    }
+    sleep.as_mut().poll(cx)
+}
