@@ -80,6 +80,28 @@ impl<S, P: Policy, C, W> Balance<S, P, C, W> {
     }
 }
 
+impl<S: Clone, P: Policy, C, W> Balance<S, P, C, W> {
+    /// Waits for a first endpoint. Not inlined, so that `poll_ready` is.
+    #[cold]
+    fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BalanceError>> {
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let mut status = self.core.handle.follow();
+            let wait = self.core.wait;
+            Box::pin(async move {
+                let usable = timeout(wait, status.wait_for(|status| status.usable > 0)).await;
+                matches!(usable, Ok(Ok(_)))
+            })
+        });
+        let usable = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(if usable {
+            Ok(())
+        } else {
+            Err(BalanceError::no_endpoint(self.core.reason(None)))
+        })
+    }
+}
+
 impl<S, P, C, W, Request> Service<Request> for Balance<S, P, C, W>
 where
     S: Service<Request> + Clone + Send + Sync + 'static,
@@ -102,21 +124,7 @@ where
             }
             return Poll::Ready(Ok(()));
         }
-        let waiting = self.waiting.get_or_insert_with(|| {
-            let mut status = self.core.handle.follow();
-            let wait = self.core.wait;
-            Box::pin(async move {
-                let usable = timeout(wait, status.wait_for(|status| status.usable > 0)).await;
-                matches!(usable, Ok(Ok(_)))
-            })
-        });
-        let usable = ready!(waiting.as_mut().poll(cx));
-        self.waiting = None;
-        Poll::Ready(if usable {
-            Ok(())
-        } else {
-            Err(BalanceError::no_endpoint(self.core.reason(None)))
-        })
+        self.poll_usable(cx)
     }
 
     #[inline]
