@@ -221,10 +221,11 @@ impl Instance {
         self
     }
 
-    /// Sets the zone; none by default.
+    /// Sets the zone; none by default, and none if it is blank.
     #[must_use]
     pub fn zone(mut self, zone: impl Into<Arc<str>>) -> Self {
-        self.zone = Some(zone.into());
+        let zone: Arc<str> = zone.into();
+        self.zone = Some(zone).filter(|zone| !zone.trim().is_empty());
         self
     }
 

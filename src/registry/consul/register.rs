@@ -305,7 +305,8 @@ impl Lease for AgentService {
 fn meta(instance: &Instance) -> BTreeMap<&str, &str> {
     let pairs = instance.metadata.iter();
     let mut meta: BTreeMap<_, _> = pairs.map(|(name, value)| (&**name, &**value)).collect();
-    if let Some(zone) = &instance.zone {
+    let zone = instance.zone.as_deref();
+    if let Some(zone) = zone.filter(|zone| !zone.trim().is_empty()) {
         meta.insert("zone", zone);
     }
     meta

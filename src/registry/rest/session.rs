@@ -138,8 +138,12 @@ impl RestSource {
     fn instance(&self, text: &str) -> Result<Instance, (Option<String>, String)> {
         let value: Value = serde_json::from_str(text).map_err(|error| (None, error.to_string()))?;
         let id = || {
-            let id = value.get("id").or_else(|| value.get("serviceId"))?;
-            Some(id.as_str()?.chars().take(64).collect())
+            let ids = [value.get("id"), value.get("serviceId")].into_iter();
+            let id = ids
+                .flatten()
+                .filter_map(Value::as_str)
+                .find(|id| !id.trim().is_empty());
+            Some(id?.chars().take(64).collect())
         };
         let parsed = wire::parse(&value, Defaults::default());
         let instance = parsed

@@ -30,9 +30,9 @@ impl HealthEntry<'_> {
             found.map(|(_, value)| &**value)
         };
         let locality = service.locality.as_ref().map(|locality| &*locality.zone);
-        let zone = locality
-            .or_else(|| meta("zone"))
-            .filter(|zone| !zone.is_empty());
+        // Each is tested by itself: a blank one must not hide the other.
+        let zones = [locality, meta("zone")].into_iter().flatten();
+        let zone = zones.map(str::trim).find(|zone| !zone.is_empty());
 
         let address = self
             .address(tagged_address)
@@ -89,9 +89,9 @@ impl HealthEntry<'_> {
         let Self { node, service, .. } = self;
         let tagged = tagged.and_then(|tag| {
             let all = service.tagged_addresses.as_ref()?;
-            all.iter()
-                .find(|(name, _)| &***name == tag)
-                .map(|(_, address)| address)
+            let (_, address) = all.iter().find(|(name, _)| &***name == tag)?;
+            // The port of a tagged address is not for another address.
+            (!address.address.trim().is_empty()).then_some(address)
         });
         let texts = [
             tagged.map_or("", |tagged| tagged.address.trim()),
@@ -114,9 +114,10 @@ impl HealthEntry<'_> {
 
     /// Returns the default port of several, or else the first by name.
     fn one_of_several(&self) -> Option<i64> {
-        let ports = self.service.ports.as_deref()?;
-        let default = ports.iter().find(|port| port.default);
-        let chosen = default.or_else(|| ports.iter().min_by(|a, b| a.name.cmp(&b.name)));
+        let set = self.service.ports.as_deref()?.iter();
+        let set = set.filter(|port| port.port != 0);
+        let default = set.clone().find(|port| port.default);
+        let chosen = default.or_else(|| set.min_by(|a, b| a.name.cmp(&b.name)));
         chosen.map(|port| port.port)
     }
 }

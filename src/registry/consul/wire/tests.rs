@@ -273,3 +273,51 @@ fn the_witness_is_the_first_element_whose_names_an_expression_can_contain() {
     let late = [vec![odd[0].clone(); 8], vec![entry("a", "n")]].concat();
     assert_eq!(witness(&late), None, "only a few are parsed for it");
 }
+
+#[test]
+fn a_blank_value_never_hides_another_source_of_it() {
+    let zone = |locality: Value, meta: Value| {
+        let instance = one(|e| {
+            e["Service"]["Locality"] = locality;
+            e["Service"]["Meta"] = meta;
+        });
+        instance.unwrap().zone.map(|zone| zone.to_string())
+    };
+    let meta = || json!({"zone": "eu-1a"});
+    for blank in [
+        json!(null),
+        json!({}),
+        json!({"Zone": ""}),
+        json!({"Zone": " "}),
+        json!({"Zone": null}),
+    ] {
+        assert_eq!(
+            zone(blank.clone(), meta()).as_deref(),
+            Some("eu-1a"),
+            "{blank}"
+        );
+        assert_eq!(zone(blank, json!({"zone": " "})), None);
+    }
+    assert_eq!(
+        zone(json!({"Zone": "eu-1b"}), meta()).as_deref(),
+        Some("eu-1b")
+    );
+
+    let ports = |ports: Value| {
+        let instance = one(|e| {
+            e["Service"]["Port"] = json!(0);
+            e["Service"]["Ports"] = ports;
+        });
+        instance.map(|instance| instance.address.port()).ok()
+    };
+    let unset = json!({"name": "a", "port": 0, "default": true});
+    assert_eq!(ports(json!([unset, {"name": "b", "port": 81}])), Some(81));
+    assert_eq!(ports(json!([unset])), None);
+
+    // A tagged address without a host is none, and its port belongs to no other host.
+    let tagged = entry(|e| {
+        e["Service"]["TaggedAddresses"] = json!({"wan": {"Address": " ", "Port": 8080}});
+    });
+    let decoded = decode(json!([tagged]).to_string().as_bytes(), Some("wan")).unwrap();
+    assert_eq!(decoded.instances[0].address.port(), 80);
+}
