@@ -14,6 +14,9 @@ pub struct Query {
 
 impl Query {
     /// Creates a query for all instances of `service` that are passing or warning.
+    ///
+    /// Write a name everywhere in the same case. Consul finds a service regardless of case, and the
+    /// embedded registry (`memory:` and `rest:`) finds the exact name only.
     pub fn new(service: impl Into<Arc<str>>) -> Self {
         Self {
             service: service.into(),

@@ -640,3 +640,24 @@ async fn near_changes_no_set() {
         agent.catalog_deregister(json!({ "Node": node })).await;
     }
 }
+
+/// W2. The embedded registry tells them apart; see `names_are_exact` there.
+#[tokio::test]
+async fn names_are_found_regardless_of_case() {
+    need_consul!();
+    let agent = Agent::shared().await;
+    for (id, name, asked) in [("case-1", "CaSe", "cAsE"), ("case-2", "ÄRGER", "ärger")] {
+        agent
+            .register_service(id, name, "127.0.0.1", 80, json!({}))
+            .await;
+        let mut watch = registry(&agent.url(), long()).watch(asked).unwrap();
+        let view = see(&mut watch, "found", |view| ids(view) == [id]).await;
+        let instance = view.instances.iter().next().unwrap();
+        assert_eq!(&*instance.service, asked, "it has the name of the query");
+        // The same when no instance passes the filter: the service exists.
+        let filtered = long().filter("Service.Port == 1");
+        let mut watch = registry(&agent.url(), filtered).watch(asked).unwrap();
+        see(&mut watch, "empty", |view| view.state == ViewState::Empty).await;
+        agent.deregister_service(id).await;
+    }
+}

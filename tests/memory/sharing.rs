@@ -259,3 +259,22 @@ async fn changes_that_go_on_are_seen_together_and_the_first_at_once() {
     let last = watch.view().instances.iter().next().unwrap().weight.get();
     assert_eq!(last, 999);
 }
+
+/// Consul finds names regardless of case; see `names_are_found_regardless_of_case` there.
+#[tokio::test(start_paused = true)]
+async fn names_are_exact() {
+    let memory = Memory::new();
+    let registry = registry(&memory);
+    let address = || "127.0.0.1:80".parse().unwrap();
+    memory
+        .register(Instance::new("Web", "a", address()))
+        .unwrap();
+    memory
+        .register(Instance::new("web", "A", address()))
+        .unwrap();
+    for (name, found) in [("Web", vec!["a"]), ("web", vec!["A"]), ("WEB", vec![])] {
+        let mut watch = registry.watch(name).unwrap();
+        let view = watch.resolved().await.unwrap();
+        assert_eq!(ids(&view), found, "{name}");
+    }
+}

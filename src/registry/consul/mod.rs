@@ -39,6 +39,14 @@
 //! A service id is unique on one agent only, so a [`Key`](crate::instance::Key) consists of the id and
 //! the scope `datacenter/node`. The same id on three nodes is three instances.
 //!
+//! Consul's catalog does not distinguish names and ids by case: a query for `web` finds the service `Web`,
+//! and two instances of one node whose ids differ in case only replace each other. The instances of a watch
+//! have the name that was asked for.
+//!
+//! A service name and an id must be able to stand in a path : no empty segments, no segments `.` and `..`, printable
+//! characters only. [`Registry::watch`](super::Registry::watch) and
+//! [`Registry::register`](super::Registry::register) refuse all others.
+//!
 //! # Registering
 //! Registrations always use the first address of the configuration, which should be the agent of the
 //! same host. An agent that lost its state responds to a heartbeat in one of two ways, depending on its

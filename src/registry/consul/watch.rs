@@ -310,9 +310,9 @@ impl HealthQuery {
         let Ok(services) = serde_json::from_slice::<Services>(&reply.body) else {
             return true;
         };
-        services
-            .keys()
-            .any(|name| name.eq_ignore_ascii_case(&self.request.service))
+        // Consul finds names regardless of case.
+        let wanted = self.request.service.to_lowercase();
+        services.keys().any(|name| name.to_lowercase() == wanted)
     }
 }
 

@@ -36,6 +36,10 @@
 //! service moves the instance. Registering an id again increases its generation, unless the same
 //! registration repeats itself or is [updated](super::Registration::update).
 //!
+//! **Names are exact:** `Web` and `web` are two services, and two ids. Consul does not tell them apart, so a
+//! program whose names differ in case only works with one of the two; with exact names, its tests on an
+//! embedded registry show it.
+//!
 //! **A service exists** from its first registration until the registry stops, even if it has no instance
 //! left; see [`ViewState::Missing`](super::ViewState::Missing).
 //!
