@@ -203,7 +203,11 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         view.instances.len() == 200
     })
     .await;
-    pass(Duration::from_millis(500)).await;
+    // The list itself is watched until a wait has ended without a change.
+    eventually(SOON, "it is probed", || async {
+        proxy.count(|request| request.target.contains("filter=")) > 0
+    })
+    .await;
     proxy.forget_requests();
     pass(WITHIN).await;
     let requests = proxy.requests();
@@ -220,8 +224,20 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         .catalog_instance("node-new", "web-new", "web", "127.0.0.1", 81)
         .await;
     see(&mut watch, "a new one", |view| view.instances.len() == 201).await;
+    // While changes follow one another, no probe delays them.
+    proxy.forget_requests();
+    agent
+        .catalog_instance("node-newer", "web-newer", "web", "127.0.0.1", 81)
+        .await;
+    see(&mut watch, "a second", |view| view.instances.len() == 202).await;
+    assert_eq!(
+        proxy.count(|request| request.target.contains("filter=")),
+        0,
+        "{:?}",
+        proxy.requests()
+    );
     // A check changes, and the service does not.
-    for (status, left) in [("critical", 200), ("passing", 201)] {
+    for (status, left) in [("critical", 201), ("passing", 202)] {
         pass(Duration::from_secs(2)).await;
         let began = std::time::Instant::now();
         let check = serde_json::json!({
@@ -243,7 +259,7 @@ async fn an_idle_long_list_is_confirmed_without_being_read() {
         .catalog_instance("node-last", "web-last", "web", "127.0.0.1", 82)
         .await;
     see(&mut watch, "one after a restart", |view| {
-        view.instances.len() == 202 && is_live(view)
+        view.instances.len() == 203 && is_live(view)
     })
     .await;
 }

@@ -21,8 +21,10 @@
 //!
 //! At the end of a wait Consul sends the whole list again. If the list is long (64 KiB) and the leader
 //! serves it, the watch sends a *probe* instead: the same query with a filter that one instance of the
-//! list satisfies. The list is read when the index changes or that instance is missing. With 5,000
-//! instances, a probe replaces 3.8 MB by less than a kilobyte, three times a minute.
+//! list satisfies. The list is read when the index changes or that instance is missing, and otherwise every
+//! five minutes. With 5,000 instances, a probe replaces 3.8 MB by less than a kilobyte, three times a minute.
+//! If a token loses its rights to a part of a long list only, that shows when the list is read: at the next
+//! change, or after five minutes.
 //!
 //! # Many services
 //! Each blocking query occupies a connection, and an agent accepts 200 from one address

@@ -17,9 +17,17 @@
 //! - After each list, the first probe must return the index of that list. Otherwise the list is read
 //!   again. If that list has the same index as before, the probe is not used any more.
 //! - A list that is read because of a probe must be at least as new as the probe.
-//! - From time to time the list is read anyway, because a proxy may return an index that never changes.
+//! - The list is read anyway once a probe would last longer than five minutes after it, because a proxy may
+//!   return an index that never changes, and because a token may have lost its rights to other instances
+//!   than the witness: Consul counts the full list.
+//! - A list that has just changed is watched itself, until a wait ends without a change. While changes
+//!   follow one another, probes would only delay each of them by 21 ms.
 //! - The probe is used only if the leader responds. On followers and in the agent's cache, one query may
 //!   be older than the other.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{options::Consistency, wire::Witness};
 
@@ -27,8 +35,10 @@ use super::{options::Consistency, wire::Witness};
 /// in less than a millisecond.
 const LONG: usize = 64 << 10;
 
-/// How many probes in a row may replace the list: at 20 s each, five minutes.
-const TRUSTED: u32 = 15;
+/// How long probes may replace the list. A token that lost its rights to a part of the list shows only when
+/// the list is read. Arbitrary: an operator expects such a change within minutes, and with a wait of 20 s
+/// still only one response in fifteen is a list.
+const TRUSTED: Duration = Duration::from_secs(300);
 
 /// The state of one query's probe.
 #[derive(Debug, Default)]
@@ -40,14 +50,18 @@ pub(super) struct Probe {
     /// The index of the last list whose probe returned a different index, or no witness.
     odd: Option<u64>,
     given_up: bool,
-    confirmed: u32,
+    /// When the list was read.
+    listed_at: Option<Instant>,
 }
 
 impl Probe {
-    /// Returns the filter of the probe, or `None` if the list must be read.
-    pub(super) fn expression(&self, consistency: Consistency) -> Option<String> {
+    /// Returns the filter of a probe that ends at `end`, or `None` if the list must be read.
+    pub(super) fn expression(&self, consistency: Consistency, end: Instant) -> Option<String> {
         let leader = matches!(consistency, Consistency::Default | Consistency::Consistent);
-        if self.given_up || !leader || self.confirmed >= TRUSTED {
+        let trusted = self
+            .listed_at
+            .is_some_and(|at| end.duration_since(at) <= TRUSTED);
+        if self.given_up || !leader || !trusted {
             return None;
         }
         let Witness { id, node } = self.witness.as_ref()?;
@@ -71,11 +85,6 @@ impl Probe {
         same
     }
 
-    /// Counts a probe that replaced the list.
-    pub(super) fn confirm(&mut self) {
-        self.confirmed += 1;
-    }
-
     /// Records a list that was read; `probed` is the index of the probe before it, if there was one.
     pub(super) fn listed(
         &mut self,
@@ -83,13 +92,14 @@ impl Probe {
         bytes: usize,
         probed: Option<u64>,
         witness: Option<Witness>,
+        now: Instant,
     ) {
         let long = bytes >= LONG;
         // A short list says nothing about the probe: the token may have lost its rights.
         self.given_up |= self.odd.take() == Some(index) && long;
         self.witness = witness.filter(|_| long);
         self.agreed = probed.filter(|probed| *probed == index);
-        self.confirmed = 0;
+        self.listed_at = Some(now);
     }
 }
 
@@ -101,6 +111,12 @@ mod tests {
     /// What stands in the answer to a probe.
     const SEEN: &[u8] = b"[{}]";
 
+    /// The time of all lists and probes that end at once.
+    fn now() -> Instant {
+        static NOW: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *NOW.get_or_init(Instant::now)
+    }
+
     fn witness() -> Option<Witness> {
         Some(Witness {
             id: "web-1".to_owned(),
@@ -110,11 +126,11 @@ mod tests {
 
     impl Probe {
         fn lists(&mut self, index: u64, bytes: usize, probed: Option<u64>) {
-            self.listed(index, bytes, probed, witness());
+            self.listed(index, bytes, probed, witness(), now());
         }
 
         fn is_used(&self) -> bool {
-            self.expression(MODE).is_some()
+            self.expression(MODE, now()).is_some()
         }
     }
 
@@ -126,13 +142,13 @@ mod tests {
         assert!(!probe.is_used());
         probe.lists(7, LONG, None);
         assert_eq!(
-            probe.expression(Consistency::Consistent).as_deref(),
+            probe.expression(Consistency::Consistent, now()).as_deref(),
             Some(r#"Service.ID == "web-1" and Node.Node == "rack 7/n2""#)
         );
-        assert!(probe.expression(Consistency::Cached).is_none());
+        assert!(probe.expression(Consistency::Cached, now()).is_none());
         let stale = Consistency::Stale(std::time::Duration::MAX);
-        assert!(probe.expression(stale).is_none());
-        probe.listed(7, LONG, None, None);
+        assert!(probe.expression(stale, now()).is_none());
+        probe.listed(7, LONG, None, None, now());
         assert!(!probe.is_used());
     }
 
@@ -165,7 +181,7 @@ mod tests {
             assert!(!probe.compare(7, 7, body));
         }
         // The list is empty too: the token lost its rights.
-        probe.listed(7, 2, Some(7), None);
+        probe.listed(7, 2, Some(7), None, now());
         assert!(!probe.is_used());
         probe.lists(7, LONG, None);
         assert!(probe.is_used(), "and has them again");
@@ -176,15 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_read_now_and_then_all_the_same() {
+    fn the_list_is_read_again_before_a_probe_would_end_too_late() {
         let mut probe = Probe::default();
-        probe.lists(7, LONG, None);
-        for _ in 0..TRUSTED {
-            assert!(probe.is_used());
-            probe.confirm();
-        }
-        assert!(!probe.is_used());
-        probe.lists(7, LONG, None);
-        assert!(probe.is_used());
+        let began = now();
+        probe.listed(7, LONG, None, witness(), began);
+        let is_used = |probe: &Probe, end: Duration| {
+            let end = began + end;
+            probe.expression(MODE, end).is_some()
+        };
+        assert!(is_used(&probe, TRUSTED));
+        assert!(!is_used(&probe, TRUSTED + Duration::from_millis(1)));
+        probe.listed(7, LONG, None, witness(), began + TRUSTED);
+        assert!(is_used(&probe, 2 * TRUSTED));
     }
 }

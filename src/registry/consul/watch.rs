@@ -135,7 +135,8 @@ impl HealthQuery {
             link: link.filter(|_| !lost),
         });
         let mut probed = None;
-        if let Some(known) = index {
+        // While the list changes, it is watched itself: a probe would only delay each change.
+        if let Some(known) = index.filter(|_| !self.news) {
             match self.confirm(known, hold.as_ref()).await? {
                 Some(Confirmed::Same) => return Ok(Answer::Unchanged),
                 Some(Confirmed::Resync) => return Ok(Answer::Resync),
@@ -154,7 +155,9 @@ impl HealthQuery {
         // At the end of a wait the list should not have changed. It is read anyway: if a proxy returns
         // an index that never changes, this is the only way to see changes.
         let (listing, witness) = self.listing(&reply, new).await?;
-        self.probe.listed(new, reply.body.len(), probed, witness);
+        let bytes = reply.body.len();
+        self.probe
+            .listed(new, bytes, probed, witness, Instant::now());
         self.last.note(new, !listing.instances.is_empty());
         self.index = Some(new);
         self.link = reply.link;
@@ -168,7 +171,8 @@ impl HealthQuery {
         known: u64,
         hold: Option<&Hold<'_>>,
     ) -> Result<Option<Confirmed>, RegistryError> {
-        let Some(only) = self.probe.expression(self.request.options.consistency) else {
+        let end = Instant::now() + hold.map_or(Duration::ZERO, |hold| hold.wait);
+        let Some(only) = self.probe.expression(self.request.options.consistency, end) else {
             return Ok(None);
         };
         // The first probe after a list does not block: it checks that the probe has the index of the
@@ -185,7 +189,6 @@ impl HealthQuery {
                 blocks = hold;
                 continue;
             }
-            self.probe.confirm();
             (self.link, self.news) = (reply.link, false);
             return Ok(Some(Confirmed::Same));
         }
