@@ -38,7 +38,11 @@ mod grpc;
 mod http;
 mod unsent;
 
+#[cfg(feature = "http2")]
+pub(crate) use self::unsent::is_refused;
 pub(crate) use self::unsent::{NotSent, give_back};
+#[cfg(feature = "tonic")]
+pub(crate) use self::unsent::{Refusal, refusal};
 pub use self::unsent::{Unsent, is_unsent, reclaim};
 #[cfg(feature = "_hyper")]
 pub use self::{

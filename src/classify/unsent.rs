@@ -149,6 +149,9 @@ impl Error for NotSent {}
 /// - the error of a balancer without an endpoint for the request, and the refusals of a breaker or of
 ///   failfast;
 /// - with features `http` or `consul`, the errors of hyper and of hyper-util's client that say so;
+/// - with features `http2` or `tonic`, a stream that the server refused with `REFUSED_STREAM`, or that is
+///   above the last stream of its `GOAWAY`: the server promises that it did not process the request
+///   (RFC 9113, sections 8.7 and 6.8), although it was sent;
 /// - with feature `tonic`, the failure of a channel to connect.
 ///
 /// The refusal of a throttle is not among them: a retry would come back at once, and the throttle would
@@ -244,15 +247,51 @@ fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
 fn says_hyper(error: &(dyn Error + 'static)) -> Option<bool> {
     use hyper_util::client::legacy;
 
-    let canceled = |error: &(dyn Error + 'static)| {
+    let unsent = |error: &(dyn Error + 'static)| {
         let error = error.downcast_ref::<hyper::Error>();
-        error.map(hyper::Error::is_canceled)
+        error.map(|error| error.is_canceled() || is_refused(error))
     };
     if let Some(error) = error.downcast_ref::<legacy::Error>() {
-        let below = error.source().and_then(canceled);
+        let below = error.source().and_then(unsent);
         return Some(error.is_connect() || below == Some(true));
     }
-    canceled(error)
+    unsent(error)
+}
+
+/// How an HTTP/2 server promises that it did not process a request that it received.
+#[cfg(any(feature = "http2", feature = "tonic"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It reset the stream with `REFUSED_STREAM` (RFC 9113, section 8.7).
+    Stream,
+    /// It closes the connection: its `GOAWAY` names a last stream below this one (section 6.8).
+    Connection,
+}
+
+/// Returns the refusal that an error of hyper's reports. An error about the end of a connection that
+/// concerns a stream which the `GOAWAY` does not exclude is of another kind.
+#[cfg(any(feature = "http2", feature = "tonic"))]
+pub(crate) fn refusal(error: &hyper::Error) -> Option<Refusal> {
+    // Only the direct source: a deeper one may be the error of a request body.
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    if !error.is_remote() {
+        None
+    } else if error.is_go_away() {
+        Some(Refusal::Connection)
+    } else {
+        (error.reason() == Some(h2::Reason::REFUSED_STREAM)).then_some(Refusal::Stream)
+    }
+}
+
+/// Whether an error of hyper's reports a refusal.
+#[cfg(any(feature = "http2", feature = "tonic"))]
+pub(crate) fn is_refused(error: &hyper::Error) -> bool {
+    refusal(error).is_some()
+}
+
+#[cfg(all(feature = "_hyper", not(any(feature = "http2", feature = "tonic"))))]
+fn is_refused(_: &hyper::Error) -> bool {
+    false
 }
 
 #[cfg(test)]

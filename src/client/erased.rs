@@ -1,5 +1,4 @@
-//! A request body of any type, which can be converted back, and which detects its end one frame
-//! ahead.
+//! A request body of any type, which detects its end one frame ahead.
 //!
 //! A body that is written as a stream, as all bodies of tonic are, detects its end only when the
 //! next frame is polled. hyper then sends an empty frame at the end, from a task that it starts to
@@ -7,7 +6,6 @@
 //! with one message takes one frame and one task less, at the client and at the server.
 
 use std::{
-    any::Any,
     fmt, mem,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -44,18 +42,12 @@ impl Erased {
             ahead: Ahead::Unknown,
         }
     }
-
-    /// The body, if it has this type.
-    pub(super) fn into<B: 'static>(self) -> Option<B> {
-        self.body.into_any().downcast().ok().map(|body| *body)
-    }
 }
 
 trait AnyBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>>;
     fn has_ended(&self) -> bool;
     fn size(&self) -> SizeHint;
-    fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
 impl<B> AnyBody for B
@@ -74,10 +66,6 @@ where
 
     fn size(&self) -> SizeHint {
         self.size_hint()
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }
 
@@ -194,12 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn a_body_comes_out_as_what_it_was() {
-        let body = || Erased::new(Full::new(Bytes::from_static(b"data")));
-        assert_eq!(body().size_hint().exact(), Some(4));
-        assert!(!body().is_end_stream());
-        let back = body().into::<Full<Bytes>>().expect("it is of that type");
-        assert_eq!(Body::size_hint(&back).exact(), Some(4));
-        assert!(body().into::<String>().is_none());
+    fn a_body_keeps_its_length() {
+        let body = Erased::new(Full::new(Bytes::from_static(b"data")));
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert!(!body.is_end_stream());
     }
 }

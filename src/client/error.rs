@@ -10,8 +10,6 @@ use std::{
 use http::Request;
 
 use super::uri::Place;
-#[cfg(any(feature = "http2", feature = "tonic"))]
-use crate::classify;
 use crate::{
     classify::Unsent,
     connect::Io,
@@ -30,6 +28,9 @@ pub struct HttpError {
 enum Kind {
     /// No connection: the request was not sent.
     Connect,
+    /// The server refused it, and promises that it did not process it.
+    #[cfg(any(feature = "http2", feature = "tonic"))]
+    Refused,
     /// The connection broke after (part of) the request was sent.
     Broke,
     /// The request cannot be sent to this endpoint, whatever its state.
@@ -37,27 +38,23 @@ enum Kind {
 }
 
 impl HttpError {
-    /// `request` returns the request, if it was not sent.
+    /// The server refused the request before it processed any of it.
     #[cfg(any(feature = "http2", feature = "tonic"))]
-    pub(super) fn exchange<B: Send + 'static>(
+    pub(super) fn refused<B: Send + 'static>(
         place: Arc<Place>,
-        error: impl std::error::Error + Send + Sync + 'static,
-        request: impl FnOnce() -> Option<Request<B>>,
+        error: BoxError,
+        request: Option<Request<B>>,
     ) -> Self {
-        let (kind, source) = if classify::is_unsent(&error) {
-            let unsent = Unsent::new(error);
-            let unsent = match request() {
-                Some(request) => unsent.with_request(request),
-                None => unsent,
-            };
-            (Kind::Connect, unsent.into())
-        } else {
-            (Kind::Broke, error.into())
-        };
+        Self::not_sent(place, Kind::Refused, error, request)
+    }
+
+    /// A call got a gRPC status in place of a response.
+    #[cfg(feature = "tonic")]
+    pub(super) fn status(place: Arc<Place>, status: tonic::Status) -> Self {
         Self {
             place,
-            kind,
-            source: Some(source),
+            kind: Kind::Broke,
+            source: Some(status.into()),
         }
     }
 
@@ -65,12 +62,25 @@ impl HttpError {
     pub(super) fn unsent<B: Send + 'static>(
         place: Arc<Place>,
         error: BoxError,
-        request: Request<B>,
+        request: impl Into<Option<Request<B>>>,
     ) -> Self {
+        Self::not_sent(place, Kind::Connect, error, request.into())
+    }
+
+    fn not_sent<B: Send + 'static>(
+        place: Arc<Place>,
+        kind: Kind,
+        error: BoxError,
+        request: Option<Request<B>>,
+    ) -> Self {
+        let mut unsent = Unsent::new(error);
+        if let Some(request) = request {
+            unsent = unsent.with_request(request);
+        }
         Self {
             place,
-            kind: Kind::Connect,
-            source: Some(Unsent::new(error).with_request(request).into()),
+            kind,
+            source: Some(unsent.into()),
         }
     }
 
@@ -108,10 +118,20 @@ impl HttpError {
         matches!(self.kind, Kind::Connect)
     }
 
-    /// Takes the request out of the error, as it was passed to the client, with its body unread.
-    /// Returns `None` if the request [was sent](Self::is_connect), has a body of another type, or
-    /// was taken before. [`reclaim`](crate::classify::reclaim) does the same for an error of any
-    /// type.
+    /// Whether the server refused the request, and promises that it did not process it: an HTTP/2
+    /// stream was reset with `REFUSED_STREAM`, or a `GOAWAY` excluded it. Then too any request can be
+    /// sent elsewhere, although it had been sent.
+    pub fn is_refused(&self) -> bool {
+        #[cfg(any(feature = "http2", feature = "tonic"))]
+        return matches!(self.kind, Kind::Refused);
+        #[cfg(not(any(feature = "http2", feature = "tonic")))]
+        false
+    }
+
+    /// Takes the request out of the error, as it was passed to the client. Returns `None` if the
+    /// request was [sent](Self::is_connect) and not [refused](Self::is_refused), has a body of
+    /// another type, was taken before, or if its body was read and could not be restored.
+    /// [`reclaim`](crate::classify::reclaim) does the same for an error of any type.
     pub fn take_request<B: 'static>(&mut self) -> Option<Request<B>> {
         let unsent = self.source.as_deref()?.downcast_ref::<Unsent>()?;
         unsent.take_request()
@@ -130,6 +150,8 @@ impl fmt::Display for HttpError {
         write!(f, "endpoint {key} ({address}): ")?;
         match &self.kind {
             Kind::Connect => f.write_str("no connection"),
+            #[cfg(any(feature = "http2", feature = "tonic"))]
+            Kind::Refused => f.write_str("the server refused the request unprocessed"),
             Kind::Broke => f.write_str("the connection broke before the answer came"),
             Kind::Invalid(message) => f.write_str(message),
         }

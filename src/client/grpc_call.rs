@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::USER_AGENT};
 use tokio::{sync::Semaphore, time::timeout};
-use tonic::{Code, ConnectError, Status, body::Body};
+use tonic::{Code, ConnectError, Status};
 use tower::Service;
 
 use super::{
@@ -21,9 +21,13 @@ use super::{
     erased::Erased,
     error::HttpError,
     http2::{Failure, Http2},
+    kept_call::KeptCall,
     uri::Place,
 };
-use crate::error::BoxError;
+use crate::{
+    classify::{Refusal, refusal},
+    error::BoxError,
+};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -37,8 +41,13 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 ///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the call was not sent, and
-/// [`take_request`](HttpError::take_request) returns it. A generated client converts the error to
-/// a status: `UNAVAILABLE` when there was no connection or it broke.
+/// [`take_request`](HttpError::take_request) returns it. The same holds for
+/// [`is_refused`](HttpError::is_refused), except for a call whose messages took more than 64 KiB
+/// until then, or whose body is of a type that is neither tonic's nor a
+/// [`ReplayBody`](crate::service::retry::ReplayBody) around tonic's. A generated client converts the
+/// error to a status: `UNAVAILABLE` when there was no connection or it broke.
+///
+/// A call that a `GOAWAY` of the server excludes is sent once more, on a new connection.
 #[derive(Clone)]
 pub struct GrpcClient(Arc<Calls>);
 
@@ -67,41 +76,42 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> GrpcFuture {
+    fn call(&mut self, request: Request<B>) -> GrpcFuture {
         let shared = &self.0;
         let limit = shared.limit(request.headers());
-        let given = match shared.prepare(&mut request) {
-            Ok(given) => given,
-            Err(why) => {
-                let error = HttpError::invalid(Arc::clone(&shared.place), why);
-                return GrpcFuture(Box::pin(ready(Err(error))));
-            }
-        };
-        let request = request.map(Erased::new);
+        let (mut request, kept) = KeptCall::keep(request);
+        if let Err(why) = shared.complete(&mut request) {
+            let error = HttpError::invalid(Arc::clone(&shared.place), why);
+            return GrpcFuture(Box::pin(ready(Err(error))));
+        }
+        let this = Arc::clone(shared);
         if limit.is_none() && shared.places.is_none() {
-            let (exchange, shared) = (shared.http2.send(request), Arc::clone(shared));
+            let exchange = shared.http2.send(request);
             return GrpcFuture(Box::pin(async move {
-                let result = exchange.await;
-                result.map_err(|failure| shared.fail::<B>(failure, given))
+                match exchange.await {
+                    Ok(answer) => Ok(answer),
+                    Err(failure) => Box::pin(this.recover(failure, kept)).await,
+                }
             }));
         }
-        let shared = Arc::clone(shared);
         GrpcFuture(Box::pin(async move {
             let exchange = async {
-                let _place = match &shared.places {
+                let _place = match &this.places {
                     Some(places) => places.acquire().await.ok(),
                     None => None,
                 };
-                shared.http2.send(request).await
+                match this.http2.send(request).await {
+                    Ok(answer) => Ok(answer),
+                    Err(failure) => Box::pin(this.recover(failure, kept)).await,
+                }
             };
-            let result = match limit {
-                Some(limit) => match timeout(limit, exchange).await {
-                    Ok(result) => result,
-                    Err(_) => return Err(shared.late(limit)),
-                },
-                None => exchange.await,
+            let Some(limit) = limit else {
+                return exchange.await;
             };
-            result.map_err(|failure| shared.fail::<B>(failure, given))
+            match timeout(limit, exchange).await {
+                Ok(result) => result,
+                Err(_) => Err(this.late(limit)),
+            }
         }))
     }
 }
@@ -113,22 +123,18 @@ impl GrpcClient {
 }
 
 impl Calls {
-    /// Sets the URI and headers that are sent. Returns the former values.
-    fn prepare<B>(&self, request: &mut Request<B>) -> Result<Given, String> {
-        let uri = request.uri_mut();
+    /// Sets the URI and headers that are sent.
+    fn complete(&self, request: &mut Request<Erased>) -> Result<(), String> {
         let mut sent = self.origin.clone().into_parts();
-        if let Some(path) = uri.path_and_query() {
-            sent.path_and_query = Some(path.clone());
-        }
-        let sent =
+        sent.path_and_query = mem::take(request.uri_mut()).into_parts().path_and_query;
+        *request.uri_mut() =
             Uri::from_parts(sent).map_err(|why| format!("cannot complete the URI: {why}"))?;
-        let uri = mem::replace(uri, sent);
         let headers = request.headers_mut();
         let agent = headers.insert(USER_AGENT, self.user_agent.clone());
         if let Some(agent) = &agent {
             headers.insert(USER_AGENT, joined(agent, &self.user_agent));
         }
-        Ok(Given { uri, agent })
+        Ok(())
     }
 
     /// The time limit of a call.
@@ -140,31 +146,78 @@ impl Calls {
         }
     }
 
-    /// The error for the caller of a call with a body of type `B`.
+    /// Sends a call again after its connection had ended before the server processed it, or returns
+    /// the error for the caller.
     #[cold]
-    fn fail<B: Send + 'static>(&self, failure: Failure<Erased>, given: Given) -> HttpError {
-        let place = Arc::clone(&self.place);
-        match failure {
-            // tonic converts this error to `UNAVAILABLE`, and any other to `CANCELLED` or
-            // `UNKNOWN`.
-            Failure::Unsent(error, mut request) => {
-                given.restore(&mut request);
-                let (head, body) = (*request).into_parts();
-                let body = body.into::<B>();
-                let body = body.expect("it is what was erased");
-                let error = ConnectError(error).into();
-                HttpError::unsent(place, error, Request::from_parts(head, body))
-            }
-            Failure::Broke(error) => HttpError::exchange::<B>(place, told(error), || None),
+    async fn recover<B>(
+        &self,
+        failure: Failure<Erased>,
+        kept: KeptCall<B>,
+    ) -> Result<Response<HttpBody>, HttpError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let call = match self.after(failure, kept) {
+            After::Again(call) => *call,
+            After::Failed(error) => return Err(error),
+        };
+        // Once, on a new connection: a server that closes each connection would cause an endless
+        // loop.
+        let (mut request, kept) = KeptCall::keep(call);
+        if let Err(why) = self.complete(&mut request) {
+            return Err(HttpError::invalid(Arc::clone(&self.place), why));
         }
+        let failure = match self.http2.send(request).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        Err(match self.after(failure, kept) {
+            After::Failed(error) => error,
+            After::Again(call) => {
+                let status = refused("the server closes each connection".into());
+                HttpError::refused(Arc::clone(&self.place), status.into(), Some(*call))
+            }
+        })
+    }
+
+    /// What to do after a call failed.
+    fn after<B>(&self, failure: Failure<Erased>, kept: KeptCall<B>) -> After<B>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let place = Arc::clone(&self.place);
+        After::Failed(match failure {
+            Failure::Unsent(error, unsent) => {
+                drop(unsent);
+                // tonic converts this error to `UNAVAILABLE`, and any other to `CANCELLED` or
+                // `UNKNOWN`.
+                HttpError::unsent(place, ConnectError(error).into(), kept.give_back())
+            }
+            Failure::Broke(error) => match refusal(&error) {
+                None => HttpError::status(place, told(error)),
+                Some(refusal) => match (refusal, kept.give_back()) {
+                    (Refusal::Connection, Some(call)) => return After::Again(Box::new(call)),
+                    (_, call) => HttpError::refused(place, refused(error.into()).into(), call),
+                },
+            },
+        })
     }
 
     /// The error of a call that exceeded its time limit.
     #[cold]
     fn late(&self, limit: Duration) -> HttpError {
         let status = Status::deadline_exceeded(format!("no answer within {limit:?}"));
-        HttpError::exchange::<Body>(Arc::clone(&self.place), status, || None)
+        HttpError::status(Arc::clone(&self.place), status)
     }
+}
+
+/// What to do after a call failed.
+enum After<B> {
+    /// Send it again to the same server, over a new connection.
+    Again(Box<Request<B>>),
+    Failed(HttpError),
 }
 
 /// The status of a call that was sent and got no response.
@@ -178,20 +231,12 @@ fn told(error: hyper::Error) -> Status {
     status
 }
 
-/// The former URI and header of a call, to restore the call before it is returned.
-struct Given {
-    uri: Uri,
-    agent: Option<HeaderValue>,
-}
-
-impl Given {
-    fn restore<B>(self, request: &mut Request<B>) {
-        *request.uri_mut() = self.uri;
-        match self.agent {
-            Some(agent) => request.headers_mut().insert(USER_AGENT, agent),
-            None => request.headers_mut().remove(USER_AGENT),
-        };
-    }
+/// The status of a call that the server refused; other codes than this would say that the call may
+/// have been processed.
+fn refused(error: BoxError) -> Status {
+    let mut status = Status::unavailable("the server refused the call unprocessed");
+    status.set_source(Arc::from(error));
+    status
 }
 
 /// Joins the names of a program and of the library that it uses.

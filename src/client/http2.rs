@@ -7,8 +7,7 @@
 //! ```
 //! hyper's connection is used directly: a request goes into its queue and the response comes back
 //! from there, with no task, timer or look-up between. The connection also returns a request that
-//! was still queued when it ended, and the request is sent once more on a new connection. So no
-//! copy of it is kept.
+//! was still queued when it ended, and the request is sent once more on a new connection.
 //!
 //! All requests that wait for a connection wait for the same one. A task makes it, so that a caller
 //! that gives up does not affect the others; the task ends with the endpoint.
@@ -109,7 +108,7 @@ type Sent<B> = Result<Response<HttpBody>, TrySendError<Request<B>>>;
 pub(super) enum Failure<B> {
     /// No part of it was sent. Boxed, because this is rare.
     Unsent(BoxError, Box<Request<B>>),
-    /// The connection broke, or the peer refused it.
+    /// The connection broke, or the peer refused the connection or the request.
     Broke(hyper::Error),
 }
 

@@ -16,6 +16,8 @@ mod http;
 mod http1;
 #[cfg(any(feature = "http2", feature = "tonic"))]
 mod http2;
+#[cfg(feature = "tonic")]
+mod kept_call;
 #[cfg(feature = "http")]
 mod life;
 #[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]

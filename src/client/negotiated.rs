@@ -31,6 +31,8 @@ use super::{
     http1::{Answer, Http1},
     uri::Place,
 };
+#[cfg(feature = "http2")]
+use crate::classify::is_refused;
 use crate::error::BoxError;
 
 /// For how many names besides that of the service connections are kept. Arbitrary: a client that uses
@@ -153,7 +155,10 @@ where
                     *request.version_mut() = version;
                     HttpError::unsent(place, error, *request)
                 }
-                Failure::Broke(error) => HttpError::exchange::<B>(place, error, || None),
+                Failure::Broke(error) if is_refused(&error) => {
+                    HttpError::refused::<B>(place, error.into(), None)
+                }
+                Failure::Broke(error) => HttpError::broke(place, error),
             })
         }))
     }

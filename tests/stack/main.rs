@@ -8,6 +8,11 @@ mod faults;
 mod kit;
 mod layers;
 mod places;
+#[cfg(feature = "http2")]
+mod refused;
+#[cfg(feature = "http2")]
+#[path = "../support/refusing.rs"]
+mod refusing;
 mod split;
 mod template;
 mod time;

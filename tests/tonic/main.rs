@@ -8,6 +8,9 @@ mod connections;
 mod greeter;
 mod judged;
 mod outcomes;
+mod refused;
+#[path = "../support/refusing.rs"]
+mod refusing;
 mod server;
 mod stack;
 mod status;

@@ -12,7 +12,7 @@ use super::{
 use crate::classify::reclaim;
 
 /// As linkerd: enough for almost all calls of an API, and 64 MiB for a thousand of them at a time.
-const LIMIT: usize = 64 * 1024;
+pub(crate) const LIMIT: usize = 64 * 1024;
 
 /// Retries HTTP requests with an idempotent method and a body up to a limit.
 ///
@@ -50,7 +50,7 @@ impl Replay {
     /// Keeps no copy of a request that is not idempotent. Such a request, when it was not sent, is
     /// retried only if its error [returns it](crate::classify::reclaim). The balancer and the gRPC
     /// endpoints of this crate return it, and this saves most of the cost of a retry. Over other
-    /// services such a request is retried only if their errors are
+    /// services, such as tonic's `Channel`, such a request is retried only if their errors are
     /// [`Unsent`](crate::classify::Unsent) with the request.
     #[must_use]
     pub const fn reclaiming(mut self) -> Self {
@@ -102,9 +102,9 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
             let request = Request::from_parts(head, ReplayBody::once(body));
             return (request, Some(HttpSpare(Spare::Returns)));
         }
-        // A request that is repeated only if it was not sent needs no kept frames.
-        let limit = if idempotent { self.limit } else { 0 };
-        let (mut body, replayer) = ReplayBody::new(body, limit);
+        // Frames are kept also if the request is repeated only when it was not processed: an HTTP/2
+        // server may refuse it after it has received the body.
+        let (mut body, replayer) = ReplayBody::new(body, self.limit);
         let copy = Arc::new(head.clone());
         if idempotent {
             body = body.with_head(&copy);

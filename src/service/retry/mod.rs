@@ -68,5 +68,8 @@ pub use self::{
     replay::{ReplayBody, ReplayError},
 };
 
+#[cfg(feature = "tonic")]
+pub(crate) use self::{http::LIMIT, replay::Replayer};
+
 #[cfg(doc)]
 use crate::{attempt::Tried, backoff::Backoff, classify::Classify};

@@ -13,6 +13,7 @@
 //!
 //! - A body that is empty from the start is not wrapped: nothing is allocated or kept. The same
 //!   holds for the body of a request that is repeated only if its error returns it unsent.
+//! - Nothing more is kept once the last copy is alone, and nothing that could make another is left.
 //! - When keeping a frame would exceed the limit, all frames are dropped, and only the attempt that
 //!   read the frame continues. From then on the request cannot be repeated. A body that announces
 //!   more than the limit is not kept from the start; it can be repeated as long as nothing of it
@@ -56,7 +57,7 @@ enum Inner<B> {
 }
 
 /// Makes further copies of a body.
-pub(super) struct Replayer<B> {
+pub(crate) struct Replayer<B> {
     shared: Option<Arc<Mutex<State<B>>>>,
 }
 
@@ -114,7 +115,7 @@ pub enum ReplayError {
 impl<B: Body> ReplayBody<B> {
     /// Wraps a body and keeps at most `limit` bytes of it.
     #[inline]
-    pub(super) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
+    pub(crate) fn new(body: B, limit: usize) -> (Self, Replayer<B>) {
         if body.is_end_stream() {
             return (Inner::Once(None).into(), Replayer { shared: None });
         }
@@ -137,7 +138,7 @@ impl<B: Body> ReplayBody<B> {
 
     /// Wraps a body of which no copies are made.
     #[inline]
-    pub(super) fn once(body: B) -> Self {
+    pub(crate) fn once(body: B) -> Self {
         Inner::Once(Some(body)).into()
     }
 }
@@ -151,21 +152,37 @@ impl<B> From<Inner<B>> for ReplayBody<B> {
 
 impl<B> Replayer<B> {
     /// Makes another copy that starts at the beginning.
-    pub(super) fn copy(&self) -> ReplayBody<B> {
+    pub(crate) fn copy(&self) -> ReplayBody<B> {
         let copy = self.shared.as_ref().map(Arc::clone).map(ReplayCopy::new);
         copy.map_or(Inner::Once(None), Inner::Copy).into()
     }
 
     /// Whether a copy could be sent to its end, as far as is known now.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| {
             let state = lock(shared);
             state.sole.is_none() && !matches!(state.rest, Rest::Broke)
         })
     }
 
+    /// Takes the body out, if nothing of it was read.
+    #[cfg(feature = "tonic")]
+    pub(crate) fn take_unread(&self) -> Option<B> {
+        let mut state = lock(self.shared.as_ref()?);
+        if !state.kept.is_empty() || state.sole.is_some() {
+            return None;
+        }
+        match std::mem::replace(&mut state.rest, Rest::Broke) {
+            Rest::Open(body) => Some(body),
+            other => {
+                state.rest = other;
+                None
+            }
+        }
+    }
+
     /// Takes the body away from all copies.
-    pub(super) fn supersede(&self) {
+    pub(crate) fn supersede(&self) {
         if let Some(shared) = &self.shared {
             let mut state = lock(shared);
             state.generation = state.generation.wrapping_add(1);
@@ -250,7 +267,9 @@ where
         let frame = frame.map(|frame| match frame {
             Ok(frame) => {
                 let frame = Kept::from_frame(frame);
-                if state.keep(self.id, &frame) {
+                // Without another copy, or anything to make one, nobody reads what would be kept.
+                let alone = Arc::strong_count(&self.shared) == 1;
+                if state.keep(self.id, &frame, alone) {
                     self.next += 1;
                 }
                 Ok(frame.into_frame())
@@ -278,15 +297,20 @@ impl<B> State<B> {
         }
     }
 
-    /// Keeps a frame that copy `id` has read. Returns whether it fitted into the limit.
-    fn keep(&mut self, id: u32, frame: &Kept) -> bool {
+    /// Keeps a frame that copy `id` has read, unless that copy is `alone`. Returns whether it did, and
+    /// so whether the frame fitted into the limit.
+    fn keep(&mut self, id: u32, frame: &Kept, alone: bool) -> bool {
         let size = self.size.saturating_add(frame.size());
-        if self.sole.is_some() || size > self.limit {
+        if alone || self.sole.is_some() || size > self.limit {
             self.sole = Some(id);
             self.kept = Vec::new();
             return false;
         }
         self.size = size;
+        if self.kept.is_empty() {
+            // Most bodies have one frame, and `push` would make room for four.
+            self.kept.reserve_exact(1);
+        }
         self.kept.push(frame.clone());
         true
     }
