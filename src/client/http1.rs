@@ -18,6 +18,7 @@ use super::{
     error::{HttpError, OtherVersion},
     life::Life,
     pool::{Connecting, Connection, Pool},
+    reuse,
     uri::Place,
 };
 use crate::{
@@ -114,14 +115,17 @@ where
     #[inline]
     fn answered(
         &self,
-        connection: Connection<B>,
+        mut connection: Connection<B>,
         answer: Response<Incoming>,
     ) -> Response<HttpBody> {
         if answer.extensions().get::<OnUpgrade>().is_some() {
             connection.life.leave();
         }
         let life = (!answer.body().is_end_stream()).then(|| Arc::clone(&connection.life));
-        self.pool.put(connection);
+        connection.note(reuse::hint(answer.headers()));
+        if reuse::is_framed(&answer) {
+            self.pool.put(connection);
+        }
         HttpBody::wrap(answer, life)
     }
 
@@ -152,7 +156,7 @@ where
         });
         let life = Life::new(task.abort_handle());
         sender.ready().await?;
-        Ok(Connection { sender, life })
+        Ok(Connection::new(sender, life))
     }
 
     /// Keeps a connection that was made for another version.

@@ -24,6 +24,8 @@ mod life;
 mod negotiated;
 #[cfg(feature = "http")]
 mod pool;
+#[cfg(feature = "http")]
+mod reuse;
 mod stack;
 #[cfg(feature = "tonic")]
 mod status;

@@ -40,10 +40,13 @@ use tokio::{
     runtime::Handle,
     sync::oneshot,
     task::{AbortHandle, JoinSet},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use super::life::{LOOKS, Life, tick};
+use super::{
+    life::{LOOKS, Life, tick},
+    reuse::Hint,
+};
 use crate::error::BoxError;
 
 pub(super) struct Pool<B> {
@@ -75,6 +78,9 @@ struct Idle<B> {
 pub(super) struct Connection<B> {
     pub(super) sender: SendRequest<B>,
     pub(super) life: Arc<Life>,
+    /// How long and how often the peer lets it be used, if it announced that.
+    until: Option<Instant>,
+    requests: Option<u32>,
 }
 
 /// A connection that is being established.
@@ -100,15 +106,14 @@ impl<B> Pool<B> {
 
     /// Takes a connection that is ready for a request.
     pub(super) fn take(&self) -> Option<Connection<B>> {
-        let mut closed = Vec::new();
+        let mut over = Vec::new();
         let mut state = self.lock();
         for at in (0..state.idle.len()).rev() {
-            let sender = &state.idle[at].connection.sender;
-            if sender.is_ready() {
+            let connection = &state.idle[at].connection;
+            if connection.is_over() {
+                over.push(state.idle.remove(at));
+            } else if connection.sender.is_ready() {
                 return Some(state.idle.remove(at).connection);
-            }
-            if sender.is_closed() {
-                closed.push(state.idle.remove(at));
             }
         }
         drop(state);
@@ -128,7 +133,7 @@ where
 {
     /// Puts a connection back after the head of its response. It need not be ready yet.
     pub(super) fn put(self: &Arc<Self>, connection: Connection<B>) {
-        if self.max_idle == 0 || connection.sender.is_closed() {
+        if self.max_idle == 0 || connection.is_over() {
             return;
         }
         if connection.sender.is_ready() {
@@ -144,6 +149,9 @@ where
 
     /// Gives a ready connection to a waiting request, or keeps it.
     fn settle(self: &Arc<Self>, mut connection: Connection<B>) {
+        if connection.is_over() {
+            return;
+        }
         let mut state = self.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(connection) {
@@ -154,7 +162,7 @@ where
         let mut closed = None;
         if state.idle.len() >= self.max_idle {
             let mut idle = state.idle.iter();
-            let at = idle.position(|idle| idle.connection.sender.is_closed());
+            let at = idle.position(|idle| idle.connection.is_over());
             closed = at.map(|at| state.idle.remove(at));
         }
         if state.idle.len() < self.max_idle {
@@ -269,7 +277,7 @@ where
                 // Its response has not ended. It starts to age after that, up to a tick too early.
                 idle.since = now;
             }
-            if idle.connection.sender.is_closed() || now.wrapping_sub(idle.since) >= LOOKS {
+            if idle.connection.is_over() || now.wrapping_sub(idle.since) >= LOOKS {
                 gone.push(idle);
             } else {
                 kept.push(idle);
@@ -294,6 +302,36 @@ impl<B> State<B> {
 }
 
 impl<B> Connection<B> {
+    pub(super) fn new(sender: SendRequest<B>, life: Arc<Life>) -> Self {
+        Self {
+            sender,
+            life,
+            until: None,
+            requests: None,
+        }
+    }
+
+    /// Notes what the peer announced with a response. The time counts from here on, because the end
+    /// of the response is not seen: after a long body the connection may end too early.
+    #[inline]
+    pub(super) fn note(&mut self, hint: Option<Hint>) {
+        let left = self.requests.map(|requests| requests.saturating_sub(1));
+        self.requests = left;
+        self.until = None;
+        if let Some(hint) = hint {
+            self.until = hint.idle.map(|idle| Instant::now() + idle);
+            // Some servers count down, and others always announce the same number.
+            self.requests = left.into_iter().chain(hint.requests).min();
+        }
+    }
+
+    /// Whether no further request must be sent on it.
+    fn is_over(&self) -> bool {
+        self.sender.is_closed()
+            || self.requests == Some(0)
+            || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
     /// Whether a response is still being read from it.
     fn is_busy(&self) -> bool {
         !self.sender.is_ready() && !self.sender.is_closed() && self.life.is_used()

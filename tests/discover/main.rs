@@ -8,6 +8,7 @@ mod connections;
 mod ends;
 #[cfg(feature = "http2")]
 mod frames;
+mod framing;
 mod http;
 mod interop;
 mod life;

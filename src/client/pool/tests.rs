@@ -33,7 +33,7 @@ async fn connection() -> (Connection<Body>, JoinHandle<()>) {
     let open = tokio::spawn(async move { connection.await.unwrap() });
     sender.ready().await.unwrap();
     let life = Life::new(open.abort_handle());
-    (Connection { sender, life }, open)
+    (Connection::new(sender, life), open)
 }
 
 async fn ask(connection: &mut Connection<Body>) -> HttpBody {
@@ -160,6 +160,44 @@ async fn a_connection_that_never_gets_ready_closes_when_nobody_reads_from_it() {
         sleep(4 * SECOND).await;
         assert!(open.is_finished());
         drop(body);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lives_no_longer_than_its_peer_announced() {
+    let pool = pool(usize::MAX, None);
+    let hint = |secs, requests| {
+        let idle = Some(Duration::from_secs(secs));
+        Some(Hint { idle, requests })
+    };
+    let (mut sender, _open) = connection().await;
+    for _ in 0..3 {
+        sender.note(hint(4, None));
+        pool.put(sender);
+        sleep(3 * SECOND).await;
+        sender = pool.take().expect("each response starts the time again");
+    }
+    sender.note(hint(4, None));
+    pool.put(sender);
+    sleep(4 * SECOND).await;
+    assert!(pool.take().is_none());
+
+    // It can carry two more requests, whether the peer counts down or not.
+    for announced in [[2, 1, 0], [2, 2, 2]] {
+        let (mut sender, open) = connection().await;
+        for (n, requests) in announced.into_iter().enumerate() {
+            sender.note(hint(60, Some(requests)));
+            pool.put(sender);
+            let Some(taken) = pool.take() else {
+                assert_eq!(n, 2, "{announced:?}");
+                sender = connection().await.0;
+                break;
+            };
+            sender = taken;
+        }
+        drop(sender);
+        tokio::task::yield_now().await;
+        assert!(open.is_finished());
     }
 }
 
