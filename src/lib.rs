@@ -78,6 +78,7 @@ pub mod classify;
 pub mod client;
 #[cfg(feature = "_hyper")]
 mod connect;
+mod deadline;
 pub mod discover;
 pub mod docs;
 pub mod endpoint;
@@ -94,6 +95,7 @@ mod window;
 
 pub use self::{
     backoff::Backoff,
+    deadline::Deadline,
     error::{BoxError, ConfigError, RegistryError},
     instance::Instance,
     registry::Registry,

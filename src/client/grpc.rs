@@ -166,8 +166,9 @@ impl GrpcEndpoints {
     }
 
     /// Sets how long each call may take until the head of its response; no limit by default. A
-    /// shorter `grpc-timeout` of the call takes precedence. A call that takes longer fails with
-    /// `DEADLINE_EXCEEDED`.
+    /// shorter `grpc-timeout` or [`Deadline`](crate::Deadline) of the call takes precedence; of a
+    /// deadline, the call carries what remains as its `grpc-timeout`. A call that takes longer fails
+    /// with `DEADLINE_EXCEEDED`.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

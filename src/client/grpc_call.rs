@@ -11,8 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::USER_AGENT};
-use tokio::{sync::Semaphore, time::timeout};
+use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 use tonic::{Code, ConnectError, Status};
 use tower::Service;
 
@@ -25,11 +28,11 @@ use super::{
     uri::Place,
 };
 use crate::{
+    backoff::after,
     classify::{Refusal, refusal},
+    deadline::{Deadline, grpc},
     error::BoxError,
 };
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Sends calls to one instance over gRPC. Cheap to clone; clones share the connection, which closes
 /// when the last clone is dropped and the last call has ended.
@@ -78,8 +81,17 @@ where
 
     fn call(&mut self, request: Request<B>) -> GrpcFuture {
         let shared = &self.0;
-        let limit = shared.limit(request.headers());
+        let limit = shared.limit(&request);
         let (mut request, kept) = KeptCall::keep(request);
+        if let Some((limit, true)) = limit {
+            if limit.is_zero() {
+                return GrpcFuture(Box::pin(ready(Err(shared.late(limit)))));
+            }
+            request
+                .headers_mut()
+                .insert(grpc::TIMEOUT, grpc::write(limit));
+        }
+        let limit = limit.map(|(limit, _)| limit);
         if let Err(why) = shared.complete(&mut request) {
             let error = HttpError::invalid(Arc::clone(&shared.place), why);
             return GrpcFuture(Box::pin(ready(Err(error))));
@@ -108,7 +120,12 @@ where
             let Some(limit) = limit else {
                 return exchange.await;
             };
-            match timeout(limit, exchange).await {
+            let end = after(Instant::now(), limit);
+            match timeout_at(end, exchange).await {
+                // The server applies the same limit, and servers of tonic report it as `CANCELLED`.
+                Ok(Ok(answer)) if is_cancelled(&answer) && Instant::now() >= end => {
+                    Err(this.late(limit))
+                }
                 Ok(result) => result,
                 Err(_) => Err(this.late(limit)),
             }
@@ -137,13 +154,14 @@ impl Calls {
         Ok(())
     }
 
-    /// The time limit of a call.
-    fn limit(&self, headers: &HeaderMap) -> Option<Duration> {
-        let asked = headers.get(GRPC_TIMEOUT).and_then(asked);
-        match (asked, self.timeout) {
-            (Some(asked), Some(set)) => Some(asked.min(set)),
-            (asked, set) => asked.or(set),
-        }
+    /// The time limit of a call, and whether the call has a deadline, of which it is what remains.
+    fn limit<B>(&self, request: &Request<B>) -> Option<(Duration, bool)> {
+        let asked = grpc::read(request.headers());
+        let deadline = request.extensions().get::<Deadline>();
+        let remaining = deadline.map(|deadline| deadline.remaining());
+        let limits = [asked, remaining, self.timeout];
+        let limit = limits.into_iter().flatten().min()?;
+        Some((limit, remaining.is_some()))
     }
 
     /// Sends a call again after its connection had ended before the server processed it, or returns
@@ -213,6 +231,14 @@ impl Calls {
     }
 }
 
+/// Whether the head of an answer has the status `CANCELLED`.
+fn is_cancelled<B>(answer: &Response<B>) -> bool {
+    answer
+        .headers()
+        .get("grpc-status")
+        .is_some_and(|status| status == "1")
+}
+
 /// What to do after a call failed.
 enum After<B> {
     /// Send it again to the same server, over a new connection.
@@ -245,27 +271,6 @@ pub(super) fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValu
     HeaderValue::from_bytes(&joined).expect("both are header values")
 }
 
-/// Parses a `grpc-timeout`: up to eight digits and a unit
-/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). Returns `None` if it is
-/// invalid.
-fn asked(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3_600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
 impl fmt::Debug for GrpcClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcClient")
@@ -289,38 +294,5 @@ impl Future for GrpcFuture {
 impl fmt::Debug for GrpcFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GrpcFuture").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_is_digits_and_a_unit() {
-        let read = |text| asked(&HeaderValue::from_static(text));
-        for (text, time) in [
-            ("2H", Duration::from_secs(7_200)),
-            ("2M", Duration::from_secs(120)),
-            ("2S", Duration::from_secs(2)),
-            ("300m", Duration::from_millis(300)),
-            ("0u", Duration::ZERO),
-            ("99999999n", Duration::from_nanos(99_999_999)),
-        ] {
-            assert_eq!(read(text), Some(time), "{text}");
-        }
-        for text in [
-            "",
-            "m",
-            "3",
-            "3x",
-            "-3m",
-            "+3m",
-            "3.5m",
-            "123456789m",
-            " 3m",
-        ] {
-            assert_eq!(read(text), None, "{text:?}");
-        }
     }
 }

@@ -174,7 +174,11 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
         if error.is::<Status>() {
             return None;
         }
-        if error.is::<tower::timeout::error::Elapsed>() || error.is::<TryTimeout>() {
+        // The error of a tonic `Channel` is made of a `grpc-timeout`; tonic reports it as `CANCELLED`.
+        if error.is::<tower::timeout::error::Elapsed>()
+            || error.is::<TryTimeout>()
+            || error.is::<tonic::TimeoutExpired>()
+        {
             return Some(Code::DeadlineExceeded);
         }
         if error.is::<ThrottleError>() {

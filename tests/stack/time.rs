@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use tower::{ServiceExt, timeout::error::Elapsed};
-use tower_roster::{client::Stack, service::retry::RetryError};
+use tower_roster::{Deadline, client::Stack, service::retry::RetryError};
 
 use crate::kit::*;
 
@@ -23,6 +23,29 @@ async fn the_timeout_ends_all_attempts() {
         in_flight(&handles.balance).await == 0 && servers.iter().all(|server| server.waiting() == 0)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_deadline_of_the_request_ends_all_attempts() {
+    let servers = servers(["a", "b"]).await;
+    let stack = Stack::http().hedge_delay(20 * MS);
+    let (client, _) = build(stack, servers.each_ref().map(Server::instance)).await;
+    servers.iter().for_each(|server| server.set(Mode::Hang));
+    let mut request = get("/");
+    let extensions = request.extensions_mut();
+    extensions.insert(Deadline::within(150 * MS));
+    let begun = std::time::Instant::now();
+    let error = send(&client, request).await.unwrap_err();
+    let took = begun.elapsed();
+    assert!(error.is::<Elapsed>(), "{error:?}");
+    assert!((140 * MS..5_000 * MS).contains(&took), "{took:?}");
+
+    let gets = servers.iter().map(Server::gets).sum::<usize>();
+    let mut request = get("/");
+    request.extensions_mut().insert(Deadline::within(0 * MS));
+    let error = send(&client, request).await.unwrap_err();
+    assert!(error.is::<Elapsed>(), "{error:?}");
+    assert_eq!(servers.iter().map(Server::gets).sum::<usize>(), gets);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod calls;
 mod connections;
+mod deadline;
 #[allow(clippy::all, unreachable_pub, missing_docs, missing_debug_implementations)]
 #[rustfmt::skip]
 mod greeter;

@@ -91,6 +91,7 @@ where
 {
     #[inline]
     pub(super) fn new(mut service: S, shared: &Arc<Shared<R, C>>, request: Req) -> Self {
+        let deadline = shared.reissue.deadline(&request);
         let (request, spare) = shared.reissue.prepare(request);
         // Requests that are never hedged are not measured, because their latencies may differ.
         let Some(spare) =
@@ -104,7 +105,11 @@ where
         let first = within(&mut tried, || attempt::at(now, || service.call(request)));
         // A retry is hedged too: it may hang, and no layer above would replace it. The budget
         // bounds the sum.
-        let plan = shared.delay.get(now).map(|delay| Plan {
+        let delay = shared.delay.get(now);
+        // No hedge starts when the caller no longer waits.
+        let delay =
+            delay.filter(|delay| deadline.is_none_or(|end| after(now, *delay) < end.instant()));
+        let plan = delay.map(|delay| Plan {
             service,
             spare,
             delay,

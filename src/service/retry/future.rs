@@ -8,7 +8,7 @@ use std::{
 };
 
 use pin_project::pin_project;
-use tower::Service;
+use tower::{Service, timeout::error::Elapsed};
 
 use super::{
     again::Again,
@@ -47,6 +47,8 @@ where
         kept: Kept<S, R::Spare, R, C>,
     },
     Again(Pin<Box<Again<S, Req, R, C>>>),
+    /// The deadline of the request had passed when it came, so there is no attempt.
+    Late,
     Done,
 }
 
@@ -64,13 +66,25 @@ where
         request: Req,
     ) -> Self {
         let came = settings.terms.begin(slot);
+        let mut request = request;
+        let own = settings.reissue.deadline(&request);
+        let own = own.map(|own| settings.terms.limits(came, own));
+        if let Some(limits) = own {
+            if limits.is_over() {
+                return Self(Stage::Late);
+            }
+            settings.reissue.set_deadline(&mut request, limits.end());
+        }
         let (request, spare) = settings.reissue.prepare(request);
         let mut tried = Tried::new();
         let attempt = tried.enter(|| match came {
             Some(now) => attempt::at(now, || service.call(request)),
             None => service.call(request),
         });
-        let kept = Kept::new(service, spare, settings, tried, came);
+        let mut kept = Kept::new(service, spare, settings, tried, came);
+        if let Some(limits) = own {
+            kept.limit(limits);
+        }
         Self(Stage::First { attempt, kept })
     }
 }
@@ -104,10 +118,14 @@ where
                 Err(answer) => return Poll::Ready(answer),
             }
         }
-        let StageProj::Again(again) = stage.project() else {
-            panic!("polled after it was done");
-        };
-        again.as_mut().poll(cx)
+        match stage.as_mut().project() {
+            StageProj::Again(again) => again.as_mut().poll(cx),
+            StageProj::Late => {
+                stage.set(Stage::Done);
+                Poll::Ready(Err(Elapsed::new().into()))
+            }
+            _ => panic!("polled after it was done"),
+        }
     }
 }
 
@@ -119,7 +137,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let again = match &self.0 {
             Stage::Again(again) => Some(again),
-            Stage::First { .. } | Stage::Done => None,
+            Stage::First { .. } | Stage::Late | Stage::Done => None,
         };
         f.debug_struct("ResponseFuture")
             .field("tries", &again.map_or(1, |again| again.tries()))

@@ -9,7 +9,10 @@ use super::{
     reissue::{Hedgeable, Reissue},
     replay::{ReplayBody, Replayer},
 };
-use crate::classify::reclaim;
+use crate::{
+    classify::reclaim,
+    deadline::{Deadline, grpc},
+};
 
 /// As linkerd: enough for almost all calls of an API, and 64 MiB for a thousand of them at a time.
 pub(crate) const LIMIT: usize = 64 * 1024;
@@ -93,6 +96,24 @@ fn is_idempotent(head: &Parts) -> bool {
 impl<B: Body + 'static> Reissue<Request<B>> for Replay {
     type Request = Request<ReplayBody<B>>;
     type Spare = HttpSpare<B>;
+
+    /// The [`Deadline`] in the extensions, or the `grpc-timeout` of a call, which is a POST.
+    #[inline]
+    fn deadline(&self, request: &Request<B>) -> Option<Deadline> {
+        let given = request.extensions().get::<Deadline>().copied();
+        if request.method() != Method::POST {
+            return given;
+        }
+        let asked = grpc::read(request.headers()).map(Deadline::within);
+        match (given, asked) {
+            (Some(given), Some(asked)) => Some(given.min(asked)),
+            (given, asked) => given.or(asked),
+        }
+    }
+
+    fn set_deadline(&self, request: &mut Request<B>, deadline: Deadline) {
+        request.extensions_mut().insert(deadline);
+    }
 
     #[inline]
     fn prepare(&self, request: Request<B>) -> (Self::Request, Option<Self::Spare>) {
@@ -186,6 +207,11 @@ impl ShareReplay {
 impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
     type Request = Request<ReplayBody<B>>;
     type Spare = HttpSpare<B>;
+
+    #[inline]
+    fn deadline(&self, request: &Request<ReplayBody<B>>) -> Option<Deadline> {
+        request.extensions().get().copied()
+    }
 
     #[inline]
     fn prepare(&self, request: Request<ReplayBody<B>>) -> (Self::Request, Option<Self::Spare>) {

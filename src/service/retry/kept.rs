@@ -12,7 +12,7 @@ use tower::timeout::error::Elapsed;
 
 use super::{
     TryTimeout,
-    terms::{Settings, Terms},
+    terms::{Limits, Settings, Terms},
 };
 use crate::{
     alarm::{self, Alarm},
@@ -75,6 +75,12 @@ impl<S, Spare, R: Clone, C: Clone> Kept<S, Spare, R, C> {
 }
 
 impl<S, Spare, R, C> Kept<S, Spare, R, C> {
+    /// Sets the limits of a request that has a deadline of its own.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.came = Some(limits.came);
+        self.terms.rules.deadline = Some(limits.time);
+    }
+
     /// Polls the current attempt. `retried` is its start, unless it is the first.
     #[inline]
     pub(super) fn poll<T, E>(

@@ -92,12 +92,16 @@ pub struct RetryBuilder<R = Cloned, C = Answers> {
     rules: Rules,
     budget: Option<RetryBudget>,
     seed: Option<u64>,
+    /// Whether requests may have deadlines of their own.
+    deadlines: bool,
 }
 
 impl RetryLayer {
     /// Retries requests that are `Clone`, and treats each as safe to repeat.
     pub fn cloned() -> RetryBuilder {
-        Self::reissue(Cloned)
+        let mut builder = Self::reissue(Cloned);
+        builder.deadlines = false;
+        builder
     }
 
     /// Retries HTTP requests with an idempotent method and a body of up to 64 KiB, and any request
@@ -124,6 +128,7 @@ impl RetryLayer {
             },
             budget: Some(RetryBudget::new()),
             seed: None,
+            deadlines: true,
         }
     }
 }
@@ -137,6 +142,7 @@ impl<R, C> RetryBuilder<R, C> {
             rules: self.rules,
             budget: self.budget,
             seed: self.seed,
+            deadlines: self.deadlines,
         }
     }
 
@@ -170,7 +176,8 @@ impl<R, C> RetryBuilder<R, C> {
     /// limit by default. An attempt that still runs then is dropped, and the error is tower's
     /// [`Elapsed`](tower::timeout::error::Elapsed), so a `Timeout` above is not needed. An attempt
     /// that would start later is not waited for. The deadline is a limit of the caller and is not
-    /// counted against the endpoint; a per-try timeout is.
+    /// counted against the endpoint; a per-try timeout is. If a request has a
+    /// [`Deadline`](crate::Deadline) of its own, the earlier of the two counts.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.rules.deadline = Some(deadline);
@@ -235,7 +242,7 @@ impl<R, C> RetryBuilder<R, C> {
     fn make(mut self) -> RetryLayer<R, C> {
         let rules = &mut self.rules;
         rules.needs_time = self.budget.is_some() || rules.is_limited();
-        let shares = rules.needs_time || self.seed.is_some();
+        let shares = rules.needs_time || self.seed.is_some() || self.deadlines;
         let shared = shares.then(|| {
             Arc::new(Shared {
                 budget: self.budget,

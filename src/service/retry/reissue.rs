@@ -13,12 +13,26 @@
 
 use std::{error::Error, fmt};
 
+use crate::deadline::Deadline;
+
 /// Prepares requests to be sent again.
 pub trait Reissue<Request>: Clone {
     /// The request that is sent to the inner service.
     type Request;
     /// What later attempts are made from.
     type Spare;
+
+    /// Returns when the caller of a request stops waiting for its response; never by default.
+    #[inline]
+    fn deadline(&self, request: &Request) -> Option<Deadline> {
+        let _ = request;
+        None
+    }
+
+    /// Puts a deadline into a request that has one, so that each attempt carries it.
+    fn set_deadline(&self, request: &mut Request, deadline: Deadline) {
+        let _ = (request, deadline);
+    }
 
     /// Splits a request into the first attempt and what later attempts are made from. The second
     /// part is `None` when the request cannot be repeated. Called for every request.

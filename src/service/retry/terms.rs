@@ -18,6 +18,7 @@ use super::budget::{RetryBudget, SlotEnd};
 use crate::{
     alarm::Alarms,
     backoff::{Backoff, after},
+    deadline::Deadline,
     rng::small_rng,
 };
 
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Terms {
     pub(super) rules: Rules,
-    /// `None` unless there is a budget, a limit or a seed.
+    /// `None` unless there is a budget, a limit or a seed, or requests may have a deadline.
     pub(super) shared: Option<Arc<Shared>>,
 }
 
@@ -86,12 +87,40 @@ impl Terms {
         Some(after(came?, self.rules.deadline?))
     }
 
+    /// The limits of a request that has a deadline of its own: the earlier of that and the layer's.
+    pub(super) fn limits(&self, came: Option<Instant>, own: Deadline) -> Limits {
+        let came = came.unwrap_or_else(Instant::now);
+        let own = own.instant().saturating_duration_since(came);
+        let time = self.rules.deadline.map_or(own, |time| time.min(own));
+        Limits { came, time }
+    }
+
     /// A new generator for one delay. A request does not keep one, because most requests are not
     /// retried.
     pub(super) fn rng(&self) -> SmallRng {
         // Relaxed: the seeds only have to differ.
         let seed = self.shared.as_ref().and_then(|it| it.seed.as_ref());
         small_rng(seed.map(|seed| seed.fetch_add(1, Relaxed)))
+    }
+}
+
+/// The limits of a request that has a deadline of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// When it came.
+    pub(super) came: Instant,
+    /// How long all its attempts may take.
+    pub(super) time: Duration,
+}
+
+impl Limits {
+    /// Whether there is no time for an attempt.
+    pub(super) fn is_over(self) -> bool {
+        self.time.is_zero()
+    }
+
+    pub(super) fn end(self) -> Deadline {
+        Deadline::at(after(self.came, self.time))
     }
 }
 

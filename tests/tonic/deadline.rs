@@ -1,0 +1,100 @@
+//! Calls whose caller waits for a limited time.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tower::Layer;
+use tower_roster::{
+    Registry,
+    balance::policy::RoundRobin,
+    client::{GrpcEndpoints, Stack, StatusLayer},
+    discover::MakeEndpoint,
+    registry::fixed::Fixed,
+    service::retry::Replay,
+};
+
+use crate::{
+    greeter::greeter_client::GreeterClient,
+    outcomes::ask,
+    server::{Server, until},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// The timeout that a server was told last, in milliseconds. It is in microseconds there.
+fn told(server: &Server) -> f64 {
+    let (_, text) = server.last("grpc-timeout");
+    let micros = text.strip_suffix('u').expect("it is rewritten");
+    micros.parse::<f64>().unwrap() / 1_000.0
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_everywhere_exceeds_its_deadline_once_for_all_attempts() {
+    for repeats in [false, true] {
+        let servers = [Server::start().await, Server::start().await];
+        let addrs = servers.each_ref().map(|server| server.addr);
+        let listed = addrs.map(|addr| (addr.try_into().unwrap(), 1.into()));
+        let discover = Registry::new(Fixed::new(listed)).watch("greeter").unwrap();
+        let replay = Replay::new().reclaiming();
+        let built = Stack::grpc()
+            .reissue(replay.idempotent(if repeats { |_| true } else { |_| false }))
+            .build(discover.discover(GrpcEndpoints::new()))
+            .unwrap();
+        let balance = &built.handles.balance;
+        balance.wait_for(|status| status.usable == 2).await.unwrap();
+        let mut client = GreeterClient::new(StatusLayer.layer(built.service));
+        for _ in 0..3 {
+            let mut call = tonic::Request::new(ask("hold", 0));
+            call.set_timeout(300 * MS);
+            let begun = Instant::now();
+            let status = client.greet(call).await.unwrap_err();
+            let took = begun.elapsed();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+            assert!((300 * MS..850 * MS).contains(&took), "{took:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_attempt_carries_the_time_that_remains() {
+    let servers = [Server::start().await, Server::start().await];
+    let addrs = servers.each_ref().map(|server| server.addr);
+    let listed = addrs.map(|addr| (addr.try_into().unwrap(), 1.into()));
+    let discover = Registry::new(Fixed::new(listed)).watch("greeter").unwrap();
+    let built = Stack::grpc()
+        .balance(|balance| balance.policy(RoundRobin::new()))
+        .reissue(Replay::new().idempotent(|_| true))
+        .try_timeout(100 * MS)
+        .hedge(false)
+        .build(discover.discover(GrpcEndpoints::new()))
+        .unwrap();
+    let balance = &built.handles.balance;
+    balance.wait_for(|status| status.usable == 2).await.unwrap();
+    let mut client = GreeterClient::new(StatusLayer.layer(built.service));
+    let mut call = tonic::Request::new(ask("hold", 0));
+    call.set_timeout(20_000 * MS);
+    let call = tokio::spawn(async move { client.greet(call).await });
+    until("both got it", || async {
+        servers.iter().all(|server| server.held() > 0)
+    })
+    .await;
+    let mut told = servers.each_ref().map(told);
+    told.sort_by(f64::total_cmp);
+    let [later, first] = told;
+    assert!(first <= 20_000.0 && first > 10_000.0, "{first}");
+    assert!(later <= first - 99.0, "{later} after {first}");
+    call.abort();
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_has_passed_is_not_sent() {
+    let server = Server::start().await;
+    let endpoint = GrpcEndpoints::new().make_endpoint(&server.instance());
+    let mut client = GreeterClient::new(endpoint.unwrap());
+    let mut call = tonic::Request::new(ask("you", 0));
+    let extensions = call.extensions_mut();
+    extensions.insert(tower_roster::Deadline::within(Duration::ZERO));
+    let status = client.greet(call).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!((server.calls(), server.connections()), (0, 0));
+}
