@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The trailers of a call contain its outcome. So set [`Grpc`](crate::classify::Grpc) as the
-//! classifier of each layer that judges calls (the balancer of this crate, a retry; below tower's
-//! balancer use [`CompleteOnBody::new`](crate::endpoint::CompleteOnBody::new)).
+//! classifier of each layer that judges calls: the balancer of this crate, a retry, and below tower's
+//! balancer each [`MeasuredEndpoint`](crate::endpoint::MeasuredEndpoint).
 //!
 //! An endpoint connects when a call needs it, and again after its connection is lost. The error of
 //! a call that found no connection returns the call. All calls that wait for a connection wait for
@@ -67,14 +67,14 @@ const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 /// use tower_roster::{
 ///     classify::Grpc,
 ///     client::GrpcEndpoints,
-///     endpoint::{CompleteOnBody, load::PeakEwma},
+///     endpoint::load::PeakEwma,
 /// };
 ///
 /// let discover = registry
 ///     .watch("greeter")?
 ///     .discover(GrpcEndpoints::new())
 ///     .measured(PeakEwma::new())
-///     .complete(CompleteOnBody::new(Grpc::default()));
+///     .classify(Grpc::default());
 /// // let mut client = GreeterClient::new(Balance::new(discover));
 /// # let _: Balance<_, http::Request<tonic::body::Body>> = Balance::new(discover);
 /// # Ok(())

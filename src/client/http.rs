@@ -81,10 +81,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// # fn connect(registry: Registry) -> Result<(), RegistryError> {
 /// use std::time::Duration;
 /// use http_body_util::Full;
-/// use tower_roster::{
-///     client::HttpEndpoints,
-///     endpoint::{CompleteOnBody, load::PeakEwma},
-/// };
+/// use tower_roster::{classify::Http, client::HttpEndpoints, endpoint::load::PeakEwma};
 ///
 /// let endpoints = HttpEndpoints::<Full<bytes::Bytes>>::new()
 ///     .connect_timeout(Duration::from_millis(500))
@@ -93,7 +90,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 ///     .watch("user-service")?
 ///     .discover(endpoints)
 ///     .measured(PeakEwma::new())
-///     .complete(CompleteOnBody::default());
+///     .classify(Http::default());
 /// # Ok(())
 /// # }
 /// ```

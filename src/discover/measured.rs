@@ -9,15 +9,18 @@ use futures_core::Stream;
 use tokio::time::Instant;
 use tower::discover::{Change, Discover};
 
-use crate::endpoint::{CompleteOnResponse, Endpoint, MeasuredEndpoint, load::LoadTracker};
+use crate::{
+    classify::Answers,
+    endpoint::{Endpoint, MeasuredEndpoint, load::LoadTracker},
+};
 
 /// A discovery whose endpoints measure their own load, for tower's own balancer. Made by
 /// [`Discover::measured`](super::Discover::measured).
 #[derive(Clone, Debug)]
-pub struct MeasuredDiscover<D, L, T = CompleteOnResponse> {
+pub struct MeasuredDiscover<D, L, C = Answers> {
     discover: D,
     tracker: L,
-    completion: T,
+    classify: C,
 }
 
 impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
@@ -26,31 +29,32 @@ impl<D, L: LoadTracker> MeasuredDiscover<D, L> {
         Self {
             discover,
             tracker,
-            completion: CompleteOnResponse::default(),
+            classify: Answers,
         }
     }
 }
 
-impl<D, L, T> MeasuredDiscover<D, L, T> {
-    /// Sets when a request is complete: with its response ([`CompleteOnResponse`], the default), or with
-    /// the body of the response (`CompleteOnBody`, which also counts 5xx as failures).
+impl<D, L, C> MeasuredDiscover<D, L, C> {
+    /// Sets the classifier that judges responses, and decides when a request is complete: with its response
+    /// ([`Answers`], the default, for which every response is a success), or with the body of the response
+    /// (`Http` and `Grpc`).
     #[must_use]
-    pub fn complete<T2: Clone>(self, completion: T2) -> MeasuredDiscover<D, L, T2> {
+    pub fn classify<C2: Clone>(self, classify: C2) -> MeasuredDiscover<D, L, C2> {
         MeasuredDiscover {
             discover: self.discover,
             tracker: self.tracker,
-            completion,
+            classify,
         }
     }
 }
 
-impl<D, S, L, T> Stream for MeasuredDiscover<D, L, T>
+impl<D, S, L, C> Stream for MeasuredDiscover<D, L, C>
 where
     D: Discover<Service = Endpoint<S>> + Unpin,
     L: LoadTracker,
-    T: Clone,
+    C: Clone,
 {
-    type Item = Result<Change<D::Key, MeasuredEndpoint<S, L, T>>, D::Error>;
+    type Item = Result<Change<D::Key, MeasuredEndpoint<S, L, C>>, D::Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -58,8 +62,8 @@ where
         polled.map_ok(|change| match change {
             Change::Insert(key, endpoint) => {
                 let tracker = this.tracker.fresh(Instant::now());
-                let completion = this.completion.clone();
-                Change::Insert(key, endpoint.measured(tracker).complete(completion))
+                let classify = this.classify.clone();
+                Change::Insert(key, endpoint.measured(tracker).classify(classify))
             }
             Change::Remove(key) => Change::Remove(key),
         })
@@ -67,4 +71,4 @@ where
 }
 
 // No field is structurally pinned.
-impl<D: Unpin, L, T> Unpin for MeasuredDiscover<D, L, T> {}
+impl<D: Unpin, L, C> Unpin for MeasuredDiscover<D, L, C> {}

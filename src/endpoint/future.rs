@@ -9,56 +9,60 @@ use std::{
 
 use pin_project::pin_project;
 use tokio::time::Instant;
-use tower::load::TrackCompletion;
 
 use super::load::{Handle, LoadTracker};
+use crate::classify::{Classify, Observer, Verdict};
 
 /// A request in flight. Dropping it cancels the request and releases its place.
 #[pin_project]
-pub struct ResponseFuture<F, L: LoadTracker, T> {
+pub struct ResponseFuture<F, L: LoadTracker, C> {
     #[pin]
     future: F,
-    completion: T,
+    classify: C,
     /// Taken when the inner future completes.
     handle: Option<Handle<L>>,
 }
 
-impl<F, L: LoadTracker, T> ResponseFuture<F, L, T> {
-    pub(super) fn new(future: F, completion: T, handle: Handle<L>) -> Self {
+impl<F, L: LoadTracker, C> ResponseFuture<F, L, C> {
+    pub(super) fn new(future: F, classify: C, handle: Handle<L>) -> Self {
         Self {
             future,
-            completion,
+            classify,
             handle: Some(handle),
         }
     }
 }
 
-impl<F, L, T, Response, E> Future for ResponseFuture<F, L, T>
+impl<F, L, C, Response, E> Future for ResponseFuture<F, L, C>
 where
     F: Future<Output = Result<Response, E>>,
     L: LoadTracker,
-    T: TrackCompletion<Handle<L>, Response>,
+    C: Classify<Response, E>,
 {
-    type Output = Result<T::Output, E>;
+    type Output = Result<C::Observed<Handle<L>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.future.poll(cx));
         let mut handle = this.handle.take().expect("not polled after it was done");
+        let verdict = this.classify.judge(result.as_ref());
         Poll::Ready(match result {
             Ok(response) => {
                 handle.answered(Instant::now());
-                Ok(this.completion.track_completion(handle, response))
+                if let Some(verdict) = verdict {
+                    handle.conclude(verdict);
+                }
+                Ok(this.classify.observe(response, verdict, handle))
             }
             Err(error) => {
-                handle.fail();
+                handle.conclude(verdict.unwrap_or(Verdict::FAILURE));
                 Err(error)
             }
         })
     }
 }
 
-impl<F, L: LoadTracker, T> fmt::Debug for ResponseFuture<F, L, T> {
+impl<F, L: LoadTracker, C> fmt::Debug for ResponseFuture<F, L, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("handle", &self.handle)

@@ -7,23 +7,24 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower::{
-    Service,
-    load::{CompleteOnResponse, Load, TrackCompletion},
-};
+use tower::{Service, load::Load};
 
 use super::{
     Endpoint,
-    cost::Cost,
     future::ResponseFuture,
     load::{Handle, LoadTracker, State},
+};
+use crate::{
+    classify::{Answers, Classify},
+    instance::Weight,
 };
 
 /// An endpoint that measures its own load: a [`tower::load::Load`], for tower's own balancer.
 ///
-/// `L` measures the load, and `T` decides when a request is complete: when its response arrives
-/// ([`CompleteOnResponse`], the default), or when the body of the response has ended (`CompleteOnBody`,
-/// with feature `http`). Clones share everything except the service.
+/// `L` measures the load. `C` judges responses and decides when a request is complete: when its response
+/// arrives ([`Answers`], the default), or when the body of the response has ended (`Http` and `Grpc`). The
+/// latency is the time to the head of the response in either case. Clones share everything except the
+/// service.
 ///
 /// The [`Balance`](crate::balance::Balance) of this crate measures load by itself and takes an
 /// [`Endpoint`].
@@ -51,12 +52,12 @@ use super::{
 ///
 /// let endpoint = Endpoint::new(service, Arc::new(instance)).measured(InFlight::new());
 /// assert_eq!(endpoint.in_flight(), 0);
-/// assert_eq!(endpoint.load().get(), 0.5, "a half of one request, as its weight is 2");
+/// assert_eq!(endpoint.load(), 0.5, "a half of one request, as its weight is 2");
 /// # Ok::<_, tower_roster::instance::AddressError>(())
 /// ```
-pub struct MeasuredEndpoint<S, L, T = CompleteOnResponse> {
+pub struct MeasuredEndpoint<S, L, C = Answers> {
     endpoint: Endpoint<S>,
-    completion: T,
+    classify: C,
     state: Arc<State<L>>,
 }
 
@@ -73,19 +74,20 @@ impl<S, L: LoadTracker> MeasuredEndpoint<S, L> {
     pub(super) fn new(endpoint: Endpoint<S>, tracker: L) -> Self {
         Self {
             endpoint,
-            completion: CompleteOnResponse::default(),
+            classify: Answers,
             state: Arc::new(State::new(tracker)),
         }
     }
 }
 
-impl<S, L: LoadTracker, T> MeasuredEndpoint<S, L, T> {
-    /// Sets when a request is complete.
+impl<S, L: LoadTracker, C> MeasuredEndpoint<S, L, C> {
+    /// Sets the classifier that judges responses, and decides when a request is complete. By default every
+    /// response is a success and completes its request.
     #[must_use]
-    pub fn complete<T2>(self, completion: T2) -> MeasuredEndpoint<S, L, T2> {
+    pub fn classify<C2>(self, classify: C2) -> MeasuredEndpoint<S, L, C2> {
         MeasuredEndpoint {
             endpoint: self.endpoint,
-            completion,
+            classify,
             state: self.state,
         }
     }
@@ -100,22 +102,24 @@ impl<S, L: LoadTracker, T> MeasuredEndpoint<S, L, T> {
         self.state.in_flight()
     }
 
-    /// The cost at `now`. For callers that compare several endpoints with one reading of the clock.
-    pub fn cost(&self, now: Instant) -> Cost {
+    /// The cost of one more request at `now`: the load divided by the weight, from 0 to infinity and never
+    /// NaN; smaller is better. The cost at weight 0 is infinite. For callers that compare several endpoints
+    /// with one reading of the clock.
+    pub fn cost(&self, now: Instant) -> f64 {
         let load = self.state.tracker.load(self.in_flight(), now);
-        Cost::new(load, self.endpoint.weight())
+        cost(load, self.endpoint.weight())
     }
 }
 
-impl<S, L, T, Request> Service<Request> for MeasuredEndpoint<S, L, T>
+impl<S, L, C, Request> Service<Request> for MeasuredEndpoint<S, L, C>
 where
     S: Service<Request>,
     L: LoadTracker,
-    T: TrackCompletion<Handle<L>, S::Response>,
+    C: Classify<S::Response, S::Error>,
 {
-    type Response = T::Output;
+    type Response = C::Observed<Handle<L>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, L, T>;
+    type Future = ResponseFuture<S::Future, L, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.endpoint.poll_ready(cx)
@@ -124,34 +128,64 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         // Before the call, so that the guard releases the place if the service panics in it.
         let handle = self.state.start(Instant::now());
-        ResponseFuture::new(self.endpoint.call(request), self.completion.clone(), handle)
+        ResponseFuture::new(self.endpoint.call(request), self.classify.clone(), handle)
     }
 }
 
-impl<S, L: LoadTracker, T> Load for MeasuredEndpoint<S, L, T> {
-    type Metric = Cost;
+impl<S, L: LoadTracker, C> Load for MeasuredEndpoint<S, L, C> {
+    type Metric = f64;
 
-    fn load(&self) -> Cost {
+    fn load(&self) -> f64 {
         self.cost(Instant::now())
     }
 }
 
-impl<S: Clone, L, T: Clone> Clone for MeasuredEndpoint<S, L, T> {
+impl<S: Clone, L, C: Clone> Clone for MeasuredEndpoint<S, L, C> {
     fn clone(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
-            completion: self.completion.clone(),
+            classify: self.classify.clone(),
             state: Arc::clone(&self.state),
         }
     }
 }
 
-impl<S, L: LoadTracker, T> fmt::Debug for MeasuredEndpoint<S, L, T> {
+impl<S, L: LoadTracker, C> fmt::Debug for MeasuredEndpoint<S, L, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeasuredEndpoint")
             .field("endpoint", &self.endpoint)
             .field("in_flight", &self.in_flight())
             .field("load", &self.state.tracker)
             .finish_non_exhaustive()
+    }
+}
+
+fn cost(load: f64, weight: Weight) -> f64 {
+    // False for NaN, too, so that costs are always comparable.
+    if load >= 0.0 && weight > Weight::ZERO {
+        load / f64::from(weight.get())
+    } else {
+        f64::INFINITY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weight_divides_and_zero_costs_infinitely_much() {
+        let (one, three) = (Weight::ONE, Weight::from(3));
+        assert!(cost(2.9, three) < cost(1.0, one));
+        assert!(cost(3.1, three) > cost(1.0, one));
+        assert_eq!(cost(0.0, Weight::ZERO), f64::INFINITY);
+        assert!(cost(1e15, one) < cost(0.0, Weight::ZERO));
+    }
+
+    #[test]
+    fn a_load_that_is_no_number_stays_comparable() {
+        for load in [f64::NAN, -1.0, f64::INFINITY] {
+            assert_eq!(cost(load, Weight::ONE), f64::INFINITY);
+        }
     }
 }

@@ -9,11 +9,8 @@
 //! load from each service. It takes a [`MeasuredEndpoint`], which
 //! [`Discover::measured`](crate::discover::Discover::measured) makes of each endpoint.
 
-#[cfg(feature = "http")]
-mod body;
 #[cfg(feature = "_hyper")]
 pub mod check;
-mod cost;
 pub mod eject;
 mod facts;
 mod future;
@@ -22,13 +19,8 @@ mod measured;
 mod schedule;
 mod slow_start;
 
-#[cfg(feature = "http")]
-pub use self::body::CompleteOnBody;
-pub use self::{
-    cost::Cost, future::ResponseFuture, measured::MeasuredEndpoint, slow_start::SlowStart,
-};
 pub(crate) use self::{facts::Facts, slow_start::Age};
-pub use tower::load::CompleteOnResponse;
+pub use self::{future::ResponseFuture, measured::MeasuredEndpoint, slow_start::SlowStart};
 
 use std::{
     fmt,

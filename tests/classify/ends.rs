@@ -10,7 +10,7 @@ use tower::{Service, load::Load};
 use tower_roster::{
     Instance,
     classify::{Grpc, Http, Outcome, Pushback, Verdict},
-    endpoint::{CompleteOnBody, Endpoint, load::PeakEwma},
+    endpoint::{Endpoint, load::PeakEwma},
 };
 
 use crate::scene::{
@@ -182,15 +182,14 @@ async fn an_endpoint_that_fails_in_its_trailers_is_no_fast_one() {
             std::future::ready(Ok::<_, Infallible>(response(200, &[], body(parts))))
         });
         let instance = Instance::new("web", "a", "127.0.0.1:1".parse().unwrap());
-        let complete = CompleteOnBody::new(Grpc::default());
         let mut endpoint = Endpoint::new(service, Arc::new(instance))
             .measured(PeakEwma::new())
-            .complete(complete);
+            .classify(Grpc::default());
         let mut body = endpoint.call(()).await.unwrap().into_body();
         assert_eq!(endpoint.in_flight(), 1);
         while body.frame().await.is_some() {}
         assert_eq!(endpoint.in_flight(), 0, "code {code}");
-        let load = endpoint.load().get();
+        let load = endpoint.load();
         assert!((load - cost).abs() < 1e-6, "{load} for code {code}");
     }
 }
@@ -204,13 +203,12 @@ async fn a_verdict_of_cancelled_is_no_measurement() {
         Ok::<_, Infallible>(response(200, &[("grpc-status", "14")], body))
     });
     let instance = Instance::new("web", "a", "127.0.0.1:1".parse().unwrap());
-    let complete = CompleteOnBody::new(neutral);
     let mut endpoint = Endpoint::new(service, Arc::new(instance))
         .measured(PeakEwma::new())
-        .complete(complete);
+        .classify(neutral);
     endpoint.call(()).await.unwrap();
     // Still unknown: its next request is one probe, which is waited for.
     let probe = endpoint.call(());
-    assert!(endpoint.load().get() > 1e9);
+    assert!(endpoint.load() > 1e9);
     drop(probe);
 }

@@ -8,9 +8,10 @@ use http_body_util::{BodyExt, Empty, Full};
 use tower::Service;
 use tower_roster::{
     Instance,
+    classify::Http,
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
-    endpoint::{CompleteOnBody, load::InFlight},
+    endpoint::load::InFlight,
 };
 
 use crate::{
@@ -187,7 +188,7 @@ async fn dropping_a_request_anywhere_gives_back_its_place() {
         .watch()
         .discover(endpoints)
         .measured(InFlight::new())
-        .complete(CompleteOnBody::default());
+        .classify(Http::default());
     let mut endpoint = inserted(drain(&mut discover)).remove(0);
     let post = |path: &str| {
         Request::post(path)

@@ -9,9 +9,12 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::{Service, load::Load};
-use tower_roster::endpoint::{
-    CompleteOnBody, Endpoint, MeasuredEndpoint,
-    load::{InFlight, LoadTracker, PeakEwma},
+use tower_roster::{
+    classify::Http,
+    endpoint::{
+        Endpoint, MeasuredEndpoint,
+        load::{InFlight, LoadTracker, PeakEwma},
+    },
 };
 use tower_test::mock::{self, Mock};
 
@@ -28,7 +31,7 @@ fn endpoint() -> (Measured, mock::Handle<u32, u32>) {
 }
 
 fn cost<S, L: LoadTracker, C>(endpoint: &MeasuredEndpoint<S, L, C>) -> f64 {
-    Load::load(endpoint).get()
+    Load::load(endpoint)
 }
 
 #[track_caller]
@@ -150,15 +153,12 @@ fn a_service_that_panics_gives_back_its_place() {
 /// A service that answers each request with the next of these.
 fn http<B: Send + 'static>(
     response: impl Fn() -> Response<B> + Clone,
-) -> MeasuredEndpoint<
-    impl Service<(), Response = Response<B>, Error = Infallible>,
-    PeakEwma,
-    CompleteOnBody,
-> {
+) -> MeasuredEndpoint<impl Service<(), Response = Response<B>, Error = Infallible>, PeakEwma, Http>
+{
     let service = tower::service_fn(move |()| std::future::ready(Ok(response())));
     let endpoint = Endpoint::new(service, Arc::new(instance("a")));
     let measured = endpoint.measured(PeakEwma::new());
-    measured.complete(CompleteOnBody::default())
+    measured.classify(Http::default())
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +265,7 @@ proptest! {
                 }
                 drop(response);
                 assert_eq!(endpoint.in_flight(), left);
-                assert!(endpoint.cost(Instant::now()).get().is_finite());
+                assert!(endpoint.cost(Instant::now()).is_finite());
             }
         });
     }

@@ -10,7 +10,7 @@ use tower_roster::{
     client::{GrpcClient, GrpcEndpoints},
     discover::MakeEndpoint,
     endpoint::{
-        CompleteOnBody, Endpoint, MeasuredEndpoint,
+        Endpoint, MeasuredEndpoint,
         load::{InFlight, LoadTracker, PeakEwma},
     },
 };
@@ -21,13 +21,13 @@ use crate::{
     server::{Server, instance, refusing},
 };
 
-type GrpcEndpoint<L> = MeasuredEndpoint<GrpcClient, L, CompleteOnBody<Grpc>>;
+type GrpcEndpoint<L> = MeasuredEndpoint<GrpcClient, L, Grpc>;
 
 fn endpoint<L: LoadTracker>(instance: tower_roster::Instance, load: L) -> GrpcEndpoint<L> {
     let client = GrpcEndpoints::new().make_endpoint(&instance).unwrap();
     Endpoint::new(client, Arc::new(instance))
         .measured(load)
-        .complete(CompleteOnBody::new(Grpc::default()))
+        .classify(Grpc::default())
 }
 
 type Balanced<L> = Balance<ServiceList<Vec<GrpcEndpoint<L>>>, http::Request<Body>>;
@@ -109,7 +109,7 @@ async fn an_instance_that_fails_in_its_trailers_costs_more_than_a_good_one() {
         .into_inner();
     while answers.message().await.is_ok_and(|answer| answer.is_some()) {}
     let now = tokio::time::Instant::now();
-    let (good, bad) = (good.cost(now).get(), bad.cost(now).get());
+    let (good, bad) = (good.cost(now), bad.cost(now));
     assert!(
         bad > 4.0 && good < 4.0,
         "{bad} for failing, {good} for answering"

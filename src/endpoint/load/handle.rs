@@ -12,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{LoadTracker, Outcome};
+use crate::classify::{Observer, Verdict};
 
 /// The state that all clones of an endpoint and all its requests share.
 #[derive(Debug)]
@@ -47,9 +48,8 @@ impl<L: LoadTracker> State<L> {
 /// A request in flight: dropping it ends the request.
 ///
 /// Dropping it before the response records a cancelled request. Dropping it after the response records a
-/// success, unless [`fail`](Self::fail) was called. A completion
-/// ([`TrackCompletion`](tower::load::TrackCompletion)) holds the handle for as long as the request
-/// counts as in flight.
+/// success, unless it was given another verdict. The response of a classifier holds the handle for as long
+/// as the request counts as in flight.
 #[must_use = "the request counts as complete when its handle is dropped"]
 pub struct Handle<L: LoadTracker> {
     state: Arc<State<L>>,
@@ -73,14 +73,8 @@ impl<L: LoadTracker> Handle<L> {
         }
     }
 
-    /// Records a success, without waiting for the rest of the response.
-    pub fn succeed(&mut self) {
-        self.record(Outcome::Success, Instant::now());
-    }
-
-    /// Records a failure. It may follow [`succeed`](Self::succeed), when the rest of the response never
-    /// arrives.
-    pub fn fail(&mut self) {
+    /// Records a failure. It may follow a success, when the rest of the response never arrives.
+    fn fail(&mut self) {
         let now = Instant::now();
         if self.phase == Phase::Recorded(Outcome::Success) {
             self.phase = Phase::Recorded(Outcome::Failure);
@@ -88,12 +82,6 @@ impl<L: LoadTracker> Handle<L> {
         } else {
             self.record(Outcome::Failure, now);
         }
-    }
-
-    /// Records that the request tells nothing about its endpoint.
-    #[cfg(feature = "http")]
-    pub(crate) fn forget(&mut self) {
-        self.record(Outcome::Cancelled, Instant::now());
     }
 
     fn record(&mut self, outcome: Outcome, now: Instant) {
@@ -104,6 +92,17 @@ impl<L: LoadTracker> Handle<L> {
         };
         self.phase = Phase::Recorded(outcome);
         self.state.tracker.record(outcome, rtt, now);
+    }
+}
+
+impl<L: LoadTracker> Observer for Handle<L> {
+    /// A refusal for overload counts as a failure, so that a server that refuses fast does not look like a
+    /// fast server.
+    fn conclude(&mut self, verdict: Verdict) {
+        match verdict.outcome {
+            Outcome::Failure | Outcome::Overloaded => self.fail(),
+            outcome => self.record(outcome, Instant::now()),
+        }
     }
 }
 
