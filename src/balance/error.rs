@@ -14,26 +14,31 @@ use crate::{
 /// |---|---|---|
 /// | [`is_no_endpoint`](Self::is_no_endpoint) | 503 | `UNAVAILABLE` |
 /// | an endpoint's own error ([`key`](Self::key), `source()`) | 502, or 504 for a timeout | `UNAVAILABLE` |
-pub struct BalanceError(Box<Kind>);
+#[derive(Debug)]
+pub struct BalanceError(Box<BalanceErrorKind>);
 
-enum Kind {
+#[derive(Debug)]
+enum BalanceErrorKind {
     NoEndpoint(NoEndpoint, Unsent),
     Endpoint { key: Key, source: BoxError },
 }
 
 impl BalanceError {
     pub(super) fn no_endpoint(reason: NoEndpoint) -> Self {
-        Self(Box::new(Kind::NoEndpoint(reason, Unsent::bare())))
+        Self(Box::new(BalanceErrorKind::NoEndpoint(
+            reason,
+            Unsent::bare(),
+        )))
     }
 
     /// Puts the request into the error, if it was not sent.
     pub(super) fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
         Self(Box::new(match *self.0 {
-            Kind::NoEndpoint(reason, unsent) => {
+            BalanceErrorKind::NoEndpoint(reason, unsent) => {
                 unsent.put(request);
-                Kind::NoEndpoint(reason, unsent)
+                BalanceErrorKind::NoEndpoint(reason, unsent)
             }
-            Kind::Endpoint { key, source } => Kind::Endpoint {
+            BalanceErrorKind::Endpoint { key, source } => BalanceErrorKind::Endpoint {
                 key,
                 source: give_back(source, request),
             },
@@ -42,18 +47,18 @@ impl BalanceError {
 
     pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
         let key = key.clone();
-        Self(Box::new(Kind::Endpoint { key, source }))
+        Self(Box::new(BalanceErrorKind::Endpoint { key, source }))
     }
 
     /// Whether there was no endpoint to send the request to. If so, the request was not sent.
     pub fn is_no_endpoint(&self) -> bool {
-        matches!(*self.0, Kind::NoEndpoint(..))
+        matches!(*self.0, BalanceErrorKind::NoEndpoint(..))
     }
 
     /// The reason why there was no endpoint.
     pub fn no_endpoint_reason(&self) -> Option<&NoEndpoint> {
         match &*self.0 {
-            Kind::NoEndpoint(reason, _) => Some(reason),
+            BalanceErrorKind::NoEndpoint(reason, _) => Some(reason),
             _ => None,
         }
     }
@@ -61,8 +66,8 @@ impl BalanceError {
     /// The endpoint that failed. If several endpoints failed in turn, the last of them.
     pub fn key(&self) -> Option<&Key> {
         match &*self.0 {
-            Kind::NoEndpoint(..) => None,
-            Kind::Endpoint { key, .. } => Some(key),
+            BalanceErrorKind::NoEndpoint(..) => None,
+            BalanceErrorKind::Endpoint { key, .. } => Some(key),
         }
     }
 }
@@ -70,21 +75,8 @@ impl BalanceError {
 impl fmt::Display for BalanceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Kind::NoEndpoint(reason, _) => write!(f, "no endpoint: {reason}"),
-            Kind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
-        }
-    }
-}
-
-impl fmt::Debug for BalanceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Kind::NoEndpoint(reason, _) => f.debug_tuple("NoEndpoint").field(reason).finish(),
-            Kind::Endpoint { key, source } => f
-                .debug_struct("Endpoint")
-                .field("key", key)
-                .field("source", source)
-                .finish(),
+            BalanceErrorKind::NoEndpoint(reason, _) => write!(f, "no endpoint: {reason}"),
+            BalanceErrorKind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
         }
     }
 }
@@ -92,8 +84,8 @@ impl fmt::Debug for BalanceError {
 impl std::error::Error for BalanceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
-            Kind::Endpoint { source, .. } => Some(&**source),
-            Kind::NoEndpoint(_, unsent) => Some(unsent),
+            BalanceErrorKind::Endpoint { source, .. } => Some(&**source),
+            BalanceErrorKind::NoEndpoint(_, unsent) => Some(unsent),
         }
     }
 }

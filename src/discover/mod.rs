@@ -58,7 +58,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower::discover::Change;
 
 use self::roll::{Roll, RollStep};
@@ -67,6 +67,7 @@ use crate::{
     endpoint::{Endpoint, load::LoadTracker},
     instance::{Instance, Key},
     registry::{Closed, Follower, Query, View, Watch},
+    task::Timer,
 };
 
 /// The number of steps before it yields to other tasks; the value of tokio's own resources.
@@ -119,7 +120,7 @@ pub struct Discover<M> {
     changed: Option<Changed>,
     /// Hands the watch to the balancer, which reports the state of the registry.
     follower: Follower,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     /// Steps since the last `Poll::Pending`.
     steps: u32,
 }
@@ -150,7 +151,7 @@ impl<M: MakeEndpoint> Discover<M> {
             query: watch.query().clone(),
             follower: Follower::new(watch.clone()),
             changed: Some(changed(watch)),
-            sleep: None,
+            timer: Timer::default(),
             steps: 0,
         }
     }
@@ -223,19 +224,6 @@ impl<M: MakeEndpoint> Discover<M> {
             }
         }
     }
-
-    /// Waits for the next attempt to make an endpoint; returns `Ready` when it is due.
-    fn poll_retry(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(at) = self.roll.next_retry() else {
-            self.sleep = None;
-            return Poll::Pending;
-        };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(cx)
-    }
 }
 
 impl<M: MakeEndpoint> Stream for Discover<M> {
@@ -261,7 +249,7 @@ impl<M: MakeEndpoint> Stream for Discover<M> {
                 }
                 RollStep::Remove(key) => Change::Remove(key),
                 RollStep::Quiet => continue,
-                RollStep::Idle => match this.poll_retry(cx) {
+                RollStep::Idle => match this.timer.poll(this.roll.next_retry(), cx) {
                     Poll::Ready(()) => continue,
                     Poll::Pending => {
                         this.steps = 0;

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -19,6 +18,7 @@ use crate::{
     error::BoxError,
     instance::{Instance, Key},
     rng::small_rng,
+    task::caught,
 };
 
 /// Decides whether the service made for an instance must be replaced; see
@@ -167,7 +167,7 @@ impl Roll {
                 None => maker.needs_rebuild(made, &new),
             };
             // If the closure panics, the service and its connections stay.
-            if !catch_unwind(AssertUnwindSafe(rebuild)).unwrap_or(false) {
+            if !caught(rebuild).unwrap_or(false) {
                 // Also cancels the attempt of an instance that changed and changed back before it.
                 if let Some((at, _)) = entry.retry.take() {
                     self.retries.remove(&(at, new.key.clone()));
@@ -196,14 +196,13 @@ impl Roll {
         };
         let instance = Arc::clone(&entry.seen);
         // A panic of the maker affects this instance only.
-        let made = catch_unwind(AssertUnwindSafe(|| maker.make_endpoint(&instance)));
-        let error: BoxError = match made {
-            Ok(Ok(service)) => {
+        let error: BoxError = match caught(|| maker.make_endpoint(&instance)) {
+            Some(Ok(service)) => {
                 entry.made = Some(instance);
                 return RollStep::Insert(key, Arc::clone(&entry.facts), service);
             }
-            Ok(Err(error)) => error.into(),
-            Err(_) => "the maker panicked".into(),
+            Some(Err(error)) => error.into(),
+            None => "the maker panicked".into(),
         };
         let failures = failures.saturating_add(1);
         let delay = self.backoff.delay(failures, &mut self.rng);

@@ -109,8 +109,8 @@ async fn trip<P: Policy + Clone>(policy: P, canary: u16) -> Option<topology::Tri
 /// Four times slower loses the share, and as swift as the others keeps it.
 async fn a_slow_canary_loses_its_share<P: Policy + Clone>(policy: P) {
     let trip_of_slow = trip(policy.clone(), 40).await.expect("it is slow");
-    assert_eq!(trip_of_slow.version(), "v2");
-    let topology::TripCause::Latency { canary, baseline } = trip_of_slow.cause() else {
+    assert_eq!(&*trip_of_slow.version, "v2");
+    let topology::TripCause::Latency { canary, baseline } = trip_of_slow.cause else {
         panic!("no request failed: {trip_of_slow}");
     };
     // Known to an eighth, and a sleep ends up to a millisecond late.

@@ -85,8 +85,8 @@ async fn the_guard_takes_the_share_of_a_bad_canary_back_and_says_so() {
             break trip;
         }
     };
-    assert_eq!(trip.version(), "v2");
-    assert!((trip.share() - 0.5).abs() < 1e-9, "{trip:?}");
+    assert_eq!(&*trip.version, "v2");
+    assert!((trip.share - 0.5).abs() < 1e-9, "{trip:?}");
     assert_eq!(split.trip(), Some(trip));
     assert_eq!(split.shares().share("v2"), 0.0);
     let before = servers[2].gets();

@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,6 +21,7 @@ use crate::{
     endpoint::Facts,
     error::BoxError,
     registry::{Followed, followed},
+    task::caught,
 };
 
 /// The backoff between polls of a discovery that fails, because a repeated error carries no new
@@ -159,10 +159,9 @@ where
         let Some(discover) = &mut self.discover else {
             return Poll::Pending;
         };
-        let asked = catch_unwind(AssertUnwindSafe(|| {
-            followed(&mut self.found, || discover.as_mut().poll_discover(cx))
-        }));
-        let next = asked.unwrap_or_else(|_| {
+        let found = &mut self.found;
+        let asked = caught(|| followed(found, || discover.as_mut().poll_discover(cx)));
+        let next = asked.unwrap_or_else(|| {
             tracing::error!("discovery panicked");
             Poll::Ready(None)
         });

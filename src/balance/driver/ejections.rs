@@ -14,7 +14,7 @@ use crate::{
     attempt::EndpointId,
     balance::event::BalanceEvent,
     endpoint::{
-        eject::{EjectCause, Ejector, History, Recent, Round, Signal, StepKind},
+        eject::{EjectCause, Ejector, History, Recent, Signal, StepKind},
         load::LoadTracker,
     },
 };
@@ -28,7 +28,7 @@ pub(super) type PeerFailures = Option<Recent>;
 
 /// Decides which endpoints are ejected.
 pub(super) struct Ejections {
-    ejector: Ejector<MemberId>,
+    pub(super) ejector: Ejector<MemberId>,
     /// Whether requests may eject endpoints. If not, nothing is checked periodically.
     by_requests: bool,
 }
@@ -43,10 +43,6 @@ impl Ejections {
 
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.by_requests.then(|| self.ejector.next_deadline())
-    }
-
-    pub(super) fn insert(&mut self, id: MemberId) -> Round {
-        self.ejector.insert(id)
     }
 
     /// Restores the history of a member that was just inserted.
@@ -67,11 +63,6 @@ impl Ejections {
         }
     }
 
-    /// Starts anew for a member whose process was replaced.
-    pub(super) fn renew(&mut self, id: MemberId, now: Instant) -> Round {
-        self.ejector.renew(&id, now)
-    }
-
     /// Forgets a member. Returns its history, and whether it was ejected by hand.
     pub(super) fn remove(&mut self, id: MemberId, now: Instant) -> (Option<History>, bool) {
         let by_hand = self.is_by_hand(id);
@@ -85,28 +76,6 @@ impl Ejections {
 
     pub(super) fn is_by_hand(&self, id: MemberId) -> bool {
         self.cause(id) == Some(EjectCause::ByHand)
-    }
-
-    /// Whether the last endpoint may be ejected.
-    pub(super) fn ejects_last(&self) -> bool {
-        self.ejector.rules().ejects_last()
-    }
-
-    pub(super) fn eject_by_hand(&mut self, id: MemberId, now: Instant) -> bool {
-        self.ejector.eject(&id, now)
-    }
-
-    pub(super) fn restore_by_hand(&mut self, id: MemberId, now: Instant) {
-        self.ejector.restore_by_hand(&id, now);
-    }
-
-    pub(super) fn set_weighed(&mut self, id: MemberId, weighs: bool) {
-        self.ejector.set_weighed(&id, weighs);
-    }
-
-    /// Restores endpoints while more are ejected than allowed.
-    pub(super) fn keep_share(&mut self, now: Instant) {
-        self.ejector.keep_share(now);
     }
 
     /// Handles a signal from a request.

@@ -1,11 +1,6 @@
 //! The state of all endpoints, and the effects of each change. Pure.
 
-use std::{
-    fmt,
-    hash::Hash,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{fmt, hash::Hash, sync::Arc};
 
 use tokio::{sync::broadcast, time::Instant};
 
@@ -33,6 +28,7 @@ use crate::{
         load::LoadTracker,
     },
     instance::{Key, Weight},
+    task::caught,
 };
 
 /// The state of all endpoints.
@@ -122,7 +118,7 @@ where
         // Before any state changes: printing and cloning a name is code of the user and may panic.
         let (key, name) = (key(name), name.clone());
         let id = self.members.next_id();
-        let round = self.ejections.insert(id);
+        let round = self.ejections.ejector.insert(id);
         // Slow start needs a warm endpoint. Whether there is one is known only at the end of a burst.
         let mut age = settled.then(Age::default);
         let mut history = None;
@@ -196,7 +192,7 @@ where
         };
         let was_out = member.is_out();
         let age = settled.then(Age::default);
-        let round = self.ejections.renew(id, now);
+        let round = self.ejections.ejector.renew(&id, now);
         // The requests in flight belong to the old process, and prove nothing about the new one.
         let state = member.state().succeeded_by(tracker, round);
         let Some(old) = self.members.renew(id, state, age) else {
@@ -213,8 +209,7 @@ where
 
     /// A tracker for a new endpoint; `None` when the policy panics.
     fn fresh_tracker(&self, now: Instant) -> Option<P::Load> {
-        let fresh = || self.policy.tracker().fresh(now);
-        catch_unwind(AssertUnwindSafe(fresh)).ok()
+        caught(|| self.policy.tracker().fresh(now))
     }
 
     /// Handles an endpoint that discovery does not list any more. Returns whether a snapshot is due.
@@ -255,7 +250,7 @@ where
     /// Ejects an endpoint by hand. Returns whether it is known, and whether a snapshot is due.
     pub(super) fn eject(&mut self, key: &Key, now: Instant) -> (bool, bool) {
         let found = match self.members.find_key(key) {
-            Some(id) => self.ejections.eject_by_hand(id, now),
+            Some(id) => self.ejections.ejector.eject(&id, now),
             None => self.departed.reorder(key, |orders| orders.ejected = true),
         };
         // Shuts the gate now, before any other order is handled.
@@ -266,7 +261,7 @@ where
     pub(super) fn restore(&mut self, key: &Key, now: Instant) -> (bool, bool) {
         let found = match self.members.find_key(key) {
             Some(id) => {
-                self.ejections.restore_by_hand(id, now);
+                self.ejections.ejector.restore_by_hand(&id, now);
                 true
             }
             None => self.departed.reorder(key, |orders| orders.ejected = false),
@@ -318,7 +313,7 @@ where
     /// The plan of where requests go now. It refers to members by their places.
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         self.look_at_weights(now);
-        self.ejections.keep_share(now);
+        self.ejections.ejector.keep_share(now);
         if self.follow(now) {
             // Endpoints that were restored are in slow start.
             self.look_at_weights(now);
@@ -330,7 +325,7 @@ where
 
     fn look_at_weights(&mut self, now: Instant) {
         let (members, ejections) = (self.members.all_mut(), &mut self.ejections);
-        let changed = |id, weighs| ejections.set_weighed(id, weighs);
+        let changed = |id, weighs| ejections.ejector.set_weighed(&id, weighs);
         self.warm_up.weigh(members, now, changed);
     }
 

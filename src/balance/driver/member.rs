@@ -1,9 +1,6 @@
 //! The driver's record of one endpoint that discovery lists.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -15,6 +12,7 @@ use crate::{
         load::LoadTracker,
     },
     instance::{Address, Instance, Key, Weight},
+    task::caught,
 };
 
 /// Identifies a member while it is listed. Afterwards another member may get the same id.
@@ -243,7 +241,7 @@ impl<S, L> Member<S, L> {
             StepKind::Restored { .. } => {
                 let tracker = self.state.tracker();
                 // If the tracker panics here, it keeps its state.
-                let _ = catch_unwind(AssertUnwindSafe(|| tracker.forget(now)));
+                caught(|| tracker.forget(now));
                 (self.age, self.out) = (Some(Age::default()), false);
             }
             StepKind::Spared { .. } => {}

@@ -108,7 +108,9 @@ impl Planning {
             },
         });
         let ruled: Vec<_> = ruled.collect();
-        let panics = self.topology.panics(ejections.ejects_last());
+        let panics = self
+            .topology
+            .panics(ejections.ejector.rules().ejects_last());
         let Planned { plan, notices } = self.topology.plan(&ruled, panics);
         for notice in &notices {
             if !self.notices.contains(notice) {

@@ -12,12 +12,7 @@
 //! waits in its channels, and is then taken in together. So a removed endpoint may get requests until the
 //! table is made. An ejected endpoint gets none, because its gate is shut first.
 
-use std::{
-    convert::Infallible,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use rand::rngs::SmallRng;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -37,6 +32,7 @@ use crate::{
         policy::{Candidate, Policy},
         topology::{LeafSet, Plan},
     },
+    task::caught,
 };
 
 /// How often picks are collected from the slots. Requests count them in 32 bits, and no thread can make
@@ -218,8 +214,7 @@ impl<S, P: Policy> Publisher<S, P> {
 
 /// A policy that panics here counts as not costly, as most policies are.
 fn is_costly<P: Policy>(policy: &P, candidates: usize) -> bool {
-    candidates > 0
-        && catch_unwind(AssertUnwindSafe(|| policy.is_costly(candidates))).unwrap_or(false)
+    candidates > 0 && caught(|| policy.is_costly(candidates)).unwrap_or(false)
 }
 
 /// `None` when there are no candidates, or when the policy panics. Picks are then random, because the old
@@ -232,9 +227,9 @@ fn prepare<P: Policy>(
     if candidates.is_empty() {
         return None;
     }
-    let prepared = catch_unwind(AssertUnwindSafe(|| policy.prepare(candidates, rng)));
-    if prepared.is_err() {
+    let prepared = caught(|| policy.prepare(candidates, rng));
+    if prepared.is_none() {
         tracing::error!("the policy panicked, picks are random until the next change");
     }
-    prepared.ok()
+    prepared
 }

@@ -1,7 +1,5 @@
 //! The user's view of the endpoints.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tokio::time::Instant;
 
 use super::{
@@ -16,6 +14,7 @@ use crate::{
     },
     endpoint::load::LoadTracker,
     instance::Weight,
+    task::caught,
 };
 
 /// All members in the user's view, in the order of their keys.
@@ -63,5 +62,5 @@ pub(super) fn list<S, L: LoadTracker>(
 
 /// The load of an endpoint; NaN when its tracker panics.
 fn load<L: LoadTracker>(state: &Held<L>, now: Instant) -> f64 {
-    catch_unwind(AssertUnwindSafe(|| state.load(now))).unwrap_or(f64::NAN)
+    caught(|| state.load(now)).unwrap_or(f64::NAN)
 }

@@ -1,6 +1,6 @@
 //! An immutable snapshot of the endpoints, prepared for picks.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use rand::{RngExt, rngs::SmallRng};
 
@@ -14,7 +14,6 @@ use crate::{
 };
 
 /// The endpoints at one moment.
-#[derive(Debug)]
 pub(crate) struct Snapshot<S, P: Policy> {
     pub(crate) plan: Plan<Leaf<S, P>>,
     /// Number of endpoints of all leaves. An endpoint in several leaves counts in each.
@@ -205,12 +204,4 @@ fn again<L: LoadTracker>(
 #[cold]
 fn any(len: usize, rng: &mut SmallRng) -> usize {
     rng.random_range(0..len)
-}
-
-impl<S, P: Policy> fmt::Debug for Leaf<S, P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leaf")
-            .field("endpoints", &self.states.len())
-            .finish_non_exhaustive()
-    }
 }

@@ -214,7 +214,6 @@ pub(crate) type SharedState<L> = sync::Arc<LiveEndpoint<L>>;
 /// A clone or a drop counts one request too many for a moment, and drops on another thread may hide
 /// requests from a reader. Only the driver clones and drops, so its numbers are exact. A picker on another
 /// thread accepts the error.
-#[derive(Debug)]
 pub(crate) struct Held<L>(SharedState<L>);
 
 impl<L> Held<L> {
@@ -284,16 +283,6 @@ impl<L> Deref for Held<L> {
 
     fn deref(&self) -> &LiveEndpoint<L> {
         &self.0
-    }
-}
-
-impl<L: std::fmt::Debug> std::fmt::Debug for LiveEndpoint<L> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveEndpoint")
-            .field("key", &self.key)
-            .field("tracker", self.tracker())
-            .field("health", &self.health)
-            .finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,6 @@
 //! covers the time between them.
 
 use std::{
-    fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -71,15 +70,6 @@ impl Default for VersionTally {
             failures: AtomicU64::new(0),
             latencies: [const { AtomicU64::new(0) }; BUCKETS],
         }
-    }
-}
-
-impl fmt::Debug for VersionTally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VersionTally")
-            .field("requests", &self.requests)
-            .field("failures", &self.failures)
-            .finish_non_exhaustive()
     }
 }
 

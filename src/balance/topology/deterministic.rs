@@ -13,7 +13,7 @@
 //! endpoints, where no two chains are 4 or 8 apart. This holds wherever the parts start. Parts of
 //! endpoints that are not neighbours avoid it for some numbers; no general rule is known.
 
-use std::{fmt, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
 use super::{
     hash,
@@ -90,7 +90,7 @@ use crate::instance::Key;
 /// let part = Subsetting::new(NonZeroUsize::new(20).unwrap()).client("web-7");
 /// let topology = Topology::new().subsetting(part);
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subsetting {
     size: NonZeroUsize,
     client: u64,
@@ -186,15 +186,5 @@ impl Place {
     fn start(self, len: usize) -> usize {
         // Computed as u128, because a user may set any rank.
         (self.rank as u128 * len as u128 / self.of as u128) as usize
-    }
-}
-
-impl fmt::Debug for Subsetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subsetting")
-            .field("size", &self.size)
-            .field("client", &format_args!("{:016x}", self.client))
-            .field("by_rank", &self.by_rank)
-            .finish()
     }
 }

@@ -1,7 +1,7 @@
 //! The guard of a canary: it takes the canary's share back when the canary is worse than the other
 //! versions.
 //!
-//! The documentation of [`Guard`] gives the statistical tests and their costs. [`Watchman`] keeps the
+//! The documentation of [`Guard`] gives the statistical tests and their costs. [`GuardWindow`] keeps the
 //! counts of the last window.
 
 use std::{collections::VecDeque, fmt, ops::Bound, sync::Arc, time::Duration};
@@ -176,18 +176,21 @@ impl Guard {
         Ok(())
     }
 
-    /// Compares both sides. Returns a finding when the canary is worse with the required certainty.
-    fn judge(&self, canary: &VersionCounts, baseline: &VersionCounts) -> Option<Finding> {
+    /// Compares both sides. Trips when the canary, which has this share, is worse with the required
+    /// certainty.
+    fn judge(&self, share: f64, canary: &VersionCounts, baseline: &VersionCounts) -> Option<Trip> {
         if canary.requests.min(baseline.requests) < self.min_requests {
             return None;
         }
         let cause = self
             .failures(canary, baseline)
             .or_else(|| self.latency(canary, baseline))?;
-        Some(Finding {
+        Some(Trip {
+            version: Arc::clone(&self.version),
+            share,
             cause,
-            canary: canary.requests,
-            baseline: baseline.requests,
+            requests: canary.requests,
+            baseline_requests: baseline.requests,
         })
     }
 
@@ -250,72 +253,34 @@ pub enum TripCause {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Finding {
-    cause: TripCause,
-    canary: u64,
-    baseline: u64,
-}
-
 /// Reports that a guard took a version's share back.
 ///
 /// Its `Display` output is one line with the figures.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Trip {
-    version: Arc<str>,
-    share: f64,
-    finding: Finding,
-}
-
-impl Trip {
-    pub(super) fn new(version: &str, share: f64, finding: Finding) -> Self {
-        Self {
-            version: version.into(),
-            share,
-            finding,
-        }
-    }
-
-    /// Returns the version that lost its share.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// Returns the share that the version had, from 0 to 1.
-    pub fn share(&self) -> f64 {
-        self.share
-    }
-
-    /// Returns the reason.
-    pub fn cause(&self) -> TripCause {
-        self.finding.cause
-    }
-
-    /// Returns the number of the version's requests within the window.
-    pub fn requests(&self) -> u64 {
-        self.finding.canary
-    }
-
-    /// Returns the number of all other versions' requests within the window.
-    pub fn baseline_requests(&self) -> u64 {
-        self.finding.baseline
-    }
+    /// The version that lost its share.
+    pub version: Arc<str>,
+    /// The share that the version had, from 0 to 1.
+    pub share: f64,
+    /// The reason.
+    pub cause: TripCause,
+    /// The number of the version's requests within the window.
+    pub requests: u64,
+    /// The number of all other versions' requests within the window.
+    pub baseline_requests: u64,
 }
 
 impl fmt::Display for Trip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding {
-            cause,
-            canary: requests,
-            baseline: others,
-        } = self.finding;
+        let (requests, others) = (self.requests, self.baseline_requests);
         write!(
             f,
             "version {:?} lost its share of {:.2} %: ",
             self.version,
             self.share * 100.0
         )?;
-        match cause {
+        match self.cause {
             TripCause::Failures { canary, baseline } => write!(
                 f,
                 "{:.2} % of {requests} requests failed, against {:.2} % of {others}",
@@ -332,22 +297,22 @@ impl fmt::Display for Trip {
 
 /// The counts at each comparison of the last window.
 #[derive(Debug, Default)]
-pub(super) struct Watchman {
+pub(super) struct GuardWindow {
     epoch: u64,
     looks: VecDeque<(Instant, VersionCounts, VersionCounts)>,
 }
 
-impl Watchman {
-    /// Compares the counts and returns a finding, unless the last comparison was less than
-    /// [`Guard::look_every`] ago.
+impl GuardWindow {
+    /// Compares the counts, unless the last comparison was less than [`Guard::look_every`] ago.
     pub(super) fn look(
         &mut self,
         guard: &Guard,
         epoch: u64,
+        share: f64,
         canary: &VersionTally,
         baseline: &VersionTally,
         now: Instant,
-    ) -> Option<Finding> {
+    ) -> Option<Trip> {
         if self.epoch != epoch {
             self.epoch = epoch;
             self.looks.clear();
@@ -357,23 +322,18 @@ impl Watchman {
                 return None;
             }
         }
-        let age = |at: &Instant| now.saturating_duration_since(*at);
-        while self
-            .looks
-            .front()
-            .is_some_and(|(at, ..)| age(at) > guard.window)
-        {
+        let is_old = |at: &Instant| now.saturating_duration_since(*at) > guard.window;
+        while self.looks.front().is_some_and(|(at, ..)| is_old(at)) {
             self.looks.pop_front();
         }
         let (canary, baseline) = (canary.counts(), baseline.counts());
-        let finding = self
-            .looks
-            .front()
-            .and_then(|(_, canary_then, baseline_then)| {
-                guard.judge(&canary.since(canary_then), &baseline.since(baseline_then))
-            });
+        let first = self.looks.front();
+        let trip = first.and_then(|(_, canary_then, baseline_then)| {
+            let (canary, baseline) = (canary.since(canary_then), baseline.since(baseline_then));
+            guard.judge(share, &canary, &baseline)
+        });
         self.looks.push_back((now, canary, baseline));
-        finding
+        trip
     }
 }
 

@@ -3,15 +3,12 @@
 //!
 //! The documentation of [`Priority`] gives the rule.
 
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use crate::{
     error::{ConfigError, check_range},
     instance::{Instance, Key},
+    task::caught,
 };
 
 /// The factor by which a group may be loaded above its size. It is Envoy's default.
@@ -142,9 +139,11 @@ impl Priority {
                 .and_then(|instance| instance.zone.as_deref())
                 .and_then(|name| position(order, name)),
             By::Fn(priority) => instance.and_then(|instance| {
-                catch_unwind(AssertUnwindSafe(|| priority(instance)))
-                    .inspect_err(|_| tracing::warn!(endpoint = %key, "a priority panicked"))
-                    .ok()
+                let group = caught(|| priority(instance));
+                if group.is_none() {
+                    tracing::warn!(endpoint = %key, "a priority panicked");
+                }
+                group
             }),
         };
         group.unwrap_or(LAST)

@@ -12,7 +12,6 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,10 +19,13 @@ use std::{
 use tokio::{sync::watch as cell, time::Instant};
 
 use super::{
-    guard::{Guard, Trip, Watchman},
+    guard::{Guard, GuardWindow, Trip},
     hash,
 };
-use crate::{balance::pick::version_tally::VersionTally, error::ConfigError, instance::Instance};
+use crate::{
+    balance::pick::version_tally::VersionTally, error::ConfigError, instance::Instance,
+    task::caught,
+};
 
 /// Identifies a version by a hash of its name, which is the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,7 +215,7 @@ struct Guarded {
     canary: Arc<VersionTally>,
     baseline: Arc<VersionTally>,
     /// Only drivers lock it, a few times per window; requests do not.
-    watchman: Mutex<Watchman>,
+    window: Mutex<GuardWindow>,
 }
 
 impl Split {
@@ -274,7 +276,7 @@ impl Split {
             guard,
             canary: Arc::default(),
             baseline: Arc::default(),
-            watchman: Mutex::default(),
+            window: Mutex::default(),
         }));
         Ok(self)
     }
@@ -321,13 +323,13 @@ impl Split {
                 .metadata
                 .get(&**name)
                 .map(|name| Cow::Borrowed(name.as_str())),
-            By::Fn(version) => catch_unwind(AssertUnwindSafe(|| version(instance)))
-                .inspect_err(|_| {
+            By::Fn(version) => {
+                let found = caught(|| version(instance));
+                if found.is_none() {
                     tracing::warn!(endpoint = %instance.key, "the closure for versions panicked");
-                })
-                .ok()
-                .flatten()
-                .map(Cow::Owned),
+                }
+                found.flatten().map(Cow::Owned)
+            }
         };
         version.filter(|name| !name.is_empty())
     }
@@ -368,14 +370,12 @@ impl Split {
             let state = self.state.borrow();
             (state.epoch, state.shares.share(version))
         };
-        let cause = {
-            let mut watchman = guarded
-                .watchman
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            watchman.look(
+        let trip = {
+            let window = guarded.window.lock();
+            window.unwrap_or_else(PoisonError::into_inner).look(
                 &guarded.guard,
                 epoch,
+                share,
                 &guarded.canary,
                 &guarded.baseline,
                 now,
@@ -385,7 +385,6 @@ impl Split {
         if share <= 0.0 || share >= 1.0 {
             return None;
         }
-        let trip = Trip::new(version, share, cause);
         let tripped = self.state.send_if_modified(|state| {
             // The user set new shares while the guard compared the old ones.
             if state.epoch != epoch {
@@ -502,8 +501,8 @@ mod tests {
         record(&split, "v1", 900, 9);
         record(&split, "v2", 200, 100);
         let trip = split.check(at(10)).unwrap();
-        assert_eq!(trip.version(), "v2");
-        assert!((trip.share() - 0.1).abs() < 1e-12);
+        assert_eq!(&*trip.version, "v2");
+        assert!((trip.share - 0.1).abs() < 1e-12);
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
         assert_eq!(shared.shares().share("v2"), 0.0, "every clone sees it");

@@ -3,9 +3,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::{Future, poll_fn},
+    future::poll_fn,
     hash::Hash,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -13,7 +12,7 @@ use std::{
 use rand::{RngExt, rngs::SmallRng};
 use tokio::{
     task::{AbortHandle, Id, JoinSet},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 use super::{error::CheckError, exchange::Exchange, record::Record, settings::HealthCheck};
@@ -22,6 +21,7 @@ use crate::{
     endpoint::schedule::{Due, Schedule},
     error::ConfigError,
     instance::Address,
+    task::Timer,
 };
 
 /// The result of a check.
@@ -48,7 +48,7 @@ pub struct Prober<K> {
     running: JoinSet<Result<(), CheckError>>,
     /// The endpoints of the running tasks.
     tasks: HashMap<Id, K>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 struct Watched {
@@ -81,7 +81,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
             due: Schedule::new(),
             running: JoinSet::new(),
             tasks: HashMap::new(),
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -191,18 +191,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         if self.running.len() >= self.exchange.check.concurrency {
             return Poll::Pending;
         }
-        let Some(at) = self.due.next() else {
-            return Poll::Pending;
-        };
-        match &mut self.timer {
-            Some(timer) if timer.deadline() == at => {}
-            Some(timer) => timer.as_mut().reset(at),
-            None => self.timer = Some(Box::pin(sleep_until(at))),
-        }
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        self.timer.poll(self.due.next(), cx)
     }
 
     fn end(&mut self, key: K, result: Result<(), CheckError>) -> Option<Report<K>> {

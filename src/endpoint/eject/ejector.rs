@@ -1,7 +1,11 @@
 //! Decides which endpoints are ejected, for how long, and which are probed. Pure: reports go in through the
 //! methods, and steps come out.
 
-use std::{fmt, hash::Hash, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    time::Duration,
+};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -11,13 +15,13 @@ use super::{
     entry::{Entry, History, Place},
     gate::Round,
     health::Health,
-    places::Places,
     recent::Recent,
     settings::{BUCKETS, Ejection},
+    share::Share,
     slow::SlowLimit,
     step::Step,
 };
-use crate::{backoff::after, classify::Outcome};
+use crate::{backoff::after, classify::Outcome, endpoint::schedule::Schedule};
 
 /// Decides which endpoints are ejected.
 ///
@@ -40,7 +44,13 @@ use crate::{backoff::after, classify::Outcome};
 /// - Every endpoint that is out because of its own requests is probed again and again.
 /// - A report from an earlier [`Round`] has no effect.
 pub(crate) struct Ejector<K> {
-    places: Places<K>,
+    pub(super) rules: Ejection,
+    pub(super) rng: SmallRng,
+    pub(super) entries: HashMap<K, Entry>,
+    pub(super) deadlines: Schedule<K>,
+    pub(super) share: Share<K>,
+    pub(super) steps: VecDeque<Step<K>>,
+    pub(super) rounds: u32,
     slow: Option<SlowLimit>,
     next_tick: Instant,
 }
@@ -50,34 +60,57 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     pub(crate) fn new(rules: Ejection, rng: SmallRng, now: Instant) -> Self {
         Self {
             next_tick: now + rules.bucket(),
-            places: Places::new(rules, rng),
+            rules,
+            rng,
+            entries: HashMap::new(),
+            deadlines: Schedule::new(),
+            share: Share::new(),
+            steps: VecDeque::new(),
+            rounds: 0,
             slow: None,
         }
     }
 
     pub(crate) fn rules(&self) -> &Ejection {
-        &self.places.rules
+        &self.rules
     }
 
     /// Adds an endpoint with a weight and an open gate, and returns its round. A known endpoint stays
     /// unchanged.
     pub(crate) fn insert(&mut self, key: K) -> Round {
-        self.places.insert(key)
+        if let Some(entry) = self.entries.get(&key) {
+            return entry.round;
+        }
+        let round = self.next_round();
+        self.entries.insert(key, Entry::new(round));
+        self.share.insert(true);
+        round
     }
 
     /// Removes an endpoint and returns its history, for [`recall`](Self::recall) when it comes back. Other
     /// endpoints may be restored, because fewer may now be out.
     pub(crate) fn remove(&mut self, key: &K, now: Instant) -> Option<History> {
-        let entry = self.places.remove(key)?;
-        self.places.keep_share(now);
+        let entry = self.take(key)?;
+        self.keep_share(now);
         entry.history()
+    }
+
+    fn take(&mut self, key: &K) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        let past = entry.past();
+        if let Some(due) = past.and_then(|past| past.due) {
+            self.deadlines.remove(due);
+        }
+        let out = past.and_then(|past| past.out);
+        self.share.remove(entry.weighs, out);
+        Some(entry)
     }
 
     /// Restores the history of an endpoint that was just [inserted](Self::insert) again. If it was out, it
     /// is out for the rest of its time, or is spared. Its next ejection is longer than its last. An
     /// endpoint that was ejected by hand is in, because the caller keeps the orders.
     pub(crate) fn recall(&mut self, key: &K, history: History, now: Instant) {
-        let Some(entry) = self.places.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
         if entry.place() != Place::In {
@@ -98,25 +131,25 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         if place == Place::Held {
             return;
         }
-        if !self.places.has_room_for(key) {
-            return self.places.spare(key, cause, now);
+        if !self.has_room_for(key) {
+            return self.spare(key, cause, now);
         }
-        self.places.count_out(key, now);
+        self.count_out(key, now);
         if let Place::Failing { .. } = place {
-            self.places.turn_out(key, place, cause, None);
+            self.turn_out(key, place, cause, None);
         } else {
-            self.places.set_due(key, Some(now + rest));
-            self.places.turn_out(key, Place::Ejected, cause, Some(rest));
+            self.set_due(key, Some(now + rest));
+            self.turn_out(key, Place::Ejected, cause, Some(rest));
         }
     }
 
     /// Starts anew for an endpoint whose process was replaced: forgets its history, and returns its new
     /// round. An endpoint that is ejected by hand stays ejected.
     pub(crate) fn renew(&mut self, key: &K, now: Instant) -> Round {
-        let entry = self.places.get(key);
+        let entry = self.entries.get(key);
         let held = entry.map(Entry::place) == Some(Place::Held);
         let weighs = entry.is_none_or(|entry| entry.weighs);
-        self.places.remove(key);
+        self.take(key);
         let round = self.insert(key.clone());
         self.set_weighed(key, weighs);
         if held {
@@ -127,9 +160,9 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// Handles a signal of [`Health::record`] to eject an endpoint.
     pub(crate) fn trip(&mut self, key: &K, round: Round, cause: EjectCause, now: Instant) {
-        match self.places.get(key) {
+        match self.entries.get(key) {
             Some(entry) if entry.place() == Place::In && entry.round == round => {
-                self.places.eject_if_room(key, cause, now);
+                self.eject_if_room(key, cause, now);
             }
             _ => {}
         }
@@ -138,7 +171,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// The requests of an endpoint in the last one to two tenths of the window, for
     /// [`Recent::is_shared_by`]. None for an endpoint that is out.
     pub(crate) fn recent<T>(&self, key: &K, health: &Health<T>) -> Recent {
-        let Some(entry) = self.places.get(key).filter(|e| e.place() == Place::In) else {
+        let Some(entry) = self.entries.get(key).filter(|e| e.place() == Place::In) else {
             return Recent::default();
         };
         let (failed, total) = match entry.recent() {
@@ -157,7 +190,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         latency: Option<Duration>,
         now: Instant,
     ) {
-        let Some(entry) = self.places.get(key) else {
+        let Some(entry) = self.entries.get(key) else {
             return;
         };
         let Some(past) = entry.past().filter(|_| entry.round == round) else {
@@ -173,13 +206,13 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         // This proves nothing and must not keep a healthy endpoint out for ever, so the endpoint is
         // restored with slow start.
         let unproved = outcome == Outcome::Cancelled
-            && latency.is_some_and(|latency| latency < self.places.rules.probe_timeout / 2);
+            && latency.is_some_and(|latency| latency < self.rules.probe_timeout / 2);
         if outcome == Outcome::Success && !still_slow {
-            self.places.restore(key, Restored::Probe, now);
+            self.restore(key, Restored::Probe, now);
         } else if unproved {
-            self.places.restore(key, Restored::Doubt, now);
+            self.restore(key, Restored::Doubt, now);
         } else {
-            self.places.eject_for_a_time(key, None, now);
+            self.eject_for_a_time(key, None, now);
         }
     }
 
@@ -187,12 +220,11 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// spared now may be ejected at a later one.
     pub(crate) fn check_failed(&mut self, key: &K, failures: u32, now: Instant) {
         let cause = EjectCause::HealthCheck { failures };
-        match self.places.of(key) {
-            Some(Place::In) => self.places.eject_if_room(key, cause, now),
+        match self.place(key) {
+            Some(Place::In) => self.eject_if_room(key, cause, now),
             Some(Place::Ejected | Place::Probing { .. }) => {
-                self.places.set_due(key, None);
-                self.places
-                    .turn_out(key, Place::Failing { probe: true }, cause, None);
+                self.set_due(key, None);
+                self.turn_out(key, Place::Failing { probe: true }, cause, None);
             }
             _ => {}
         }
@@ -201,30 +233,28 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// Handles a passed check. It restores an endpoint only if its checks ejected it, because a passed
     /// check does not prove that requests succeed.
     pub(crate) fn check_passed(&mut self, key: &K, now: Instant) {
-        match self.places.of(key) {
-            Some(Place::Failing { probe: true }) => self.places.probe(key, now),
-            Some(Place::Failing { probe: false }) => {
-                self.places.restore(key, Restored::HealthCheck, now)
-            }
+        match self.place(key) {
+            Some(Place::Failing { probe: true }) => self.probe(key, now),
+            Some(Place::Failing { probe: false }) => self.restore(key, Restored::HealthCheck, now),
             _ => {}
         }
     }
 
     /// Ejects an endpoint until it is restored by hand, even the last one. Returns whether it is known.
     pub(crate) fn eject(&mut self, key: &K, now: Instant) -> bool {
-        let Some(place) = self.places.of(key) else {
+        let Some(place) = self.place(key) else {
             return false;
         };
         if place != Place::Held {
-            self.places.hold(key, now);
-            self.places.keep_share(now);
+            self.hold(key, now);
+            self.keep_share(now);
         }
         true
     }
 
     /// Restores an endpoint, whatever ejected it, and forgets its history. Returns whether it was out.
     pub(crate) fn restore_by_hand(&mut self, key: &K, now: Instant) -> bool {
-        let Some(entry) = self.places.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
         let out = entry.place() != Place::In;
@@ -232,14 +262,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             past.times = 0;
         }
         if out {
-            self.places.restore(key, Restored::ByHand, now);
+            self.restore(key, Restored::ByHand, now);
         }
         out
     }
 
     /// The time of the next call of [`due`](Self::due) and [`tick`](Self::tick).
     pub(crate) fn next_deadline(&self) -> Instant {
-        let first = self.places.deadlines.next();
+        let first = self.deadlines.next();
         first.map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
@@ -249,25 +279,25 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         now: Instant,
         mut health: impl FnMut(&K) -> Option<&'h Health<T>>,
     ) {
-        while let Some(key) = self.places.deadlines.pop(now) {
-            let entry = self.places.get_mut(&key);
+        while let Some(key) = self.deadlines.pop(now) {
+            let entry = self.entries.get_mut(&key);
             let Some(past) = entry.and_then(Entry::past_mut) else {
                 continue;
             };
             past.due = None;
             let Place::Probing { turn } = past.place else {
-                self.places.probe(&key, now);
+                self.probe(&key, now);
                 continue;
             };
             let taken = health(&key).and_then(Health::taken);
             if taken.is_some() && taken == turn {
                 // The same probe has been in progress since the last deadline, so it counts as failed.
-                self.places.eject_for_a_time(&key, None, now);
+                self.eject_for_a_time(&key, None, now);
             } else {
                 // No request took the permit, or one took it after the last deadline.
                 past.place = Place::Probing { turn: taken };
-                let deadline = after(now, self.places.rules.probe_timeout);
-                self.places.set_due(&key, Some(deadline));
+                let deadline = after(now, self.rules.probe_timeout);
+                self.set_due(&key, Some(deadline));
             }
         }
     }
@@ -291,7 +321,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         if !self.is_tick_due(now) {
             return;
         }
-        let bucket = self.places.rules.bucket();
+        let bucket = self.rules.bucket();
         let late = now.saturating_duration_since(self.next_tick);
         // Skips all buckets of a gap at once.
         let missed = (late.as_nanos() / bucket.as_nanos()).min(u128::from(BUCKETS)) as u32;
@@ -299,7 +329,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let mut measured = Vec::new();
         let mut healths = Vec::new();
         for (key, health) in endpoints {
-            let Some(entry) = self.places.get_mut(key) else {
+            let Some(entry) = self.entries.get_mut(key) else {
                 continue;
             };
             if entry.place() != Place::In {
@@ -312,12 +342,12 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
                 health.rebase(start);
             }
             let latency = health.sums().latency_since(start);
-            if latency.count() >= self.places.rules.min_requests.into() {
+            if latency.count() >= self.rules.min_requests.into() {
                 measured.extend(latency.typical().map(|estimate| (key, estimate)));
             }
         }
         let mut estimates: Vec<_> = measured.iter().map(|(_, estimate)| *estimate).collect();
-        self.slow = SlowLimit::of(&mut estimates, &self.places.rules);
+        self.slow = SlowLimit::of(&mut estimates, &self.rules);
         let Some(slow) = self.slow else {
             return;
         };
@@ -329,14 +359,14 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         measured.sort_by_key(|(_, estimate)| std::cmp::Reverse(*estimate));
         for (key, estimate) in measured {
             if let Some(cause) = slow.judge(estimate) {
-                self.places.eject_if_room(key, cause, now);
+                self.eject_if_room(key, cause, now);
             }
         }
     }
 
     /// The next decision, in order.
     pub(crate) fn next_step(&mut self) -> Option<Step<K>> {
-        self.places.next_step()
+        self.steps.pop_front()
     }
 
     /// Sets whether an endpoint has a weight. Call [`keep_share`](Self::keep_share) after this is set for
@@ -346,39 +376,43 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// [`Share`](super::share::Share)). An endpoint without a weight may be ejected in addition. Its time
     /// runs, and it is probed when it has a weight again.
     pub(crate) fn set_weighed(&mut self, key: &K, weighs: bool) {
-        self.places.set_weighed(key, weighs);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        if entry.weighs == weighs {
+            return;
+        }
+        entry.weighs = weighs;
+        let out = entry.past().and_then(|past| past.out);
+        self.share.set_weighed(weighs, out);
     }
 
     /// Restores endpoints while more are out than allowed.
     pub(crate) fn keep_share(&mut self, now: Instant) {
-        self.places.keep_share(now);
+        while let Some(key) = self.share.surplus(&self.rules).cloned() {
+            self.restore(&key, Restored::Guard, now);
+        }
     }
 
     /// Number of endpoints that take no ordinary requests, including those that are probed.
     #[cfg(test)]
     pub(crate) fn out(&self) -> usize {
-        self.places.out()
+        self.share.out()
     }
 
     /// Number of endpoints.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
+    }
+
+    fn place(&self, key: &K) -> Option<Place> {
+        self.entries.get(key).map(Entry::place)
     }
 
     /// The reason why an endpoint is out; `None` while it is in.
     pub(crate) fn cause(&self, key: &K) -> Option<EjectCause> {
-        let past = self.places.get(key)?.past()?;
+        let past = self.entries.get(key)?.past()?;
         (past.place != Place::In).then_some(past.cause)
-    }
-}
-
-impl<K: Clone + Eq + Hash> fmt::Debug for Ejector<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ejector")
-            .field("endpoints", &self.places.len())
-            .field("out", &self.places.out())
-            .field("slow", &self.slow)
-            .finish_non_exhaustive()
     }
 }

@@ -16,8 +16,6 @@
 //! result counts only in that round. So a request from before an ejection proves nothing about the restored
 //! endpoint.
 
-use std::fmt;
-
 use crate::sync::{
     AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed},
@@ -273,16 +271,6 @@ impl Gate {
         self.0
             .compare_exchange(from.0, to.0, AcqRel, Relaxed)
             .is_ok()
-    }
-}
-
-impl fmt::Debug for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = self.word();
-        f.debug_struct("Gate")
-            .field("state", &word.state())
-            .field("round", &word.round().0)
-            .finish()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The outcomes of one endpoint's requests, recorded by the requests themselves.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::{
     cause::EjectCause,
@@ -326,18 +326,6 @@ impl<T> Health<T> {
     pub(super) fn set_slow_after(&self, limit: Option<Duration>) {
         let us = limit.and_then(|limit| u64::try_from(limit.as_micros()).ok());
         self.slow_after_us.store(us.unwrap_or(u64::MAX), Relaxed);
-    }
-}
-
-impl<T> fmt::Debug for Health<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (failed, total) = self.counts();
-        f.debug_struct("Health")
-            .field("gate", &self.gate)
-            .field("failed", &failed)
-            .field("total", &total)
-            .field("streak", &self.streak.load(Relaxed))
-            .finish_non_exhaustive()
     }
 }
 

@@ -42,7 +42,7 @@ mod entry;
 mod gate;
 mod health;
 mod log_sum;
-mod places;
+mod moves;
 mod recent;
 mod settings;
 mod share;

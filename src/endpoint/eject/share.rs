@@ -147,6 +147,7 @@ impl<K> Share<K> {
     }
 
     /// Number of endpoints that are out.
+    #[cfg(test)]
     pub(super) fn out(&self) -> usize {
         self.weighed.out() + self.drained.out()
     }

@@ -21,8 +21,8 @@ struct Side {
 /// The number of the first comparison at which the guard trips.
 fn trips(guard: &Guard, canary: &Side, baseline: &Side, looks: u32, seed: u64) -> Option<u32> {
     let mut rng = small_rng(Some(seed));
-    let (mut watchman, tallies) = (
-        Watchman::default(),
+    let (mut window, tallies) = (
+        GuardWindow::default(),
         [VersionTally::default(), VersionTally::default()],
     );
     let start = Instant::now();
@@ -40,7 +40,7 @@ fn trips(guard: &Guard, canary: &Side, baseline: &Side, looks: u32, seed: u64) -
         }
         let now = start + guard.window / LOOKS * *look;
         let [canary, baseline] = &tallies;
-        watchman.look(guard, 0, canary, baseline, now).is_some()
+        window.look(guard, 0, 0.1, canary, baseline, now).is_some()
     })
 }
 
@@ -116,12 +116,13 @@ fn few_requests_prove_nothing() {
 fn what_is_older_than_the_window_does_not_count() {
     let guard = Guard::new("v2");
     let (canary, baseline) = (VersionTally::default(), VersionTally::default());
-    let mut watchman = Watchman::default();
+    let mut window = GuardWindow::default();
     let start = Instant::now();
     let mut look = |seconds| {
-        watchman.look(
+        window.look(
             &guard,
             0,
+            0.1,
             &canary,
             &baseline,
             start + Duration::from_secs(seconds),
@@ -164,12 +165,14 @@ fn settings_out_of_range_are_refused_by_name() {
 #[test]
 fn a_trip_tells_its_figures_in_a_line() {
     let trip = |cause| {
-        let finding = Finding {
+        let trip = Trip {
+            version: "v2".into(),
+            share: 0.1,
             cause,
-            canary: 200,
-            baseline: 900,
+            requests: 200,
+            baseline_requests: 900,
         };
-        Trip::new("v2", 0.1, finding).to_string()
+        trip.to_string()
     };
     assert_eq!(
         trip(TripCause::Failures {

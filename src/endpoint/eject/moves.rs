@@ -1,26 +1,17 @@
-//! The place of each endpoint between in and out, and the moves between places. Pure.
+//! The moves of an endpoint between in and out. Each move begins a round and adds a step. Pure.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::Hash,
-    time::Duration,
-};
+use std::{hash::Hash, time::Duration};
 
-use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
 use super::{
     cause::{EjectCause, Restored},
+    ejector::Ejector,
     entry::{Entry, Place},
     gate::Round,
-    settings::Ejection,
-    share::Share,
     step::{Step, StepKind},
 };
-use crate::{
-    backoff::{after, jittered},
-    endpoint::schedule::Schedule,
-};
+use crate::backoff::{after, jittered};
 
 /// The time without an ejection that takes back one doubling of the ejection time. Envoy uses the same
 /// interval.
@@ -29,97 +20,7 @@ const FORGIVE: Duration = Duration::from_secs(10);
 /// So that clients which ejected an endpoint together do not probe it together. The ratio of gRPC.
 const JITTER: f64 = 0.2;
 
-/// The place of each endpoint. Each move begins a round and adds a step.
-pub(super) struct Places<K> {
-    pub(super) rules: Ejection,
-    rng: SmallRng,
-    entries: HashMap<K, Entry>,
-    pub(super) deadlines: Schedule<K>,
-    share: Share<K>,
-    steps: VecDeque<Step<K>>,
-    rounds: u32,
-}
-
-impl<K: Clone + Eq + Hash> Places<K> {
-    pub(super) fn new(rules: Ejection, rng: SmallRng) -> Self {
-        Self {
-            rules,
-            rng,
-            entries: HashMap::new(),
-            deadlines: Schedule::new(),
-            share: Share::new(),
-            steps: VecDeque::new(),
-            rounds: 0,
-        }
-    }
-
-    /// Adds an endpoint with a weight at place In. A known endpoint stays unchanged.
-    pub(super) fn insert(&mut self, key: K) -> Round {
-        if let Some(entry) = self.entries.get(&key) {
-            return entry.round;
-        }
-        let round = self.next_round();
-        self.entries.insert(key, Entry::new(round));
-        self.share.insert(true);
-        round
-    }
-
-    pub(super) fn remove(&mut self, key: &K) -> Option<Entry> {
-        let entry = self.entries.remove(key)?;
-        let past = entry.past();
-        if let Some(due) = past.and_then(|past| past.due) {
-            self.deadlines.remove(due);
-        }
-        self.share
-            .remove(entry.weighs, past.and_then(|past| past.out));
-        Some(entry)
-    }
-
-    pub(super) fn get(&self, key: &K) -> Option<&Entry> {
-        self.entries.get(key)
-    }
-
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut Entry> {
-        self.entries.get_mut(key)
-    }
-
-    pub(super) fn of(&self, key: &K) -> Option<Place> {
-        self.get(key).map(Entry::place)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Number of endpoints that take no ordinary requests.
-    pub(super) fn out(&self) -> usize {
-        self.share.out()
-    }
-
-    pub(super) fn next_step(&mut self) -> Option<Step<K>> {
-        self.steps.pop_front()
-    }
-
-    /// Sets whether an endpoint has a weight.
-    pub(super) fn set_weighed(&mut self, key: &K, weighs: bool) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        if entry.weighs == weighs {
-            return;
-        }
-        entry.weighs = weighs;
-        let out = entry.past().and_then(|past| past.out);
-        self.share.set_weighed(weighs, out);
-    }
-
-    /// Restores endpoints while more are out than allowed.
-    pub(super) fn keep_share(&mut self, now: Instant) {
-        while let Some(key) = self.share.surplus(&self.rules).cloned() {
-            self.restore(&key, Restored::Guard, now);
-        }
-    }
-
+impl<K: Clone + Eq + Hash> Ejector<K> {
     pub(super) fn has_room_for(&self, key: &K) -> bool {
         let weighs = self.entries.get(key).is_some_and(|entry| entry.weighs);
         self.share.has_room(weighs, &self.rules)
@@ -256,7 +157,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         });
     }
 
-    fn next_round(&mut self) -> Round {
+    pub(super) fn next_round(&mut self) -> Round {
         self.rounds = self.rounds.wrapping_add(1);
         Round(self.rounds)
     }
