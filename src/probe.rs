@@ -24,7 +24,8 @@ pub(crate) async fn get(
     host: &str,
     path: &str,
 ) -> Result<http::StatusCode, crate::error::BoxError> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let (mut sender, connection) = builder.max_headers(FIELDS).handshake(io).await?;
     let request = http::Request::get(path)
         .header(http::header::HOST, host)
         .header(http::header::USER_AGENT, USER_AGENT)
@@ -36,6 +37,10 @@ pub(crate) async fn get(
     let response = drive(answer, connection).await?;
     Ok(response.status())
 }
+
+/// How many fields the head of a response may have: as many as for other requests of this crate.
+#[cfg(feature = "_hyper")]
+const FIELDS: usize = 512;
 
 /// The `User-Agent` of a check.
 #[cfg(feature = "_hyper")]

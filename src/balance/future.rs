@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     attempt::Tried,
-    classify::{Classify, Observer, Verdict, reclaim},
+    classify::{Classify, Observer, Verdict, on_error, reclaim},
     endpoint::load::LoadTracker,
     error::BoxError,
 };
@@ -188,8 +188,8 @@ where
                                 .observe(response, verdict, guard)));
                         }
                         Err(error) => {
-                            guard.conclude(verdict.unwrap_or(Verdict::FAILURE));
                             let error: BoxError = error.into();
+                            guard.conclude(on_error(verdict, &*error));
                             let request = reclaim(&*error);
                             Failed::new(guard.state(), error, request)
                         }

@@ -36,6 +36,7 @@ mod codes;
 mod grpc;
 #[cfg(feature = "_hyper")]
 mod http;
+mod over_limit;
 mod unsent;
 
 #[cfg(feature = "http2")]
@@ -43,12 +44,15 @@ pub(crate) use self::unsent::is_refused;
 pub(crate) use self::unsent::{NotSent, give_back};
 #[cfg(feature = "tonic")]
 pub(crate) use self::unsent::{Refusal, refusal};
-pub use self::unsent::{Unsent, is_unsent, reclaim};
 #[cfg(feature = "_hyper")]
 pub use self::{
     body::ObservedBody,
     grpc::Grpc,
     http::{Http, HttpWith},
+};
+pub use self::{
+    over_limit::{OverLimit, is_over_limit},
+    unsent::{Unsent, is_unsent, reclaim},
 };
 
 use std::{fmt, time::Duration};
@@ -113,6 +117,19 @@ impl Verdict {
         self.pushback = Some(pushback);
         self
     }
+}
+
+/// Returns the verdict on an error. `judged` is the verdict of a classifier, which sees the type of the
+/// error only: the endpoint did answer if the response exceeds a limit of this client.
+#[cold]
+pub(crate) fn on_error(
+    judged: Option<Verdict>,
+    error: &(dyn std::error::Error + 'static),
+) -> Verdict {
+    if is_over_limit(error) {
+        return Verdict::SUCCESS;
+    }
+    judged.unwrap_or(Verdict::FAILURE)
 }
 
 /// Receives the verdict on one request. An observer that is dropped without a verdict means that the

@@ -12,7 +12,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::life::Life;
+use super::{life::Life, limits};
 use crate::connect::{HttpBodyError, Whole};
 
 /// The body of a response from an endpoint. While it is read its connection stays open, even if the
@@ -27,12 +27,23 @@ pub struct HttpBody {
     body: Whole,
     /// Keeps the connection while the response has not ended.
     life: Option<Arc<Life>>,
+    /// How many bytes trailers may have over HTTP/2. hyper checks those over HTTP/1.
+    max_trailers: u32,
 }
 
 impl HttpBody {
     /// The response for the caller. `life` is `None` if the body has ended.
-    pub(super) fn wrap(response: Response<Incoming>, life: Option<Arc<Life>>) -> Response<Self> {
-        Whole::wrap(response).map(|body| Self { body, life })
+    #[inline]
+    pub(super) fn wrap(
+        response: Response<Incoming>,
+        life: Option<Arc<Life>>,
+        max_trailers: u32,
+    ) -> Response<Self> {
+        Whole::wrap(response).map(|body| Self {
+            body,
+            life,
+            max_trailers,
+        })
     }
 }
 
@@ -47,6 +58,14 @@ impl Body for HttpBody {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
             self.life = None;
+        }
+        if let Some(Ok(frame)) = &frame {
+            if let Some(trailers) = frame.trailers_ref() {
+                let checked = limits::check(trailers, self.max_trailers, "end");
+                if let Err(over) = checked {
+                    return Poll::Ready(Some(Err(over.into())));
+                }
+            }
         }
         Poll::Ready(frame)
     }

@@ -33,6 +33,8 @@ enum Kind {
     Refused,
     /// The connection broke after (part of) the request was sent.
     Broke,
+    /// The response exceeds a limit of the client.
+    TooLarge,
     /// The request cannot be sent to this endpoint, whatever its state.
     Invalid(String),
 }
@@ -93,6 +95,15 @@ impl HttpError {
         }
     }
 
+    /// The response exceeds a limit of this client. `error` has an [`OverLimit`] in its chain.
+    pub(super) fn too_large(place: Arc<Place>, error: BoxError) -> Self {
+        Self {
+            place,
+            kind: Kind::TooLarge,
+            source: Some(error),
+        }
+    }
+
     pub(super) fn invalid(place: Arc<Place>, message: String) -> Self {
         Self {
             place,
@@ -137,6 +148,13 @@ impl HttpError {
         unsent.take_request()
     }
 
+    /// Whether the response exceeds a limit of this client, such as
+    /// [`max_header_fields`](super::HttpEndpoints::max_header_fields); the source names it. The
+    /// request had its effect. A retry does not help, neither here nor elsewhere.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.kind, Kind::TooLarge)
+    }
+
     /// Whether no endpoint of this kind can take the request as it is. A retry does not help,
     /// neither here nor elsewhere.
     pub fn is_invalid(&self) -> bool {
@@ -153,6 +171,7 @@ impl fmt::Display for HttpError {
             #[cfg(any(feature = "http2", feature = "tonic"))]
             Kind::Refused => f.write_str("the server refused the request unprocessed"),
             Kind::Broke => f.write_str("the connection broke before the answer came"),
+            Kind::TooLarge => f.write_str("the response exceeds a limit of this client"),
             Kind::Invalid(message) => f.write_str(message),
         }
     }

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use super::{
     grpc_call::{Calls, GrpcClient, joined},
     http2::{Boxing, Http2},
+    limits::Limits,
     uri::Place,
 };
 use crate::{
@@ -104,7 +105,7 @@ pub struct GrpcEndpoints {
     stream_window: Option<u32>,
     connection_window: Option<u32>,
     adaptive_window: bool,
-    max_header_list_size: Option<u32>,
+    limits: Limits,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -124,7 +125,7 @@ impl GrpcEndpoints {
             stream_window: None,
             connection_window: None,
             adaptive_window: false,
-            max_header_list_size: None,
+            limits: Limits::new(),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -222,11 +223,14 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Sets how many bytes the head or the trailers of a response may have; 16 KiB by default. A
-    /// call with larger ones fails.
+    /// Sets how many bytes the head or the trailers of a response may have, 32 more for each field
+    /// than its text; 256 KiB by default. A call with larger ones fails with `RESOURCE_EXHAUSTED`. That
+    /// counts neither as a failure of the endpoint nor for a retry, as the next response would be as
+    /// large. (Larger trailers after messages count as a failure, because the status was lost; so
+    /// does more than four times the limit, which the peer is told is not accepted.)
     #[must_use]
-    pub fn max_header_list_size(mut self, bytes: u32) -> Self {
-        self.max_header_list_size = Some(bytes);
+    pub fn max_header_size(mut self, bytes: u32) -> Self {
+        self.limits.size = bytes;
         self
     }
 
@@ -278,9 +282,6 @@ impl GrpcEndpoints {
         if self.adaptive_window {
             builder.adaptive_window(true);
         }
-        if let Some(size) = self.max_header_list_size {
-            builder.max_header_list_size(size);
-        }
         builder
     }
 }
@@ -297,7 +298,7 @@ impl MakeEndpoint for GrpcEndpoints {
         let origin = place.complete(given.unwrap_or_default())?;
         let connector = self.connector(instance, &origin);
         Ok(GrpcClient::new(Calls {
-            http2: Arc::new(Http2::new(connector, self.builder(), None)),
+            http2: Arc::new(Http2::new(connector, self.builder(), self.limits, None)),
             place: Arc::new(place),
             origin,
             user_agent: self.user_agent.clone(),

@@ -213,6 +213,12 @@ impl Calls {
                 // `UNKNOWN`.
                 HttpError::unsent(place, ConnectError(error).into(), kept.give_back())
             }
+            Failure::TooLarge(error) => {
+                // As in other gRPC clients.
+                let mut status = Status::resource_exhausted(error.to_string());
+                status.set_source(Arc::new(error));
+                HttpError::too_large(place, status.into())
+            }
             Failure::Broke(error) => match refusal(&error) {
                 None => HttpError::status(place, told(error)),
                 Some(refusal) => match (refusal, kept.give_back()) {

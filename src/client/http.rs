@@ -36,6 +36,7 @@ use super::{
     body::HttpBody,
     error::HttpError,
     http1::{Answer, Http1},
+    limits::Limits,
     pool::Pool,
     uri::Place,
 };
@@ -99,6 +100,7 @@ pub struct HttpEndpoints<B> {
     idle_timeout: Option<Duration>,
     max_idle: usize,
     keep_alive: Option<Duration>,
+    limits: Limits,
     #[cfg(feature = "http2")]
     http2: bool,
     #[cfg(feature = "tls")]
@@ -114,6 +116,7 @@ impl<B> HttpEndpoints<B> {
             idle_timeout: Some(IDLE_FOR),
             max_idle: usize::MAX,
             keep_alive: Some(KEEP_ALIVE),
+            limits: Limits::new(),
             #[cfg(feature = "http2")]
             http2: false,
             #[cfg(feature = "tls")]
@@ -157,6 +160,27 @@ impl<B> HttpEndpoints<B> {
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
+        self
+    }
+
+    /// Sets how many bytes the head of a response may have, and the trailers; 256 KiB by default. Over
+    /// HTTP/2 each field counts 32 bytes more than its text.
+    ///
+    /// A larger one is an error that [names the limit](HttpError::is_too_large). It counts neither as a
+    /// failure of the endpoint nor for a retry, as the next response would be as large. (Over HTTP/2
+    /// this holds up to four times the limit; beyond it the stream is reset, which is a failure.)
+    #[must_use]
+    pub fn max_header_size(mut self, bytes: u32) -> Self {
+        self.limits.size = bytes;
+        self
+    }
+
+    /// Sets how many fields the head of a response over HTTP/1 may have; 512 by default. It fails in
+    /// the same way if it has more. With more than 100, hyper allocates two buffers of 32 bytes for
+    /// each field while it parses a head, which takes less than 0.1 µs.
+    #[must_use]
+    pub fn max_header_fields(mut self, fields: usize) -> Self {
+        self.limits.fields = fields;
         self
     }
 
@@ -271,6 +295,7 @@ where
             connector,
             pool: Arc::new(Pool::new(self.max_idle, self.idle_timeout)),
             negotiates,
+            limits: self.limits,
         }
     }
 
@@ -308,7 +333,7 @@ where
         builder
             .timer(hyper_util::rt::TokioTimer::new())
             .keep_alive_interval(self.probe_after());
-        Http2::new(connector, builder, self.idle_timeout).negotiates(negotiates)
+        Http2::new(connector, builder, self.limits, self.idle_timeout).negotiates(negotiates)
     }
 }
 
@@ -325,6 +350,7 @@ impl<B> Clone for HttpEndpoints<B> {
             idle_timeout: self.idle_timeout,
             max_idle: self.max_idle,
             keep_alive: self.keep_alive,
+            limits: self.limits,
             #[cfg(feature = "http2")]
             http2: self.http2,
             #[cfg(feature = "tls")]
@@ -341,6 +367,7 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
             .field("idle_timeout", &self.idle_timeout)
             .field("max_idle", &self.max_idle)
             .field("keep_alive", &self.keep_alive)
+            .field("limits", &self.limits)
             .field("http2", &self.is_http2())
             .finish_non_exhaustive()
     }

@@ -10,13 +10,14 @@ use std::{fmt, future::Future, mem, pin::Pin, sync::Arc};
 
 use http::{Method, Request, Response, Uri, Version, header::HOST};
 use http_body::Body;
-use hyper::{body::Incoming, client::conn::http1::Builder, upgrade::OnUpgrade};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tower::Service;
 
 use super::{
     body::HttpBody,
     error::{HttpError, OtherVersion},
     life::Life,
+    limits::{self, Limits},
     pool::{Connecting, Connection, Pool},
     reuse,
     uri::Place,
@@ -31,6 +32,7 @@ pub(super) struct Http1<B> {
     pub(super) place: Arc<Place>,
     pub(super) connector: Connector,
     pub(super) pool: Arc<Pool<B>>,
+    pub(super) limits: Limits,
     /// Whether the server chooses the version of HTTP in the TLS handshake.
     pub(super) negotiates: bool,
 }
@@ -74,7 +76,7 @@ where
                         given.restore(&mut request);
                         Box::pin(self.connect_and_send(request)).await
                     }
-                    None => Err(HttpError::broke(self.place.clone(), error.into_error())),
+                    None => Err(self.failed(error.into_error())),
                 },
             }
         }
@@ -105,7 +107,7 @@ where
                             return Err(self.unsent(error.into_error().into(), request));
                         }
                     }
-                    None => return Err(HttpError::broke(self.place.clone(), error.into_error())),
+                    None => return Err(self.failed(error.into_error())),
                 },
             }
         }
@@ -126,7 +128,16 @@ where
         if reuse::is_framed(&answer) {
             self.pool.put(connection);
         }
-        HttpBody::wrap(answer, life)
+        HttpBody::wrap(answer, life, u32::MAX)
+    }
+
+    #[cold]
+    fn failed(&self, error: hyper::Error) -> HttpError {
+        let place = Arc::clone(&self.place);
+        if limits::is_too_large(&error) {
+            return HttpError::too_large(place, self.limits.exceeded().into());
+        }
+        HttpError::broke(place, error)
     }
 
     fn unsent(&self, error: BoxError, request: Request<B>) -> HttpError {
@@ -135,19 +146,19 @@ where
 
     fn connect(&self, uri: &Uri) -> Connecting<B> {
         let connection = self.connector.clone().call(uri.clone());
-        let negotiates = self.negotiates;
+        let (negotiates, limits) = (self.negotiates, self.limits);
         Box::pin(async move {
             let io = connection.await?;
             if negotiates && io.is_http2() {
                 return Err(OtherVersion::of(io).into());
             }
-            Self::handshake(io).await
+            Self::handshake(io, limits).await
         })
     }
 
     /// Makes a connection over `io`.
-    async fn handshake(io: Io) -> Result<Connection<B>, BoxError> {
-        let (mut sender, connection) = Builder::new().handshake(io).await?;
+    async fn handshake(io: Io, limits: Limits) -> Result<Connection<B>, BoxError> {
+        let (mut sender, connection) = limits.http1().handshake(io).await?;
         let task = tokio::spawn(async move {
             // The request on this connection gets the error, too.
             if let Err(error) = connection.with_upgrades().await {
@@ -162,7 +173,7 @@ where
     /// Keeps a connection that was made for another version.
     #[cfg(all(feature = "http2", feature = "tls"))]
     pub(super) async fn adopt(&self, io: Io) {
-        if let Ok(connection) = Self::handshake(io).await {
+        if let Ok(connection) = Self::handshake(io, self.limits).await {
             self.pool.put(connection);
         }
     }

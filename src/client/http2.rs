@@ -42,8 +42,10 @@ use super::{
     body::HttpBody,
     error::OtherVersion,
     life::{LOOKS, Life, tick},
+    limits::{self, Limits},
 };
 use crate::{
+    classify::OverLimit,
     connect::{Connector, Io},
     error::BoxError,
 };
@@ -52,6 +54,7 @@ use crate::{
 pub(super) struct Http2<B> {
     connector: Connector,
     builder: Builder<Boxing>,
+    limits: Limits,
     /// The time between looks at an idle connection; `None` when it has no idle timeout.
     tick: Option<Duration>,
     /// Whether the server chooses the version of HTTP in the TLS handshake.
@@ -102,7 +105,7 @@ struct Connection<B> {
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
 /// The result of a request in the queue of a connection.
-type Sent<B> = Result<Response<HttpBody>, TrySendError<Request<B>>>;
+type Sent<B> = Result<Response<HttpBody>, Failure<B>>;
 
 /// Why a request got no response.
 pub(super) enum Failure<B> {
@@ -110,6 +113,8 @@ pub(super) enum Failure<B> {
     Unsent(BoxError, Box<Request<B>>),
     /// The connection broke, or the peer refused the connection or the request.
     Broke(hyper::Error),
+    /// The head of the response exceeds the limit.
+    TooLarge(OverLimit),
 }
 
 /// Why there is no connection, for each request that waited for it.
@@ -124,12 +129,15 @@ where
 {
     pub(super) fn new(
         connector: Connector,
-        builder: Builder<Boxing>,
+        mut builder: Builder<Boxing>,
+        limits: Limits,
         idle_timeout: Option<Duration>,
     ) -> Self {
+        builder.max_header_list_size(limits.http2());
         Self {
             connector,
             builder,
+            limits,
             tick: idle_timeout.map(tick),
             negotiates: false,
             line: Mutex::new(Line::Down),
@@ -156,11 +164,9 @@ where
                 Err(request) => request,
                 Ok(sent) => match sent.await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) => match Failure::of(error) {
-                        // It was in the queue of a connection that has ended.
-                        Failure::Unsent(_, request) => request,
-                        broke => return Err(broke),
-                    },
+                    // It was in the queue of a connection that has ended.
+                    Err(Failure::Unsent(_, request)) => request,
+                    Err(broke) => return Err(broke),
                 },
             };
             Box::pin(this.connect_and_send(request)).await
@@ -182,13 +188,15 @@ where
         let sent = connection.sender.try_send_request(request);
         let life = Arc::clone(&connection.life);
         drop(line);
+        let limit = self.limits.size;
         Ok(async move {
-            let answer = sent.await?;
+            let answer = sent.await.map_err(Failure::of)?;
+            limits::check(answer.headers(), limit, "head").map_err(Failure::TooLarge)?;
             if answer.extensions().get::<OnUpgrade>().is_some() {
                 // The tunnel is a stream of this connection, which therefore ends with its streams.
                 life.leave();
             }
-            Ok(HttpBody::wrap(answer, Some(life)))
+            Ok(HttpBody::wrap(answer, Some(life), limit))
         })
     }
 
@@ -202,7 +210,7 @@ where
             return Err(Failure::Unsent(error.into(), request));
         }
         match self.try_send(*request) {
-            Ok(sent) => sent.await.map_err(Failure::of),
+            Ok(sent) => sent.await,
             Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
         }
     }

@@ -20,6 +20,8 @@ mod http2;
 mod kept_call;
 #[cfg(feature = "http")]
 mod life;
+#[cfg(feature = "http")]
+mod limits;
 #[cfg(all(feature = "http", any(feature = "http2", feature = "tls")))]
 mod negotiated;
 #[cfg(feature = "http")]

@@ -159,6 +159,7 @@ where
                     HttpError::refused::<B>(place, error.into(), None)
                 }
                 Failure::Broke(error) => HttpError::broke(place, error),
+                Failure::TooLarge(error) => HttpError::too_large(place, error.into()),
             })
         }))
     }

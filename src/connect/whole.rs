@@ -17,6 +17,9 @@ use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+#[cfg(feature = "http")]
+use crate::classify::OverLimit;
+
 /// A body that fails if the response ends before its end.
 pub(crate) struct Whole {
     body: Incoming,
@@ -83,14 +86,25 @@ pub struct HttpBodyError(Cause);
 #[derive(Debug)]
 enum Cause {
     Broke(hyper::Error),
+    #[cfg(feature = "http")]
+    OverLimit(OverLimit),
     /// With `NO_ERROR`.
     Reset,
+}
+
+#[cfg(feature = "http")]
+impl From<OverLimit> for HttpBodyError {
+    fn from(error: OverLimit) -> Self {
+        Self(Cause::OverLimit(error))
+    }
 }
 
 impl fmt::Display for HttpBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Cause::Broke(_) => "the body of the response broke off",
+            #[cfg(feature = "http")]
+            Cause::OverLimit(_) => "the response exceeds a limit of this client",
             Cause::Reset => "the server reset the stream before the end of the response",
         })
     }
@@ -100,6 +114,8 @@ impl Error for HttpBodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
             Cause::Broke(error) => Some(error),
+            #[cfg(feature = "http")]
+            Cause::OverLimit(error) => Some(error),
             Cause::Reset => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The future of a call that a layer admits and judges, or refuses.
 
 use std::{
+    any::Any,
     fmt,
     future::Future,
     pin::Pin,
@@ -10,7 +11,7 @@ use std::{
 use pin_project::pin_project;
 
 use crate::{
-    classify::{Classify, Observer, Verdict},
+    classify::{Classify, Observer, Verdict, on_error},
     error::BoxError,
 };
 
@@ -49,6 +50,7 @@ impl<F, C, O, X, T, E> Future for Judged<F, C, O, X>
 where
     F: Future<Output = Result<T, E>>,
     E: Into<X>,
+    X: 'static,
     C: Classify<T, E>,
     O: Observer,
 {
@@ -75,9 +77,14 @@ where
                         Ok(classify.observe(response, verdict, observer))
                     }
                     Err(error) => {
+                        let error: X = error.into();
+                        let boxed = (&error as &dyn Any).downcast_ref::<BoxError>();
                         // No later event can change the verdict of an error.
-                        observer.answered(verdict.or(Some(Verdict::FAILURE)));
-                        Err(error.into())
+                        observer.answered(Some(match boxed {
+                            Some(boxed) => on_error(verdict, &**boxed),
+                            None => verdict.unwrap_or(Verdict::FAILURE),
+                        }));
+                        Err(error)
                     }
                 })
             }

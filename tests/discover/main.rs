@@ -12,6 +12,7 @@ mod framing;
 mod http;
 mod interop;
 mod life;
+mod limits;
 mod load;
 mod raw;
 mod scripted;

@@ -39,7 +39,7 @@ async fn connection() -> (Connection<Body>, JoinHandle<()>) {
 async fn ask(connection: &mut Connection<Body>) -> HttpBody {
     let request = Request::new(Body::new());
     let answer = connection.sender.send_request(request).await.unwrap();
-    HttpBody::wrap(answer, Some(Arc::clone(&connection.life))).into_body()
+    HttpBody::wrap(answer, Some(Arc::clone(&connection.life)), u32::MAX).into_body()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -18,7 +18,7 @@ use crate::{
     alarm::{self, Alarm},
     attempt::{self, Tried},
     backoff::after,
-    classify::{Classify, Outcome, Pushback, Verdict},
+    classify::{Classify, Outcome, Pushback, Verdict, on_error},
     error::BoxError,
 };
 
@@ -101,6 +101,10 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
             Poll::Ready(result) => {
                 let verdict = self.classify.judge(result.as_ref());
                 let answer = result.map_err(Into::into);
+                let verdict = match &answer {
+                    Ok(_) => verdict,
+                    Err(error) => Some(on_error(verdict, &**error)),
+                };
                 Poll::Ready(match verdict {
                     Some(verdict) if is_failure(verdict) => End::Failed(Failed {
                         answer,

@@ -1,0 +1,38 @@
+//! The error of a response that exceeds a limit of this client.
+
+use std::{error::Error, fmt};
+
+/// The head or the trailers of a response exceed a limit that this client sets.
+///
+/// The endpoint has answered, so layers count the request as a success of the endpoint; and every
+/// endpoint would answer the same, so a retry does not send it again. The message names the limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverLimit(String);
+
+impl OverLimit {
+    /// `what` exceeds the limit; the text names the setting.
+    #[cfg(feature = "http")]
+    pub(crate) fn new(what: String) -> Self {
+        Self(what)
+    }
+}
+
+impl fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for OverLimit {}
+
+/// Whether an error says that a response exceeds a limit of this client.
+pub fn is_over_limit(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<OverLimit>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

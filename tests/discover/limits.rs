@@ -1,0 +1,151 @@
+//! Responses that exceed a limit of the client: large ones pass, and what is too large is told.
+
+use std::error::Error as _;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use tower::{Service, ServiceExt};
+use tower_roster::{
+    Registry,
+    balance::EndpointState,
+    classify,
+    client::{HttpClient, HttpEndpoints, HttpError, Stack},
+    discover::MakeEndpoint,
+    registry::fixed::Fixed,
+    service::retry::ReplayBody,
+};
+
+use crate::{raw::Raw, scripted::at};
+
+type Body = Empty<Bytes>;
+
+/// An answer with so many fields, each of so many bytes.
+fn answer(fields: usize, bytes: usize) -> String {
+    let mut text = String::from("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n");
+    for n in 0..fields {
+        text += &format!("x-{n:04}: {:0bytes$}\r\n", 0);
+    }
+    text + "\r\nok"
+}
+
+fn client(server: &Raw, mut endpoints: HttpEndpoints<Body>) -> HttpClient<Body> {
+    endpoints.make_endpoint(&at("a", server.addr)).unwrap()
+}
+
+async fn call(client: &mut HttpClient<Body>) -> Result<usize, HttpError> {
+    let request = Request::get("http://web/").body(Empty::new()).unwrap();
+    Ok(client.call(request).await?.headers().len())
+}
+
+fn is_told(error: &HttpError, limit: &str) {
+    assert!(error.is_too_large() && !error.is_connect(), "{error:?}");
+    assert!(classify::is_over_limit(error), "{error:?}");
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains(limit), "{source}");
+}
+
+#[tokio::test]
+async fn a_response_with_many_or_long_fields_passes() {
+    for (fields, bytes) in [(400, 10), (200, 1_000), (1, 60_000)] {
+        let server = Raw::start(move |_| (answer(fields, bytes), false)).await;
+        let mut client = client(&server, HttpEndpoints::new());
+        assert_eq!(call(&mut client).await.unwrap(), fields + 1);
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_response_that_is_too_large_names_the_limit() {
+    let server = Raw::start(|_| (answer(400, 1_000), false)).await;
+    for endpoints in [
+        HttpEndpoints::new(),
+        HttpEndpoints::new().max_header_size(4_096),
+        HttpEndpoints::new()
+            .max_header_size(1 << 20)
+            .max_header_fields(300),
+    ] {
+        let mut client = client(&server, endpoints);
+        is_told(&call(&mut client).await.unwrap_err(), "max_header_");
+    }
+    let endpoints = HttpEndpoints::new().max_header_size(1 << 20);
+    assert_eq!(call(&mut client(&server, endpoints)).await.unwrap(), 401);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_tried_again_and_not_held_against_the_endpoint() {
+    let server = Raw::start(|_| (answer(600, 10), false)).await;
+    let listed = [(server.addr.try_into().unwrap(), 1.into())];
+    let discover = Registry::new(Fixed::new(listed)).watch("web").unwrap();
+    let endpoints = HttpEndpoints::<ReplayBody<Body>>::new();
+    let built = Stack::http().build(discover.discover(endpoints)).unwrap();
+    for n in 1..=20 {
+        let request = Request::get("http://web/").body(Body::new()).unwrap();
+        let error = built.service.clone().oneshot(request).await.unwrap_err();
+        assert!(classify::is_over_limit(&*error), "{error:?}");
+        assert_eq!(server.requests(), n, "one attempt for each");
+    }
+    let endpoints = built.handles.balance.endpoints().await.unwrap();
+    let states: Vec<_> = endpoints.iter().map(|endpoint| endpoint.state).collect();
+    assert_eq!(states, [EndpointState::Active]);
+}
+
+#[cfg(feature = "http2")]
+mod http2 {
+    use super::*;
+    use crate::frames::{END_STREAM, Frames, head, trailers};
+
+    /// As the limit counts it, each takes 54 bytes.
+    const FIELD: (&str, &str) = ("ab", "01234567890123456789");
+
+    #[tokio::test]
+    async fn a_large_head_passes_and_one_that_is_too_large_is_told() {
+        let server = Frames::start(|_| vec![head(END_STREAM, &[FIELD; 400])]).await;
+        for (limit, passes) in [(None, true), (Some(22_000), true), (Some(8_000), false)] {
+            let mut endpoints = HttpEndpoints::<Body>::new().http2();
+            if let Some(limit) = limit {
+                endpoints = endpoints.max_header_size(limit);
+            }
+            let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+            match call(&mut client).await {
+                Ok(fields) => assert!(passes && fields == 400, "{limit:?} {fields}"),
+                Err(error) => {
+                    assert!(!passes, "{limit:?} {error:?}");
+                    is_told(&error, "max_header_size");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_that_are_too_large_are_told() {
+        let script = |_| vec![head(0, &[]), trailers(&[FIELD; 400])];
+        let server = Frames::start(script).await;
+        for (endpoints, passes) in [
+            (HttpEndpoints::<Body>::new().http2(), true),
+            (HttpEndpoints::new().http2().max_header_size(8_000), false),
+        ] {
+            let mut endpoints = endpoints;
+            let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+            let request = Request::get("http://web/").body(Empty::new()).unwrap();
+            let body = client.call(request).await.unwrap().into_body();
+            match body.collect().await {
+                Ok(body) => assert!(passes && body.trailers().unwrap().len() == 400),
+                Err(error) => assert!(!passes && classify::is_over_limit(&error), "{error:?}"),
+            }
+        }
+    }
+
+    #[cfg(feature = "tonic")]
+    #[tokio::test]
+    async fn a_call_whose_response_is_too_large_ends_with_resource_exhausted() {
+        use tower_roster::client::{GrpcEndpoints, to_status};
+
+        let server = Frames::start(|_| vec![head(END_STREAM, &[FIELD; 400])]).await;
+        let mut endpoints = GrpcEndpoints::new().max_header_size(8_000);
+        let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+        let request = Request::post("/a.B/C").body(Body::new()).unwrap();
+        let error = client.call(request).await.unwrap_err();
+        assert!(error.is_too_large(), "{error:?}");
+        assert_eq!(to_status(error).code(), tonic::Code::ResourceExhausted);
+    }
+}
