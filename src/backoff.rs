@@ -71,7 +71,7 @@ impl Backoff {
         if base.is_zero() || base > cap {
             return Err(ConfigError::new(
                 "backoff.base",
-                format!("base {base:?} must be above zero and at most the cap, {cap:?}"),
+                format!("{base:?} is not in 1ns..={cap:?}, the cap"),
             ));
         }
         Ok(Self {
