@@ -208,6 +208,7 @@ impl Table {
             EndpointState::Active => ("active", "32"),
             EndpointState::Warming => ("warming", "33"),
             EndpointState::Ejected => ("ejected", "31"),
+            EndpointState::Probing => ("probing", "33"),
             EndpointState::Weightless => ("drained", "90"),
             _ => ("other", "90"),
         };
@@ -218,7 +219,9 @@ impl Table {
             _ => endpoint.weight.to_string(),
         };
         let start = format!("{id:<8}  {state}  {weight:>6}");
-        if let (EndpointState::Ejected, Some(cause)) = (endpoint.state, &endpoint.cause) {
+        if let (EndpointState::Ejected | EndpointState::Probing, Some(cause)) =
+            (endpoint.state, &endpoint.cause)
+        {
             let mut why = cause.to_string();
             let left = self
                 .probes

@@ -1,6 +1,6 @@
 //! The errors of the balancer.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     classify::{Unsent, give_back},
@@ -19,24 +19,40 @@ pub struct BalanceError(Box<BalanceErrorKind>);
 
 #[derive(Debug)]
 enum BalanceErrorKind {
-    NoEndpoint(NoEndpoint, Unsent),
-    Endpoint { key: Key, source: BoxError },
+    NoEndpoint {
+        reason: NoEndpoint,
+        service: Option<Arc<str>>,
+        unsent: Unsent,
+    },
+    Endpoint {
+        key: Key,
+        source: BoxError,
+    },
 }
 
 impl BalanceError {
-    pub(super) fn no_endpoint(reason: NoEndpoint) -> Self {
-        Self(Box::new(BalanceErrorKind::NoEndpoint(
+    pub(super) fn no_endpoint(reason: NoEndpoint, service: Option<Arc<str>>) -> Self {
+        Self(Box::new(BalanceErrorKind::NoEndpoint {
             reason,
-            Unsent::bare(),
-        )))
+            service,
+            unsent: Unsent::bare(),
+        }))
     }
 
     /// Puts the request into the error, if it was not sent.
     pub(super) fn with_request<Request: Send + 'static>(self, request: Request) -> Self {
         Self(Box::new(match *self.0 {
-            BalanceErrorKind::NoEndpoint(reason, unsent) => {
+            BalanceErrorKind::NoEndpoint {
+                reason,
+                service,
+                unsent,
+            } => {
                 unsent.put(request);
-                BalanceErrorKind::NoEndpoint(reason, unsent)
+                BalanceErrorKind::NoEndpoint {
+                    reason,
+                    service,
+                    unsent,
+                }
             }
             BalanceErrorKind::Endpoint { key, source } => BalanceErrorKind::Endpoint {
                 key,
@@ -52,21 +68,29 @@ impl BalanceError {
 
     /// Whether there was no endpoint to send the request to. If so, the request was not sent.
     pub fn is_no_endpoint(&self) -> bool {
-        matches!(*self.0, BalanceErrorKind::NoEndpoint(..))
+        matches!(*self.0, BalanceErrorKind::NoEndpoint { .. })
     }
 
     /// The reason why there was no endpoint.
     pub fn no_endpoint_reason(&self) -> Option<&NoEndpoint> {
         match &*self.0 {
-            BalanceErrorKind::NoEndpoint(reason, _) => Some(reason),
+            BalanceErrorKind::NoEndpoint { reason, .. } => Some(reason),
             _ => None,
+        }
+    }
+
+    /// The service that has no endpoint, if discovery follows a registry that watches one service.
+    pub fn service(&self) -> Option<&Arc<str>> {
+        match &*self.0 {
+            BalanceErrorKind::NoEndpoint { service, .. } => service.as_ref(),
+            BalanceErrorKind::Endpoint { .. } => None,
         }
     }
 
     /// The endpoint that failed. If several endpoints failed in turn, the last of them.
     pub fn key(&self) -> Option<&Key> {
         match &*self.0 {
-            BalanceErrorKind::NoEndpoint(..) => None,
+            BalanceErrorKind::NoEndpoint { .. } => None,
             BalanceErrorKind::Endpoint { key, .. } => Some(key),
         }
     }
@@ -75,7 +99,12 @@ impl BalanceError {
 impl fmt::Display for BalanceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            BalanceErrorKind::NoEndpoint(reason, _) => write!(f, "no endpoint: {reason}"),
+            BalanceErrorKind::NoEndpoint {
+                reason,
+                service: Some(service),
+                ..
+            } => write!(f, "no endpoint of service {service:?}: {reason}"),
+            BalanceErrorKind::NoEndpoint { reason, .. } => write!(f, "no endpoint: {reason}"),
             BalanceErrorKind::Endpoint { key, .. } => write!(f, "endpoint {key} failed"),
         }
     }
@@ -85,7 +114,7 @@ impl std::error::Error for BalanceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             BalanceErrorKind::Endpoint { source, .. } => Some(&**source),
-            BalanceErrorKind::NoEndpoint(_, unsent) => Some(unsent),
+            BalanceErrorKind::NoEndpoint { unsent, .. } => Some(unsent),
         }
     }
 }
@@ -165,7 +194,7 @@ mod tests {
         let sent = failed("it broke".into());
         assert!(!is_unsent(&sent));
         assert_eq!(reclaim::<u8>(&sent), None);
-        let empty = BalanceError::no_endpoint(NoEndpoint::Empty).with_request(7_u8);
+        let empty = BalanceError::no_endpoint(NoEndpoint::Empty, None).with_request(7_u8);
         assert_eq!(reclaim(&empty), Some(7_u8));
     }
 }

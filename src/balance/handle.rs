@@ -8,6 +8,7 @@ use super::{event::BalanceEvent, registry::RegistryStatus, topology::Split};
 use crate::{
     endpoint::eject::EjectCause,
     instance::{Instance, Key, Weight},
+    registry::ViewState,
 };
 
 /// A handle to a balancer. Cloning it is cheap, and it does not keep the balancer alive.
@@ -51,6 +52,25 @@ pub struct BalanceStatus {
     pub registries: Arc<[RegistryStatus]>,
 }
 
+impl BalanceStatus {
+    /// Whether it is known that there is no endpoint, so that a request need not wait for one: every
+    /// registry confirms that it lists none, or no change can follow.
+    pub(super) fn is_known_empty(&self) -> bool {
+        let lists_none = |one: &RegistryStatus| {
+            one.ended || matches!(one.state, ViewState::Empty | ViewState::Missing)
+        };
+        let confirmed = !self.registries.is_empty() && self.registries.iter().all(lists_none);
+        self.endpoints == 0 && (confirmed || self.discovery_ended)
+    }
+
+    /// The service that all registries watch, if it is one.
+    pub(super) fn service(&self) -> Option<&Arc<str>> {
+        let (first, others) = self.registries.split_first()?;
+        let one = others.iter().all(|other| other.service == first.service);
+        one.then_some(&first.service)
+    }
+}
+
 /// The state of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -64,6 +84,9 @@ pub enum EndpointState {
     Weightless,
     /// It gets no requests, because it fails or was ejected by hand.
     Ejected,
+    /// It is ejected, and its time is up: it gets the next request as a probe, or is answering it. Without
+    /// requests it stays in this state.
+    Probing,
 }
 
 /// One endpoint of a balancer.

@@ -16,7 +16,7 @@ use super::BalanceBuilder;
 use super::{
     error::BalanceError,
     future::ResponseFuture,
-    handle::BalanceHandle,
+    handle::{BalanceHandle, BalanceStatus},
     pick::{core::Core, request_guard::RequestGuard},
     policy::{DefaultPolicy, Policy},
     shared::Shared,
@@ -37,7 +37,8 @@ use crate::{
 ///
 /// # Readiness
 /// `poll_ready` waits while there is no endpoint, for at most [`BalanceBuilder::wait`], and then fails with
-/// the reason. It reserves nothing. A later `poll_ready` waits again, so no failure is permanent.
+/// the reason. It fails at once while every registry confirms that it lists no instance that may serve
+/// ([missing](crate::registry::ViewState::Missing) or [empty](crate::registry::ViewState::Empty)). It reserves nothing. A later `poll_ready` waits again, so no failure is permanent.
 ///
 /// The balancer polls an endpoint for readiness when it gives a request to it. If that fails, the request
 /// goes to another endpoint. If it is pending, the request goes to the first ready one of up to three other
@@ -88,8 +89,9 @@ impl<S: Clone, P: Policy, C, W> Balance<S, P, C, W> {
             let mut status = self.core.handle.follow();
             let wait = self.core.wait;
             Box::pin(async move {
-                let usable = timeout(wait, status.wait_for(|status| status.usable > 0)).await;
-                matches!(usable, Ok(Ok(_)))
+                let known = |status: &BalanceStatus| status.usable > 0 || status.is_known_empty();
+                let known = timeout(wait, status.wait_for(known)).await;
+                matches!(known, Ok(Ok(status)) if status.usable > 0)
             })
         });
         let usable = ready!(waiting.as_mut().poll(cx));
@@ -97,7 +99,7 @@ impl<S: Clone, P: Policy, C, W> Balance<S, P, C, W> {
         Poll::Ready(if usable {
             Ok(())
         } else {
-            Err(BalanceError::no_endpoint(self.core.reason(None)))
+            Err(self.core.no_endpoint(self.core.reason(None)))
         })
     }
 }
@@ -140,7 +142,7 @@ where
                 ResponseFuture::begin(&self.core, picked, request, tried)
             }
             Err(reason) => {
-                let error = BalanceError::no_endpoint(reason).with_request(request);
+                let error = self.core.no_endpoint(reason).with_request(request);
                 ResponseFuture::refuse(&self.core, error)
             }
         }

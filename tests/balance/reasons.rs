@@ -101,7 +101,9 @@ async fn an_ended_discovery_that_listed_nothing_leaves_an_empty_set() {
     let rig = Rig::new();
     rig.feed.say(Word::End);
     settle().await;
+    let began = Instant::now();
     assert_eq!(reason(&rig.call().await.unwrap_err()), NoEndpoint::Empty);
+    assert_eq!(began.elapsed(), Duration::ZERO, "nothing can follow");
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,6 +76,7 @@ async fn each_reason_is_told_as_the_registry_tells_it() {
     assert_eq!(why(&balance).await, NoEndpoint::Empty);
 
     listed.say(Ok((vec![at("a", 80, 1)], true)));
+    settle().await;
     assert_eq!(balance.clone().oneshot(0).await.unwrap(), "a 10.0.0.1:80");
     assert_eq!(only(&handle).instances, 1);
 
@@ -91,6 +92,48 @@ async fn each_reason_is_told_as_the_registry_tells_it() {
         }
         other => panic!("not {other:?}"),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_only_while_nothing_is_known() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let listed = Listed::unreachable();
+    let balance = layer().build().unwrap().balance(listed.discover());
+    let failed = async || {
+        let began = Instant::now();
+        let error = balance.clone().oneshot(0).await.unwrap_err();
+        assert_eq!(error.service().map(|name| &**name), Some("web"));
+        let text = error.to_string();
+        assert!(
+            text.starts_with("no endpoint of service \"web\": "),
+            "{text}"
+        );
+        (reason(&error), began.elapsed())
+    };
+    let (_, waited) = failed().await;
+    assert!(waited >= WAIT, "the registry is unreachable: {waited:?}");
+
+    // Confirmed while a request waits: it fails then.
+    let waiting = tokio::spawn(balance.clone().oneshot(0));
+    let began = Instant::now();
+    listed.say(Ok((Vec::new(), false)));
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(reason(&error), NoEndpoint::Missing);
+    assert!(began.elapsed() < WAIT / 2, "after {:?}", began.elapsed());
+    assert_eq!(failed().await, (NoEndpoint::Missing, Duration::ZERO));
+
+    listed.apply([]).await;
+    assert_eq!(failed().await, (NoEndpoint::Empty, Duration::ZERO));
+    listed.apply([at("a", 80, 1)]).await;
+    balance.clone().oneshot(0).await.unwrap();
+    listed.apply([]).await;
+    assert_eq!(failed().await, (NoEndpoint::Empty, Duration::ZERO));
+
+    // Whether it is still empty nobody knows.
+    listed.say(Err(ErrorKind::Unreachable));
+    sleep(SECOND).await;
+    let (_, waited) = failed().await;
+    assert!(waited >= WAIT, "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,6 +203,7 @@ async fn registries_are_found_through_adaptors_and_the_worst_off_explains() {
         "b knows the service"
     );
     b.say(Ok((vec![at("b", 80, 1)], true)));
+    settle().await;
     assert_eq!(balance.clone().oneshot(0).await.unwrap(), "b 10.0.0.1:80");
 }
 

@@ -32,7 +32,11 @@ pub(super) fn list<S, L: LoadTracker>(
             key: state.key.clone(),
             instance: member.instance(),
             state: if member.is_out() {
-                EndpointState::Ejected
+                // Without a weight it gets no request, and so no probe.
+                match member.is_on_trial() && (weight > Weight::ZERO || !weighed) {
+                    true => EndpointState::Probing,
+                    false => EndpointState::Ejected,
+                }
             } else if weighed && weight == Weight::ZERO {
                 EndpointState::Weightless
             } else if member.age().is_some() {

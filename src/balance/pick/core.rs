@@ -16,7 +16,7 @@ use super::{
 use crate::{
     attempt::{EndpointId, Tried},
     balance::{
-        error::NoEndpoint,
+        error::{BalanceError, NoEndpoint},
         handle::{BalanceHandle, BalanceStatus},
         policy::{Ahead, Draw, Policy},
         registry::RegistryStatus,
@@ -110,6 +110,12 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
             })
         });
         picked.map_err(|nowhere| self.reason(Some(nowhere)))
+    }
+
+    /// The error of a request for this reason.
+    #[cold]
+    pub(crate) fn no_endpoint(&self, reason: NoEndpoint) -> BalanceError {
+        BalanceError::no_endpoint(reason, self.handle.status().service().cloned())
     }
 
     /// The reason why there is no endpoint.

@@ -30,6 +30,9 @@ pub enum EjectCause {
         /// Number of failures in a row.
         failures: u32,
     },
+    /// Its probe failed, or was not answered in time, so it stays ejected for longer. Only events have this
+    /// cause: the reason for the ejection does not change.
+    ProbeFailed,
     /// It was ejected [by hand](crate::balance::BalanceHandle::eject).
     ByHand,
 }
@@ -48,6 +51,7 @@ impl fmt::Display for EjectCause {
                 )
             }
             Self::HealthCheck { failures } => write!(f, "{failures} health checks in a row failed"),
+            Self::ProbeFailed => f.write_str("its probe failed"),
             Self::ByHand => f.write_str("ejected by hand"),
         }
     }

@@ -212,7 +212,9 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         } else if unproved {
             self.restore(key, Restored::Doubt, now);
         } else {
-            self.eject_for_a_time(key, None, now);
+            let failed = outcome != Outcome::Success;
+            let told = failed.then_some(EjectCause::ProbeFailed);
+            self.eject_again(key, told, now);
         }
     }
 
@@ -292,7 +294,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             let taken = health(&key).and_then(Health::taken);
             if taken.is_some() && taken == turn {
                 // The same probe has been in progress since the last deadline, so it counts as failed.
-                self.eject_for_a_time(&key, None, now);
+                self.eject_again(&key, Some(EjectCause::ProbeFailed), now);
             } else {
                 // No request took the permit, or one took it after the last deadline.
                 past.place = Place::Probing { turn: taken };

@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         if let EjectCause::HealthCheck { .. } = cause {
             self.turn_out(key, Place::Failing { probe: false }, cause, None);
         } else {
-            self.eject_for_a_time(key, Some(cause), now);
+            self.eject_for_a_time(key, cause, now);
         }
     }
 
@@ -56,8 +56,25 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
     }
 
-    /// Ejects for the next longer time. `None` for `cause` keeps the cause before.
-    pub(super) fn eject_for_a_time(&mut self, key: &K, cause: Option<EjectCause>, now: Instant) {
+    /// Ejects for the next longer time after a probe. The reason for the ejection stays; subscribers get
+    /// `told`, if it is set.
+    pub(super) fn eject_again(&mut self, key: &K, told: Option<EjectCause>, now: Instant) {
+        let Some(cause) = self
+            .entries
+            .get(key)
+            .and_then(Entry::past)
+            .map(|past| past.cause)
+        else {
+            return;
+        };
+        self.eject_for_a_time(key, told.unwrap_or(cause), now);
+        if let Some(past) = self.entries.get_mut(key).and_then(Entry::past_mut) {
+            past.cause = cause;
+        }
+    }
+
+    /// Ejects for the next longer time.
+    pub(super) fn eject_for_a_time(&mut self, key: &K, cause: EjectCause, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -69,7 +86,6 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             past.times = past.times.saturating_sub(forgiven);
         }
         past.times = past.times.saturating_add(1);
-        let cause = cause.unwrap_or(past.cause);
         let time = jittered(self.rules.time_out(past.times), JITTER, &mut self.rng);
         self.set_due(key, Some(after(now, time)));
         self.turn_out(key, Place::Ejected, cause, Some(time));
