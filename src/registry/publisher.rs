@@ -115,9 +115,7 @@ impl<'a> Publisher<'a> {
             let known: HashSet<_> = known.iter().collect();
             let new = self.settle.rejected().iter();
             for rejected in new.filter(|rejected| !known.contains(rejected)) {
-                tracing::warn!(
-                    backend = %self.backend, service = %self.service, "{rejected}"
-                );
+                tracing::warn!("{rejected}");
             }
         }
         self.without_instances = if exists || !empty {
@@ -125,11 +123,19 @@ impl<'a> Publisher<'a> {
         } else {
             ViewState::Missing
         };
+        let before = self.listed;
         self.listed = if self.settle.set().is_empty() {
             self.without_instances
         } else {
             ViewState::Live
         };
+        if self.listed != before {
+            match self.listed {
+                ViewState::Missing => tracing::info!("the registry knows no such service"),
+                ViewState::Empty => tracing::info!("no instance of the service may serve"),
+                _ => tracing::info!(instances = self.settle.set().len(), "instances are listed"),
+            }
+        }
         self.confirm();
         true
     }
@@ -140,23 +146,22 @@ impl<'a> Publisher<'a> {
         }
         self.confirmed = Some(Instant::now());
         if self.error.take().is_some() {
-            tracing::info!(
-                backend = %self.backend, service = %self.service,
-                "the registry answers again"
-            );
+            tracing::info!("the registry answers again");
         }
         self.publish();
     }
 
     pub(super) fn fail(&mut self, error: RegistryError, failures: u32) {
-        let repeated = self
-            .error
-            .as_ref()
-            .is_some_and(|known| known.to_chain() == error.to_chain());
-        if repeated {
+        let known = self.error.as_ref();
+        if known.is_some_and(|known| is_alike(known, &error)) {
             tracing::debug!(failures, error = %error.to_chain(), "the registry fails again");
+        } else if self.listed == ViewState::Pending {
+            tracing::warn!(failures, error = %error.to_chain(), "no list yet, trying again");
         } else {
             tracing::warn!(failures, error = %error.to_chain(), "keeping the last good set");
+        }
+        let repeated = known.is_some_and(|known| known.to_chain() == error.to_chain());
+        if !repeated {
             self.error = Some(error);
         }
         self.publish();
@@ -183,6 +188,12 @@ impl<'a> Publisher<'a> {
         };
         show(self.cell, view, self.relayed);
     }
+}
+
+/// Whether two errors are the same fact for a reader of the log. A registry that goes away first breaks a
+/// connection, and then refuses the next one, or does not answer.
+fn is_alike(known: &RegistryError, error: &RegistryError) -> bool {
+    known.kind() == error.kind() || known.is_unreachable() && error.is_unreachable()
 }
 
 /// Publishes a view. Receivers are notified only if it differs from the previous one by more than its

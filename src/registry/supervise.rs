@@ -25,6 +25,7 @@ use tokio::{
     sync::watch as cell,
     time::{Instant, sleep_until},
 };
+use tracing::Instrument;
 
 use super::{
     contract::{Answer, Source},
@@ -66,7 +67,11 @@ pub(super) fn spawn(
     mut sources: Vec<Box<dyn Source>>,
     cell: Arc<cell::Sender<View>>,
 ) {
-    runtime.spawn(async move {
+    // The span gives backend and service to every event of this task. It has the level of errors, so that a
+    // filter by level does not remove it from the events that pass.
+    let span =
+        tracing::error_span!("watch", service = %job.query.service(), backend = %job.backend);
+    let task = async move {
         let work = async {
             if sources.len() == 1 {
                 if let Some(source) = sources.pop() {
@@ -80,8 +85,9 @@ pub(super) fn spawn(
             () = work => {}
             () = unused(&job, &cell) => {}
         }
-        tracing::debug!(backend = %job.backend, service = %job.query.service(), "watch ended");
-    });
+        tracing::debug!("watch ended");
+    };
+    runtime.spawn(task.instrument(span));
 }
 
 /// Returns once the watch has no receiver left and its linger time has passed.
@@ -113,7 +119,8 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &WatchJob, out: &cell::Sende
         let (cell, view) = cell::channel(View::default());
         let job = job.clone();
         views.push(view);
-        work.spawn(async move { supervise(source, &job, &cell, true).await });
+        let source = async move { supervise(source, &job, &cell, true).await };
+        work.spawn(source.in_current_span());
     }
     loop {
         let chosen = choose(

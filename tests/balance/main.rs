@@ -13,6 +13,7 @@ mod handle;
 #[cfg(feature = "http")]
 mod http;
 mod kit;
+mod logs;
 mod model;
 mod model_topology;
 mod moved;

@@ -9,6 +9,7 @@ use super::{
     ejections::{Alarm, Ejections, PeerFailures},
     member::{Listed, Member, MemberId},
     members::{Members, key},
+    membership::MembershipLog,
     news::News,
     planning::Planning,
     report::list,
@@ -41,6 +42,7 @@ pub(super) struct Endpoints<K, S, P: Policy> {
     warm_up: WarmUp,
     planning: Planning,
     news: News<P::Load>,
+    membership: MembershipLog,
 }
 
 impl<K, S, P> Endpoints<K, S, P>
@@ -65,6 +67,7 @@ where
             warm_up,
             planning,
             news: News::new(),
+            membership: MembershipLog::default(),
         }
     }
 
@@ -145,6 +148,7 @@ where
         let orders = self.departed.take_orders(&state.key);
         // The endpoint is listed again, so its requests in flight do not count as draining.
         self.departed.serves_again(state.id());
+        self.membership.added(&state.key);
         self.news.tell(BalanceEvent::Added {
             key: state.key.clone(),
         });
@@ -219,6 +223,7 @@ where
             return followed;
         };
         let (history, ejected) = self.ejections.remove(member.id(), now);
+        self.membership.removed(member.key());
         self.news.tell_removed(member.state().clone());
         // An endpoint that leaves while it is ejected starts slow start anew when it comes back.
         let age = if member.is_out() {
@@ -350,6 +355,11 @@ where
     pub(super) fn publish_news(&mut self) {
         let departed = &mut self.departed;
         self.news.publish_all(|state| departed.in_flight(state));
+    }
+
+    /// Logs which endpoints were added and removed since the last call.
+    pub(super) fn log_membership(&mut self) {
+        self.membership.write(self.members.all().len());
     }
 
     /// Forgets what has expired.

@@ -32,6 +32,7 @@ mod ejections;
 mod endpoints;
 mod member;
 mod members;
+mod membership;
 mod news;
 mod orders;
 mod planning;
@@ -73,7 +74,8 @@ use self::{
     turn::{FLOOD, TURN},
 };
 use super::{
-    event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy, topology,
+    event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy,
+    registry::RegistryStatus, topology,
 };
 use crate::{
     error::BoxError,
@@ -100,6 +102,8 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
     alive: mpsc::Receiver<Infallible>,
     status: watch::Sender<BalanceStatus>,
     rng: SmallRng,
+    /// Whether the span of this task has the name of the service.
+    is_named: bool,
 }
 
 impl<D, S, P, C, W> Driver<D, S, P, C, W>
@@ -180,6 +184,7 @@ where
             }
             self.look_at_registries();
             self.endpoints.publish_news();
+            self.endpoints.log_membership();
             self.endpoints.tidy(now);
             self.orders.answer_all();
         }
@@ -288,6 +293,7 @@ where
             return;
         };
         let registries: Arc<[_]> = self.registries.statuses().cloned().collect();
+        self.name_span(&registries);
         self.status.send_modify(|status| {
             status.resolved |= registries
                 .iter()
@@ -297,6 +303,17 @@ where
         for status in changed {
             self.endpoints.tell(BalanceEvent::Registry { status });
         }
+    }
+
+    /// Puts the watched services into the span of this task, once: a field that is recorded again is
+    /// printed again.
+    fn name_span(&mut self, registries: &[RegistryStatus]) {
+        if self.is_named || registries.is_empty() {
+            return;
+        }
+        self.is_named = true;
+        let services: Vec<_> = registries.iter().map(|one| &*one.service).collect();
+        tracing::Span::current().record("service", services.join(","));
     }
 
     /// Adds up the requests that went to each endpoint.

@@ -11,6 +11,7 @@ use tokio::{
     time::Instant,
 };
 use tower::discover::Discover;
+use tracing::Instrument;
 
 use super::{
     Driver,
@@ -117,10 +118,14 @@ where
             alive: ended,
             status,
             rng: rng(),
+            is_named: false,
         };
         // The task owns the driver and `run` borrows it: a future would keep its argument twice, as
         // argument and as local.
-        tokio::spawn(async move { driver.run().await });
+        // The span gives the service to every event of this task. It has the level of errors, so that a
+        // filter by level does not remove it from the events that pass.
+        let span = tracing::error_span!("balancer", service = tracing::field::Empty);
+        tokio::spawn(async move { driver.run().await }.instrument(span));
         core
     }
 }

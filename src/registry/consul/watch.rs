@@ -119,9 +119,7 @@ impl HealthQuery {
         let lost = link.as_ref().is_some_and(Link::is_lost);
         self.anew = index.is_some() && lost && !self.anew;
         if self.anew {
-            tracing::debug!(
-                service = %self.request.service, "the connection that gave the index was lost"
-            );
+            tracing::debug!("the connection that gave the index was lost");
             index = None;
         }
         let wait = self.request.options.wait;
@@ -213,15 +211,14 @@ impl HealthQuery {
         let began = Instant::now();
         let path = self.request.path(wanted, Some((hold.index, wait)), leader);
         let reply = self.client.send(path, within);
-        let service = &self.request.service;
         let Some(reply) = while_linked(reply, hold.link.clone()).await else {
-            tracing::debug!(%service, "the agent that gave the index is gone");
+            tracing::debug!("the agent that gave the index is gone");
             self.index = None;
             return Ok(None);
         };
         if let Err(error) = &reply {
             if self.client.turns.is_refused(error, began, true) {
-                tracing::debug!(%service, "no connection for a blocking query");
+                tracing::debug!("no connection for a blocking query");
                 return Ok(None);
             }
         }
@@ -231,8 +228,7 @@ impl HealthQuery {
             return Ok(None);
         }
         if new < hold.index {
-            let (service, asked) = (&self.request.service, hold.index);
-            tracing::debug!(asked, new, %service, "the index went backwards");
+            tracing::debug!(asked = hold.index, new, "the index went backwards");
             self.index = None;
             return Ok(None);
         }

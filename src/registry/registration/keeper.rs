@@ -205,9 +205,16 @@ impl Keeper {
             let _ = reply.send(Err(error.clone()));
         }
         let delay = self.backoff.delay(failures, &mut self.rng);
-        tracing::warn!(
-            error = %error.to_chain(), failures, registering, "registration is not confirmed"
-        );
+        let chain = error.to_chain();
+        match failures {
+            0 | 1 => tracing::warn!(error = chain, registering, "registration is not confirmed"),
+            _ => tracing::debug!(
+                error = chain,
+                registering,
+                failures,
+                "it is not confirmed again"
+            ),
+        }
         self.tell(if registering {
             RegistrationEvent::RegisterFailed { error }
         } else {
@@ -309,7 +316,21 @@ impl Keeper {
     }
 
     fn tell(&self, event: RegistrationEvent) {
-        tracing::debug!(service = %self.service, ?event, "registration");
+        match &event {
+            RegistrationEvent::Registered => tracing::info!("registered"),
+            RegistrationEvent::Reregistered => {
+                tracing::info!("registered again, the registry had lost it");
+            }
+            RegistrationEvent::Recovered => tracing::info!("heartbeats succeed again"),
+            RegistrationEvent::Updated => tracing::info!("updated"),
+            RegistrationEvent::Deregistered => tracing::info!("deregistered"),
+            RegistrationEvent::DeregisterFailed { error } => {
+                tracing::warn!(error = %error.to_chain(), "not deregistered, its check will expire");
+            }
+            // Logged where the attempt failed.
+            RegistrationEvent::RegisterFailed { .. }
+            | RegistrationEvent::HeartbeatFailed { .. } => {}
+        }
         // An error means that no receiver exists, which is allowed.
         let _ = self.events.send(event);
     }

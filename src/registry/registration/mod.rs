@@ -16,6 +16,7 @@ use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot, watch as cell},
 };
+use tracing::Instrument;
 
 use self::{event::RegistrationCommand, keeper::Keeper};
 use super::{contract::Backend, settings::WatchSettings};
@@ -63,7 +64,11 @@ impl Registration {
         let (stands, registered) = cell::channel(false);
         let instance = announcement.instance().clone();
         let keeper = Keeper::new(backend, &instance, lease, settings, sender, stands);
-        runtime.spawn(keeper.run(received));
+        // The span gives service and id to every event of this task. It has the level of errors, so that a
+        // filter by level does not remove it from the events that pass.
+        let span =
+            tracing::error_span!("registration", service = %instance.service, id = instance.id());
+        runtime.spawn(keeper.run(received).instrument(span));
         Ok(Self {
             commands,
             events,

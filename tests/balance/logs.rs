@@ -1,0 +1,172 @@
+//! What an operator reads: the log, and the list of endpoints.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tower::ServiceExt;
+use tower_roster::{
+    balance::{BalanceEvent, EndpointState},
+    endpoint::eject::{EjectCause, Ejection},
+    error::ErrorKind,
+};
+use tracing::subscriber::DefaultGuard;
+
+use crate::{
+    kit::{Answer, Rig, layer, settle},
+    registry::{Listed, at},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The log of this thread, which runs every task of a test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The lines since the last call.
+    fn lines(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        let text = String::from_utf8(bytes).unwrap();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_fact_is_one_line_that_names_the_service() {
+    let (log, _guard) = Log::start();
+    let listed = Listed::new([at("a", 80, 1), at("b", 81, 1)]);
+    let layer = layer().ejection(Ejection::new());
+    let balance = layer.build().unwrap().balance(listed.discover());
+    settle().await;
+    let balancer = "balancer{service=\"web\"}:";
+    let watch = "watch{service=web backend=scripted}:";
+    assert_eq!(
+        log.lines(),
+        [
+            format!("INFO {watch} instances are listed instances=2"),
+            format!("INFO {balancer} endpoints changed: added a b endpoints=2"),
+        ]
+    );
+    listed.apply([at("b", 81, 1), at("c", 82, 1)]).await;
+    let changed = "endpoints changed: added c, removed a endpoints=2";
+    assert_eq!(log.lines(), [format!("INFO {balancer} {changed}")]);
+
+    listed.control("b").answer(Answer::Fails);
+    for _ in 0..20 {
+        let _ = balance.clone().oneshot(0).await;
+        settle().await;
+    }
+    let lines = log.lines();
+    let ejected = lines.iter().filter(|line| line.contains("ejected"));
+    assert_eq!(ejected.count(), 1, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains(balancer)),
+        "{lines:?}"
+    );
+
+    // A registry that is lost breaks a connection, then refuses, then is silent: that is one fact.
+    for kind in [
+        ErrorKind::Unreachable,
+        ErrorKind::Timeout,
+        ErrorKind::Unavailable,
+    ] {
+        listed.say(Err(kind));
+        sleep(SECOND).await;
+    }
+    let lines = log.lines();
+    let warned: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("WARN"))
+        .collect();
+    assert_eq!(warned.len(), 1, "{lines:?}");
+    assert!(warned[0].contains(watch) && warned[0].contains("keeping the last good set"));
+    listed.apply([]).await;
+    let removed = "endpoints changed: removed b c endpoints=0";
+    assert_eq!(
+        log.lines(),
+        [
+            format!("INFO {watch} no instance of the service may serve"),
+            format!("INFO {watch} the registry answers again"),
+            format!("INFO {balancer} {removed}"),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_endpoints_are_one_line() {
+    let (log, _guard) = Log::start();
+    let listed = Listed::new((0..10_000).map(|n| at(&format!("{n:05}"), 80, 1)));
+    let balance = layer().build().unwrap().balance(listed.discover());
+    let all = |status: &tower_roster::balance::BalanceStatus| status.endpoints == 10_000;
+    balance.handle().wait_for(all).await.unwrap();
+    settle().await;
+    let lines = log.lines();
+    assert!(lines.len() < 40, "{}: {:?}", lines.len(), &lines[..5]);
+    assert!(lines.iter().all(|line| line.len() < 200), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_is_told_as_one_and_an_endpoint_that_awaits_one_shows_it() {
+    let rig = Rig::with(layer().ejection(Ejection::new()));
+    let [a, ..] = rig.list(["a", "b", "c"]).await;
+    let mut events = rig.handle.subscribe().await.unwrap();
+    let mut cause = || loop {
+        if let BalanceEvent::Ejected { cause, .. } = events.try_recv().unwrap() {
+            break cause;
+        }
+    };
+    a.answer(Answer::Fails);
+    rig.call_until_ejected("a").await;
+    let first = cause();
+    assert!(
+        matches!(first, EjectCause::ConsecutiveFailures { .. }),
+        "{first}"
+    );
+
+    // Without traffic it is never probed, so it says that it is due.
+    sleep(3_600 * SECOND).await;
+    let info = rig.info("a").await;
+    assert_eq!(
+        (info.state, info.cause),
+        (EndpointState::Probing, Some(first))
+    );
+    rig.call_until_ejected("a").await;
+    assert_eq!(cause(), EjectCause::ProbeFailed);
+    assert_eq!(EjectCause::ProbeFailed.to_string(), "its probe failed");
+    assert_eq!(rig.info("a").await.cause, Some(first), "the reason stays");
+    a.answer(Answer::Name);
+    sleep(3_600 * SECOND).await;
+    assert_eq!(rig.info("a").await.state, EndpointState::Probing);
+    for _ in 0..20 {
+        rig.call().await.unwrap();
+    }
+    settle().await;
+    assert_eq!(rig.info("a").await.state, EndpointState::Warming);
+}
