@@ -281,6 +281,21 @@ fn so_are_the_options_of_consul() {
     }
 }
 
+#[cfg(feature = "rest")]
+#[test]
+fn so_are_the_settings_of_a_rest_client() {
+    use tower_roster::registry::rest::RestSettings;
+
+    let one = RestSettings::from_url("rest://127.0.0.1:1").unwrap();
+    assert_eq!(one.clone(), one);
+    assert_ne!(one.clone().wait(ZERO), one);
+    assert_eq!(refused(one.wait(ZERO).build()).field(), "rest.wait");
+    assert_eq!(
+        refused(RestSettings::new([]).build()).field(),
+        "rest.addresses"
+    );
+}
+
 #[cfg(feature = "memory")]
 #[tokio::test]
 async fn so_is_the_health_of_a_registration() {

@@ -47,7 +47,9 @@ pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, Conf
         #[cfg(feature = "memory")]
         "memory" => Registry::with_settings(super::memory::Memory::named(rest), settings),
         #[cfg(feature = "rest")]
-        "rest" => Registry::with_settings(super::rest::RestClient::from_url(url)?, settings),
+        "rest" => {
+            Registry::with_settings(super::rest::RestSettings::from_url(url)?.build()?, settings)
+        }
         _ => {
             let known = known_schemes().join(", ");
             let message = format!("no backend for {scheme:?} is compiled in; there are {known}");

@@ -3,7 +3,7 @@
 use tower_roster::{
     error::ErrorKind,
     registry::{
-        Announcement, Health, Query, RegistrationEvent, ViewState, connect, rest::RestClient,
+        Announcement, Health, Query, RegistrationEvent, ViewState, connect, rest::RestSettings,
     },
 };
 
@@ -71,9 +71,8 @@ async fn the_url_alone_chooses_the_registry() {
 async fn an_idle_watch_is_confirmed_again_and_again() {
     let front = Front::start().await;
     front.memory.register(instance("a")).unwrap();
-    let client = RestClient::from_url(&front.url())
-        .unwrap()
-        .wait(SECOND / 50);
+    let settings = RestSettings::from_url(&front.url()).unwrap();
+    let client = settings.wait(SECOND / 50).build().unwrap();
     let mut watch = Registry::new(client).watch("web").unwrap();
     let view = until(&mut watch, "the instance", |v| ids(v) == ["a"]).await;
     let first = view.confirmed.unwrap();

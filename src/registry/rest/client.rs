@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::session::{RestLease, RestSource};
 use crate::{
     connect::{Connector, Target},
-    error::{ConfigError, ErrorKind, RegistryError},
+    error::{ConfigError, ErrorKind, RegistryError, check_range},
     instance::Address,
     registry::{
         Announcement, Backend, Lease, Query, Source,
@@ -46,38 +46,33 @@ pub struct RestClient {
 }
 
 impl RestClient {
-    /// Creates a client for the registry at these addresses.
+    /// Creates a client for the registry at these addresses, with default settings.
     ///
     /// # Errors
     /// When there is no address.
     pub fn new(addresses: impl IntoIterator<Item = Address>) -> Result<Self, ConfigError> {
-        let addresses: Vec<Address> = addresses.into_iter().collect();
-        if addresses.is_empty() {
-            return Err(ConfigError::new(
-                "registry.url",
-                "a rest registry needs an address",
-            ));
-        }
-        let names: Vec<_> = addresses.iter().map(Address::to_string).collect();
-        let backend: Arc<str> = format!("rest http://{}", names.join(",")).into();
-        let agents = addresses.into_iter().map(|address| {
-            let origin = format!("http://{address}");
-            let gzip = !is_local(address.host());
-            (
-                origin,
-                gzip,
-                Connector::new(Target::Tcp(address), CONNECT_WITHIN),
-            )
-        });
-        Ok(Self {
-            http: Http::new(backend, agents, MAX_BODY),
-            sessions: Sessions::default(),
+        RestSettings::new(addresses).build()
+    }
+}
+
+/// The settings of a [`RestClient`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "settings do nothing until they are built"]
+pub struct RestSettings {
+    addresses: Vec<Address>,
+    wait: Duration,
+}
+
+impl RestSettings {
+    /// The defaults, for the registry at these addresses, of which there must be at least one.
+    pub fn new(addresses: impl IntoIterator<Item = Address>) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
             wait: WAIT,
-        })
+        }
     }
 
-    /// Creates a client from `rest://host:port`, or from `rest://host:port,host:port` for several
-    /// addresses.
+    /// Takes the addresses from `rest://host:port`, or from `rest://host:port,host:port` for several.
     ///
     /// # Errors
     /// When the URL has any other form. The message names the part.
@@ -102,18 +97,42 @@ impl RestClient {
         }
         let addresses = list.split(',').map(str::parse::<Address>);
         let addresses = addresses.collect::<Result<Vec<_>, _>>();
-        Self::new(addresses.map_err(|error| invalid(error.to_string()))?)
+        Ok(Self::new(
+            addresses.map_err(|error| invalid(error.to_string()))?,
+        ))
     }
 
-    /// Sets how long the registry may hold a request open before it confirms that nothing changed; 20 s
-    /// by default, from 10 ms to 10 min (other values are clamped). Shorter waits cost more requests. A
-    /// set must be confirmed within
-    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so a longer wait
-    /// needs a longer `stale_after`.
-    #[must_use]
+    /// Sets how long the registry may hold a request open before it confirms that nothing changed, from
+    /// 10 ms to 10 min; 20 s by default. Shorter waits cost more requests. A set must be confirmed
+    /// within [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so a longer
+    /// wait needs a longer `stale_after`.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(600));
+        self.wait = wait;
         self
+    }
+
+    /// Makes the client.
+    ///
+    /// # Errors
+    /// When there is no address, or the wait is out of its range.
+    pub fn build(&self) -> Result<RestClient, ConfigError> {
+        if self.addresses.is_empty() {
+            return Err(ConfigError::new("rest.addresses", "there is none"));
+        }
+        let waits = Duration::from_millis(10)..=Duration::from_secs(600);
+        check_range("rest.wait", self.wait, waits)?;
+        let names: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
+        let backend: Arc<str> = format!("rest http://{}", names.join(",")).into();
+        let agents = self.addresses.iter().map(|address| {
+            let connector = Connector::new(Target::Tcp(address.clone()), CONNECT_WITHIN);
+            let gzip = !is_local(address.host());
+            (format!("http://{address}"), gzip, connector)
+        });
+        Ok(RestClient {
+            http: Http::new(backend, agents, MAX_BODY),
+            sessions: Sessions::default(),
+            wait: self.wait,
+        })
     }
 }
 

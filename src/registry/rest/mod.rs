@@ -87,7 +87,10 @@ mod serve;
 mod server;
 mod session;
 
-pub use self::{client::RestClient, server::RestServer};
+pub use self::{
+    client::{RestClient, RestSettings},
+    server::RestServer,
+};
 
 /// The headers with the position of a response; the next request repeats it.
 const INDEX: &str = "x-registry-index";
