@@ -15,9 +15,9 @@ use tower_roster::{
     service::{
         breaker::BreakerSettings,
         failfast::FailFastSettings,
-        hedge::HedgeLayer,
+        hedge::HedgeSettings,
         limit::LimitSettings,
-        retry::{RetryBudget, RetryLayer},
+        retry::{BudgetSettings, RetrySettings},
         throttle::ThrottleSettings,
     },
 };
@@ -111,35 +111,35 @@ fn what_is_out_of_range_is_refused_by_part_and_setter() {
             "throttle.min_calls",
         ),
         (
-            refused(RetryLayer::cloned().deadline(ZERO).build()),
+            refused(RetrySettings::new().deadline(ZERO).build()),
             "retry.deadline",
         ),
         (
-            refused(RetryLayer::cloned().try_timeout(ZERO).build()),
+            refused(RetrySettings::new().try_timeout(ZERO).build()),
             "retry.try_timeout",
         ),
         (
-            refused(RetryBudget::builder().ratio(-1.0).build()),
+            refused(BudgetSettings::new().ratio(-1.0).build()),
             "retry_budget.ratio",
         ),
         (
-            refused(RetryBudget::builder().ttl(ZERO).build()),
+            refused(BudgetSettings::new().ttl(ZERO).build()),
             "retry_budget.ttl",
         ),
         (
-            refused(HedgeLayer::cloned().percentile(0.0).build()),
+            refused(HedgeSettings::new().percentile(0.0).build()),
             "hedge.percentile",
         ),
         (
-            refused(HedgeLayer::cloned().times_median(0.0).build()),
+            refused(HedgeSettings::new().times_median(0.0).build()),
             "hedge.times_median",
         ),
         (
-            refused(HedgeLayer::cloned().share(2.0).build()),
+            refused(HedgeSettings::new().share(2.0).build()),
             "hedge.share",
         ),
         (
-            refused(HedgeLayer::cloned().window(ZERO).build()),
+            refused(HedgeSettings::new().window(ZERO).build()),
             "hedge.window",
         ),
         (
@@ -371,4 +371,7 @@ fn settings_are_equal_to_their_copies_and_to_no_others() {
     assert_ne!(ThrottleSettings::new().k(3.0), ThrottleSettings::new());
     assert_ne!(FailFastSettings::new().name("a"), FailFastSettings::new());
     assert_ne!(Ejection::new().min_requests(1), Ejection::new());
+    assert_ne!(RetrySettings::new().budget(None), RetrySettings::new());
+    assert_ne!(BudgetSettings::new().reserve(1), BudgetSettings::new());
+    assert_ne!(HedgeSettings::new().share(0.1), HedgeSettings::new());
 }

@@ -90,7 +90,7 @@ impl Contender {
                     stack = stack.timeout(patience);
                 }
                 let built = change(stack).build_plain(feed).expect("settings in range");
-                budget = Some(built.handles.budget);
+                budget = built.handles.budget;
                 boxed(built.service, None)
             }
             Self::TowerPending => {

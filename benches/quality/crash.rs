@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tower::discover::Change;
 
+use tower_roster::service::retry::RetrySettings;
+
 use crate::{
     clients::{ALL, Contender, Load, run},
     report::{Bar, Report, failed, fails, last_bad, percent, quantiles},
@@ -19,8 +21,9 @@ const END: Duration = Duration::from_secs(110);
 const PATIENCE: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_millis(250);
 
-const WITH_TRY: Contender =
-    Contender::Stack("our stack, 250 ms per try", |stack| stack.try_timeout(TRY));
+const WITH_TRY: Contender = Contender::Stack("our stack, 250 ms per try", |stack| {
+    stack.retry(RetrySettings::new().try_timeout(TRY))
+});
 
 pub(crate) fn refusing(seed: u64) -> Report {
     report(

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) const WARM: Duration = Duration::from_secs(10);
 
 pub(crate) const UNHEDGED: Contender =
-    Contender::Stack("our stack, no hedges", |stack| stack.hedge(false));
+    Contender::Stack("our stack, no hedges", |stack| stack.hedge(None));
 
 /// All that work without knowledge of servers beyond a client's own requests, and the oracle.
 pub(crate) const ALL: &[Contender] = &[

@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use tower_roster::service::retry::RetrySettings;
+
 use crate::{
     clients::{Contender, Load, Run, STACK, run_many},
     report::{Bar, Report, failed, percent, quantiles, ratio},
@@ -33,7 +35,9 @@ const OVERLOAD: Duration = Duration::from_secs(5);
 const AFTER: Duration = Duration::from_secs(20);
 
 const BARE: Contender = Contender::Stack("our stack, no retries, no hedges", |stack| {
-    stack.attempts(NonZeroU32::MIN).hedge(false)
+    stack
+        .retry(RetrySettings::new().max_attempts(NonZeroU32::MIN))
+        .hedge(None)
 });
 
 /// Requests a second.

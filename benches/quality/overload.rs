@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use tower_roster::service::retry::RetrySettings;
+
 use crate::{
     clients::{ALL, Contender, Load, STACK, run},
     report::{Bar, Report, failed, fails, last_bad, mean, percent, quantiles, ratio},
@@ -23,9 +25,11 @@ const LONG: Duration = Duration::from_secs(30);
 const AFTER: Duration = Duration::from_secs(15);
 
 const BARE: Contender = Contender::Stack("our stack, no retries, no hedges", |stack| {
-    stack.attempts(NonZeroU32::MIN).hedge(false)
+    stack
+        .retry(RetrySettings::new().max_attempts(NonZeroU32::MIN))
+        .hedge(None)
 });
-const RETRIES: Contender = Contender::Stack("our stack, no hedges", |stack| stack.hedge(false));
+const RETRIES: Contender = Contender::Stack("our stack, no hedges", |stack| stack.hedge(None));
 
 fn world(seed: u64) -> (Vec<Node>, Feed) {
     let latency = Latency::LogNormal {

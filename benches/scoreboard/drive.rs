@@ -10,7 +10,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use tower::Layer as _;
-use tower_roster::{balance::policy::P2c, service::retry::RetryLayer};
+use tower_roster::{balance::policy::P2c, service::retry::RetrySettings};
 
 #[cfg(feature = "tonic")]
 use super::grpc;
@@ -68,7 +68,7 @@ pub fn drive(arguments: &[String]) -> ExitCode {
             );
         }
         "retry" => {
-            let layer = RetryLayer::cloned().without_budget().build();
+            let layer = RetrySettings::new().budget(None).build();
             requests(&mut layer.expect("defaults").layer(Noop), each as u32);
         }
         "noop" => {

@@ -207,7 +207,7 @@ impl Clients {
                 next: Arc::clone(&next),
             },
             stack: whole(Stack::http()),
-            unhedged: whole(Stack::http().hedge(false)),
+            unhedged: whole(Stack::http().hedge(None)),
             bare: Bare {
                 client: Client::builder(TokioExecutor::new()).build(connector),
                 uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),

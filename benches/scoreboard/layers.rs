@@ -19,7 +19,7 @@ use tower_roster::service::{
     failfast::FailFastLayer,
     hedge::HedgeLayer,
     limit::AdaptiveLimitLayer,
-    retry::RetryLayer,
+    retry::{RetryLayer, RetrySettings},
     throttle::ThrottleLayer,
 };
 
@@ -61,7 +61,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
     }
     let runtime = here();
     let _entered = runtime.enter();
-    let plain = RetryLayer::cloned().without_budget().build();
+    let plain = RetrySettings::new().budget(None).build();
     let plain = plain.expect("defaults").layer(Noop);
     let budgeted = || RetryLayer::default().layer(Noop);
     let tower_retry = |budget| tower::retry::RetryLayer::new(Again(budget)).layer(Noop);
@@ -75,7 +75,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
         .sliding_window_duration(Duration::from_secs(10))
         .build();
     let timed_resilience = timed_resilience.expect("in range").layer(Noop);
-    let hedge = || HedgeLayer::cloned().build().expect("defaults").layer(Noop);
+    let hedge = || HedgeLayer::default().layer(Noop);
     let throttle = || ThrottleLayer::default().layer(Noop);
     let limit = || AdaptiveLimitLayer::default().layer(Noop);
     let failfast = || FailFastLayer::default().layer(Noop);

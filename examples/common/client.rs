@@ -27,7 +27,7 @@ use tower_roster::{
     registry::Watch,
     service::{
         breaker::{BreakerError, BreakerSettings},
-        retry::{Hedgeable, Reissue, Replay, ReplayBody, TryTimeout},
+        retry::{Hedgeable, Reissue, Replay, ReplayBody, RetrySettings, TryTimeout},
     },
 };
 
@@ -116,6 +116,10 @@ impl Caller {
         let policy = policy::by_name(&settings.policy).map_err(|error| error.to_string())?;
 
         let again = Again::default();
+        let mut retry = RetrySettings::new().try_timeout(settings.try_timeout);
+        if !settings.retry {
+            retry = retry.max_attempts(NonZeroU32::MIN);
+        }
         let mut stack = Stack::http()
             .balance(|balance| {
                 // The balancer waits for a first endpoint, but no longer than the caller does.
@@ -128,13 +132,10 @@ impl Caller {
                 count: Arc::clone(&again.retries),
                 hedges: Arc::clone(&again.hedges),
             })
-            .hedge(settings.hedge)
+            .retry(retry)
             .timeout(*timeout);
-        if let Some(timeout) = settings.try_timeout {
-            stack = stack.try_timeout(timeout);
-        }
-        if !settings.retry {
-            stack = stack.attempts(NonZeroU32::MIN);
+        if !settings.hedge {
+            stack = stack.hedge(None);
         }
         let endpoints = Counting {
             inner: HttpEndpoints::new().connect_timeout(Duration::from_secs(1)),
@@ -172,7 +173,11 @@ impl Caller {
         let mut summary = self.figures.summary();
         summary.retries = self.again.retries.load(Relaxed);
         summary.hedges = self.again.hedges.load(Relaxed);
-        summary.budget_refused = self.handles.budget.refused();
+        summary.budget_refused = self
+            .handles
+            .budget
+            .as_ref()
+            .map_or(0, |budget| budget.refused());
         if let Some(breaker) = &self.handles.breaker {
             summary.breaker.state = Some(breaker.state().as_str());
             summary.breaker.refused = breaker.refused();

@@ -8,37 +8,46 @@ use tower::{Layer, Service, ServiceExt};
 use tower_roster::{
     classify::Classify,
     service::{
-        hedge::{HedgeBuilder, HedgeLayer},
-        retry::{Cloned, RetryBudget, reissue},
+        hedge::{HedgeLayer, HedgeSettings},
+        retry::{BudgetSettings, Cloned, RetryBudget, reissue},
     },
 };
 
 use crate::kit::*;
 
-/// A second attempt after 50 ms, out of what hedges have by default.
-fn by_share() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
-    HedgeLayer::cloned().classify(by_status()).delay(50 * MS)
+/// A second attempt after 50 ms.
+fn settings() -> HedgeSettings {
+    HedgeSettings::new().delay(50 * MS)
 }
 
-/// The same with more than enough.
-fn plain() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
-    let enough = RetryBudget::builder().reserve(100).build();
-    by_share().budget(enough.unwrap())
+/// With the share that hedges have by default.
+fn by_share(settings: HedgeSettings) -> HedgeLayer<Cloned, impl Classify<Answer, Failure>> {
+    settings.build().unwrap().classify(by_status())
+}
+
+/// With a budget that is never exhausted.
+fn with(settings: HedgeSettings) -> HedgeLayer<Cloned, impl Classify<Answer, Failure>> {
+    let enough = BudgetSettings::new().reserve(100).build();
+    by_share(settings).budget(enough.unwrap())
+}
+
+fn plain() -> HedgeLayer<Cloned, impl Classify<Answer, Failure>> {
+    with(settings())
 }
 
 /// The same once, whatever comes of it.
-fn once() -> HedgeBuilder<Cloned, impl Classify<Answer, Failure>> {
-    let one = RetryBudget::builder().ratio(0.0).reserve_per_sec(1);
+fn once() -> HedgeLayer<Cloned, impl Classify<Answer, Failure>> {
+    let one = BudgetSettings::new().ratio(0.0).reserve_per_sec(1);
     plain().budget(one.ttl(SEC).build().unwrap())
 }
 
 /// The result, and after how many milliseconds it came.
 async fn ask<C: Classify<Answer, Failure>>(
-    hedge: HedgeBuilder<Cloned, C>,
+    hedge: HedgeLayer<Cloned, C>,
     server: &Server,
 ) -> (Result<u16, Failure>, u128) {
     let start = Instant::now();
-    let hedge = hedge.build().unwrap().layer(server.clone());
+    let hedge = hedge.layer(server.clone());
     let result = hedge.oneshot(7).await.map(|answer| answer.status);
     assert_eq!(
         server.in_flight(),
@@ -129,7 +138,7 @@ async fn there_is_one_more_attempt_unless_told_and_each_waits_a_delay() {
     assert_eq!(ask(plain(), &server).await, (Ok(200), 1_000));
     assert_eq!(server.times(), [0, 50]);
     let server = slow();
-    let hedge = plain().max_extra(NonZeroU32::new(3).unwrap());
+    let hedge = with(settings().max_extra(NonZeroU32::new(3).unwrap()));
     ask(hedge, &server).await.0.unwrap();
     assert_eq!(server.times(), [0, 50, 100, 150]);
 }
@@ -137,14 +146,14 @@ async fn there_is_one_more_attempt_unless_told_and_each_waits_a_delay() {
 #[tokio::test(start_paused = true)]
 async fn no_delay_sends_both_at_once() {
     let server = Server::new([says(200).after(SEC), says(204).after(10 * MS)]);
-    let hedge = plain().delay(Duration::ZERO);
+    let hedge = with(settings().delay(Duration::ZERO));
     assert_eq!(ask(hedge, &server).await, (Ok(204), 10));
     assert_eq!(server.times(), [0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_budget_sends_nothing_more() {
-    let empty = RetryBudget::builder().ratio(0.0).reserve_per_sec(0);
+    let empty = BudgetSettings::new().ratio(0.0).reserve_per_sec(0);
     let empty = empty.build().unwrap();
     let server = Server::new([says(200).after(SEC)]);
     let result = ask(plain().budget(empty.clone()), &server).await;
@@ -155,7 +164,7 @@ async fn an_empty_budget_sends_nothing_more() {
 #[tokio::test(start_paused = true)]
 async fn when_everything_is_slow_the_share_and_one_more_are_sent_twice() {
     let server = Server::new([says(200).after(SEC); 2_000]);
-    let hedge = by_share().build().unwrap().layer(server.clone());
+    let hedge = by_share(settings()).layer(server.clone());
     let calls = (0..1_000).map(|n| tokio::spawn(hedge.clone().oneshot(n)));
     for call in calls.collect::<Vec<_>>() {
         call.await.unwrap().unwrap();
@@ -165,10 +174,7 @@ async fn when_everything_is_slow_the_share_and_one_more_are_sent_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn what_still_runs_when_there_is_something_again_is_sent_then() {
-    let one = RetryBudget::builder()
-        .ratio(0.0)
-        .reserve_per_sec(1)
-        .ttl(SEC);
+    let one = BudgetSettings::new().ratio(0.0).reserve_per_sec(1).ttl(SEC);
     let one = one.build().unwrap();
     assert!(one.withdraw(Instant::now()));
     let server = Server::new([says(200).after(10 * SEC), says(204).after(10 * MS)]);
@@ -181,11 +187,7 @@ async fn what_still_runs_when_there_is_something_again_is_sent_then() {
 #[tokio::test(start_paused = true)]
 async fn the_share_holds_over_any_window_and_nothing_grows_back_with_time() {
     let server = Server::new(vec![says(200).after(300 * MS); 9_000]);
-    let hedge = by_share()
-        .share(0.05)
-        .build()
-        .unwrap()
-        .layer(server.clone());
+    let hedge = by_share(settings().share(0.05)).layer(server.clone());
     // 100 a second for 20 s, then a minute's pause, and again.
     let mut hedges = 0;
     for round in 1..=2u32 {
@@ -221,7 +223,7 @@ async fn a_client_with_hardly_any_traffic_hedges_once_and_earns_the_next() {
         .chain(fast)
         .chain([says(200).after(SEC); 3]);
     let server = Server::new(script);
-    let hedge = by_share().build().unwrap().layer(server.clone());
+    let hedge = by_share(settings()).layer(server.clone());
     let mut sent = Vec::new();
     for n in 0..38 {
         let before = server.calls();
@@ -237,7 +239,7 @@ async fn a_client_with_hardly_any_traffic_hedges_once_and_earns_the_next() {
 #[tokio::test(start_paused = true)]
 async fn clones_and_services_of_a_layer_share_what_hedges_have() {
     let server = Server::new([says(200).after(SEC); 99]);
-    let layer = by_share().build().unwrap();
+    let layer = by_share(settings());
     let one = layer.layer(server.clone());
     let others = [
         one.clone(),
@@ -253,7 +255,7 @@ async fn clones_and_services_of_a_layer_share_what_hedges_have() {
 #[tokio::test(start_paused = true)]
 async fn what_may_not_be_repeated_is_sent_once() {
     let even = reissue::clone_if(|request: &u32| request % 2 == 0);
-    let layer = HedgeLayer::reissue(even).delay(MS).build().unwrap();
+    let layer = settings().delay(MS).build().unwrap().reissue(even);
     for (request, calls) in [(7, 1), (8, 2)] {
         let server = Server::new([says(200).after(SEC)]);
         let answer = layer.layer(server.clone()).oneshot(request).await;
@@ -266,7 +268,7 @@ async fn a_service_that_is_not_ready_delays_only_the_second_attempt() {
     for (ready_in, expected) in [(None, (Ok(200), 500)), (Some(80 * MS), (Ok(204), 80))] {
         let server = Server::new([says(200).after(500 * MS), says(204)]);
         let start = Instant::now();
-        let mut hedge = plain().build().unwrap().layer(server.clone());
+        let mut hedge = plain().layer(server.clone());
         let call = hedge.ready().await.unwrap().call(7);
         server.ready_in(ready_in);
         let result = call.await.map(|answer| answer.status);
@@ -277,7 +279,7 @@ async fn a_service_that_is_not_ready_delays_only_the_second_attempt() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_fails_in_poll_ready_does_not_disturb_the_first_attempt() {
     let server = Server::new([says(200).after(SEC)]);
-    let mut hedge = plain().build().unwrap().layer(server.clone());
+    let mut hedge = plain().layer(server.clone());
     let call = hedge.ready().await.unwrap().call(7);
     server.close();
     assert_eq!(call.await, Ok(answer(200)));
@@ -290,7 +292,7 @@ async fn dropping_a_call_drops_all_its_attempts() {
     for (ms, calls) in [(0, 1), (30, 1), (60, 2)] {
         let budget = RetryBudget::new();
         let server = Server::new([says(200).after(SEC); 2]);
-        let hedge = plain().budget(budget.clone()).build().unwrap();
+        let hedge = plain().budget(budget.clone());
         let mut hedge = hedge.layer(server.clone());
         let mut call = task::spawn(hedge.ready().await.unwrap().call(7));
         assert_pending!(call.poll());
@@ -307,7 +309,7 @@ async fn dropping_a_call_drops_all_its_attempts() {
 #[tokio::test(start_paused = true)]
 async fn a_clone_works_on_its_own() {
     let server = Server::new([says(200).after(SEC); 2]);
-    let mut one = plain().build().unwrap().layer(server.clone());
+    let mut one = plain().layer(server.clone());
     one.ready().await.unwrap();
     let mut two = one.clone();
     let (a, b) = tokio::join!(one.call(1), two.ready().await.unwrap().call(2));
@@ -319,19 +321,19 @@ async fn a_clone_works_on_its_own() {
 #[test]
 fn refuses_what_is_out_of_range_and_names_the_field() {
     for percentile in [0.0, 1.0, -0.5, 95.0, f64::NAN] {
-        let error = HedgeLayer::cloned().percentile(percentile).build();
+        let error = HedgeSettings::new().percentile(percentile).build();
         assert_eq!(error.unwrap_err().field(), "hedge.percentile");
     }
     for times in [0.0, 0.99, -3.0, 1_001.0, f64::NAN] {
-        let error = HedgeLayer::cloned().times_median(times).build();
+        let error = HedgeSettings::new().times_median(times).build();
         assert_eq!(error.unwrap_err().field(), "hedge.times_median");
     }
     for share in [-0.01, 1.01, f64::NAN] {
-        let error = HedgeLayer::cloned().share(share).build();
+        let error = HedgeSettings::new().share(share).build();
         assert_eq!(error.unwrap_err().field(), "hedge.share");
     }
     for window in [Duration::ZERO, 999 * MS, 601 * SEC, Duration::MAX] {
-        let error = HedgeLayer::cloned().window(window).build();
+        let error = HedgeSettings::new().window(window).build();
         assert_eq!(error.unwrap_err().field(), "hedge.window");
     }
 }

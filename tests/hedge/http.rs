@@ -11,7 +11,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_roster::service::{
-    hedge::HedgeLayer,
+    hedge::HedgeSettings,
     retry::{ReplayBody, RetryLayer},
 };
 
@@ -43,7 +43,7 @@ where
 #[tokio::test(start_paused = true)]
 async fn the_second_attempt_sends_the_whole_body() {
     let calls = Arc::default();
-    let layer = HedgeLayer::http().delay(50 * MS).build().unwrap();
+    let layer = HedgeSettings::new().delay(50 * MS).build().unwrap().http();
     let service = ServiceBuilder::new()
         .layer(layer)
         .service(echo(Arc::clone(&calls)));
@@ -58,12 +58,13 @@ async fn the_second_attempt_sends_the_whole_body() {
 async fn below_a_retry_the_body_is_kept_once() {
     let calls = Arc::default();
     let service = ServiceBuilder::new()
-        .layer(RetryLayer::http().build().unwrap())
+        .layer(RetryLayer::default().http())
         .layer(
-            HedgeLayer::http_below_retry()
+            HedgeSettings::new()
                 .delay(50 * MS)
                 .build()
-                .unwrap(),
+                .unwrap()
+                .http_below_retry(),
         )
         // The same type as without a hedge: it is not wrapped twice.
         .service(echo::<Full<Bytes>>(Arc::clone(&calls)));
@@ -77,7 +78,7 @@ async fn below_a_retry_the_body_is_kept_once() {
 #[tokio::test(start_paused = true)]
 async fn other_methods_are_sent_once() {
     let calls = Arc::default();
-    let layer = HedgeLayer::http().delay(50 * MS).build().unwrap();
+    let layer = HedgeSettings::new().delay(50 * MS).build().unwrap().http();
     let service = ServiceBuilder::new()
         .layer(layer)
         .service(echo(Arc::clone(&calls)));

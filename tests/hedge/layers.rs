@@ -15,8 +15,8 @@ use tower_roster::{
     Backoff,
     attempt::{EndpointId, Tried},
     service::{
-        hedge::HedgeLayer,
-        retry::{RetryBudget, RetryLayer},
+        hedge::{HedgeLayer, HedgeSettings},
+        retry::{BudgetSettings, RetryLayer, RetrySettings},
     },
 };
 
@@ -68,10 +68,14 @@ impl Service<u32> for Toy {
     }
 }
 
+fn after_50_ms() -> HedgeLayer {
+    HedgeSettings::new().delay(50 * MS).build().unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_second_attempt_goes_to_another_endpoint() {
     let toy = Toy::new(&[(SEC, true), (10 * MS, true)]);
-    let layer = HedgeLayer::cloned().delay(50 * MS).build().unwrap();
+    let layer = after_50_ms();
     let service = ServiceBuilder::new().layer(layer).service(toy.clone());
     assert_eq!(service.oneshot(7).await.unwrap(), 1);
     assert_eq!(toy.picked(), [0, 1]);
@@ -83,12 +87,12 @@ async fn a_retry_avoids_what_both_attempts_went_to() {
     let toy = Toy::new(&[(100 * MS, false), (100 * MS, false), (10 * MS, true)]);
     let service = ServiceBuilder::new()
         .layer(
-            RetryLayer::cloned()
+            RetrySettings::new()
                 .delay(Backoff::fixed(MS))
                 .build()
                 .unwrap(),
         )
-        .layer(HedgeLayer::cloned().delay(50 * MS).build().unwrap())
+        .layer(after_50_ms())
         .service(toy.clone());
     assert_eq!(service.oneshot(7).await.unwrap(), 2);
     assert_eq!(toy.picked(), [0, 1, 2]);
@@ -97,22 +101,16 @@ async fn a_retry_avoids_what_both_attempts_went_to() {
 #[tokio::test(start_paused = true)]
 async fn retries_are_hedged_too_all_from_one_budget() {
     let [budget, own] = [10, 10].map(|many| {
-        let budget = RetryBudget::builder().reserve(many).build();
+        let budget = BudgetSettings::new().reserve(many).build();
         budget.unwrap()
     });
     let slow = fails(Failure::Broke).after(400 * MS);
     let server = Server::new(VecDeque::from([slow; 20]));
-    let retry = RetryLayer::cloned().budget(budget.clone());
-    let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
+    let retry = RetryLayer::default().shared_budget(budget.clone());
+    let hedge = after_50_ms().classify(by_status());
     let service = ServiceBuilder::new()
-        .layer(retry.build().unwrap())
-        .layer(
-            hedge
-                .budget(own.clone())
-                .shared_budget(budget.clone())
-                .build()
-                .unwrap(),
-        )
+        .layer(retry)
+        .layer(hedge.budget(own.clone()).shared_budget(budget.clone()))
         .service(server.clone());
     assert!(service.oneshot(7).await.is_err());
     assert_eq!(
@@ -129,16 +127,14 @@ async fn a_hedge_pays_from_its_share_and_from_the_shared_budget() {
     // What hedges may, what both may, and what comes of it.
     for (own, both, hedges) in [(1, 9, 1), (9, 1, 1), (0, 9, 0), (9, 0, 0), (3, 3, 3)] {
         let [own, both] = [own, both].map(|attempts| {
-            let budget = RetryBudget::builder().ratio(0.0).reserve(attempts);
+            let budget = BudgetSettings::new().ratio(0.0).reserve(attempts);
             budget.build().unwrap()
         });
-        let hedge = HedgeLayer::cloned()
-            .classify(by_status())
-            .delay(Duration::ZERO)
-            .budget(own.clone())
-            .shared_budget(both.clone());
+        let hedge = HedgeSettings::new().delay(Duration::ZERO);
+        let hedge = hedge.build().unwrap().classify(by_status());
+        let hedge = hedge.budget(own.clone()).shared_budget(both.clone());
         let server = Server::new(VecDeque::from([says(200).after(10 * MS); 20]));
-        let service = hedge.build().unwrap().layer(server.clone());
+        let service = hedge.layer(server.clone());
         let calls = (0..5).map(|_| service.clone().oneshot(7));
         futures_util::future::join_all(calls).await;
         assert_eq!(
@@ -151,13 +147,13 @@ async fn a_hedge_pays_from_its_share_and_from_the_shared_budget() {
 #[tokio::test(start_paused = true)]
 async fn what_hangs_is_sent_again_for_the_budget_of_retries_alone() {
     let [own, both] = [0, 1].map(|attempts| {
-        let budget = RetryBudget::builder().ratio(0.0).reserve(attempts);
+        let budget = BudgetSettings::new().ratio(0.0).reserve(attempts);
         budget.build().unwrap()
     });
-    let hedge = HedgeLayer::cloned().classify(by_status()).delay(50 * MS);
+    let hedge = after_50_ms().classify(by_status());
     let hedge = hedge.budget(own.clone()).shared_budget(both.clone());
     let server = Server::new([says(200).after(10 * SEC), says(204)]);
-    let service = hedge.build().unwrap().layer(server.clone());
+    let service = hedge.layer(server.clone());
     let began = Instant::now();
     let answer = service.oneshot(7).await.unwrap();
     assert_eq!(answer.status, 204);
@@ -167,17 +163,12 @@ async fn what_hangs_is_sent_again_for_the_budget_of_retries_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shared_budget_counts_a_request_once() {
-    let budget = RetryBudget::builder().ratio(1.0).reserve_per_sec(0);
+    let budget = BudgetSettings::new().ratio(1.0).reserve_per_sec(0);
     let budget = budget.build().unwrap();
     let server = Server::new([says(200)]);
     let service = ServiceBuilder::new()
-        .layer(RetryLayer::cloned().budget(budget.clone()).build().unwrap())
-        .layer(
-            HedgeLayer::cloned()
-                .shared_budget(budget.clone())
-                .build()
-                .unwrap(),
-        )
+        .layer(RetryLayer::default().shared_budget(budget.clone()))
+        .layer(HedgeLayer::default().shared_budget(budget.clone()))
         .service(server);
     service.oneshot(7).await.unwrap();
     assert_eq!(budget.available(Instant::now()), 1);

@@ -3,15 +3,15 @@
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
 use tower_roster::service::{
-    hedge::{Hedge, HedgeLayer},
-    retry::{Cloned, RetryBudget},
+    hedge::{Hedge, HedgeLayer, HedgeSettings},
+    retry::{BudgetSettings, Cloned},
 };
 
 use crate::kit::*;
 
 /// By the percentile alone.
 fn measured(server: &Server) -> Hedge<Server, Cloned> {
-    let layer = HedgeLayer::cloned().times_median(1.0).build();
+    let layer = HedgeSettings::new().times_median(1.0).build();
     layer.unwrap().layer(server.clone())
 }
 
@@ -68,7 +68,7 @@ async fn fast_failures_do_not_shorten_it() {
         }
     });
     let server = Server::new(usual.chain([says(200).after(10 * SEC); 2]));
-    let layer = HedgeLayer::cloned().percentile(0.3).times_median(1.0);
+    let layer = HedgeSettings::new().percentile(0.3).times_median(1.0);
     let hedge = layer.build().unwrap().layer(server.clone());
     all_at_once(&hedge, 200).await;
     sleep(2 * SEC).await;
@@ -81,9 +81,9 @@ async fn callers_who_give_up_do_not_hide_that_all_is_slow() {
     let fast = (0..1_000).map(|_| says(200).after(10 * MS));
     let slow = (0..9_000).map(|_| says(200).after(10 * SEC));
     let server = Server::new(fast.chain(slow));
-    let budget = RetryBudget::builder().ratio(10.0).build().unwrap();
-    let layer = HedgeLayer::cloned().budget(budget).times_median(1.0);
-    let hedge = layer.build().unwrap().layer(server.clone());
+    let budget = BudgetSettings::new().ratio(10.0).build().unwrap();
+    let layer = HedgeSettings::new().times_median(1.0).build().unwrap();
+    let hedge = layer.budget(budget).layer(server.clone());
     for n in 0..1_000 {
         hedge.clone().oneshot(n).await.unwrap();
     }
@@ -110,12 +110,9 @@ async fn an_overload_ends_hedging_within_a_second_and_hedging_returns_after_it()
     let script = script.chain(hangs).chain(usual(20 * 200)).chain(hangs);
     let server = Server::new(script);
     // One hedge at a time is enough to see the delay, and changes nothing else.
-    let budget = RetryBudget::builder()
-        .ratio(0.0)
-        .reserve_per_sec(1)
-        .ttl(SEC);
-    let layer = HedgeLayer::cloned().budget(budget.build().unwrap());
-    let hedge = layer.build().unwrap().layer(server.clone());
+    let budget = BudgetSettings::new().ratio(0.0).reserve_per_sec(1).ttl(SEC);
+    let layer = HedgeLayer::default().budget(budget.build().unwrap());
+    let hedge = layer.layer(server.clone());
     all_at_once(&hedge, 400).await;
     sleep(SEC).await;
     let before = delay(&hedge, &server).await.unwrap();
@@ -138,7 +135,7 @@ async fn what_is_not_several_times_the_median_is_not_slow() {
     // As in the test of the percentile: the median is 100 ms.
     let usual = (1..=200).map(|ms| says(200).after(ms * MS));
     let server = Server::new(usual.chain([says(200).after(10 * SEC); 2]));
-    let layer = HedgeLayer::cloned().build().unwrap();
+    let layer = HedgeLayer::default();
     let hedge = layer.layer(server.clone());
     all_at_once(&hedge, 200).await;
     sleep(3 * SEC).await;

@@ -7,7 +7,7 @@ use tokio_test::{assert_pending, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_roster::{
     Backoff,
-    service::retry::{RetryBudget, RetryLayer},
+    service::retry::{BudgetSettings, RetryLayer, RetrySettings},
 };
 
 use crate::kit::*;
@@ -15,15 +15,15 @@ use crate::kit::*;
 /// Where a request is after so many milliseconds: it fails after 10, waits for 20, waits for the
 /// service until 50, and runs again until 60.
 async fn cancelled_after(ms: u32, expected_calls: usize, expected_withdrawn: u64) {
-    let budget = RetryBudget::builder().reserve(100).build().unwrap();
-    let layer = RetryLayer::cloned()
-        .classify(by_status())
+    let budget = BudgetSettings::new().reserve(100).build().unwrap();
+    let layer = RetrySettings::new()
         .delay(Backoff::fixed(20 * MS))
         .try_timeout(SEC)
         .deadline(SEC)
-        .budget(budget.clone())
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(by_status())
+        .shared_budget(budget.clone());
     let server = Server::new([says(503).after(10 * MS), says(200).after(10 * MS)]);
     let mut retry = layer.layer(server.clone());
     retry.ready().await.unwrap();

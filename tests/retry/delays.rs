@@ -6,21 +6,21 @@ use tower::{Layer, ServiceExt};
 use tower_roster::{
     Backoff,
     backoff::Jitter,
-    service::retry::{RetryBudget, RetryLayer},
+    service::retry::{BudgetSettings, RetrySettings},
 };
 
 use crate::kit::*;
 
 /// The pauses before the attempts at a request that fails ten times.
 async fn pauses(backoff: Backoff, seed: u64) -> Vec<u128> {
-    let layer = RetryLayer::cloned()
-        .classify(by_status())
+    let layer = RetrySettings::new()
         .delay(backoff)
         .max_attempts(NonZeroU32::new(10).unwrap())
         .seed(seed)
-        .without_budget()
+        .budget(None)
         .build()
-        .unwrap();
+        .unwrap()
+        .classify(by_status());
     let server = Server::new([says(500); 10]);
     layer.layer(server.clone()).oneshot(7).await.unwrap();
     let times = server.times();
@@ -76,12 +76,11 @@ async fn a_decorrelated_delay_follows_the_one_before() {
 async fn the_same_seed_waits_the_same_and_requests_do_not_wait_in_step() {
     let backoff = Backoff::new(100 * MS, SEC).unwrap();
     assert_eq!(pauses(backoff, 5).await, pauses(backoff, 5).await);
-    let layer = RetryLayer::cloned()
-        .classify(by_status())
+    let layer = RetrySettings::new()
         .delay(Backoff::new(SEC, SEC).unwrap())
-        .budget(RetryBudget::builder().reserve(20).build().unwrap())
+        .budget(BudgetSettings::new().reserve(20))
         .seed(5);
-    let layer = layer.build().unwrap();
+    let layer = layer.build().unwrap().classify(by_status());
     let server = Server::new([says(500); 20]);
     let calls = (0..20).map(|n| layer.layer(server.clone()).oneshot(n));
     let calls: Vec<_> = calls.map(|call| tokio::spawn(call)).collect();
@@ -95,11 +94,9 @@ async fn the_same_seed_waits_the_same_and_requests_do_not_wait_in_step() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_retry_of_what_was_not_sent_waits_for_nothing() {
-    let layer = RetryLayer::cloned()
-        .classify(by_status())
-        .unsent(is_refused)
-        .delay(Backoff::fixed(30 * MS));
-    let layer = layer.build().unwrap();
+    let layer = RetrySettings::new().delay(Backoff::fixed(30 * MS));
+    let layer = layer.build().unwrap().classify(by_status());
+    let layer = layer.unsent(is_refused);
     let refused = fails(Failure::Refused);
     let server = Server::new([refused, refused]);
     layer.layer(server.clone()).oneshot(7).await.unwrap();

@@ -11,7 +11,7 @@ use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_roster::{
     Backoff,
     attempt::{EndpointId, Tried},
-    service::retry::RetryLayer,
+    service::retry::RetrySettings,
 };
 
 use crate::kit::{Failure, MS};
@@ -75,7 +75,7 @@ impl Service<u32> for Toy {
 async fn a_retry_goes_to_another_endpoint() {
     for lazily in [false, true] {
         let toy = Toy::new(3, lazily);
-        let layer = RetryLayer::cloned().delay(Backoff::fixed(MS)).build();
+        let layer = RetrySettings::new().delay(Backoff::fixed(MS)).build();
         let retry = layer.unwrap().layer(toy.clone());
         assert_eq!(retry.oneshot(7).await.unwrap(), 2);
         assert_eq!(*toy.picked.lock().unwrap(), [0, 1, 2]);
@@ -86,7 +86,7 @@ async fn a_retry_goes_to_another_endpoint() {
 #[tokio::test(start_paused = true)]
 async fn requests_do_not_learn_from_each_other() {
     let toy = Toy::new(2, true);
-    let layer = RetryLayer::cloned().delay(Backoff::fixed(MS)).build();
+    let layer = RetrySettings::new().delay(Backoff::fixed(MS)).build();
     let retry = layer.unwrap().layer(toy.clone());
     let (a, b) = tokio::join!(retry.clone().oneshot(1), retry.oneshot(2));
     assert_eq!((a.unwrap(), b.unwrap()), (1, 1));

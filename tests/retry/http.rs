@@ -16,7 +16,7 @@ use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_roster::{
     Backoff,
     classify::{self, Classify, Unsent, Verdict},
-    service::retry::{Replay, ReplayBody, RetryBuilder, RetryError, RetryLayer, Stop},
+    service::retry::{Replay, ReplayBody, RetryError, RetryLayer, RetrySettings, Stop},
 };
 
 type Body = Full<Bytes>;
@@ -34,11 +34,10 @@ fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-fn plain(replay: Replay) -> RetryBuilder<Replay, impl Classify<Response<Bytes>, BoxError>> {
-    RetryLayer::reissue(replay)
-        .classify(by_status())
-        .delay(Backoff::fixed(crate::kit::MS))
-        .unsent(is_refused)
+fn plain(replay: Replay) -> RetryLayer<Replay, impl Classify<Response<Bytes>, BoxError>> {
+    let settings = RetrySettings::new().delay(Backoff::fixed(crate::kit::MS));
+    let layer = settings.build().unwrap().reissue(replay);
+    layer.classify(by_status()).unsent(is_refused)
 }
 
 /// Reads `read` bytes of each request, or all of it, then answers by the script.
@@ -73,7 +72,7 @@ async fn exchange(
             }
         })
     };
-    let mut retry = plain(replay).build().unwrap().layer(server);
+    let mut retry = plain(replay).layer(server);
     let result = retry.ready().await.unwrap().call(request).await;
     let seen = seen.lock().unwrap().drain(..).collect();
     (result.map(|response| response.status()), seen)
@@ -166,7 +165,7 @@ async fn by_default_a_status_of_5xx_is_a_failure_and_retry_after_is_obeyed() {
         };
         async move { Ok::<_, BoxError>(response.body(Body::default()).unwrap()) }
     });
-    let mut retry = RetryLayer::http().build().unwrap().layer(server);
+    let mut retry = RetryLayer::default().http().layer(server);
     let call = retry.ready().await.unwrap().call(request(Method::GET, ""));
     assert_eq!(call.await.unwrap().status(), 200);
     assert_eq!(start.elapsed(), crate::kit::SEC * 2);
@@ -212,10 +211,10 @@ fn refuses(
 }
 
 async fn post(refusals: usize, gives_back: bool) -> Result<Bytes, BoxError> {
-    let layer = RetryLayer::reissue(Replay::new().reclaiming())
-        .classify(by_status())
-        .delay(Backoff::fixed(crate::kit::MS));
-    let mut retry = layer.build().unwrap().layer(refuses(refusals, gives_back));
+    let settings = RetrySettings::new().delay(Backoff::fixed(crate::kit::MS));
+    let layer = settings.build().unwrap().classify(by_status());
+    let layer = layer.reissue(Replay::new().reclaiming());
+    let mut retry = layer.layer(refuses(refusals, gives_back));
     let request = Request::post("/users").header("x-trace", "7");
     let request = request.body(Body::from("data")).unwrap();
     let answer = retry.ready().await?.call(request).await?;

@@ -17,27 +17,33 @@ use tower_roster::{
     Backoff,
     classify::{self, Classify, Observer, Pushback, Verdict},
     service::retry::{
-        Cloned, FailedAnswer, Retry, RetryBudget, RetryBuilder, RetryError, RetryLayer, Stop,
-        reissue,
+        BudgetSettings, Cloned, FailedAnswer, Retry, RetryBudget, RetryError, RetryLayer,
+        RetrySettings, Stop, reissue,
     },
 };
 
 use crate::kit::*;
 
 /// Retries after 20 ms each, without a budget.
-fn plain() -> RetryBuilder<Cloned, impl Classify<Answer, Failure>> {
-    RetryLayer::cloned()
-        .classify(by_status())
-        .delay(Backoff::fixed(20 * MS))
-        .unsent(is_refused)
-        .without_budget()
+fn settings() -> RetrySettings {
+    let settings = RetrySettings::new().delay(Backoff::fixed(20 * MS));
+    settings.budget(None)
+}
+
+fn with(settings: RetrySettings) -> RetryLayer<Cloned, impl Classify<Answer, Failure>> {
+    let layer = settings.build().unwrap().classify(by_status());
+    layer.unsent(is_refused)
+}
+
+fn plain() -> RetryLayer<Cloned, impl Classify<Answer, Failure>> {
+    with(settings())
 }
 
 async fn ask<C: Classify<Answer, Failure>>(
-    retry: RetryBuilder<Cloned, C>,
+    retry: RetryLayer<Cloned, C>,
     server: &Server,
 ) -> Result<Answer, BoxError> {
-    let retry = retry.build().unwrap().layer(server.clone());
+    let retry = retry.layer(server.clone());
     retry.oneshot(7).await
 }
 
@@ -49,7 +55,7 @@ fn stopped(result: Result<Answer, BoxError>) -> (Stop, u32, Option<Failure>) {
 }
 
 fn empty() -> RetryBudget {
-    let builder = RetryBudget::builder().ratio(0.0).reserve_per_sec(0);
+    let builder = BudgetSettings::new().ratio(0.0).reserve_per_sec(0);
     builder.build().unwrap()
 }
 
@@ -96,7 +102,7 @@ async fn a_failing_answer_is_handed_on_as_it_is() {
     let server = Server::new([says(500), says(501), says(502)]);
     assert_eq!(ask(plain(), &server).await.unwrap(), answer(502));
     assert_eq!(server.calls(), 3);
-    let once = plain().max_attempts(NonZeroU32::MIN);
+    let once = with(settings().max_attempts(NonZeroU32::MIN));
     let server = Server::new([says(500)]);
     assert_eq!(ask(once, &server).await.unwrap(), answer(500));
     assert_eq!(server.calls(), 1);
@@ -132,7 +138,7 @@ async fn an_answer_whose_end_will_tell_is_handed_on() {
 async fn an_empty_budget_ends_it_without_waiting() {
     let budget = empty();
     let server = Server::new([fails(Failure::Broke)]);
-    let result = ask(plain().budget(budget.clone()), &server).await;
+    let result = ask(plain().shared_budget(budget.clone()), &server).await;
     assert_eq!(
         stopped(result),
         (Stop::BudgetEmpty, 1, Some(Failure::Broke))
@@ -140,17 +146,17 @@ async fn an_empty_budget_ends_it_without_waiting() {
     assert_eq!(Instant::now().elapsed(), std::time::Duration::ZERO);
     assert_eq!((budget.withdrawn(), budget.refused()), (0, 1));
     let server = Server::new([says(503)]);
-    let result = ask(plain().budget(budget), &server).await;
+    let result = ask(plain().shared_budget(budget), &server).await;
     assert_eq!(result.unwrap(), answer(503));
     assert_eq!(server.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_that_empties_during_the_backoff_sends_one_and_hands_on_the_other() {
-    let one = RetryBudget::builder().ratio(0.5).reserve_per_sec(0);
+    let one = BudgetSettings::new().ratio(0.5).reserve_per_sec(0);
     let one = one.build().unwrap();
     let server = Server::new([says(500).after(MS), says(501).after(MS)]);
-    let retry = plain().budget(one.clone()).build().unwrap();
+    let retry = plain().shared_budget(one.clone());
     let retry = retry.layer(server.clone());
     let (a, b) = tokio::join!(retry.clone().oneshot(1), retry.oneshot(2));
     let status = (a.unwrap().status, b.unwrap().status);
@@ -164,10 +170,12 @@ async fn a_budget_that_empties_during_the_backoff_sends_one_and_hands_on_the_oth
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_deposited_once_however_often_it_is_sent() {
-    let budget = RetryBudget::builder().ratio(2.0).reserve_per_sec(0);
+    let budget = BudgetSettings::new().ratio(2.0).reserve_per_sec(0);
     let budget = budget.build().unwrap();
     let server = Server::new([says(500), says(500)]);
-    ask(plain().budget(budget.clone()), &server).await.unwrap();
+    ask(plain().shared_budget(budget.clone()), &server)
+        .await
+        .unwrap();
     assert_eq!(server.calls(), 3);
     assert_eq!(budget.available(Instant::now()), 0);
     assert_eq!(budget.withdrawn(), 2);
@@ -177,11 +185,11 @@ async fn a_request_is_deposited_once_however_often_it_is_sent() {
 async fn a_retry_that_would_start_after_the_deadline_is_not_made() {
     let server = Server::new([fails(Failure::Broke).after(85 * MS)]);
     let start = Instant::now();
-    let result = ask(plain().deadline(100 * MS), &server).await;
+    let result = ask(with(settings().deadline(100 * MS)), &server).await;
     assert_eq!(stopped(result), (Stop::Deadline, 1, Some(Failure::Broke)));
     assert_eq!(start.elapsed(), 85 * MS, "nothing to wait for");
     let server = Server::new([fails(Failure::Broke).after(79 * MS)]);
-    let result = ask(plain().deadline(100 * MS), &server).await;
+    let result = ask(with(settings().deadline(100 * MS)), &server).await;
     assert_eq!(result.unwrap(), answer(200));
 }
 
@@ -191,17 +199,19 @@ async fn the_deadline_ends_the_attempt_that_runs() {
     for (script, calls) in [(vec![slow()], 1), (vec![says(503), slow()], 2)] {
         let server = Server::new(script);
         let start = Instant::now();
-        let error = ask(plain().deadline(100 * MS), &server).await.unwrap_err();
+        let error = ask(with(settings().deadline(100 * MS)), &server)
+            .await
+            .unwrap_err();
         assert!(error.is::<Elapsed>(), "{error:?}");
         assert_eq!(start.elapsed(), 100 * MS);
         assert_eq!((server.calls(), server.in_flight()), (calls, 0));
     }
     // A per-try timeout that is longer changes nothing, and one that is shorter comes first.
-    let retry = || plain().max_attempts(NonZeroU32::MIN).deadline(100 * MS);
+    let once = settings().max_attempts(NonZeroU32::MIN).deadline(100 * MS);
     let server = Server::new([slow(), slow()]);
-    let error = ask(retry().try_timeout(SEC), &server).await.unwrap_err();
+    let error = ask(with(once.try_timeout(SEC)), &server).await.unwrap_err();
     assert!(error.is::<Elapsed>(), "{error:?}");
-    let error = ask(retry().try_timeout(50 * MS), &server)
+    let error = ask(with(once.try_timeout(50 * MS)), &server)
         .await
         .unwrap_err();
     assert!(error.is::<RetryError>(), "{error:?}");
@@ -210,7 +220,7 @@ async fn the_deadline_ends_the_attempt_that_runs() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_not_ready_is_waited_for_until_the_deadline() {
     let server = Server::new([fails(Failure::Broke).after(5 * MS)]);
-    let retry = plain().deadline(100 * MS).build().unwrap();
+    let retry = with(settings().deadline(100 * MS));
     let mut retry = retry.layer(server.clone());
     let start = Instant::now();
     let call = retry.ready().await.unwrap().call(7);
@@ -219,7 +229,7 @@ async fn a_service_that_is_not_ready_is_waited_for_until_the_deadline() {
     assert_eq!(start.elapsed(), 60 * MS);
 
     let server = Server::new([says(503).after(5 * MS)]);
-    let retry = plain().deadline(100 * MS).build().unwrap();
+    let retry = with(settings().deadline(100 * MS));
     let mut retry = retry.layer(server.clone());
     let start = Instant::now();
     let call = retry.ready().await.unwrap().call(7);
@@ -273,7 +283,7 @@ async fn an_answer_that_holds_a_place_in_a_limit_does_not_block_its_own_retry() 
         Ok((503, _)) | Err(_) => Verdict::FAILURE,
         Ok(_) => Verdict::SUCCESS,
     });
-    let layer = RetryLayer::cloned().classify(by_status).build().unwrap();
+    let layer = RetryLayer::default().classify(by_status);
     let retry = layer.layer(Limited {
         places: Arc::new(Semaphore::new(1)),
         waits: None,
@@ -288,11 +298,10 @@ async fn an_answer_that_holds_a_place_in_a_limit_does_not_block_its_own_retry() 
 async fn what_may_not_be_repeated_is_repeated_only_if_it_was_not_sent() {
     let even = reissue::clone_if(|request: &u32| request % 2 == 0);
     let layer = || {
-        RetryLayer::reissue(even)
+        RetryLayer::default()
+            .reissue(even)
             .classify(by_status())
             .unsent(is_refused)
-            .build()
-            .unwrap()
     };
     let server = Server::new([fails(Failure::Broke)]);
     let result = layer().layer(server.clone()).oneshot(7).await;
@@ -318,10 +327,10 @@ async fn what_may_not_be_repeated_is_repeated_only_if_it_was_not_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_no_copy_is_not_repeated() {
-    let layer = RetryLayer::reissue(reissue::from_fn(|request: &u32| {
+    let layer = RetryLayer::default().reissue(reissue::from_fn(|request: &u32| {
         (*request != 7).then_some(*request)
     }));
-    let layer = layer.classify(by_status()).build().unwrap();
+    let layer = layer.classify(by_status());
     let server = Server::new([fails(Failure::Broke)]);
     let result = layer.layer(server.clone()).oneshot(7).await;
     assert_eq!(
@@ -354,10 +363,10 @@ async fn a_server_that_says_too_late_is_not_waited_for() {
     let start = Instant::now();
     let late = || Server::new([says(503).pushback(Pushback::After(2 * SEC))]);
     let server = late();
-    let result = ask(plain().deadline(2 * SEC), &server).await;
+    let result = ask(with(settings().deadline(2 * SEC)), &server).await;
     assert_eq!((result.unwrap().status, server.calls()), (503, 1));
     let server = late();
-    let result = ask(plain().max_pushback(SEC), &server).await;
+    let result = ask(with(settings().max_pushback(SEC)), &server).await;
     assert_eq!((result.unwrap().status, server.calls()), (503, 1));
     assert_eq!(start.elapsed(), std::time::Duration::ZERO);
     assert_eq!(ask(plain(), &late()).await.unwrap().status, 200);
@@ -366,7 +375,7 @@ async fn a_server_that_says_too_late_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_fails_before_the_retry_is_the_last_cause() {
     let server = Server::new([fails(Failure::Broke).after(MS)]);
-    let mut retry = plain().build().unwrap().layer(server.clone());
+    let mut retry = plain().layer(server.clone());
     let call = retry.ready().await.unwrap().call(7);
     server.close();
     assert_eq!(
@@ -375,7 +384,7 @@ async fn a_service_that_fails_before_the_retry_is_the_last_cause() {
     );
 
     let server = Server::new([says(503).after(MS)]);
-    let mut retry = plain().build().unwrap().layer(server.clone());
+    let mut retry = plain().layer(server.clone());
     let call = retry.ready().await.unwrap().call(7);
     server.close();
     assert_eq!(call.await.unwrap(), answer(503), "an answer says more");
@@ -385,7 +394,7 @@ async fn a_service_that_fails_before_the_retry_is_the_last_cause() {
 async fn a_service_that_fails_in_poll_ready_says_so_itself() {
     let server = Server::new([]);
     server.close();
-    let mut retry = plain().build().unwrap().layer(server.clone());
+    let mut retry = plain().layer(server.clone());
     let error = retry.ready().await.err().unwrap();
     assert_eq!(error.downcast_ref(), Some(&Failure::Closed));
 }
@@ -393,13 +402,13 @@ async fn a_service_that_fails_in_poll_ready_says_so_itself() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_takes_too_long_is_dropped_for_the_next() {
     let server = Server::new([says(200).after(SEC), says(204).after(99 * MS)]);
-    let retry = plain().try_timeout(100 * MS);
+    let retry = with(settings().try_timeout(100 * MS));
     assert_eq!(ask(retry, &server).await.unwrap(), answer(204));
     assert_eq!(server.times(), [0, 120]);
     assert_eq!(server.in_flight(), 0);
 
     let server = Server::new([says(200).after(SEC); 3]);
-    let error = ask(plain().try_timeout(100 * MS), &server).await;
+    let error = ask(with(settings().try_timeout(100 * MS)), &server).await;
     let error = error.unwrap_err().downcast::<RetryError>().unwrap();
     assert!(error.is_try_timeout() && error.is_exhausted());
     assert_eq!(
@@ -413,8 +422,7 @@ async fn an_attempt_that_takes_too_long_is_dropped_for_the_next() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_was_given_up_may_have_been_carried_out() {
     let never = reissue::clone_if(|_: &u32| false);
-    let layer = RetryLayer::reissue(never).classify(by_status());
-    let layer = layer.try_timeout(10 * MS).build().unwrap();
+    let layer = with(settings().try_timeout(10 * MS)).reissue(never);
     let server = Server::new([says(200).after(SEC)]);
     let result = layer.layer(server.clone()).oneshot(7).await;
     assert_eq!(stopped(result), (Stop::NotIdempotent, 1, None));
@@ -423,8 +431,8 @@ async fn an_attempt_that_was_given_up_may_have_been_carried_out() {
 #[tokio::test(start_paused = true)]
 async fn a_clone_works_on_its_own_and_shares_the_budget() {
     let server = Server::new([says(500), says(500)]);
-    let budget = RetryBudget::builder().reserve(2).build().unwrap();
-    let retry = plain().budget(budget.clone()).build().unwrap();
+    let budget = BudgetSettings::new().reserve(2).build().unwrap();
+    let retry = plain().shared_budget(budget.clone());
     let mut one: Retry<_, _, _> = retry.layer(server.clone());
     // What one has reserved is its own.
     one.ready().await.unwrap();
@@ -439,21 +447,21 @@ async fn a_clone_works_on_its_own_and_shares_the_budget() {
 #[test]
 fn refuses_a_time_of_zero_and_names_the_field() {
     let zero = std::time::Duration::ZERO;
-    let error = RetryLayer::cloned().try_timeout(zero).build().unwrap_err();
+    let error = RetrySettings::new().try_timeout(zero).build().unwrap_err();
     assert_eq!(error.field(), "retry.try_timeout");
-    let error = RetryLayer::cloned().deadline(zero).build().unwrap_err();
+    let error = RetrySettings::new().deadline(zero).build().unwrap_err();
     assert_eq!(error.field(), "retry.deadline");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_longest_settings_do_no_harm() {
     let longest = std::time::Duration::MAX;
-    let retry = plain()
+    let settings = settings()
         .try_timeout(longest)
         .deadline(longest)
         .max_pushback(longest)
         .delay(Backoff::fixed(longest));
     let server = Server::new([fails(Failure::Broke)]);
-    let result = ask(retry, &server).await;
+    let result = ask(with(settings), &server).await;
     assert_eq!(stopped(result), (Stop::Deadline, 1, Some(Failure::Broke)));
 }

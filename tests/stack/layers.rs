@@ -11,9 +11,9 @@ use tower_roster::{
     service::{
         breaker::{BreakerError, BreakerSettings, BreakerState},
         failfast::{FailFastError, FailFastSettings},
-        hedge::HedgeLayer,
+        hedge::HedgeSettings,
         limit::LimitSettings,
-        retry::{ReplayBody, RetryBudget, RetryLayer},
+        retry::{BudgetSettings, ReplayBody, RetryBudget, RetryLayer},
         throttle::{ThrottleError, ThrottleSettings},
     },
 };
@@ -31,7 +31,7 @@ where
 async fn retry() {
     let [server] = servers(["a"]).await;
     let client = ServiceBuilder::new()
-        .layer(RetryLayer::http().build().unwrap())
+        .layer(RetryLayer::default().http())
         .service(hyper::<ReplayBody<Body>>());
     server.set_for(2, Mode::Status(503));
     assert_eq!(
@@ -48,9 +48,10 @@ async fn retry() {
 async fn hedge() {
     let [server] = servers(["a"]).await;
     let budget = RetryBudget::new();
-    let layer = HedgeLayer::http().delay(20 * MS).budget(budget.clone());
+    let layer = HedgeSettings::new().delay(20 * MS).build().unwrap();
+    let layer = layer.http().budget(budget.clone());
     let client = ServiceBuilder::new()
-        .layer(layer.build().unwrap())
+        .layer(layer)
         .service(hyper::<ReplayBody<Body>>());
     server.set_for(1, Mode::Hang);
     assert_eq!(
@@ -64,12 +65,12 @@ async fn hedge() {
 #[tokio::test]
 async fn retry_and_hedge_share_bodies_and_budget() {
     let [server] = servers(["a"]).await;
-    let budget = RetryBudget::builder().reserve(2).build().unwrap();
-    let retry = RetryLayer::http().budget(budget.clone());
-    let hedge = HedgeLayer::http_below_retry().delay(30 * MS);
+    let budget = BudgetSettings::new().reserve(2).build().unwrap();
+    let retry = RetryLayer::default().http().shared_budget(budget.clone());
+    let hedge = HedgeSettings::new().delay(30 * MS).build().unwrap();
     let client = ServiceBuilder::new()
-        .layer(retry.build().unwrap())
-        .layer(hedge.shared_budget(budget.clone()).build().unwrap())
+        .layer(retry)
+        .layer(hedge.http_below_retry().shared_budget(budget.clone()))
         .service(hyper::<ReplayBody<Body>>());
     let put = || {
         let request = http::Request::put(server.url());

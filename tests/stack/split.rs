@@ -54,7 +54,7 @@ async fn a_canary_gets_its_share_as_it_is_set() {
             "{canary} of {REQUESTS} for {share}: {counts:?}"
         );
     }
-    assert_eq!(handles.budget.refused(), 0);
+    assert_eq!(handles.budget.as_ref().unwrap().refused(), 0);
 }
 
 #[tokio::test]

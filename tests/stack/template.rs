@@ -4,7 +4,7 @@ use tower_roster::{
     client::Stack,
     service::{
         breaker::{BreakerError, BreakerSettings, BreakerState},
-        retry::RetryBudget,
+        retry::{BudgetSettings, RetrySettings},
     },
 };
 
@@ -24,8 +24,8 @@ async fn two_clients_of_one_template_share_nothing() {
     let servers = servers(["a", "b"]).await;
     let instances = || servers.each_ref().map(Server::instance);
     let template = Stack::http()
-        .hedge(false)
-        .budget(RetryBudget::builder().ratio(0.0).reserve(ONE))
+        .hedge(None)
+        .retry(RetrySettings::new().budget(BudgetSettings::new().ratio(0.0).reserve(ONE)))
         .breaker(breaker());
     let (one, of_one) = build(template.clone(), instances()).await;
     let (other, of_other) = build(template, instances()).await;
@@ -37,8 +37,11 @@ async fn two_clients_of_one_template_share_nothing() {
     for _ in 0..4 {
         assert_eq!(send(&one, get("/")).await.unwrap().0, 500);
     }
-    assert_eq!(of_one.budget.withdrawn(), 1);
-    assert!(of_one.budget.refused() > 0, "its budget is exhausted");
+    assert_eq!(of_one.budget.as_ref().unwrap().withdrawn(), 1);
+    assert!(
+        of_one.budget.as_ref().unwrap().refused() > 0,
+        "its budget is exhausted"
+    );
     assert_eq!(one_breaker.state(), BreakerState::Open);
 
     assert_eq!(other_breaker.state(), BreakerState::Closed);
@@ -52,7 +55,10 @@ async fn two_clients_of_one_template_share_nothing() {
         "both failed it"
     );
     assert_eq!(
-        (of_other.budget.withdrawn(), of_other.budget.refused()),
+        (
+            of_other.budget.as_ref().unwrap().withdrawn(),
+            of_other.budget.as_ref().unwrap().refused()
+        ),
         (1, 1)
     );
     assert_eq!(send(&other, get("/")).await.unwrap().0, 200);
@@ -61,12 +67,12 @@ async fn two_clients_of_one_template_share_nothing() {
 #[tokio::test]
 async fn a_shared_budget_bounds_the_retries_of_both_clients() {
     let [server] = servers(["a"]).await;
-    let budget = RetryBudget::builder()
+    let budget = BudgetSettings::new()
         .ratio(0.0)
         .reserve(ONE)
         .build()
         .unwrap();
-    let template = Stack::http().hedge(false).shared_budget(budget.clone());
+    let template = Stack::http().hedge(None).shared_budget(budget.clone());
     let (one, of_one) = build(template.clone(), [server.instance()]).await;
     let (other, _) = build(template, [server.instance()]).await;
     server.set_for(1, Mode::Status(500));
@@ -77,7 +83,13 @@ async fn a_shared_budget_bounds_the_retries_of_both_clients() {
         500,
         "nothing is left"
     );
-    assert_eq!((budget.withdrawn(), of_one.budget.withdrawn()), (1, 1));
+    assert_eq!(
+        (
+            budget.withdrawn(),
+            of_one.budget.as_ref().unwrap().withdrawn()
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

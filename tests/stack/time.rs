@@ -3,14 +3,23 @@
 use std::num::NonZeroU32;
 
 use tower::{ServiceExt, timeout::error::Elapsed};
-use tower_roster::{Deadline, client::Stack, service::retry::RetryError};
+use tower_roster::{
+    Deadline,
+    client::Stack,
+    service::{
+        hedge::HedgeSettings,
+        retry::{RetryError, RetrySettings},
+    },
+};
 
 use crate::kit::*;
 
 #[tokio::test]
 async fn the_timeout_ends_all_attempts() {
     let servers = servers(["a", "b"]).await;
-    let stack = Stack::http().timeout(150 * MS).hedge_delay(20 * MS);
+    let stack = Stack::http()
+        .timeout(150 * MS)
+        .hedge(HedgeSettings::new().delay(20 * MS));
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     servers.iter().for_each(|server| server.set(Mode::Hang));
     let begun = std::time::Instant::now();
@@ -28,7 +37,7 @@ async fn the_timeout_ends_all_attempts() {
 #[tokio::test]
 async fn a_deadline_of_the_request_ends_all_attempts() {
     let servers = servers(["a", "b"]).await;
-    let stack = Stack::http().hedge_delay(20 * MS);
+    let stack = Stack::http().hedge(HedgeSettings::new().delay(20 * MS));
     let (client, _) = build(stack, servers.each_ref().map(Server::instance)).await;
     servers.iter().for_each(|server| server.set(Mode::Hang));
     let mut request = get("/");
@@ -51,7 +60,9 @@ async fn a_deadline_of_the_request_ends_all_attempts() {
 #[tokio::test]
 async fn an_attempt_that_takes_too_long_is_made_elsewhere() {
     let servers = servers(["a", "b"]).await;
-    let stack = Stack::http().try_timeout(50 * MS).hedge(false);
+    let stack = Stack::http()
+        .retry(RetrySettings::new().try_timeout(50 * MS))
+        .hedge(None);
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     servers[0].set(Mode::Hang);
     for answer in burst(&client, 4, || get("/")).await {
@@ -59,7 +70,7 @@ async fn an_attempt_that_takes_too_long_is_made_elsewhere() {
     }
     let hung = servers[0].gets();
     assert!(hung >= 1);
-    assert_eq!(handles.budget.withdrawn(), hung as u64);
+    assert_eq!(handles.budget.as_ref().unwrap().withdrawn(), hung as u64);
 
     servers[1].set(Mode::Hang);
     let error = send(&client, get("/")).await.unwrap_err();
@@ -71,20 +82,22 @@ async fn an_attempt_that_takes_too_long_is_made_elsewhere() {
 #[tokio::test]
 async fn one_attempt_is_one_attempt() {
     let servers = servers(["a", "b"]).await;
-    let stack = Stack::http().attempts(NonZeroU32::MIN).hedge(false);
+    let stack = Stack::http()
+        .retry(RetrySettings::new().max_attempts(NonZeroU32::MIN))
+        .hedge(None);
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     servers
         .iter()
         .for_each(|server| server.set(Mode::Status(500)));
     assert_eq!(send(&client, get("/")).await.unwrap().0, 500);
     assert_eq!(servers.iter().map(Server::gets).sum::<usize>(), 1);
-    assert_eq!(handles.budget.withdrawn(), 0);
+    assert_eq!(handles.budget.as_ref().unwrap().withdrawn(), 0);
 }
 
 #[tokio::test]
 async fn dropping_the_future_cancels_every_attempt() {
     let servers = servers(["a", "b"]).await;
-    let stack = Stack::http().hedge_delay(20 * MS);
+    let stack = Stack::http().hedge(HedgeSettings::new().delay(20 * MS));
     let (client, handles) = build(stack, servers.each_ref().map(Server::instance)).await;
     servers.iter().for_each(|server| server.set(Mode::Hang));
     let call = tokio::spawn(client.clone().oneshot(get("/")));

@@ -10,7 +10,7 @@ use tower_roster::{
     client::{GrpcEndpoints, Stack, StatusLayer},
     discover::MakeEndpoint,
     registry::fixed::Fixed,
-    service::retry::Replay,
+    service::retry::{Replay, RetrySettings},
 };
 
 use crate::{
@@ -64,8 +64,8 @@ async fn each_attempt_carries_the_time_that_remains() {
     let built = Stack::grpc()
         .balance(|balance| balance.policy(RoundRobin::new()))
         .reissue(Replay::new().idempotent(|_| true))
-        .try_timeout(100 * MS)
-        .hedge(false)
+        .retry(RetrySettings::new().try_timeout(100 * MS))
+        .hedge(None)
         .build(discover.discover(GrpcEndpoints::new()))
         .unwrap();
     let balance = &built.handles.balance;

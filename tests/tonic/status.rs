@@ -9,7 +9,7 @@ use tower_roster::{
     classify::is_unsent,
     client::{GrpcEndpoints, Stack, StatusLayer},
     registry::{Watch, fixed::Fixed},
-    service::breaker::BreakerLayer,
+    service::{breaker::BreakerLayer, retry::RetrySettings},
 };
 
 use crate::{greeter::greeter_client::GreeterClient, outcomes::ask, server::Server};
@@ -67,7 +67,7 @@ async fn a_server_that_hangs_is_a_deadline_that_was_exceeded() {
     let server = Server::start().await;
     for stack in [
         Stack::grpc().timeout(Duration::from_millis(100)),
-        Stack::grpc().try_timeout(Duration::from_millis(100)),
+        Stack::grpc().retry(RetrySettings::new().try_timeout(Duration::from_millis(100))),
     ] {
         let stack = stack.build(watched(&[&server]).discover(GrpcEndpoints::new()));
         let status = client!(stack.unwrap().service)

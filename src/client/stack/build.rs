@@ -4,15 +4,15 @@ use std::{fmt, hash::Hash};
 
 use tower::{Layer, discover::Discover};
 
-use super::{Budget, Layers, Outermost, Stack};
+use super::{Layers, Outermost, Stack};
 use crate::{
     balance::{Balance, BalanceHandle, policy::Policy},
     endpoint::Endpoint,
     error::{BoxError, ConfigError},
     service::{
         breaker::BreakerHandle,
-        hedge::{Hedge, HedgeLayer},
-        retry::{Retry, RetryBudget, RetryLayer},
+        hedge::Hedge,
+        retry::{Retry, RetryBudget},
     },
 };
 
@@ -27,8 +27,8 @@ pub struct Handles {
     pub balance: BalanceHandle,
     /// The circuit breaker, if there is one.
     pub breaker: Option<BreakerHandle>,
-    /// The budget that bounds retries and hedges together, and its counts.
-    pub budget: RetryBudget,
+    /// The budget that bounds retries and hedges together, and its counts, if there is one.
+    pub budget: Option<RetryBudget>,
 }
 
 /// A client, and handles to its layers.
@@ -100,11 +100,17 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         balance: Balance<S, P, C, W>,
         breaker: &K,
     ) -> Result<Built<K::Service>, ConfigError> {
-        let settings = self.settings;
-        let budget = match settings.budget {
-            Budget::Own(settings) => settings.build()?,
-            Budget::Shared(budget) => budget,
-        };
+        let mut settings = self.settings;
+        settings.retry = settings.retry.within(settings.timeout);
+        if let Some(seed) = settings.seed {
+            settings.retry = settings.retry.seed(seed);
+        }
+        let mut retry = settings.retry.build()?;
+        if let Some(budget) = settings.shared_budget {
+            retry = retry.shared_budget(budget);
+        }
+        let budget = retry.budget().cloned();
+
         // The balancer is innermost: only there is the endpoint of a request known, so failures of
         // a single endpoint are handled there.
         let handle = balance.handle();
@@ -112,32 +118,18 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         // The hedge is next, so that it times single attempts: above a retry it would take a
         // backoff for slowness. It also hedges retries, because they may reach an endpoint that
         // hangs. It has a share of its own, and the budget of the retries bounds the sum of both.
-        let mut hedge = HedgeLayer::reissue(self.hedge)
-            .classify(self.classify.clone())
-            .enabled(settings.hedges)
-            .shared_budget(budget.clone());
-        if let Some(delay) = settings.hedge_delay {
-            hedge = hedge.delay(delay);
+        let mut hedge = settings.hedge.build()?;
+        if let Some(budget) = &budget {
+            hedge = hedge.shared_budget(budget.clone());
         }
-        let service = hedge.build()?.layer(balance);
+        let hedge = hedge.reissue(self.hedge_reissue);
+        let service = hedge.classify(self.classify.clone()).layer(balance);
 
         // A retry handles what failed despite the balancer and the hedge. Each attempt passes
         // through both of them again, and goes to another endpoint. The retry also applies the
         // deadline of all attempts, and drops attempts in flight when it ends.
-        let mut retry = RetryLayer::reissue(self.retry)
-            .classify(self.classify.clone())
-            .max_attempts(settings.attempts)
-            .budget(budget.clone());
-        if let Some(timeout) = settings.try_timeout {
-            retry = retry.try_timeout(timeout);
-        }
-        if let Some(timeout) = settings.timeout {
-            retry = retry.deadline(timeout);
-        }
-        if let Some(seed) = settings.seed {
-            retry = retry.seed(seed);
-        }
-        let service = retry.build()?.layer(service);
+        let retry = retry.reissue(self.reissue);
+        let service = retry.classify(self.classify.clone()).layer(service);
 
         // The breaker is outermost: it judges the results that callers get. So it opens when
         // retries do not help, and then also stops the load of retries.

@@ -8,7 +8,7 @@ pub use self::{
     outermost::{NoBreaker, Outermost},
 };
 
-use std::{fmt, num::NonZeroU32, time::Duration};
+use std::{fmt, time::Duration};
 
 #[cfg(feature = "http")]
 use crate::service::retry::{Replay, ShareReplay};
@@ -18,7 +18,8 @@ use crate::{
     endpoint::eject::Ejection,
     service::{
         breaker::{BreakerLayer, BreakerSettings},
-        retry::{BudgetBuilder, Cloned, Hedgeable, RetryBudget},
+        hedge::HedgeSettings,
+        retry::{Cloned, Hedgeable, RetryBudget, RetrySettings},
     },
 };
 
@@ -93,12 +94,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///     registry,
 ///     service::{
 ///         breaker::BreakerSettings,
-///         retry::{Replay, RetryBudget},
+///         retry::{BudgetSettings, Replay, RetrySettings},
 ///     },
 /// };
 ///
 /// let registry = registry::connect("memory:")?;
 /// let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
+/// let retry = RetrySettings::new()
+///     .max_attempts(NonZeroU32::new(2).unwrap())
+///     .try_timeout(Duration::from_millis(500))
+///     .budget(BudgetSettings::new().ratio(0.1));
 /// let built = Stack::http()
 ///     .balance(|balance| {
 ///         let zone = ZonePreference::new("eu-1a");
@@ -106,16 +111,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///         balance.health_check(HealthCheck::http("/health"))
 ///     })
 ///     .reissue(Replay::new().idempotent(|_| true))
-///     .attempts(NonZeroU32::new(2).unwrap())
-///     .try_timeout(Duration::from_millis(500))
+///     .retry(retry)
 ///     .timeout(Duration::from_secs(2))
-///     .budget(RetryBudget::builder().ratio(0.1))
 ///     .breaker(BreakerSettings::new().name("user-service"))
 ///     .build(discover)?;
 ///
 /// let handles = built.handles;
 /// assert_eq!(handles.balance.status().usable, 0);
-/// assert_eq!(handles.budget.withdrawn(), 0);
+/// assert_eq!(handles.budget.map(|budget| budget.withdrawn()), Some(0));
 /// assert_eq!(handles.breaker.map(|breaker| breaker.refused()), Some(0));
 /// # let request = http::Request::get("/").body(Full::<Bytes>::default())?;
 /// # drop(built.service.oneshot(request));
@@ -135,26 +138,18 @@ pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = (),
 #[derive(Clone)]
 struct Layers<C, R, H> {
     classify: C,
-    retry: R,
-    hedge: H,
-    settings: Settings,
+    reissue: R,
+    hedge_reissue: H,
+    settings: LayerSettings,
 }
 
 #[derive(Clone, Debug)]
-struct Settings {
-    attempts: NonZeroU32,
-    try_timeout: Option<Duration>,
-    hedges: bool,
-    hedge_delay: Option<Duration>,
+struct LayerSettings {
+    retry: RetrySettings,
+    hedge: HedgeSettings,
     timeout: Option<Duration>,
-    budget: Budget,
+    shared_budget: Option<RetryBudget>,
     seed: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-enum Budget {
-    Own(BudgetBuilder),
-    Shared(RetryBudget),
 }
 
 #[cfg(feature = "http")]
@@ -211,22 +206,20 @@ impl<C: Clone> Stack<DefaultPolicy, C> {
 }
 
 impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
-    fn of(classify: C, retry: R) -> Self {
+    fn of(classify: C, reissue: R) -> Self {
         Self {
             balance: BalanceLayer::builder()
                 .classify(classify.clone())
                 .ejection(Ejection::new()),
             layers: Layers {
                 classify,
-                hedge: retry.hedge(),
-                retry,
-                settings: Settings {
-                    attempts: NonZeroU32::MIN.saturating_add(2),
-                    try_timeout: None,
-                    hedges: true,
-                    hedge_delay: None,
+                hedge_reissue: reissue.hedge(),
+                reissue,
+                settings: LayerSettings {
+                    retry: RetrySettings::new(),
+                    hedge: HedgeSettings::new(),
                     timeout: Some(TIMEOUT),
-                    budget: Budget::Own(RetryBudget::builder()),
+                    shared_budget: None,
                     seed: None,
                 },
             },
@@ -254,44 +247,30 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
             balance: self.balance,
             layers: Layers {
                 classify: self.layers.classify,
-                hedge: reissue.hedge(),
-                retry: reissue,
+                hedge_reissue: reissue.hedge(),
+                reissue,
                 settings: self.layers.settings,
             },
             breaker: self.breaker,
         }
     }
 
-    /// Sets how often a request is sent at most, the first attempt included, hedges excluded; 3 by
-    /// default. One disables retries.
+    /// Sets the rules of retries, and the budget that bounds retries and hedges together; the
+    /// [defaults](RetrySettings) unless set. Of their deadline and [`timeout`](Self::timeout), the
+    /// shorter one holds.
     #[must_use]
-    pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
-        self.layers.settings.attempts = attempts;
+    pub fn retry(mut self, settings: RetrySettings) -> Self {
+        self.layers.settings.retry = settings;
         self
     }
 
-    /// Sets how long one attempt may take until the head of its response, above zero; no limit by
-    /// default.
+    /// Sets when a slow attempt is hedged; the [defaults](HedgeSettings) unless set. `None` switches
+    /// hedging off, which saves [3 % of load](crate::service::hedge#load-near-capacity) at servers
+    /// that run near their capacity and finish the work on dropped requests.
     #[must_use]
-    pub fn try_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.layers.settings.try_timeout = timeout.into();
-        self
-    }
-
-    /// Sets whether slow attempts are hedged; they are by default. `false` saves [3 % of
-    /// load](crate::service::hedge#load-near-capacity) at servers that run near their capacity and
-    /// finish the work on dropped requests.
-    #[must_use]
-    pub fn hedge(mut self, hedges: bool) -> Self {
-        self.layers.settings.hedges = hedges;
-        self
-    }
-
-    /// Sets the delay before a hedge; by default the measured 97th percentile, and at least three
-    /// times the median.
-    #[must_use]
-    pub fn hedge_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
-        self.layers.settings.hedge_delay = delay.into();
+    pub fn hedge(mut self, settings: impl Into<Option<HedgeSettings>>) -> Self {
+        let off = || HedgeSettings::new().enabled(false);
+        self.layers.settings.hedge = settings.into().unwrap_or_else(off);
         self
     }
 
@@ -326,20 +305,11 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         }
     }
 
-    /// Sets the budget of retries and hedges; by default 20 % of the requests and ten in reserve.
-    /// Hedges also have a small share of their own, so most of the budget is left to retries. Each
-    /// client gets a budget of its own.
-    #[must_use]
-    pub fn budget(mut self, budget: BudgetBuilder) -> Self {
-        self.layers.settings.budget = Budget::Own(budget);
-        self
-    }
-
-    /// Draws on a budget that other clients share: it bounds the retries and hedges of all of them
-    /// together.
+    /// Draws on a budget that other clients share, instead of one of its own: it bounds the retries
+    /// and hedges of all of them together.
     #[must_use]
     pub fn shared_budget(mut self, budget: RetryBudget) -> Self {
-        self.layers.settings.budget = Budget::Shared(budget);
+        self.layers.settings.shared_budget = Some(budget);
         self
     }
 

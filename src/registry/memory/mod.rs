@@ -76,6 +76,7 @@ mod builder;
 mod entry;
 mod faults;
 mod named;
+mod operations;
 mod persist;
 mod probe;
 mod record;
@@ -148,6 +149,8 @@ impl Memory {
     }
 
     fn over(shared: Arc<MemoryShared>) -> Self {
+        // A restored registry has instances already.
+        shared.tend();
         Self {
             shared,
             sessions: Sessions::default(),

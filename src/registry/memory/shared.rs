@@ -6,29 +6,20 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
 
 use super::{
     faults::Faults,
-    record::{Defaults, NewRecord, Now, Position, Record},
+    record::{Defaults, Now, Position},
     saver::Saver,
     store::{Store, lock},
-    tend,
 };
-#[cfg(feature = "rest")]
-use super::{
-    faults::Injected,
-    record::{Lookup, Unresolved},
-};
-use crate::registry::Renewal;
-#[cfg(feature = "rest")]
-use crate::{instance::Host, registry::Query};
 
-/// One registry. The operations of clients start its task if it is needed.
+/// One registry.
 #[derive(Debug)]
 pub(in crate::registry) struct MemoryShared {
     pub(in crate::registry) name: Arc<str>,
@@ -38,10 +29,10 @@ pub(in crate::registry) struct MemoryShared {
     saver: Option<Saver>,
     /// Wakes the [tending](super::tend) task before its deadline; closed when the last handle is
     /// dropped.
-    poke: cell::Sender<()>,
-    task: Mutex<Option<AbortHandle>>,
+    pub(super) poke: cell::Sender<()>,
+    pub(super) task: Mutex<Option<AbortHandle>>,
     /// What the task holds.
-    this: Weak<Self>,
+    pub(super) this: Weak<Self>,
 }
 
 pub(super) fn now() -> Now {
@@ -64,7 +55,7 @@ impl MemoryShared {
         file: Option<PathBuf>,
     ) -> Arc<Self> {
         let store = Arc::new(Mutex::new(store));
-        let shared = Arc::new_cyclic(|this| Self {
+        Arc::new_cyclic(|this| Self {
             name,
             defaults,
             faults: Faults::new(),
@@ -73,72 +64,11 @@ impl MemoryShared {
             poke: cell::channel(()).0,
             task: Mutex::new(None),
             this: Weak::clone(this),
-        });
-        shared.tend();
-        shared
+        })
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         lock(&self.store)
-    }
-
-    /// Starts the task if there are instances and it does not run. It may not have started because there
-    /// was no runtime, or may have ended with its runtime.
-    pub(super) fn tend(&self) {
-        let idle = self.store().is_empty();
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if !idle && task.as_ref().is_none_or(AbortHandle::is_finished) {
-            *task = tend::spawn(Weak::clone(&self.this), self.poke.subscribe());
-        }
-    }
-
-    pub(in crate::registry) fn register(&self, new: NewRecord) -> (Record, Position) {
-        let (record, position, sooner) = {
-            let mut store = self.store();
-            let checks = store.checks;
-            let (record, _) = store.register(new, now());
-            let sooner = checks != store.checks || store.is_sooner(&record);
-            (record, store.position(), sooner)
-        };
-        self.after(sooner);
-        (record, position)
-    }
-
-    pub(in crate::registry) fn heartbeat(&self, id: &str) -> Renewal {
-        let renewal = self.store().heartbeat(id, now());
-        self.after(false);
-        renewal
-    }
-
-    pub(in crate::registry) fn deregister(
-        &self,
-        id: &str,
-        generation: Option<u64>,
-    ) -> Option<(Record, Position)> {
-        let removed = {
-            let mut store = self.store();
-            let removed = store.deregister(id, generation);
-            removed.map(|record| (record, store.position()))
-        };
-        let checked = removed.as_ref().is_some_and(|(r, _)| r.check.is_some());
-        self.after(checked);
-        removed
-    }
-
-    pub(super) fn set_paused(&self, paused: bool) {
-        {
-            // Under the lock: the task must not expire an instance between the two steps.
-            let mut store = self.store();
-            if self.faults.set_paused(paused) && !paused {
-                store.grant(Instant::now(), Duration::MAX);
-            }
-        }
-        self.after(true);
-    }
-
-    pub(super) fn wipe(&self) {
-        self.store().wipe();
-        self.after(true);
     }
 
     /// Applies the result of a check. Returns whether the registration still exists.
@@ -161,11 +91,6 @@ impl MemoryShared {
         }
     }
 
-    fn after(&self, poke: bool) {
-        self.tend();
-        self.changed(poke);
-    }
-
     /// Called after each operation: requests a save of its changes and, if `poke` is set, wakes the
     /// task.
     pub(super) fn changed(&self, poke: bool) {
@@ -175,51 +100,5 @@ impl MemoryShared {
         if poke {
             self.poke.send_replace(());
         }
-    }
-}
-
-/// The operations of the REST server.
-#[cfg(feature = "rest")]
-impl MemoryShared {
-    pub(in crate::registry) fn look(&self, query: &Query) -> Lookup {
-        self.tend();
-        self.store().look(query, Record::clone)
-    }
-
-    /// Waits until the position of the service differs from `position`, or open watches must break.
-    pub(in crate::registry) async fn left(
-        &self,
-        service: &Arc<str>,
-        position: Position,
-    ) -> Result<(), Injected> {
-        let mut drops = self.faults.drops();
-        let mut cell = self.store().subscribe(service);
-        // Neither can fail: `self` owns the senders.
-        tokio::select! {
-            biased;
-            _ = drops.changed() => Err(Injected),
-            left = cell.wait_for(|now| *now != position) => {
-                drop(left);
-                Ok(())
-            }
-        }
-    }
-
-    pub(in crate::registry) fn resolve(
-        &self,
-        name: &str,
-        host: Option<&Host>,
-        port: Option<u16>,
-    ) -> Result<Arc<str>, Unresolved> {
-        self.store().resolve(name, host, port)
-    }
-
-    pub(in crate::registry) fn get(&self, id: &str) -> Option<Record> {
-        self.store().get(id).cloned()
-    }
-
-    pub(in crate::registry) fn services(&self) -> (Position, Vec<(Arc<str>, usize)>) {
-        let store = self.store();
-        (store.position(), store.counts())
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -27,10 +27,21 @@ use super::{probe, shared::MemoryShared, store::Store};
 /// resolution of a millisecond, and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
 
-/// Starts the task. Returns `None` if no runtime runs.
-pub(super) fn spawn(registry: Weak<MemoryShared>, poke: cell::Receiver<()>) -> Option<AbortHandle> {
-    let runtime = Handle::try_current().ok()?;
-    Some(runtime.spawn(tend(registry, poke)).abort_handle())
+impl MemoryShared {
+    /// Starts the task if there are instances and it does not run. It may not have started because there
+    /// was no runtime, or may have ended with its runtime.
+    pub(super) fn tend(&self) {
+        let idle = self.store().is_empty();
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = task.as_ref().is_some_and(|task| !task.is_finished());
+        if idle || runs {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let work = tend(Weak::clone(&self.this), self.poke.subscribe());
+            *task = Some(runtime.spawn(work).abort_handle());
+        }
+    }
 }
 
 async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {

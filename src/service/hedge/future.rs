@@ -15,7 +15,7 @@ use tower::Service;
 
 use super::{
     latency::{Latencies, SHORTEST},
-    shared::{Shared, hangs_after},
+    shared::{HedgeShared, hangs_after},
 };
 use crate::{
     alarm::Alarm,
@@ -51,7 +51,7 @@ where
 
 /// State of a request that can be hedged.
 struct Hedged<R, C> {
-    shared: Arc<Shared<R, C>>,
+    shared: Arc<HedgeShared<R, C>>,
     /// Measures the first attempt.
     watch: Watch,
 }
@@ -90,7 +90,7 @@ where
     S: Service<R::Request>,
 {
     #[inline]
-    pub(super) fn new(mut service: S, shared: &Arc<Shared<R, C>>, request: Req) -> Self {
+    pub(super) fn new(mut service: S, shared: &Arc<HedgeShared<R, C>>, request: Req) -> Self {
         let deadline = shared.reissue.deadline(&request);
         let (request, spare) = shared.reissue.prepare(request);
         // Requests that are never hedged are not measured, because their latencies may differ.
@@ -307,7 +307,7 @@ impl<S, Spare> Plan<S, Spare> {
     /// Starts another attempt. The service is ready.
     fn start<Req, R, C>(
         &mut self,
-        shared: &Shared<R, C>,
+        shared: &HedgeShared<R, C>,
         tried: &mut Tried,
         rescues: bool,
     ) -> Option<(Pin<Box<S::Future>>, Watch)>

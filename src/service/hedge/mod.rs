@@ -23,7 +23,7 @@
 //! - **Another endpoint**: the attempts share one [`Tried`].
 //! - **A share of its own**: 3 % of the attempts of the last second. So hedges are a share of the
 //!   load that the service gets anyway, whatever the number of clients. A client starts with one
-//!   more hedge, which only unused deposits refill. A [shared budget](HedgeBuilder::shared_budget)
+//!   more hedge, which only unused deposits refill. A [shared budget](HedgeLayer::shared_budget)
 //!   bounds the sum of retries and hedges in addition. A request that finds the share used up tries
 //!   again after each delay. A request that has waited for ten delays hangs; below a retry, it may
 //!   then be hedged from the budget of retries alone.
@@ -31,7 +31,7 @@
 //!   succeeded, and attempts that were dropped after they had taken longer than the percentile.
 //!   Failures do not count, because a fast failure gives no information about the latency of a
 //!   response. With fewer than 100 samples, no request is hedged. The delay is at least three times
-//!   the median of the last second. A [fixed delay](HedgeBuilder::delay) replaces all of this.
+//!   the median of the last second. A [fixed delay](HedgeSettings::delay) replaces all of this.
 //!
 //! # Load near capacity
 //! Hedges cost almost nothing when a server cancels the work on a dropped request (HTTP/2 and gRPC
@@ -70,12 +70,11 @@ mod future;
 mod latency;
 mod layer;
 mod service;
+mod settings;
 mod shared;
 
 pub use self::{
-    future::ResponseFuture,
-    layer::{HedgeBuilder, HedgeLayer},
-    service::Hedge,
+    future::ResponseFuture, layer::HedgeLayer, service::Hedge, settings::HedgeSettings,
 };
 
 #[cfg(doc)]

@@ -10,7 +10,7 @@ use tower::Service;
 
 #[cfg(doc)]
 use super::HedgeLayer;
-use super::{future::ResponseFuture, shared::Shared};
+use super::{future::ResponseFuture, shared::HedgeShared};
 use crate::{
     classify::{Answers, Classify},
     service::retry::{Cloned, Reissue},
@@ -19,7 +19,7 @@ use crate::{
 /// Sends slow requests a second time; made by [`HedgeLayer`].
 pub struct Hedge<S, R = Cloned, C = Answers> {
     pub(super) service: S,
-    pub(super) shared: Arc<Shared<R, C>>,
+    pub(super) shared: Arc<HedgeShared<R, C>>,
 }
 
 impl<S, R, C> Hedge<S, R, C> {

@@ -8,7 +8,8 @@ use super::latency::Latencies;
 use crate::{alarm::Alarms, service::retry::RetryBudget};
 
 /// What all requests of a layer share.
-pub(super) struct Shared<R, C> {
+#[derive(Clone)]
+pub(super) struct HedgeShared<R, C> {
     /// If false, requests are only passed on.
     pub(super) enabled: bool,
     pub(super) reissue: R,
@@ -23,7 +24,22 @@ pub(super) struct Shared<R, C> {
     pub(super) alarms: Arc<Alarms>,
 }
 
-impl<R, C> Shared<R, C> {
+impl<R, C> HedgeShared<R, C> {
+    /// Replaces what depends on the type of the request.
+    pub(super) fn map<R2, C2>(self, to: impl FnOnce(R, C) -> (R2, C2)) -> HedgeShared<R2, C2> {
+        let (reissue, classify) = to(self.reissue, self.classify);
+        HedgeShared {
+            enabled: self.enabled,
+            reissue,
+            classify,
+            delay: self.delay,
+            max_extra: self.max_extra,
+            budget: self.budget,
+            shared: self.shared,
+            alarms: self.alarms,
+        }
+    }
+
     /// Whether the budgets allow an attempt. If not, it counts as refused. An attempt for a request
     /// that hangs (`rescues`) needs no share.
     pub(super) fn can_pay(&self, now: Instant, rescues: bool) -> bool {
@@ -53,10 +69,10 @@ pub(super) fn hangs_after(delay: Duration) -> Duration {
     delay.max(Duration::from_millis(10)).saturating_mul(10)
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Delay {
     Fixed(Duration),
-    Measured(Box<Latencies>),
+    Measured(Arc<Latencies>),
 }
 
 impl Delay {
@@ -75,7 +91,7 @@ impl Delay {
     }
 }
 
-impl<R, C> fmt::Debug for Shared<R, C> {
+impl<R, C> fmt::Debug for HedgeShared<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("delay", &self.delay)

@@ -24,7 +24,7 @@
 //! | 1 000 | 210 | 1.21 |
 //!
 //! A client that is the only one can have [a reserve that time
-//! refills](BudgetBuilder::reserve_per_sec).
+//! refills](BudgetSettings::reserve_per_sec).
 //!
 //! # What is counted
 //! In any window of the time to live there are at most `reserve + ratio × requests` withdrawals.
@@ -77,9 +77,9 @@ const SLOTS: u32 = 10;
 ///
 /// No reserve, and one retry for twenty requests:
 /// ```
-/// use tower_roster::service::retry::RetryBudget;
+/// use tower_roster::service::retry::BudgetSettings;
 ///
-/// let budget = RetryBudget::builder().ratio(0.05).reserve(0).build()?;
+/// let budget = BudgetSettings::new().ratio(0.05).reserve(0).build()?;
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
 #[derive(Clone)]
@@ -102,12 +102,9 @@ pub(super) struct SlotEnd(Option<Instant>);
 impl RetryBudget {
     /// A budget of a fifth of the requests of the last 10 s, and ten in reserve.
     pub fn new() -> Self {
-        BudgetBuilder::DEFAULT.finish()
-    }
-
-    /// Starts from the defaults.
-    pub fn builder() -> BudgetBuilder {
-        BudgetBuilder::DEFAULT
+        BudgetSettings::new()
+            .build()
+            .expect("the defaults are in range")
     }
 
     fn with(deposit: i64, reserve: i64, refill: Refill, ttl: Duration) -> Self {
@@ -211,9 +208,10 @@ impl fmt::Debug for RetryBudget {
     }
 }
 
-/// The settings of a [`RetryBudget`].
+/// The settings of a [`RetryBudget`]. Each [`build`](Self::build) makes a new budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BudgetBuilder {
+#[must_use = "settings do nothing until they are built"]
+pub struct BudgetSettings {
     ratio: f64,
     reserve: Reserve,
     ttl: Duration,
@@ -227,16 +225,18 @@ enum Reserve {
     PerSec(u32),
 }
 
-impl BudgetBuilder {
-    const DEFAULT: Self = Self {
-        ratio: 0.2,
-        reserve: Reserve::Earned(10),
-        ttl: Duration::from_secs(10),
-    };
+impl BudgetSettings {
+    /// The defaults.
+    pub const fn new() -> Self {
+        Self {
+            ratio: 0.2,
+            reserve: Reserve::Earned(10),
+            ttl: Duration::from_secs(10),
+        }
+    }
 
     /// Sets the attempts beyond the first per request, 0.0 to 10.0, exact to a millionth; 0.2 by
     /// default. Zero leaves only the reserve; 10 lets every request be sent eleven times.
-    #[must_use]
     pub fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
@@ -246,7 +246,6 @@ impl BudgetBuilder {
     /// refill them. Zero leaves a client that sends fewer than `1 / ratio` requests in a
     /// [`ttl`](Self::ttl) without any retry. Every client has its own reserve, so in an outage the
     /// service gets this number of attempts from each client, once.
-    #[must_use]
     pub fn reserve(mut self, attempts: u32) -> Self {
         self.reserve = Reserve::Earned(attempts);
         self
@@ -255,7 +254,6 @@ impl BudgetBuilder {
     /// Sets a reserve that time refills, in attempts a second, instead of
     /// [`reserve`](Self::reserve). For a client that is the only one or one of few: the service
     /// gets these attempts from each client for as long as an outage lasts.
-    #[must_use]
     pub fn reserve_per_sec(mut self, attempts: u32) -> Self {
         self.reserve = Reserve::PerSec(attempts);
         self
@@ -264,7 +262,6 @@ impl BudgetBuilder {
     /// Sets how long a request and a retry count, 1 s to 60 s; 10 s by default. A short time
     /// follows the traffic closely; a long one lets the traffic of quiet times pay for a burst of
     /// retries.
-    #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -278,11 +275,6 @@ impl BudgetBuilder {
         check_range("retry_budget.ratio", self.ratio, 0.0..=10.0)?;
         let times = Duration::from_secs(1)..=Duration::from_secs(60);
         check_range("retry_budget.ttl", self.ttl, times)?;
-        Ok(self.finish())
-    }
-
-    /// Makes a budget from settings that are in range.
-    pub(crate) fn finish(self) -> RetryBudget {
         // Less than 2^32 × 60 × 10^6, far below the maximum of an `i64`.
         let (reserve, refill) = match self.reserve {
             Reserve::Earned(attempts) => (i64::from(attempts) * WITHDRAWAL, Refill::Deposits),
@@ -291,7 +283,14 @@ impl BudgetBuilder {
                 (i64::from(attempts) * micros, Refill::Time)
             }
         };
-        RetryBudget::with(in_millionths(self.ratio), reserve, refill, self.ttl)
+        let deposit = in_millionths(self.ratio);
+        Ok(RetryBudget::with(deposit, reserve, refill, self.ttl))
+    }
+}
+
+impl Default for BudgetSettings {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -307,7 +306,7 @@ mod tests {
     const SEC: Duration = Duration::from_secs(1);
 
     fn without_reserve(ratio: f64) -> RetryBudget {
-        let builder = RetryBudget::builder().ratio(ratio).reserve_per_sec(0);
+        let builder = BudgetSettings::new().ratio(ratio).reserve_per_sec(0);
         builder.build().expect("a usable ratio")
     }
 
@@ -346,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_default_is_a_fifth_and_ten() {
-        let made = RetryBudget::builder().build().unwrap();
+        let made = BudgetSettings::new().build().unwrap();
         for budget in [RetryBudget::new(), RetryBudget::default(), made] {
             let now = Instant::now();
             assert_eq!(budget.available(now), 10);
@@ -394,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_share_is_of_the_last_second_and_a_few_once() {
-        let share = RetryBudget::builder().ratio(0.05).reserve(2).ttl(SEC);
+        let share = BudgetSettings::new().ratio(0.05).reserve(2).ttl(SEC);
         let (share, now) = (share.build().unwrap(), Instant::now());
         (0..1_000).for_each(|_| share.deposit(now));
         assert_eq!(share.available(now), 52);
@@ -407,9 +406,9 @@ mod tests {
     #[test]
     fn the_reserve_follows_the_time_to_live() {
         let ttl = Duration::from_millis(1_500);
-        let budget = RetryBudget::builder().reserve_per_sec(3).ttl(ttl).build();
+        let budget = BudgetSettings::new().reserve_per_sec(3).ttl(ttl).build();
         assert_eq!(budget.unwrap().available(Instant::now()), 4);
-        let most = RetryBudget::builder()
+        let most = BudgetSettings::new()
             .reserve_per_sec(u32::MAX)
             .ttl(60 * SEC);
         let available = most.build().unwrap().available(Instant::now());
@@ -418,7 +417,7 @@ mod tests {
 
     #[test]
     fn clones_share_it() {
-        let (one, now) = (RetryBudget::builder().reserve(2), Instant::now());
+        let (one, now) = (BudgetSettings::new().reserve(2), Instant::now());
         let one = one.build().unwrap();
         let other = one.clone();
         assert!(one.withdraw(now) && other.withdraw(now));
@@ -427,7 +426,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_out_of_range_and_names_the_field() {
-        let builder = RetryBudget::builder;
+        let builder = BudgetSettings::new;
         for ratio in [-0.1, 10.1, f64::NAN, f64::INFINITY] {
             let error = builder().ratio(ratio).build().unwrap_err();
             assert_eq!(error.field(), "retry_budget.ratio");

@@ -15,7 +15,7 @@ use super::{
     budget::SlotEnd,
     kept::{End, Kept},
     reissue::Reissue,
-    terms::Settings,
+    terms::RetryParts,
 };
 use crate::{
     attempt::{self, Tried},
@@ -61,7 +61,7 @@ where
     #[inline]
     pub(super) fn new(
         mut service: S,
-        settings: &Settings<R, C>,
+        settings: &RetryParts<R, C>,
         slot: &mut SlotEnd,
         request: Req,
     ) -> Self {

@@ -12,7 +12,7 @@ use tower::timeout::error::Elapsed;
 
 use super::{
     TryTimeout,
-    terms::{Limits, Settings, Terms},
+    terms::{Limits, RetryParts, Terms},
 };
 use crate::{
     alarm::{self, Alarm},
@@ -57,7 +57,7 @@ impl<S, Spare, R: Clone, C: Clone> Kept<S, Spare, R, C> {
     pub(super) fn new(
         service: S,
         spare: Option<Spare>,
-        settings: &Settings<R, C>,
+        settings: &RetryParts<R, C>,
         tried: Tried,
         came: Option<Instant>,
     ) -> Self {

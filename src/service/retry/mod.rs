@@ -52,15 +52,17 @@ pub mod reissue;
 #[cfg(feature = "http")]
 mod replay;
 mod service;
+mod settings;
 mod terms;
 
 pub use self::{
-    budget::{BudgetBuilder, RetryBudget},
+    budget::{BudgetSettings, RetryBudget},
     error::{FailedAnswer, RetryError, Stop, TryTimeout},
     future::ResponseFuture,
-    layer::{RetryBuilder, RetryLayer},
+    layer::RetryLayer,
     reissue::{Cloned, Hedgeable, Reissue},
     service::Retry,
+    settings::RetrySettings,
 };
 #[cfg(feature = "http")]
 pub use self::{

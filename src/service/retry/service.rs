@@ -13,7 +13,7 @@ use super::{
     budget::SlotEnd,
     future::ResponseFuture,
     reissue::{Cloned, Reissue},
-    terms::Settings,
+    terms::RetryParts,
 };
 use crate::{
     classify::{Answers, Classify},
@@ -23,7 +23,7 @@ use crate::{
 /// Retries failed requests; made by [`RetryLayer`].
 pub struct Retry<S, R = Cloned, C = Answers> {
     pub(super) service: S,
-    pub(super) settings: Settings<R, C>,
+    pub(super) settings: RetryParts<R, C>,
     pub(super) slot: SlotEnd,
 }
 

@@ -30,14 +30,24 @@ use crate::{
 pub(super) struct Terms {
     pub(super) rules: Rules,
     /// `None` unless there is a budget, a limit or a seed, or requests may have a deadline.
-    pub(super) shared: Option<Arc<Shared>>,
+    pub(super) shared: Option<Arc<RetryShared>>,
 }
 
 /// What all requests of a layer share.
-pub(super) struct Shared {
+pub(super) struct RetryShared {
     pub(super) budget: Option<RetryBudget>,
     pub(super) seed: Option<AtomicU64>,
     pub(super) alarms: Arc<Alarms>,
+}
+
+impl RetryShared {
+    pub(super) fn new(budget: Option<RetryBudget>, seed: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            budget,
+            seed: seed.map(AtomicU64::new),
+            alarms: Alarms::new(),
+        })
+    }
 }
 
 /// The part that is copied for each request.
@@ -139,7 +149,7 @@ impl fmt::Debug for Terms {
 
 /// All settings of a layer.
 #[derive(Clone, Debug)]
-pub(super) struct Settings<R, C> {
+pub(super) struct RetryParts<R, C> {
     pub(super) reissue: R,
     pub(super) classify: C,
     pub(super) terms: Terms,
