@@ -4,6 +4,8 @@
 mod calls;
 mod connections;
 mod deadline;
+#[cfg(feature = "http2")]
+mod health;
 #[allow(clippy::all, unreachable_pub, missing_docs, missing_debug_implementations)]
 #[rustfmt::skip]
 mod greeter;

@@ -21,7 +21,7 @@ pub enum CheckError {
     Status(StatusCode),
     /// A gRPC status other than 0.
     Grpc {
-        /// The code: 5 when the endpoint does not have the service, 12 when it has no health service.
+        /// The code: 5 when the endpoint does not have the service.
         code: u32,
         /// The message of the endpoint.
         message: String,

@@ -94,6 +94,11 @@ impl HealthCheck {
 
     /// Queries the gRPC health service for a service; the empty name stands for the whole server. Uses
     /// HTTP/2 and needs feature `http2`.
+    ///
+    /// A server that has no health service (`UNIMPLEMENTED`) passes, as
+    /// [gRFC A17](https://github.com/grpc/proposal/blob/master/A17-client-side-health-checking.md)
+    /// requires: it responds, and a check must not take away all servers of a service that never had one.
+    /// A server that has the health service and not the asked service (`NOT_FOUND`) fails.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(CheckKind::Grpc(service.into()))
     }

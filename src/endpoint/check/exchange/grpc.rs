@@ -12,6 +12,9 @@ use crate::{error::BoxError, probe};
 /// The value of `SERVING`.
 const SERVING: u64 = 1;
 
+/// The status of a server that has no health service.
+const UNIMPLEMENTED: u32 = 12;
+
 /// The largest accepted response. A usual one has seven bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -46,7 +49,20 @@ pub(super) async fn check(io: Io, host: &str, service: &str) -> Result<(), Check
             other => Err(CheckError::NotServing(other)),
         }
     };
-    probe::drive(answer, connection).await
+    match probe::drive(answer, connection).await {
+        // As gRFC A17 requires: the server answers, and its owner chose to have no health service.
+        Err(CheckError::Grpc {
+            code: UNIMPLEMENTED,
+            ..
+        }) => {
+            tracing::debug!(
+                host,
+                "the server has no gRPC health service, and counts as healthy"
+            );
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Fails if there is a status other than 0.
