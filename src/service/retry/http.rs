@@ -229,8 +229,12 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
             return (request, None);
         };
         let (head, body) = request.into_parts();
+        // First, because a copy of the head costs more than the rest.
+        if !idempotent(&head) {
+            return (Request::from_parts(head, body), None);
+        }
         let spare = Spare::Copy {
-            idempotent: idempotent(&head),
+            idempotent: true,
             head: Arc::new(head.clone()),
             replayer,
         };
