@@ -202,6 +202,18 @@ pub(crate) fn after(now: Instant, delay: Duration) -> Instant {
     now + delay.min(NEVER)
 }
 
+/// The share of a hint that is added to it at random, at most. As in Envoy, which adds up to half of a
+/// `Retry-After`: clients that are told the same time must not come back at the same time.
+const SPREAD: f64 = 0.5;
+
+/// Returns how long to wait when the peer asks for at least `hint`: that and a random part, or the own
+/// `backoff` if it is longer. A hint of zero, or a date that a skewed clock puts into the past, so does
+/// not replace the backoff.
+pub(crate) fn hinted<R: Rng + ?Sized>(hint: Duration, backoff: Duration, rng: &mut R) -> Duration {
+    let hint = hint.min(NEVER);
+    (hint + fraction(hint.mul_f64(SPREAD), rng)).max(backoff)
+}
+
 /// `base` after so many doublings, at most `cap`.
 pub(crate) fn doubled(base: Duration, cap: Duration, doublings: u32) -> Duration {
     base.saturating_mul(1 << doublings.min(31)).min(cap)
@@ -260,6 +272,27 @@ mod tests {
         let backoff = Backoff::new(Duration::MAX, Duration::MAX).unwrap();
         let delay = backoff.slower(10).delay(40, &mut small_rng(Some(1)));
         assert!(after(now, delay) > now + year);
+    }
+
+    #[test]
+    fn a_hint_never_shortens_the_backoff_and_is_spread_upwards() {
+        let mut rng = small_rng(Some(5));
+        let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
+        assert_eq!(hinted(Duration::ZERO, 25 * ms, &mut rng), 25 * ms);
+        let drawn: Vec<_> = (0..100)
+            .map(|_| hinted(second, 25 * ms, &mut rng))
+            .collect();
+        assert!(
+            drawn
+                .iter()
+                .all(|delay| (second..second * 3 / 2).contains(delay))
+        );
+        assert!(drawn.iter().max() > Some(&(second + 400 * ms)));
+        assert!(drawn.iter().min() < Some(&(second + 100 * ms)));
+        assert!(
+            hinted(Duration::MAX, ms, &mut rng) < NEVER * 2,
+            "no overflow"
+        );
     }
 
     #[test]

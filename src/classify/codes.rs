@@ -70,12 +70,17 @@ impl Codes {
     }
 }
 
+/// Reads the pushback. Several of them, like an unreadable one, forbid a retry, as in grpc-go.
 pub(super) fn pushback(fields: &HeaderMap) -> Option<Pushback> {
-    let value = fields.get(PUSHBACK)?;
+    let mut values = fields.get_all(PUSHBACK).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return Some(Pushback::Never);
+    }
     // The gRFC counts a number that does not fit into 32 bits as unreadable.
     let ms: Option<i32> = value.to_str().ok().and_then(|text| text.parse().ok());
     Some(match ms.and_then(|ms| u64::try_from(ms).ok()) {
-        Some(ms) => Pushback::After(Duration::from_millis(ms).min(LONGEST_PUSHBACK)),
+        Some(ms) => Pushback::Exactly(Duration::from_millis(ms).min(LONGEST_PUSHBACK)),
         None => Pushback::Never,
     })
 }

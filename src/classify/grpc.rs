@@ -33,7 +33,7 @@ use super::{
 /// counts them.
 ///
 /// For any status but `OK`, `grpc-retry-pushback-ms` becomes the pushback, 300 s at most. A negative or
-/// unreadable number means "never"
+/// unreadable number, or several numbers, mean "never"
 /// ([gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback)).
 ///
 /// # Examples
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn pushback_is_milliseconds_or_never() {
-        let after = |ms| Pushback::After(Duration::from_millis(ms));
+        let after = |ms| Pushback::Exactly(Duration::from_millis(ms));
         for (value, expected) in [
             ("0", after(0)),
             ("1500", after(1500)),
@@ -215,6 +215,17 @@ mod tests {
             let end = Codes::default().end(Some(&fields(&pairs)));
             assert_eq!(end, failed, "{value:?}");
         }
+        let twice = [
+            ("grpc-status", "14"),
+            ("grpc-retry-pushback-ms", "1"),
+            ("grpc-retry-pushback-ms", "2"),
+        ];
+        let mut several = HeaderMap::new();
+        for (name, value) in twice {
+            several.append(name, http::HeaderValue::from_static(value));
+        }
+        let end = Codes::default().end(Some(&several));
+        assert_eq!(end, Verdict::FAILURE.pushback(Pushback::Never), "several");
         let ok = [("grpc-status", "0"), ("grpc-retry-pushback-ms", "1")];
         assert_eq!(head(200, &ok), Some(Verdict::SUCCESS));
     }

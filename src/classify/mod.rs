@@ -37,8 +37,12 @@ mod grpc;
 #[cfg(feature = "_hyper")]
 mod http;
 mod over_limit;
+#[cfg(feature = "_hyper")]
+mod retry_after;
 mod unsent;
 
+#[cfg(feature = "_transport")]
+pub(crate) use self::retry_after::retry_after;
 #[cfg(feature = "http2")]
 pub(crate) use self::unsent::is_refused;
 pub(crate) use self::unsent::{NotSent, give_back};
@@ -79,8 +83,12 @@ pub enum Outcome {
 /// When a request may be retried, as the endpoint requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
-    /// Not before this long from now.
+    /// Not before this long from now. A retry waits for its own backoff if that is longer, and up to
+    /// half as long again, so that clients which are told the same do not come back together.
     After(Duration),
+    /// After this long, which the endpoint has chosen for this request: a retry adds nothing to it. gRPC
+    /// defines its pushback so, and a pushback of zero retries at once.
+    Exactly(Duration),
     /// Never.
     Never,
 }

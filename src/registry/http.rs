@@ -14,6 +14,7 @@ use hyper_util::{
 #[cfg(feature = "consul")]
 use crate::connect::Link;
 use crate::{
+    classify::retry_after,
     connect::{Connector, Whole},
     error::{BoxError, ErrorKind, RegistryError},
 };
@@ -91,10 +92,9 @@ impl Reply {
         line
     }
 
-    /// Returns `Retry-After` in seconds. Its other form, a date, is not used by any registry.
+    /// Returns how long `Retry-After` asks to wait. Gateways before a registry send dates, too.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let seconds: u64 = self.header("retry-after")?.trim().parse().ok()?;
-        Some(Duration::from_secs(seconds))
+        retry_after(&self.headers)
     }
 
     /// Turns every status but success into an error. That includes redirects, because a token must not

@@ -37,7 +37,7 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    backoff::{after, jittered},
+    backoff::{after, hinted, jittered},
     error::ErrorKind,
     rng::small_rng,
     task::{fenced, first_of},
@@ -48,7 +48,7 @@ use crate::{
 const HELD_RECHECK: Duration = Duration::from_millis(500);
 
 /// The longest `Retry-After` that is obeyed, so that a registry cannot stop a client for longer.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The parameters of a supervising task.
 #[derive(Clone)]
@@ -214,8 +214,10 @@ async fn supervise(
                 let delay = match (error.kind(), error.retry_after()) {
                     // At least the usual backoff: a `Retry-After` of zero must not cause a flood of
                     // requests.
-                    (_, Some(asked)) => jittered(asked.min(LONGEST_RETRY_AFTER), 0.1, &mut rng)
-                        .max(backoff.delay(failures, &mut rng)),
+                    (_, Some(asked)) => {
+                        let own = backoff.delay(failures, &mut rng);
+                        hinted(asked.min(LONGEST_RETRY_AFTER), own, &mut rng)
+                    }
                     (ErrorKind::Refused | ErrorKind::Invalid, None) => {
                         backoff.slower(10).delay(failures, &mut rng)
                     }

@@ -130,7 +130,7 @@ async fn over_grpc_a_status_in_the_head_tells_at_once() {
     let grpc = Grpc::default();
     let head = [("grpc-status", "14"), ("grpc-retry-pushback-ms", "250")];
     let (_, told) = answer(&grpc, response(200, &head, Empty::<Bytes>::new()));
-    let pushback = Pushback::After(std::time::Duration::from_millis(250));
+    let pushback = Pushback::Exactly(std::time::Duration::from_millis(250));
     let expected = Verdict::FAILURE.pushback(pushback);
     assert_eq!(told.words(), [Word::Verdict(expected), Over]);
     let proxy = response(502, &[], body([data("<html>"), cut()]));

@@ -351,11 +351,34 @@ async fn a_server_that_says_never_is_not_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_says_when_is_asked_then() {
     let server = Server::new([
-        says(503).pushback(Pushback::After(1_234 * MS)),
-        says(503).pushback(Pushback::After(3 * MS)),
+        says(503).pushback(Pushback::Exactly(1_234 * MS)),
+        says(503).pushback(Pushback::Exactly(0 * MS)),
     ]);
     assert!(ask(plain(), &server).await.is_ok());
-    assert_eq!(server.times(), [0, 1_234, 1_237]);
+    assert_eq!(server.times(), [0, 1_234, 1_234]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_of_zero_does_not_replace_the_backoff() {
+    let at_once = says(503).pushback(Pushback::After(0 * MS));
+    let server = Server::new([at_once, at_once]);
+    let retry = with(settings().delay(Backoff::fixed(40 * MS)));
+    assert!(ask(retry, &server).await.is_ok());
+    assert_eq!(server.times(), [0, 40, 80]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_told_the_same_time_do_not_come_back_together() {
+    let mut times = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let server = Server::new([says(503).pushback(Pushback::After(SEC))]);
+        assert!(ask(with(settings().seed(seed)), &server).await.is_ok());
+        let again = server.times()[1];
+        // The timer rounds up to the millisecond.
+        assert!((1_000..=1_501).contains(&again), "{again}");
+        times.insert(again);
+    }
+    assert!(times.len() > 50, "{times:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,7 +75,7 @@ async fn a_status_in_the_head_is_known_at_once() {
 async fn pushback_is_heard_from_head_and_trailers() {
     let server = Server::start().await;
     let (mut client, judged) = client(&server);
-    let after = Pushback::After(Duration::from_millis(250));
+    let after = Pushback::Exactly(Duration::from_millis(250));
     client.greet(ask("fail 8 after 250", 0)).await.unwrap_err();
     let expected = Verdict::OVERLOADED.pushback(after);
     assert_eq!(judged.told(), [Head(expected), Over]);

@@ -10,12 +10,13 @@ use tokio::{
 
 use super::event::{RegistrationCommand, RegistrationEvent};
 use crate::{
-    backoff::{Backoff, after},
+    backoff::{Backoff, after, hinted},
     error::{ErrorKind, RegistryError},
     instance::Instance,
     registry::{
         contract::{Backend, Lease, Renewal},
         settings::WatchSettings,
+        supervise::LONGEST_RETRY_AFTER,
     },
     rng::small_rng,
     task::fenced,
@@ -204,7 +205,11 @@ impl Keeper {
             }
             let _ = reply.send(Err(error.clone()));
         }
-        let delay = self.backoff.delay(failures, &mut self.rng);
+        let own = self.backoff.delay(failures, &mut self.rng);
+        let delay = match error.retry_after() {
+            Some(asked) => hinted(asked.min(LONGEST_RETRY_AFTER), own, &mut self.rng),
+            None => own,
+        };
         let chain = error.to_chain();
         match failures {
             0 | 1 => tracing::warn!(error = chain, registering, "registration is not confirmed"),

@@ -17,7 +17,7 @@ use super::{
     reissue::Reissue,
 };
 use crate::{
-    backoff::{Delays, after},
+    backoff::{Delays, after, hinted},
     classify::{Classify, Pushback},
     error::BoxError,
 };
@@ -135,18 +135,25 @@ where
         if this.returned.is_none() && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
-        let delay = match pushback {
-            Some(Pushback::After(delay)) if delay > terms.rules.max_pushback => {
+        if let Some(Pushback::After(asked) | Pushback::Exactly(asked)) = pushback {
+            if asked > terms.rules.max_pushback {
                 return Err(Stop::Pushback);
             }
-            Some(Pushback::After(delay)) => delay,
+        }
+        let delays = this.delays;
+        let mut backoff = |rng: &mut _| {
+            let delays = delays.get_or_insert_with(|| terms.rules.delay.delays());
+            delays.next(rng)
+        };
+        let delay = match pushback {
+            Some(Pushback::Exactly(asked)) => asked,
+            Some(Pushback::After(asked)) => {
+                let rng = &mut terms.rng();
+                hinted(asked, backoff(rng), rng)
+            }
             // The attempt caused no load, and the next one goes to another endpoint.
             _ if unsent && *this.tries == 1 => Duration::ZERO,
-            _ => {
-                let delays = this.delays;
-                let delays = delays.get_or_insert_with(|| terms.rules.delay.delays());
-                delays.next(&mut terms.rng())
-            }
+            _ => backoff(&mut terms.rng()),
         };
         let now = Instant::now();
         let start = after(now, delay);

@@ -14,8 +14,8 @@
 //! - **Repeatable requests**: idempotent requests, and any request that was certainly not sent,
 //!   such as after a refused connection. A [`Reissue`] decides this and keeps the copy.
 //! - **When**: after a [`Backoff`], by default up to 25 ms, then up to 50 ms and so on. If a server
-//!   states how long to wait, the retry waits exactly that long; if it forbids retries, there is
-//!   none. An attempt that was not sent caused no load, so the first retry after it starts at once.
+//!   states how long to wait, the retry waits at least that long, and up to half as long again, but not
+//!   less than its backoff; a gRPC pushback is obeyed exactly. If it forbids retries, there is none. An attempt that was not sent caused no load, so the first retry after it starts at once.
 //! - **Another endpoint**: the attempts of a request share one [`Tried`], so a balancer below picks
 //!   a different endpoint for each.
 //! - **How many in all**: a [`RetryBudget`], by default 20 % of the requests and ten in reserve.

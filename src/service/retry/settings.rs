@@ -87,7 +87,8 @@ impl RetrySettings {
     }
 
     /// Sets the longest delay that a server may request; 60 s by default. A response that requests
-    /// more is returned to the caller.
+    /// more is returned to the caller. The random part that is added to a request for at least some
+    /// time does not count.
     pub fn max_pushback(mut self, max_pushback: Duration) -> Self {
         self.max_pushback = max_pushback;
         self
