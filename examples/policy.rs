@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 use tower_roster::{
     attempt::Tried,
-    balance::policy::{Candidate, Draw, Picker, Policy, Set, Trial},
+    balance::policy::{Candidate, CandidateSet, Draw, Picker, Policy, Trial},
     endpoint::load::{InFlight, LoadTracker},
     instance::Key,
 };
@@ -50,7 +50,7 @@ struct NearFirst {
 
 impl<L: LoadTracker> Picker<L> for NearFirst {
     // On the path of every request: some arithmetic, and nothing that waits.
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         for group in [&self.near, &self.far] {
             // From a random one on, the first that was neither ejected nor tried before.
             let start = draw.rng.random_range(0..group.len().max(1));

@@ -14,8 +14,8 @@
 //! An alarm expires in the same millisecond as tokio's timer would, because the task sleeps by
 //! tokio's clock.
 //!
-//! Cost of the task: it wakes once for each time that was the earliest, however many alarms were
-//! set and dropped since. Each time it reads all alarms that are set.
+//! The task wakes at each time that was the earliest alarm while it slept, even if that alarm was
+//! dropped. Each time it reads all alarms that are set.
 //!
 //! A layer needs no alarm of its own while a layer below it has set an earlier one in the same
 //! poll: both layers are polled when that one expires. See [`earliest`].
@@ -85,14 +85,14 @@ struct List(Mutex<Alarmed>);
 
 #[derive(Default)]
 struct Alarmed {
-    entries: Vec<Entry>,
+    entries: Vec<AlarmEntry>,
     /// Indices of the free entries.
     free: Vec<u32>,
     /// The task of this list, while it runs.
-    watch: Option<Watch>,
+    watch: Option<ListTask>,
 }
 
-struct Watch {
+struct ListTask {
     runtime: Id,
     /// When the task reads the list next.
     next: Instant,
@@ -100,7 +100,7 @@ struct Watch {
     waker: Option<Waker>,
 }
 
-enum Entry {
+enum AlarmEntry {
     Free,
     Set {
         at: Instant,
@@ -116,15 +116,15 @@ enum Entry {
 /// `ManuallyDrop`, because `drop` takes the content out. Otherwise the compiler drops the empty field
 /// after that, in a call that took 5 ns of each request without an alarm.
 #[derive(Default)]
-pub(crate) struct Alarm(ManuallyDrop<Option<Set>>);
+pub(crate) struct Alarm(ManuallyDrop<Option<SetAlarm>>);
 
-enum Set {
-    Listed(Listed),
+enum SetAlarm {
+    Listed(ListedAlarm),
     /// A timer of tokio's.
     Own(Pin<Box<Sleep>>),
 }
 
-struct Listed {
+struct ListedAlarm {
     alarms: Arc<Alarms>,
     list: u32,
     entry: u32,
@@ -149,7 +149,7 @@ impl Alarms {
     /// Sets an alarm in this thread's list. Returns `None` when a task of another runtime serves
     /// the list.
     #[inline]
-    fn set(self: &Arc<Self>, at: Instant, waker: &Waker) -> Option<Listed> {
+    fn set(self: &Arc<Self>, at: Instant, waker: &Waker) -> Option<ListedAlarm> {
         let runtime = Handle::try_current().ok()?;
         let list = thread_number() & (self.lists.len() - 1);
         let mut alarmed = self.lock(list);
@@ -160,7 +160,7 @@ impl Alarms {
             None => {
                 // Before any change, because it panics in a runtime without a timer.
                 sleep = Some(Box::pin(sleep_until(at)));
-                alarmed.watch = Some(Watch {
+                alarmed.watch = Some(ListTask {
                     runtime: runtime.id(),
                     next: at,
                     waker: None,
@@ -180,7 +180,7 @@ impl Alarms {
         } else if let Some(task) = ring {
             task.wake();
         }
-        Some(Listed {
+        Some(ListedAlarm {
             alarms: Arc::clone(self),
             list: list as u32,
             entry,
@@ -189,7 +189,7 @@ impl Alarms {
     }
 }
 
-impl Watch {
+impl ListTask {
     /// Notes an alarm. Returns the waker of the task if this alarm is now the earliest.
     #[inline]
     fn sooner(&mut self, at: Instant) -> Option<Waker> {
@@ -204,7 +204,7 @@ impl Watch {
 impl Alarmed {
     #[inline]
     fn enter(&mut self, at: Instant, waker: Waker) -> u32 {
-        let set = Entry::Set { at, waker };
+        let set = AlarmEntry::Set { at, waker };
         if let Some(free) = self.free.pop() {
             self.entries[free as usize] = set;
             return free;
@@ -218,12 +218,12 @@ impl Alarmed {
         let (mut due, mut next) = (Vec::new(), None);
         for entry in &mut self.entries {
             match entry {
-                Entry::Set { at, .. } if *at <= now => {
-                    if let Entry::Set { waker, .. } = mem::replace(entry, Entry::Rings) {
+                AlarmEntry::Set { at, .. } if *at <= now => {
+                    if let AlarmEntry::Set { waker, .. } = mem::replace(entry, AlarmEntry::Rings) {
                         due.push(waker);
                     }
                 }
-                Entry::Set { at, .. } => {
+                AlarmEntry::Set { at, .. } => {
                     next = Some(next.map_or(*at, |next: Instant| next.min(*at)));
                 }
                 _ => {}
@@ -244,8 +244,8 @@ impl Alarmed {
         self.watch = None;
         let mut lost = Vec::new();
         for entry in &mut self.entries {
-            if matches!(entry, Entry::Set { .. }) {
-                if let Entry::Set { waker, .. } = mem::replace(entry, Entry::Lost) {
+            if matches!(entry, AlarmEntry::Set { .. }) {
+                if let AlarmEntry::Set { waker, .. } = mem::replace(entry, AlarmEntry::Lost) {
                     lost.push(waker);
                 }
             }
@@ -299,7 +299,7 @@ impl Alarm {
     #[inline]
     fn poll_set(&mut self, alarms: &Arc<Alarms>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let set = &mut *self.0;
-        if let Some(Set::Listed(listed)) = set {
+        if let Some(SetAlarm::Listed(listed)) = set {
             let mut lost = false;
             if listed.at == at {
                 match listed.poll(cx) {
@@ -311,17 +311,17 @@ impl Alarm {
             *set = None;
             if lost {
                 // Not set in a list again: if this runtime shuts down, that task would end at once, too.
-                *set = Some(Set::Own(Box::pin(sleep_until(at))));
+                *set = Some(SetAlarm::Own(Box::pin(sleep_until(at))));
             }
         }
         if set.is_none() {
             if let Some(listed) = alarms.set(at, cx.waker()) {
-                *set = Some(Set::Listed(listed));
+                *set = Some(SetAlarm::Listed(listed));
                 return Poll::Pending;
             }
-            *set = Some(Set::Own(Box::pin(sleep_until(at))));
+            *set = Some(SetAlarm::Own(Box::pin(sleep_until(at))));
         }
-        let Some(Set::Own(sleep)) = set else {
+        let Some(SetAlarm::Own(sleep)) = set else {
             return Poll::Pending;
         };
         if sleep.deadline() != at {
@@ -336,7 +336,7 @@ impl Drop for Alarm {
     fn drop(&mut self) {
         // Not inlined, so that a request that set no alarm only tests for one.
         #[inline(never)]
-        fn end(set: Set) {
+        fn end(set: SetAlarm) {
             // A layer above may rely on this alarm.
             EARLIEST.set(None);
             drop(set);
@@ -347,14 +347,14 @@ impl Drop for Alarm {
     }
 }
 
-impl Listed {
+impl ListedAlarm {
     /// Returns `None` when the alarm must be set again.
     #[cold]
     fn poll(&self, cx: &mut Context<'_>) -> Option<Poll<()>> {
         let mut alarmed = self.alarms.lock(self.list as usize);
         match &mut alarmed.entries[self.entry as usize] {
-            Entry::Rings => Some(Poll::Ready(())),
-            Entry::Set { waker, .. } => {
+            AlarmEntry::Rings => Some(Poll::Ready(())),
+            AlarmEntry::Set { waker, .. } => {
                 let mut old = None;
                 if !waker.will_wake(cx.waker()) {
                     old = Some(mem::replace(waker, cx.waker().clone()));
@@ -363,16 +363,16 @@ impl Listed {
                 drop(old);
                 Some(Poll::Pending)
             }
-            Entry::Lost | Entry::Free => None,
+            AlarmEntry::Lost | AlarmEntry::Free => None,
         }
     }
 }
 
-impl Drop for Listed {
+impl Drop for ListedAlarm {
     #[inline]
     fn drop(&mut self) {
         let mut alarmed = self.alarms.lock(self.list as usize);
-        let entry = mem::replace(&mut alarmed.entries[self.entry as usize], Entry::Free);
+        let entry = mem::replace(&mut alarmed.entries[self.entry as usize], AlarmEntry::Free);
         alarmed.free.push(self.entry);
         drop(alarmed);
         // The waker may hold the last reference to a task, and that task may own other alarms of
@@ -415,7 +415,7 @@ impl Watching {
         let mut alarmed = alarms.lock(self.list);
         let (due, next) = alarmed.look(Instant::now());
         let watch = alarmed.watch.take();
-        alarmed.watch = watch.zip(next).map(|(watch, next)| Watch {
+        alarmed.watch = watch.zip(next).map(|(watch, next)| ListTask {
             next,
             waker: Some(task.clone()),
             ..watch

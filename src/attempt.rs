@@ -44,11 +44,11 @@ pub struct EndpointId(u32);
 const ID_BITS: u32 = 20;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const COUNT_SHIFT: u32 = 3 * ID_BITS;
-/// The largest count, so that no set equals [`NOBODY`].
+/// The largest count, so that no set equals [`NO_ATTEMPT`].
 const COUNT_MAX: u64 = 14;
 
 /// No retry or hedge is above. The value differs from every set, because a count is at most 14.
-const NOBODY: Tried = Tried(u64::MAX);
+const NO_ATTEMPT: Tried = Tried(u64::MAX);
 
 impl EndpointId {
     #[inline]
@@ -72,7 +72,7 @@ impl EndpointId {
 }
 
 thread_local! {
-    static CURRENT: Cell<Tried> = const { Cell::new(NOBODY) };
+    static CURRENT: Cell<Tried> = const { Cell::new(NO_ATTEMPT) };
     static GIVEN_UP: Cell<Option<Duration>> = const { Cell::new(None) };
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -150,7 +150,7 @@ impl Tried {
     #[inline]
     pub fn current() -> Option<Self> {
         let current = CURRENT.get();
-        (current != NOBODY).then_some(current)
+        (current != NO_ATTEMPT).then_some(current)
     }
 
     /// Adds an endpoint to the set of the current attempt, if there is one.

@@ -19,7 +19,7 @@ use super::{
     handle::{BalanceHandle, BalanceStatus},
     pick::{core::Core, request_guard::RequestGuard},
     policy::{DefaultPolicy, Policy},
-    shared::Shared,
+    shared::BalanceShared,
     topology::Route,
 };
 use crate::{
@@ -54,7 +54,7 @@ use crate::{
 /// # Cancel safety
 /// Dropping the future of a request at any point releases its place.
 pub struct Balance<S, P: Policy = DefaultPolicy, C = Answers, W = ()> {
-    core: Shared<Core<S, P, C, W>>,
+    core: BalanceShared<Core<S, P, C, W>>,
     /// Set only while this clone waits for a first endpoint.
     waiting: Option<Waiting>,
 }
@@ -64,7 +64,7 @@ type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
 impl<S, P: Policy, C, W> Balance<S, P, C, W> {
     pub(super) fn new_with(core: Arc<Core<S, P, C, W>>) -> Self {
         Self {
-            core: Shared::new(core),
+            core: BalanceShared::new(core),
             waiting: None,
         }
     }
@@ -152,7 +152,7 @@ where
 impl<S, P: Policy, C, W> Clone for Balance<S, P, C, W> {
     fn clone(&self) -> Self {
         Self {
-            core: Shared::clone(&self.core),
+            core: BalanceShared::clone(&self.core),
             waiting: None,
         }
     }

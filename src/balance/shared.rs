@@ -26,7 +26,7 @@ use std::{
 /// Number of clones after which a reference gets its own counter.
 const OFTEN: u32 = 8;
 
-pub(crate) struct Shared<T> {
+pub(crate) struct BalanceShared<T> {
     /// Counts this reference.
     counter: Arc<Counter<T>>,
     /// Counts the clones of this reference once there are many.
@@ -40,7 +40,7 @@ pub(crate) struct Shared<T> {
 #[repr(align(128))]
 struct Counter<T>(Arc<T>);
 
-impl<T> Shared<T> {
+impl<T> BalanceShared<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
         Self::counted_by(Arc::new(Counter(value)))
     }
@@ -67,7 +67,7 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for BalanceShared<T> {
     #[inline]
     fn clone(&self) -> Self {
         let counter = self.own.get().unwrap_or_else(|| self.counter());
@@ -75,7 +75,7 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T> Deref for BalanceShared<T> {
     type Target = T;
 
     #[inline]
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_value_goes_with_the_last_clone_wherever_it_is_counted() {
         let value = Arc::new(());
-        let first = Shared::new(Arc::clone(&value));
+        let first = BalanceShared::new(Arc::clone(&value));
         let tasks: Vec<_> = (0..3 * OFTEN).map(|_| first.clone()).collect();
         let requests: Vec<_> = tasks
             .iter()
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn who_is_cloned_often_has_a_counter_and_others_have_none() {
-        let first = Shared::new(Arc::new(()));
+        let first = BalanceShared::new(Arc::new(()));
         let request = first.clone();
         let layers: Vec<_> = (0..OFTEN).map(|_| request.clone()).collect();
         assert!(request.own.get().is_none());

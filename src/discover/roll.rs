@@ -35,7 +35,7 @@ pub(super) type Rebuild = Box<dyn Fn(&Instance, &Instance) -> bool + Send>;
 ///     └──────▶ Entry, retry ──┘ made ▶ Insert               removed before it was made ▶ nothing
 /// ```
 pub(super) struct Roll {
-    entries: BTreeMap<Key, Entry>,
+    entries: BTreeMap<Key, RollEntry>,
     /// The set after all changes of `plan`.
     target: InstanceSet,
     plan: std::vec::IntoIter<Delta>,
@@ -48,7 +48,7 @@ pub(super) struct Roll {
     revision: Arc<AtomicU64>,
 }
 
-struct Entry {
+struct RollEntry {
     facts: Arc<Facts>,
     /// The latest data of the registry.
     seen: Arc<Instance>,
@@ -105,7 +105,7 @@ impl Roll {
     ) -> RollStep<M::Service> {
         match self.plan.next() {
             Some(Delta::Insert(new)) => {
-                let entry = Entry {
+                let entry = RollEntry {
                     facts: Arc::new(Facts::new(
                         Arc::clone(&new),
                         Some(Arc::clone(&self.revision)),
@@ -168,7 +168,8 @@ impl Roll {
             };
             // If the closure panics, the service and its connections stay.
             if !caught(rebuild).unwrap_or(false) {
-                // Also cancels the attempt of an instance that changed and changed back before it.
+                // The instance may have changed and changed back. Then the attempt for the first change is
+                // not needed any more.
                 if let Some((at, _)) = entry.retry.take() {
                     self.retries.remove(&(at, new.key.clone()));
                 }

@@ -12,7 +12,7 @@ use tower::{Service, load::Load};
 use super::{
     Endpoint,
     future::ResponseFuture,
-    load::{Handle, LoadTracker, State},
+    load::{Handle, LoadState, LoadTracker},
 };
 use crate::{
     classify::{Answers, Classify},
@@ -34,8 +34,8 @@ use crate::{
 ///         │                          │
 ///         ├──────────────────────────┤
 ///         ▼                          ▼
-///  Facts: instance, weight    State: requests in flight, load tracker ◀── Handle, one for each
-///                                                                         request in flight
+///  Facts: instance, weight    LoadState: requests in flight, load tracker ◀── Handle, one for each
+///                                                                             request in flight
 /// ```
 ///
 /// A request costs two counter updates and two readings of the clock. Nothing locks or allocates. The
@@ -58,7 +58,7 @@ use crate::{
 pub struct MeasuredEndpoint<S, L, C = Answers> {
     endpoint: Endpoint<S>,
     classify: C,
-    state: Arc<State<L>>,
+    state: Arc<LoadState<L>>,
 }
 
 // Here and not in the file of `Endpoint`, which must not depend on this one.
@@ -75,7 +75,7 @@ impl<S, L: LoadTracker> MeasuredEndpoint<S, L> {
         Self {
             endpoint,
             classify: Answers,
-            state: Arc::new(State::new(tracker)),
+            state: Arc::new(LoadState::new(tracker)),
         }
     }
 }

@@ -15,14 +15,14 @@ pub(crate) struct CountWindow(Mutex<Ring>);
 
 struct Ring {
     /// The outcome of the call at each place; `None` where no call was recorded yet.
-    calls: Box<[Option<Outcome>]>,
+    calls: Box<[Option<CallRecord>]>,
     /// How many calls were recorded in all.
     number: u64,
     counts: CallCounts,
 }
 
 #[derive(Clone, Copy)]
-struct Outcome {
+struct CallRecord {
     failed: bool,
     slow: bool,
 }
@@ -45,7 +45,7 @@ impl CountWindow {
         let number = ring.number;
         ring.number += 1;
         let place = ring.place(number);
-        ring.replace(place, Some(Outcome { failed, slow }));
+        ring.replace(place, Some(CallRecord { failed, slow }));
         (number, ring.counts)
     }
 
@@ -58,7 +58,7 @@ impl CountWindow {
             // A reset may have cleared the place.
             if let Some(outcome) = ring.calls[place] {
                 let failed = true;
-                ring.replace(place, Some(Outcome { failed, ..outcome }));
+                ring.replace(place, Some(CallRecord { failed, ..outcome }));
             }
         }
         ring.counts
@@ -87,10 +87,10 @@ impl Ring {
         (number % self.calls.len() as u64) as usize
     }
 
-    fn replace(&mut self, place: usize, outcome: Option<Outcome>) {
+    fn replace(&mut self, place: usize, outcome: Option<CallRecord>) {
         let old = std::mem::replace(&mut self.calls[place], outcome);
         for (outcome, is_new) in [(old, false), (outcome, true)] {
-            let Some(Outcome { failed, slow }) = outcome else {
+            let Some(CallRecord { failed, slow }) = outcome else {
                 continue;
             };
             let CallCounts {

@@ -28,12 +28,12 @@ use crate::sync::{
 /// The sums wrap. A difference of two sums is exact as long as it spans fewer than 2³² calls. Calls and
 /// failures share one word, so the ratio of failures is exact at every moment.
 #[derive(Clone, Copy, Debug)]
-struct Sums {
+struct WindowSums {
     calls: u64,
     slow: u64,
 }
 
-impl Sums {
+impl WindowSums {
     fn since(self, start: Self) -> CallCounts {
         let calls = self.calls.wrapping_sub(start.calls);
         let total = calls >> 32;
@@ -165,7 +165,7 @@ impl TimeWindow {
     }
 
     /// Returns the current sums, and those at the beginning of the window.
-    fn span(&self) -> (Sums, Sums) {
+    fn span(&self) -> (WindowSums, WindowSums) {
         loop {
             let bucket = self.turn.load(Acquire) >> 1;
             let first = bucket - (self.n - 1);
@@ -225,7 +225,7 @@ impl TimeWindow {
 
     /// Writes the starts of the buckets from `first` to `last`, and of buckets that other threads
     /// request meanwhile. Only one thread runs this at a time, and no thread waits for it.
-    fn write_starts(&self, mut first: u64, mut last: u64, sums: Sums) {
+    fn write_starts(&self, mut first: u64, mut last: u64, sums: WindowSums) {
         loop {
             for bucket in first.max((last + 1).saturating_sub(self.n))..=last {
                 self.start(bucket).write(bucket, sums);
@@ -246,11 +246,11 @@ impl TimeWindow {
         &self.starts[bucket as usize & (self.starts.len() - 1)]
     }
 
-    fn sums(&self) -> Sums {
+    fn sums(&self) -> WindowSums {
         // The slow calls are read first: each of them is in the number of calls that is read after it.
         let slow = self.slow.load(Acquire);
         let calls = self.calls.load(Acquire);
-        Sums { calls, slow }
+        WindowSums { calls, slow }
     }
 }
 
@@ -263,16 +263,16 @@ impl Start {
         }
     }
 
-    fn read(&self) -> (u64, Sums) {
+    fn read(&self) -> (u64, WindowSums) {
         let bucket = self.bucket.load(Acquire);
-        let sums = Sums {
+        let sums = WindowSums {
             calls: self.calls.load(Acquire),
             slow: self.slow.load(Acquire),
         };
         (bucket, sums)
     }
 
-    fn write(&self, bucket: u64, sums: Sums) {
+    fn write(&self, bucket: u64, sums: WindowSums) {
         self.calls.store(sums.calls, Release);
         self.slow.store(sums.slow, Release);
         self.bucket.store(bucket, Release);

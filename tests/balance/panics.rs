@@ -18,7 +18,7 @@ use tower::{Service, ServiceExt, discover::Change};
 use tower_roster::{
     balance::{
         BalanceBuilder, BalanceHandle, BalanceLayer, RequestGuard,
-        policy::{Candidate, Draw, Picker, Policy, RoundRobin, Set},
+        policy::{Candidate, CandidateSet, Draw, Picker, Policy, RoundRobin},
         topology::Wish,
     },
     classify::{self, Classify, Observer, Verdict},
@@ -281,7 +281,7 @@ impl Policy for ByDefect {
 struct First;
 
 impl Picker<Defect> for First {
-    fn pick(&self, _: &Set<'_, Defect>, _: &mut Draw<'_>) -> usize {
+    fn pick(&self, _: &CandidateSet<'_, Defect>, _: &mut Draw<'_>) -> usize {
         0
     }
 }

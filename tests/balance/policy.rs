@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_roster::{
     Instance,
-    balance::policy::{Candidate, Draw, Picker, Policy, Set},
+    balance::policy::{Candidate, CandidateSet, Draw, Picker, Policy},
     endpoint::{
         Endpoint,
         load::{InFlight, LoadTracker, Outcome},
@@ -43,7 +43,7 @@ impl Policy for Counting {
 pub(crate) struct At(usize);
 
 impl<L: LoadTracker> Picker<L> for At {
-    fn pick(&self, set: &Set<'_, L>, _: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, _: &mut Draw<'_>) -> usize {
         assert!(set.len() > 0, "a set is never empty");
         self.0
     }
@@ -184,7 +184,7 @@ impl Policy for Smallest {
 struct SmallestOf;
 
 impl Picker<Says> for SmallestOf {
-    fn pick(&self, set: &Set<'_, Says>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, Says>, draw: &mut Draw<'_>) -> usize {
         let now = draw.now();
         let load = |index: &usize| set.load(*index, now);
         let order = |a: &usize, b: &usize| load(a).partial_cmp(&load(b)).expect("a number");
@@ -232,7 +232,7 @@ impl Policy for Panics {
 }
 
 impl Picker<InFlight> for Panics {
-    fn pick(&self, set: &Set<'_, InFlight>, _: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, InFlight>, _: &mut Draw<'_>) -> usize {
         assert!(!self.pick.load(SeqCst), "a pick that panics");
         self.turn.fetch_add(1, SeqCst) % set.len()
     }

@@ -38,7 +38,7 @@ pub(super) struct Departed<K, S, L> {
 }
 
 /// The state of an endpoint that left.
-pub(super) struct Known<L> {
+pub(super) struct DepartedState<L> {
     pub(super) state: Held<L>,
     pub(super) address: Option<Address>,
     /// The generation of its registration, if the registry reports one.
@@ -50,7 +50,7 @@ pub(super) struct Known<L> {
 }
 
 struct Remembered<L> {
-    gone: Known<L>,
+    gone: DepartedState<L>,
     until: Instant,
 }
 
@@ -114,7 +114,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
         if let Some(age) = &mut age {
             age.stop(now);
         }
-        let gone = Known {
+        let gone = DepartedState {
             state: member.state().clone(),
             address: member.address().cloned(),
             generation: member.generation(),
@@ -127,7 +127,7 @@ impl<K: Eq + Hash, S, L> Departed<K, S, L> {
     }
 
     /// Takes the state of the endpoint with this name.
-    pub(super) fn take(&mut self, name: &K) -> Option<Known<L>> {
+    pub(super) fn take(&mut self, name: &K) -> Option<DepartedState<L>> {
         Some(self.remembered.remove(name)?.gone)
     }
 

@@ -12,7 +12,7 @@ use tokio::{task::yield_now, time::Instant};
 use tower::discover::{Change, Discover};
 
 use super::{
-    member::Listed,
+    member::ListedEndpoint,
     revisions::Revisions,
     turn::{FLOOD, TURN},
 };
@@ -32,8 +32,8 @@ pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
 pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
 /// An item from discovery.
-pub(super) enum Said<K, S> {
-    Insert(K, Listed<S>),
+pub(super) enum DiscoveryItem<K, S> {
+    Insert(K, ListedEndpoint<S>),
     Remove(K),
     Failed(Arc<str>),
     Ended,
@@ -116,7 +116,7 @@ where
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self, revisions: &Revisions) -> Option<Said<D::Key, S>> {
+    pub(super) async fn next(&mut self, revisions: &Revisions) -> Option<DiscoveryItem<D::Key, S>> {
         poll_fn(|cx| match self.poll(cx) {
             Poll::Ready(said) => Poll::Ready(Some(said)),
             // This crate's own discovery yields no item when it notes a new weight, or when it follows a
@@ -128,7 +128,7 @@ where
     }
 
     /// The next item if there is one without waiting, so that a burst makes one snapshot.
-    pub(super) async fn next_of(&mut self, burst: &mut Burst) -> Option<Said<D::Key, S>> {
+    pub(super) async fn next_of(&mut self, burst: &mut Burst) -> Option<DiscoveryItem<D::Key, S>> {
         self.ask_at.take_if(|at| *at <= Instant::now());
         while burst.taken < FLOOD && self.ask_at.is_none() {
             // A foreign discovery may not yield to other tasks by itself.
@@ -155,7 +155,7 @@ where
     }
 
     /// Polls discovery. If the poll panics, discovery has ended, because its state is unknown from then on.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said<D::Key, S>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DiscoveryItem<D::Key, S>> {
         let Some(discover) = &mut self.discover else {
             return Poll::Pending;
         };
@@ -172,9 +172,9 @@ where
                 match change {
                     Change::Insert(name, service) => {
                         let (service, facts) = (self.apart)(service);
-                        Said::Insert(name, Listed::new(service, facts))
+                        DiscoveryItem::Insert(name, ListedEndpoint::new(service, facts))
                     }
-                    Change::Remove(name) => Said::Remove(name),
+                    Change::Remove(name) => DiscoveryItem::Remove(name),
                 }
             }
             Some(Err(error)) => self.failed(error.into()),
@@ -182,12 +182,12 @@ where
                 tracing::warn!("discovery has ended, the last endpoints stay");
                 self.spoken = true;
                 self.discover = None;
-                Said::Ended
+                DiscoveryItem::Ended
             }
         })
     }
 
-    fn failed<K>(&mut self, error: BoxError) -> Said<K, S> {
+    fn failed<K>(&mut self, error: BoxError) -> DiscoveryItem<K, S> {
         self.failures = self.failures.saturating_add(1);
         let delay = BACKOFF.delay(self.failures, &mut self.rng);
         tracing::warn!(
@@ -196,6 +196,6 @@ where
             "discovery failed, the last endpoints stay: {error}"
         );
         self.ask_at = Some(after(Instant::now(), delay));
-        Said::Failed(error.to_string().into())
+        DiscoveryItem::Failed(error.to_string().into())
     }
 }

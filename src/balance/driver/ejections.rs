@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A signal from a request about its endpoint.
-pub(super) type Alarm = Box<(EndpointId, Signal)>;
+pub(super) type EndpointSignal = Box<(EndpointId, Signal)>;
 
 /// The recent failures of all endpoints that take requests, computed at first use. In an outage every
 /// endpoint sends a signal, and the sum is computed only once.
@@ -82,7 +82,7 @@ impl Ejections {
     pub(super) fn hear<K, S, L>(
         &mut self,
         members: &Members<K, S, L>,
-        alarm: &Alarm,
+        alarm: &EndpointSignal,
         peers: &mut PeerFailures,
         now: Instant,
     ) where

@@ -6,8 +6,8 @@ use tokio::{sync::broadcast, time::Instant};
 
 use super::{
     departed::Departed,
-    ejections::{Alarm, Ejections, PeerFailures},
-    member::{Listed, Member, MemberId},
+    ejections::{Ejections, EndpointSignal, PeerFailures},
+    member::{ListedEndpoint, Member, MemberId},
     members::{Members, key},
     membership::MembershipLog,
     news::News,
@@ -25,7 +25,7 @@ use crate::{
     },
     endpoint::{
         Age,
-        eject::{Restored, Step, StepKind},
+        eject::{EjectStep, Restored, StepKind},
         load::LoadTracker,
     },
     instance::{Key, Weight},
@@ -90,7 +90,7 @@ where
     pub(super) fn insert(
         &mut self,
         name: &K,
-        listing: Listed<S>,
+        listing: ListedEndpoint<S>,
         settled: bool,
         now: Instant,
     ) -> bool {
@@ -105,7 +105,7 @@ where
         }
     }
 
-    fn add(&mut self, name: &K, listing: Listed<S>, settled: bool, now: Instant) -> bool {
+    fn add(&mut self, name: &K, listing: ListedEndpoint<S>, settled: bool, now: Instant) -> bool {
         let mut gone = self.departed.take(name);
         let moved = gone.take_if(|gone| listing.is_elsewhere(gone.address.as_ref()));
         let known = match gone {
@@ -133,7 +133,7 @@ where
                 }
                 history = gone.history;
                 // The gate opens in the new round; the ejector shuts it if it was shut.
-                gone.state.health.follow(&Step {
+                gone.state.health.follow(&EjectStep {
                     key: (),
                     round,
                     kind: StepKind::Restored {
@@ -163,7 +163,7 @@ where
     }
 
     /// Makes a member use another service. Another address means another process.
-    fn replace(&mut self, id: MemberId, listing: Listed<S>, settled: bool, now: Instant) {
+    fn replace(&mut self, id: MemberId, listing: ListedEndpoint<S>, settled: bool, now: Instant) {
         let Some(member) = self.members.get(id) else {
             return;
         };
@@ -291,7 +291,7 @@ where
     }
 
     /// Handles a signal from a request.
-    pub(super) fn hear(&mut self, alarm: &Alarm, peers: &mut PeerFailures, now: Instant) {
+    pub(super) fn hear(&mut self, alarm: &EndpointSignal, peers: &mut PeerFailures, now: Instant) {
         self.ejections.hear(&self.members, alarm, peers, now);
     }
 

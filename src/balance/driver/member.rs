@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
-    balance::pick::state::{Beside, Held},
+    balance::pick::state::{BesideGate, Held},
     endpoint::{
         Age, Facts,
-        eject::{GateState, Health, Step, StepKind},
+        eject::{EjectStep, EndpointHealth, GateState, StepKind},
         load::LoadTracker,
     },
     instance::{Address, Instance, Key, Weight},
@@ -31,7 +31,7 @@ impl MemberId {
 
 /// The data that discovery delivers for an endpoint: its service, and the registry's facts if discovery is
 /// one of this crate's own.
-pub(super) struct Listed<S> {
+pub(super) struct ListedEndpoint<S> {
     service: Arc<S>,
     facts: Option<Arc<Facts>>,
     /// The address at this moment. The facts are shared with those of the service before, so the address in
@@ -39,7 +39,7 @@ pub(super) struct Listed<S> {
     address: Option<Address>,
 }
 
-impl<S> Listed<S> {
+impl<S> ListedEndpoint<S> {
     pub(super) fn new(service: S, facts: Option<Arc<Facts>>) -> Self {
         Self {
             service: Arc::new(service),
@@ -98,7 +98,12 @@ pub(super) struct Member<S, L> {
 }
 
 impl<S, L> Member<S, L> {
-    pub(super) fn new(id: MemberId, state: Held<L>, listing: Listed<S>, now: Instant) -> Self {
+    pub(super) fn new(
+        id: MemberId,
+        state: Held<L>,
+        listing: ListedEndpoint<S>,
+        now: Instant,
+    ) -> Self {
         let weight = listing.weight();
         Self {
             id,
@@ -131,7 +136,7 @@ impl<S, L> Member<S, L> {
     }
 
     /// Its id, and the counts of its requests.
-    pub(super) fn health(&self) -> (&MemberId, &Health<Beside<L>>) {
+    pub(super) fn health(&self) -> (&MemberId, &EndpointHealth<BesideGate<L>>) {
         (&self.id, &self.state.health)
     }
 
@@ -210,7 +215,7 @@ impl<S, L> Member<S, L> {
     }
 
     /// Uses another service from now on. Returns whether the facts are other ones, too.
-    pub(super) fn serve_with(&mut self, listing: Listed<S>) -> bool {
+    pub(super) fn serve_with(&mut self, listing: ListedEndpoint<S>) -> bool {
         self.service = listing.service;
         let is_known = listing.facts.is_some();
         if is_known {
@@ -226,7 +231,7 @@ impl<S, L> Member<S, L> {
     }
 
     /// Applies a decision of the ejector. Slow start begins anew when the endpoint is restored.
-    pub(super) fn follow(&mut self, step: &Step<MemberId>, now: Instant)
+    pub(super) fn follow(&mut self, step: &EjectStep<MemberId>, now: Instant)
     where
         L: LoadTracker,
     {

@@ -63,12 +63,12 @@ use tower::discover::Discover;
 
 use self::{
     checks::{Checker, Found},
-    discovery::{BACKOFF, Burst, Discovery, Said},
-    ejections::Alarm,
+    discovery::{BACKOFF, Burst, Discovery, DiscoveryItem},
+    ejections::EndpointSignal,
     endpoints::Endpoints,
     orders::Orders,
     planning::usable,
-    publisher::Publisher,
+    publisher::SnapshotPublisher,
     registries::Registries,
     revisions::Revisions,
     turn::{FLOOD, TURN},
@@ -92,12 +92,12 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
     orders: Orders,
     checker: Checker<D::Key>,
     /// Signals from requests.
-    alarms: mpsc::UnboundedReceiver<Alarm>,
+    alarms: mpsc::UnboundedReceiver<EndpointSignal>,
     /// Changes of topology settings that are shared with the user.
     changes: topology::Changes,
     revisions: Revisions,
     endpoints: Endpoints<D::Key, S, P>,
-    publisher: Publisher<S, P>,
+    publisher: SnapshotPublisher<S, P>,
     core: Weak<Core<S, P, C, W>>,
     alive: mpsc::Receiver<Infallible>,
     status: watch::Sender<BalanceStatus>,
@@ -197,9 +197,9 @@ where
     }
 
     /// Applies an item from discovery. Returns whether a snapshot is due.
-    fn take(&mut self, said: Said<D::Key, S>, now: Instant) -> bool {
+    fn take(&mut self, said: DiscoveryItem<D::Key, S>, now: Instant) -> bool {
         match said {
-            Said::Insert(name, listing) => {
+            DiscoveryItem::Insert(name, listing) => {
                 self.note_error(None);
                 if let Some(facts) = listing.facts() {
                     self.revisions.add(facts);
@@ -211,17 +211,17 @@ where
                 }
                 true
             }
-            Said::Remove(name) => {
+            DiscoveryItem::Remove(name) => {
                 self.note_error(None);
                 self.checker.remove(&name);
                 self.endpoints.remove(&name, now)
             }
-            Said::Failed(error) => {
+            DiscoveryItem::Failed(error) => {
                 self.note_error(Some(&error));
                 self.endpoints.tell(BalanceEvent::DiscoveryFailed { error });
                 false
             }
-            Said::Ended => {
+            DiscoveryItem::Ended => {
                 self.endpoints.tell(BalanceEvent::DiscoveryEnded);
                 // A snapshot is due so that `resolved` becomes true, even if discovery ended at once.
                 true
@@ -238,7 +238,7 @@ where
     }
 
     /// Handles all signals from requests.
-    async fn hear_all(&mut self, mut first: Option<Alarm>, now: Instant) {
+    async fn hear_all(&mut self, mut first: Option<EndpointSignal>, now: Instant) {
         let mut peers = None;
         for heard in 1..=FLOOD {
             let Some(alarm) = first.take().or_else(|| self.alarms.try_recv().ok()) else {

@@ -25,7 +25,7 @@ use crate::{
     backoff::after,
     balance::{
         pick::{
-            core::Kept,
+            core::PickMemory,
             slots::{PickCounts, Slots},
             snapshot::{Leaf, Snapshot},
         },
@@ -40,7 +40,7 @@ use crate::{
 const COLLECT: Duration = Duration::from_secs(60);
 
 /// Makes snapshots, publishes them to requests, and counts their picks.
-pub(super) struct Publisher<S, P: Policy> {
+pub(super) struct SnapshotPublisher<S, P: Policy> {
     /// Shared with the thread that prepares costly pickers.
     policy: Arc<P>,
     rng: SmallRng,
@@ -63,7 +63,7 @@ pub(super) enum Prepared<P: Policy> {
     Later(JoinSet<(Pickers<P>, SmallRng)>),
 }
 
-impl<S, P: Policy> Publisher<S, P> {
+impl<S, P: Policy> SnapshotPublisher<S, P> {
     /// `empty` is the snapshot that requests read so far.
     pub(super) fn new(
         policy: Arc<P>,
@@ -180,7 +180,7 @@ impl<S, P: Policy> Publisher<S, P> {
     pub(super) fn publish(
         &mut self,
         snapshot: Arc<Snapshot<S, P>>,
-        slots: &Slots<Snapshot<S, P>, Kept>,
+        slots: &Slots<Snapshot<S, P>, PickMemory>,
     ) -> Arc<Snapshot<S, P>> {
         slots.publish(&snapshot, snapshot.len, &mut self.counts);
         self.count();
@@ -193,7 +193,7 @@ impl<S, P: Policy> Publisher<S, P> {
     }
 
     /// Counts the picks since the last snapshot or collection.
-    pub(super) fn collect(&mut self, slots: &Slots<Snapshot<S, P>, Kept>, now: Instant) {
+    pub(super) fn collect(&mut self, slots: &Slots<Snapshot<S, P>, PickMemory>, now: Instant) {
         self.collect_at = after(now, COLLECT);
         slots.collect(&mut self.counts);
         self.count();

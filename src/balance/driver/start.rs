@@ -22,7 +22,7 @@ use super::{
     endpoints::Endpoints,
     orders::Orders,
     planning::Planning,
-    publisher::Publisher,
+    publisher::SnapshotPublisher,
     registries::Registries,
     revisions::Revisions,
     warm_up::WarmUp,
@@ -105,7 +105,7 @@ where
             alarms,
             changes: topology.changes(),
             revisions: Revisions::default(),
-            publisher: Publisher::new(Arc::clone(&policy), empty, rng(), now),
+            publisher: SnapshotPublisher::new(Arc::clone(&policy), empty, rng(), now),
             endpoints: Endpoints::new(
                 policy,
                 Arc::new(common),

@@ -18,7 +18,7 @@ use crate::{
     balance::{
         error::{BalanceError, NoEndpoint},
         handle::{BalanceHandle, BalanceStatus},
-        policy::{Ahead, Draw, Policy},
+        policy::{Draw, DrawnAhead, Policy},
         registry::RegistryStatus,
         topology::{Nowhere, Wish},
     },
@@ -29,7 +29,7 @@ pub(crate) struct Core<S, P: Policy, C, W> {
     /// The driver ends when this is dropped. The first field, so that the driver ends before destructors
     /// of the user run.
     pub(crate) _alive: mpsc::Sender<Infallible>,
-    pub(crate) slots: Slots<Snapshot<S, P>, Kept>,
+    pub(crate) slots: Slots<Snapshot<S, P>, PickMemory>,
     /// Number of endpoints that may be picked. Relaxed: only a hint for `poll_ready`; a pick reads the
     /// snapshot itself.
     pub(crate) usable: AtomicUsize,
@@ -43,11 +43,11 @@ pub(crate) struct Core<S, P: Policy, C, W> {
 
 /// State that a pick leaves for the next pick on its thread.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct PickMemory {
     /// The last reading of the clock.
     clock: Option<Instant>,
     /// The precomputed next pick; valid only for the same table.
-    ahead: Ahead,
+    ahead: DrawnAhead,
 }
 
 /// An endpoint for one request. The request counts as in flight there from now on.
@@ -88,7 +88,7 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
             let Hand {
                 rng,
                 picks,
-                kept: Kept { clock, ahead },
+                kept: PickMemory { clock, ahead },
             } = hand;
             let draw = Draw::new(rng).hash(wish.hash).tried(tried);
             let mut draw = draw.since(*clock).ahead(ahead);

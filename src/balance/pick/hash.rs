@@ -80,7 +80,7 @@ fn read64(word: &[u8]) -> u64 {
 /// Spreads the bits of a number over the whole word (the finalizer of SplitMix64). Numbers that differ
 /// little, such as ids used as hashes, then get very different hashes.
 #[inline]
-pub(crate) fn mix(mut hash: u64) -> u64 {
+pub(crate) const fn mix(mut hash: u64) -> u64 {
     hash = hash.wrapping_add(0x9E37_79B9_7F4A_7C15);
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

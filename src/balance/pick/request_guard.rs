@@ -24,7 +24,7 @@ pub struct RequestGuard<L: LoadTracker> {
 
 /// The phase of a request, with the time that belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum GuardPhase {
     /// Waits for the head of the response. The request is not timed.
     Untimed,
     /// Waits for the head of the response. The time is the start, since the epoch.
@@ -67,13 +67,13 @@ struct Packed(u64);
 
 impl Packed {
     #[inline]
-    fn new(phase: Phase, pass: u32) -> Self {
+    fn new(phase: GuardPhase, pass: u32) -> Self {
         let (tag, ticks) = match phase {
-            Phase::Untimed => (0, Ticks(0)),
-            Phase::Waiting(since) => (1, since),
-            Phase::Answered(rtt) => (2, rtt),
-            Phase::Succeeded(rtt) => (3, rtt),
-            Phase::Done => (4, Ticks(0)),
+            GuardPhase::Untimed => (0, Ticks(0)),
+            GuardPhase::Waiting(since) => (1, since),
+            GuardPhase::Answered(rtt) => (2, rtt),
+            GuardPhase::Succeeded(rtt) => (3, rtt),
+            GuardPhase::Done => (4, Ticks(0)),
         };
         Self(ticks.0 << (3 + Pass::BITS) | u64::from(pass) << 3 | tag)
     }
@@ -84,14 +84,14 @@ impl Packed {
     }
 
     #[inline]
-    fn phase(self) -> Phase {
+    fn phase(self) -> GuardPhase {
         let ticks = Ticks(self.0 >> (3 + Pass::BITS));
         match self.0 & 7 {
-            0 => Phase::Untimed,
-            1 => Phase::Waiting(ticks),
-            2 => Phase::Answered(ticks),
-            3 => Phase::Succeeded(ticks),
-            _ => Phase::Done,
+            0 => GuardPhase::Untimed,
+            1 => GuardPhase::Waiting(ticks),
+            2 => GuardPhase::Answered(ticks),
+            3 => GuardPhase::Succeeded(ticks),
+            _ => GuardPhase::Done,
         }
     }
 
@@ -106,11 +106,11 @@ impl<L: LoadTracker> RequestGuard<L> {
     #[inline]
     pub(crate) fn new(state: SharedState<L>, began: Option<Instant>, pass: u32) -> Self {
         let phase = match began {
-            None => Phase::Untimed,
+            None => GuardPhase::Untimed,
             Some(now) => {
                 state.tracker().start(now);
                 let since = now.saturating_duration_since(state.common().epoch);
-                Phase::Waiting(Ticks::of(since))
+                GuardPhase::Waiting(Ticks::of(since))
             }
         };
         Self {
@@ -132,14 +132,14 @@ impl<L: LoadTracker> RequestGuard<L> {
     /// Records the latency when the head of the response arrives and its end decides the outcome.
     #[inline]
     pub(crate) fn answered(&mut self) {
-        if let Phase::Waiting(since) = self.phase.phase() {
+        if let GuardPhase::Waiting(since) = self.phase.phase() {
             let now = Ticks::of(self.state.common().epoch.elapsed());
-            self.set(Phase::Answered(now.since(since)));
+            self.set(GuardPhase::Answered(now.since(since)));
         }
     }
 
     #[inline]
-    fn set(&mut self, phase: Phase) {
+    fn set(&mut self, phase: GuardPhase) {
         self.phase = Packed::new(phase, self.phase.pass());
     }
 
@@ -147,38 +147,38 @@ impl<L: LoadTracker> RequestGuard<L> {
         let before = self.phase.phase();
         // Set first: if the user's tracker panics, the drop that follows must not call it again, because a
         // second panic would abort the process.
-        self.set(Phase::Done);
+        self.set(GuardPhase::Done);
         let state = &*self.state;
         let rtt = match before {
-            Phase::Waiting(since) => {
+            GuardPhase::Waiting(since) => {
                 let now = Instant::now();
                 let passed = Ticks::of(now.saturating_duration_since(state.common().epoch));
                 let rtt = passed.since(since);
                 state.tracker().record(outcome, rtt.time(), now);
                 rtt
             }
-            Phase::Answered(rtt) => {
+            GuardPhase::Answered(rtt) => {
                 state.tracker().record(outcome, rtt.time(), Instant::now());
                 rtt
             }
             // A failed request that was not timed, or a response that broke off after its head was recorded
             // as a success.
-            Phase::Untimed | Phase::Succeeded(_)
+            GuardPhase::Untimed | GuardPhase::Succeeded(_)
                 if L::TIMED && !matches!(outcome, Outcome::Success | Outcome::Cancelled) =>
             {
                 state.tracker().penalize(Instant::now());
                 Ticks(0)
             }
-            Phase::Succeeded(rtt) => rtt,
-            Phase::Untimed | Phase::Done => Ticks(0),
+            GuardPhase::Succeeded(rtt) => rtt,
+            GuardPhase::Untimed | GuardPhase::Done => Ticks(0),
         };
         // An untimed request counts as fast while other requests are timed. If none is timed, latency
         // ejection is off.
         let latency = (L::TIMED || state.is_timed()).then(|| rtt.time());
-        let revised = matches!(before, Phase::Succeeded(_));
+        let revised = matches!(before, GuardPhase::Succeeded(_));
         state.conclude(self.phase.pass(), outcome, latency, revised);
         if outcome == Outcome::Success {
-            self.set(Phase::Succeeded(rtt));
+            self.set(GuardPhase::Succeeded(rtt));
         }
     }
 
@@ -186,7 +186,9 @@ impl<L: LoadTracker> RequestGuard<L> {
     #[cold]
     fn dropped(&self) -> Outcome {
         let waited = match self.phase.phase() {
-            Phase::Waiting(since) => Ticks::of(self.state.common().epoch.elapsed()).since(since),
+            GuardPhase::Waiting(since) => {
+                Ticks::of(self.state.common().epoch.elapsed()).since(since)
+            }
             _ => Ticks(0),
         };
         if is_given_up(waited.time()) {
@@ -198,7 +200,10 @@ impl<L: LoadTracker> RequestGuard<L> {
 
     #[inline]
     fn is_open(&self) -> bool {
-        !matches!(self.phase.phase(), Phase::Succeeded(_) | Phase::Done)
+        !matches!(
+            self.phase.phase(),
+            GuardPhase::Succeeded(_) | GuardPhase::Done
+        )
     }
 }
 
@@ -207,9 +212,9 @@ impl<L: LoadTracker> Observer for RequestGuard<L> {
     fn conclude(&mut self, verdict: Verdict) {
         let succeeds = verdict.outcome == Outcome::Success && self.phase.is_untimed();
         if succeeds && !self.state.is_watched() {
-            return self.set(Phase::Succeeded(Ticks(0)));
+            return self.set(GuardPhase::Succeeded(Ticks(0)));
         }
-        let succeeded = matches!(self.phase.phase(), Phase::Succeeded(_));
+        let succeeded = matches!(self.phase.phase(), GuardPhase::Succeeded(_));
         let worse = succeeded && matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded);
         if self.is_open() || worse {
             self.record(verdict.outcome);
@@ -243,12 +248,12 @@ mod tests {
     #[test]
     fn phases_and_passes_survive_packing() {
         for phase in [
-            Phase::Untimed,
-            Phase::Waiting(Ticks::of(Duration::from_nanos(64))),
-            Phase::Answered(Ticks(Ticks::MASK)),
-            Phase::Succeeded(Ticks(7)),
-            Phase::Waiting(Ticks(0)),
-            Phase::Done,
+            GuardPhase::Untimed,
+            GuardPhase::Waiting(Ticks::of(Duration::from_nanos(64))),
+            GuardPhase::Answered(Ticks(Ticks::MASK)),
+            GuardPhase::Succeeded(Ticks(7)),
+            GuardPhase::Waiting(Ticks(0)),
+            GuardPhase::Done,
         ] {
             for pass in [0, 1, 0x1_0001, Pass::NONE] {
                 let packed = Packed::new(phase, pass);

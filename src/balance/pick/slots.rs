@@ -31,12 +31,12 @@ use crate::{
 /// A snapshot for each reading thread, and an `H` that belongs to it.
 pub(crate) struct Slots<T, H> {
     /// Its length is a power of two, so that a mask finds the next slot.
-    slots: Box<[Slot<T, H>]>,
+    slots: Box<[ReaderSlot<T, H>]>,
 }
 
 /// Aligned so that it shares neither its cache line nor the one that the processor prefetches with it.
 #[repr(align(128))]
-struct Slot<T, H>(TryLock<Seat<T, H>>);
+struct ReaderSlot<T, H>(TryLock<Seat<T, H>>);
 
 struct Seat<T, H> {
     snapshot: Arc<T>,
@@ -70,7 +70,7 @@ impl<T, H: Default> Slots<T, H> {
     /// `slots` is a power of two.
     fn with(slots: usize, snapshot: &Arc<T>, seed: Option<u64>) -> Self {
         let slot = |_| {
-            Slot(TryLock::new(Seat {
+            ReaderSlot(TryLock::new(Seat {
                 snapshot: Arc::clone(snapshot),
                 hand: Hand {
                     rng: small_rng(seed),
@@ -187,7 +187,7 @@ pub(crate) fn make_room<T>(list: &mut Vec<T>, len: usize) {
 
 /// Waits until a slot is free. This takes some nanoseconds, or as long as the thread that holds it is
 /// preempted; then this thread yields, so that the other can run.
-fn take<T, H>(slot: &Slot<T, H>) -> Locked<'_, Seat<T, H>> {
+fn take<T, H>(slot: &ReaderSlot<T, H>) -> Locked<'_, Seat<T, H>> {
     // A loom model switches threads only at a yield.
     const SPINS: u32 = if cfg!(all(test, roster_loom)) { 0 } else { 100 };
     let mut spins = 0;

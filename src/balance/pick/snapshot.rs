@@ -7,7 +7,7 @@ use rand::{RngExt, rngs::SmallRng};
 use super::state::Held;
 use crate::{
     balance::{
-        policy::{Draw, Picker, Policy, Set},
+        policy::{CandidateSet, Draw, Picker, Policy},
         topology::{Nowhere, Plan, Wish},
     },
     endpoint::{eject::Pass, load::LoadTracker},
@@ -107,8 +107,8 @@ impl<S, P: Policy> Leaf<S, P> {
 
     /// The candidates.
     #[inline]
-    fn set(&self) -> Set<'_, P::Load> {
-        Set::new(&self.states[..self.candidates]).in_panic(self.panic)
+    fn set(&self) -> CandidateSet<'_, P::Load> {
+        CandidateSet::new(&self.states[..self.candidates]).in_panic(self.panic)
     }
 
     /// Picks an endpoint, and the pass of its gate.
@@ -171,7 +171,7 @@ fn may_pass<L: LoadTracker>(state: &Held<L>, draw: &Draw<'_>) -> bool {
 #[inline]
 fn once<L: LoadTracker>(
     picker: Option<&impl Picker<L>>,
-    set: &Set<'_, L>,
+    set: &CandidateSet<'_, L>,
     draw: &mut Draw<'_>,
 ) -> usize {
     match picker.map(|picker| picker.pick(set, draw)) {
@@ -183,7 +183,7 @@ fn once<L: LoadTracker>(
 #[cold]
 fn again<L: LoadTracker>(
     picker: Option<&impl Picker<L>>,
-    set: &Set<'_, L>,
+    set: &CandidateSet<'_, L>,
     mut pick: usize,
     draw: &mut Draw<'_>,
 ) -> usize {

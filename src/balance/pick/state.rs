@@ -16,7 +16,7 @@ use crate::{
     attempt::EndpointId,
     classify::Outcome,
     endpoint::{
-        eject::{Ejection, Health, Round, Signal},
+        eject::{Ejection, EndpointHealth, Round, Signal},
         load::LoadTracker,
     },
     instance::Key,
@@ -35,7 +35,7 @@ pub(crate) struct LiveEndpoint<L> {
     held: AtomicU32,
     mark: Mark,
     /// The gate, the data beside it, and the counts for ejection.
-    pub(crate) health: Health<Beside<L>>,
+    pub(crate) health: EndpointHealth<BesideGate<L>>,
     /// Number of requests that were sent to this process and to the ones before it, which share the counter.
     /// Relaxed: a statistic, as all counts here; none publishes other memory.
     requests: Arc<AtomicU64>,
@@ -48,7 +48,7 @@ pub(crate) struct LiveEndpoint<L> {
 
 /// The data beside the gate. In this order, because only timed requests need the tracker.
 #[repr(C)]
-pub(crate) struct Beside<L> {
+pub(crate) struct BesideGate<L> {
     common: Arc<Common>,
     tracker: L,
 }
@@ -107,7 +107,7 @@ impl<L> LiveEndpoint<L> {
         Self {
             held: AtomicU32::new(1),
             mark: Mark::new(&common),
-            health: Health::with(round, Beside { common, tracker }),
+            health: EndpointHealth::with(round, BesideGate { common, tracker }),
             requests: Arc::default(),
             failed: AtomicU64::new(0),
             canary: AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! Counters of the outcomes of the requests to one version. Many threads add to them.
 //!
-//! A percentile is known to an eighth, from a fixed 2 KiB. The difference of two readings of the counters
-//! covers the time between them.
+//! The counters take 2 KiB and give a percentile with an error of at most an eighth. The difference of two
+//! readings of the counters covers the time between them.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

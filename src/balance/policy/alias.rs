@@ -12,7 +12,7 @@
 //!
 //! The address of the column depends on the random number, and the address of the endpoint's state
 //! depends on the column. With ten thousand endpoints both come from a distant cache, one after the
-//! other. So each draw also makes the next draw ([`Ahead`]), while it waits for the state.
+//! other. So each draw also makes the next draw ([`DrawnAhead`]), while it waits for the state.
 //!
 //! Heights are stored in 32 bits. For each column that an endpoint is in, its share is wrong by at most
 //! 2⁻³³ of the mean share. Every endpoint is drawn at least once in `n` × 2³² draws on average, however
@@ -95,7 +95,7 @@ struct Column {
 
 /// An index that was drawn from a table before the pick that uses it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ahead {
+pub(crate) struct DrawnAhead {
     /// The id of the table; 0 for none, because ids start at 1.
     table: u64,
     index: usize,
@@ -179,7 +179,7 @@ impl Alias {
     #[cold]
     fn first(&self, draw: &mut Draw<'_>) -> usize {
         if let Some(ahead) = draw.ahead.as_deref_mut() {
-            *ahead = Ahead {
+            *ahead = DrawnAhead {
                 table: self.id,
                 index: self.one(draw.rng),
             };
@@ -275,7 +275,7 @@ mod tests {
             Alias::new(&candidates(&weights))
         });
         let mut rng = SmallRng::seed_from_u64(7);
-        let mut ahead = Ahead::default();
+        let mut ahead = DrawnAhead::default();
         let mut counts = [0_u32; 5];
         for _ in 0..100_000 {
             let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
@@ -290,7 +290,7 @@ mod tests {
         }
         let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
         one.next(&mut draw);
-        let Ahead { table, index } = ahead;
+        let DrawnAhead { table, index } = ahead;
         let mut draw = Draw::new(&mut rng).ahead(&mut ahead);
         assert_eq!((one.next(&mut draw), one.id), (index, table));
     }

@@ -15,7 +15,7 @@
 use rand::Rng;
 
 use super::{
-    Candidate, Draw, Picker, Set,
+    Candidate, CandidateSet, Draw, Picker,
     alias::{Chances, below},
 };
 use crate::{
@@ -31,15 +31,15 @@ const LOOK: usize = 64;
 /// may own nearly all of them.
 const STEPS: usize = 4_096;
 
-/// How often a pick draws two endpoints beyond the first [`LOOK`]. Each time it draws from half as many
-/// more. After half of the tries, any of 10 000 endpoints can be drawn. In each later try, at least one
-/// of the two is usable in one case of three, even when as many endpoints are full as a factor of 1.25
-/// permits.
+/// How often a pick draws two endpoints beyond the first [`LOOK`]. Each try draws from a part half as
+/// large again as the one before. After half of the tries, the part covers 10 000 endpoints. In each
+/// later try, at least one of the two is usable in one case of three, even when as many endpoints are
+/// full as a factor of 1.25 permits.
 const TRIES: usize = 32;
 
 #[derive(Debug)]
-pub struct Hashed {
-    places: Places,
+pub struct RingPicker {
+    places: RingPlaces,
     shares: Chances,
     /// The weight of each endpoint, divided by the sum of all weights.
     dues: Box<[f64]>,
@@ -47,9 +47,9 @@ pub struct Hashed {
     load_factor: Option<f64>,
 }
 
-impl Hashed {
+impl RingPicker {
     pub(super) fn new(
-        places: Places,
+        places: RingPlaces,
         candidates: &[Candidate],
         ranked: &[Ranked],
         load_factor: Option<f64>,
@@ -96,9 +96,9 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     order.into_iter().map(ranked).collect()
 }
 
-impl<L: LoadTracker> Picker<L> for Hashed {
+impl<L: LoadTracker> Picker<L> for RingPicker {
     #[inline]
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         let Some(hash) = draw.hash else {
             return self.shares.one(draw.rng);
         };
@@ -148,14 +148,14 @@ impl<L: LoadTracker> Picker<L> for Hashed {
     }
 }
 
-impl Hashed {
+impl RingPicker {
     /// An endpoint of a large set that is usable and below its cap, when no endpoint near the owner is.
     #[cold]
     fn farther<L: LoadTracker>(
         &self,
         hash: u64,
         caps: &mut Caps<'_>,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         draw: &mut Draw<'_>,
     ) -> Option<usize> {
         let mut among = LOOK;
@@ -181,22 +181,22 @@ impl Hashed {
     }
 }
 
-impl Hashed {
-    fn used<L: LoadTracker>(&self, set: &Set<'_, L>, index: usize) -> f64 {
+impl RingPicker {
+    fn used<L: LoadTracker>(&self, set: &CandidateSet<'_, L>, index: usize) -> f64 {
         set.in_flight(index) as f64 / self.dues[index]
     }
 }
 
 /// The caps of one pick, computed when they are first needed.
 struct Caps<'a> {
-    hashed: &'a Hashed,
+    hashed: &'a RingPicker,
     /// The load factor times the requests in flight of the whole set, including the request that is
     /// being placed.
     allowed: Option<f64>,
 }
 
 impl<'a> Caps<'a> {
-    fn new(hashed: &'a Hashed) -> Self {
+    fn new(hashed: &'a RingPicker) -> Self {
         Self {
             hashed,
             allowed: None,
@@ -208,7 +208,7 @@ impl<'a> Caps<'a> {
     fn allow<L: LoadTracker>(
         &mut self,
         index: usize,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         draw: &mut Draw<'_>,
     ) -> bool {
         let Some(factor) = self.hashed.load_factor else {
@@ -229,7 +229,11 @@ impl<'a> Caps<'a> {
 
 /// The requests in flight of the whole set: exact up to 64 endpoints, estimated from 64 of them in
 /// larger sets.
-fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut Draw<'_>) -> f64 {
+fn in_flight_of_all<L: LoadTracker>(
+    set: &CandidateSet<'_, L>,
+    dues: &[f64],
+    draw: &mut Draw<'_>,
+) -> f64 {
     if set.len() <= LOOK {
         let in_flight: usize = (0..set.len()).map(|index| set.in_flight(index)).sum();
         return in_flight as f64;
@@ -245,8 +249,8 @@ fn in_flight_of_all<L: LoadTracker>(set: &Set<'_, L>, dues: &[f64], draw: &mut D
 
 /// The owner of each place of a ring, as an index of the candidates.
 #[derive(Debug)]
-pub(super) struct Places {
-    owners: Owners,
+pub(super) struct RingPlaces {
+    owners: RingOwners,
     /// The number of places is 2 to the power of this.
     bits: u32,
 }
@@ -254,16 +258,16 @@ pub(super) struct Places {
 /// Indexes of 16 bits take half the space, and so fit into a nearer cache, when the set has less than
 /// 65 536 endpoints.
 #[derive(Debug)]
-enum Owners {
+enum RingOwners {
     Few(Box<[u16]>),
     Many(Box<[u32]>),
 }
 
-impl Places {
+impl RingPlaces {
     /// `owners` must have `1 << bits` elements.
     pub(super) fn new(owners: &[u32], bits: u32) -> Self {
         let few: Result<Box<[u16]>, _> = owners.iter().map(|owner| u16::try_from(*owner)).collect();
-        let owners = few.map_or_else(|_| Owners::Many(owners.into()), Owners::Few);
+        let owners = few.map_or_else(|_| RingOwners::Many(owners.into()), RingOwners::Few);
         Self { owners, bits }
     }
 
@@ -279,8 +283,8 @@ impl Places {
     #[inline]
     pub(super) fn owner(&self, place: usize) -> usize {
         match &self.owners {
-            Owners::Few(owners) => usize::from(owners[place]),
-            Owners::Many(owners) => owners[place] as usize,
+            RingOwners::Few(owners) => usize::from(owners[place]),
+            RingOwners::Many(owners) => owners[place] as usize,
         }
     }
 }

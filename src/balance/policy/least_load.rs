@@ -19,7 +19,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::{Candidate, Draw, Picker, Policy, Set, alias::Chances};
+use super::{Candidate, CandidateSet, Draw, Picker, Policy, alias::Chances};
 use crate::endpoint::load::{LoadTracker, PeakEwma};
 
 /// Decay of the latency estimates. The table above shows other values. A shorter one costs more in
@@ -140,7 +140,7 @@ struct Look {
 }
 
 impl<L: LoadTracker> Picker<L> for Least {
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         let len = set.len();
         let first = self.shares.one(draw.rng);
         if len == 1 {
@@ -173,7 +173,7 @@ impl<L: LoadTracker> Picker<L> for Least {
 }
 
 impl Least {
-    fn look<L: LoadTracker>(&self, set: &Set<'_, L>, index: usize, now: Instant) -> Look {
+    fn look<L: LoadTracker>(&self, set: &CandidateSet<'_, L>, index: usize, now: Instant) -> Look {
         let in_flight = set.in_flight(index) as f64;
         let weight = match &self.shares {
             Chances::Even(_) => 1.0,

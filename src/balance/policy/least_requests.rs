@@ -3,7 +3,7 @@
 use rand::{Rng, rngs::SmallRng};
 
 use super::{
-    Candidate, Draw, Picker, Policy, Set,
+    Candidate, CandidateSet, Draw, Picker, Policy,
     alias::{Chances, below, pair},
     less_loaded::has_fewer,
 };
@@ -75,7 +75,7 @@ pub struct Fewest {
 }
 
 impl<L: LoadTracker> Picker<L> for Fewest {
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         match &self.shares {
             Chances::Even(1) => 0,
             Chances::Even(len) => {
@@ -117,7 +117,11 @@ impl<L: LoadTracker> Picker<L> for Fewest {
 }
 
 /// The endpoint with the least load after one more request, relative to its weight.
-fn least_used<L: LoadTracker>(set: &Set<'_, L>, weights: &[f32], draw: &mut Draw<'_>) -> usize {
+fn least_used<L: LoadTracker>(
+    set: &CandidateSet<'_, L>,
+    weights: &[f32],
+    draw: &mut Draw<'_>,
+) -> usize {
     let used = |index| (set.in_flight(index) as f64 + 1.0) / f64::from(weights[index]);
     least(weights.len(), used, draw)
 }

@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::{
-    Draw, Picker, Set,
+    CandidateSet, Draw, Picker,
     alias::{Chances, pair},
 };
 use crate::endpoint::load::LoadTracker;
@@ -38,7 +38,7 @@ pub struct LessLoaded {
 
 impl<L: LoadTracker> Picker<L> for LessLoaded {
     #[inline]
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         match &self.shares {
             Chances::Even(1) => 0,
             Chances::Even(len) => {
@@ -75,7 +75,7 @@ impl Rule {
     /// count, responds within microseconds. Then the second endpoint need not be read. For swift
     /// endpoints this is the usual case.
     #[inline]
-    fn cannot_be_better<L: LoadTracker>(&self, set: &Set<'_, L>, first: usize) -> bool {
+    fn cannot_be_better<L: LoadTracker>(&self, set: &CandidateSet<'_, L>, first: usize) -> bool {
         let settles = self.by_requests
             || self.latencies && self.is_timeless::<L>() && set.timeless(first).is_some();
         settles && set.in_flight(first) == 0
@@ -86,7 +86,7 @@ impl Rule {
     #[inline]
     fn are_alike<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         pair: [usize; 2],
         draw: &mut Draw<'_>,
     ) -> bool {
@@ -105,7 +105,7 @@ impl Rule {
     #[inline]
     fn loads<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         pair: [usize; 2],
         draw: &mut Draw<'_>,
     ) -> [f64; 2] {
@@ -129,7 +129,7 @@ impl Rule {
     #[inline]
     fn prefers_second<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         first: usize,
         second: usize,
         draw: &mut Draw<'_>,
@@ -172,7 +172,7 @@ impl Rule {
     #[inline]
     fn by_weight<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         pair: [usize; 2],
         weights: &[f32],
         draw: &mut Draw<'_>,
@@ -190,7 +190,7 @@ impl Rule {
     #[inline]
     fn prefers_second_by_weight<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         pair: [usize; 2],
         weights: &[f32],
         draw: &mut Draw<'_>,
@@ -227,7 +227,7 @@ pub(super) fn apart(one: f64, other: f64) -> f64 {
 /// `b * w0 / max + 0.75 <= a * w1 / max`.
 #[inline]
 pub(super) fn has_fewer<L: LoadTracker>(
-    set: &Set<'_, L>,
+    set: &CandidateSet<'_, L>,
     pair: [usize; 2],
     weights: &[f32],
 ) -> bool {

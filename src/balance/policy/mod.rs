@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! the set changes ──▶ Policy::prepare(&[Candidate]) ──▶ Picker       (driver's task, O(n))
-//! a request       ──▶ Picker::pick(&Set, &mut Draw) ──▶ index        (caller's task, O(1) mostly)
+//! a request       ──▶ Picker::pick(&CandidateSet, &mut Draw) ──▶ index   (caller's task, O(1) mostly)
 //! ```
 //!
 //! A table that takes milliseconds, such as the one of [`RingHash`], is prepared on a tokio thread for
@@ -42,7 +42,8 @@
 //!
 //! A picker may return an endpoint that was ejected after the set was made, or that an earlier attempt
 //! of the same request already tried. The balancer then asks the picker a few more times, and after that
-//! takes the next usable endpoint. Pickers with an order of their own (rings) ask [`Set::is_usable`]
+//! takes the next usable endpoint. Pickers with an order of their own (rings) ask
+//! [`CandidateSet::is_usable`]
 //! themselves.
 
 mod alias;
@@ -59,7 +60,7 @@ mod round_robin;
 mod trial;
 mod weighted_round_robin;
 
-pub(crate) use self::alias::Ahead;
+pub(crate) use self::alias::DrawnAhead;
 pub use self::{
     least_load::LeastLoad,
     least_requests::LeastRequests,
@@ -126,12 +127,12 @@ pub trait Policy: Send + Sync + 'static {
 
 /// Picks an endpoint from one set. Many threads call it at the same time.
 pub trait Picker<L>: Send + Sync + 'static {
-    /// Returns the index of the endpoint that gets the request. It must be below [`Set::len`].
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize;
+    /// Returns the index of the endpoint that gets the request. It must be below [`CandidateSet::len`].
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize;
 }
 
 impl<L, P: Picker<L> + ?Sized> Picker<L> for Box<P> {
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         (**self).pick(set, draw)
     }
 }
@@ -179,13 +180,13 @@ impl<'a> Candidate<'a> {
 }
 
 /// The endpoints of one set, as a picker sees them. It is never empty.
-pub struct Set<'a, L> {
+pub struct CandidateSet<'a, L> {
     states: &'a [Held<L>],
     /// Whether all endpoints of the set are ejected and are used anyway (panic mode).
     panic: bool,
 }
 
-impl<'a, L: LoadTracker> Set<'a, L> {
+impl<'a, L: LoadTracker> CandidateSet<'a, L> {
     #[inline]
     pub(crate) fn new(states: &'a [Held<L>]) -> Self {
         Self {
@@ -252,9 +253,9 @@ impl<'a, L: LoadTracker> Set<'a, L> {
     }
 }
 
-impl<L> fmt::Debug for Set<'_, L> {
+impl<L> fmt::Debug for CandidateSet<'_, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Set")
+        f.debug_struct("CandidateSet")
             .field("len", &self.states.len())
             .finish()
     }
@@ -273,7 +274,7 @@ pub struct Draw<'a> {
     /// The time that an earlier pick on this thread read.
     recent: Option<Instant>,
     /// The index that the previous pick drew for this one.
-    ahead: Option<&'a mut Ahead>,
+    ahead: Option<&'a mut DrawnAhead>,
 }
 
 impl<'a> Draw<'a> {
@@ -339,7 +340,7 @@ impl<'a> Draw<'a> {
 
     /// Sets the index that was drawn ahead. The pick replaces it by the one for the next pick.
     #[inline]
-    pub(crate) fn ahead(mut self, ahead: &'a mut Ahead) -> Self {
+    pub(crate) fn ahead(mut self, ahead: &'a mut DrawnAhead) -> Self {
         self.ahead = Some(ahead);
         self
     }

@@ -1,7 +1,7 @@
 //! The power of two choices: the better of two endpoints drawn at random.
 //!
 //! The documentation of [`P2c`] explains how weights, estimates and requests in flight are compared.
-//! This file holds the policy, its picker ([`LessLoaded`]) and the comparison ([`Rule`]).
+//! [`less_loaded`](super::less_loaded) holds its picker and the comparison.
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;

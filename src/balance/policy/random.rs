@@ -3,7 +3,7 @@
 use rand::{Rng, rngs::SmallRng};
 
 use super::{
-    Candidate, Draw, Picker, Policy, Set,
+    Candidate, CandidateSet, Draw, Picker, Policy,
     alias::{Chances, below},
 };
 use crate::endpoint::load::{InFlight, LoadTracker};
@@ -41,7 +41,7 @@ impl Policy for Random {
 pub struct Any;
 
 impl<L: LoadTracker> Picker<L> for Any {
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         below(set.len(), draw.rng.next_u64())
     }
 }
@@ -78,7 +78,7 @@ impl Policy for WeightedRandom {
 pub struct ByWeight(Chances);
 
 impl<L: LoadTracker> Picker<L> for ByWeight {
-    fn pick(&self, _: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, _: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         self.0.one(draw.rng)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
 
-use super::{Candidate, Draw, Picker, Policy, Set, alias::Chances};
+use super::{Candidate, CandidateSet, Draw, Picker, Policy, alias::Chances};
 use crate::endpoint::load::{LoadTracker, PeakEwma, Usual};
 
 /// The number of endpoints that one pick reads.
@@ -117,7 +117,7 @@ pub struct BySpeed {
 }
 
 impl<L: LoadTracker> Picker<L> for BySpeed {
-    fn pick(&self, set: &Set<'_, L>, draw: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, draw: &mut Draw<'_>) -> usize {
         let Some(weights) = &self.weights else {
             let now = draw.now();
             return self.pick_of_many(set, draw.rng, now);
@@ -144,7 +144,7 @@ impl<L: LoadTracker> Picker<L> for BySpeed {
 impl BySpeed {
     fn pick_of_many<L: LoadTracker>(
         &self,
-        set: &Set<'_, L>,
+        set: &CandidateSet<'_, L>,
         rng: &mut SmallRng,
         now: Instant,
     ) -> usize {
@@ -171,7 +171,7 @@ impl BySpeed {
     }
 
     /// Reads the next four endpoints, and updates `best`; after the last endpoint, also `typical`.
-    fn look_around<L: LoadTracker>(&self, set: &Set<'_, L>, now: Instant) {
+    fn look_around<L: LoadTracker>(&self, set: &CandidateSet<'_, L>, now: Instant) {
         let first = self.next.load(Relaxed);
         let last = (first + 4).min(set.len());
         let [mut least, mut speeds, mut usual] = self.round.each_ref().map(get);
@@ -222,7 +222,7 @@ enum Latency {
 }
 
 impl Latency {
-    fn of<L: LoadTracker>(set: &Set<'_, L>, index: usize, now: Instant) -> Self {
+    fn of<L: LoadTracker>(set: &CandidateSet<'_, L>, index: usize, now: Instant) -> Self {
         let tracker = set.tracker(index);
         if let Some(usual) = tracker.usual(&mut || now) {
             return Self::Usual(usual);

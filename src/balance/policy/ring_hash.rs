@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 
 use super::{
     Candidate, Policy,
-    hashed::{Hashed, Places, Ranked, place, ranked},
+    hashed::{Ranked, RingPicker, RingPlaces, place, ranked},
 };
 use crate::{
     balance::pick::hash::mix,
@@ -190,16 +190,16 @@ impl Default for RingHash {
 
 impl Policy for RingHash {
     type Load = InFlight;
-    type Picker = Hashed;
+    type Picker = RingPicker;
 
     fn tracker(&self) -> InFlight {
         InFlight::new()
     }
 
-    fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> Hashed {
+    fn prepare(&self, candidates: &[Candidate], _: &mut SmallRng) -> RingPicker {
         let ranked = ranked(candidates);
         let places = places(&ranked, self.places);
-        Hashed::new(places, candidates, &ranked, self.load_factor)
+        RingPicker::new(places, candidates, &ranked, self.load_factor)
     }
 
     /// Always `true`: a ring has the same number of places for any number of endpoints, and takes tens
@@ -215,7 +215,7 @@ fn power(places: u32) -> u32 {
 }
 
 /// The owner of each place. There are `1 << bits` places, or more when the set needs more.
-fn places(ranked: &[Ranked], bits: u32) -> Places {
+fn places(ranked: &[Ranked], bits: u32) -> RingPlaces {
     let bits = bits.max(power(2 * ranked.len() as u32));
     let points = points(ranked, bits);
     let mut slowed = vec![1.0; ranked.len()];
@@ -244,7 +244,7 @@ fn places(ranked: &[Ranked], bits: u32) -> Places {
         .iter()
         .map(|rank| ranked[*rank].index as u32)
         .collect();
-    Places::new(&owners, bits)
+    RingPlaces::new(&owners, bits)
 }
 
 /// The points of an endpoint, an endless sequence of hashes. The upper bits of a hash are its place.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rand::{RngExt, rngs::SmallRng};
 
-use super::{Candidate, Draw, Picker, Policy, Set};
+use super::{Candidate, CandidateSet, Draw, Picker, Policy};
 use crate::endpoint::load::InFlight;
 
 /// One endpoint after the other. Weights are ignored, except 0;
@@ -25,25 +25,25 @@ impl RoundRobin {
 
 impl Policy for RoundRobin {
     type Load = InFlight;
-    type Picker = Turn;
+    type Picker = RoundRobinPicker;
 
     fn tracker(&self) -> InFlight {
         InFlight::new()
     }
 
-    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> Turn {
-        Turn(AtomicUsize::new(rng.random_range(0..candidates.len())))
+    fn prepare(&self, candidates: &[Candidate], rng: &mut SmallRng) -> RoundRobinPicker {
+        RoundRobinPicker(AtomicUsize::new(rng.random_range(0..candidates.len())))
     }
 }
 
 /// The number of picks so far, from a random start. Relaxed: it is only a counter and orders no other
 /// memory.
 #[derive(Debug)]
-pub struct Turn(AtomicUsize);
+pub struct RoundRobinPicker(AtomicUsize);
 
-impl<L: crate::endpoint::load::LoadTracker> Picker<L> for Turn {
+impl<L: crate::endpoint::load::LoadTracker> Picker<L> for RoundRobinPicker {
     #[inline]
-    fn pick(&self, set: &Set<'_, L>, _: &mut Draw<'_>) -> usize {
+    fn pick(&self, set: &CandidateSet<'_, L>, _: &mut Draw<'_>) -> usize {
         self.0.fetch_add(1, Relaxed) % set.len()
     }
 }

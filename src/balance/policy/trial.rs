@@ -5,7 +5,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use super::{Candidate, Draw, Picker, Policy, Set};
+use super::{Candidate, CandidateSet, Draw, Picker, Policy};
 use crate::{
     attempt::EndpointId,
     balance::pick::state::{Common, Held, SharedState},
@@ -77,8 +77,8 @@ impl<P: Policy> Trial<P> {
     }
 
     /// Returns the endpoints as the picker sees them.
-    pub fn set(&self) -> Set<'_, P::Load> {
-        Set::new(&self.states)
+    pub fn set(&self) -> CandidateSet<'_, P::Load> {
+        CandidateSet::new(&self.states)
     }
 
     /// Returns the identity of an endpoint, as [`Tried`](crate::attempt::Tried) stores it.

@@ -1,7 +1,7 @@
 //! Turns in proportion to weights, evenly spread and exact.
 //!
 //! The documentation of [`WeightedRoundRobin`] describes the cycle. The owner of a position is found
-//! through an index ([`Owners`]) with one entry per block of positions, about as many as an endpoint has
+//! through an index ([`CycleOwners`]) with one entry per block of positions, about as many as an endpoint has
 //! on average. A look-up reads one or two cache lines; a binary search is needed only among endpoints
 //! much lighter than the average. A pick costs mainly its counter: a cache line that all threads write.
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rand::{Rng, rngs::SmallRng};
 
-use super::{Candidate, Draw, Picker, Policy, Set};
+use super::{Candidate, CandidateSet, Draw, Picker, Policy};
 use crate::endpoint::load::{InFlight, LoadTracker};
 
 /// The largest number of positions in a cycle. It leaves room for rounding up, so that positions fit
@@ -84,16 +84,16 @@ pub struct Cycle {
     /// no other memory.
     turn: AtomicU64,
     total: u64,
-    turns: Turns,
+    turns: CycleTurns,
 }
 
 #[derive(Debug)]
-enum Turns {
+enum CycleTurns {
     /// Each endpoint has one turn in the cycle.
     Even,
     /// The endpoint of each turn.
     Written(Box<[u32]>),
-    Stride(u64, Owners),
+    Stride(u64, CycleOwners),
 }
 
 impl Cycle {
@@ -104,24 +104,24 @@ impl Cycle {
             turn: AtomicU64::new(start),
             total,
             turns: if total == ends.len() as u64 {
-                Turns::Even
+                CycleTurns::Even
             } else if total <= SHORT {
-                Turns::Written(smooth(&ends))
+                CycleTurns::Written(smooth(&ends))
             } else {
-                Turns::Stride(stride(total), Owners::new(ends))
+                CycleTurns::Stride(stride(total), CycleOwners::new(ends))
             },
         }
     }
 }
 
 impl<L: LoadTracker> Picker<L> for Cycle {
-    fn pick(&self, _: &Set<'_, L>, _: &mut Draw<'_>) -> usize {
+    fn pick(&self, _: &CandidateSet<'_, L>, _: &mut Draw<'_>) -> usize {
         let turn = self.turn.fetch_add(1, Relaxed) % self.total;
         match &self.turns {
-            Turns::Even => turn as usize,
-            Turns::Written(turns) => turns[turn as usize] as usize,
+            CycleTurns::Even => turn as usize,
+            CycleTurns::Written(turns) => turns[turn as usize] as usize,
             // Both factors are below 2³², so the product fits into 64 bits.
-            Turns::Stride(stride, owners) => owners.of(turn * stride % self.total),
+            CycleTurns::Stride(stride, owners) => owners.of(turn * stride % self.total),
         }
     }
 }
@@ -136,24 +136,24 @@ fn smooth(ends: &[u32]) -> Box<[u32]> {
         .zip(starts)
         .map(|(end, start)| i64::from(end - start))
         .collect();
-    let mut wealth = vec![0; ends.len()];
+    let mut credit = vec![0; ends.len()];
     let turn = |_| {
-        let mut richest = 0;
+        let mut most_credit = 0;
         for (index, weight) in weights.iter().enumerate() {
-            wealth[index] += weight;
-            if wealth[index] > wealth[richest] {
-                richest = index;
+            credit[index] += weight;
+            if credit[index] > credit[most_credit] {
+                most_credit = index;
             }
         }
-        wealth[richest] -= total;
-        richest as u32
+        credit[most_credit] -= total;
+        most_credit as u32
     };
     (0..total).map(turn).collect()
 }
 
 /// The owner of each position.
 #[derive(Debug)]
-struct Owners {
+struct CycleOwners {
     /// The end of each endpoint's positions.
     ends: Box<[u32]>,
     /// The owners of the positions that are multiples of 2^`shift`, followed by the last endpoint.
@@ -161,7 +161,7 @@ struct Owners {
     shift: u32,
 }
 
-impl Owners {
+impl CycleOwners {
     fn new(ends: Box<[u32]>) -> Self {
         let total = ends.last().copied().unwrap_or(1);
         let shift = (total / ends.len() as u32).ilog2();
@@ -252,10 +252,10 @@ mod tests {
             .collect()
     }
 
-    fn owners(weights: &[f64]) -> (Owners, u64) {
+    fn owners(weights: &[f64]) -> (CycleOwners, u64) {
         let ends = ends(&candidates(weights));
         let total = u64::from(*ends.last().expect("weights"));
-        (Owners::new(ends), total)
+        (CycleOwners::new(ends), total)
     }
 
     proptest! {

@@ -1,17 +1,6 @@
 //! Deterministic subsetting: each client uses a part of a large set, and always the same part.
 //!
 //! The documentation of [`Subsetting`] describes the two ways to choose the part.
-//!
-//! By rank, one change of the set may replace two entries of a part that spans the origin of the circle.
-//! No circle can avoid that. Let a part be the first `p` and the last `size − p` of `n` endpoints. If
-//! each removal replaces at most one entry, this also holds for the removal of the first and of the last
-//! endpoint. So the part of `n − 1` endpoints is again the first `p` and the last `size − p`, and `p` is
-//! the same for every `n`. Equal load needs other values. When each endpoint has exactly `c` clients,
-//! the parts form `c` chains around the circle. Five clients with parts of 12 form two chains for 30
-//! endpoints, which cross the origin 6 endpoints apart, and three for 20 endpoints, 4 apart. At least
-//! two of these three cross the origin within a part. Their `p` would have to be the same for 30
-//! endpoints, where no two chains are 4 or 8 apart. This holds wherever the parts start. Parts of
-//! endpoints that are not neighbours avoid it for some numbers; no general rule is known.
 
 use std::num::NonZeroUsize;
 
@@ -81,6 +70,18 @@ use crate::instance::Key;
 /// does not get: by default up to `size / (size − 0.9)` times as many, which is 1.08 with parts of 12
 /// and 1.29 with parts of 4. So the bound of twice always holds if `size ≥ n / 2 + 0.9`: for 20
 /// endpoints and one more, from 12 on.
+///
+/// # Why a part by rank may lose two entries
+/// When one endpoint comes or goes, two entries of a part that spans the origin of the circle may be
+/// replaced. No circle avoids that. Let a part be the first `p` and the last `size − p` of `n` endpoints.
+/// If each removal replaces at most one entry, this also holds for the removal of the first and of the
+/// last endpoint. So the part of `n − 1` endpoints is again the first `p` and the last `size − p`, and `p`
+/// is the same for every `n`. Equal load needs other values. When each endpoint has exactly `c` clients,
+/// the parts form `c` chains around the circle. Five clients with parts of 12 form two chains for 30
+/// endpoints, which cross the origin 6 endpoints apart, and three for 20 endpoints, 4 apart. At least two
+/// of these three cross the origin within a part. Their `p` would have to be the same for 30 endpoints,
+/// where no two chains are 4 or 8 apart. This holds wherever the parts start. Parts of endpoints that are
+/// not neighbours avoid it for some numbers; no general rule is known.
 ///
 /// # Examples
 /// ```

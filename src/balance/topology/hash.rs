@@ -11,6 +11,8 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+pub(crate) use crate::balance::pick::hash::mix;
+
 /// Hashes bytes.
 pub(crate) const fn bytes(text: &[u8]) -> u64 {
     mix(fold(OFFSET, text))
@@ -20,14 +22,6 @@ pub(crate) const fn bytes(text: &[u8]) -> u64 {
 pub(crate) const fn pair(name: &[u8], value: &[u8]) -> u64 {
     // 0xff occurs in no UTF-8, so it cannot be part of a name.
     mix(fold(fold(fold(OFFSET, name), &[0xff]), value))
-}
-
-/// Spreads each bit of `x` over all others. It maps different numbers to different numbers.
-pub(crate) const fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// A number above 0 and at most 1, uniformly distributed when the hash is.

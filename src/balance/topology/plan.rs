@@ -106,7 +106,7 @@ impl fmt::Display for Nowhere {
 
 /// How a choice selects a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum ChooseBy {
     Chance,
     /// By the version that the request wishes for. Otherwise by the hash of its key when the split is
     /// sticky, and at random when it is not.
@@ -118,7 +118,7 @@ pub(super) enum By {
 /// A choice between branches with exact shares. The branch with the largest share is first.
 #[derive(Debug)]
 pub(crate) struct Choose<L> {
-    by: By,
+    by: ChooseBy,
     branches: Vec<Branch<L>>,
 }
 
@@ -136,7 +136,7 @@ struct Branch<L> {
 impl<L> Choose<L> {
     /// Creates a choice between branches with these relative shares. With a single branch, returns the
     /// plan of that branch.
-    pub(super) fn between(by: By, branches: Vec<(f64, u64, Plan<L>)>) -> Plan<L> {
+    pub(super) fn between(by: ChooseBy, branches: Vec<(f64, u64, Plan<L>)>) -> Plan<L> {
         let total: f64 = branches.iter().map(|(share, ..)| share).sum();
         debug_assert!(total > 0.0, "a choice needs a share");
         let mut branches: Vec<_> = branches
@@ -178,7 +178,7 @@ impl<L> Choose<L> {
 
     /// The branch that a request gets without a random draw.
     fn certain(&self, wish: &Wish) -> Option<&Branch<L>> {
-        let By::Version { sticky } = self.by else {
+        let ChooseBy::Version { sticky } = self.by else {
             return None;
         };
         if let Some(branch) = self.pinned(wish) {
@@ -317,7 +317,10 @@ impl<L> Plan<L> {
                 found
             }
             Self::Choose(choose) => {
-                if let Some(branch) = choose.pinned(wish).filter(|_| choose.by != By::Chance) {
+                if let Some(branch) = choose
+                    .pinned(wish)
+                    .filter(|_| choose.by != ChooseBy::Chance)
+                {
                     return branch.plan.find(wish, will_do);
                 }
                 let mut branches = choose.branches.iter();
@@ -388,7 +391,7 @@ mod tests {
         let branches = shares
             .iter()
             .map(|(name, share)| (*share, Version::new(name).id(), Plan::Leaf(*name)));
-        Choose::between(By::Version { sticky }, branches.collect())
+        Choose::between(ChooseBy::Version { sticky }, branches.collect())
     }
 
     fn count(plan: &Plan<&str>, name: &str, wishes: impl Iterator<Item = Wish>) -> f64 {
@@ -508,7 +511,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(i, share)| (*share, i as u64, Plan::Leaf(i)));
-            let plan = Choose::between(By::Version { sticky }, branches.collect());
+            let plan = Choose::between(ChooseBy::Version { sticky }, branches.collect());
             let mut sum = 0.0;
             plan.each(&Wish::new(), 1.0, &mut |_, share| sum += share);
             prop_assert!((sum - 1.0).abs() < 1e-9);

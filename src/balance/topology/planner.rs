@@ -18,8 +18,8 @@ use super::{
     hash,
     notice::Notice,
     peers::{Census, Peers},
-    plan::{By, Choose, LeafSet, Nowhere, Plan, SubsetPlan, usable},
-    priority::Group,
+    plan::{Choose, ChooseBy, LeafSet, Nowhere, Plan, SubsetPlan, usable},
+    priority::PriorityGroup,
     rules::Topology,
     split::{Shares, Split, Version},
     subset::{Otherwise, Subset, Subsets},
@@ -219,7 +219,7 @@ impl<'a> Planner<'a> {
                 *share = *live;
             }
         }
-        let by = By::Version {
+        let by = ChooseBy::Version {
             sticky: split.is_sticky(),
         };
         let branches = branches.into_iter();
@@ -237,7 +237,7 @@ impl<'a> Planner<'a> {
             let group = self.members[*i].traits.group;
             groups.entry(group).or_default().push(*i);
         }
-        let sizes = groups.values().map(|set| Group {
+        let sizes = groups.values().map(|set| PriorityGroup {
             weight: set.iter().map(|i| self.weights[*i]).sum(),
             available: self.live(set).map(|i| self.weights[i]).sum(),
             endpoints: set.len(),
@@ -250,7 +250,7 @@ impl<'a> Planner<'a> {
                 branches.push((share, 0, self.zones(live)));
             }
         }
-        Choose::between(By::Chance, branches)
+        Choose::between(ChooseBy::Chance, branches)
     }
 
     fn zones(&mut self, live: Vec<usize>) -> Plan {
@@ -281,7 +281,7 @@ impl<'a> Planner<'a> {
         };
         let branches = sets.into_iter().zip(shares);
         let branches = branches.map(|((_, set), share)| (share, 0, self.end(set)));
-        Choose::between(By::Chance, branches.collect())
+        Choose::between(ChooseBy::Chance, branches.collect())
     }
 
     fn end(&self, set: Vec<usize>) -> Plan {

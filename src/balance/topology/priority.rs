@@ -50,13 +50,13 @@ const OVERPROVISION: f64 = 1.4;
 /// ```
 #[derive(Clone)]
 pub struct Priority {
-    by: By,
+    by: GroupBy,
     overprovision: f64,
     expect: usize,
 }
 
 #[derive(Clone)]
-enum By {
+enum GroupBy {
     Metadata(String),
     Datacenter(Vec<String>),
     Zone(Vec<String>),
@@ -70,27 +70,29 @@ impl Priority {
     /// Takes the group from the number in the metadata `name`; group 0 is first. Endpoints without a
     /// number from 0 to 4,294,967,295 are in the last group.
     pub fn by_metadata(name: impl Into<String>) -> Self {
-        Self::new(By::Metadata(name.into()))
+        Self::new(GroupBy::Metadata(name.into()))
     }
 
     /// Makes each datacenter a group, in this order. All other datacenters form one last group. The
     /// datacenter is the part of the key's scope before the first `/`, as in Consul's keys.
     pub fn by_datacenter<N: Into<String>>(order: impl IntoIterator<Item = N>) -> Self {
-        Self::new(By::Datacenter(order.into_iter().map(Into::into).collect()))
+        Self::new(GroupBy::Datacenter(
+            order.into_iter().map(Into::into).collect(),
+        ))
     }
 
     /// Makes each zone a group, in this order. All other zones form one last group.
     pub fn by_zone<N: Into<String>>(order: impl IntoIterator<Item = N>) -> Self {
-        Self::new(By::Zone(order.into_iter().map(Into::into).collect()))
+        Self::new(GroupBy::Zone(order.into_iter().map(Into::into).collect()))
     }
 
     /// Takes the group from `priority`; group 0 is first. An endpoint is in the last group when the
     /// closure panics, or when its instance is not known.
     pub fn by_fn(priority: impl Fn(&Instance) -> u32 + Send + Sync + 'static) -> Self {
-        Self::new(By::Fn(Arc::new(priority)))
+        Self::new(GroupBy::Fn(Arc::new(priority)))
     }
 
-    fn new(by: By) -> Self {
+    fn new(by: GroupBy) -> Self {
         Self {
             by,
             overprovision: OVERPROVISION,
@@ -127,18 +129,18 @@ impl Priority {
             found.and_then(|i| u32::try_from(i).ok())
         };
         let group = match &self.by {
-            By::Metadata(name) => instance
+            GroupBy::Metadata(name) => instance
                 .and_then(|instance| instance.metadata.get(name))
                 .and_then(|number| number.trim().parse().ok()),
-            By::Datacenter(order) => key
+            GroupBy::Datacenter(order) => key
                 .scope()
                 .split('/')
                 .next()
                 .and_then(|name| position(order, name)),
-            By::Zone(order) => instance
+            GroupBy::Zone(order) => instance
                 .and_then(|instance| instance.zone.as_deref())
                 .and_then(|name| position(order, name)),
-            By::Fn(priority) => instance.and_then(|instance| {
+            GroupBy::Fn(priority) => instance.and_then(|instance| {
                 let group = caught(|| priority(instance));
                 if group.is_none() {
                     tracing::warn!(endpoint = %key, "a priority panicked");
@@ -151,8 +153,8 @@ impl Priority {
 
     /// The share of each group, in their order. They sum to 1, or are all 0 when no endpoint is
     /// available.
-    pub(super) fn shares(&self, groups: &[Group]) -> Vec<f64> {
-        let health = |group: &Group| {
+    pub(super) fn shares(&self, groups: &[PriorityGroup]) -> Vec<f64> {
+        let health = |group: &PriorityGroup| {
             let missing = (self.expect as f64 / group.endpoints.max(1) as f64).max(1.0);
             (self.overprovision * group.available / (group.weight * missing)).min(1.0)
         };
@@ -178,10 +180,10 @@ impl fmt::Debug for Priority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Priority");
         match &self.by {
-            By::Metadata(name) => debug.field("metadata", name),
-            By::Datacenter(order) => debug.field("datacenters", order),
-            By::Zone(order) => debug.field("zones", order),
-            By::Fn(_) => debug.field("by", &"closure"),
+            GroupBy::Metadata(name) => debug.field("metadata", name),
+            GroupBy::Datacenter(order) => debug.field("datacenters", order),
+            GroupBy::Zone(order) => debug.field("zones", order),
+            GroupBy::Fn(_) => debug.field("by", &"closure"),
         };
         debug
             .field("overprovision", &self.overprovision)
@@ -192,7 +194,7 @@ impl fmt::Debug for Priority {
 
 /// The sums over the endpoints of one group.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Group {
+pub(super) struct PriorityGroup {
     /// The sum of weights, above 0.
     pub(super) weight: f64,
     /// The sum of the weights of available endpoints.
@@ -209,7 +211,7 @@ mod tests {
     fn shares(priority: &Priority, groups: &[(f64, usize)]) -> Vec<f64> {
         let groups: Vec<_> = groups
             .iter()
-            .map(|(available, endpoints)| Group {
+            .map(|(available, endpoints)| PriorityGroup {
                 weight: *endpoints as f64,
                 available: *available,
                 endpoints: *endpoints,

@@ -205,7 +205,7 @@ impl Default for Topology {
 /// The changes of settings that the user can make through handles.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    split: Option<watch::Receiver<split::State>>,
+    split: Option<watch::Receiver<split::SplitState>>,
     peers: Option<watch::Receiver<peers::Census>>,
 }
 

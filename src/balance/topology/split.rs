@@ -186,9 +186,9 @@ impl Shares {
 /// ```
 #[derive(Clone)]
 pub struct Split {
-    by: By,
+    by: VersionBy,
     sticky: bool,
-    state: Arc<cell::Sender<State>>,
+    state: Arc<cell::Sender<SplitState>>,
     guarded: Option<Arc<Guarded>>,
 }
 
@@ -196,13 +196,13 @@ pub struct Split {
 type VersionOf = dyn Fn(&Instance) -> Option<String> + Send + Sync;
 
 #[derive(Clone)]
-enum By {
+enum VersionBy {
     Metadata(Arc<str>),
     Fn(Arc<VersionOf>),
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct SplitState {
     shares: Shares,
     /// Increases with each change, so that counts from before a change do not count after it.
     epoch: u64,
@@ -226,9 +226,9 @@ impl Split {
     pub fn new(shares: Shares) -> Result<Self, ConfigError> {
         shares.check()?;
         Ok(Self {
-            by: By::Metadata("version".into()),
+            by: VersionBy::Metadata("version".into()),
             sticky: false,
-            state: Arc::new(cell::Sender::new(State {
+            state: Arc::new(cell::Sender::new(SplitState {
                 shares,
                 epoch: 0,
                 trip: None,
@@ -241,7 +241,7 @@ impl Split {
     /// counts as absent.
     #[must_use]
     pub fn by_metadata(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.by = By::Metadata(name.into());
+        self.by = VersionBy::Metadata(name.into());
         self
     }
 
@@ -252,7 +252,7 @@ impl Split {
         mut self,
         version: impl Fn(&Instance) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.by = By::Fn(Arc::new(version));
+        self.by = VersionBy::Fn(Arc::new(version));
         self
     }
 
@@ -288,7 +288,7 @@ impl Split {
     pub fn set(&self, shares: Shares) -> Result<(), ConfigError> {
         shares.check()?;
         self.state.send_modify(|state| {
-            *state = State {
+            *state = SplitState {
                 shares,
                 epoch: state.epoch + 1,
                 trip: None,
@@ -312,18 +312,18 @@ impl Split {
         self.sticky
     }
 
-    pub(super) fn subscribe(&self) -> cell::Receiver<State> {
+    pub(super) fn subscribe(&self) -> cell::Receiver<SplitState> {
         self.state.subscribe()
     }
 
     /// The version of an instance.
     pub(super) fn version<'a>(&self, instance: &'a Instance) -> Option<Cow<'a, str>> {
         let version = match &self.by {
-            By::Metadata(name) => instance
+            VersionBy::Metadata(name) => instance
                 .metadata
                 .get(&**name)
                 .map(|name| Cow::Borrowed(name.as_str())),
-            By::Fn(version) => {
+            VersionBy::Fn(version) => {
                 let found = caught(|| version(instance));
                 if found.is_none() {
                     tracing::warn!(endpoint = %instance.key, "the closure for versions panicked");
@@ -403,8 +403,8 @@ impl fmt::Debug for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Split");
         match &self.by {
-            By::Metadata(name) => debug.field("metadata", name),
-            By::Fn(_) => debug.field("by", &"closure"),
+            VersionBy::Metadata(name) => debug.field("metadata", name),
+            VersionBy::Fn(_) => debug.field("by", &"closure"),
         };
         debug
             .field("sticky", &self.sticky)

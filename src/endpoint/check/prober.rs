@@ -54,10 +54,10 @@ pub struct Prober<K> {
 struct Watched {
     address: Address,
     record: Record,
-    phase: Phase,
+    phase: CheckPhase,
 }
 
-enum Phase {
+enum CheckPhase {
     Waiting(Due),
     Running(AbortHandle),
 }
@@ -99,7 +99,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         self.remove(&key);
         let share: f64 = self.rng.random();
         let at = after(now, self.exchange.check.interval.mul_f64(share));
-        let phase = Phase::Waiting(self.due.add(at, key.clone()));
+        let phase = CheckPhase::Waiting(self.due.add(at, key.clone()));
         let watched = Watched {
             address,
             record: Record::default(),
@@ -111,8 +111,8 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     /// Stops checking an endpoint.
     pub fn remove(&mut self, key: &K) {
         match self.endpoints.remove(key).map(|watched| watched.phase) {
-            Some(Phase::Waiting(due)) => self.due.remove(due),
-            Some(Phase::Running(task)) => {
+            Some(CheckPhase::Waiting(due)) => self.due.remove(due),
+            Some(CheckPhase::Running(task)) => {
                 self.tasks.remove(&task.id());
                 task.abort();
             }
@@ -180,7 +180,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
                 .running
                 .spawn(async move { exchange.run(&address).await });
             self.tasks.insert(task.id(), key);
-            watched.phase = Phase::Running(task);
+            watched.phase = CheckPhase::Running(task);
             started = true;
         }
         started
@@ -199,7 +199,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         let settings = &self.exchange.check;
         let interval = jittered(settings.interval, settings.jitter, &mut self.rng);
         let due = self.due.add(after(Instant::now(), interval), key.clone());
-        watched.phase = Phase::Waiting(due);
+        watched.phase = CheckPhase::Waiting(due);
         let failures = watched.record.note(result.is_ok(), settings);
         Some(Report {
             key,

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use super::{
     cause::{EjectCause, Restored},
-    entry::{Entry, History, Place},
+    entry::{EjectEntry, EjectPlace, History},
     gate::Round,
-    health::Health,
+    health::EndpointHealth,
     recent::Recent,
     settings::{BUCKETS, Ejection},
     share::Share,
     slow::SlowLimit,
-    step::Step,
+    step::EjectStep,
 };
 use crate::{backoff::after, classify::Outcome, endpoint::schedule::Schedule};
 
@@ -46,10 +46,10 @@ use crate::{backoff::after, classify::Outcome, endpoint::schedule::Schedule};
 pub(crate) struct Ejector<K> {
     pub(super) rules: Ejection,
     pub(super) rng: SmallRng,
-    pub(super) entries: HashMap<K, Entry>,
+    pub(super) entries: HashMap<K, EjectEntry>,
     pub(super) deadlines: Schedule<K>,
     pub(super) share: Share<K>,
-    pub(super) steps: VecDeque<Step<K>>,
+    pub(super) steps: VecDeque<EjectStep<K>>,
     pub(super) rounds: u32,
     slow: Option<SlowLimit>,
     next_tick: Instant,
@@ -82,7 +82,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             return entry.round;
         }
         let round = self.next_round();
-        self.entries.insert(key, Entry::new(round));
+        self.entries.insert(key, EjectEntry::new(round));
         self.share.insert(true);
         round
     }
@@ -95,7 +95,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         entry.history()
     }
 
-    fn take(&mut self, key: &K) -> Option<Entry> {
+    fn take(&mut self, key: &K) -> Option<EjectEntry> {
         let entry = self.entries.remove(key)?;
         let past = entry.past();
         if let Some(due) = past.and_then(|past| past.due) {
@@ -113,33 +113,33 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        if entry.place() != Place::In {
+        if entry.place() != EjectPlace::In {
             return;
         }
         let past = entry.recall(history);
         let (place, cause) = (past.place, past.cause);
         let rest = match (place, past.due) {
-            (Place::Ejected, Some((at, _))) => at.saturating_duration_since(now),
+            (EjectPlace::Ejected, Some((at, _))) => at.saturating_duration_since(now),
             // A probe in progress is repeated at once.
             _ => Duration::ZERO,
         };
         past.due = None;
-        if place == Place::In {
+        if place == EjectPlace::In {
             return;
         }
-        (past.place, past.out, past.healthy) = (Place::In, None, now);
-        if place == Place::Held {
+        (past.place, past.out, past.healthy) = (EjectPlace::In, None, now);
+        if place == EjectPlace::Held {
             return;
         }
         if !self.has_room_for(key) {
             return self.spare(key, cause, now);
         }
         self.count_out(key, now);
-        if let Place::Failing { .. } = place {
+        if let EjectPlace::Failing { .. } = place {
             self.turn_out(key, place, cause, None);
         } else {
             self.set_due(key, Some(now + rest));
-            self.turn_out(key, Place::Ejected, cause, Some(rest));
+            self.turn_out(key, EjectPlace::Ejected, cause, Some(rest));
         }
     }
 
@@ -147,7 +147,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// round. An endpoint that is ejected by hand stays ejected.
     pub(crate) fn renew(&mut self, key: &K, now: Instant) -> Round {
         let entry = self.entries.get(key);
-        let held = entry.map(Entry::place) == Some(Place::Held);
+        let held = entry.map(EjectEntry::place) == Some(EjectPlace::Held);
         let weighs = entry.is_none_or(|entry| entry.weighs);
         self.take(key);
         let round = self.insert(key.clone());
@@ -158,10 +158,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         round
     }
 
-    /// Handles a signal of [`Health::record`] to eject an endpoint.
+    /// Handles a signal of [`EndpointHealth::record`] to eject an endpoint.
     pub(crate) fn trip(&mut self, key: &K, round: Round, cause: EjectCause, now: Instant) {
         match self.entries.get(key) {
-            Some(entry) if entry.place() == Place::In && entry.round == round => {
+            Some(entry) if entry.place() == EjectPlace::In && entry.round == round => {
                 self.eject_if_room(key, cause, now);
             }
             _ => {}
@@ -170,8 +170,12 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     /// The requests of an endpoint in the last one to two tenths of the window, for
     /// [`Recent::is_shared_by`]. None for an endpoint that is out.
-    pub(crate) fn recent<T>(&self, key: &K, health: &Health<T>) -> Recent {
-        let Some(entry) = self.entries.get(key).filter(|e| e.place() == Place::In) else {
+    pub(crate) fn recent<T>(&self, key: &K, health: &EndpointHealth<T>) -> Recent {
+        let Some(entry) = self
+            .entries
+            .get(key)
+            .filter(|e| e.place() == EjectPlace::In)
+        else {
             return Recent::default();
         };
         let (failed, total) = match entry.recent() {
@@ -181,7 +185,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         Recent { failed, total }
     }
 
-    /// Handles a signal of [`Health::record`] that a probe has ended.
+    /// Handles a signal of [`EndpointHealth::record`] that a probe has ended.
     pub(crate) fn probed(
         &mut self,
         key: &K,
@@ -196,7 +200,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(past) = entry.past().filter(|_| entry.round == round) else {
             return;
         };
-        if !matches!(past.place, Place::Probing { .. }) {
+        if !matches!(past.place, EjectPlace::Probing { .. }) {
             return;
         }
         let limit = self.slow.map(|slow| slow.limit());
@@ -223,10 +227,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     pub(crate) fn check_failed(&mut self, key: &K, failures: u32, now: Instant) {
         let cause = EjectCause::HealthCheck { failures };
         match self.place(key) {
-            Some(Place::In) => self.eject_if_room(key, cause, now),
-            Some(Place::Ejected | Place::Probing { .. }) => {
+            Some(EjectPlace::In) => self.eject_if_room(key, cause, now),
+            Some(EjectPlace::Ejected | EjectPlace::Probing { .. }) => {
                 self.set_due(key, None);
-                self.turn_out(key, Place::Failing { probe: true }, cause, None);
+                self.turn_out(key, EjectPlace::Failing { probe: true }, cause, None);
             }
             _ => {}
         }
@@ -236,8 +240,10 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     /// check does not prove that requests succeed.
     pub(crate) fn check_passed(&mut self, key: &K, now: Instant) {
         match self.place(key) {
-            Some(Place::Failing { probe: true }) => self.probe(key, now),
-            Some(Place::Failing { probe: false }) => self.restore(key, Restored::HealthCheck, now),
+            Some(EjectPlace::Failing { probe: true }) => self.probe(key, now),
+            Some(EjectPlace::Failing { probe: false }) => {
+                self.restore(key, Restored::HealthCheck, now)
+            }
             _ => {}
         }
     }
@@ -247,7 +253,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(place) = self.place(key) else {
             return false;
         };
-        if place != Place::Held {
+        if place != EjectPlace::Held {
             self.hold(key, now);
             self.keep_share(now);
         }
@@ -259,7 +265,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(entry) = self.entries.get_mut(key) else {
             return false;
         };
-        let out = entry.place() != Place::In;
+        let out = entry.place() != EjectPlace::In;
         if let Some(past) = entry.past_mut() {
             past.times = 0;
         }
@@ -279,25 +285,25 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     pub(crate) fn due<'h, T: 'h>(
         &mut self,
         now: Instant,
-        mut health: impl FnMut(&K) -> Option<&'h Health<T>>,
+        mut health: impl FnMut(&K) -> Option<&'h EndpointHealth<T>>,
     ) {
         while let Some(key) = self.deadlines.pop(now) {
             let entry = self.entries.get_mut(&key);
-            let Some(past) = entry.and_then(Entry::past_mut) else {
+            let Some(past) = entry.and_then(EjectEntry::past_mut) else {
                 continue;
             };
             past.due = None;
-            let Place::Probing { turn } = past.place else {
+            let EjectPlace::Probing { turn } = past.place else {
                 self.probe(&key, now);
                 continue;
             };
-            let taken = health(&key).and_then(Health::taken);
+            let taken = health(&key).and_then(EndpointHealth::taken);
             if taken.is_some() && taken == turn {
                 // The same probe has been in progress since the last deadline, so it counts as failed.
                 self.eject_again(&key, Some(EjectCause::ProbeFailed), now);
             } else {
                 // No request took the permit, or one took it after the last deadline.
-                past.place = Place::Probing { turn: taken };
+                past.place = EjectPlace::Probing { turn: taken };
                 let deadline = after(now, self.rules.probe_timeout);
                 self.set_due(&key, Some(deadline));
             }
@@ -315,7 +321,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     pub(crate) fn tick<'h, T>(
         &mut self,
         now: Instant,
-        endpoints: impl Iterator<Item = (&'h K, &'h Health<T>)>,
+        endpoints: impl Iterator<Item = (&'h K, &'h EndpointHealth<T>)>,
     ) where
         K: 'h,
         T: 'h,
@@ -334,7 +340,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             let Some(entry) = self.entries.get_mut(key) else {
                 continue;
             };
-            if entry.place() != Place::In {
+            if entry.place() != EjectPlace::In {
                 continue;
             }
             health.rearm();
@@ -367,7 +373,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
     }
 
     /// The next decision, in order.
-    pub(crate) fn next_step(&mut self) -> Option<Step<K>> {
+    pub(crate) fn next_step(&mut self) -> Option<EjectStep<K>> {
         self.steps.pop_front()
     }
 
@@ -408,13 +414,13 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         self.entries.len()
     }
 
-    fn place(&self, key: &K) -> Option<Place> {
-        self.entries.get(key).map(Entry::place)
+    fn place(&self, key: &K) -> Option<EjectPlace> {
+        self.entries.get(key).map(EjectEntry::place)
     }
 
     /// The reason why an endpoint is out; `None` while it is in.
     pub(crate) fn cause(&self, key: &K) -> Option<EjectCause> {
         let past = self.entries.get(key)?.past()?;
-        (past.place != Place::In).then_some(past.cause)
+        (past.place != EjectPlace::In).then_some(past.cause)
     }
 }

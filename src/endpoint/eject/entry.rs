@@ -6,13 +6,13 @@ use tokio::time::Instant;
 use super::{
     cause::EjectCause,
     gate::Round,
-    health::{Health, Sums},
+    health::{EndpointHealth, HealthSums},
     settings::BUCKETS,
     share::Out,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum EjectPlace {
     In,
     /// Ejected until its time is up.
     Ejected,
@@ -34,7 +34,7 @@ pub(super) enum Place {
 pub(crate) struct History(Box<Past>);
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct EjectEntry {
     pub(super) round: Round,
     /// Whether it has a weight.
     pub(super) weighs: bool,
@@ -46,7 +46,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) struct Past {
-    pub(super) place: Place,
+    pub(super) place: EjectPlace,
     /// The reason for its present or last ejection.
     pub(super) cause: EjectCause,
     /// Number of ejections that no healthy time has offset.
@@ -60,7 +60,7 @@ pub(super) struct Past {
     pub(super) out: Option<Out>,
 }
 
-impl Entry {
+impl EjectEntry {
     /// An endpoint that is in.
     pub(super) fn new(round: Round) -> Self {
         Self {
@@ -71,8 +71,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn place(&self) -> Place {
-        self.past().map_or(Place::In, |past| past.place)
+    pub(super) fn place(&self) -> EjectPlace {
+        self.past().map_or(EjectPlace::In, |past| past.place)
     }
 
     pub(super) fn past(&self) -> Option<&Past> {
@@ -87,7 +87,7 @@ impl Entry {
     pub(super) fn remember(&mut self, now: Instant) -> &mut Past {
         self.past.get_or_insert_with(|| {
             Box::new(Past {
-                place: Place::In,
+                place: EjectPlace::In,
                 cause: EjectCause::ByHand,
                 times: 0,
                 healthy: now,
@@ -101,7 +101,7 @@ impl Entry {
     /// The part of the history that matters when it comes back.
     pub(super) fn history(self) -> Option<History> {
         let past = self.past?;
-        (past.times > 0 || past.place != Place::In).then_some(History(past))
+        (past.times > 0 || past.place != EjectPlace::In).then_some(History(past))
     }
 
     pub(super) fn recall(&mut self, history: History) -> &mut Past {
@@ -115,7 +115,11 @@ impl Entry {
 
     /// Moves the window on by `buckets`. Returns the sums at its beginning, and whether it has its full
     /// length.
-    pub(super) fn slide<T>(&mut self, health: &Health<T>, buckets: u32) -> (Sums, bool) {
+    pub(super) fn slide<T>(
+        &mut self,
+        health: &EndpointHealth<T>,
+        buckets: u32,
+    ) -> (HealthSums, bool) {
         let sums = health.sums();
         let starts = match &mut self.starts {
             Some(starts) => starts,
@@ -135,7 +139,7 @@ impl Entry {
     }
 
     /// The sums at the beginning of the bucket before the present one, if noted.
-    pub(super) fn recent(&self) -> Option<Sums> {
+    pub(super) fn recent(&self) -> Option<HealthSums> {
         self.starts.as_ref()?.recent()
     }
 }
@@ -144,14 +148,14 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Starts {
     /// A ring. The oldest entry is at `next` when the ring is full, else at 0.
-    ring: [Sums; BUCKETS as usize],
+    ring: [HealthSums; BUCKETS as usize],
     next: u8,
     len: u8,
 }
 
 impl Starts {
     /// A full window without requests.
-    fn of(sums: Sums) -> Self {
+    fn of(sums: HealthSums) -> Self {
         Self {
             ring: [sums; BUCKETS as usize],
             next: 0,
@@ -159,7 +163,7 @@ impl Starts {
         }
     }
 
-    fn push(&mut self, sums: Sums) {
+    fn push(&mut self, sums: HealthSums) {
         self.ring[usize::from(self.next)] = sums;
         self.next = (self.next + 1) % BUCKETS as u8;
         self.len = (self.len + 1).min(BUCKETS as u8);
@@ -169,13 +173,13 @@ impl Starts {
         self.len == BUCKETS as u8
     }
 
-    fn oldest(&self) -> Option<Sums> {
+    fn oldest(&self) -> Option<HealthSums> {
         let oldest = if self.is_full() { self.next } else { 0 };
         (self.len > 0).then(|| self.ring[usize::from(oldest)])
     }
 
     /// The last entry but one, or the only entry.
-    fn recent(&self) -> Option<Sums> {
+    fn recent(&self) -> Option<HealthSums> {
         let back = self.len.min(2);
         let at = (self.next + BUCKETS as u8 - back) % BUCKETS as u8;
         (back > 0).then(|| self.ring[usize::from(at)])
@@ -194,7 +198,7 @@ mod tests {
         let mut queue = VecDeque::new();
         assert_eq!((starts.oldest(), starts.recent()), (None, None));
         for n in 1..35 {
-            let sums = Sums::failed(n);
+            let sums = HealthSums::failed(n);
             starts.push(sums);
             queue.push_back(sums);
             if queue.len() > BUCKETS as usize {

@@ -57,9 +57,9 @@ impl GateState {
 
 /// The word: the state in bits 0 to 2, the turn in bits 3 to 7, the round in bits 32 to 63.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Word(u64);
+struct GateWord(u64);
 
-impl Word {
+impl GateWord {
     fn new(state: GateState, turn: u64, round: Round) -> Self {
         Self(u64::from(round.0) << 32 | turn << 3 | state as u64)
     }
@@ -88,7 +88,7 @@ impl Word {
 
 /// The permission to send a request, with the round in which it was given.
 ///
-/// Its holder must report the outcome of the request to the endpoint's [`Health`](super::Health). If the
+/// Its holder must report the outcome of the request to the endpoint's [`EndpointHealth`](super::EndpointHealth). If the
 /// report of a probe is missing, its deadline ends the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a pass that is not recorded keeps the permit of a probe"]
@@ -154,14 +154,14 @@ pub(super) struct Gate(AtomicU64);
 impl Gate {
     /// An open gate.
     pub(super) fn new(round: Round) -> Self {
-        Self(AtomicU64::new(Word::new(GateState::Open, 0, round).0))
+        Self(AtomicU64::new(GateWord::new(GateState::Open, 0, round).0))
     }
 
     #[inline]
-    fn word(&self) -> Word {
+    fn word(&self) -> GateWord {
         // Acquire, pairs with the Release in `set`: a request that reads a round sees the counters as they
         // were cleared for that round.
-        Word(self.0.load(Acquire))
+        GateWord(self.0.load(Acquire))
     }
 
     /// The present state.
@@ -190,10 +190,10 @@ impl Gate {
     }
 
     #[cold]
-    fn take_permit(&self, word: Word) -> Option<Pass> {
+    fn take_permit(&self, word: GateWord) -> Option<Pass> {
         match word.state() {
             GateState::ProbeReady => {
-                let taken = Word::new(GateState::Probing, word.turn(), word.round());
+                let taken = GateWord::new(GateState::Probing, word.turn(), word.round());
                 // This fails only if another request took the permit or the driver decided, so it is not
                 // repeated.
                 self.change(word, taken).then(|| Pass {
@@ -220,14 +220,14 @@ impl Gate {
     /// Whether the result of a request counts: the gate has been open since the request passed.
     #[inline]
     pub(super) fn is_current(&self, pass: Pass) -> bool {
-        self.word() == Word::new(GateState::Open, 0, pass.round)
+        self.word() == GateWord::new(GateState::Open, 0, pass.round)
     }
 
     /// Ends a probe. Returns false if its result comes too late.
     pub(super) fn conclude(&self, pass: Pass) -> bool {
         let Some(turn) = pass.probe else { return false };
-        let [probing, probed] =
-            [GateState::Probing, GateState::Probed].map(|state| Word::new(state, turn, pass.round));
+        let [probing, probed] = [GateState::Probing, GateState::Probed]
+            .map(|state| GateWord::new(state, turn, pass.round));
         self.change(probing, probed)
     }
 
@@ -242,8 +242,8 @@ impl Gate {
         } else {
             (GateState::Probed, GivenUp::Exhausted)
         };
-        let probing = Word::new(GateState::Probing, turn, pass.round);
-        if self.change(probing, Word::new(state, next, pass.round)) {
+        let probing = GateWord::new(GateState::Probing, turn, pass.round);
+        if self.change(probing, GateWord::new(state, next, pass.round)) {
             result
         } else {
             GivenUp::Late
@@ -262,10 +262,10 @@ impl Gate {
         // Release, pairs with the Acquire in `word`. Acquire, pairs with the Release in `change`: the
         // driver sees the writes of the last probe. A store would be enough, but loom's models let the
         // exchange of a request overtake it.
-        self.0.swap(Word::new(state, 0, round).0, AcqRel);
+        self.0.swap(GateWord::new(state, 0, round).0, AcqRel);
     }
 
-    fn change(&self, from: Word, to: Word) -> bool {
+    fn change(&self, from: GateWord, to: GateWord) -> bool {
         // AcqRel: the Acquire pairs with the Release of the previous probe, so a probe sees the writes of
         // its predecessor. Relaxed on failure: the value is not used.
         self.0

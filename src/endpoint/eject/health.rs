@@ -7,7 +7,7 @@ use super::{
     gate::{Gate, GateState, GivenUp, Pass, Round},
     log_sum::LogSum,
     settings::Ejection,
-    step::{Step, StepKind},
+    step::{EjectStep, StepKind},
 };
 use crate::{
     classify::Outcome,
@@ -46,7 +46,7 @@ pub(crate) enum Signal {
 ///
 /// `T` is other data of the endpoint that requests read. It is in the same cache line as the gate.
 #[repr(C)]
-pub(crate) struct Health<T = ()> {
+pub(crate) struct EndpointHealth<T = ()> {
     gate: Gate,
     pub(crate) beside: T,
     /// Number of failures since the last success. Relaxed: no other memory depends on it. A failure
@@ -60,9 +60,9 @@ pub(crate) struct Health<T = ()> {
     /// A [`LogSum`] of the requests that ended without a response after more time than a response should
     /// take.
     stalls: AtomicU64,
-    /// The sums at the beginning of the window. The failures are written first and read last. The Release
-    /// of each write pairs with the Acquire of its read, so a reader in between sees too few failures, and
-    /// never too few requests.
+    /// The sums at the beginning of the window. A writer stores the base of failures first; a reader loads
+    /// it last. The Release of each store pairs with the Acquire of its load. A reader that overlaps a
+    /// writer may count too few failures, never too few requests.
     base_answers: AtomicU64,
     base_failures: AtomicU64,
     /// The latency in microseconds from which a request without a response proves slowness. Relaxed: it is
@@ -74,13 +74,13 @@ pub(crate) struct Health<T = ()> {
 
 /// The sums at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(super) struct HealthSums {
     answers: LogSum,
     failures: u64,
     stalls: LogSum,
 }
 
-impl Sums {
+impl HealthSums {
     #[cfg(test)]
     pub(super) fn failed(failures: u64) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Sums {
     }
 }
 
-impl<T> Health<T> {
+impl<T> EndpointHealth<T> {
     /// The health of a new endpoint, with an open gate and `beside` next to it. `round` is the result of
     /// [`Ejector::insert`](super::Ejector::insert).
     pub(crate) fn with(round: Round, beside: T) -> Self {
@@ -265,7 +265,7 @@ impl<T> Health<T> {
     }
 
     /// Sets the gate as the ejector decided. Only the driver's task calls it.
-    pub(crate) fn follow<K>(&self, step: &Step<K>) {
+    pub(crate) fn follow<K>(&self, step: &EjectStep<K>) {
         let state = match step.kind {
             StepKind::Ejected { .. } => GateState::Shut,
             StepKind::Probe => GateState::ProbeReady,
@@ -286,8 +286,8 @@ impl<T> Health<T> {
         self.gate.taken()
     }
 
-    pub(super) fn sums(&self) -> Sums {
-        Sums {
+    pub(super) fn sums(&self) -> HealthSums {
+        HealthSums {
             answers: LogSum(self.answers.load(Relaxed)),
             failures: self.failures.load(Relaxed),
             stalls: LogSum(self.stalls.load(Relaxed)),
@@ -296,7 +296,7 @@ impl<T> Health<T> {
 
     /// The sums at the beginning of the window. Until the window is first [moved on](Self::rebase), these
     /// are the sums when the endpoint was new or last restored.
-    pub(super) fn base(&self) -> Sums {
+    pub(super) fn base(&self) -> HealthSums {
         let answers = LogSum(self.base_answers.load(Relaxed));
         let failures = self.base_failures.load(Relaxed);
         let stalls = if answers == LogSum::default() && failures == 0 {
@@ -305,7 +305,7 @@ impl<T> Health<T> {
             // The stalls at that moment are not stored, so stalls before now do not count.
             LogSum(self.stalls.load(Relaxed))
         };
-        Sums {
+        HealthSums {
             answers,
             failures,
             stalls,
@@ -313,7 +313,7 @@ impl<T> Health<T> {
     }
 
     /// Sets the beginning of the window to `sums`.
-    pub(super) fn rebase(&self, sums: Sums) {
+    pub(super) fn rebase(&self, sums: HealthSums) {
         self.base_failures.store(sums.failures, Release);
         self.base_answers.store(sums.answers.0, Release);
     }
@@ -346,7 +346,7 @@ mod model {
     #[test]
     fn a_window_that_moves_never_looks_worse_than_it_is() {
         loom::model(|| {
-            let health = Arc::new(Health::with(Round(0), ()));
+            let health = Arc::new(EndpointHealth::with(Round(0), ()));
             let rules = Ejection::default();
             let pass = health.admit().unwrap();
             for outcome in [Outcome::Success, Outcome::Success, Outcome::Failure] {

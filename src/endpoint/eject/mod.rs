@@ -2,13 +2,13 @@
 //!
 //! A registry detects a failure after tens of seconds, and some failures never: a process whose disk is
 //! full still answers its health check. The requests themselves show a failure within milliseconds. Each
-//! endpoint records the outcomes of its requests (`Health`). One place decides (`Ejector`), because only it
+//! endpoint records the outcomes of its requests (`EndpointHealth`). One place decides (`Ejector`), because only it
 //! knows how many endpoints are out already.
 //!
 //! ```text
-//!  request ──▶ Health::admit ──▶ … ──▶ Health::record ──▶ Signal ──┐        (path of the request)
+//!  request ─▶ EndpointHealth::admit ─▶ … ─▶ EndpointHealth::record ─▶ Signal ─┐  (path of the request)
 //! ────────────────────────────────────────────────────────────────│─────────────────────────────
-//!  Health::follow, the set, events ◀── Step ◀── Ejector ◀──────────┘        (driver's task)
+//!  EndpointHealth::follow, the set, events ◀─ EjectStep ◀─ Ejector ◀──────────┘  (driver's task)
 //!                                               ▲ tick, due, checks, by hand
 //! ```
 //!
@@ -60,7 +60,7 @@ pub(crate) use self::{
     ejector::Ejector,
     entry::History,
     gate::{GateState, Pass, Round},
-    health::{Health, Signal},
+    health::{EndpointHealth, Signal},
     recent::Recent,
-    step::{Step, StepKind},
+    step::{EjectStep, StepKind},
 };

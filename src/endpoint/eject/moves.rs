@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::{
     cause::{EjectCause, Restored},
     ejector::Ejector,
-    entry::{Entry, Place},
+    entry::{EjectEntry, EjectPlace},
     gate::Round,
-    step::{Step, StepKind},
+    step::{EjectStep, StepKind},
 };
 use crate::backoff::{after, jittered};
 
@@ -33,7 +33,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             let past = entry.remember(now);
             past.out = Some(self.share.hold(weighs, past.out));
             self.set_due(key, None);
-            self.turn_out(key, Place::Held, EjectCause::ByHand, None);
+            self.turn_out(key, EjectPlace::Held, EjectCause::ByHand, None);
         }
     }
 
@@ -43,7 +43,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         }
         self.count_out(key, now);
         if let EjectCause::HealthCheck { .. } = cause {
-            self.turn_out(key, Place::Failing { probe: false }, cause, None);
+            self.turn_out(key, EjectPlace::Failing { probe: false }, cause, None);
         } else {
             self.eject_for_a_time(key, cause, now);
         }
@@ -62,13 +62,13 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let Some(cause) = self
             .entries
             .get(key)
-            .and_then(Entry::past)
+            .and_then(EjectEntry::past)
             .map(|past| past.cause)
         else {
             return;
         };
         self.eject_for_a_time(key, told.unwrap_or(cause), now);
-        if let Some(past) = self.entries.get_mut(key).and_then(Entry::past_mut) {
+        if let Some(past) = self.entries.get_mut(key).and_then(EjectEntry::past_mut) {
             past.cause = cause;
         }
     }
@@ -79,7 +79,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             return;
         };
         let past = entry.remember(now);
-        if past.place == Place::In {
+        if past.place == EjectPlace::In {
             let health = now.saturating_duration_since(past.healthy);
             let forgiven = health.as_nanos() / FORGIVE.as_nanos();
             let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
@@ -88,18 +88,18 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         past.times = past.times.saturating_add(1);
         let time = jittered(self.rules.time_out(past.times), JITTER, &mut self.rng);
         self.set_due(key, Some(after(now, time)));
-        self.turn_out(key, Place::Ejected, cause, Some(time));
+        self.turn_out(key, EjectPlace::Ejected, cause, Some(time));
     }
 
     pub(super) fn turn_out(
         &mut self,
         key: &K,
-        place: Place,
+        place: EjectPlace,
         cause: EjectCause,
         time: Option<Duration>,
     ) {
         let entry = self.entries.get_mut(key);
-        if let Some(past) = entry.and_then(Entry::past_mut) {
+        if let Some(past) = entry.and_then(EjectEntry::past_mut) {
             (past.place, past.cause, past.spared) = (place, cause, None);
         }
         self.step(key, StepKind::Ejected { cause, time });
@@ -107,7 +107,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     pub(super) fn probe(&mut self, key: &K, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.remember(now).place = Place::Probing { turn: None };
+            entry.remember(now).place = EjectPlace::Probing { turn: None };
             let deadline = after(now, self.rules.probe_timeout);
             self.set_due(key, Some(deadline));
             self.step(key, StepKind::Probe);
@@ -123,7 +123,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         let weighs = entry.weighs;
         let past = entry.remember(now);
         self.share.restore(weighs, past.out.take());
-        (past.place, past.healthy) = (Place::In, now);
+        (past.place, past.healthy) = (EjectPlace::In, now);
         self.set_due(key, None);
         self.step(key, StepKind::Restored { by });
     }
@@ -141,7 +141,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
             .is_some_and(|told| now.saturating_duration_since(told) < window);
         if !told {
             past.spared = Some(now);
-            self.steps.push_back(Step {
+            self.steps.push_back(EjectStep {
                 key: key.clone(),
                 round,
                 kind: StepKind::Spared { cause },
@@ -151,7 +151,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
 
     pub(super) fn set_due(&mut self, key: &K, at: Option<Instant>) {
         let entry = self.entries.get_mut(key);
-        let Some(past) = entry.and_then(Entry::past_mut) else {
+        let Some(past) = entry.and_then(EjectEntry::past_mut) else {
             return;
         };
         if let Some(due) = past.due.take() {
@@ -166,7 +166,7 @@ impl<K: Clone + Eq + Hash> Ejector<K> {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.round = round;
         }
-        self.steps.push_back(Step {
+        self.steps.push_back(EjectStep {
             key: key.clone(),
             round,
             kind,

@@ -10,13 +10,13 @@ use super::settings::Ejection;
 /// ejection takes away no capacity. The share that may be out therefore refers to endpoints with a weight.
 /// If none has a weight, all count.
 pub(super) struct Share<K> {
-    weighed: Group<K>,
-    drained: Group<K>,
+    weighed: ShareGroup<K>,
+    drained: ShareGroup<K>,
     serial: u64,
 }
 
 /// The endpoints with a weight, or those without.
-struct Group<K> {
+struct ShareGroup<K> {
     len: usize,
     /// The endpoints that are out and not held, in the order of their ejections.
     away: BTreeMap<u64, K>,
@@ -33,7 +33,7 @@ pub(super) enum Out {
     Held,
 }
 
-impl<K> Group<K> {
+impl<K> ShareGroup<K> {
     fn new() -> Self {
         Self {
             len: 0,
@@ -57,13 +57,13 @@ impl<K> Group<K> {
 impl<K> Share<K> {
     pub(super) fn new() -> Self {
         Self {
-            weighed: Group::new(),
-            drained: Group::new(),
+            weighed: ShareGroup::new(),
+            drained: ShareGroup::new(),
             serial: 0,
         }
     }
 
-    fn group(&mut self, weighs: bool) -> &mut Group<K> {
+    fn group(&mut self, weighs: bool) -> &mut ShareGroup<K> {
         match weighs {
             true => &mut self.weighed,
             false => &mut self.drained,
@@ -122,7 +122,7 @@ impl<K> Share<K> {
     }
 
     /// The group that the share refers to.
-    fn counted(&self) -> &Group<K> {
+    fn counted(&self) -> &ShareGroup<K> {
         match self.weighed.len {
             0 => &self.drained,
             _ => &self.weighed,

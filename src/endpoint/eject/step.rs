@@ -7,10 +7,10 @@ use super::{
     gate::Round,
 };
 
-/// What the driver must do for one endpoint: let its [`Health`](super::Health)
-/// [follow](super::Health::follow), update the set for picks, and publish an event.
+/// What the driver must do for one endpoint: let its [`EndpointHealth`](super::EndpointHealth)
+/// [follow](super::EndpointHealth::follow), update the set for picks, and publish an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Step<K> {
+pub(crate) struct EjectStep<K> {
     /// The endpoint.
     pub(crate) key: K,
     /// The round that this step begins.

@@ -16,13 +16,13 @@ use crate::classify::{Observer, Verdict};
 
 /// The state that all clones of an endpoint and all its requests share.
 #[derive(Debug)]
-pub(crate) struct State<L> {
+pub(crate) struct LoadState<L> {
     /// Relaxed everywhere: it is a statistic and publishes no other memory.
     in_flight: AtomicUsize,
     pub(crate) tracker: L,
 }
 
-impl<L: LoadTracker> State<L> {
+impl<L: LoadTracker> LoadState<L> {
     pub(crate) fn new(tracker: L) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
@@ -40,7 +40,7 @@ impl<L: LoadTracker> State<L> {
         Handle {
             state: Arc::clone(self),
             began: now,
-            phase: Phase::Waiting,
+            phase: MeasurePhase::Waiting,
         }
     }
 }
@@ -52,13 +52,13 @@ impl<L: LoadTracker> State<L> {
 /// as the request counts as in flight.
 #[must_use = "the request counts as complete when its handle is dropped"]
 pub struct Handle<L: LoadTracker> {
-    state: Arc<State<L>>,
+    state: Arc<LoadState<L>>,
     began: Instant,
-    phase: Phase,
+    phase: MeasurePhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum MeasurePhase {
     Waiting,
     /// The response arrived after this time. Its outcome is not recorded yet.
     Answered(Duration),
@@ -68,16 +68,16 @@ enum Phase {
 impl<L: LoadTracker> Handle<L> {
     /// Notes the arrival of the response and fixes its latency. The outcome may still be recorded.
     pub(crate) fn answered(&mut self, now: Instant) {
-        if self.phase == Phase::Waiting {
-            self.phase = Phase::Answered(now.saturating_duration_since(self.began));
+        if self.phase == MeasurePhase::Waiting {
+            self.phase = MeasurePhase::Answered(now.saturating_duration_since(self.began));
         }
     }
 
     /// Records a failure. It may follow a success, when the rest of the response never arrives.
     fn fail(&mut self) {
         let now = Instant::now();
-        if self.phase == Phase::Recorded(Outcome::Success) {
-            self.phase = Phase::Recorded(Outcome::Failure);
+        if self.phase == MeasurePhase::Recorded(Outcome::Success) {
+            self.phase = MeasurePhase::Recorded(Outcome::Failure);
             self.state.tracker.penalize(now);
         } else {
             self.record(Outcome::Failure, now);
@@ -86,11 +86,11 @@ impl<L: LoadTracker> Handle<L> {
 
     fn record(&mut self, outcome: Outcome, now: Instant) {
         let rtt = match self.phase {
-            Phase::Recorded(_) => return,
-            Phase::Answered(rtt) => rtt,
-            Phase::Waiting => now.saturating_duration_since(self.began),
+            MeasurePhase::Recorded(_) => return,
+            MeasurePhase::Answered(rtt) => rtt,
+            MeasurePhase::Waiting => now.saturating_duration_since(self.began),
         };
-        self.phase = Phase::Recorded(outcome);
+        self.phase = MeasurePhase::Recorded(outcome);
         self.state.tracker.record(outcome, rtt, now);
     }
 }
@@ -111,9 +111,9 @@ impl<L: LoadTracker> Drop for Handle<L> {
         // Decremented first, so that the count stays right when the tracker panics.
         self.state.in_flight.fetch_sub(1, Relaxed);
         match self.phase {
-            Phase::Waiting => self.record(Outcome::Cancelled, Instant::now()),
-            Phase::Answered(_) => self.record(Outcome::Success, Instant::now()),
-            Phase::Recorded(_) => {}
+            MeasurePhase::Waiting => self.record(Outcome::Cancelled, Instant::now()),
+            MeasurePhase::Answered(_) => self.record(Outcome::Success, Instant::now()),
+            MeasurePhase::Recorded(_) => {}
         }
     }
 }

@@ -35,7 +35,7 @@ mod usual;
 pub(crate) use self::usual::GRAIN;
 pub use self::{handle::Handle, in_flight::InFlight, peak_ewma::PeakEwma, usual::Usual};
 pub use crate::classify::Outcome;
-pub(super) use handle::State;
+pub(super) use handle::LoadState;
 
 use std::{fmt, time::Duration};
 

@@ -171,7 +171,7 @@ pub struct PeakEwma {
     /// since the base.
     heard: AtomicU64,
     /// The settings, shared by all endpoints of a balancer.
-    settings: Arc<Settings>,
+    settings: Arc<PeakEwmaSettings>,
     /// The time of the last sample that was taken in, in nanoseconds since the base; 0 before the first.
     /// Picks do not read it.
     sampled: AtomicU64,
@@ -180,7 +180,7 @@ pub struct PeakEwma {
 }
 
 #[derive(Debug)]
-struct Settings {
+struct PeakEwmaSettings {
     /// The zero point of all times.
     base: Instant,
     decay: Duration,
@@ -191,7 +191,7 @@ struct Settings {
     close: u64,
 }
 
-impl Settings {
+impl PeakEwmaSettings {
     fn new(decay: Duration, penalty: Duration, base: Instant) -> Arc<Self> {
         Arc::new(Self {
             base,
@@ -206,7 +206,7 @@ impl Settings {
 impl PeakEwma {
     /// Creates a tracker with a decay of 10 s and a penalty of 5 s.
     pub fn new() -> Self {
-        Self::with(Settings::new(DECAY, PENALTY, Instant::now()))
+        Self::with(PeakEwmaSettings::new(DECAY, PENALTY, Instant::now()))
     }
 
     /// Sets the time in which an old estimate loses 63 % of its influence; 10 s by default, at least
@@ -215,8 +215,8 @@ impl PeakEwma {
     #[must_use]
     pub fn decay(self, decay: Duration) -> Self {
         let decay = decay.max(Duration::from_millis(1));
-        let Settings { penalty, base, .. } = *self.settings;
-        Self::with(Settings::new(decay, penalty, base))
+        let PeakEwmaSettings { penalty, base, .. } = *self.settings;
+        Self::with(PeakEwmaSettings::new(decay, penalty, base))
     }
 
     /// Sets the least latency that a failed request counts as; 5 s by default. With zero, a failure
@@ -224,11 +224,11 @@ impl PeakEwma {
     /// failed once gets fewer requests for about `decay * ln(penalty / usual latency)`.
     #[must_use]
     pub fn penalty(self, penalty: Duration) -> Self {
-        let Settings { decay, base, .. } = *self.settings;
-        Self::with(Settings::new(decay, penalty, base))
+        let PeakEwmaSettings { decay, base, .. } = *self.settings;
+        Self::with(PeakEwmaSettings::new(decay, penalty, base))
     }
 
-    fn with(settings: Arc<Settings>) -> Self {
+    fn with(settings: Arc<PeakEwmaSettings>) -> Self {
         Self {
             waiting: AtomicU32::new(0),
             failed: AtomicBool::new(false),
@@ -381,8 +381,8 @@ impl LoadTracker for PeakEwma {
         if now >= self.settings.base {
             return Self::with(Arc::clone(&self.settings));
         }
-        let Settings { decay, penalty, .. } = *self.settings;
-        Self::with(Settings::new(decay, penalty, now))
+        let PeakEwmaSettings { decay, penalty, .. } = *self.settings;
+        Self::with(PeakEwmaSettings::new(decay, penalty, now))
     }
 
     fn start(&self, now: Instant) {

@@ -4,11 +4,11 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn health() -> (Health, Ejection) {
-    (Health::with(Round(0), ()), Ejection::default())
+fn health() -> (EndpointHealth, Ejection) {
+    (EndpointHealth::with(Round(0), ()), Ejection::default())
 }
 
-fn send(health: &Health, rules: &Ejection, outcome: Outcome) -> Option<EjectCause> {
+fn send(health: &EndpointHealth, rules: &Ejection, outcome: Outcome) -> Option<EjectCause> {
     let pass = health.admit().unwrap();
     match health.record(pass, outcome, Some(MS), rules) {
         Some(Signal::Tripped { cause, .. }) => Some(cause),
@@ -121,7 +121,7 @@ fn requests_without_an_answer_prove_slowness_only_beyond_the_limit() {
     end(Outcome::Cancelled, 1_000 * MS);
     end(Outcome::Failure, 1_000 * MS);
     assert_eq!(health.sums().stalls.count(), 2);
-    let typical = health.sums().latency_since(Sums::default()).typical();
+    let typical = health.sums().latency_since(HealthSums::default()).typical();
     assert!(typical > Some(990 * MS), "{typical:?}");
 }
 

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     classify::Outcome::{Cancelled, Failure, Overloaded, Success},
-    endpoint::eject::{EjectCause, Ejection, GateState, Health, Recent, Restored, StepKind},
+    endpoint::eject::{
+        EjectCause, Ejection, EndpointHealth, GateState, Recent, Restored, StepKind,
+    },
 };
 
 use super::scene::{MS, SECOND, Scene};
@@ -625,7 +627,7 @@ fn clocks_that_stand_still_or_jump_do_no_harm() {
 
 /// Whether an endpoint fails no more than its peers.
 fn shares_its_failures(scene: &Scene, key: u32) -> bool {
-    let recent = |(key, health): (&u32, &Arc<Health>)| scene.ejector.recent(key, health);
+    let recent = |(key, health): (&u32, &Arc<EndpointHealth>)| scene.ejector.recent(key, health);
     let all: Recent = scene.healths.iter().map(recent).sum();
     let own = scene.ejector.recent(&key, &scene.healths[&key]);
     own.is_shared_by(all - own)

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     classify::Outcome,
     endpoint::eject::{
-        Ejection, Ejector, Health, History, Pass, Restored, Round, Signal, StepKind,
+        Ejection, Ejector, EndpointHealth, History, Pass, Restored, Round, Signal, StepKind,
     },
 };
 use rand::{SeedableRng, rngs::SmallRng};
@@ -20,7 +20,7 @@ pub(super) type Key = u32;
 pub(super) struct Scene {
     pub(super) now: Instant,
     pub(super) ejector: Ejector<Key>,
-    pub(super) healths: BTreeMap<Key, Arc<Health>>,
+    pub(super) healths: BTreeMap<Key, Arc<EndpointHealth>>,
     rounds: BTreeMap<Key, Round>,
     /// The steps, with the milliseconds since the beginning.
     pub(super) log: Vec<(u128, Key, StepKind)>,
@@ -45,7 +45,7 @@ impl Scene {
     pub(super) fn insert(&mut self, key: Key) {
         let round = self.ejector.insert(key);
         self.rounds.insert(key, round);
-        let health = || Arc::new(Health::with(round, ()));
+        let health = || Arc::new(EndpointHealth::with(round, ()));
         self.healths.entry(key).or_insert_with(health);
     }
 
