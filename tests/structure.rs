@@ -13,7 +13,7 @@ use syn::{Attribute, Item, ItemUse, UseTree, Visibility, visit::Visit};
 /// The parts of the crate from the ground up. A part imports only from those before it.
 const STAGES: &[&str] = &[
     "sync", "alarm", "rng", "error", "instance", "task", "ambient", "attempt", "backoff",
-    "deadline", "window", "probe", "connect", "classify", "service", "catalog", "endpoint",
+    "deadline", "window", "probe", "classify", "service", "connect", "catalog", "endpoint",
     "registry", "discover", "balance", "client", "docs",
 ];
 

@@ -3,7 +3,7 @@
 //! ```text
 //! Deadline in the extensions ─┐
 //! grpc-timeout of a call ─────┼─▶ retry: the earliest is the one deadline of all attempts
-//! RetryBuilder::deadline ─────┘         │ puts it into the extensions of each attempt
+//! RetrySettings::deadline ────┘         │ puts it into the extensions of each attempt
 //!                                       ▼
 //!                hedge: starts none that is due later      gRPC client: `grpc-timeout` is what remains
 //! ```
@@ -22,7 +22,7 @@ use crate::backoff::after;
 ///
 /// Put it into the extensions of an HTTP or gRPC request. A retry, and so a
 /// [`Stack`](crate::client::Stack), then ends the request at this time with the error of its own
-/// [deadline](crate::service::retry::RetryBuilder::deadline) (tower's `Elapsed`; a
+/// [deadline](crate::service::retry::RetrySettings::deadline) (tower's `Elapsed`; a
 /// [`StatusLayer`](crate::client::StatusLayer) makes it `DEADLINE_EXCEEDED`), and starts no attempt
 /// that could not end before. Of both deadlines the earlier counts. A `grpc-timeout` in the head of a
 /// call counts as a deadline too; each attempt over
