@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     grpc_call::{Calls, GrpcClient, joined},
+    http::MAX_AGE,
     http2::{Boxing, Http2},
     limits::Limits,
     uri::Place,
@@ -48,6 +49,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
 /// gRPC's own default for the response to a ping, from the same document.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// As other gRPC clients (<https://github.com/grpc/grpc/blob/master/doc/connectivity-semantics-and-api.md>
+/// leaves it to them: 30 min in Go, Java and C++).
+const IDLE_FOR: Duration = Duration::from_secs(1_800);
 
 /// The interval of TCP keep-alive on a silent connection. No server restricts it.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -106,6 +111,8 @@ pub struct GrpcEndpoints {
     connection_window: Option<u32>,
     adaptive_window: bool,
     limits: Limits,
+    idle_timeout: Option<Duration>,
+    max_age: Option<Duration>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -126,6 +133,8 @@ impl GrpcEndpoints {
             connection_window: None,
             adaptive_window: false,
             limits: Limits::new(),
+            idle_timeout: Some(IDLE_FOR),
+            max_age: Some(MAX_AGE),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -137,6 +146,27 @@ impl GrpcEndpoints {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a connection may carry no call before it is closed; 30 min by default, `None` for
+    /// no limit. Some are closed an eighth of it earlier. A call whose response has ended is none, even
+    /// if its messages are still being sent.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets at which age a connection is replaced by a new one; 1 h by default, `None` for never. It
+    /// lives up to a fifth less, so that connections are not replaced together.
+    ///
+    /// An endpoint whose address is a host name follows that name to another address within this time.
+    /// An old connection completes its calls, and is kept as long as no new one can be made. A short
+    /// age costs handshakes.
+    #[must_use]
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = age.into();
         self
     }
 
@@ -298,7 +328,13 @@ impl MakeEndpoint for GrpcEndpoints {
         let origin = place.complete(given.unwrap_or_default())?;
         let connector = self.connector(instance, &origin);
         Ok(GrpcClient::new(Calls {
-            http2: Arc::new(Http2::new(connector, self.builder(), self.limits, None)),
+            http2: Arc::new(Http2::new(
+                connector,
+                self.builder(),
+                self.limits,
+                self.idle_timeout,
+                self.max_age,
+            )),
             place: Arc::new(place),
             origin,
             user_agent: self.user_agent.clone(),

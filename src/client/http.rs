@@ -56,6 +56,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// When the client closes first, no request is sent into a connection that is closing.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
+/// Some handshakes a day, and no address is used for longer than its name names another one than it takes
+/// to change most records.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(3_600);
+
 /// The silence after which TCP starts to probe a peer. The system sets the interval of the probes.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -100,6 +104,7 @@ pub struct HttpEndpoints<B> {
     idle_timeout: Option<Duration>,
     max_idle: usize,
     keep_alive: Option<Duration>,
+    max_age: Option<Duration>,
     limits: Limits,
     #[cfg(feature = "http2")]
     http2: bool,
@@ -116,6 +121,7 @@ impl<B> HttpEndpoints<B> {
             idle_timeout: Some(IDLE_FOR),
             max_idle: usize::MAX,
             keep_alive: Some(KEEP_ALIVE),
+            max_age: Some(MAX_AGE),
             limits: Limits::new(),
             #[cfg(feature = "http2")]
             http2: false,
@@ -160,6 +166,18 @@ impl<B> HttpEndpoints<B> {
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
+        self
+    }
+
+    /// Sets at which age a connection is replaced by a new one; 1 h by default, `None` for never. Each
+    /// connection lives up to a fifth less, so that they are not replaced together.
+    ///
+    /// An endpoint whose address is a host name follows that name to another address within this time.
+    /// An old connection completes what it carries, and is kept as long as no new one can be made. A
+    /// short age costs handshakes.
+    #[must_use]
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = age.into();
         self
     }
 
@@ -296,6 +314,7 @@ where
             pool: Arc::new(Pool::new(self.max_idle, self.idle_timeout)),
             negotiates,
             limits: self.limits,
+            max_age: self.max_age,
         }
     }
 
@@ -333,7 +352,14 @@ where
         builder
             .timer(hyper_util::rt::TokioTimer::new())
             .keep_alive_interval(self.probe_after());
-        Http2::new(connector, builder, self.limits, self.idle_timeout).negotiates(negotiates)
+        Http2::new(
+            connector,
+            builder,
+            self.limits,
+            self.idle_timeout,
+            self.max_age,
+        )
+        .negotiates(negotiates)
     }
 }
 
@@ -350,6 +376,7 @@ impl<B> Clone for HttpEndpoints<B> {
             idle_timeout: self.idle_timeout,
             max_idle: self.max_idle,
             keep_alive: self.keep_alive,
+            max_age: self.max_age,
             limits: self.limits,
             #[cfg(feature = "http2")]
             http2: self.http2,
@@ -367,6 +394,7 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
             .field("idle_timeout", &self.idle_timeout)
             .field("max_idle", &self.max_idle)
             .field("keep_alive", &self.keep_alive)
+            .field("max_age", &self.max_age)
             .field("limits", &self.limits)
             .field("http2", &self.is_http2())
             .finish_non_exhaustive()

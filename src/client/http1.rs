@@ -6,7 +6,14 @@
 //! connections are used directly. They also return a request that they had not begun to write, so
 //! no copy is needed: the request goes out on another connection, or the error returns it.
 
-use std::{fmt, future::Future, mem, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use http::{Method, Request, Response, Uri, Version, header::HOST};
 use http_body::Body;
@@ -16,7 +23,7 @@ use tower::Service;
 use super::{
     body::HttpBody,
     error::{HttpError, OtherVersion},
-    life::Life,
+    life::{Life, again, age},
     limits::{self, Limits},
     pool::{Connecting, Connection, Pool},
     reuse,
@@ -33,6 +40,8 @@ pub(super) struct Http1<B> {
     pub(super) connector: Connector,
     pub(super) pool: Arc<Pool<B>>,
     pub(super) limits: Limits,
+    /// At which age connections are replaced.
+    pub(super) max_age: Option<Duration>,
     /// Whether the server chooses the version of HTTP in the TLS handshake.
     pub(super) negotiates: bool,
 }
@@ -144,20 +153,24 @@ where
         HttpError::unsent(self.place.clone(), error, request)
     }
 
-    fn connect(&self, uri: &Uri) -> Connecting<B> {
+    fn connect(self: &Arc<Self>, uri: &Uri) -> Connecting<B> {
         let connection = self.connector.clone().call(uri.clone());
-        let (negotiates, limits) = (self.negotiates, self.limits);
+        let (negotiates, this) = (self.negotiates, Arc::downgrade(self));
         Box::pin(async move {
             let io = connection.await?;
             if negotiates && io.is_http2() {
                 return Err(OtherVersion::of(io).into());
             }
-            Self::handshake(io, limits).await
+            Self::handshake(&this, io).await
         })
     }
 
     /// Makes a connection over `io`.
-    async fn handshake(io: Io, limits: Limits) -> Result<Connection<B>, BoxError> {
+    async fn handshake(this: &Weak<Self>, io: Io) -> Result<Connection<B>, BoxError> {
+        let (limits, max_age) = {
+            let this = this.upgrade().ok_or("the endpoint was removed")?;
+            (this.limits, this.max_age)
+        };
         let (mut sender, connection) = limits.http1().handshake(io).await?;
         let task = tokio::spawn(async move {
             // The request on this connection gets the error, too.
@@ -166,14 +179,40 @@ where
             }
         });
         let life = Life::new(task.abort_handle());
+        if let Some(max_age) = max_age {
+            let renewal = Self::renew(Weak::clone(this), Arc::downgrade(&life), max_age);
+            life.set_renewal(tokio::spawn(renewal).abort_handle());
+        }
         sender.ready().await?;
         Ok(Connection::new(sender, life))
     }
 
+    /// Replaces a connection at its greatest age.
+    async fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) {
+        tokio::time::sleep(age(max_age)).await;
+        loop {
+            let Some(connecting) = this.upgrade().map(|this| this.connect(&Uri::default())) else {
+                return;
+            };
+            match (connecting.await, this.upgrade(), life.upgrade()) {
+                (Ok(new), Some(this), Some(life)) => {
+                    life.retire();
+                    this.pool.sweep();
+                    return this.pool.put(new);
+                }
+                (Err(error), Some(this), Some(_)) => {
+                    tracing::debug!(endpoint = %this.place.key, %error, "connection not replaced");
+                }
+                _ => return,
+            }
+            tokio::time::sleep(again(max_age)).await;
+        }
+    }
+
     /// Keeps a connection that was made for another version.
     #[cfg(all(feature = "http2", feature = "tls"))]
-    pub(super) async fn adopt(&self, io: Io) {
-        if let Ok(connection) = Self::handshake(io, self.limits).await {
+    pub(super) async fn adopt(self: &Arc<Self>, io: Io) {
+        if let Ok(connection) = Self::handshake(&Arc::downgrade(self), io).await {
             self.pool.put(connection);
         }
     }

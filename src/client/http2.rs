@@ -21,6 +21,7 @@ use std::{
     fmt,
     future::Future,
     mem,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -41,7 +42,7 @@ use tower::Service;
 use super::{
     body::HttpBody,
     error::OtherVersion,
-    life::{LOOKS, Life, tick},
+    life::{LOOKS, Life, again, age, tick},
     limits::{self, Limits},
 };
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct Http2<B> {
     connector: Connector,
     builder: Builder<Boxing>,
     limits: Limits,
+    /// At which age a connection is replaced.
+    max_age: Option<Duration>,
     /// The time between looks at an idle connection; `None` when it has no idle timeout.
     tick: Option<Duration>,
     /// Whether the server chooses the version of HTTP in the TLS handshake.
@@ -101,6 +104,8 @@ struct Connection<B> {
     idle: u32,
 }
 
+type Renewal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The result of connecting, once it is known.
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
@@ -132,12 +137,14 @@ where
         mut builder: Builder<Boxing>,
         limits: Limits,
         idle_timeout: Option<Duration>,
+        max_age: Option<Duration>,
     ) -> Self {
         builder.max_header_list_size(limits.http2());
         Self {
             connector,
             builder,
             limits,
+            max_age,
             tick: idle_timeout.map(tick),
             negotiates: false,
             line: Mutex::new(Line::Down),
@@ -291,9 +298,9 @@ where
     /// Makes a connection over `io`.
     async fn handshake(this: &Weak<Self>, io: Io) -> Result<Connection<B>, BoxError> {
         let gone = || BoxError::from("the endpoint was removed");
-        let (builder, tick) = {
+        let (builder, tick, max_age) = {
             let this = this.upgrade().ok_or_else(gone)?;
-            (this.builder.clone(), this.tick)
+            (this.builder.clone(), this.tick, this.max_age)
         };
         let handshake = async {
             let made = builder.handshake(io).await?;
@@ -319,12 +326,52 @@ where
             let clock = tick_on(Weak::clone(this), Arc::downgrade(&life), tick);
             life.set_clock(tokio::spawn(clock).abort_handle());
         }
+        if let Some(max_age) = max_age {
+            let renewal = Self::renew(Weak::clone(this), Arc::downgrade(&life), max_age);
+            life.set_renewal(tokio::spawn(renewal).abort_handle());
+        }
         Ok(Connection {
             sender,
             life,
             used: true,
             idle: 0,
         })
+    }
+
+    /// Replaces a connection at its greatest age. Its requests and responses go on. Boxed, because the
+    /// new connection has such a task, too.
+    fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) -> Renewal {
+        Box::pin(async move {
+            tokio::time::sleep(age(max_age)).await;
+            loop {
+                let Some(establishing) = this.upgrade().map(|this| this.establish()) else {
+                    return;
+                };
+                let made = match establishing.await {
+                    Ok(io) => Self::handshake(&this, io).await,
+                    Err(error) => Err(error),
+                };
+                let Some(http2) = this.upgrade() else { return };
+                match made {
+                    Ok(new) => return http2.replace(&life, new),
+                    Err(error) => tracing::debug!(%error, "connection not replaced"),
+                }
+                drop(http2);
+                tokio::time::sleep(again(max_age)).await;
+            }
+        })
+    }
+
+    /// Puts a new connection in the place of the one with this life, if it is still used.
+    fn replace(&self, life: &Weak<Life>, new: Connection<B>) {
+        let mut line = self.lock();
+        let old = match &mut *line {
+            Line::Up(old) if Arc::as_ptr(&old.life) == life.as_ptr() => mem::replace(old, new),
+            _ => new,
+        };
+        // As in `let_go`.
+        drop(line);
+        drop(old);
     }
 
     /// Uses a connection that was made for another version, if there is no other.

@@ -11,6 +11,10 @@
 //! ```
 //! An endpoint that is dropped drops its pool. So its idle connections close at once, and each of the
 //! others at the end of the response that it carries.
+//!
+//! A connection that has reached its greatest age is replaced: when a new one stands, the old one is
+//! *retired*, which means that it gets no further requests. So a host name that moved to another address
+//! is followed, and one that cannot be resolved for a while costs no connection.
 
 use std::{
     sync::{
@@ -20,7 +24,10 @@ use std::{
     time::Duration,
 };
 
+use rand::RngExt;
 use tokio::task::AbortHandle;
+
+use crate::{backoff::NEVER, rng::small_rng};
 
 /// How often an idle connection is looked at within its idle timeout. More often would wake the
 /// processor more often; less often would close connections long before their timeout.
@@ -34,11 +41,27 @@ pub(super) fn tick(idle_timeout: Duration) -> Duration {
     (idle_timeout / LOOKS).max(SHORTEST)
 }
 
+/// The age at which a connection is replaced: a share of the greatest age, which differs, so that
+/// connections that were made together are not replaced together.
+pub(super) fn age(greatest: Duration) -> Duration {
+    let share = small_rng(None).random_range(0.8..=1.0);
+    greatest.min(NEVER).mul_f64(share)
+}
+
+/// After how much time a failed replacement is tried again.
+pub(super) fn again(greatest: Duration) -> Duration {
+    (greatest.min(NEVER) / 20).max(Duration::from_secs(1))
+}
+
 /// Aborts the task of a connection when it is dropped.
 pub(super) struct Life {
     task: AbortHandle,
     /// The task that closes the connection when it is idle, for a connection that has its own.
     clock: OnceLock<AbortHandle>,
+    /// The task that replaces it.
+    renewal: OnceLock<AbortHandle>,
+    /// Whether it was replaced. Relaxed: a hint that publishes no other memory.
+    retired: AtomicBool,
     /// Relaxed: whoever sets it owns this life, and gives it up after that. The count of owners, whose
     /// last decrement synchronizes with the others, carries the flag to the destructor.
     upgraded: AtomicBool,
@@ -49,6 +72,8 @@ impl Life {
         Arc::new(Self {
             task,
             clock: OnceLock::new(),
+            renewal: OnceLock::new(),
+            retired: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
         })
     }
@@ -59,6 +84,21 @@ impl Life {
         if let Err(second) = self.clock.set(clock) {
             second.abort();
         }
+    }
+
+    /// Makes the task `renewal` end with the connection.
+    pub(super) fn set_renewal(&self, renewal: AbortHandle) {
+        if let Err(second) = self.renewal.set(renewal) {
+            second.abort();
+        }
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
     }
 
     /// Whether another owner uses the connection: a request or the body of a response.
@@ -74,8 +114,10 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        if let Some(clock) = self.clock.get() {
-            clock.abort();
+        for timer in [&self.clock, &self.renewal] {
+            if let Some(timer) = timer.get() {
+                timer.abort();
+            }
         }
         if !*self.upgraded.get_mut() {
             self.task.abort();

@@ -120,6 +120,16 @@ impl<B> Pool<B> {
         None
     }
 
+    /// Drops the connections that get no further requests.
+    pub(super) fn sweep(&self) {
+        let mut state = self.lock();
+        let idle = mem::take(&mut state.idle);
+        let (over, kept) = idle.into_iter().partition(|idle| idle.connection.is_over());
+        state.idle = kept;
+        drop(state);
+        let _: Vec<_> = over;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -329,6 +339,7 @@ impl<B> Connection<B> {
     fn is_over(&self) -> bool {
         self.sender.is_closed()
             || self.requests == Some(0)
+            || self.life.is_retired()
             || self.until.is_some_and(|until| Instant::now() >= until)
     }
 

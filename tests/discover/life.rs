@@ -8,7 +8,10 @@ use futures_util::{StreamExt as _, stream};
 use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tower::Service;
 use tower_roster::{
     client::{HttpClient, HttpEndpoints},
@@ -16,7 +19,7 @@ use tower_roster::{
 };
 
 use crate::{
-    raw::{Raw, ok},
+    raw::{Raw, ok, path},
     scripted::{at, until},
 };
 
@@ -145,6 +148,63 @@ async fn idle_connections_close_at_once_with_the_endpoint() {
     all_close(server.addr).await;
 }
 
+const AGE: Duration = Duration::from_millis(100);
+
+fn get(path: &str) -> Request<Body> {
+    let body = BodyExt::boxed(StreamBody::new(stream::empty()));
+    Request::get(format!("http://web{path}"))
+        .body(body)
+        .unwrap()
+}
+
+async fn text(client: &mut HttpClient<Body>, path: &str) -> String {
+    let answer = client.call(get(path)).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_is_replaced_at_its_greatest_age_and_no_response_is_cut_off() {
+    let long = "x".repeat(1 << 22);
+    let server = Raw::start(move |head| match path(head) {
+        "/long" => (ok(&long), false),
+        other => (ok(other), false),
+    })
+    .await;
+    let mut client = client(server.addr, HttpEndpoints::new().max_age(AGE));
+    let unread = client.call(get("/long")).await.unwrap();
+    until("it is replaced", || async { server.opened() == 2 }).await;
+    // Over the new connection.
+    assert_eq!(text(&mut client, "/a").await, "/a");
+    assert!(server.opened() >= 2);
+    let read = unread.into_body().collect().await.unwrap();
+    assert_eq!(read.to_bytes().len(), 1 << 22);
+    until("only the new one is open", || async {
+        established(server.addr) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_replaced_is_used_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    // It accepts one connection, and refuses all others.
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        let mut head = vec![0; 1024];
+        while stream.read(&mut head).await.unwrap() > 0 {
+            stream.write_all(ok("one").as_bytes()).await.unwrap();
+        }
+    });
+    let mut client = client(addr, HttpEndpoints::new().max_age(AGE));
+    for _ in 0..10 {
+        assert_eq!(text(&mut client, "/").await, "one");
+        tokio::time::sleep(AGE / 2).await;
+    }
+}
+
 #[cfg(feature = "http2")]
 mod http2 {
     use super::*;
@@ -185,5 +245,25 @@ mod http2 {
         assert_eq!(established(server.addr), 1);
         drop(body);
         all_close(server.addr).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_replaced_at_its_greatest_age_and_no_response_is_cut_off() {
+        let server = Frames::start(|n| match n {
+            0 => vec![head(0, &[])],
+            _ => vec![head(END_STREAM, &[])],
+        })
+        .await;
+        let mut client = client(server.addr, endpoints().max_age(AGE));
+        let mut body = client.call(get("/")).await.unwrap().into_body();
+        until("it is replaced", || async { established(server.addr) == 2 }).await;
+        assert_eq!(text(&mut client, "/").await, "");
+        let late = tokio::time::timeout(AGE, body.frame()).await;
+        assert!(late.is_err(), "{late:?}");
+        drop(body);
+        until("the old one closes", || async {
+            established(server.addr) == 1
+        })
+        .await;
     }
 }
