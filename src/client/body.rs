@@ -1,6 +1,7 @@
 //! The body of a response over HTTP.
 
 use std::{
+    error::Error,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -13,7 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{life::Life, limits};
-use crate::connect::{HttpBodyError, Whole};
+use crate::{
+    classify::OverLimit,
+    connect::{Incomplete, Whole},
+};
 
 /// The body of a response from an endpoint. While it is read its connection stays open, even if the
 /// endpoint is removed. A body that is dropped early gives up the rest; with HTTP/1 this closes the
@@ -63,11 +67,12 @@ impl Body for HttpBody {
             if let Some(trailers) = frame.trailers_ref() {
                 let checked = limits::check(trailers, self.max_trailers, "end");
                 if let Err(over) = checked {
-                    return Poll::Ready(Some(Err(over.into())));
+                    return Poll::Ready(Some(Err(HttpBodyError(Cause::OverLimit(over)))));
                 }
             }
         }
-        Poll::Ready(frame)
+        let broke = |error| HttpBodyError(Cause::Incomplete(error));
+        Poll::Ready(frame.map(|frame| frame.map_err(broke)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -82,5 +87,33 @@ impl Body for HttpBody {
 impl fmt::Debug for HttpBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HttpBody").field(&self.body).finish()
+    }
+}
+
+/// The body of a response over HTTP broke off, or its trailers exceed a limit of this client.
+#[derive(Debug)]
+pub struct HttpBodyError(Cause);
+
+#[derive(Debug)]
+enum Cause {
+    Incomplete(Incomplete),
+    OverLimit(OverLimit),
+}
+
+impl fmt::Display for HttpBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Cause::Incomplete(error) => error.fmt(f),
+            Cause::OverLimit(_) => f.write_str("the response exceeds a limit of this client"),
+        }
+    }
+}
+
+impl Error for HttpBodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Cause::Incomplete(error) => error.source(),
+            Cause::OverLimit(error) => Some(error),
+        }
     }
 }

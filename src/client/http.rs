@@ -404,6 +404,12 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 /// Sends requests to one instance over HTTP. Cheap to clone; clones share the connections, which
 /// close when the last clone is dropped and the last response has ended.
 ///
+/// A connection that is upgraded (a response with status 101, or a successful `CONNECT`) belongs to the
+/// caller from then on. It does not count as a request in flight, neither for the load of the endpoint nor
+/// for the drain of a removed one, and it stays open when the endpoint is removed. The response of an
+/// upgrade ends with its head, and hyper hands out the connection itself, so nothing of this crate sees
+/// its end. A service with many long-lived websockets balances them by `RoundRobin` rather than by load.
+///
 /// A URI without an authority gets the name of the service, or the address of the instance if that
 /// name is not a valid authority.
 ///

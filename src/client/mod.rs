@@ -34,13 +34,10 @@ mod status;
 #[cfg(feature = "http")]
 mod uri;
 
-#[cfg(feature = "http")]
-pub use crate::connect::HttpBodyError;
-
 pub use self::stack::{Built, Handles, NoBreaker, Outermost, Stack, Stacked};
 #[cfg(feature = "http")]
 pub use self::{
-    body::HttpBody,
+    body::{HttpBody, HttpBodyError},
     error::HttpError,
     http::{HttpClient, HttpEndpoints, HttpFuture},
 };

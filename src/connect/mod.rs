@@ -12,7 +12,7 @@ mod whole;
 #[cfg(feature = "consul")]
 pub(crate) use self::link::Link;
 #[cfg(feature = "http")]
-pub use self::whole::HttpBodyError;
+pub(crate) use self::whole::Incomplete;
 #[cfg(any(feature = "http", feature = "_transport"))]
 pub(crate) use self::whole::Whole;
 

@@ -17,9 +17,6 @@ use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-#[cfg(feature = "http")]
-use crate::classify::OverLimit;
-
 /// A body that fails if the response ends before its end.
 pub(crate) struct Whole {
     body: Incoming,
@@ -42,12 +39,12 @@ impl Whole {
 
 impl Body for Whole {
     type Data = Bytes;
-    type Error = HttpBodyError;
+    type Error = Incomplete;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpBodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
@@ -55,10 +52,10 @@ impl Body for Whole {
                 self.unchecked &= frame.is_data();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(HttpBodyError(Cause::Broke(error)))),
+            Some(Err(error)) => Some(Err(Incomplete::Broke(error))),
             None => {
                 let reset = mem::take(&mut self.unchecked) && self.is_reset();
-                reset.then_some(Err(HttpBodyError(Cause::Reset)))
+                reset.then_some(Err(Incomplete::Reset))
             }
         })
     }
@@ -80,43 +77,26 @@ impl fmt::Debug for Whole {
 
 /// The body of a response over HTTP broke off, so the response is incomplete.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "http"), expect(unreachable_pub))]
-pub struct HttpBodyError(Cause);
-
-#[derive(Debug)]
-enum Cause {
+pub(crate) enum Incomplete {
     Broke(hyper::Error),
-    #[cfg(feature = "http")]
-    OverLimit(OverLimit),
     /// With `NO_ERROR`.
     Reset,
 }
 
-#[cfg(feature = "http")]
-impl From<OverLimit> for HttpBodyError {
-    fn from(error: OverLimit) -> Self {
-        Self(Cause::OverLimit(error))
-    }
-}
-
-impl fmt::Display for HttpBodyError {
+impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Cause::Broke(_) => "the body of the response broke off",
-            #[cfg(feature = "http")]
-            Cause::OverLimit(_) => "the response exceeds a limit of this client",
-            Cause::Reset => "the server reset the stream before the end of the response",
+        f.write_str(match self {
+            Self::Broke(_) => "the body of the response broke off",
+            Self::Reset => "the server reset the stream before the end of the response",
         })
     }
 }
 
-impl Error for HttpBodyError {
+impl Error for Incomplete {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.0 {
-            Cause::Broke(error) => Some(error),
-            #[cfg(feature = "http")]
-            Cause::OverLimit(error) => Some(error),
-            Cause::Reset => None,
+        match self {
+            Self::Broke(error) => Some(error),
+            Self::Reset => None,
         }
     }
 }

@@ -19,11 +19,12 @@ use tower::Service;
 use tower_roster::{
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
+    endpoint::load::InFlight,
 };
 
 use crate::{
     raw::{Raw, ok, path},
-    scripted::{at, until},
+    scripted::{Script, at, drain, inserted, until},
 };
 
 type Body = BoxBody<Bytes, io::Error>;
@@ -241,6 +242,35 @@ async fn upgraded_connections_are_the_callers() {
             assert_eq!(text(&mut client, "/").await, "plain");
         }
     }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_not_in_flight_and_outlives_its_endpoint() {
+    let server = Raw::start(|head| match head {
+        _ if head.starts_with("PING") => ("PONG".into(), true),
+        _ => {
+            let switch = "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            (switch.into(), false)
+        }
+    })
+    .await;
+    let script = Script::new([at("a", server.addr)]);
+    script.apply([at("a", server.addr)]).await;
+    let discover = script.watch().discover(HttpEndpoints::<Body>::new());
+    let mut discover = discover.measured(InFlight::new());
+    let mut endpoint = inserted(drain(&mut discover)).remove(0);
+    let mut ask = get("/");
+    let headers = ask.headers_mut();
+    headers.insert("connection", "upgrade".parse().unwrap());
+    headers.insert("upgrade", "echo".parse().unwrap());
+    let answer = endpoint.call(ask).await.unwrap();
+    let mut io = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    assert_eq!(endpoint.in_flight(), 0);
+    drop((endpoint, discover));
+    io.write_all(b"PING\r\n\r\n").await.unwrap();
+    let mut got = String::new();
+    io.read_to_string(&mut got).await.unwrap();
+    assert_eq!(got, "PONG");
 }
 
 /// Begins, and then does what it should not.
