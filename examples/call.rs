@@ -188,7 +188,13 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     if summary.ok == 0 && !(stopped && summary.requests == 0) {
         return Err(common::Failure::work(match summary.requests {
             0 => "no request was sent".to_owned(),
-            requests => format!("none of {requests} requests succeeded"),
+            requests => {
+                let why = caller.registry().map(|why| format!("; {why}"));
+                format!(
+                    "none of {requests} requests succeeded{}",
+                    why.unwrap_or_default()
+                )
+            }
         }));
     }
     Ok(())

@@ -109,8 +109,15 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let mut registration =
         registration.map_err(|error| common::Failure::usage(common::chain(&error)))?;
 
-    let tell = |name: &str, error: Option<&RegistryError>| {
+    // A failure that repeats itself each second is one line for people.
+    let mut last = None;
+    let mut tell = |name: &str, error: Option<&RegistryError>| {
         let error = error.map(RegistryError::to_chain);
+        let repeated = error.is_some() && last.as_ref() == Some(&error);
+        last = Some(error.clone());
+        if repeated && !args.json {
+            return;
+        }
         // Whether or not somebody reads it, the instance stays registered.
         let _ = common::say(if args.json {
             json!({"event": name, "id": id, "error": error}).to_string()

@@ -160,6 +160,7 @@ fn reason(view: &View) -> Option<String> {
         (None, ViewState::Missing) => Some("no such service".to_owned()),
         (None, ViewState::Empty) => Some(match view.withheld.len() {
             0 => "no instance matches".to_owned(),
+            1 => "1 instance, which may not serve".to_owned(),
             n => format!("{n} instances, none of which may serve"),
         }),
         _ => None,

@@ -214,6 +214,16 @@ impl Caller {
         })
     }
 
+    /// What the registry says while there is nobody to call.
+    pub fn registry(&self) -> Option<String> {
+        let status = self.handles.balance.status();
+        let registry = status
+            .registries
+            .first()
+            .filter(|_| status.endpoints == 0)?;
+        Some(registry.to_string())
+    }
+
     async fn exchange(&mut self, went: &Went) -> Result<(), String> {
         let mut request = Request::get(self.uri.clone());
         if !self.key.is_empty() {

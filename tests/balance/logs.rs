@@ -65,7 +65,7 @@ async fn each_fact_is_one_line_that_names_the_service() {
     let layer = layer().ejection(Ejection::new());
     let balance = layer.build().unwrap().balance(listed.discover());
     settle().await;
-    let balancer = "balancer{service=\"web\"}:";
+    let balancer = "balancer{service=web}:";
     let watch = "watch{service=web backend=scripted}:";
     assert_eq!(
         log.lines(),

@@ -313,7 +313,8 @@ where
         }
         self.is_named = true;
         let services: Vec<_> = registries.iter().map(|one| &*one.service).collect();
-        tracing::Span::current().record("service", services.join(","));
+        let services = services.join(",");
+        tracing::Span::current().record("service", tracing::field::display(services));
     }
 
     /// Adds up the requests that went to each endpoint.
