@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::{
     FailedAnswer, RetryError, Stop,
-    kept::{End, Failed, Kept},
+    kept::{Failed, Kept, failure},
     reissue::Reissue,
 };
 use crate::{
@@ -92,20 +92,32 @@ where
     {
         loop {
             let mut this = self.as_mut().project();
-            let next = match this.attempt.as_mut().as_pin_mut() {
-                Some(attempt) => match ready!(this.kept.poll(attempt, *this.retried, cx)) {
-                    End::Done(answer) => {
+            let Some(attempt) = this.attempt.as_mut().as_pin_mut() else {
+                match ready!(self.as_mut().poll_next(cx)) {
+                    Ok(()) => continue,
+                    Err(stop) => return Poll::Ready(self.stop(stop)),
+                }
+            };
+            let failed = match this.kept.poll(attempt, cx) {
+                Poll::Ready(result) => {
+                    let verdict = this.kept.judge(&result);
+                    let answer = result.map_err(Into::into);
+                    let Some(verdict) = failure(verdict, &answer) else {
                         this.attempt.set(None);
                         return Poll::Ready(answer);
-                    }
-                    End::Failed(failed) => {
-                        failed.give_up(|| this.attempt.set(None));
-                        self.as_mut().fail(failed)
+                    };
+                    Failed::judged(answer, verdict)
+                }
+                Poll::Pending => match ready!(this.kept.poll_end(*this.retried, cx)) {
+                    Ok(failed) => failed,
+                    Err(elapsed) => {
+                        this.attempt.set(None);
+                        return Poll::Ready(Err(elapsed.into()));
                     }
                 },
-                None => ready!(self.as_mut().poll_next(cx)),
             };
-            if let Err(stop) = next {
+            failed.give_up(|| this.attempt.set(None));
+            if let Err(stop) = self.as_mut().fail(failed) {
                 return Poll::Ready(self.stop(stop));
             }
         }

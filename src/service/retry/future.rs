@@ -13,7 +13,7 @@ use tower::{Service, timeout::error::Elapsed};
 use super::{
     again::Again,
     budget::SlotEnd,
-    kept::{End, Kept},
+    kept::{Failed, Kept, failure},
     reissue::Reissue,
     terms::RetryParts,
 };
@@ -102,12 +102,23 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut stage = self.project().0;
         if let StageProj::First { attempt, kept } = stage.as_mut().project() {
-            let failed = match ready!(kept.poll(attempt, None, cx)) {
-                End::Done(answer) => {
-                    stage.set(Stage::Done);
-                    return Poll::Ready(answer);
+            let failed = match kept.poll(attempt, cx) {
+                Poll::Ready(result) => {
+                    let verdict = kept.judge(&result);
+                    let answer = result.map_err(Into::into);
+                    let Some(verdict) = failure(verdict, &answer) else {
+                        stage.set(Stage::Done);
+                        return Poll::Ready(answer);
+                    };
+                    Failed::judged(answer, verdict)
                 }
-                End::Failed(failed) => failed,
+                Poll::Pending => match ready!(kept.poll_end(None, cx)) {
+                    Ok(failed) => failed,
+                    Err(elapsed) => {
+                        stage.set(Stage::Done);
+                        return Poll::Ready(Err(elapsed.into()));
+                    }
+                },
             };
             let first = failed.give_up(|| stage.as_mut().project_replace(Stage::Done));
             let StageOwned::First { kept, .. } = first else {

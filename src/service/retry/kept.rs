@@ -37,13 +37,6 @@ pub(super) struct Kept<S, Spare, R, C> {
     end: Alarm,
 }
 
-/// How an attempt ended.
-pub(super) enum End<T> {
-    /// The request is done.
-    Done(Result<T, BoxError>),
-    Failed(Failed<T>),
-}
-
 /// A failed attempt.
 pub(super) struct Failed<T> {
     pub(super) answer: Result<T, BoxError>,
@@ -81,47 +74,45 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
         self.terms.rules.deadline = Some(limits.time);
     }
 
-    /// Polls the current attempt. `retried` is its start, unless it is the first.
+    /// Polls the current attempt. If it is pending, [`poll_end`](Self::poll_end) must follow.
     #[inline]
-    pub(super) fn poll<T, E>(
+    pub(super) fn poll<F: Future>(
         &mut self,
-        attempt: Pin<&mut impl Future<Output = Result<T, E>>>,
-        retried: Option<Instant>,
+        attempt: Pin<&mut F>,
         cx: &mut Context<'_>,
-    ) -> Poll<End<T>>
-    where
-        E: Into<BoxError>,
-        C: Classify<T, E>,
-    {
-        let limited = self.terms.is_limited();
-        if limited {
+    ) -> Poll<F::Output> {
+        if self.terms.is_limited() {
             alarm::begin();
         }
-        match self.tried.enter(|| attempt.poll(cx)) {
-            Poll::Ready(result) => {
-                let verdict = self.classify.judge(result.as_ref());
-                let answer = result.map_err(Into::into);
-                let verdict = match &answer {
-                    Ok(_) => verdict,
-                    Err(error) => Some(on_error(verdict, &**error)),
-                };
-                Poll::Ready(match verdict {
-                    Some(verdict) if is_failure(verdict) => End::Failed(Failed {
-                        answer,
-                        pushback: verdict.pushback,
-                        limit: None,
-                    }),
-                    _ => End::Done(answer),
-                })
-            }
-            Poll::Pending if limited => self.poll_end(retried, cx),
-            Poll::Pending => Poll::Pending,
-        }
+        self.tried.enter(|| attempt.poll(cx))
     }
 
-    /// Waits until the current attempt, or all of them together, have taken too long.
-    fn poll_end<T>(&mut self, retried: Option<Instant>, cx: &mut Context<'_>) -> Poll<End<T>> {
-        let Some(shared) = &self.terms.shared else {
+    /// The verdict of the classifier on the result of an attempt.
+    #[inline]
+    pub(super) fn judge<T, E>(&self, result: &Result<T, E>) -> Option<Verdict>
+    where
+        C: Classify<T, E>,
+    {
+        self.classify.judge(result.as_ref())
+    }
+
+    /// Waits until the current attempt has taken too long. `retried` is its start, unless it is the
+    /// first.
+    ///
+    /// # Errors
+    /// When all attempts together have taken too long.
+    #[inline]
+    pub(super) fn poll_end<T>(
+        &mut self,
+        retried: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Failed<T>, Elapsed>> {
+        let Some(shared) = self
+            .terms
+            .shared
+            .as_ref()
+            .filter(|_| self.terms.is_limited())
+        else {
             return Poll::Pending;
         };
         let all = self.deadline();
@@ -136,14 +127,7 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
             (None, None) => return Poll::Pending,
         };
         ready!(self.end.poll_above(&shared.alarms, at, cx));
-        Poll::Ready(match limit {
-            Some(limit) => End::Failed(Failed {
-                answer: Err(TryTimeout { limit }.into()),
-                pushback: None,
-                limit: Some(limit),
-            }),
-            None => End::Done(Err(Elapsed::new().into())),
-        })
+        Poll::Ready(limit.map(Failed::late).ok_or_else(Elapsed::new))
     }
 
     /// The deadline of the request, if it has one.
@@ -153,6 +137,22 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
 }
 
 impl<T> Failed<T> {
+    pub(super) fn judged(answer: Result<T, BoxError>, verdict: Verdict) -> Self {
+        Self {
+            answer,
+            pushback: verdict.pushback,
+            limit: None,
+        }
+    }
+
+    fn late(limit: Duration) -> Self {
+        Self {
+            answer: Err(TryTimeout { limit }.into()),
+            pushback: None,
+            limit: Some(limit),
+        }
+    }
+
     /// Drops the attempt. If it took too long, this is a failure of its endpoint.
     pub(super) fn give_up<D>(&self, drop: impl FnOnce() -> D) -> D {
         match self.limit {
@@ -162,6 +162,15 @@ impl<T> Failed<T> {
     }
 }
 
-fn is_failure(verdict: Verdict) -> bool {
-    matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded)
+/// The verdict on an attempt, if it failed. `verdict` is that of the classifier.
+#[inline]
+pub(super) fn failure<T>(
+    verdict: Option<Verdict>,
+    answer: &Result<T, BoxError>,
+) -> Option<Verdict> {
+    let verdict = match answer {
+        Ok(_) => verdict?,
+        Err(error) => on_error(verdict, &**error),
+    };
+    matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded).then_some(verdict)
 }
