@@ -8,3 +8,4 @@ mod http;
 mod kit;
 mod layers;
 mod measured;
+mod race;

@@ -256,11 +256,19 @@ where
             return Poll::Ready(());
         }
         let service = &mut plan.service;
-        let started = match ready!(within(this.tried, || service.poll_ready(cx))) {
-            Ok(()) => plan.start(shared, this.tried, rescues),
-            Err(_) => None, // the attempts in flight are not affected
-        };
-        let Some(extra) = started else {
+        let ready = ready!(within(this.tried, || service.poll_ready(cx)));
+        // The attempts in flight are not affected by an error, or by a body that cannot be repeated.
+        if ready.is_err() || !shared.reissue.is_whole(&plan.spare) {
+            *this.plan = None;
+            return Poll::Pending;
+        }
+        // Another request may have used up the budget since the check.
+        let now = Instant::now();
+        if !shared.pay(now, rescues) {
+            plan.next = after(now, plan.delay.max(SHORTEST));
+            return Poll::Ready(());
+        }
+        let Some(extra) = plan.start(shared, this.tried, now) else {
             *this.plan = None;
             return Poll::Pending;
         };
@@ -304,21 +312,17 @@ where
 }
 
 impl<S, Spare> Plan<S, Spare> {
-    /// Starts another attempt. The service is ready.
+    /// Starts another attempt, which is paid for. The service is ready.
     fn start<Req, R, C>(
         &mut self,
         shared: &HedgeShared<R, C>,
         tried: &mut Tried,
-        rescues: bool,
+        now: Instant,
     ) -> Option<(Pin<Box<S::Future>>, Watch)>
     where
         R: Reissue<Req, Spare = Spare>,
         S: Service<R::Request>,
     {
-        let now = Instant::now();
-        if !shared.reissue.is_whole(&self.spare) || !shared.pay(now, rescues) {
-            return None;
-        }
         let request = shared.reissue.reissue(&self.spare)?;
         tracing::debug!(after = ?self.delay, "request is sent a second time");
         let service = &mut self.service;
