@@ -261,50 +261,60 @@ where
             Rest::Broke => return Poll::Ready(Some(Err(ReplayError::Broke.into()))),
         };
         let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
-            state.wait(self.id, cx.waker());
+            let former = state.wait(self.id, cx.waker());
+            drop(state);
+            drop(former);
             return Poll::Pending;
         };
+        // Values of the user, whose destructors must not run under the lock.
+        let (mut unkept, mut ended, mut spent) = (None, None, None);
         let frame = frame.map(|frame| match frame {
             Ok(frame) => {
-                let frame = Kept::from_frame(frame);
+                let frame = Kept::from_frame(frame, &mut spent);
                 // Without another copy, or anything to make one, nobody reads what would be kept.
                 let alone = Arc::strong_count(&self.shared) == 1;
-                if state.keep(self.id, &frame, alone) {
-                    self.next += 1;
+                match state.keep(self.id, &frame, alone) {
+                    Ok(()) => self.next += 1,
+                    Err(frames) => unkept = Some(frames),
                 }
                 Ok(frame.into_frame())
             }
             Err(error) => {
-                state.rest = Rest::Broke;
+                ended = Some(std::mem::replace(&mut state.rest, Rest::Broke));
                 Err(error.into())
             }
         });
         if frame.is_none() {
-            state.rest = Rest::Ended;
+            ended = Some(std::mem::replace(&mut state.rest, Rest::Ended));
         }
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
+        drop((unkept, ended, spent));
         wake(waiting);
         Poll::Ready(frame)
     }
 }
 
 impl<B> State<B> {
-    fn wait(&mut self, id: u32, waker: &Waker) {
+    /// Notes that a copy waits. Returns its former waker, to be dropped outside of the lock.
+    fn wait(&mut self, id: u32, waker: &Waker) -> Option<Waker> {
         match self.waiting.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, known)) => known.clone_from(waker),
-            None => self.waiting.push((id, waker.clone())),
+            Some((_, known)) if known.will_wake(waker) => None,
+            Some((_, known)) => Some(std::mem::replace(known, waker.clone())),
+            None => {
+                self.waiting.push((id, waker.clone()));
+                None
+            }
         }
     }
 
-    /// Keeps a frame that copy `id` has read, unless that copy is `alone`. Returns whether it did, and
-    /// so whether the frame fitted into the limit.
-    fn keep(&mut self, id: u32, frame: &Kept, alone: bool) -> bool {
+    /// Keeps a frame that copy `id` has read. If the copy is `alone`, or the frame does not fit into the
+    /// limit, returns all frames, to be dropped outside of the lock.
+    fn keep(&mut self, id: u32, frame: &Kept, alone: bool) -> Result<(), Vec<Kept>> {
         let size = self.size.saturating_add(frame.size());
         if alone || self.sole.is_some() || size > self.limit {
             self.sole = Some(id);
-            self.kept = Vec::new();
-            return false;
+            return Err(std::mem::take(&mut self.kept));
         }
         self.size = size;
         if self.kept.is_empty() {
@@ -312,14 +322,18 @@ impl<B> State<B> {
             self.kept.reserve_exact(1);
         }
         self.kept.push(frame.clone());
-        true
+        Ok(())
     }
 }
 
 impl Kept {
-    fn from_frame<D: Buf>(frame: Frame<D>) -> Self {
+    /// Converts a frame. `spent` gets what is left of its data, because its destructor is the user's.
+    fn from_frame<D: Buf>(frame: Frame<D>, spent: &mut Option<D>) -> Self {
         match frame.into_data() {
-            Ok(mut data) => Self::Data(data.copy_to_bytes(data.remaining())),
+            Ok(data) => {
+                let data = spent.insert(data);
+                Self::Data(data.copy_to_bytes(data.remaining()))
+            }
             // `http_body` has no third kind of frame; it would become an empty data frame.
             Err(frame) => frame
                 .into_trailers()
@@ -426,10 +440,10 @@ where
 impl<B> Drop for ReplayCopy<B> {
     fn drop(&mut self) {
         let mut state = lock(&self.shared);
-        state.waiting.retain(|(id, _)| *id != self.id);
         // The body may hold the waker of this copy only, so the other copies must poll it again.
-        let waiting = std::mem::take(&mut state.waiting);
+        let mut waiting = std::mem::take(&mut state.waiting);
         drop(state);
+        waiting.retain(|(id, _)| *id != self.id);
         wake(waiting);
     }
 }
