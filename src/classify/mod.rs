@@ -45,6 +45,8 @@ mod unsent;
 pub(crate) use self::retry_after::retry_after;
 #[cfg(feature = "http2")]
 pub(crate) use self::unsent::is_refused;
+#[cfg(feature = "http")]
+pub(crate) use self::unsent::returns;
 pub(crate) use self::unsent::{NotSent, give_back};
 #[cfg(feature = "tonic")]
 pub(crate) use self::unsent::{Refusal, refusal};

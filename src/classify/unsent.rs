@@ -91,6 +91,15 @@ impl Unsent {
         *place = Some(Box::new(request));
     }
 
+    /// Whether it has a request of this type.
+    #[cfg(feature = "http")]
+    fn holds<Request: 'static>(&self) -> bool {
+        let request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        request
+            .as_ref()
+            .is_some_and(|request| request.is::<Request>())
+    }
+
     /// Takes the request, if it has this type and was not taken before.
     pub fn take_request<Request: 'static>(&self) -> Option<Request> {
         let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,6 +198,12 @@ pub fn reclaim<Request: 'static>(error: &(dyn Error + 'static)) -> Option<Reques
         Word::Unsent(Some(unsent)) => unsent.take_request(),
         _ => None,
     }
+}
+
+/// Whether [`reclaim`] would return a request of this type.
+#[cfg(feature = "http")]
+pub(crate) fn returns<Request: 'static>(error: &(dyn Error + 'static)) -> bool {
+    matches!(first_word(error), Some(Word::Unsent(Some(unsent))) if unsent.holds::<Request>())
 }
 
 /// Puts the request into an error that proves that it was not sent. If the error has no place for it, an

@@ -242,6 +242,32 @@ async fn what_does_not_come_back_is_not_sent_again_where_no_copy_was_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_has_no_time_for_its_retry_comes_back_to_the_caller() {
+    let settings = RetrySettings::new().delay(Backoff::fixed(crate::kit::MS * 10));
+    let layer = settings.deadline(crate::kit::MS * 5).build().unwrap();
+    let layer = layer.classify(by_status());
+    let layer = layer.reissue(Replay::new().reclaiming());
+    let mut retry = layer.layer(refuses(3, true));
+    let request = Request::post("/users").header("x-trace", "7");
+    let request = request.body(Body::from("data")).unwrap();
+    let error = retry
+        .ready()
+        .await
+        .unwrap()
+        .call(request)
+        .await
+        .unwrap_err();
+    let stop = error
+        .downcast_ref::<RetryError>()
+        .expect("of the retry")
+        .stop();
+    assert_eq!(stop, Stop::Deadline, "the second waits for the backoff");
+    let request = classify::reclaim::<Request<ReplayBody<Body>>>(&*error);
+    let body = request.expect("it was not sent").into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "data");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_comes_back_to_the_caller() {
     let error = post(3, true)
         .await

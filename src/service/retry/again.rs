@@ -42,8 +42,8 @@ where
     retried: Option<Instant>,
     /// The response or error of the last attempt, while its retry waits.
     answer: Option<Result<S::Response, BoxError>>,
-    /// The request itself, if the error of the last attempt returned it.
-    returned: Option<R::Request>,
+    /// Whether the error of the last attempt returns the request.
+    returns: bool,
     /// When the backoff ends, during the backoff.
     until: Option<Instant>,
 }
@@ -72,7 +72,7 @@ where
             delays: None,
             retried: None,
             answer: None,
-            returned: None,
+            returns: false,
             until: None,
         });
         match again.as_mut().fail(failed) {
@@ -141,10 +141,8 @@ where
         if !unsent && !reissue.is_idempotent(spare) {
             return Err(Stop::NotIdempotent);
         }
-        if unsent {
-            *this.returned = error.and_then(|error| reissue.reclaim(spare, &**error));
-        }
-        if this.returned.is_none() && !reissue.is_whole(spare) {
+        *this.returns = unsent && error.is_some_and(|error| reissue.returns(spare, &**error));
+        if !*this.returns && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         if let Some(Pushback::After(asked) | Pushback::Exactly(asked)) = pushback {
@@ -193,8 +191,9 @@ where
         match tried.enter(|| service.poll_ready(cx)) {
             Poll::Ready(Ok(())) => Poll::Ready(self.attempt()),
             Poll::Ready(Err(error)) => {
-                // A response is more useful to the caller than the later error of the service.
-                if let Some(Err(last)) = this.answer {
+                // A response is more useful to the caller than the later error of the service, and so
+                // is an error that returns the request.
+                if let (Some(Err(last)), false) = (this.answer, *this.returns) {
                     *last = error.into();
                 }
                 Poll::Ready(Err(Stop::NotReady))
@@ -222,13 +221,16 @@ where
             return Err(Stop::Deadline);
         }
         let spare = this.kept.spare.as_ref().ok_or(Stop::NotReplayable)?;
-        if this.returned.is_none() && !reissue.is_whole(spare) {
+        if !*this.returns && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
         if terms.budget().is_some_and(|it| !it.withdraw(now)) {
             return Err(Stop::BudgetEmpty);
         }
-        let request = match this.returned.take() {
+        // The error keeps the request until here: the caller gets it when there is no next attempt.
+        let error = this.answer.as_ref().and_then(|it| it.as_ref().err());
+        let error = error.filter(|_| *this.returns);
+        let request = match error.and_then(|error| reissue.reclaim(spare, &**error)) {
             Some(request) => request,
             None => {
                 // Not earlier: the response that was kept may still need its request body.

@@ -10,7 +10,7 @@ use super::{
     replay::{ReplayBody, Replayer},
 };
 use crate::{
-    classify::reclaim,
+    classify::{reclaim, returns},
     deadline::{Deadline, grpc},
 };
 
@@ -154,6 +154,10 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
 
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request> {
         spare.reissue()
+    }
+
+    fn returns(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> bool {
+        matches!(spare.0, Spare::Returns) && returns::<Self::Request>(error)
     }
 
     fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {

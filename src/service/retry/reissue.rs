@@ -56,6 +56,13 @@ pub trait Reissue<Request>: Clone {
     /// Makes the request of another attempt. Returns `None` when that is no longer possible.
     fn reissue(&self, spare: &Self::Spare) -> Option<Self::Request>;
 
+    /// Whether [`reclaim`](Self::reclaim) would return a request. Until the next attempt starts, the
+    /// request stays in its error, because the caller may get that error.
+    fn returns(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> bool {
+        let _ = (spare, error);
+        false
+    }
+
     /// Takes a request that was not sent out of the error that returns it, when no copy was kept.
     fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {
         let _ = (spare, error);
