@@ -1,9 +1,9 @@
 //! Latency × requests in flight, where the latency estimate jumps up and decays slowly.
 //!
-//! The documentation of [`PeakEwma`] explains the estimate, the usual latency and the costs. The
-//! estimate is stored as `log2(estimate) + t / half-life`. This level does not change while time passes,
-//! so one atomic holds value and time together, and the estimate at `now` is
-//! `2^(level - now / half-life)`. Reading it takes no lock and writes nothing.
+//! The documentation of [`PeakEwma`] explains the estimate, the usual latency and the costs. [`level`]
+//! explains how the estimate is stored. Reading it takes no lock and writes nothing.
+
+mod level;
 
 use std::{
     sync::{
@@ -15,11 +15,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    LoadTracker, Outcome, Usual,
-    log2::{exp2, log2},
-    usual::count,
-};
+use self::level::{PeakEwmaSettings, follow, nanos, seconds};
+use super::{LoadTracker, Outcome, Usual, usual::count};
 
 /// Finagle's default, which linkerd and go-zero kept. A spike decays to 1 % in 46 s.
 const DECAY: Duration = Duration::from_secs(10);
@@ -31,10 +28,6 @@ const PENALTY: Duration = Duration::from_secs(5);
 /// also when that is divided by the largest weight. The requests in flight are added, so that such
 /// endpoints still differ.
 const UNMEASURED: f64 = 1e12;
-
-/// A sample may be left out when it follows within the decay divided by this, which is 1 ms for 10 s. It
-/// would weigh less than a ten-thousandth, which is less than the difference between any two requests.
-const CLOSE: u64 = 10_000;
 
 /// Responses within this time are swift. One of them shows as well as many that the endpoint is not
 /// slow.
@@ -48,9 +41,6 @@ const ALIKE: f64 = 50e-6;
 /// Of the requests to an endpoint with swift responses, one in this number is timed. A larger number
 /// saves nothing that can be measured, and delays the detection of slow responses.
 const ONE_IN: u32 = 16;
-
-/// The number of nanoseconds at which durations saturate. It is one second below the limit of `i64`.
-const LONGEST: u64 = i64::MAX as u64 - 1_000_000_000;
 
 /// Nanoseconds. More than the resolution with which requests are timed.
 const COARSEST: u64 = 1_000;
@@ -73,10 +63,6 @@ const SLOW: u8 = 0;
 const SWIFT_NOW: u8 = 1;
 /// The last response was swift, and the estimate includes no slower ones.
 const SWIFT_LONG: u8 = 2;
-
-/// Seconds. The least latency that is assumed. It is below the resolution of any clock, and keeps the
-/// logarithm finite.
-const SHORTEST: f64 = 1e-9;
 
 /// Load as a latency estimate, in seconds, times the requests in flight plus one.
 ///
@@ -179,30 +165,6 @@ pub struct PeakEwma {
     warm: AtomicU64,
 }
 
-#[derive(Debug)]
-struct PeakEwmaSettings {
-    /// The zero point of all times.
-    base: Instant,
-    decay: Duration,
-    penalty: Duration,
-    /// The decay of the level per nanosecond: `log2(e) / decay`.
-    slope: f64,
-    /// Nanoseconds after a sample within which one that does not raise the estimate is left out.
-    close: u64,
-}
-
-impl PeakEwmaSettings {
-    fn new(decay: Duration, penalty: Duration, base: Instant) -> Arc<Self> {
-        Arc::new(Self {
-            base,
-            decay,
-            penalty,
-            slope: std::f64::consts::LOG2_E / (decay.as_secs_f64() * 1e9),
-            close: nanos(decay) / CLOSE,
-        })
-    }
-}
-
 impl PeakEwma {
     /// Creates a tracker with a decay of 10 s and a penalty of 5 s.
     pub fn new() -> Self {
@@ -244,26 +206,6 @@ impl PeakEwma {
         }
     }
 
-    /// A time in nanoseconds since the base.
-    #[inline]
-    fn clock(&self, now: Instant) -> u64 {
-        nanos(now.saturating_duration_since(self.settings.base))
-    }
-
-    /// The estimate in seconds, decayed to `now`; 0 while nothing is known.
-    fn estimate(&self, level: u64, now: u64) -> f64 {
-        let level = f64::from_bits(level);
-        if level == f64::NEG_INFINITY {
-            return 0.0;
-        }
-        exp2(level - float(now) * self.settings.slope)
-    }
-
-    /// The level that stores an estimate made at `now`.
-    fn level(&self, estimate: f64, now: u64) -> f64 {
-        log2(estimate.max(SHORTEST)) + float(now) * self.settings.slope
-    }
-
     /// Updates the estimate. Returns whether the sample was taken in.
     fn sample(&self, sample: Duration, now: u64) -> bool {
         // A plain store, not the maximum. Threads that finish at the same time differ by moments, and
@@ -276,12 +218,12 @@ impl PeakEwma {
         }
         // The thread that moves the time forward uses the interval, so no interval counts twice.
         let before = self.sampled.fetch_max(now.max(1), Relaxed);
-        let kept = exp2(float(now.saturating_sub(before)) * -self.settings.slope);
+        let kept = self.settings.kept(now.saturating_sub(before));
         let sample = seconds(nanos(sample));
         // The closure never returns `None`, so this cannot fail.
         let _ = self.level.fetch_update(Relaxed, Relaxed, |level| {
-            let next = follow(self.estimate(level, now), sample, kept);
-            Some(self.level(next, now).to_bits())
+            let next = follow(self.settings.estimate(level, now), sample, kept);
+            Some(self.settings.level(next, now).to_bits())
         });
         true
     }
@@ -317,7 +259,7 @@ impl PeakEwma {
     /// longer than responses take, and no other response arrived meanwhile. `took` is in nanoseconds.
     fn is_silent(&self, took: u64, now: u64) -> bool {
         let silence = now.saturating_sub(self.heard.load(Relaxed));
-        let usual = self.estimate(self.level.load(Relaxed), now);
+        let usual = self.settings.estimate(self.level.load(Relaxed), now);
         // Before the first response, the usual time is not known. The duration of a request is measured
         // less exactly than the time of the last response.
         usual > 0.0 && silence.saturating_add(COARSEST) >= took && seconds(took) > usual
@@ -332,33 +274,12 @@ impl PeakEwma {
 
     /// Raises the estimate to at least this latency.
     fn raise(&self, least: Duration, now: u64) {
-        let raised = self.level(seconds(nanos(least)), now);
+        let raised = self.settings.level(seconds(nanos(least)), now);
         // The closure returns `None`, and nothing is written, when the level is already as high.
         let _ = self.level.fetch_update(Relaxed, Relaxed, |level| {
             (f64::from_bits(level) < raised).then_some(raised.to_bits())
         });
     }
-}
-
-/// The duration in nanoseconds. It saturates after 292 years.
-fn nanos(duration: Duration) -> u64 {
-    let seconds = duration.as_secs().min(LONGEST / 1_000_000_000);
-    seconds * 1_000_000_000 + u64::from(duration.subsec_nanos())
-}
-
-/// The nanoseconds as a float. Processors convert a signed integer in one step; the value always fits
-/// into one.
-fn float(nanos: u64) -> f64 {
-    (nanos as i64) as f64
-}
-
-fn seconds(nanos: u64) -> f64 {
-    float(nanos) * 1e-9
-}
-
-/// The estimate after a sample. `sunk` is the previous estimate, already multiplied by `kept`.
-fn follow(sunk: f64, sample: f64, kept: f64) -> f64 {
-    sample.max(sunk + sample * (1.0 - kept))
 }
 
 /// Makes a tracker with the same settings and without measurements, because measurements belong to one
@@ -389,7 +310,7 @@ impl LoadTracker for PeakEwma {
         // Stored before the request is counted. Otherwise a reader could see the request wait since the
         // last response.
         if self.waiting.load(Relaxed) == 0 {
-            self.heard.store(self.clock(now), Relaxed);
+            self.heard.store(self.settings.clock(now), Relaxed);
         }
         self.waiting.fetch_add(1, Relaxed);
     }
@@ -414,7 +335,7 @@ impl LoadTracker for PeakEwma {
     }
 
     fn record(&self, outcome: Outcome, rtt: Duration, now: Instant) {
-        let now = self.clock(now);
+        let now = self.settings.clock(now);
         let took = nanos(rtt);
         let began = now.saturating_sub(took);
         match outcome {
@@ -424,7 +345,7 @@ impl LoadTracker for PeakEwma {
                 self.failed.store(false, Relaxed);
                 self.heard.store(now, Relaxed);
                 self.sampled.fetch_max(now.max(1), Relaxed);
-                let level = self.level(seconds(took), now);
+                let level = self.settings.level(seconds(took), now);
                 self.level.store(level.to_bits(), Relaxed);
                 self.learn(seconds(took), began, now);
             }
@@ -454,7 +375,7 @@ impl LoadTracker for PeakEwma {
         }
         self.set_pace(if outcome != Outcome::Success || rtt > SWIFT {
             SLOW
-        } else if self.estimate(self.level.load(Relaxed), now) > ALIKE {
+        } else if self.settings.estimate(self.level.load(Relaxed), now) > ALIKE {
             SWIFT_NOW
         } else {
             SWIFT_LONG
@@ -463,7 +384,7 @@ impl LoadTracker for PeakEwma {
     }
 
     fn penalize(&self, now: Instant) {
-        let now = self.clock(now);
+        let now = self.settings.clock(now);
         self.failed.store(true, Relaxed);
         self.heard.store(now, Relaxed);
         self.raise(self.settings.penalty, now);
@@ -494,14 +415,14 @@ impl LoadTracker for PeakEwma {
             return None;
         }
         if waiting || self.late.load(Relaxed) {
-            let now = self.clock(now());
+            let now = self.settings.clock(now());
             let silence = seconds(now.saturating_sub(self.heard.load(Relaxed)));
             if waiting && usual.is_late(silence, answers - 1) {
                 return None;
             }
             // This also applies while a request waits: its response will show whether the endpoint is
             // still late.
-            let estimate = || self.estimate(self.level.load(Relaxed), now);
+            let estimate = || self.settings.estimate(self.level.load(Relaxed), now);
             if self.late.load(Relaxed) && silence < SHUNNED * estimate() {
                 return None;
             }
@@ -510,7 +431,7 @@ impl LoadTracker for PeakEwma {
     }
 
     fn load(&self, in_flight: usize, now: Instant) -> f64 {
-        let now = self.clock(now);
+        let now = self.settings.clock(now);
         let waiting = self.waiting.load(Relaxed) > 0;
         if waiting && self.answers.load(Relaxed) == 0 && !self.failed.load(Relaxed) {
             return UNMEASURED + in_flight as f64;
@@ -519,7 +440,7 @@ impl LoadTracker for PeakEwma {
         if !waiting && self.failed.load(Relaxed) && silence >= nanos(SECOND_CHANCE) {
             return 0.0;
         }
-        let mut estimate = self.estimate(self.level.load(Relaxed), now);
+        let mut estimate = self.settings.estimate(self.level.load(Relaxed), now);
         if waiting {
             estimate = estimate.max(seconds(silence));
         }
