@@ -1,7 +1,6 @@
 //! The future of a call that a layer admits and judges, or refuses.
 
 use std::{
-    any::Any,
     fmt,
     future::Future,
     pin::Pin,
@@ -11,7 +10,7 @@ use std::{
 use pin_project::pin_project;
 
 use crate::{
-    classify::{Classify, Observer, Verdict, on_error},
+    classify::{Classify, Observer, Verdict},
     error::BoxError,
 };
 
@@ -32,6 +31,15 @@ enum Kind<F, C, O, X> {
     },
 }
 
+/// What the observer of a call sees in an error beside the verdict of the classifier.
+pub(super) trait Amend<X> {
+    fn amend(judged: Option<Verdict>, _error: &X) -> Verdict {
+        judged.unwrap_or(Verdict::FAILURE)
+    }
+}
+
+impl<X> Amend<X> for () {}
+
 impl<F, C, O, X> Judged<F, C, O, X> {
     pub(super) fn refused(error: impl Into<X>) -> Self {
         Self(Kind::Refused(Some(error.into())))
@@ -50,9 +58,8 @@ impl<F, C, O, X, T, E> Future for Judged<F, C, O, X>
 where
     F: Future<Output = Result<T, E>>,
     E: Into<X>,
-    X: 'static,
     C: Classify<T, E>,
-    O: Observer,
+    O: Observer + Amend<X>,
 {
     type Output = Result<C::Observed<O>, X>;
 
@@ -78,12 +85,8 @@ where
                     }
                     Err(error) => {
                         let error: X = error.into();
-                        let boxed = (&error as &dyn Any).downcast_ref::<BoxError>();
                         // No later event can change the verdict of an error.
-                        observer.answered(Some(match boxed {
-                            Some(boxed) => on_error(verdict, &**boxed),
-                            None => verdict.unwrap_or(Verdict::FAILURE),
-                        }));
+                        observer.answered(Some(O::amend(verdict, &error)));
                         Err(error)
                     }
                 })

@@ -8,7 +8,11 @@ use super::{
     machine::{Admission, Probed},
     shared::Shared,
 };
-use crate::classify::{Observer, Outcome, Verdict};
+use crate::{
+    classify::{Observer, Outcome, Verdict, on_error},
+    error::BoxError,
+    service::judged::Amend,
+};
 
 /// A call that the breaker admitted and that has no verdict yet. Dropping it before the verdict
 /// counts the call as cancelled.
@@ -82,6 +86,13 @@ impl BreakerCall {
         if open && self.admission.probe {
             self.shared.probed(self.admission, Probed::Cancelled, begun);
         }
+    }
+}
+
+/// A response beyond a limit of this client is no failure of the service.
+impl Amend<BoxError> for BreakerCall {
+    fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
+        on_error(judged, &**error)
     }
 }
 

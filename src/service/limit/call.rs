@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{gradient::Sample, permits::Permit, shared::Shared};
-use crate::classify::{Observer, Outcome, Verdict};
+use crate::{
+    classify::{Observer, Outcome, Verdict},
+    service::judged::Amend,
+};
 
 /// A call with its permit, which is returned when this is dropped.
 ///
@@ -33,6 +36,8 @@ impl LimitCall {
         }
     }
 }
+
+impl<X> Amend<X> for LimitCall {}
 
 impl Observer for LimitCall {
     /// The latency is that of the head, so a call without a verdict counts as a success here.

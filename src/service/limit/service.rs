@@ -73,7 +73,7 @@ impl<S, C> AdaptiveLimit<S, C> {
 
 impl<S, C, Request> Service<Request> for AdaptiveLimit<S, C>
 where
-    S: Service<Request, Error: 'static>,
+    S: Service<Request>,
     C: Classify<S::Response, S::Error>,
 {
     type Response = C::Observed<LimitCall>;

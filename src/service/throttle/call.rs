@@ -5,7 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::shared::Shared;
-use crate::classify::{Observer, Outcome, Verdict};
+use crate::{
+    classify::{Observer, Outcome, Verdict, on_error},
+    error::BoxError,
+    service::judged::Amend,
+};
 
 /// A call that was admitted and has no verdict yet. Dropping it before the verdict counts the call
 /// as cancelled.
@@ -33,6 +37,13 @@ impl ThrottleCall {
             made,
             step: Step::Waiting,
         }
+    }
+}
+
+/// A response beyond a limit of this client is no failure of the service.
+impl Amend<BoxError> for ThrottleCall {
+    fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
+        on_error(judged, &**error)
     }
 }
 
