@@ -352,7 +352,7 @@ async fn a_server_that_says_never_is_not_asked_again() {
 async fn a_server_that_says_when_is_asked_then() {
     let server = Server::new([
         says(503).pushback(Pushback::Exactly(1_234 * MS)),
-        says(503).pushback(Pushback::Exactly(0 * MS)),
+        says(503).pushback(Pushback::Exactly(std::time::Duration::ZERO)),
     ]);
     assert!(ask(plain(), &server).await.is_ok());
     assert_eq!(server.times(), [0, 1_234, 1_234]);
@@ -360,7 +360,7 @@ async fn a_server_that_says_when_is_asked_then() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hint_of_zero_does_not_replace_the_backoff() {
-    let at_once = says(503).pushback(Pushback::After(0 * MS));
+    let at_once = says(503).pushback(Pushback::After(std::time::Duration::ZERO));
     let server = Server::new([at_once, at_once]);
     let retry = with(settings().delay(Backoff::fixed(40 * MS)));
     assert!(ask(retry, &server).await.is_ok());

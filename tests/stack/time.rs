@@ -51,7 +51,9 @@ async fn a_deadline_of_the_request_ends_all_attempts() {
 
     let gets = servers.iter().map(Server::gets).sum::<usize>();
     let mut request = get("/");
-    request.extensions_mut().insert(Deadline::within(0 * MS));
+    request
+        .extensions_mut()
+        .insert(Deadline::within(std::time::Duration::ZERO));
     let error = send(&client, request).await.unwrap_err();
     assert!(error.is::<Elapsed>(), "{error:?}");
     assert_eq!(servers.iter().map(Server::gets).sum::<usize>(), gets);
