@@ -147,7 +147,7 @@ impl std::error::Error for CutBody {
 
 /// The clients for the addresses of one registry, each with its own connections.
 #[derive(Clone)]
-pub(super) struct Http {
+pub(super) struct RegistryHttp {
     backend: Arc<str>,
     origins: Arc<[Origin]>,
     max_body: usize,
@@ -160,7 +160,7 @@ struct Origin {
     client: legacy::Client<Connector, Full<Bytes>>,
 }
 
-impl Http {
+impl RegistryHttp {
     /// Creates a client for each origin, such as `http://127.0.0.1:8500`.
     pub(super) fn new(
         backend: Arc<str>,
@@ -337,7 +337,7 @@ impl Http {
     }
 }
 
-impl fmt::Debug for Http {
+impl fmt::Debug for RegistryHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origins = self.origins.iter().map(|agent| &agent.origin);
         f.debug_list().entries(origins).finish()

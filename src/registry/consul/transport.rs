@@ -18,7 +18,7 @@ use crate::{
     error::{ConfigError, RegistryError},
     registry::{
         BoxFuture,
-        http::{self as registry_http, Http, Reply, Request},
+        http::{self as registry_http, RegistryHttp, Reply, Request},
     },
 };
 
@@ -41,7 +41,7 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
 
 /// The default transport.
 pub(super) struct Hyper {
-    http: Http,
+    http: RegistryHttp,
     token: Credentials,
     basic_auth: Option<HeaderValue>,
 }
@@ -89,7 +89,7 @@ impl Hyper {
         };
         let basic_auth = config.basic_auth.map(|auth| basic(&auth)).transpose()?;
         let transport = Self {
-            http: Http::new(backend, agents, config.max_body),
+            http: RegistryHttp::new(backend, agents, config.max_body),
             token,
             basic_auth,
         };

@@ -10,13 +10,13 @@ use crate::registry::memory::Position;
 
 /// The error response to a refused request.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct RestFailure {
     status: StatusCode,
     message: String,
     allow: Option<&'static str>,
 }
 
-impl Failure {
+impl RestFailure {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,

@@ -9,7 +9,7 @@ use crate::{
     instance::Address,
     registry::{
         Announcement, Backend, Lease, Query, Source,
-        http::{CONNECT_WITHIN, Http, is_local},
+        http::{CONNECT_WITHIN, RegistryHttp, is_local},
         memory::{Defaults, Sessions, new_record, wire::LONGEST_NAME},
         redact::shown,
     },
@@ -40,7 +40,7 @@ const LONGEST_TAGS: usize = 16 << 10;
 /// ```
 #[derive(Debug)]
 pub struct RestClient {
-    http: Http,
+    http: RegistryHttp,
     sessions: Sessions,
     wait: Duration,
 }
@@ -129,7 +129,7 @@ impl RestSettings {
             (format!("http://{address}"), gzip, connector)
         });
         Ok(RestClient {
-            http: Http::new(backend, agents, MAX_BODY),
+            http: RegistryHttp::new(backend, agents, MAX_BODY),
             sessions: Sessions::default(),
             wait: self.wait,
         })

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::answer::Failure;
+use super::answer::RestFailure;
 use crate::{instance::Host, registry::memory::wire};
 
 /// The largest body: 64 KiB. A registration with generous metadata is below 4 KiB.
@@ -28,19 +28,19 @@ const WAIT: Duration = Duration::from_secs(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Reads a JSON body.
-pub(super) async fn json<B: Body>(body: B) -> Result<Value, Failure> {
+pub(super) async fn json<B: Body>(body: B) -> Result<Value, RestFailure> {
     let bytes = timeout(BODY_WITHIN, read(body)).await.map_err(|_| {
         let message = format!("the body took longer than {BODY_WITHIN:?}");
-        Failure::new(StatusCode::REQUEST_TIMEOUT, message)
+        RestFailure::new(StatusCode::REQUEST_TIMEOUT, message)
     })??;
     serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::bad(format!("the body is not JSON: {error}")))
+        .map_err(|error| RestFailure::bad(format!("the body is not JSON: {error}")))
 }
 
-async fn read<B: Body>(body: B) -> Result<Vec<u8>, Failure> {
+async fn read<B: Body>(body: B) -> Result<Vec<u8>, RestFailure> {
     let too_large = || {
         let message = format!("the body is larger than {MAX_BODY} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        RestFailure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
     if body.size_hint().lower() > MAX_DISCARDED as u64 {
         return Err(too_large());
@@ -48,7 +48,7 @@ async fn read<B: Body>(body: B) -> Result<Vec<u8>, Failure> {
     let mut body = pin!(body);
     let (mut bytes, mut total) = (Vec::new(), 0_usize);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Failure::bad("the body broke off"))?;
+        let frame = frame.map_err(|_| RestFailure::bad("the body broke off"))?;
         let Ok(mut data) = frame.into_data() else {
             continue;
         };
@@ -72,12 +72,12 @@ async fn read<B: Body>(body: B) -> Result<Vec<u8>, Failure> {
 }
 
 /// Decodes a path segment.
-pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, Failure> {
+pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, RestFailure> {
     let text = percent_decode_str(encoded)
         .decode_utf8()
-        .map_err(|_| Failure::bad(format!("{what} is not UTF-8")))?;
+        .map_err(|_| RestFailure::bad(format!("{what} is not UTF-8")))?;
     if text.trim().is_empty() {
-        return Err(Failure::bad(format!("{what} is empty")));
+        return Err(RestFailure::bad(format!("{what} is empty")));
     }
     Ok(text)
 }
@@ -95,7 +95,7 @@ pub(super) struct Params {
 }
 
 impl Params {
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, RestFailure> {
         let mut params = Self::default();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
@@ -132,7 +132,7 @@ pub(super) struct Named {
     pub(super) generation: Option<u64>,
 }
 
-pub(super) fn named(value: &Value) -> Result<Named, Failure> {
+pub(super) fn named(value: &Value) -> Result<Named, RestFailure> {
     let fields = wire::object(value, "the body").map_err(field)?;
     let given = |name| fields.get(name).filter(|value| !value.is_null());
     let name = fields.get("serviceId").unwrap_or(&Value::Null);
@@ -147,37 +147,37 @@ pub(super) fn named(value: &Value) -> Result<Named, Failure> {
     })
 }
 
-fn host(value: &Value) -> Result<Host, Failure> {
+fn host(value: &Value) -> Result<Host, RestFailure> {
     wire::host(value).map_err(field)
 }
 
-fn port(value: &Value) -> Result<u16, Failure> {
+fn port(value: &Value) -> Result<u16, RestFailure> {
     wire::port(value).map_err(field)
 }
 
-pub(super) fn field(error: wire::FieldError) -> Failure {
-    Failure::bad(error.to_string())
+pub(super) fn field(error: wire::FieldError) -> RestFailure {
+    RestFailure::bad(error.to_string())
 }
 
 fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-fn number(name: &str, text: &str) -> Result<u64, Failure> {
+fn number(name: &str, text: &str) -> Result<u64, RestFailure> {
     text.parse().map_err(|_| {
         let text = shorten(text);
         let most = u64::MAX;
-        Failure::bad(format!(
+        RestFailure::bad(format!(
             "{name} is {text:?}; it must be a whole number in 0..={most}"
         ))
     })
 }
 
 /// Parses a duration in Go's format (`1m30s`, `1.5s`, `500ms`), which Consul uses.
-fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
+fn duration(name: &str, text: &str) -> Result<Duration, RestFailure> {
     let wrong = || {
         let text = shorten(text);
-        Failure::bad(format!(
+        RestFailure::bad(format!(
             "{name} is {text:?}; it must be a time with its unit: 500ms, 30s, 1.5s, 2m (at most 10m)"
         ))
     };

@@ -20,7 +20,7 @@ use tokio::{
 use tower::Service;
 
 use super::{
-    answer::{Failure, json, positioned},
+    answer::{RestFailure, json, positioned},
     input::{self, Params},
 };
 use crate::{
@@ -62,7 +62,7 @@ impl RestServer {
         &self.memory.shared
     }
 
-    async fn answer<B: Body>(self, request: Request<B>) -> Result<Answer, Failure> {
+    async fn answer<B: Body>(self, request: Request<B>) -> Result<Answer, RestFailure> {
         let (head, body) = request.into_parts();
         let mut path = head.uri.path().strip_prefix("/registry/");
         let mut segments = path.take().into_iter().flat_map(|rest| rest.split('/'));
@@ -77,15 +77,15 @@ impl RestServer {
             _ => {
                 let message = "no such path; see PUT /registry/register, POST /registry/heartbeat, \
                                DELETE /registry/{id}, GET /registry/services/{name}";
-                return Err(Failure::new(StatusCode::NOT_FOUND, message));
+                return Err(RestFailure::new(StatusCode::NOT_FOUND, message));
             }
         };
         if !allowed.split(", ").any(|name| name == method.as_str()) {
-            return Err(Failure::method(allowed));
+            return Err(RestFailure::method(allowed));
         }
         let params = Params::parse(head.uri.query())?;
         let admitted = self.shared().faults.admit().await;
-        admitted.map_err(|_| Failure::injected())?;
+        admitted.map_err(|_| RestFailure::injected())?;
         match place {
             (Some(id), None, _) if method == Method::DELETE => {
                 self.deregister(&input::segment(id, "the id")?, &params)
@@ -102,7 +102,7 @@ impl RestServer {
         }
     }
 
-    async fn register<B: Body>(&self, body: B) -> Result<Answer, Failure> {
+    async fn register<B: Body>(&self, body: B) -> Result<Answer, RestFailure> {
         let body = input::json(body).await?;
         let shared = self.shared();
         let parsed = wire::parse(&body, shared.defaults).map_err(input::field)?;
@@ -114,7 +114,7 @@ impl RestServer {
         ))
     }
 
-    async fn heartbeat<B: Body>(&self, body: B) -> Result<Answer, Failure> {
+    async fn heartbeat<B: Body>(&self, body: B) -> Result<Answer, RestFailure> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Kept<'a> {
@@ -145,7 +145,7 @@ impl RestServer {
         Ok(json(StatusCode::OK, &kept))
     }
 
-    async fn deregister(&self, name: &str, params: &Params) -> Result<Answer, Failure> {
+    async fn deregister(&self, name: &str, params: &Params) -> Result<Answer, RestFailure> {
         let shared = self.shared();
         let id = self.resolve(name, params.host.as_ref(), params.port)?;
         let removed = shared.deregister(&id, params.generation);
@@ -157,7 +157,7 @@ impl RestServer {
         ))
     }
 
-    async fn instances(&self, name: &str, params: Params) -> Result<Answer, Failure> {
+    async fn instances(&self, name: &str, params: Params) -> Result<Answer, RestFailure> {
         let wait = params.wait();
         let spread: f64 = rand::rng().random();
         let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
@@ -175,7 +175,7 @@ impl RestServer {
         if waits {
             let left = self.shared().left(&service, look.position);
             tokio::select! {
-                left = left => left.map_err(|_| Failure::injected())?,
+                left = left => left.map_err(|_| RestFailure::injected())?,
                 () = sleep_until(until) => {}
                 () = self.closes() => {}
             }
@@ -224,11 +224,11 @@ impl RestServer {
         name: &str,
         host: Option<&Host>,
         port: Option<u16>,
-    ) -> Result<Arc<str>, Failure> {
+    ) -> Result<Arc<str>, RestFailure> {
         let resolved = self.shared().resolve(name, host, port);
         resolved.map_err(|unresolved| match unresolved {
             Unresolved::Unknown => unknown(name),
-            Unresolved::Several => Failure::new(
+            Unresolved::Several => RestFailure::new(
                 StatusCode::CONFLICT,
                 format!("{name:?} has several instances: give the id, or host and port"),
             ),
@@ -236,9 +236,9 @@ impl RestServer {
     }
 }
 
-fn unknown(name: &str) -> Failure {
+fn unknown(name: &str) -> RestFailure {
     let message = format!("{name:?} is unknown: it never registered, left, or expired");
-    Failure::new(StatusCode::NOT_FOUND, message)
+    RestFailure::new(StatusCode::NOT_FOUND, message)
 }
 
 fn listing(name: &str, look: &Lookup) -> Answer {
@@ -275,7 +275,7 @@ where
         let server = self.clone();
         Box::pin(async move {
             let answer = server.answer(request).await;
-            Ok(answer.unwrap_or_else(Failure::into_response))
+            Ok(answer.unwrap_or_else(RestFailure::into_response))
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     instance::Instance,
     registry::{
         Answer, BoxFuture, Lease, Query, Renewal, Source,
-        http::{Http, Reply, Request},
+        http::{RegistryHttp, Reply, Request},
         memory::{Defaults, NewRecord, Position, renew_every, wire},
     },
 };
@@ -36,7 +36,7 @@ fn encode(text: &str) -> impl std::fmt::Display + '_ {
 
 /// One watch.
 pub(super) struct RestSource {
-    http: Http,
+    http: RegistryHttp,
     query: Query,
     path: String,
     wait: Duration,
@@ -46,7 +46,7 @@ pub(super) struct RestSource {
 }
 
 impl RestSource {
-    pub(super) fn new(http: Http, query: Query, wait: Duration) -> Self {
+    pub(super) fn new(http: RegistryHttp, query: Query, wait: Duration) -> Self {
         let mut path = format!("/registry/services/{}?", encode(query.service()));
         for tag in query.tags() {
             // Writing to a String cannot fail.
@@ -194,14 +194,14 @@ impl Source for RestSource {
 
 /// One registration.
 pub(super) struct RestLease {
-    http: Http,
+    http: RegistryHttp,
     record: NewRecord,
     agent: usize,
     generation: Option<u64>,
 }
 
 impl RestLease {
-    pub(super) fn new(http: Http, record: NewRecord) -> Self {
+    pub(super) fn new(http: RegistryHttp, record: NewRecord) -> Self {
         Self {
             http,
             record,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     machine::{Admission, Probed},
-    shared::Shared,
+    shared::BreakerShared,
 };
 use crate::{
     classify::{Observer, Outcome, Verdict, on_error},
@@ -21,15 +21,15 @@ use crate::{
 /// of the response.
 #[derive(Debug)]
 pub struct BreakerCall {
-    shared: Arc<Shared>,
+    shared: Arc<BreakerShared>,
     admission: Admission,
     /// When the call was made, if the settings need it.
     made: Option<Instant>,
-    step: Step,
+    step: BreakerStep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum BreakerStep {
     /// No response yet.
     Waiting,
     /// The head of the response came; its end decides the verdict.
@@ -45,13 +45,13 @@ enum Step {
 
 impl BreakerCall {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared>, admission: Admission) -> Self {
+    pub(super) fn new(shared: Arc<BreakerShared>, admission: Admission) -> Self {
         let timed = admission.probe || shared.times_calls();
         Self {
             shared,
             admission,
             made: timed.then(Instant::now),
-            step: Step::Waiting,
+            step: BreakerStep::Waiting,
         }
     }
 
@@ -61,7 +61,7 @@ impl BreakerCall {
             return self.cancel();
         }
         let failed = outcome != Outcome::Success;
-        let begun = matches!(self.step, Step::Begun { .. });
+        let begun = matches!(self.step, BreakerStep::Begun { .. });
         let number = if self.admission.probe {
             let result = match failed || slow {
                 true => Probed::Bad,
@@ -73,16 +73,16 @@ impl BreakerCall {
             self.shared.record(self.admission, now, failed, slow)
         };
         self.step = match failed {
-            true => Step::Over,
-            false => Step::Good { number },
+            true => BreakerStep::Over,
+            false => BreakerStep::Good { number },
         };
     }
 
     #[cold]
     fn cancel(&mut self) {
-        let begun = matches!(self.step, Step::Begun { .. });
-        let open = begun || self.step == Step::Waiting;
-        self.step = Step::Over;
+        let begun = matches!(self.step, BreakerStep::Begun { .. });
+        let open = begun || self.step == BreakerStep::Waiting;
+        self.step = BreakerStep::Over;
         if open && self.admission.probe {
             self.shared.probed(self.admission, Probed::Cancelled, begun);
         }
@@ -111,7 +111,7 @@ impl Observer for BreakerCall {
         if let Some(verdict) = verdict {
             return self.conclude_at(verdict.outcome, slow, now);
         }
-        self.step = Step::Begun { slow };
+        self.step = BreakerStep::Begun { slow };
         if self.admission.probe {
             self.shared.begin(self.admission);
         }
@@ -119,19 +119,19 @@ impl Observer for BreakerCall {
 
     fn conclude(&mut self, verdict: Verdict) {
         match self.step {
-            Step::Waiting => self.answered(Some(verdict)),
-            Step::Begun { slow } => self.conclude_at(verdict.outcome, slow, None),
-            Step::Good { number }
+            BreakerStep::Waiting => self.answered(Some(verdict)),
+            BreakerStep::Begun { slow } => self.conclude_at(verdict.outcome, slow, None),
+            BreakerStep::Good { number }
                 if matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded) =>
             {
-                self.step = Step::Over;
+                self.step = BreakerStep::Over;
                 if self.admission.probe {
                     self.shared.relapsed(self.admission);
                 } else {
                     self.shared.amend(self.admission, number);
                 }
             }
-            Step::Good { .. } | Step::Over => {}
+            BreakerStep::Good { .. } | BreakerStep::Over => {}
         }
     }
 }
@@ -139,7 +139,7 @@ impl Observer for BreakerCall {
 impl Drop for BreakerCall {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.step, Step::Over | Step::Good { .. }) {
+        if !matches!(self.step, BreakerStep::Over | BreakerStep::Good { .. }) {
             self.cancel();
         }
     }

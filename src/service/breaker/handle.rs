@@ -5,17 +5,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::{
-    shared::Shared,
+    shared::BreakerShared,
     state::{BreakerState, BreakerTransition},
 };
 use crate::window::CallCounts;
 
 /// Reads the state of a breaker, and sets it by hand. Cheap to clone; keeps no service alive.
 #[derive(Clone, Debug)]
-pub struct BreakerHandle(Arc<Shared>);
+pub struct BreakerHandle(Arc<BreakerShared>);
 
 impl BreakerHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<BreakerShared>) -> Self {
         Self(shared)
     }
 

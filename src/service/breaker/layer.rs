@@ -6,7 +6,7 @@ use tower::Layer;
 
 #[cfg(doc)]
 use super::BreakerSettings;
-use super::{Breaker, BreakerHandle, shared::Shared};
+use super::{Breaker, BreakerHandle, shared::BreakerShared};
 use crate::classify::Answers;
 
 /// Puts a circuit breaker around a service. See the [module](super).
@@ -16,11 +16,11 @@ use crate::classify::Answers;
 #[derive(Clone, Debug)]
 pub struct BreakerLayer<C = Answers> {
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<BreakerShared>,
 }
 
 impl BreakerLayer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<BreakerShared>) -> Self {
         Self {
             classify: Answers::default(),
             shared,

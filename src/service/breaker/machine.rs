@@ -17,7 +17,7 @@ use crate::backoff::{after, doubled, jittered};
 
 /// The settings of the machine; see [`BreakerSettings`](super::BreakerSettings).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rules {
+pub(super) struct BreakerRules {
     /// How long the breaker stays open the first time in a row, and at most.
     pub(super) open_time: (Duration, Duration),
     pub(super) jitter: f64,
@@ -27,7 +27,7 @@ pub(super) struct Rules {
 
 #[derive(Debug)]
 pub(super) struct Machine {
-    rules: Rules,
+    rules: BreakerRules,
     rng: SmallRng,
     phase: Phase,
     generation: u64,
@@ -85,7 +85,7 @@ impl Probing {
 }
 
 impl Machine {
-    pub(super) fn new(rules: Rules, rng: SmallRng, now: Instant) -> Self {
+    pub(super) fn new(rules: BreakerRules, rng: SmallRng, now: Instant) -> Self {
         Self {
             rules,
             rng,

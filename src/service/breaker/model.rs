@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::{
     error::Refused,
-    machine::{Admission, Machine, Probed, Rules},
+    machine::{Admission, BreakerRules, Machine, Probed},
     state::{BreakerCause, BreakerState, BreakerTransition},
 };
 
 const MS: Duration = Duration::from_millis(1);
 
-fn rules(probes: u32) -> Rules {
-    Rules {
+fn rules(probes: u32) -> BreakerRules {
+    BreakerRules {
         open_time: (Duration::from_secs(1), Duration::from_secs(30)),
         jitter: 0.0,
         probes,
@@ -173,7 +173,7 @@ impl Naive {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum BreakerStep {
     Wait(u64),
     Admit,
     Begin(usize),
@@ -184,7 +184,7 @@ enum Step {
     Force(BreakerState),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = BreakerStep> {
     let result = prop_oneof![
         4 => Just(Probed::Good),
         1 => Just(Probed::Bad),
@@ -197,14 +197,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]);
     // Calls are counted back from the latest, so that most belong to the current state.
     prop_oneof![
-        6 => prop_oneof![5 => 0..2_000_u64, 1 => 0..100_000_u64].prop_map(Step::Wait),
-        9 => Just(Step::Admit),
-        3 => (0..6_usize).prop_map(Step::Begin),
-        9 => (0..6_usize, result).prop_map(|(back, result)| Step::End(back, result)),
-        3 => (0..6_usize).prop_map(Step::Trip),
-        1 => (0..6_usize).prop_map(Step::Relapse),
-        1 => Just(Step::Expire),
-        1 => forced.prop_map(Step::Force),
+        6 => prop_oneof![5 => 0..2_000_u64, 1 => 0..100_000_u64].prop_map(BreakerStep::Wait),
+        9 => Just(BreakerStep::Admit),
+        3 => (0..6_usize).prop_map(BreakerStep::Begin),
+        9 => (0..6_usize, result).prop_map(|(back, result)| BreakerStep::End(back, result)),
+        3 => (0..6_usize).prop_map(BreakerStep::Trip),
+        1 => (0..6_usize).prop_map(BreakerStep::Relapse),
+        1 => Just(BreakerStep::Expire),
+        1 => forced.prop_map(BreakerStep::Force),
     ]
 }
 
@@ -233,12 +233,12 @@ proptest! {
                 calls.len().checked_sub(1 + back)
             };
             match step {
-                Step::Wait(millis) => now += millis,
-                Step::Expire => {
+                BreakerStep::Wait(millis) => now += millis,
+                BreakerStep::Expire => {
                     machine.expire(at(now));
                     naive.expire(now);
                 }
-                Step::Force(to) => {
+                BreakerStep::Force(to) => {
                     machine.force(to, at(now));
                     naive.streak = 0;
                     naive.closed_at = now;
@@ -248,7 +248,7 @@ proptest! {
                         _ => Naively::Closed,
                     });
                 }
-                Step::Admit => {
+                BreakerStep::Admit => {
                     let refuses = machine.refuses(at(now));
                     let real = machine.admit(at(now));
                     let expected = naive.admit(calls.len(), now);
@@ -259,7 +259,7 @@ proptest! {
                         calls.push((Call { admission, time }, false, false));
                     }
                 }
-                Step::Begin(back) => {
+                BreakerStep::Begin(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, begun, over) = &mut calls[number];
                     if !call.admission.probe || *begun || *over {
@@ -274,7 +274,7 @@ proptest! {
                         }
                     }
                 }
-                Step::End(back, result) => {
+                BreakerStep::End(back, result) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, begun, over) = &mut calls[number];
                     if !call.admission.probe || *over {
@@ -286,7 +286,7 @@ proptest! {
                         naive.probed(number, result, now);
                     }
                 }
-                Step::Trip(back) => {
+                BreakerStep::Trip(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, ..) = calls[number];
                     machine.trip(call.admission, BreakerCause::Created, at(now));
@@ -294,7 +294,7 @@ proptest! {
                         naive.trip(now);
                     }
                 }
-                Step::Relapse(back) => {
+                BreakerStep::Relapse(back) => {
                     let Some(number) = find(back, &calls) else { continue };
                     let (call, ..) = calls[number];
                     machine.relapsed(call.admission, at(now));
@@ -325,7 +325,7 @@ proptest! {
 fn jitter_stays_within_its_share_and_repeats() {
     let open_for = |seed| {
         let jitter = 0.2;
-        let rules = Rules { jitter, ..rules(1) };
+        let rules = BreakerRules { jitter, ..rules(1) };
         let now = Instant::now();
         let mut machine = Machine::new(rules, SmallRng::seed_from_u64(seed), now);
         let call = machine.admit(now).unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use tower::Service;
 
-use super::{BreakerCall, BreakerHandle, shared::Shared};
+use super::{BreakerCall, BreakerHandle, shared::BreakerShared};
 use crate::{
     classify::{Answers, Classify},
     error::BoxError,
@@ -22,13 +22,13 @@ use crate::{
 pub struct Breaker<S, C = Answers> {
     inner: S,
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<BreakerShared>,
     /// Whether the last `poll_ready` did not poll the inner service.
     skipped: bool,
 }
 
 impl<S, C> Breaker<S, C> {
-    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<BreakerShared>) -> Self {
         Self {
             inner,
             classify,

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{
     layer::BreakerLayer,
-    machine::{Machine, Rules},
-    shared::{Counted, Limits, Shared},
+    machine::{BreakerRules, Machine},
+    shared::{BreakerShared, Counted, Thresholds},
 };
 use crate::{
     error::{ConfigError, check_range, check_share},
@@ -52,7 +52,7 @@ pub struct BreakerSettings {
     failure_ratio: f64,
     slow: Option<(Duration, f64)>,
     min_calls: Option<u32>,
-    rules: Rules,
+    rules: BreakerRules,
     seed: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ impl BreakerSettings {
             failure_ratio: 0.5,
             slow: None,
             min_calls: None,
-            rules: Rules {
+            rules: BreakerRules {
                 open_time: (Duration::from_secs(1), Duration::from_secs(30)),
                 jitter: 0.2,
                 probes: 3,
@@ -193,14 +193,14 @@ impl BreakerSettings {
             Window::Time(span) => Counted::Time(TimeWindow::new(span, BUCKETS, now)),
             Window::Calls(calls) => Counted::Calls(CountWindow::new(calls)),
         };
-        let limits = Limits {
+        let limits = Thresholds {
             min_calls: self.least().into(),
             failure_ratio: self.failure_ratio,
             slow: self.slow,
             probe_deadline: self.rules.probe_deadline,
         };
         let machine = Machine::new(self.rules, small_rng(self.seed), now);
-        let shared = Shared::new(Arc::clone(&self.name), machine, limits, window, now);
+        let shared = BreakerShared::new(Arc::clone(&self.name), machine, limits, window, now);
         Ok(BreakerLayer::new(Arc::new(shared)))
     }
 

@@ -24,9 +24,9 @@ use crate::window::{CallCounts, CountWindow, TimeWindow};
 /// Aligned to cache lines of its own: every call reads the word, and every call writes the counts
 /// of calls and references beside it in memory.
 #[repr(align(128))]
-struct Word(AtomicU64);
+struct BreakerWord(AtomicU64);
 
-impl Word {
+impl BreakerWord {
     fn of(machine: &Machine) -> u64 {
         let state = machine.state();
         let closed = matches!(state, BreakerState::Closed | BreakerState::ForcedClosed);
@@ -34,15 +34,15 @@ impl Word {
     }
 }
 
-pub(super) struct Shared {
+pub(super) struct BreakerShared {
     /// The generation of the machine, and whether all calls are admitted: all that most calls need
     /// to read, without the lock of the machine. Written while the lock is held. Release and
     /// acquire: a call that finds the breaker closed again also finds the window that was emptied
     /// before.
-    word: Word,
+    word: BreakerWord,
     machine: Mutex<Machine>,
     window: Counted,
-    limits: Limits,
+    limits: Thresholds,
     name: Arc<str>,
     latest: watch::Sender<BreakerTransition>,
     /// Relaxed: a statistic.
@@ -57,7 +57,7 @@ pub(super) enum Counted {
 
 /// The limits at which the counts open the breaker.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Thresholds {
     pub(super) min_calls: u64,
     pub(super) failure_ratio: f64,
     /// From which duration on a call is slow, and which share of slow calls is too high.
@@ -65,7 +65,7 @@ pub(super) struct Limits {
     pub(super) probe_deadline: Duration,
 }
 
-impl Limits {
+impl Thresholds {
     fn judge(&self, counts: CallCounts) -> Option<BreakerCause> {
         let reaches = |part: u64, ratio: f64| part as f64 >= ratio * counts.total as f64;
         if counts.total < self.min_calls {
@@ -79,11 +79,11 @@ impl Limits {
     }
 }
 
-impl Shared {
+impl BreakerShared {
     pub(super) fn new(
         name: Arc<str>,
         machine: Machine,
-        limits: Limits,
+        limits: Thresholds,
         window: Counted,
         now: Instant,
     ) -> Self {
@@ -96,7 +96,7 @@ impl Shared {
             generation: 0,
         };
         Self {
-            word: Word(AtomicU64::new(Word::of(&machine))),
+            word: BreakerWord(AtomicU64::new(BreakerWord::of(&machine))),
             machine: Mutex::new(machine),
             window,
             limits,
@@ -126,7 +126,7 @@ impl Shared {
                 Counted::Calls(window) => window.reset(),
             }
         }
-        self.word.0.store(Word::of(&machine), Release);
+        self.word.0.store(BreakerWord::of(&machine), Release);
         // A `tracing` subscriber may read the breaker, so it is called without the lock.
         drop(machine);
         transitions.into_iter().for_each(|it| self.publish(it));
@@ -317,9 +317,9 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for BreakerShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("BreakerShared")
             .field("name", &self.name)
             .field("machine", &self.machine)
             .field("window", &self.window)

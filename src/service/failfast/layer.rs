@@ -4,18 +4,18 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tower::Layer;
 
-use super::{service::FailFast, shared::Shared};
+use super::{service::FailFast, shared::FailFastShared};
 
 /// Bounds the wait for a service to be ready. See the [module](super).
 ///
 /// Services made by one layer, and its clones, share the failing state.
 #[derive(Clone, Debug)]
 pub struct FailFastLayer {
-    shared: Arc<Shared>,
+    shared: Arc<FailFastShared>,
 }
 
 impl FailFastLayer {
-    pub(super) fn new(shared: Shared) -> Self {
+    pub(super) fn new(shared: FailFastShared) -> Self {
         Self {
             shared: Arc::new(shared),
         }

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{Instant, Sleep};
 use tower::Service;
 
-use super::{error::FailFastError, shared::Shared};
+use super::{error::FailFastError, shared::FailFastShared};
 use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
 
 /// Fails calls at once after the inner service was not ready for a while; made by a
@@ -18,7 +18,7 @@ use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
 #[derive(Debug)]
 pub struct FailFast<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<FailFastShared>,
     /// When this clone first found the inner service not ready; `None` while it is ready.
     since: Option<Instant>,
     /// Reused for each wait.
@@ -28,7 +28,7 @@ pub struct FailFast<S> {
 }
 
 impl<S> FailFast<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: S, shared: Arc<FailFastShared>) -> Self {
         Self {
             inner,
             shared,
@@ -122,7 +122,7 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         if self.failing {
-            let Shared { name, wait, .. } = &*self.shared;
+            let FailFastShared { name, wait, .. } = &*self.shared;
             return Judged::refused(FailFastError::new(Arc::clone(name), *wait));
         }
         Judged::admitted(self.inner.call(request), Answers::default(), ())

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{layer::FailFastLayer, shared::Shared};
+use super::{layer::FailFastLayer, shared::FailFastShared};
 use crate::error::{ConfigError, check_range};
 
 /// The settings of a failfast. Each [`build`](Self::build) makes a new layer with a state of its
@@ -46,7 +46,7 @@ impl FailFastSettings {
     pub fn build(&self) -> Result<FailFastLayer, ConfigError> {
         let range = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
         check_range("failfast.wait", self.wait, range)?;
-        Ok(FailFastLayer::new(Shared {
+        Ok(FailFastLayer::new(FailFastShared {
             name: Arc::clone(&self.name),
             wait: self.wait,
             failing: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct FailFastShared {
     pub(super) name: Arc<str>,
     pub(super) wait: Duration,
     /// Whether a wait was over, and no clone has found the inner service ready since. Relaxed: it

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{gradient::Sample, permits::Permit, shared::Shared};
+use super::{gradient::Sample, permits::Permit, shared::LimitShared};
 use crate::{
     classify::{Observer, Outcome, Verdict},
     service::judged::Amend,
@@ -16,7 +16,7 @@ use crate::{
 /// judges by the end of the response.
 #[derive(Debug)]
 pub struct LimitCall {
-    shared: Arc<Shared>,
+    shared: Arc<LimitShared>,
     began: Instant,
     in_flight: u32,
     /// Whether its latency was sampled, or is not needed any more.
@@ -25,7 +25,7 @@ pub struct LimitCall {
 }
 
 impl LimitCall {
-    pub(super) fn new(shared: Arc<Shared>, permit: Permit) -> Self {
+    pub(super) fn new(shared: Arc<LimitShared>, permit: Permit) -> Self {
         let in_flight = shared.begin();
         Self {
             shared,

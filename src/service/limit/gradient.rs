@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// The settings of the estimate; see [`LimitSettings`](super::LimitSettings).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rules {
+pub(super) struct LimitRules {
     pub(super) initial: u32,
     pub(super) min: u32,
     pub(super) max: u32,
@@ -38,7 +38,7 @@ const WARMUP: u32 = 10;
 
 #[derive(Clone, Debug)]
 pub(super) struct Gradient {
-    rules: Rules,
+    rules: LimitRules,
     limit: f64,
     /// The usual latency in nanoseconds, averaged over `periods` periods; unknown at 0.
     usual: f64,
@@ -65,7 +65,7 @@ pub(super) struct Sample {
 }
 
 impl Gradient {
-    pub(super) fn new(rules: Rules, now: Instant) -> Self {
+    pub(super) fn new(rules: LimitRules, now: Instant) -> Self {
         Self {
             rules,
             limit: rules.initial.into(),
@@ -178,8 +178,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn rules() -> Rules {
-        Rules {
+    fn rules() -> LimitRules {
+        LimitRules {
             initial: 20,
             min: 4,
             max: 200,

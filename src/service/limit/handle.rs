@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::shared::Shared;
+use super::shared::LimitShared;
 
 /// Reads a limit. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LimitHandle(Arc<Shared>);
+pub struct LimitHandle(Arc<LimitShared>);
 
 impl LimitHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<LimitShared>) -> Self {
         Self(shared)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::{handle::LimitHandle, service::AdaptiveLimit, shared::Shared};
+use super::{handle::LimitHandle, service::AdaptiveLimit, shared::LimitShared};
 use crate::classify::Answers;
 
 /// Limits concurrent calls by latency and overload. See the [module](super).
@@ -13,11 +13,11 @@ use crate::classify::Answers;
 #[derive(Clone, Debug)]
 pub struct AdaptiveLimitLayer<C = Answers> {
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<LimitShared>,
 }
 
 impl AdaptiveLimitLayer {
-    pub(super) fn new(shared: Shared) -> Self {
+    pub(super) fn new(shared: LimitShared) -> Self {
         Self {
             classify: Answers::default(),
             shared: Arc::new(shared),

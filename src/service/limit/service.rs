@@ -11,7 +11,7 @@ use std::{
 
 use tower::Service;
 
-use super::{call::LimitCall, handle::LimitHandle, permits::Permit, shared::Shared};
+use super::{call::LimitCall, handle::LimitHandle, permits::Permit, shared::LimitShared};
 use crate::{
     classify::{Answers, Classify},
     service::Judged,
@@ -25,7 +25,7 @@ use crate::{
 pub struct AdaptiveLimit<S, C = Answers> {
     inner: S,
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<LimitShared>,
     turn: Turn,
 }
 
@@ -37,7 +37,7 @@ enum Turn {
 }
 
 impl<S, C> AdaptiveLimit<S, C> {
-    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<LimitShared>) -> Self {
         Self {
             inner,
             classify,

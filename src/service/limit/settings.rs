@@ -2,7 +2,7 @@
 
 use tokio::sync::Semaphore;
 
-use super::{gradient::Rules, layer::AdaptiveLimitLayer, shared::Shared};
+use super::{gradient::LimitRules, layer::AdaptiveLimitLayer, shared::LimitShared};
 use crate::error::{ConfigError, check_range};
 
 const MOST: u32 = 1_000_000;
@@ -12,12 +12,12 @@ const _: () = assert!(MOST as usize <= Semaphore::MAX_PERMITS);
 /// The settings of an adaptive limit. Each [`build`](Self::build) makes a new limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "settings do nothing until they are built"]
-pub struct LimitSettings(Rules);
+pub struct LimitSettings(LimitRules);
 
 impl LimitSettings {
     /// The defaults.
     pub fn new() -> Self {
-        Self(Rules {
+        Self(LimitRules {
             initial: 20,
             min: 4,
             max: 1_000,
@@ -50,7 +50,7 @@ impl LimitSettings {
     /// # Errors
     /// When a setting is outside of the range that its method states.
     pub fn build(&self) -> Result<AdaptiveLimitLayer, ConfigError> {
-        let Rules {
+        let LimitRules {
             initial,
             min,
             max,
@@ -60,7 +60,7 @@ impl LimitSettings {
         check_range("limit.range", min, 1..=max)?;
         check_range("limit.initial", initial, min..=max)?;
         check_range("limit.tolerance", tolerance, 1.0..=10.0)?;
-        Ok(AdaptiveLimitLayer::new(Shared::new(self.0)))
+        Ok(AdaptiveLimitLayer::new(LimitShared::new(self.0)))
     }
 }
 

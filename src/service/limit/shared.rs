@@ -8,12 +8,12 @@ use std::sync::{
 use tokio::time::Instant;
 
 use super::{
-    gradient::{Gradient, Rules, Sample},
+    gradient::{Gradient, LimitRules, Sample},
     permits::Permits,
 };
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LimitShared {
     pub(super) permits: Arc<Permits>,
     /// No call waits for this lock: a call that finds it locked skips its sample.
     gradient: Mutex<Gradient>,
@@ -25,8 +25,8 @@ pub(super) struct Shared {
     in_flight: AtomicU32,
 }
 
-impl Shared {
-    pub(super) fn new(rules: Rules) -> Self {
+impl LimitShared {
+    pub(super) fn new(rules: LimitRules) -> Self {
         Self {
             permits: Arc::new(Permits::new(rules.initial)),
             gradient: Mutex::new(Gradient::new(rules, Instant::now())),

@@ -83,9 +83,9 @@ const SLOTS: u32 = 10;
 /// # Ok::<_, tower_roster::ConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct RetryBudget(Arc<Inner>);
+pub struct RetryBudget(Arc<BudgetInner>);
 
-struct Inner {
+struct BudgetInner {
     ledger: Ledger,
     base: Instant,
     deposit: i64,
@@ -109,7 +109,7 @@ impl RetryBudget {
 
     fn with(deposit: i64, reserve: i64, refill: Refill, ttl: Duration) -> Self {
         let slot_ns = ttl.as_nanos() as u64 / u64::from(SLOTS);
-        Self(Arc::new(Inner {
+        Self(Arc::new(BudgetInner {
             ledger: Ledger::new(reserve, refill, SLOTS, slot_ns),
             base: Instant::now(),
             deposit,
@@ -181,7 +181,7 @@ impl RetryBudget {
     }
 }
 
-impl Inner {
+impl BudgetInner {
     /// In nanoseconds. `as_nanos` is not used, because its 128-bit arithmetic would double the
     /// cost.
     #[inline]

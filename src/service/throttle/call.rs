@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::shared::Shared;
+use super::shared::ThrottleShared;
 use crate::{
     classify::{Observer, Outcome, Verdict, on_error},
     error::BoxError,
@@ -18,24 +18,24 @@ use crate::{
 /// end of the response.
 #[derive(Debug)]
 pub struct ThrottleCall {
-    shared: Arc<Shared>,
+    shared: Arc<ThrottleShared>,
     made: Instant,
-    step: Step,
+    step: ThrottleStep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum ThrottleStep {
     Waiting,
     Accepted,
     Over,
 }
 
 impl ThrottleCall {
-    pub(super) fn new(shared: Arc<Shared>, made: Instant) -> Self {
+    pub(super) fn new(shared: Arc<ThrottleShared>, made: Instant) -> Self {
         Self {
             shared,
             made,
-            step: Step::Waiting,
+            step: ThrottleStep::Waiting,
         }
     }
 }
@@ -50,14 +50,15 @@ impl Amend<BoxError> for ThrottleCall {
 impl Observer for ThrottleCall {
     fn conclude(&mut self, verdict: Verdict) {
         match (self.step, verdict.outcome) {
-            (Step::Over, _) | (Step::Accepted, Outcome::Success | Outcome::Cancelled) => {}
-            (Step::Waiting, Outcome::Success) => self.step = Step::Accepted,
-            (Step::Waiting, Outcome::Cancelled) => {
-                self.step = Step::Over;
+            (ThrottleStep::Over, _)
+            | (ThrottleStep::Accepted, Outcome::Success | Outcome::Cancelled) => {}
+            (ThrottleStep::Waiting, Outcome::Success) => self.step = ThrottleStep::Accepted,
+            (ThrottleStep::Waiting, Outcome::Cancelled) => {
+                self.step = ThrottleStep::Over;
                 self.shared.withdraw(self.made);
             }
             (_, Outcome::Failure | Outcome::Overloaded) => {
-                self.step = Step::Over;
+                self.step = ThrottleStep::Over;
                 self.shared.reject();
             }
         }

@@ -4,14 +4,14 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
 
-use super::shared::Shared;
+use super::shared::ThrottleShared;
 
 /// Reads the state of a throttle. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ThrottleHandle(Arc<Shared>);
+pub struct ThrottleHandle(Arc<ThrottleShared>);
 
 impl ThrottleHandle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<ThrottleShared>) -> Self {
         Self(shared)
     }
 

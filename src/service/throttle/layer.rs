@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::{handle::ThrottleHandle, service::Throttle, shared::Shared};
+use super::{handle::ThrottleHandle, service::Throttle, shared::ThrottleShared};
 use crate::classify::Answers;
 
 /// Throttles calls by the share that the service accepts. See the [module](super).
@@ -13,11 +13,11 @@ use crate::classify::Answers;
 #[derive(Clone, Debug)]
 pub struct ThrottleLayer<C = Answers> {
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<ThrottleShared>,
 }
 
 impl ThrottleLayer {
-    pub(super) fn new(shared: Shared) -> Self {
+    pub(super) fn new(shared: ThrottleShared) -> Self {
         Self {
             classify: Answers::default(),
             shared: Arc::new(shared),

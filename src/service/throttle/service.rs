@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tower::Service;
 
-use super::{call::ThrottleCall, handle::ThrottleHandle, shared::Shared};
+use super::{call::ThrottleCall, handle::ThrottleHandle, shared::ThrottleShared};
 use crate::{
     classify::{Answers, Classify},
     error::BoxError,
@@ -24,11 +24,11 @@ use crate::{
 pub struct Throttle<S, C = Answers> {
     inner: S,
     classify: C,
-    shared: Arc<Shared>,
+    shared: Arc<ThrottleShared>,
 }
 
 impl<S, C> Throttle<S, C> {
-    pub(super) fn new(inner: S, classify: C, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: S, classify: C, shared: Arc<ThrottleShared>) -> Self {
         Self {
             inner,
             classify,

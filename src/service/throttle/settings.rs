@@ -8,7 +8,7 @@ use std::{
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::{layer::ThrottleLayer, shared::Shared};
+use super::{layer::ThrottleLayer, shared::ThrottleShared};
 use crate::{
     error::{ConfigError, check_range},
     rng::small_rng,
@@ -82,7 +82,7 @@ impl ThrottleSettings {
         check_range("throttle.window", self.window, range)?;
         check_range("throttle.min_calls", self.min_calls, 1..)?;
         let base = Instant::now();
-        Ok(ThrottleLayer::new(Shared {
+        Ok(ThrottleLayer::new(ThrottleShared {
             name: Arc::clone(&self.name),
             k: self.k,
             span: self.window,

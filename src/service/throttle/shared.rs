@@ -18,7 +18,7 @@ use crate::{rng::small_rng, window::TimeWindow};
 const PASS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ThrottleShared {
     pub(super) name: Arc<str>,
     pub(super) k: f64,
     pub(super) span: Duration,
@@ -37,7 +37,7 @@ pub(super) struct Shared {
     pub(super) refused: AtomicU64,
 }
 
-impl Shared {
+impl ThrottleShared {
     /// Admits or refuses a call that is made now.
     pub(super) fn admit(&self, now: Instant) -> Result<(), ThrottleError> {
         let probability = self.probability(now);

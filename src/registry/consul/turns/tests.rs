@@ -129,7 +129,7 @@ async fn an_answer_that_is_cut_is_no_refusal() {
 
     use crate::{
         connect::{Connector, Target},
-        registry::http::{Http, Request},
+        registry::http::{RegistryHttp, Request},
     };
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -137,7 +137,7 @@ async fn an_answer_that_is_cut_is_no_refusal() {
     let target = Target::Tcp(address.try_into().unwrap());
     let connector = Connector::new(target, Duration::from_secs(5));
     let origin = format!("http://{address}");
-    let http = Http::new("consul".into(), [(origin, false, connector)], 1_000);
+    let http = RegistryHttp::new("consul".into(), [(origin, false, connector)], 1_000);
     let turns = turns();
     let _held = take(&turns, FEWEST).await;
     // A server that sends nothing at all refuses; one that sends half an answer does not.
