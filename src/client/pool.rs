@@ -65,8 +65,9 @@ struct State<B> {
     now: u32,
     /// The task that ticks. It runs while any connection is idle.
     clock: Option<AbortHandle>,
-    /// The tasks that own a connection until it is ready. They end with the pool.
-    tasks: JoinSet<()>,
+    /// The tasks that own a connection until it is ready. They end with the pool. Made with the first
+    /// of them, because most endpoints of a large service never have one.
+    tasks: Option<JoinSet<()>>,
 }
 
 struct Idle<B> {
@@ -97,7 +98,7 @@ impl<B> Pool<B> {
                 waiting: VecDeque::new(),
                 now: 0,
                 clock: None,
-                tasks: JoinSet::new(),
+                tasks: None,
             }),
             tick: idle_for.map(tick),
             max_idle: if none { 0 } else { max_idle },
@@ -306,8 +307,9 @@ where
 impl<B> State<B> {
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         // Tasks that have ended are removed.
-        while self.tasks.try_join_next().is_some() {}
-        self.tasks.spawn(task);
+        let tasks = self.tasks.get_or_insert_with(JoinSet::new);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 }
 
