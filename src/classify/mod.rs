@@ -63,6 +63,8 @@ pub use self::{
 
 use std::{fmt, time::Duration};
 
+use crate::deadline::DeadlinePassed;
+
 /// The longest pushback that an endpoint can request, in linkerd as well. A bad `Retry-After`, or a
 /// skewed clock, must not withhold traffic from an endpoint for a day.
 #[cfg(feature = "_hyper")]
@@ -129,8 +131,9 @@ impl Verdict {
     }
 }
 
-/// Returns the verdict on an error. `judged` is the verdict of a classifier, which sees the type of the
-/// error only: the endpoint did answer if the response exceeds a limit of this client.
+/// Returns the verdict on an error of an endpoint. `judged` is the verdict of a classifier, which sees
+/// the type of the error only: the endpoint did answer if the response exceeds a limit of this client,
+/// and is not to blame for a deadline of the caller.
 #[cold]
 pub(crate) fn on_error(
     judged: Option<Verdict>,
@@ -139,7 +142,24 @@ pub(crate) fn on_error(
     if is_over_limit(error) {
         return Verdict::SUCCESS;
     }
+    if DeadlinePassed::find(error).is_some() {
+        return Verdict::new(Outcome::Cancelled);
+    }
     judged.unwrap_or(Verdict::FAILURE)
+}
+
+/// Returns the verdict on an error of a whole service, as [`on_error`] does. But a deadline that passed
+/// while the service was to answer is a failure: a service that hangs shows itself in no other way.
+#[cold]
+pub(crate) fn on_service_error(
+    judged: Option<Verdict>,
+    error: &(dyn std::error::Error + 'static),
+) -> Verdict {
+    match DeadlinePassed::find(error) {
+        None | Some(DeadlinePassed::BeforeCall) => on_error(judged, error),
+        #[cfg(feature = "tonic")]
+        Some(DeadlinePassed::InFlight) => judged.unwrap_or(Verdict::FAILURE),
+    }
 }
 
 /// Receives the verdict on one request. An observer that is dropped without a verdict means that the

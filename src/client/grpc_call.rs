@@ -30,7 +30,7 @@ use super::{
 use crate::{
     backoff::after,
     classify::{Refusal, refusal},
-    deadline::{Deadline, grpc},
+    deadline::{Deadline, DeadlinePassed, grpc},
     error::BoxError,
 };
 
@@ -82,16 +82,17 @@ where
     fn call(&mut self, request: Request<B>) -> GrpcFuture {
         let shared = &self.0;
         let limit = shared.limit(&request);
-        let (mut request, kept) = KeptCall::keep(request);
-        if let Some((limit, true)) = limit {
-            if limit.is_zero() {
-                return GrpcFuture(Box::pin(ready(Err(shared.late(limit)))));
+        if let Some(limit) = &limit {
+            if limit.by_caller && limit.time.is_zero() {
+                return GrpcFuture(Box::pin(ready(Err(shared.expired()))));
             }
+        }
+        let (mut request, kept) = KeptCall::keep(request);
+        if let Some(limit) = limit.as_ref().filter(|limit| limit.is_told) {
             request
                 .headers_mut()
-                .insert(grpc::TIMEOUT, grpc::write(limit));
+                .insert(grpc::TIMEOUT, grpc::write(limit.time));
         }
-        let limit = limit.map(|(limit, _)| limit);
         if let Err(why) = shared.complete(&mut request) {
             let error = HttpError::invalid(Arc::clone(&shared.place), why);
             return GrpcFuture(Box::pin(ready(Err(error))));
@@ -120,14 +121,14 @@ where
             let Some(limit) = limit else {
                 return exchange.await;
             };
-            let end = after(Instant::now(), limit);
+            let end = after(Instant::now(), limit.time);
             match timeout_at(end, exchange).await {
-                // The server applies the same limit, and servers of tonic report it as `CANCELLED`.
-                Ok(Ok(answer)) if is_cancelled(&answer) && Instant::now() >= end => {
-                    Err(this.late(limit))
+                // The server applies the same limit.
+                Ok(Ok(answer)) if gave_up(&answer) && Instant::now() >= end => {
+                    Err(this.late(&limit))
                 }
                 Ok(result) => result,
-                Err(_) => Err(this.late(limit)),
+                Err(_) => Err(this.late(&limit)),
             }
         }))
     }
@@ -154,14 +155,18 @@ impl Calls {
         Ok(())
     }
 
-    /// The time limit of a call, and whether the call has a deadline, of which it is what remains.
-    fn limit<B>(&self, request: &Request<B>) -> Option<(Duration, bool)> {
+    /// The time limit of a call, if it has one.
+    fn limit<B>(&self, request: &Request<B>) -> Option<CallLimit> {
         let asked = grpc::read(request.headers());
         let deadline = request.extensions().get::<Deadline>();
         let remaining = deadline.map(|deadline| deadline.remaining());
-        let limits = [asked, remaining, self.timeout];
-        let limit = limits.into_iter().flatten().min()?;
-        Some((limit, remaining.is_some()))
+        let callers = [asked, remaining].into_iter().flatten().min();
+        let time = [callers, self.timeout].into_iter().flatten().min()?;
+        Some(CallLimit {
+            time,
+            by_caller: callers == Some(time),
+            is_told: remaining.is_some(),
+        })
     }
 
     /// Sends a call again after its connection had ended before the server processed it, or returns
@@ -231,18 +236,39 @@ impl Calls {
 
     /// The error of a call that exceeded its time limit.
     #[cold]
-    fn late(&self, limit: Duration) -> HttpError {
-        let status = Status::deadline_exceeded(format!("no answer within {limit:?}"));
+    fn late(&self, limit: &CallLimit) -> HttpError {
+        let text = format!("no answer within {:?}", limit.time);
+        let mut status = Status::deadline_exceeded(text);
+        if limit.by_caller {
+            status.set_source(Arc::new(DeadlinePassed::InFlight));
+        }
+        HttpError::status(Arc::clone(&self.place), status)
+    }
+
+    /// The error of a call that came after its deadline.
+    #[cold]
+    fn expired(&self) -> HttpError {
+        let mut status = Status::deadline_exceeded("the deadline had passed before the call");
+        status.set_source(Arc::new(DeadlinePassed::BeforeCall));
         HttpError::status(Arc::clone(&self.place), status)
     }
 }
 
-/// Whether the head of an answer has the status `CANCELLED`.
-fn is_cancelled<B>(answer: &Response<B>) -> bool {
-    answer
-        .headers()
-        .get("grpc-status")
-        .is_some_and(|status| status == "1")
+/// Whether the head of an answer says that the server gave the call up: `DEADLINE_EXCEEDED`, or
+/// `CANCELLED` as servers of tonic do.
+fn gave_up<B>(answer: &Response<B>) -> bool {
+    let status = answer.headers().get("grpc-status");
+    status.is_some_and(|status| status == "1" || status == "4")
+}
+
+/// The time limit of a call.
+struct CallLimit {
+    /// What remained of it when the call came.
+    time: Duration,
+    /// Whether the caller set it, and not this client.
+    by_caller: bool,
+    /// Whether `grpc-timeout` is rewritten: the call has a [`Deadline`].
+    is_told: bool,
 }
 
 /// What to do after a call failed.

@@ -11,6 +11,9 @@
 
 #[cfg(feature = "http")]
 pub(crate) mod grpc;
+mod passed;
+
+pub(crate) use self::passed::DeadlinePassed;
 
 use std::time::Duration;
 
@@ -24,7 +27,8 @@ use crate::backoff::after;
 /// [`Stack`](crate::client::Stack), then ends the request at this time with the error of its own
 /// [deadline](crate::service::retry::RetrySettings::deadline) (tower's `Elapsed`; a
 /// [`StatusLayer`](crate::client::StatusLayer) makes it `DEADLINE_EXCEEDED`), and starts no attempt
-/// that could not end before. Of both deadlines the earlier counts. A `grpc-timeout` in the head of a
+/// that could not end before. A request that comes after its deadline is not sent: `Elapsed` is then a
+/// source of the error, and a breaker counts no failure. Of both deadlines the earlier counts. A `grpc-timeout` in the head of a
 /// call counts as a deadline too; each attempt over
 /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) sends the time that remains.
 ///

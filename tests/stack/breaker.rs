@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tower_roster::{
+    Deadline,
     client::Stack,
     service::breaker::{BreakerCause, BreakerError, BreakerSettings, BreakerState},
 };
@@ -92,4 +93,22 @@ async fn without_one_nothing_is_ever_refused() {
         assert_eq!(send(&client, post("/")).await.unwrap().0, 500);
     }
     assert!(handles.breaker.is_none(), "and it says so");
+}
+
+#[tokio::test]
+async fn callers_that_come_after_their_deadline_do_not_open_it() {
+    let [server] = servers(["a"]).await;
+    let breaker = BreakerSettings::new().min_calls(5);
+    let stack = Stack::http().breaker(breaker);
+    let (client, handles) = build(stack, [server.instance()]).await;
+    let breaker = handles.breaker.expect("it has one");
+    for _ in 0..20 {
+        let mut request = get("/");
+        let late = Deadline::within(std::time::Duration::ZERO);
+        request.extensions_mut().insert(late);
+        send(&client, request).await.unwrap_err();
+    }
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    assert_eq!((breaker.counts().failed, server.gets()), (0, 0));
+    assert_eq!(send(&client, get("/")).await.unwrap().0, 200);
 }

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 use tower::Layer;
 use tower_roster::{
-    Registry,
-    balance::policy::RoundRobin,
+    Deadline, Registry,
+    balance::{BalanceLayer, policy::RoundRobin},
+    classify::Grpc,
     client::{GrpcEndpoints, Stack, StatusLayer},
     discover::MakeEndpoint,
+    endpoint::eject::Ejection,
     registry::fixed::Fixed,
-    service::retry::{Replay, RetrySettings},
+    service::retry::{Replay, RetryError, RetrySettings},
 };
 
 use crate::{
@@ -93,8 +95,64 @@ async fn a_call_whose_deadline_has_passed_is_not_sent() {
     let mut client = GreeterClient::new(endpoint.unwrap());
     let mut call = tonic::Request::new(ask("you", 0));
     let extensions = call.extensions_mut();
-    extensions.insert(tower_roster::Deadline::within(Duration::ZERO));
+    extensions.insert(Deadline::within(Duration::ZERO));
     let status = client.greet(call).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!((server.calls(), server.connections()), (0, 0));
+}
+
+/// A caller that waits for a short time proves nothing about the endpoints, which answer later.
+#[tokio::test]
+async fn a_deadline_that_is_too_short_is_no_failure_of_the_endpoint() {
+    let server = Server::start().await;
+    let listed = [(server.addr.try_into().unwrap(), 1.into())];
+    let discover = Registry::new(Fixed::new(listed)).watch("greeter").unwrap();
+    let built = Stack::grpc()
+        .reissue(Replay::new().reclaiming().idempotent(|_| true))
+        .hedge(None)
+        .build(discover.discover(GrpcEndpoints::new()))
+        .unwrap();
+    let balance = &built.handles.balance;
+    balance.wait_for(|status| status.usable == 1).await.unwrap();
+    let mut client = GreeterClient::new(StatusLayer.layer(built.service));
+    client.greet(ask("you", 0)).await.unwrap();
+    for _ in 0..8 {
+        let mut call = tonic::Request::new(ask("hold", 0));
+        call.set_timeout(5 * MS);
+        let status = client.greet(call).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        let why = std::error::Error::source(&status);
+        let retried = why.is_some_and(|why| why.is::<RetryError>());
+        assert!(!retried, "the caller no longer waits: {status:?}");
+    }
+    let endpoints = balance.endpoints().await.unwrap();
+    assert_eq!(endpoints[0].failures, 0, "{endpoints:?}");
+}
+
+/// Without a retry, whose own timer could be the first.
+#[tokio::test]
+async fn only_a_limit_of_the_client_itself_is_a_failure_of_the_endpoint() {
+    for (limit, failures) in [(None, 0), (Some(10 * MS), 2)] {
+        let server = Server::start().await;
+        let listed = [(server.addr.try_into().unwrap(), 1.into())];
+        let discover = Registry::new(Fixed::new(listed)).watch("greeter").unwrap();
+        let mut endpoints = GrpcEndpoints::new();
+        if let Some(limit) = limit {
+            endpoints = endpoints.timeout(limit);
+        }
+        let balance = BalanceLayer::builder().classify(Grpc::default());
+        let layer = balance.ejection(Ejection::new()).build().unwrap();
+        let service = layer.balance(discover.discover(endpoints));
+        let handle = service.handle();
+        handle.wait_for(|status| status.usable == 1).await.unwrap();
+        let mut client = GreeterClient::new(StatusLayer.layer(service));
+        for deadline in [20 * MS, 20 * MS, Duration::ZERO] {
+            let mut call = tonic::Request::new(ask("hold", 0));
+            call.extensions_mut().insert(Deadline::within(deadline));
+            let status = client.greet(call).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        }
+        let seen = handle.endpoints().await.unwrap();
+        assert_eq!(seen[0].failures, failures, "{limit:?}");
+    }
 }

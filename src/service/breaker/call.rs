@@ -9,7 +9,7 @@ use super::{
     shared::BreakerShared,
 };
 use crate::{
-    classify::{Observer, Outcome, Verdict, on_error},
+    classify::{Observer, Outcome, Verdict, on_service_error},
     error::BoxError,
     service::judged::Amend,
 };
@@ -89,10 +89,11 @@ impl BreakerCall {
     }
 }
 
-/// A response beyond a limit of this client is no failure of the service.
+/// A response beyond a limit of this client is no failure of the service, and neither is a request that
+/// came after its deadline.
 impl Amend<BoxError> for BreakerCall {
     fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
-        on_error(judged, &**error)
+        on_service_error(judged, &**error)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pin_project::pin_project;
-use tower::{Service, timeout::error::Elapsed};
+use tower::Service;
 
 use super::{
     again::Again,
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     attempt::{self, Tried},
     classify::Classify,
+    deadline::DeadlinePassed,
     error::BoxError,
 };
 
@@ -133,7 +134,7 @@ where
             StageProj::Again(again) => again.as_mut().poll(cx),
             StageProj::Late => {
                 stage.set(Stage::Done);
-                Poll::Ready(Err(Elapsed::new().into()))
+                Poll::Ready(Err(DeadlinePassed::BeforeCall.into()))
             }
             _ => panic!("polled after it was done"),
         }

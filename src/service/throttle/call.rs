@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::shared::ThrottleShared;
 use crate::{
-    classify::{Observer, Outcome, Verdict, on_error},
+    classify::{Observer, Outcome, Verdict, on_service_error},
     error::BoxError,
     service::judged::Amend,
 };
@@ -40,10 +40,11 @@ impl ThrottleCall {
     }
 }
 
-/// A response beyond a limit of this client is no failure of the service.
+/// A response beyond a limit of this client is no failure of the service, and neither is a request that
+/// came after its deadline.
 impl Amend<BoxError> for ThrottleCall {
     fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
-        on_error(judged, &**error)
+        on_service_error(judged, &**error)
     }
 }
 
