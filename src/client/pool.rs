@@ -84,6 +84,16 @@ pub(super) struct Connection<B> {
     requests: Option<u32>,
 }
 
+/// The time, read at most once, and only if a peer announced one.
+#[derive(Default)]
+struct Clock(Option<Instant>);
+
+impl Clock {
+    fn now(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
+    }
+}
+
 /// A connection that is being established.
 pub(super) type Connecting<B> =
     Pin<Box<dyn Future<Output = Result<Connection<B>, BoxError>> + Send>>;
@@ -107,11 +117,11 @@ impl<B> Pool<B> {
 
     /// Takes a connection that is ready for a request.
     pub(super) fn take(&self) -> Option<Connection<B>> {
-        let mut over = Vec::new();
+        let (mut over, mut clock) = (Vec::new(), Clock::default());
         let mut state = self.lock();
         for at in (0..state.idle.len()).rev() {
             let connection = &state.idle[at].connection;
-            if connection.is_over() {
+            if connection.is_over(&mut clock) {
                 over.push(state.idle.remove(at));
             } else if connection.sender.is_ready() {
                 return Some(state.idle.remove(at).connection);
@@ -123,9 +133,10 @@ impl<B> Pool<B> {
 
     /// Drops the connections that get no further requests.
     pub(super) fn sweep(&self) {
+        let mut clock = Clock::default();
         let mut state = self.lock();
-        let idle = mem::take(&mut state.idle);
-        let (over, kept) = idle.into_iter().partition(|idle| idle.connection.is_over());
+        let idle = mem::take(&mut state.idle).into_iter();
+        let (over, kept) = idle.partition(|idle| idle.connection.is_over(&mut clock));
         state.idle = kept;
         drop(state);
         let _: Vec<_> = over;
@@ -144,11 +155,11 @@ where
 {
     /// Puts a connection back after the head of its response. It need not be ready yet.
     pub(super) fn put(self: &Arc<Self>, connection: Connection<B>) {
-        if self.max_idle == 0 || connection.is_over() {
+        if self.max_idle == 0 || connection.is_spent() {
             return;
         }
         if connection.sender.is_ready() {
-            return self.settle(connection);
+            return self.hand_on(connection);
         }
         let mut state = self.lock();
         if state.waiting.is_empty() && self.max_idle == usize::MAX {
@@ -159,10 +170,13 @@ where
     }
 
     /// Gives a ready connection to a waiting request, or keeps it.
-    fn settle(self: &Arc<Self>, mut connection: Connection<B>) {
-        if connection.is_over() {
-            return;
+    fn settle(self: &Arc<Self>, connection: Connection<B>) {
+        if !connection.is_over(&mut Clock::default()) {
+            self.hand_on(connection);
         }
+    }
+
+    fn hand_on(self: &Arc<Self>, mut connection: Connection<B>) {
         let mut state = self.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(connection) {
@@ -172,8 +186,8 @@ where
         }
         let mut closed = None;
         if state.idle.len() >= self.max_idle {
-            let mut idle = state.idle.iter();
-            let at = idle.position(|idle| idle.connection.is_over());
+            let (mut idle, mut clock) = (state.idle.iter(), Clock::default());
+            let at = idle.position(|idle| idle.connection.is_over(&mut clock));
             closed = at.map(|at| state.idle.remove(at));
         }
         if state.idle.len() < self.max_idle {
@@ -282,13 +296,13 @@ where
         let mut state = self.lock();
         state.now = state.now.wrapping_add(1);
         let now = state.now;
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        let (mut kept, mut gone, mut clock) = (Vec::new(), Vec::new(), Clock::default());
         for mut idle in mem::take(&mut state.idle) {
             if idle.connection.is_busy() {
                 // Its response has not ended. It starts to age after that, up to a tick too early.
                 idle.since = now;
             }
-            if idle.connection.is_over() || now.wrapping_sub(idle.since) >= LOOKS {
+            if idle.connection.is_over(&mut clock) || now.wrapping_sub(idle.since) >= LOOKS {
                 gone.push(idle);
             } else {
                 kept.push(idle);
@@ -332,17 +346,23 @@ impl<B> Connection<B> {
         self.until = None;
         if let Some(hint) = hint {
             self.until = hint.idle.map(|idle| Instant::now() + idle);
-            // Some servers count down, and others always announce the same number.
-            self.requests = left.into_iter().chain(hint.requests).min();
+            // Some servers count down, and others always announce the same number. No time at all
+            // means no request.
+            let none = hint.idle.is_some_and(|idle| idle.is_zero()).then_some(0);
+            let announced = hint.requests.into_iter().chain(none);
+            self.requests = left.into_iter().chain(announced).min();
         }
     }
 
+    /// Whether no further request must be sent on it, however soon.
+    fn is_spent(&self) -> bool {
+        self.sender.is_closed() || self.requests == Some(0) || self.life.is_retired()
+    }
+
     /// Whether no further request must be sent on it.
-    fn is_over(&self) -> bool {
-        self.sender.is_closed()
-            || self.requests == Some(0)
-            || self.life.is_retired()
-            || self.until.is_some_and(|until| Instant::now() >= until)
+    fn is_over(&self, clock: &mut Clock) -> bool {
+        let late = |until| clock.now() >= until;
+        self.is_spent() || self.until.is_some_and(late)
     }
 
     /// Whether a response is still being read from it.
