@@ -158,8 +158,8 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Sets at which age a connection is replaced by a new one; 1 h by default, `None` for never. It
-    /// lives up to a fifth less, so that connections are not replaced together.
+    /// Sets at which age a connection is replaced by a new one; 1 h by default, at least 1 s, `None` for
+    /// never. It lives up to a fifth less, so that connections are not replaced together.
     ///
     /// An endpoint whose address is a host name follows that name to another address within this time.
     /// An old connection completes its calls, and is kept as long as no new one can be made. A short
@@ -359,6 +359,9 @@ impl fmt::Debug for GrpcEndpoints {
             .field("keep_alive", &self.keep_alive)
             .field("timeout", &self.timeout)
             .field("concurrency_limit", &self.concurrency_limit)
+            .field("limits", &self.limits)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("max_age", &self.max_age)
             .field("tls", &self.is_tls())
             .finish_non_exhaustive()
     }

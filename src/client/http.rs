@@ -56,8 +56,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// When the client closes first, no request is sent into a connection that is closing.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
-/// Some handshakes a day, and no address is used for longer than its name names another one than it takes
-/// to change most records.
+/// An hour: few handshakes, and about as long as a usual DNS change takes.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(3_600);
 
 /// The silence after which TCP starts to probe a peer. The system sets the interval of the probes.
@@ -145,7 +144,8 @@ impl<B> HttpEndpoints<B> {
     /// server: otherwise a request may be sent into a connection that is closing.
     ///
     /// A connection is idle from the end of its response on. A request body that is still being
-    /// uploaded then may take this much longer.
+    /// uploaded then may take this much longer; it is cut off at once if the connection is not kept,
+    /// because of [`max_idle`](Self::max_idle) zero or because the head of the response says so.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into();
@@ -169,8 +169,8 @@ impl<B> HttpEndpoints<B> {
         self
     }
 
-    /// Sets at which age a connection is replaced by a new one; 1 h by default, `None` for never. Each
-    /// connection lives up to a fifth less, so that they are not replaced together.
+    /// Sets at which age a connection is replaced by a new one; 1 h by default, at least 1 s, `None` for
+    /// never. Each connection lives up to a fifth less, so that they are not replaced together.
     ///
     /// An endpoint whose address is a host name follows that name to another address within this time.
     /// An old connection completes what it carries, and is kept as long as no new one can be made. A
@@ -185,20 +185,22 @@ impl<B> HttpEndpoints<B> {
     /// HTTP/2 each field counts 32 bytes more than its text.
     ///
     /// A larger one is an error that [names the limit](HttpError::is_too_large). It counts neither as a
-    /// failure of the endpoint nor for a retry, as the next response would be as large. (Over HTTP/2
-    /// this holds up to four times the limit; beyond it the stream is reset, which is a failure.)
+    /// failure of the endpoint nor for a retry, as the next response would be as large. This holds for
+    /// the head, and over HTTP/2 up to four times the limit; beyond it the stream is reset, which is a
+    /// failure. Trailers that are too large end the body with an error, which is a failure, too: over
+    /// HTTP/2 it names the limit, and over HTTP/1 it is one of hyper's own limits.
     #[must_use]
     pub fn max_header_size(mut self, bytes: u32) -> Self {
         self.limits.size = bytes;
         self
     }
 
-    /// Sets how many fields the head of a response over HTTP/1 may have; 512 by default. It fails in
-    /// the same way if it has more. With more than 100, hyper allocates two buffers of 32 bytes for
+    /// Sets how many fields the head of a response over HTTP/1 may have; 512 by default, at most 16,384.
+    /// It fails in the same way if it has more. With more than 100, hyper allocates two buffers of 32 bytes for
     /// each field while it parses a head, which takes less than 0.1 µs.
     #[must_use]
     pub fn max_header_fields(mut self, fields: usize) -> Self {
-        self.limits.fields = fields;
+        self.limits.fields(fields);
         self
     }
 
@@ -221,6 +223,16 @@ impl<B> HttpEndpoints<B> {
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config);
         self
+    }
+
+    #[cfg(feature = "tls")]
+    fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn is_tls(&self) -> bool {
+        false
     }
 
     #[cfg(feature = "http2")]
@@ -397,6 +409,7 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
             .field("max_age", &self.max_age)
             .field("limits", &self.limits)
             .field("http2", &self.is_http2())
+            .field("tls", &self.is_tls())
             .finish_non_exhaustive()
     }
 }
@@ -415,7 +428,9 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
 ///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and
-/// [`take_request`](HttpError::take_request) returns it.
+/// [`take_request`](HttpError::take_request) returns it. A request that the server refused over HTTP/2
+/// was handed over already, so it is not returned. To send it again, put a retry around the client, which
+/// keeps a copy.
 pub struct HttpClient<B>(Transport<B>);
 
 /// One or two machine words, because a balancer clones and moves it for each request.

@@ -41,11 +41,15 @@ pub(super) fn tick(idle_timeout: Duration) -> Duration {
     (idle_timeout / LOOKS).max(SHORTEST)
 }
 
+/// The least greatest age. A shorter one would do little else than handshakes, and one of zero would do
+/// them without a pause.
+const YOUNGEST: Duration = Duration::from_secs(1);
+
 /// The age at which a connection is replaced: a share of the greatest age, which differs, so that
 /// connections that were made together are not replaced together.
 pub(super) fn age(greatest: Duration) -> Duration {
     let share = small_rng(None).random_range(0.8..=1.0);
-    greatest.min(NEVER).mul_f64(share)
+    greatest.clamp(YOUNGEST, NEVER).mul_f64(share)
 }
 
 /// After how much time a failed replacement is tried again.

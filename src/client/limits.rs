@@ -11,13 +11,17 @@ pub(super) const HEADER_SIZE: u32 = 256 << 10;
 /// Enough for one field for each cookie of a domain (RFC 6265 asks for 50), many times over.
 pub(super) const HEADER_FIELDS: usize = 512;
 
+/// The most fields that hyper can take: it allocates for that many before it reads a head, and the map
+/// of fields panics when it would hold more than 24,576 names.
+const MOST_FIELDS: usize = 16_384;
+
 /// The limits of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// In bytes.
     pub(super) size: u32,
     /// Of a head over HTTP/1.
-    pub(super) fields: usize,
+    fields: usize,
 }
 
 impl Limits {
@@ -26,6 +30,11 @@ impl Limits {
             size: HEADER_SIZE,
             fields: HEADER_FIELDS,
         }
+    }
+
+    /// Sets how many fields a head over HTTP/1 may have.
+    pub(super) fn fields(&mut self, fields: usize) {
+        self.fields = fields.min(MOST_FIELDS);
     }
 
     /// Sets the limits of a connection over HTTP/1.

@@ -148,7 +148,8 @@ async fn idle_connections_close_at_once_with_the_endpoint() {
     all_close(server.addr).await;
 }
 
-const AGE: Duration = Duration::from_millis(100);
+/// The shortest that can be set.
+const AGE: Duration = Duration::from_secs(1);
 
 fn get(path: &str) -> Request<Body> {
     let body = BodyExt::boxed(StreamBody::new(stream::empty()));
@@ -199,10 +200,21 @@ async fn a_connection_that_cannot_be_replaced_is_used_on() {
         }
     });
     let mut client = client(addr, HttpEndpoints::new().max_age(AGE));
-    for _ in 0..10 {
+    for _ in 0..6 {
         assert_eq!(text(&mut client, "/").await, "one");
-        tokio::time::sleep(AGE / 2).await;
+        tokio::time::sleep(AGE / 4).await;
     }
+}
+
+#[tokio::test]
+async fn an_age_of_zero_costs_no_more_than_a_handshake_each_second() {
+    let server = Raw::start(|head| (ok(path(head)), false)).await;
+    let mut client = client(server.addr, HttpEndpoints::new().max_age(Duration::ZERO));
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(500) {
+        assert_eq!(text(&mut client, "/a").await, "/a");
+    }
+    assert_eq!(server.opened(), 1);
 }
 
 #[cfg(feature = "http2")]

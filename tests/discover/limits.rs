@@ -24,7 +24,7 @@ type Body = Empty<Bytes>;
 fn answer(fields: usize, bytes: usize) -> String {
     let mut text = String::from("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n");
     for n in 0..fields {
-        text += &format!("x-{n:04}: {:0bytes$}\r\n", 0);
+        text += &format!("x-{n:05}: {:0bytes$}\r\n", 0);
     }
     text + "\r\nok"
 }
@@ -57,18 +57,36 @@ async fn a_response_with_many_or_long_fields_passes() {
 #[tokio::test]
 async fn the_error_of_a_response_that_is_too_large_names_the_limit() {
     let server = Raw::start(|_| (answer(400, 1_000), false)).await;
-    for endpoints in [
-        HttpEndpoints::new(),
-        HttpEndpoints::new().max_header_size(4_096),
-        HttpEndpoints::new()
-            .max_header_size(1 << 20)
-            .max_header_fields(300),
+    // hyper does not tell which limit it was, so the message states both with their values.
+    let (fields, default) = ("512 fields (max_header_fields)", 256 << 10);
+    for (endpoints, fields, size) in [
+        (HttpEndpoints::new(), fields, default),
+        (HttpEndpoints::new().max_header_size(4_096), fields, 4_096),
+        (
+            HttpEndpoints::new()
+                .max_header_size(1 << 20)
+                .max_header_fields(300),
+            "300 fields (max_header_fields)",
+            1 << 20,
+        ),
     ] {
-        let mut client = client(&server, endpoints);
-        is_told(&call(&mut client).await.unwrap_err(), "max_header_");
+        let error = call(&mut client(&server, endpoints)).await.unwrap_err();
+        is_told(&error, fields);
+        is_told(&error, &format!("{size} bytes (max_header_size)"));
     }
     let endpoints = HttpEndpoints::new().max_header_size(1 << 20);
     assert_eq!(call(&mut client(&server, endpoints)).await.unwrap(), 401);
+}
+
+#[tokio::test]
+async fn no_number_of_fields_is_too_large_to_be_set() {
+    let server = Raw::start(|_| (answer(30_000, 1), false)).await;
+    let endpoints = || HttpEndpoints::new().max_header_size(1 << 24);
+    let mut client = client(&server, endpoints().max_header_fields(usize::MAX));
+    is_told(&call(&mut client).await.unwrap_err(), "16384 fields");
+    let server = Raw::start(|_| (answer(16_000, 1), false)).await;
+    let mut client = self::client(&server, endpoints().max_header_fields(usize::MAX));
+    assert_eq!(call(&mut client).await.unwrap(), 16_001);
 }
 
 #[tokio::test]
