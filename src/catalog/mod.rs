@@ -34,7 +34,7 @@ pub struct Listing {
     /// service that the registry does not know.
     pub exists: bool,
     /// Why the list may be wrong, if the registry gave a sign of that. An empty list in doubt is held
-    /// back. Instances that are absent from a list in doubt are kept for 1.1 s; see [`EmptyGuard`].
+    /// back, also if it is the first. Instances that are absent from a list in doubt are kept for 1.1 s; see [`EmptyGuard`].
     pub doubt: Option<String>,
     /// Records that were left out, the first 1,000 of them.
     pub rejected: Vec<Rejected>,

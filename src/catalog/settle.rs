@@ -25,18 +25,21 @@ use crate::{
 /// correct set after a fault.
 const RETURN_WITHIN: Duration = Duration::from_millis(1_100);
 
-/// What to do with a reply that would empty a non-empty set.
+/// What to do with a reply that would empty a non-empty set, and with a first reply that is empty and in
+/// doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmptyGuard {
     /// Apply every empty reply at once.
     ApplyAtOnce,
     /// Apply an empty reply at once, unless the registry gave a sign that it may be wrong: an index that
     /// went backwards, or a list cut by access rules. Such a reply is held back for this time; an empty
-    /// reply after it is applied. The default, with 120 s: a Consul cluster that was wiped and
+    /// reply after it is applied. A first reply that is empty and in doubt is held back too, until a
+    /// reply without doubt or for this time. The default, with 120 s: a Consul cluster that was wiped and
     /// bootstrapped again listed nothing for 100 s, until its agents had registered their services
     /// again. Instances that are absent from a non-empty list in doubt are kept for 1.1 s.
     HoldDoubtful(Duration),
-    /// Hold every empty reply for this time.
+    /// Hold every empty reply for this time. A first reply is held only if it is in doubt, because without
+    /// doubt there is no set to keep.
     Hold(Duration),
 }
 
@@ -55,6 +58,8 @@ pub struct Settle {
     set: InstanceSet,
     withheld: Arc<[Arc<Instance>]>,
     rejected: Arc<[Rejected]>,
+    /// Whether a reply was applied.
+    began: bool,
     /// When each instance that is no longer listed, but kept for now, will be removed.
     leaving: HashMap<Key, Instant>,
     /// The time from which an empty reply is applied; `None` unless one is held back.
@@ -73,6 +78,7 @@ impl Settle {
             set: InstanceSet::default(),
             withheld: Arc::new([]),
             rejected: Arc::new([]),
+            began: false,
             leaving: HashMap::new(),
             held: None,
             doubted_until: None,
@@ -89,7 +95,7 @@ impl Settle {
         &self.withheld
     }
 
-    /// Returns the records of the last applied reply that were left out.
+    /// Returns the records of the last reply that were left out.
     pub fn rejected(&self) -> &Arc<[Rejected]> {
         &self.rejected
     }
@@ -102,21 +108,11 @@ impl Settle {
     /// Takes a reply. Returns whether it was applied; if not, it is held back.
     pub fn offer(&mut self, listing: Listing, now: Instant) -> bool {
         self.note_doubt(&listing, now);
-        if listing.instances.is_empty() && !self.set.is_empty() {
-            let hold = match self.guard {
-                EmptyGuard::ApplyAtOnce => None,
-                EmptyGuard::HoldDoubtful(time) => listing.doubt.as_ref().map(|_| time),
-                EmptyGuard::Hold(time) => Some(time),
-            };
-            // The next reply may look sound and still be wrong. So an empty reply that is held once is
-            // held until its time, or until instances are listed.
-            let until = match (&self.held, hold) {
-                (Some(until), _) => Some(*until),
-                (None, Some(time)) => Some(after(now, time)),
-                (None, None) => None,
-            };
+        if listing.instances.is_empty() {
+            let until = self.hold_until(listing.doubt.is_some(), now);
             if let Some(until) = until.filter(|until| *until > now) {
                 self.held = Some(until);
+                self.note_rejected(listing.rejected);
                 return false;
             }
             if self.held.is_some() {
@@ -126,6 +122,25 @@ impl Settle {
         }
         self.apply(listing, now);
         true
+    }
+
+    /// Returns until when an empty reply is held back; `None` or a time in the past if it is applied now.
+    fn hold_until(&self, doubtful: bool, now: Instant) -> Option<Instant> {
+        let hold = match self.guard {
+            EmptyGuard::ApplyAtOnce => return None,
+            EmptyGuard::HoldDoubtful(time) => doubtful.then_some(time),
+            EmptyGuard::Hold(time) => Some(time),
+        };
+        let until = || hold.map(|time| after(now, time));
+        match (self.set.is_empty(), self.began) {
+            // The next reply may look sound and still be wrong. So an empty reply that is held once is
+            // held until its time, or until instances are listed.
+            (false, _) => self.held.or_else(until),
+            // There is no set to keep, so only the reply in doubt itself is held: it does not confirm that
+            // the service has no instances.
+            (true, false) if doubtful => self.held.or_else(until),
+            (true, _) => None,
+        }
     }
 
     /// Removes the instances whose grace has ended. Returns whether there were any.
@@ -156,6 +171,7 @@ impl Settle {
 
     fn apply(&mut self, listing: Listing, now: Instant) {
         self.held = None;
+        self.began = true;
         let Listing {
             instances,
             mut rejected,
@@ -163,7 +179,6 @@ impl Settle {
         } = listing;
         let (serving, withheld, mut folded) = fold(instances, self.passing_only);
         rejected.append(&mut folded);
-        rejected.truncate(MOST_REJECTED);
 
         let grace = Some(after(now, self.removal_grace));
         self.doubted_until = self.doubted_until.filter(|until| *until > now);
@@ -178,6 +193,11 @@ impl Settle {
         {
             self.withheld = withheld.into();
         }
+        self.note_rejected(rejected);
+    }
+
+    fn note_rejected(&mut self, mut rejected: Vec<Rejected>) {
+        rejected.truncate(MOST_REJECTED);
         if *rejected != *self.rejected {
             self.rejected = rejected.into();
         }

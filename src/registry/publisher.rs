@@ -100,23 +100,19 @@ impl<'a> Publisher<'a> {
         let exists = listing.exists;
         let doubt = listing.doubt.clone();
         let empty = listing.instances.is_empty();
-        if !self.settle.offer(listing, now) {
+        let applied = self.settle.offer(listing, now);
+        self.log_rejected();
+        if !applied {
             let why = doubt.unwrap_or_else(|| "the empty guard is set".to_owned());
             let message = format!("an empty list is held back: {why}");
             let known = self.error.as_ref().map(RegistryError::kind) == Some(ErrorKind::Doubtful);
             if !known {
                 let error = self.error(ErrorKind::Doubtful, message);
                 self.fail(error, 1);
+            } else {
+                self.publish();
             }
             return false;
-        }
-        let known = Arc::clone(&self.cell.borrow().rejected);
-        if !Arc::ptr_eq(&known, self.settle.rejected()) {
-            let known: HashSet<_> = known.iter().collect();
-            let new = self.settle.rejected().iter();
-            for rejected in new.filter(|rejected| !known.contains(rejected)) {
-                tracing::warn!("{rejected}");
-            }
         }
         self.without_instances = if exists || !empty {
             ViewState::Empty
@@ -138,6 +134,18 @@ impl<'a> Publisher<'a> {
         }
         self.confirm();
         true
+    }
+
+    /// Logs the records that are left out and that the last published view does not name.
+    fn log_rejected(&self) {
+        let known = Arc::clone(&self.cell.borrow().rejected);
+        if !Arc::ptr_eq(&known, self.settle.rejected()) {
+            let known: HashSet<_> = known.iter().collect();
+            let new = self.settle.rejected().iter();
+            for rejected in new.filter(|rejected| !known.contains(rejected)) {
+                tracing::warn!("{rejected}");
+            }
+        }
     }
 
     pub(super) fn confirm(&mut self) {

@@ -20,7 +20,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ViewState {
-    /// The registry has not replied yet; [`View::error`] is set if it failed.
+    /// The registry has not replied yet, or only with an empty list in doubt; [`View::error`] has the
+    /// reason.
     #[default]
     Pending,
     /// The set is confirmed by the registry.

@@ -139,3 +139,70 @@ async fn a_grace_that_ends_while_the_registry_is_gone_hides_no_error() {
     assert_eq!(view.state, ViewState::Stale);
     assert!(view.error.is_some(), "the registry is still gone");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_first_empty_list_in_doubt_confirms_nothing() {
+    for (sound, state, listed) in [
+        (Step::Nothing { exists: false }, ViewState::Missing, vec![]),
+        (Step::Nothing { exists: true }, ViewState::Empty, vec![]),
+        (Step::List(&["a"]), ViewState::Live, vec!["a"]),
+    ] {
+        let backend = Scripted::new([Step::Doubtful, Step::Doubtful, sound]);
+        let mut watch = Registry::new(backend).watch("web").unwrap();
+        let start = tokio::time::Instant::now();
+        let mut seen = Vec::new();
+        let view = loop {
+            let view = watch.changed().await.unwrap();
+            seen.push((view.state, view.error.as_ref().map(|e| e.to_string())));
+            if view.is_fresh() {
+                break view;
+            }
+        };
+        assert_eq!((view.state, ids(&view)), (state, listed), "{seen:?}");
+        assert!(start.elapsed() < SECOND * 2, "{:?}", start.elapsed());
+        let doubted = seen.iter().filter(|(state, error)| {
+            let why = error.as_deref().unwrap_or_default();
+            *state == ViewState::Pending && why.contains("held back: as the script says")
+        });
+        assert_eq!(doubted.count(), 1, "{seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_empty_list_that_stays_in_doubt_is_applied_after_its_time() {
+    let times = [
+        (EmptyGuard::default(), 120),
+        (EmptyGuard::Hold(SECOND * 20), 20),
+        (EmptyGuard::ApplyAtOnce, 0),
+    ];
+    for (guard, seconds) in times {
+        let settings = WatchSettings::default().empty_guard(guard);
+        let backend = Scripted::new([Step::Doubtful]);
+        let registry = Registry::with_settings(backend, settings).unwrap();
+        let mut watch = registry.watch("web").unwrap();
+        let start = tokio::time::Instant::now();
+        let view = watch.resolved().await.unwrap();
+        assert_eq!(
+            (view.state, view.error.is_some()),
+            (ViewState::Missing, false)
+        );
+        let after = start.elapsed();
+        assert!(
+            after >= SECOND * seconds && after < SECOND * (seconds + 2),
+            "{guard:?}: held for {after:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_in_doubt_changes_nothing_for_a_set_that_is_known_to_be_empty() {
+    let backend = Scripted::new([
+        Step::Nothing { exists: true },
+        Step::After(SECOND, &Step::Doubtful),
+        Step::Hang,
+    ]);
+    let mut watch = Registry::new(backend).watch("web").unwrap();
+    until(&mut watch, "known", |v| v.state == ViewState::Empty).await;
+    let view = until(&mut watch, "missing", |v| v.state != ViewState::Empty).await;
+    assert_eq!(view.state, ViewState::Missing, "it had no instances before");
+}
