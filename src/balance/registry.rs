@@ -66,14 +66,10 @@ impl RegistryStatus {
     /// The reason for having no endpoint, taken from the most significant registry. First comes a registry
     /// that cannot be reached, as it may list instances; last comes one that lists none.
     pub(super) fn explain(all: &[Self]) -> Option<NoEndpoint> {
-        let one = all.iter().min_by_key(|status| match status.state {
-            ViewState::Pending | ViewState::Stale if status.error.is_some() || status.ended => 0,
-            ViewState::Stale => 1,
-            ViewState::Pending => 2,
-            ViewState::Live => 3,
-            ViewState::Empty => 4,
-            ViewState::Missing => 5,
-        })?;
+        let failed = |status: &Self| status.error.is_some() || status.ended;
+        let one = all
+            .iter()
+            .min_by_key(|status| status.state.rank(failed(status)))?;
         Some(match (one.state, &one.error) {
             (ViewState::Pending, None) if !one.ended => NoEndpoint::NeverResolved,
             (ViewState::Pending | ViewState::Stale, error) => NoEndpoint::Unreachable {

@@ -47,7 +47,8 @@ use crate::{
 /// must be correct again after a fault.
 const HELD_RECHECK: Duration = Duration::from_millis(500);
 
-/// The longest `Retry-After` that is obeyed, so that a registry cannot stop a client for longer.
+/// The longest `Retry-After` that is obeyed, so that a registry cannot stop a client for long. The pause is
+/// up to half as long again, because [`hinted`] adds to it.
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The parameters of a supervising task.
@@ -112,6 +113,7 @@ async fn unused(job: &WatchJob, cell: &Arc<cell::Sender<View>>) {
 }
 
 /// Supervises several sources, and publishes the first of them, in their order, that has instances.
+/// If none has, it publishes the view of [`choose`].
 async fn prefer(sources: Vec<Box<dyn Source>>, job: &WatchJob, out: &cell::Sender<View>) {
     let mut views = Vec::new();
     let mut work = tokio::task::JoinSet::new();
@@ -144,16 +146,22 @@ async fn changed(view: &mut cell::Receiver<View>) {
 
 /// Returns the first view with instances. A pending view without an error also ends the search: a later
 /// source must not be used before that one has responded.
+///
+/// Without instances, it returns the view that most likely hides some. If a source cannot be reached, then
+/// it is not known that the service has no instances, whatever the others list.
 fn choose(views: impl Iterator<Item = View>) -> View {
-    let mut first = None;
+    let mut without: Vec<View> = Vec::new();
     for view in views {
         let awaited = view.state == ViewState::Pending && view.error.is_none();
         if awaited || !view.instances.is_empty() {
             return view;
         }
-        first.get_or_insert(view);
+        without.push(view);
     }
-    first.unwrap_or_default()
+    let likeliest = without
+        .into_iter()
+        .min_by_key(|view| view.state.rank(view.error.is_some()));
+    likeliest.unwrap_or_default()
 }
 
 /// Drives one source for ever. If `relayed`, `cell` leads to [`prefer`]. It is then notified of

@@ -35,6 +35,22 @@ pub enum ViewState {
     Stale,
 }
 
+impl ViewState {
+    /// How likely it is that this state hides instances, from 0, where it is likeliest: a registry that
+    /// `failed` may list some, and one that is missing the service lists none. Of several states without
+    /// instances, the one with the lowest rank explains why there are none.
+    pub(crate) fn rank(self, failed: bool) -> u8 {
+        match self {
+            Self::Pending | Self::Stale if failed => 0,
+            Self::Stale => 1,
+            Self::Pending => 2,
+            Self::Live => 3,
+            Self::Empty => 4,
+            Self::Missing => 5,
+        }
+    }
+}
+
 impl fmt::Display for ViewState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

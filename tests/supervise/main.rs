@@ -4,6 +4,7 @@
 mod guard;
 mod panics;
 mod scripted;
+mod several;
 mod sharing;
 mod states;
 
