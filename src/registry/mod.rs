@@ -38,6 +38,7 @@ pub mod rest;
 mod settings;
 mod supervise;
 mod view;
+mod warned;
 mod watch;
 mod watches;
 

@@ -8,12 +8,17 @@ use super::{
     query::Query,
     settings::WatchSettings,
     view::{View, ViewState},
+    warned::Warned,
 };
 use crate::{
     catalog::{Listing, Settle},
     error::{ErrorKind, RegistryError},
     task::sleep_until_some,
 };
+
+/// The number of unusable records of one reply that the log names. Arbitrary: enough to see what is
+/// wrong. The view has the others.
+const MOST_LOGGED: usize = 5;
 
 /// Folds replies into the published view.
 pub(super) struct Publisher<'a> {
@@ -29,6 +34,7 @@ pub(super) struct Publisher<'a> {
     without_instances: ViewState,
     confirmed: Option<Instant>,
     error: Option<RegistryError>,
+    warned: Warned,
     stale_after: Duration,
 }
 
@@ -56,6 +62,7 @@ impl<'a> Publisher<'a> {
             without_instances: ViewState::Missing,
             confirmed: None,
             error: None,
+            warned: Warned::default(),
             stale_after,
         }
     }
@@ -141,9 +148,14 @@ impl<'a> Publisher<'a> {
         let known = Arc::clone(&self.cell.borrow().rejected);
         if !Arc::ptr_eq(&known, self.settle.rejected()) {
             let known: HashSet<_> = known.iter().collect();
-            let new = self.settle.rejected().iter();
-            for rejected in new.filter(|rejected| !known.contains(rejected)) {
+            let listed = self.settle.rejected().iter();
+            let mut new = listed.filter(|rejected| !known.contains(rejected));
+            for rejected in new.by_ref().take(MOST_LOGGED) {
                 tracing::warn!("{rejected}");
+            }
+            match new.count() {
+                0 => {}
+                more => tracing::warn!("{more} more records left out"),
             }
         }
     }
@@ -153,6 +165,7 @@ impl<'a> Publisher<'a> {
             return;
         }
         self.confirmed = Some(Instant::now());
+        self.warned.succeeded();
         if self.error.take().is_some() {
             tracing::info!("the registry answers again");
         }
@@ -160,14 +173,14 @@ impl<'a> Publisher<'a> {
     }
 
     pub(super) fn fail(&mut self, error: RegistryError, failures: u32) {
-        let known = self.error.as_ref();
-        if known.is_some_and(|known| is_alike(known, &error)) {
+        if !self.warned.is_new(&error) {
             tracing::debug!(failures, error = %error.to_chain(), "the registry fails again");
         } else if self.listed == ViewState::Pending {
             tracing::warn!(failures, error = %error.to_chain(), "no list yet, trying again");
         } else {
             tracing::warn!(failures, error = %error.to_chain(), "keeping the last good set");
         }
+        let known = self.error.as_ref();
         let repeated = known.is_some_and(|known| known.to_chain() == error.to_chain());
         if !repeated {
             self.error = Some(error);
@@ -196,12 +209,6 @@ impl<'a> Publisher<'a> {
         };
         show(self.cell, view, self.relayed);
     }
-}
-
-/// Whether two errors are the same fact for a reader of the log. A registry that goes away first breaks a
-/// connection, and then refuses the next one, or does not answer.
-fn is_alike(known: &RegistryError, error: &RegistryError) -> bool {
-    known.kind() == error.kind() || known.is_unreachable() && error.is_unreachable()
 }
 
 /// Publishes a view. Receivers are notified only if it differs from the previous one by more than its

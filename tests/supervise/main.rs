@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guard;
+mod logs;
 mod panics;
 mod scripted;
 mod several;

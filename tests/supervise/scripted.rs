@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tower_roster::{
     Instance, RegistryError,
-    catalog::Listing,
+    catalog::{Listing, Rejected},
     error::ErrorKind,
     registry::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Renewal, Source},
 };
@@ -23,6 +23,8 @@ pub(super) enum Step {
     },
     /// An empty list in doubt.
     Doubtful,
+    /// No instance, and this number of records that cannot be used.
+    Unusable(usize),
     Fail(ErrorKind),
     Resync,
     Unchanged,
@@ -113,6 +115,13 @@ async fn perform(mut step: Step) -> Result<Answer, RegistryError> {
         Step::Nothing { exists } => Ok(listing(&[], exists)),
         Step::Doubtful => Ok(Answer::Listing(Listing {
             doubt: Some("as the script says".to_owned()),
+            ..Listing::default()
+        })),
+        Step::Unusable(records) => Ok(Answer::Listing(Listing {
+            exists: true,
+            rejected: (0..records)
+                .map(|n| Rejected::new(format!("web-{n}"), "no address"))
+                .collect(),
             ..Listing::default()
         })),
         Step::Fail(kind) => Err(error(kind)),

@@ -17,6 +17,7 @@ use crate::{
         contract::{Backend, Lease, Renewal},
         settings::WatchSettings,
         supervise::LONGEST_RETRY_AFTER,
+        warned::Warned,
     },
     rng::small_rng,
     task::fenced,
@@ -53,6 +54,7 @@ pub(super) struct Keeper {
     updating: Option<Updating>,
     /// Whether a registration was abandoned before its response: the registry may still carry it out.
     unsettled: bool,
+    warned: Warned,
 }
 
 /// An update whose result is not known yet.
@@ -91,6 +93,7 @@ impl Keeper {
             updated: false,
             updating: None,
             unsettled: false,
+            warned: Warned::default(),
         }
     }
 
@@ -131,6 +134,7 @@ impl Keeper {
             let next = match outcome {
                 Ok(Renewal::Kept) if registering => {
                     failures = 0;
+                    self.warned.succeeded();
                     match self.registered() {
                         // A Consul agent persists a check's state only with an update of that check, so
                         // the first heartbeat follows at once.
@@ -143,6 +147,7 @@ impl Keeper {
                         self.tell(RegistrationEvent::Recovered);
                     }
                     (failures, losses) = (0, 0);
+                    self.warned.succeeded();
                     after(began, self.lease.renew_every())
                 }
                 Ok(Renewal::Lost) => {
@@ -211,14 +216,15 @@ impl Keeper {
             None => own,
         };
         let chain = error.to_chain();
-        match failures {
-            0 | 1 => tracing::warn!(error = chain, registering, "registration is not confirmed"),
-            _ => tracing::debug!(
+        if self.warned.is_new(&error) {
+            tracing::warn!(error = chain, registering, "registration is not confirmed");
+        } else {
+            tracing::debug!(
                 error = chain,
                 registering,
                 failures,
                 "it is not confirmed again"
-            ),
+            );
         }
         self.tell(if registering {
             RegistrationEvent::RegisterFailed { error }
