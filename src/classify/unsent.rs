@@ -150,6 +150,26 @@ impl fmt::Display for NotSent {
 
 impl Error for NotSent {}
 
+/// An error that came after the head of the response: the request was sent, even if the error below says
+/// that it was refused.
+#[cfg(feature = "_hyper")]
+#[derive(Debug)]
+pub(crate) struct Begun(pub(crate) hyper::Error);
+
+#[cfg(feature = "_hyper")]
+impl fmt::Display for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response had begun")
+    }
+}
+
+#[cfg(feature = "_hyper")]
+impl Error for Begun {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 /// Returns whether an error proves that the request was not sent. Such a request may be sent to another
 /// endpoint, even if it is not idempotent.
 ///
@@ -244,6 +264,10 @@ fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     #[cfg(feature = "tonic")]
     if error.is::<tonic::ConnectError>() {
         return Some(Word::Unsent(None));
+    }
+    #[cfg(feature = "_hyper")]
+    if error.is::<Begun>() {
+        return Some(Word::PerhapsSent);
     }
     #[cfg(feature = "_hyper")]
     if let Some(unsent) = says_hyper(error) {

@@ -17,6 +17,8 @@ use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::classify::Begun;
+
 /// A body that fails if the response ends before its end.
 pub(crate) struct Whole {
     body: Incoming,
@@ -52,7 +54,7 @@ impl Body for Whole {
                 self.unchecked &= frame.is_data();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(Incomplete::Broke(error))),
+            Some(Err(error)) => Some(Err(Incomplete::Broke(Begun(error)))),
             None => {
                 let reset = mem::take(&mut self.unchecked) && self.is_reset();
                 reset.then_some(Err(Incomplete::Reset))
@@ -78,7 +80,7 @@ impl fmt::Debug for Whole {
 /// The body of a response over HTTP broke off, so the response is incomplete.
 #[derive(Debug)]
 pub(crate) enum Incomplete {
-    Broke(hyper::Error),
+    Broke(Begun),
     /// With `NO_ERROR`.
     Reset,
 }

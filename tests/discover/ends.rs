@@ -5,12 +5,13 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use tower::Service;
 use tower_roster::{
+    classify,
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
 };
 
 use crate::{
-    frames::{DATA, END_STREAM, Frame, Frames, RST_STREAM, head, trailers},
+    frames::{CLOSE, DATA, END_STREAM, Frame, Frames, GOAWAY, RST_STREAM, head, trailers},
     scripted::at,
 };
 
@@ -72,4 +73,42 @@ async fn a_complete_response_over_http2_may_be_followed_by_a_reset() {
     // The length of what a GET would bring.
     let read = text(Method::HEAD, vec![head(END_STREAM, length)]).await;
     assert_eq!(read.as_deref(), Ok(&b""[..]));
+}
+
+/// Asks a server that answers so, and returns its number of requests with the client's error.
+async fn error(answer: Vec<Frame>) -> (usize, Box<dyn std::error::Error>) {
+    let server = Frames::start(move |_| answer.clone()).await;
+    let mut endpoints = HttpEndpoints::<Empty<Bytes>>::new().http2();
+    let mut client: HttpClient<_> = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+    let request = Request::post("http://web/").body(Empty::new()).unwrap();
+    let error = match client.call(request).await {
+        Ok(answer) => answer.into_body().collect().await.unwrap_err().into(),
+        Err(error) => error.into(),
+    };
+    (server.requests(), error)
+}
+
+#[tokio::test]
+async fn a_request_is_refused_only_before_its_response_begins() {
+    let refused = || (RST_STREAM, 0, vec![0, 0, 0, 7]);
+    let (_, before) = error(vec![refused()]).await;
+    assert!(classify::is_unsent(&*before), "{before:?}");
+    for answer in [
+        vec![head(0, &[]), refused()],
+        vec![head(0, &[]), (DATA, 0, b"hello".to_vec()), refused()],
+    ] {
+        let (requests, after) = error(answer).await;
+        assert_eq!(requests, 1);
+        assert!(!classify::is_unsent(&*after), "{after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_closing_server_took_may_have_had_its_effect() {
+    // Its last stream, then its reason.
+    let goaway = |last| (GOAWAY, 0, vec![0, 0, 0, last, 0, 0, 0, 0]);
+    let close = || (CLOSE, 0, Vec::new());
+    let (requests, error) = error(vec![goaway(1), close()]).await;
+    assert_eq!(requests, 1, "it must not be sent again");
+    assert!(!classify::is_unsent(&*error), "{error:?}");
 }

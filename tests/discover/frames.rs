@@ -15,6 +15,9 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const DATA: u8 = 0;
+pub(crate) const GOAWAY: u8 = 7;
+/// No frame: the server sends nothing more.
+pub(crate) const CLOSE: u8 = 255;
 
 pub(crate) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -95,7 +98,11 @@ async fn serve(
             let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             let n = requests.fetch_add(1, Relaxed);
             for frame in answer(n) {
-                write(&mut stream, id, &frame).await?;
+                match frame.0 {
+                    CLOSE => stream.shutdown().await?,
+                    GOAWAY => write(&mut stream, 0, &frame).await?,
+                    _ => write(&mut stream, id, &frame).await?,
+                }
             }
         }
     }
