@@ -65,7 +65,11 @@ impl Body for HttpBody {
         }
         if let Some(Ok(frame)) = &frame {
             if let Some(trailers) = frame.trailers_ref() {
-                let checked = limits::check(trailers, self.max_trailers, "end");
+                let checked = limits::check(
+                    trailers,
+                    self.max_trailers,
+                    "the trailers of the response have",
+                );
                 if let Err(over) = checked {
                     return Poll::Ready(Some(Err(HttpBodyError(Cause::OverLimit(over)))));
                 }

@@ -121,7 +121,8 @@ where
         answer: Response<Incoming>,
     ) -> Response<HttpBody> {
         if answer.extensions().get::<OnUpgrade>().is_some() {
-            connection.life.leave();
+            self.pool.release(connection);
+            return HttpBody::wrap(answer, None, u32::MAX);
         }
         let life = (!answer.body().is_end_stream()).then(|| Arc::clone(&connection.life));
         connection.note(reuse::hint(answer.headers()));
@@ -178,18 +179,26 @@ where
         Ok(Connection::new(sender, life))
     }
 
-    /// Replaces a connection at its greatest age.
+    /// Replaces a connection at its greatest age, or closes it if it is idle: a new one would begin to be
+    /// idle anew, and so none would ever be closed.
     async fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) {
         tokio::time::sleep(age(max_age)).await;
         loop {
-            let Some(connecting) = this.upgrade().map(|this| this.connect(&Uri::default())) else {
-                return;
+            let connecting = match this.upgrade() {
+                Some(this) if this.pool.close_idle(&life) => return,
+                Some(this) => this.connect(&Uri::default()),
+                None => return,
             };
             match (connecting.await, this.upgrade(), life.upgrade()) {
                 (Ok(new), Some(this), Some(life)) => {
                     life.retire();
                     this.pool.sweep();
                     return this.pool.put(new);
+                }
+                // The server has changed, so the next request asks it for the version anew.
+                (Err(error), Some(this), Some(life)) if error.is::<OtherVersion>() => {
+                    life.retire();
+                    return this.pool.sweep();
                 }
                 (Err(error), Some(this), Some(_)) => {
                     tracing::debug!(endpoint = %this.place.key, %error, "connection not replaced");

@@ -29,6 +29,7 @@ use std::{
 use http::{Request, Response, Uri};
 use http_body::Body;
 use hyper::{
+    body::Incoming,
     client::conn::{
         TrySendError,
         http2::{Builder, SendRequest},
@@ -109,8 +110,8 @@ type Renewal = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The result of connecting, once it is known.
 type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
 
-/// The result of a request in the queue of a connection.
-type Sent<B> = Result<Response<HttpBody>, Failure<B>>;
+/// The result of a request in the queue of a connection, with what keeps the connection.
+type Sent<B> = Result<(Response<Incoming>, Arc<Life>), Failure<B>>;
 
 /// Why a request got no response.
 pub(super) enum Failure<B> {
@@ -170,7 +171,7 @@ where
             let request = match sent {
                 Err(request) => request,
                 Ok(sent) => match sent.await {
-                    Ok(answer) => return Ok(answer),
+                    Ok((answer, life)) => return this.answered(answer, life),
                     // It was in the queue of a connection that has ended.
                     Err(Failure::Unsent(_, request)) => request,
                     Err(broke) => return Err(broke),
@@ -195,16 +196,28 @@ where
         let sent = connection.sender.try_send_request(request);
         let life = Arc::clone(&connection.life);
         drop(line);
+        Ok(async move { Ok((sent.await.map_err(Failure::of)?, life)) })
+    }
+
+    /// Checks a response, and makes it keep the connection until its end.
+    #[inline]
+    fn answered(
+        &self,
+        answer: Response<Incoming>,
+        life: Arc<Life>,
+    ) -> Result<Response<HttpBody>, Failure<B>> {
         let limit = self.limits.size;
-        Ok(async move {
-            let answer = sent.await.map_err(Failure::of)?;
-            limits::check(answer.headers(), limit, "head").map_err(Failure::TooLarge)?;
-            if answer.extensions().get::<OnUpgrade>().is_some() {
-                // The tunnel is a stream of this connection, which therefore ends with its streams.
-                life.leave();
-            }
-            Ok(HttpBody::wrap(answer, Some(life), limit))
-        })
+        limits::check(answer.headers(), limit, "the head of the response has")
+            .map_err(Failure::TooLarge)?;
+        if answer.extensions().get::<OnUpgrade>().is_some() {
+            // Nothing aborts the connection any more, so no other request may use it from now on.
+            life.leave();
+            self.retire(Arc::as_ptr(&life));
+        }
+        // The length comes first, because a look at the stream takes the lock of its connection.
+        let body = answer.body();
+        let ended = body.size_hint().exact() == Some(0) && body.is_end_stream();
+        Ok(HttpBody::wrap(answer, (!ended).then_some(life), limit))
     }
 
     /// Connects, then sends a request, once: a peer that closes each connection at once would cause
@@ -217,7 +230,10 @@ where
             return Err(Failure::Unsent(error.into(), request));
         }
         match self.try_send(*request) {
-            Ok(sent) => sent.await,
+            Ok(sent) => {
+                let (answer, life) = sent.await?;
+                self.answered(answer, life)
+            }
             Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
         }
     }
@@ -338,14 +354,17 @@ where
         })
     }
 
-    /// Replaces a connection at its greatest age. Its requests and responses go on. Boxed, because the
-    /// new connection has such a task, too.
+    /// Replaces a connection at its greatest age. Its requests and responses go on. One that is idle is
+    /// closed instead: a new one would begin to be idle anew, and so none would ever be closed. Boxed,
+    /// because the new connection has such a task, too.
     fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) -> Renewal {
         Box::pin(async move {
             tokio::time::sleep(age(max_age)).await;
             loop {
-                let Some(establishing) = this.upgrade().map(|this| this.establish()) else {
-                    return;
+                let establishing = match this.upgrade() {
+                    Some(http2) if http2.is_idle(&life) => return http2.retire(life.as_ptr()),
+                    Some(http2) => http2.establish(),
+                    None => return,
                 };
                 let made = match establishing.await {
                     Ok(io) => Self::handshake(&this, io).await,
@@ -354,6 +373,8 @@ where
                 let Some(http2) = this.upgrade() else { return };
                 match made {
                     Ok(new) => return http2.replace(&life, new),
+                    // The server has changed, so the next request asks it for the version anew.
+                    Err(error) if error.is::<OtherVersion>() => return http2.retire(life.as_ptr()),
                     Err(error) => tracing::debug!(%error, "connection not replaced"),
                 }
                 drop(http2);
@@ -363,7 +384,8 @@ where
     }
 
     /// Puts a new connection in the place of the one with this life, if it is still used.
-    fn replace(&self, life: &Weak<Life>, new: Connection<B>) {
+    fn replace(&self, life: &Weak<Life>, mut new: Connection<B>) {
+        new.used = false;
         let mut line = self.lock();
         let old = match &mut *line {
             Line::Up(old) if Arc::as_ptr(&old.life) == life.as_ptr() => mem::replace(old, new),
@@ -372,6 +394,27 @@ where
         // As in `let_go`.
         drop(line);
         drop(old);
+    }
+
+    /// Gives the connection with this life no further requests.
+    fn retire(&self, life: *const Life) {
+        let mut line = self.lock();
+        let is_it = matches!(&*line, Line::Up(old) if Arc::as_ptr(&old.life) == life);
+        let old = is_it.then(|| mem::replace(&mut *line, Line::Down));
+        // As in `let_go`.
+        drop(line);
+        drop(old);
+    }
+
+    /// Whether the connection with this life has an idle timeout, and has carried nothing since the last
+    /// look.
+    fn is_idle(&self, life: &Weak<Life>) -> bool {
+        match &*self.lock() {
+            Line::Up(connection) if Arc::as_ptr(&connection.life) == life.as_ptr() => {
+                self.tick.is_some() && !connection.used && !connection.life.is_used()
+            }
+            _ => false,
+        }
     }
 
     /// Uses a connection that was made for another version, if there is no other.

@@ -14,7 +14,8 @@
 //!
 //! A connection that has reached its greatest age is replaced: when a new one stands, the old one is
 //! *retired*, which means that it gets no further requests. So a host name that moved to another address
-//! is followed, and one that cannot be resolved for a while costs no connection.
+//! is followed, and one that cannot be resolved for a while costs no connection. One that is idle then is
+//! closed instead, and so is one whose server has come to choose the other version of HTTP.
 
 use std::{
     sync::{
@@ -110,7 +111,8 @@ impl Life {
         Arc::strong_count(self) > 1
     }
 
-    /// Leaves the connection to the caller that upgraded it.
+    /// Leaves the connection to the caller that upgraded it. With HTTP/2 its tunnel is a stream of the
+    /// connection, which then ends with the last of its streams.
     pub(super) fn leave(&self) {
         self.upgraded.store(true, Relaxed);
     }

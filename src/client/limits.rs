@@ -83,6 +83,6 @@ pub(super) fn check(fields: &HeaderMap, limit: u32, what: &str) -> Result<(), Ov
     if sizes.sum::<usize>() <= limit as usize {
         return Ok(());
     }
-    let text = format!("the {what} of the response has more than {limit} bytes (max_header_size)");
+    let text = format!("{what} more than {limit} bytes (max_header_size)");
     Err(OverLimit::new(text))
 }

@@ -49,6 +49,9 @@ use super::{
 };
 use crate::error::BoxError;
 
+/// How long the upload before an upgrade may take when there is no idle timeout; as long as its default.
+const HANDED_OUT_WITHIN: Duration = Duration::from_secs(50);
+
 pub(super) struct Pool<B> {
     state: Mutex<State<B>>,
     /// The time between ticks; `None` when connections have no idle timeout.
@@ -142,6 +145,19 @@ impl<B> Pool<B> {
         let _: Vec<_> = over;
     }
 
+    /// Closes the connection with this life if it is idle since before the last tick. Returns whether it was.
+    pub(super) fn close_idle(&self, life: &Weak<Life>) -> bool {
+        let mut state = self.lock();
+        let now = state.now;
+        let at = state.idle.iter().position(|Idle { connection, since }| {
+            let is_it = Arc::as_ptr(&connection.life) == life.as_ptr();
+            is_it && *since != now && connection.sender.is_ready()
+        });
+        let idle = at.map(|at| state.idle.remove(at));
+        drop(state);
+        idle.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,6 +182,18 @@ where
             self.keep(&mut state, connection);
         } else {
             self.watch(&mut state, connection);
+        }
+    }
+
+    /// Holds a connection that is being upgraded until hyper hands it out, which ends hyper's task. A
+    /// request that is still being uploaded delays that, up to the idle timeout: the peer may never
+    /// read the rest.
+    pub(super) fn release(&self, connection: Connection<B>) {
+        let tick = self.tick.unwrap_or_else(|| tick(HANDED_OUT_WITHIN));
+        match Handle::try_current() {
+            // Not one of the tasks of the pool: an upgraded connection outlives its endpoint.
+            Ok(runtime) => drop(runtime.spawn(until_ready(connection, Some(tick)))),
+            Err(_) => connection.life.leave(),
         }
     }
 

@@ -172,18 +172,77 @@ async fn a_connection_is_replaced_at_its_greatest_age_and_no_response_is_cut_off
         other => (ok(other), false),
     })
     .await;
-    let mut client = client(server.addr, HttpEndpoints::new().max_age(AGE));
+    let endpoints = HttpEndpoints::new().max_age(AGE).idle_timeout(None);
+    let mut client = client(server.addr, endpoints);
     let unread = client.call(get("/long")).await.unwrap();
     until("it is replaced", || async { server.opened() == 2 }).await;
-    // Over the new connection.
-    assert_eq!(text(&mut client, "/a").await, "/a");
-    assert!(server.opened() >= 2);
     let read = unread.into_body().collect().await.unwrap();
     assert_eq!(read.to_bytes().len(), 1 << 22);
     until("only the new one is open", || async {
         established(server.addr) == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_old_connection_that_is_free_closes_when_the_new_one_stands() {
+    let server = Raw::start(|head| (ok(path(head)), false)).await;
+    let endpoints = HttpEndpoints::new().max_age(AGE).idle_timeout(None);
+    let mut client = client(server.addr, endpoints);
+    assert_eq!(text(&mut client, "/a").await, "/a");
+    until("it is replaced", || async { server.opened() == 2 }).await;
+    until("only the new one is open", || async {
+        established(server.addr) == 1
+    })
+    .await;
+    assert_eq!(text(&mut client, "/b").await, "/b");
+    assert_eq!(server.opened(), 2, "it went over the new one");
+}
+
+#[tokio::test]
+async fn an_idle_connection_closes_at_its_greatest_age() {
+    for idle in [AGE, 2 * AGE] {
+        let server = Raw::start(|head| (ok(path(head)), false)).await;
+        let endpoints = HttpEndpoints::new().max_age(AGE).idle_timeout(idle);
+        let mut client = client(server.addr, endpoints);
+        assert_eq!(text(&mut client, "/a").await, "/a");
+        all_close(server.addr).await;
+    }
+}
+
+const SWITCH: &str = "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+
+#[tokio::test]
+async fn an_upload_that_goes_on_after_an_upgrade_ends_with_the_idle_timeout() {
+    for max_idle in [0, 1, usize::MAX] {
+        let server = Raw::start(|_| (SWITCH.into(), false)).await;
+        let endpoints = HttpEndpoints::new().idle_timeout(IDLE).max_idle(max_idle);
+        let mut client = client(server.addr, endpoints);
+        let answer = client.call(endless()).await.unwrap();
+        assert!(hyper::upgrade::on(answer).await.is_err());
+        all_close(server.addr).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_may_end_after_its_upgrade_and_after_its_endpoint() {
+    let server = Raw::start(|_| (SWITCH.into(), false)).await;
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let last = async move {
+        let _ = ended.await;
+        Ok(Frame::data(Bytes::from_static(b"x")))
+    };
+    let body = BodyExt::boxed(StreamBody::new(stream::once(Box::pin(last))));
+    let request = Request::post("http://web/").body(body).unwrap();
+    let mut client = client(server.addr, HttpEndpoints::new());
+    let answer = client.call(request).await.unwrap();
+    drop(client);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    end.send(()).unwrap();
+    let upgraded = hyper::upgrade::on(answer).await.unwrap();
+    assert_eq!(established(server.addr), 1);
+    drop(upgraded);
+    all_close(server.addr).await;
 }
 
 #[tokio::test]
@@ -266,13 +325,78 @@ mod http2 {
             _ => vec![head(END_STREAM, &[])],
         })
         .await;
-        let mut client = client(server.addr, endpoints().max_age(AGE));
+        let endpoints = endpoints().max_age(AGE).idle_timeout(None);
+        let mut client = client(server.addr, endpoints);
         let mut body = client.call(get("/")).await.unwrap().into_body();
         until("it is replaced", || async { established(server.addr) == 2 }).await;
         assert_eq!(text(&mut client, "/").await, "");
         let late = tokio::time::timeout(AGE, body.frame()).await;
         assert!(late.is_err(), "{late:?}");
         drop(body);
+        until("the old one closes", || async {
+            established(server.addr) == 1
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_closes_at_its_greatest_age() {
+        for idle in [AGE, 2 * AGE] {
+            let server = Frames::start(|_| vec![head(END_STREAM, &[])]).await;
+            let endpoints = endpoints().max_age(AGE).idle_timeout(idle);
+            let mut client = client(server.addr, endpoints);
+            assert_eq!(text(&mut client, "/").await, "");
+            all_close(server.addr).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_response_that_has_ended_keeps_no_connection() {
+        let server = Frames::start(|_| vec![head(END_STREAM, &[])]).await;
+        let mut client = client(server.addr, endpoints().idle_timeout(None));
+        let held = client.call(get("/")).await.unwrap();
+        drop(client);
+        all_close(server.addr).await;
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_leaves_its_connection_and_shares_it_with_no_later_request() {
+        // A head without an end accepts a CONNECT.
+        let server = Frames::start(|n| match n {
+            0 => vec![head(0, &[])],
+            _ => vec![head(END_STREAM, &[])],
+        })
+        .await;
+        let mut client = client(server.addr, endpoints().idle_timeout(None));
+        let body = BodyExt::boxed(StreamBody::new(stream::empty()));
+        let connect = Request::connect("other:443").body(body).unwrap();
+        let answer = client.call(connect).await.unwrap();
+        let tunnel = hyper::upgrade::on(answer).await.unwrap();
+        assert_eq!(text(&mut client, "/").await, "");
+        assert_eq!(established(server.addr), 2);
+        drop(client);
+        until("that of the other request closes", || async {
+            established(server.addr) == 1
+        })
+        .await;
+        drop(tunnel);
+        all_close(server.addr).await;
+    }
+
+    #[cfg(feature = "tonic")]
+    #[tokio::test]
+    async fn a_connection_for_calls_is_replaced_at_its_greatest_age() {
+        use tower_roster::client::GrpcEndpoints;
+
+        let server = Frames::start(|_| vec![head(0, &[])]).await;
+        let mut endpoints = GrpcEndpoints::new().max_age(AGE);
+        let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+        let call = Request::post("/a.B/C");
+        let call = call.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let response = client.call(call).await.unwrap();
+        until("it is replaced", || async { established(server.addr) == 2 }).await;
+        drop(response);
         until("the old one closes", || async {
             established(server.addr) == 1
         })
