@@ -105,15 +105,15 @@ impl ConsulConfig {
     }
 
     /// Sets the PEM file of the certificate authorities to trust; those of the system by default. It is an
-    /// error if no address uses TLS.
+    /// error if an address does not use TLS.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
         self
     }
 
-    /// Sets the client certificate and its key, both PEM files; none by default. They are an error if no
-    /// address uses TLS.
+    /// Sets the client certificate and its key, both PEM files; none by default. They are an error if an
+    /// address does not use TLS.
     #[must_use]
     pub fn client_cert(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.cert = Some(cert.into());
@@ -139,21 +139,26 @@ impl ConsulConfig {
     /// The addresses, in order of preference.
     ///
     /// # Errors
-    /// When an address cannot be used, or all are plain and a setting is for TLS: the user expects an
-    /// agent that proves its identity, and the token would be sent to any.
+    /// When an address cannot be used, or is plain and a setting is for TLS: the user expects agents that
+    /// prove their identity, and the token would be sent to any.
     pub(super) fn agents(&self) -> Result<Vec<AgentAddress>, ConfigError> {
         let parse = |text: &String| AgentAddress::parse(text, false, DefaultPorts::OF_SCHEME);
         let agents: Vec<_> = self.addresses.iter().map(parse).collect::<Result<_, _>>()?;
-        let unused = self.tls.first_set();
-        if let Some((field, variable)) = unused.filter(|_| !agents.iter().any(|agent| agent.secure))
-        {
+        let plain = agents.iter().find(|agent| !agent.secure);
+        if let (Some(plain), Some((field, variable))) = (plain, self.tls.first_set()) {
             let why = format!(
-                "is set (perhaps by {variable}), and no address uses TLS: write https://, or set \
-                 CONSUL_HTTP_SSL=true"
+                "is set (perhaps by {variable}), and {} does not use TLS: write https://, or set \
+                 CONSUL_HTTP_SSL=true",
+                plain.url()
             );
             return Err(ConfigError::new(field, why));
         }
         Ok(agents)
+    }
+
+    /// Whether an address uses TLS.
+    pub(super) fn uses_tls(&self) -> Result<bool, ConfigError> {
+        Ok(self.agents()?.iter().any(|agent| agent.secure))
     }
 }
 
@@ -182,5 +187,31 @@ impl TlsFiles {
         ];
         let first = set.into_iter().find(|(set, ..)| *set);
         first.map(|(_, field, variable)| (field, variable))
+    }
+}
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_for_tls_needs_tls_at_each_address() {
+        let settings: [(_, fn(ConsulConfig) -> ConsulConfig); 2] = [
+            ("consul.ca_file", |config| config.ca_file("ca.pem")),
+            ("consul.client_cert", |config| {
+                config.client_cert("c.pem", "k.pem")
+            }),
+        ];
+        for (field, set) in settings {
+            for (first, second) in [("https://a:1", "http://b:2"), ("http://b:2", "https://a:1")] {
+                let config = set(ConsulConfig::new(first).fallback(second).token("hush"));
+                let error = config.agents().unwrap_err();
+                assert_eq!(error.field(), field);
+                let error = error.to_string();
+                assert!(error.contains("http://b:2 does not use TLS"), "{error}");
+            }
+            let config = set(ConsulConfig::new("https://a:1").fallback("https://b:2"));
+            assert_eq!(config.agents().unwrap().len(), 2);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The configuration of the `consul` command: environment variables.
 
+use std::ffi::OsString;
+
 use super::{
     agent::{AgentAddress, DefaultPorts},
     config::{ConsulConfig, TlsFiles, TokenSource},
@@ -19,47 +21,67 @@ impl ConsulConfig {
     /// for an address without TLS, and an empty file of a token.
     ///
     /// # Errors
-    /// When one of them cannot be used. The error names the variable.
+    /// When one of them cannot be used, also because its value is not UTF-8. The error names the variable.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_vars(|name| std::env::var(name).ok())
+        Self::from_vars(|name| std::env::var_os(name))
     }
 
     /// Creates a configuration like [`from_env`](Self::from_env), from variables that a function
     /// returns.
-    pub(super) fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let set = |name: &str| var(name).filter(|value| !value.is_empty());
+    pub(super) fn from_vars<V: Into<OsString>>(
+        var: impl Fn(&str) -> Option<V>,
+    ) -> Result<Self, ConfigError> {
+        let set = |name: &str| text(name, &var);
+        let path = |name: &str| Ok(set(name)?.map(Into::into));
         let secure = parse_flag("CONSUL_HTTP_SSL", &var)?.unwrap_or(false);
-        let text = set("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned());
-        let address = AgentAddress::parse(&text, secure, DefaultPorts::OF_SCHEME)
+        let address = set("CONSUL_HTTP_ADDR")?;
+        let address = address.as_deref().unwrap_or("127.0.0.1:8500");
+        let address = AgentAddress::parse(address, secure, DefaultPorts::OF_SCHEME)
             .map_err(|error| ConfigError::new("CONSUL_HTTP_ADDR", error.to_string()))?;
         let mut config = Self::new(address.url());
-        config.token = match (set("CONSUL_HTTP_TOKEN_FILE"), set("CONSUL_HTTP_TOKEN")) {
+        config.token = match (set("CONSUL_HTTP_TOKEN_FILE")?, set("CONSUL_HTTP_TOKEN")?) {
             (Some(path), _) => TokenSource::File(path.into()),
             (None, Some(token)) => TokenSource::Literal(token),
             (None, None) => TokenSource::None,
         };
-        config.basic_auth = set("CONSUL_HTTP_AUTH");
+        config.basic_auth = set("CONSUL_HTTP_AUTH")?;
         config.tls = TlsFiles {
-            ca_file: set("CONSUL_CACERT").map(Into::into),
-            ca_path: set("CONSUL_CAPATH").map(Into::into),
-            cert: set("CONSUL_CLIENT_CERT").map(Into::into),
-            key: set("CONSUL_CLIENT_KEY").map(Into::into),
-            server_name: set("CONSUL_TLS_SERVER_NAME"),
+            ca_file: path("CONSUL_CACERT")?,
+            ca_path: path("CONSUL_CAPATH")?,
+            cert: path("CONSUL_CLIENT_CERT")?,
+            key: path("CONSUL_CLIENT_KEY")?,
+            server_name: set("CONSUL_TLS_SERVER_NAME")?,
             unverified: parse_flag("CONSUL_HTTP_SSL_VERIFY", &var)? == Some(false),
         };
-        config.options.namespace = set("CONSUL_NAMESPACE");
-        config.options.partition = set("CONSUL_PARTITION");
+        config.options.namespace = set("CONSUL_NAMESPACE")?;
+        config.options.partition = set("CONSUL_PARTITION")?;
         Ok(config)
     }
 }
 
-/// Parses a variable with the values that Go's `strconv.ParseBool` accepts; the `consul` command uses it.
-pub(super) fn parse_flag(
+/// Reads a variable; an empty one counts as not set. A value that is not UTF-8 is an error and not absent:
+/// without it, requests would be anonymous, or trust other authorities.
+fn text<V: Into<OsString>>(
     name: &str,
-    var: impl Fn(&str) -> Option<String>,
+    var: impl Fn(&str) -> Option<V>,
+) -> Result<Option<String>, ConfigError> {
+    let Some(value) = var(name) else {
+        return Ok(None);
+    };
+    match value.into().into_string() {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        // The value may be a secret.
+        Err(_) => Err(ConfigError::new(name, "its value is not UTF-8")),
+    }
+}
+
+/// Parses a variable with the values that Go's `strconv.ParseBool` accepts; the `consul` command uses it.
+pub(super) fn parse_flag<V: Into<OsString>>(
+    name: &str,
+    var: impl Fn(&str) -> Option<V>,
 ) -> Result<Option<bool>, ConfigError> {
-    match var(name).as_deref() {
-        None | Some("") => Ok(None),
+    match text(name, var)?.as_deref() {
+        None => Ok(None),
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
         Some(value) => Err(ConfigError::new(
@@ -141,6 +163,36 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_refused_and_never_taken_as_absent() {
+        use std::os::unix::ffi::OsStringExt;
+
+        for variable in [
+            "CONSUL_HTTP_ADDR",
+            "CONSUL_HTTP_TOKEN",
+            "CONSUL_HTTP_TOKEN_FILE",
+            "CONSUL_HTTP_AUTH",
+            "CONSUL_HTTP_SSL",
+            "CONSUL_HTTP_SSL_VERIFY",
+            "CONSUL_CACERT",
+            "CONSUL_CAPATH",
+            "CONSUL_CLIENT_CERT",
+            "CONSUL_CLIENT_KEY",
+            "CONSUL_TLS_SERVER_NAME",
+            "CONSUL_NAMESPACE",
+            "CONSUL_PARTITION",
+        ] {
+            let var =
+                |name: &str| (name == variable).then(|| OsString::from_vec(b"hush\xff".to_vec()));
+            let error = ConsulConfig::from_vars(var).unwrap_err();
+            assert_eq!(error.field(), variable);
+            assert!(!error.to_string().contains("hush"), "{error}");
+            let url = ConsulConfig::from_url_and_vars("consul:", var).unwrap_err();
+            assert_eq!(url.field(), variable, "from a URL");
+        }
+    }
+
     #[test]
     fn certificates_without_tls_are_refused() {
         for (variable, field) in [
@@ -154,6 +206,41 @@ mod tests {
             let error = super::super::Consul::new(one.unwrap()).unwrap_err();
             assert_eq!(error.field(), field);
             assert!(error.to_string().contains(variable), "{error}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn unverified_tls_is_one_warning_and_none_without_tls() {
+        use std::{
+            io::{Result, Write},
+            sync::{Arc, Mutex},
+        };
+
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> Result<()> {
+                Ok(())
+            }
+        }
+
+        for (ssl, warnings) in [("true", 1), ("false", 0)] {
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+            let _guard = tracing::subscriber::set_default(subscriber.finish());
+            let config = ConsulConfig::from_vars(|name| match name {
+                "CONSUL_HTTP_SSL" => Some(ssl),
+                "CONSUL_HTTP_SSL_VERIFY" => Some("false"),
+                _ => None,
+            });
+            super::super::Consul::new(config.unwrap()).unwrap();
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.matches("anyone can pose").count(), warnings, "{text}");
         }
     }
 

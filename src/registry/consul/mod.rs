@@ -127,6 +127,9 @@ impl Consul {
     /// When a file that the configuration names (a token, a certificate) cannot be used, or an option
     /// cannot be used.
     pub fn new(config: ConsulConfig) -> Result<Self, ConfigError> {
+        if config.tls.unverified && config.uses_tls()? {
+            tracing::warn!("CONSUL_HTTP_SSL_VERIFY is false: anyone can pose as Consul");
+        }
         let (leases, _) = Hyper::new(config.clone())?;
         let (transport, options) = Hyper::new(config)?;
         Self::over(Arc::new(transport), Arc::new(leases), options)

@@ -173,6 +173,7 @@ impl ConsulOptions {
             ("namespace", &self.namespace),
             ("partition", &self.partition),
             ("peer", &self.peer),
+            ("tagged_address", &self.address),
         ];
         let empty = texts.iter().find(|(_, text)| text.as_deref() == Some(""));
         if let Some((field, _)) = empty {

@@ -18,7 +18,6 @@ pub(super) fn client_config(tls: &TlsFiles) -> Result<Arc<ClientConfig>, ConfigE
         .with_safe_default_protocol_versions()
         .map_err(|error| ConfigError::new("consul.tls", error.to_string()))?;
     let builder = if tls.unverified {
-        tracing::warn!("CONSUL_HTTP_SSL_VERIFY is false: anyone can pose as Consul");
         builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))

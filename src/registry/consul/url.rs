@@ -1,6 +1,6 @@
 //! The configuration in a URL, such as `consul://host:port?dc=eu-1`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, ffi::OsString, time::Duration};
 
 use super::{
     agent::{AgentAddress, DefaultPorts},
@@ -14,7 +14,8 @@ impl ConsulConfig {
     /// Creates a configuration from `consul://host:port,host:port?dc=…`, `consul+https://…`, or
     /// `consul:` alone. Everything that the URL does not set is taken from the environment, as with the
     /// flags of the `consul` command. `consul://` uses TLS if `CONSUL_HTTP_SSL` asks for it, `consul+https`
-    /// always, and `consul+http` never (it is an error with that variable).
+    /// always, and `consul+http` never (it is an error with that variable, and with a `CONSUL_HTTP_ADDR`
+    /// that uses TLS).
     ///
     /// The parameters are `dc` (several, or one list with commas, in order of preference), `stale`
     /// (optionally with the largest age: `stale=10s`), `consistent`, `cached`, `near`, `filter`, `ns`,
@@ -24,12 +25,12 @@ impl ConsulConfig {
     /// # Errors
     /// When a part cannot be used, or a parameter is unknown. The error names it.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        Self::from_url_and_vars(url, |name| std::env::var(name).ok())
+        Self::from_url_and_vars(url, |name| std::env::var_os(name))
     }
 
-    fn from_url_and_vars(
+    pub(super) fn from_url_and_vars<V: Into<OsString>>(
         url: &str,
-        var: impl Fn(&str) -> Option<String>,
+        var: impl Fn(&str) -> Option<V>,
     ) -> Result<Self, ConfigError> {
         let invalid =
             |why: &str| ConfigError::new("registry.url", format!("{:?}: {why}", shown(url)));
@@ -60,9 +61,14 @@ impl ConsulConfig {
         // If the URL has an address, the address in the environment is ignored.
         let mut config = Self::from_vars(|name| match name {
             "CONSUL_HTTP_ADDR" if explicit => None,
-            "CONSUL_HTTP_SSL" => Some(secure.to_string()),
-            _ => var(name),
+            "CONSUL_HTTP_SSL" => Some(secure.to_string().into()),
+            _ => var(name).map(Into::into),
         })?;
+        if scheme == "consul+http" && config.uses_tls()? {
+            return Err(invalid(
+                "consul+http is not encrypted, and CONSUL_HTTP_ADDR asks for TLS",
+            ));
+        }
         if explicit {
             let addresses = authorities.split(',').map(|authority| {
                 if authority.contains('/') {
@@ -75,7 +81,11 @@ impl ConsulConfig {
         }
         let mut seen = HashSet::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if name != "dc" && !seen.insert(name.clone()) {
+            let meant = match &*name {
+                "namespace" => "ns".into(),
+                _ => name.clone(),
+            };
+            if name != "dc" && !seen.insert(meant) {
                 let why = "is given twice, and only one of them could be used";
                 return Err(ConfigError::new(format!("consul.{name}"), why));
             }
@@ -171,7 +181,7 @@ mod tests {
     use super::*;
 
     fn url(url: &str) -> Result<ConsulConfig, ConfigError> {
-        ConsulConfig::from_url_and_vars(url, |_| None)
+        ConsulConfig::from_url_and_vars(url, |_| None::<String>)
     }
 
     fn origins(config: &ConsulConfig) -> Vec<&str> {
@@ -222,6 +232,9 @@ mod tests {
             ("consul://h:1?max_blocking=0", "max_blocking"),
             ("consul://h:1?max_blocking=x", "max_blocking"),
             ("consul://h:1?wait=1s&wait=2s", "given twice"),
+            ("consul://h:1?ns=a&namespace=b", "given twice"),
+            ("consul://h:1?namespace=a&ns=b", "given twice"),
+            ("consul://h:1?address=", "tagged_address"),
             ("consul://h:1?token_file=a&token_file=b", "given twice"),
             ("consul://h:1?dc=", "consul.datacenter"),
             ("consul://h:1?filter=", "filter"),
@@ -291,6 +304,10 @@ mod tests {
         }
         let error = origin("consul+http://h", "true", None).unwrap_err();
         assert!(error.to_string().contains("CONSUL_HTTP_SSL"), "{error}");
+        for address in ["https://a:1", "unix+https:///s"] {
+            let error = origin("consul+http:", "", Some(address)).unwrap_err();
+            assert!(error.to_string().contains("CONSUL_HTTP_ADDR"), "{error}");
+        }
         let error = origin("consul://h", "yes", None).unwrap_err();
         assert_eq!(error.field(), "CONSUL_HTTP_SSL");
     }
