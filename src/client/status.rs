@@ -22,7 +22,10 @@ use super::HttpError;
 use crate::{
     classify::is_unsent,
     error::BoxError,
-    service::{retry::TryTimeout, throttle::ThrottleError},
+    service::{
+        retry::{FailedAnswer, RetryError, TryTimeout},
+        throttle::ThrottleError,
+    },
 };
 
 /// Converts every error to a [`Status`], as [`to_status`] does. An error of `poll_ready` is
@@ -144,7 +147,8 @@ where
 /// | a status of the endpoint's | the same |
 /// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
 /// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
-/// | a timeout, of the call or of an attempt | `DEADLINE_EXCEEDED` |
+/// | a failed response that a retry dropped ([`FailedAnswer`]) | `UNAVAILABLE` |
+/// | a timeout, of the call or of an attempt, or no time left for a retry | `DEADLINE_EXCEEDED` |
 /// | any other | as tonic converts it, mostly `UNKNOWN` |
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
@@ -165,6 +169,10 @@ pub fn to_status(error: impl Into<BoxError>) -> Status {
 
 /// The status code of an error; `None` leaves it to tonic.
 fn code(error: &(dyn Error + 'static)) -> Option<Code> {
+    // Also if the last attempt was not sent: the caller's time is over.
+    if is_out_of_time(error) {
+        return Some(Code::DeadlineExceeded);
+    }
     if is_unsent(error) {
         return Some(Code::Unavailable);
     }
@@ -181,7 +189,7 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
         {
             return Some(Code::DeadlineExceeded);
         }
-        if error.is::<ThrottleError>() {
+        if error.is::<ThrottleError>() || error.is::<FailedAnswer>() {
             return Some(Code::Unavailable);
         }
         if error.is::<HttpError>() {
@@ -191,6 +199,14 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
         next = error.source();
     }
     code
+}
+
+/// Whether a retry gave up because no time was left for another attempt.
+fn is_out_of_time(error: &(dyn Error + 'static)) -> bool {
+    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
+    chain
+        .find_map(|error| error.downcast_ref())
+        .is_some_and(RetryError::is_deadline)
 }
 
 /// The message and every cause below it, in one line.

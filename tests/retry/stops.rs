@@ -236,6 +236,17 @@ async fn a_service_that_is_not_ready_is_waited_for_until_the_deadline() {
     server.ready_in(None);
     let error = call.await.unwrap_err().downcast::<RetryError>().unwrap();
     assert_eq!(error.stop(), Stop::Deadline);
+    #[cfg(feature = "tonic")]
+    {
+        let status = tower_roster::client::to_status(*error);
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+        let source = Error::source(&status).expect("the error");
+        let error: &RetryError = source.downcast_ref().expect("of the retry");
+        let failed: Option<&FailedAnswer> = error.source().and_then(|it| it.downcast_ref());
+        let failed = tower_roster::client::to_status(*failed.expect("it was dropped"));
+        assert_eq!(failed.code(), tonic::Code::Unavailable);
+    }
+    #[cfg(not(feature = "tonic"))]
     assert!(error.into_source().is::<FailedAnswer>());
     assert_eq!(start.elapsed(), 100 * MS);
     assert_eq!(server.calls(), 1);
