@@ -88,11 +88,6 @@ where
             }
         }
         let (mut request, kept) = KeptCall::keep(request);
-        if let Some(limit) = limit.as_ref().filter(|limit| limit.is_told) {
-            request
-                .headers_mut()
-                .insert(grpc::TIMEOUT, grpc::write(limit.time));
-        }
         if let Err(why) = shared.complete(&mut request) {
             let error = HttpError::invalid(Arc::clone(&shared.place), why);
             return GrpcFuture(Box::pin(ready(Err(error))));
@@ -103,7 +98,7 @@ where
             return GrpcFuture(Box::pin(async move {
                 match exchange.await {
                     Ok(answer) => Ok(answer),
-                    Err(failure) => Box::pin(this.recover(failure, kept)).await,
+                    Err(failure) => Box::pin(this.recover(failure, kept, None)).await,
                 }
             }));
         }
@@ -113,18 +108,20 @@ where
                     Some(places) => places.acquire().await.ok(),
                     None => None,
                 };
+                if let Some(limit) = limit.as_ref().filter(|limit| limit.is_told) {
+                    limit.tell(&mut request);
+                }
                 match this.http2.send(request).await {
                     Ok(answer) => Ok(answer),
-                    Err(failure) => Box::pin(this.recover(failure, kept)).await,
+                    Err(failure) => Box::pin(this.recover(failure, kept, limit)).await,
                 }
             };
             let Some(limit) = limit else {
                 return exchange.await;
             };
-            let end = after(Instant::now(), limit.time);
-            match timeout_at(end, exchange).await {
+            match timeout_at(limit.end, exchange).await {
                 // The server applies the same limit.
-                Ok(Ok(answer)) if gave_up(&answer) && Instant::now() >= end => {
+                Ok(Ok(answer)) if gave_up(&answer) && Instant::now() >= limit.end => {
                     Err(this.late(&limit))
                 }
                 Ok(result) => result,
@@ -164,8 +161,11 @@ impl Calls {
         let time = [callers, self.timeout].into_iter().flatten().min()?;
         Some(CallLimit {
             time,
+            end: after(Instant::now(), time),
             by_caller: callers == Some(time),
-            is_told: remaining.is_some(),
+            is_asked: asked.is_some(),
+            // The header that the caller wrote is right if the call is sent at once.
+            is_told: remaining.is_some() || (asked.is_some() && self.places.is_some()),
         })
     }
 
@@ -176,6 +176,7 @@ impl Calls {
         &self,
         failure: Failure<Erased>,
         kept: KeptCall<B>,
+        limit: Option<CallLimit>,
     ) -> Result<Response<HttpBody>, HttpError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -190,6 +191,9 @@ impl Calls {
         let (mut request, kept) = KeptCall::keep(call);
         if let Err(why) = self.complete(&mut request) {
             return Err(HttpError::invalid(Arc::clone(&self.place), why));
+        }
+        if let Some(limit) = limit.filter(|limit| limit.is_told || limit.is_asked) {
+            limit.tell(&mut request);
         }
         let failure = match self.http2.send(request).await {
             Ok(answer) => return Ok(answer),
@@ -262,13 +266,26 @@ fn gave_up<B>(answer: &Response<B>) -> bool {
 }
 
 /// The time limit of a call.
+#[derive(Clone, Copy)]
 struct CallLimit {
     /// What remained of it when the call came.
     time: Duration,
+    end: Instant,
     /// Whether the caller set it, and not this client.
     by_caller: bool,
-    /// Whether `grpc-timeout` is rewritten: the call has a [`Deadline`].
+    /// Whether the call came with a `grpc-timeout`.
+    is_asked: bool,
+    /// Whether the call gets a new `grpc-timeout` when it is sent for the first time.
     is_told: bool,
+}
+
+impl CallLimit {
+    /// Writes the time that remains now into a call. For a call that is about to be sent.
+    fn tell<B>(&self, request: &mut Request<B>) {
+        let left = self.end.saturating_duration_since(Instant::now());
+        let headers = request.headers_mut();
+        headers.insert(grpc::TIMEOUT, grpc::write(left));
+    }
 }
 
 /// What to do after a call failed.

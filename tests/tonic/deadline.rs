@@ -1,7 +1,12 @@
 //! Calls whose caller waits for a limited time.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use tokio::net::TcpListener;
 use tonic::Code;
 use tower::Layer;
 use tower_roster::{
@@ -18,7 +23,8 @@ use tower_roster::{
 use crate::{
     greeter::greeter_client::GreeterClient,
     outcomes::ask,
-    server::{Server, until},
+    refusing::{Refuses, refuse},
+    server::{Server, Wire, instance, until},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -154,5 +160,55 @@ async fn only_a_limit_of_the_client_itself_is_a_failure_of_the_endpoint() {
         }
         let seen = handle.endpoints().await.unwrap();
         assert_eq!(seen[0].failures, failures, "{limit:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_sent_again_carries_the_time_that_remains() {
+    for header in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let endpoint = GrpcEndpoints::new().make_endpoint(&instance(addr));
+        let mut client = GreeterClient::new(endpoint.unwrap());
+        let mut call = tonic::Request::new(ask("you", 0));
+        if header {
+            call.set_timeout(20_000 * MS);
+        } else {
+            call.extensions_mut().insert(Deadline::within(20_000 * MS));
+        }
+        let call = tokio::spawn(async move { client.greet(call).await });
+        let (first, _) = listener.accept().await.unwrap();
+        tokio::time::sleep(100 * MS).await;
+        refuse(first, Refuses::Connection, Arc::default()).await;
+        let server = Server::over(listener, Wire::Plain);
+        call.await.unwrap().unwrap();
+        let told = told(&server);
+        assert!(told <= 19_900.0, "{told} ms: {header}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_waited_for_its_turn_carries_the_time_that_remains() {
+    for header in [false, true] {
+        let server = Server::start().await;
+        let mut endpoints = GrpcEndpoints::new().concurrency_limit(NonZeroUsize::MIN);
+        let client = GreeterClient::new(endpoints.make_endpoint(&server.instance()).unwrap());
+        let (mut first, mut second) = (client.clone(), client);
+        let first = tokio::spawn(async move { first.greet(ask("hold", 0)).await });
+        until("it is held", || async { server.held() == 1 }).await;
+        let mut call = tonic::Request::new(ask("you", 0));
+        if header {
+            call.set_timeout(20_000 * MS);
+        } else {
+            call.extensions_mut().insert(Deadline::within(20_000 * MS));
+        }
+        let mut call = tokio_test::task::spawn(async move { second.greet(call).await });
+        assert!(call.poll().is_pending());
+        tokio::time::sleep(100 * MS).await;
+        server.release();
+        call.await.unwrap();
+        first.await.unwrap().unwrap();
+        let told = told(&server);
+        assert!(told <= 19_900.0, "{told} ms: {header}");
     }
 }
