@@ -14,9 +14,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_roster::{
-    Backoff,
+    Backoff, Deadline,
     classify::{self, Classify, Unsent, Verdict},
-    service::retry::{Replay, ReplayBody, RetryError, RetryLayer, RetrySettings, Stop},
+    service::retry::{
+        BudgetSettings, Replay, ReplayBody, RetryError, RetryLayer, RetrySettings, Stop,
+    },
 };
 
 type Body = Full<Bytes>;
@@ -275,4 +277,22 @@ async fn a_request_that_is_given_up_comes_back_to_the_caller() {
     let request = classify::reclaim::<Request<ReplayBody<Body>>>(&*error);
     let body = request.expect("it was not sent").into_body();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "data");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_after_its_deadline_pays_for_no_retry() {
+    let budget = BudgetSettings::new().ratio(1.0).reserve(0).build().unwrap();
+    let layer = RetrySettings::new().build().unwrap().classify(by_status());
+    let layer = layer.reissue(Replay::new()).shared_budget(budget.clone());
+    let mut retry = layer.layer(refuses(0, true));
+    for (time, paid) in [(0, 0), (1_000, 1)] {
+        let request = Request::post("/users").header("x-trace", "7");
+        let mut request = request.body(Body::from("data")).unwrap();
+        let deadline = Deadline::within(crate::kit::MS * time);
+        request.extensions_mut().insert(deadline);
+        let sent = retry.ready().await.unwrap().call(request).await.is_ok();
+        assert_eq!(sent, time > 0);
+        let available = budget.available(tokio::time::Instant::now());
+        assert_eq!(available, paid);
+    }
 }

@@ -10,7 +10,8 @@ use crate::error::BoxError;
 /// | predicate | HTTP | gRPC |
 /// |---|---|---|
 /// | [`is_try_timeout`](Self::is_try_timeout) | 504 | `DEADLINE_EXCEEDED` |
-/// | any other | 502 or 503 | `UNAVAILABLE` |
+/// | [`is_deadline`](Self::is_deadline) | 504 | `DEADLINE_EXCEEDED` |
+/// | any other | as the source; 502 or 503 if the request was not sent | as the source, which [`to_status`] reads |
 #[derive(Debug)]
 pub struct RetryError {
     source: BoxError,

@@ -66,7 +66,7 @@ where
         slot: &mut SlotEnd,
         request: Req,
     ) -> Self {
-        let came = settings.terms.begin(slot);
+        let came = settings.terms.begin();
         let mut request = request;
         let own = settings.reissue.deadline(&request);
         let own = own.map(|own| settings.terms.limits(came, own));
@@ -76,6 +76,7 @@ where
             }
             settings.reissue.set_deadline(&mut request, limits.end());
         }
+        settings.terms.deposit(slot, came);
         let (request, spare) = settings.reissue.prepare(request);
         let mut tried = Tried::new();
         let attempt = tried.enter(|| match came {

@@ -71,14 +71,18 @@ impl Rules {
 }
 
 impl Terms {
-    /// Deposits for a request. Returns its start, if the rules need it.
+    /// The start of a request, if the rules need it.
     #[inline]
-    pub(super) fn begin(&self, slot: &mut SlotEnd) -> Option<Instant> {
-        let came = self.rules.needs_time.then(Instant::now);
+    pub(super) fn begin(&self) -> Option<Instant> {
+        self.rules.needs_time.then(Instant::now)
+    }
+
+    /// Deposits for a request that is about to be sent.
+    #[inline]
+    pub(super) fn deposit(&self, slot: &mut SlotEnd, came: Option<Instant>) {
         if let (Some(budget), Some(now)) = (self.budget(), came) {
             budget.deposit_in(slot, now);
         }
-        came
     }
 
     #[inline]
