@@ -375,3 +375,15 @@ fn settings_are_equal_to_their_copies_and_to_no_others() {
     assert_ne!(BudgetSettings::new().reserve(1), BudgetSettings::new());
     assert_ne!(HedgeSettings::new().share(0.1), HedgeSettings::new());
 }
+
+#[tokio::test]
+async fn a_timeout_of_zero_of_a_stack_is_refused_as_the_setting_that_it_is() {
+    use tower_roster::{classify::Answers, client::Stack};
+
+    let service = tower::service_fn(|request: u8| async move { Ok::<_, tower::BoxError>(request) });
+    let list = tower::discover::ServiceList::new::<u8>(vec![service]);
+    let built = Stack::cloned(Answers::default())
+        .timeout(ZERO)
+        .build_plain(list);
+    assert_eq!(refused(built).field(), "stack.timeout");
+}

@@ -3,10 +3,13 @@
 //! ```text
 //! Deadline in the extensions ─┐
 //! grpc-timeout of a call ─────┼─▶ retry: the earliest is the one deadline of all attempts
-//! RetrySettings::deadline ────┘         │ puts it into the extensions of each attempt
-//!                                       ▼
+//! RetrySettings::deadline ────┘         │ puts it into the extensions of each attempt, if the
+//!                                       ▼ request came with one of the first two
 //!                hedge: starts none that is due later      gRPC client: `grpc-timeout` is what remains
 //! ```
+//! A deadline of the settings alone ends the attempts, and is not told to them: a place for it in the
+//! extensions would cost an allocation for every request.
+//!
 //! A request without a deadline pays a look into its extensions, and a POST a look for the header.
 
 #[cfg(feature = "http")]
@@ -23,7 +26,8 @@ use crate::backoff::after;
 
 /// The time until which a caller waits for the response to a request, by tokio's clock.
 ///
-/// Put it into the extensions of an HTTP or gRPC request. A retry, and so a
+/// Put it into the extensions of an HTTP or gRPC request. A retry with
+/// [`Replay`](crate::service::retry::Replay), and so a
 /// [`Stack`](crate::client::Stack), then ends the request at this time with the error of its own
 /// [deadline](crate::service::retry::RetrySettings::deadline) (tower's `Elapsed`; a
 /// [`StatusLayer`](crate::client::StatusLayer) makes it `DEADLINE_EXCEEDED`), and starts no attempt
@@ -31,6 +35,11 @@ use crate::backoff::after;
 /// source of the error, and a breaker counts no failure. Of both deadlines the earlier counts. A `grpc-timeout` in the head of a
 /// call counts as a deadline too; each attempt over
 /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) sends the time that remains.
+///
+/// Only `Replay` knows extensions: with [`Cloned`](crate::service::retry::Cloned),
+/// [`clone_if`](crate::service::retry::reissue::clone_if) and
+/// [`from_fn`](crate::service::retry::reissue::from_fn) it is ignored. An own
+/// [`Reissue`](crate::service::retry::Reissue) implements `deadline` and `set_deadline` for it.
 ///
 /// It bounds the time from `call` until the head of the response. It does not bound `poll_ready`, which
 /// knows no request; a balancer without endpoints waits there for

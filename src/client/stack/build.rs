@@ -1,6 +1,6 @@
 //! How a stack is built: the order of the layers.
 
-use std::{fmt, hash::Hash};
+use std::{fmt, hash::Hash, time::Duration};
 
 use tower::{Layer, discover::Discover};
 
@@ -8,7 +8,7 @@ use super::{Layers, Outermost, Stack};
 use crate::{
     balance::{Balance, BalanceHandle, policy::Policy},
     endpoint::Endpoint,
-    error::{BoxError, ConfigError},
+    error::{BoxError, ConfigError, check_range},
     service::{
         breaker::BreakerHandle,
         hedge::Hedge,
@@ -101,6 +101,10 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         breaker: &K,
     ) -> Result<Built<K::Service>, ConfigError> {
         let mut settings = self.settings;
+        if let Some(timeout) = settings.timeout {
+            let above_zero = Duration::from_nanos(1)..;
+            check_range("stack.timeout", timeout, above_zero)?;
+        }
         settings.retry = settings.retry.within(settings.timeout);
         if let Some(seed) = settings.seed {
             settings.retry = settings.retry.seed(seed);

@@ -274,8 +274,8 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         self
     }
 
-    /// Sets how long a request may take until the head of its response, with all its attempts; 30 s
-    /// by default, `None` for no limit. A request may have an earlier
+    /// Sets how long a request may take until the head of its response, with all its attempts, above
+    /// zero; 30 s by default, `None` for no limit. A request may have an earlier
     /// [`Deadline`](crate::Deadline) of its own.
     #[must_use]
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
