@@ -11,7 +11,7 @@
 use std::{any::Any, mem};
 
 use bytes::Bytes;
-use http::{Method, Request, request::Parts};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 use http_body::Body;
 use http_body_util::Empty;
 use tonic::body::Body as TonicBody;
@@ -24,8 +24,47 @@ use crate::{
 
 /// What is needed to give a call back.
 pub(super) struct KeptCall<B> {
-    head: Parts,
+    head: Head,
     body: Place<B>,
+}
+
+/// A copy of the head. The fields are in a list, because a copy of their map allocates twice and
+/// copies its index, and hardly any call comes back.
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    extensions: Extensions,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Head {
+    fn copy(head: &Parts, extensions: Extensions) -> Self {
+        let mut fields = Vec::with_capacity(head.headers.len());
+        let all = head.headers.iter();
+        fields.extend(all.map(|(name, value)| (name.clone(), value.clone())));
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            extensions,
+            fields,
+        }
+    }
+
+    fn request<B>(self, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.extensions_mut() = self.extensions;
+        let headers = request.headers_mut();
+        headers.reserve(self.fields.len());
+        for (name, value) in self.fields {
+            headers.append(name, value);
+        }
+        request
+    }
 }
 
 enum Place<B> {
@@ -44,11 +83,10 @@ where
         // Extensions are for the caller's own services; below is only hyper, which reads one of a
         // CONNECT request. A copy of them takes as long as a copy of all headers.
         let extensions = mem::take(&mut head.extensions);
-        let mut kept = head.clone();
-        if kept.method == Method::CONNECT {
+        if head.method == Method::CONNECT {
             head.extensions = extensions.clone();
         }
-        kept.extensions = extensions;
+        let kept = Head::copy(&head, extensions);
         let (sent, body) = if body.is_end_stream() {
             (Erased::new(Empty::new()), Place::Here(body))
         } else {
@@ -70,7 +108,7 @@ where
                 replayer.take_unread().or_else(|| rewound(&replayer))?
             }
         };
-        Some(Request::from_parts(self.head, body))
+        Some(self.head.request(body))
     }
 }
 
