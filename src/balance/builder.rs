@@ -100,7 +100,8 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     }
 
     /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. With zero it fails at once
-    /// while there is no endpoint.
+    /// while there is no endpoint. It also fails at once while every registry that the balancer follows
+    /// confirms that it lists none; see [`watch`](Self::watch).
     pub fn wait(mut self, wait: Duration) -> Self {
         self.config.settings.wait = wait;
         self
@@ -170,6 +171,10 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     /// errors. If the balancer polls one of this crate's own discoveries, also through adaptors, it finds
     /// the registry by itself. Use this setter for other discoveries, and for a discovery that another task
     /// polls.
+    ///
+    /// Requests do not [wait](Self::wait) while all registries that the balancer follows confirm that they
+    /// list no instance. Other sources are not known to it: if you merge a watch with a stream of your own,
+    /// a request fails at once while the registry lists none and your stream is silent.
     pub fn watch(mut self, watch: &Watch) -> Self {
         self.config.watch = Some(watch.clone());
         self

@@ -39,6 +39,8 @@ pub(crate) struct LiveEndpoint<L> {
     /// Number of requests that were sent to this process and to the ones before it, which share the counter.
     /// Relaxed: a statistic, as all counts here; none publishes other memory.
     requests: Arc<AtomicU64>,
+    /// Number of those that failed. Not shared but copied at a move, because a failure at the old address
+    /// says nothing of the new one. So a request that fails there after the move is not counted.
     failed: AtomicU64,
     /// Whether the endpoint has the version that is guarded. Relaxed: it is read on its own and publishes
     /// no other memory.

@@ -55,7 +55,8 @@ pub(super) fn check(name: &str) -> Result<(), String> {
 }
 
 /// Whether a character is a letter, mark, number, punctuation, symbol or the ASCII space. The standard
-/// library escapes all others when it follows a base character.
+/// library escapes all others when it follows a base character. Its Unicode tables are newer than those of an
+/// old agent, so such an agent may refuse a character that this accepts.
 fn is_printable(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\')
         || ['a', c].iter().collect::<String>().escape_debug().count() == 2
