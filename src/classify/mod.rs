@@ -43,7 +43,7 @@ mod unsent;
 
 #[cfg(feature = "_transport")]
 pub(crate) use self::retry_after::retry_after;
-#[cfg(feature = "_hyper")]
+#[cfg(any(feature = "http", feature = "_transport"))]
 pub(crate) use self::unsent::Begun;
 #[cfg(feature = "http2")]
 pub(crate) use self::unsent::is_refused;

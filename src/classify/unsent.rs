@@ -152,18 +152,18 @@ impl Error for NotSent {}
 
 /// An error that came after the head of the response: the request was sent, even if the error below says
 /// that it was refused.
-#[cfg(feature = "_hyper")]
+#[cfg(any(feature = "http", feature = "_transport"))]
 #[derive(Debug)]
 pub(crate) struct Begun(pub(crate) hyper::Error);
 
-#[cfg(feature = "_hyper")]
+#[cfg(any(feature = "http", feature = "_transport"))]
 impl fmt::Display for Begun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the response had begun")
     }
 }
 
-#[cfg(feature = "_hyper")]
+#[cfg(any(feature = "http", feature = "_transport"))]
 impl Error for Begun {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.0)
@@ -265,7 +265,7 @@ fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
     if error.is::<tonic::ConnectError>() {
         return Some(Word::Unsent(None));
     }
-    #[cfg(feature = "_hyper")]
+    #[cfg(any(feature = "http", feature = "_transport"))]
     if error.is::<Begun>() {
         return Some(Word::PerhapsSent);
     }
