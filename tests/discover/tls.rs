@@ -28,6 +28,14 @@ use crate::{
 
 /// A server for `user-service` that speaks one of `alpn`, and the configuration of its clients.
 async fn server(alpn: &[&[u8]]) -> (Server, ClientConfig) {
+    let (config, client) = configs(alpn);
+    let wire = Wire::Tls(TlsAcceptor::from(Arc::new(config)));
+    let server = Server::on("127.0.0.1:0".parse().unwrap(), wire).await;
+    (server, client)
+}
+
+/// The configurations of a server for `user-service` and of its clients.
+fn configs(alpn: &[&[u8]]) -> (ServerConfig, ClientConfig) {
     let made = generate_simple_self_signed(["user-service".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(ring::default_provider());
@@ -45,11 +53,7 @@ async fn server(alpn: &[&[u8]]) -> (Server, ClientConfig) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let wire = Wire::Tls(TlsAcceptor::from(Arc::new(config)));
-    (
-        Server::on("127.0.0.1:0".parse().unwrap(), wire).await,
-        client,
-    )
+    (config, client)
 }
 
 fn client(server: &Server, config: ClientConfig) -> HttpClient<Empty<Bytes>> {
@@ -96,4 +100,60 @@ async fn http2_is_not_offered_when_it_cannot_be_spoken() {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let answer = text(&mut client(&server, config), "https://user-service/").await;
     assert_eq!(answer, format!("HTTP/1.1 user-service {}", server.addr));
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn a_server_that_comes_to_choose_the_other_version_is_followed_at_the_greatest_age() {
+    use std::{convert::Infallible, time::Duration};
+
+    use http::Response;
+    use http_body_util::Full;
+    use hyper::{body::Incoming, service::service_fn};
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+    };
+
+    let (h2, h1) = ((&b"h2"[..], "HTTP/2.0"), (&b"http/1.1"[..], "HTTP/1.1"));
+    for (first, later) in [(h2, h1), (h1, h2)] {
+        let (config, mut client) = configs(&[first.0]);
+        let mut other = config.clone();
+        other.alpn_protocols = vec![later.0.to_vec()];
+        let mut configs = std::iter::once(config).chain(std::iter::repeat(other));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = TlsAcceptor::from(Arc::new(configs.next().unwrap()));
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let version = service_fn(async |request: Request<Incoming>| {
+                        let version = format!("{:?}", request.version());
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(version))))
+                    });
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(TokioIo::new(stream), version).await;
+                });
+            }
+        });
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let endpoints = HttpEndpoints::new()
+            .tls(Arc::new(client))
+            .idle_timeout(None);
+        let mut endpoints = endpoints.max_age(Duration::from_secs(1));
+        let mut client = endpoints.make_endpoint(&at("a", addr)).unwrap();
+        assert_eq!(text(&mut client, "https://user-service/").await, first.1);
+        let mut answer = String::new();
+        for _ in 0..50 {
+            answer = text(&mut client, "https://user-service/").await;
+            if answer == later.1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(answer, later.1);
+    }
 }
