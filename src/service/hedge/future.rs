@@ -22,8 +22,13 @@ use crate::{
     attempt::{self, Tried},
     backoff::after,
     classify::{Classify, Outcome},
-    service::retry::Reissue,
+    deadline::Deadline,
+    service::retry::{Reissue, RetryBudget},
 };
+
+/// For how long a hedge is put off at most, unless its delay is longer: the shortest slot of a budget, a
+/// tenth of a second. A budget that time refills gets its next attempt with a new slot.
+const LONGEST_PUT_OFF: Duration = Duration::from_millis(100);
 
 /// A request and its attempts.
 ///
@@ -61,6 +66,12 @@ struct Plan<S, Spare> {
     spare: Spare,
     delay: Duration,
     next: Instant,
+    /// When the caller stops waiting.
+    end: Option<Instant>,
+    /// How long the next attempt was put off last, because the budget was used up.
+    put_off: Option<Duration>,
+    /// Whether a budget has counted the refusal.
+    refused: bool,
 }
 
 struct Rare<F, T>(Option<Box<Beside<F, T>>>);
@@ -106,15 +117,16 @@ where
         // A retry is hedged too: it may hang, and no layer above would replace it. The budget
         // bounds the sum.
         let delay = shared.delay.get(now);
-        // No hedge starts when the caller no longer waits.
-        let delay =
-            delay.filter(|delay| deadline.is_none_or(|end| after(now, *delay) < end.instant()));
         let plan = delay.map(|delay| Plan {
             service,
             spare,
             delay,
             next: after(now, delay),
+            end: deadline.map(Deadline::instant),
+            put_off: None,
+            refused: false,
         });
+        let plan = plan.filter(|plan| !plan.is_over(plan.next));
         let watch = Watch {
             start: now,
             runs: true,
@@ -242,6 +254,10 @@ where
             }
         }
         let next = plan.next;
+        if plan.is_over(next) {
+            *this.plan = None;
+            return Poll::Pending;
+        }
         // A delay of zero needs no alarm.
         if next > start {
             ready!(this.alarm.poll(&shared.alarms, next, cx));
@@ -250,9 +266,11 @@ where
         // its hedge then.
         let now = Instant::now();
         let waited = now.saturating_duration_since(start);
-        let rescues = waited >= hangs_after(plan.delay);
-        if !shared.can_pay(now, rescues) {
-            plan.next = after(now, plan.delay.max(SHORTEST));
+        let hangs_after = hangs_after(plan.delay);
+        let rescues = waited >= hangs_after;
+        let hangs_at = (!rescues).then(|| after(start, hangs_after));
+        if let Err(empty) = shared.can_pay(now, rescues) {
+            plan.put_off(empty, now, hangs_at);
             return Poll::Ready(());
         }
         let service = &mut plan.service;
@@ -264,8 +282,12 @@ where
         }
         // Another request may have used up the budget since the check.
         let now = Instant::now();
-        if !shared.pay(now, rescues) {
-            plan.next = after(now, plan.delay.max(SHORTEST));
+        if plan.is_over(now) {
+            *this.plan = None;
+            return Poll::Pending;
+        }
+        if let Err(empty) = shared.pay(now, rescues) {
+            plan.put_off(empty, now, hangs_at);
             return Poll::Ready(());
         }
         let Some(extra) = plan.start(shared, this.tried, now) else {
@@ -276,6 +298,7 @@ where
         beside.extras.push(extra);
         beside.started += 1;
         plan.next = after(plan.next, plan.delay);
+        plan.put_off = None;
         Poll::Ready(())
     }
 
@@ -312,6 +335,28 @@ where
 }
 
 impl<S, Spare> Plan<S, Spare> {
+    /// Whether the caller no longer waits at a time.
+    fn is_over(&self, at: Instant) -> bool {
+        self.end.is_some_and(|end| at >= end)
+    }
+
+    /// Puts the next attempt off, because a budget is used up: for the delay at first, then for twice
+    /// as long each time. It does not wait beyond the time from which the request hangs
+    /// (`hangs_at`), because another rule holds from then on.
+    fn put_off(&mut self, empty: &RetryBudget, now: Instant, hangs_at: Option<Instant>) {
+        if !self.refused {
+            self.refused = true;
+            empty.count_refusal();
+        }
+        let first = self.delay.max(SHORTEST);
+        let wait = self.put_off.map_or(first, |last| {
+            last.saturating_mul(2).min(LONGEST_PUT_OFF).max(first)
+        });
+        self.put_off = Some(wait);
+        let next = after(now, wait);
+        self.next = hangs_at.map_or(next, |hangs_at| next.min(hangs_at));
+    }
+
     /// Starts another attempt, which is paid for. The service is ready.
     fn start<Req, R, C>(
         &mut self,

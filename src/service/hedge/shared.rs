@@ -40,22 +40,38 @@ impl<R, C> HedgeShared<R, C> {
         }
     }
 
-    /// Whether the budgets allow an attempt. If not, it counts as refused. An attempt for a request
-    /// that hangs (`rescues`) needs no share.
-    pub(super) fn can_pay(&self, now: Instant, rescues: bool) -> bool {
-        (self.is_free(rescues) || self.budget.allows(now))
-            && self.shared.as_ref().is_none_or(|it| it.allows(now))
+    /// Whether the budgets allow an attempt. An attempt for a request that hangs (`rescues`) needs
+    /// no share.
+    ///
+    /// # Errors
+    /// The budget that is used up. It has not counted a refusal.
+    pub(super) fn can_pay(&self, now: Instant, rescues: bool) -> Result<(), &RetryBudget> {
+        self.each(rescues, |budget| budget.available(now) > 0)
     }
 
-    /// Withdraws the price of an attempt from both budgets. The shared one is first, because
-    /// retries may empty it.
-    pub(super) fn pay(&self, now: Instant, rescues: bool) -> bool {
-        self.shared.as_ref().is_none_or(|it| it.withdraw(now))
-            && (self.is_free(rescues) || self.budget.withdraw(now))
+    /// Withdraws the price of an attempt from both budgets.
+    ///
+    /// # Errors
+    /// The budget that is used up. It has not counted a refusal.
+    pub(super) fn pay(&self, now: Instant, rescues: bool) -> Result<(), &RetryBudget> {
+        self.each(rescues, |budget| budget.take(now))
     }
 
-    fn is_free(&self, rescues: bool) -> bool {
-        rescues && self.shared.is_some()
+    /// Goes through the budgets of an attempt until one refuses it. Its own share is first: what was
+    /// withdrawn from it is lost when the shared budget refuses, and the other way round retries would
+    /// lose what no attempt was sent for.
+    fn each(
+        &self,
+        rescues: bool,
+        grants: impl Fn(&RetryBudget) -> bool,
+    ) -> Result<(), &RetryBudget> {
+        let is_free = rescues && self.shared.is_some();
+        let own = (!is_free).then_some(&self.budget);
+        let refuses = own
+            .into_iter()
+            .chain(&self.shared)
+            .find(|budget| !grants(budget));
+        refuses.map_or(Ok(()), Err)
     }
 }
 
@@ -98,5 +114,37 @@ impl<R, C> fmt::Debug for HedgeShared<R, C> {
             .field("max_extra", &self.max_extra)
             .field("budget", &self.budget)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        classify::Answers,
+        service::retry::{BudgetSettings, Cloned},
+    };
+
+    #[test]
+    fn an_attempt_that_has_no_share_takes_nothing_from_the_retries() {
+        let with = |attempts| {
+            let budget = BudgetSettings::new().ratio(0.0).reserve(attempts);
+            budget.build().expect("a valid budget")
+        };
+        let shared = HedgeShared {
+            enabled: true,
+            reissue: Cloned,
+            classify: Answers,
+            delay: Delay::Fixed(Duration::from_millis(50)),
+            max_extra: NonZeroU32::MIN,
+            budget: with(0),
+            shared: Some(with(1)),
+            alarms: Alarms::new(),
+        };
+        let (now, retries) = (Instant::now(), shared.shared.as_ref().expect("set above"));
+        assert!(shared.pay(now, false).is_err());
+        assert_eq!((retries.withdrawn(), retries.available(now)), (0, 1));
+        assert!(shared.pay(now, true).is_ok());
+        assert_eq!((retries.withdrawn(), retries.available(now)), (1, 0));
     }
 }

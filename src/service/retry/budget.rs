@@ -145,13 +145,19 @@ impl RetryBudget {
     /// cannot be returned: call this when the attempt is about to be sent.
     #[must_use = "an attempt must not be sent without"]
     pub fn withdraw(&self, now: Instant) -> bool {
+        let granted = self.take(now);
+        if !granted {
+            self.count_refusal();
+        }
+        granted
+    }
+
+    /// Withdraws without counting a refusal, for a caller that asks again and again for one attempt.
+    pub(crate) fn take(&self, now: Instant) -> bool {
         let granted = self.0.ledger.withdraw(self.0.since(now));
-        let counter = if granted {
-            &self.0.withdrawn
-        } else {
-            &self.0.refused
-        };
-        counter.fetch_add(1, Relaxed);
+        if granted {
+            self.0.withdrawn.fetch_add(1, Relaxed);
+        }
         granted
     }
 
@@ -159,9 +165,14 @@ impl RetryBudget {
     pub(crate) fn allows(&self, now: Instant) -> bool {
         let allowed = self.available(now) > 0;
         if !allowed {
-            self.0.refused.fetch_add(1, Relaxed);
+            self.count_refusal();
         }
         allowed
+    }
+
+    /// Counts an attempt that is not sent because the budget is empty.
+    pub(crate) fn count_refusal(&self) {
+        self.0.refused.fetch_add(1, Relaxed);
     }
 
     /// The attempts beyond the first that were sent since the budget was made.
