@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt;
 use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_roster::{
@@ -169,4 +170,46 @@ async fn a_failed_probe_is_told_as_one_and_an_endpoint_that_awaits_one_shows_it(
     }
     settle().await;
     assert_eq!(rig.info("a").await.state, EndpointState::Warming);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_events_of_another_service_name_that_service() {
+    let (log, _guard) = Log::start();
+    let listed = Listed::new([at("a", 80, 1)]);
+    let (switch, switched) = tokio::sync::oneshot::channel::<()>();
+    let discover = |service: &str| {
+        let make = |_: &tower_roster::Instance| {
+            Ok::<_, std::convert::Infallible>(crate::kit::Control::new("a").service())
+        };
+        listed.watch_service(service).discover(make)
+    };
+    let first = discover("web").take_until(switched);
+    let balance = layer()
+        .build()
+        .unwrap()
+        .balance(Box::pin(first.chain(discover("api"))));
+    settle().await;
+    assert!(
+        log.lines()
+            .iter()
+            .any(|line| line.contains("balancer{service=web}:"))
+    );
+
+    switch.send(()).unwrap();
+    settle().await;
+    let _ = log.lines();
+    listed.apply([at("a", 80, 1), at("b", 81, 1)]).await;
+    let lines = log.lines();
+    let changed = "INFO balancer{service=api}: endpoints changed: added b";
+    assert!(
+        lines.iter().any(|line| line.starts_with(changed)),
+        "{lines:#?}"
+    );
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.contains("balancer{service=web}")),
+        "{lines:#?}"
+    );
+    drop(balance);
 }

@@ -82,7 +82,12 @@ impl Listed {
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        self.registry.watch("web").unwrap()
+        self.watch_service("web")
+    }
+
+    /// The same instances as those of another service.
+    pub(crate) fn watch_service(&self, service: &str) -> Watch {
+        self.registry.watch(service).unwrap()
     }
 
     /// The number of open watches.

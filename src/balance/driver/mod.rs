@@ -40,6 +40,7 @@ mod publisher;
 mod registries;
 mod report;
 mod revisions;
+mod span;
 mod spare;
 mod start;
 mod turn;
@@ -60,6 +61,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tower::discover::Discover;
+use tracing::Instrument;
 
 use self::{
     checks::{Checker, Found},
@@ -71,11 +73,11 @@ use self::{
     publisher::SnapshotPublisher,
     registries::Registries,
     revisions::Revisions,
+    span::DriverSpan,
     turn::{FLOOD, TURN},
 };
 use super::{
-    event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy,
-    registry::RegistryStatus, topology,
+    event::BalanceEvent, handle::BalanceStatus, pick::core::Core, policy::Policy, topology,
 };
 use crate::{
     error::BoxError,
@@ -102,8 +104,15 @@ pub(super) struct Driver<D: Discover, S, P: Policy, C, W> {
     alive: mpsc::Receiver<Infallible>,
     status: watch::Sender<BalanceStatus>,
     rng: SmallRng,
-    /// Whether the span of this task has the name of the service.
-    is_named: bool,
+    span: DriverSpan,
+}
+
+/// Why the driver has stopped to run turns.
+enum Stopped {
+    /// The last balancer was dropped.
+    Unused,
+    /// The next turns belong to another span.
+    Renamed,
 }
 
 impl<D, S, P, C, W> Driver<D, S, P, C, W>
@@ -119,13 +128,25 @@ where
     /// for example from the destructor of a key, ends only the turn in which it happens.
     async fn run(&mut self) {
         let (mut panics, mut began) = (0_u32, Instant::now());
-        while fenced(self.turns(panics > 0)).await.is_none() {
+        let mut amiss = false;
+        loop {
+            let span = self.span.current();
+            match fenced(self.turns(amiss)).instrument(span).await {
+                Some(Stopped::Unused) => return,
+                Some(Stopped::Renamed) => {
+                    amiss = false;
+                    continue;
+                }
+                None => amiss = true,
+            }
             if began.elapsed() > LONG_AGO {
                 panics = 0;
             }
             panics = panics.saturating_add(1);
             let delay = BACKOFF.delay(panics, &mut self.rng);
-            tracing::error!(go_on_in = ?delay, "the balancer's driver panicked");
+            self.span.current().in_scope(|| {
+                tracing::error!(go_on_in = ?delay, "the balancer's driver panicked");
+            });
             tokio::select! {
                 _ = self.alive.recv() => return,
                 () = sleep(delay) => {}
@@ -134,9 +155,9 @@ where
         }
     }
 
-    /// Runs turns until the last balancer is dropped. With `amiss` the first turn makes a snapshot, because
+    /// Runs turns until the last balancer is dropped, or another service is watched. With `amiss` the first turn makes a snapshot, because
     /// the turn before may have panicked before that.
-    async fn turns(&mut self, mut amiss: bool) {
+    async fn turns(&mut self, mut amiss: bool) -> Stopped {
         loop {
             let now = Instant::now();
             let wake = if amiss { now } else { self.next_wake() };
@@ -146,7 +167,7 @@ where
             // Any event wakes the driver. It then takes in all that is there, so that no source starves.
             tokio::select! {
                 biased;
-                _ = self.alive.recv() => return,
+                _ = self.alive.recv() => return Stopped::Unused,
                 Some(command) = self.orders.next() => order = Some(command),
                 Some(first) = self.alarms.recv() => alarm = Some(first),
                 first = self.checker.next() => found = Some(first),
@@ -182,11 +203,17 @@ where
             if dirty {
                 self.publish().await;
             }
-            self.look_at_registries();
-            self.endpoints.publish_news();
-            self.endpoints.log_membership();
-            self.endpoints.tidy(now);
-            self.orders.answer_all();
+            let renamed = self.look_at_registries();
+            // The endpoints of this turn may be the first of another service.
+            self.span.current().in_scope(|| {
+                self.endpoints.publish_news();
+                self.endpoints.log_membership();
+                self.endpoints.tidy(now);
+                self.orders.answer_all();
+            });
+            if renamed {
+                return Stopped::Renamed;
+            }
         }
     }
 
@@ -287,13 +314,13 @@ where
     }
 
     /// Publishes the state of the registries. It runs after the endpoints are taken in, so that a set that
-    /// is on its way does not count as empty.
-    fn look_at_registries(&mut self) {
+    /// is on its way does not count as empty. Returns whether other services are watched than before.
+    fn look_at_registries(&mut self) -> bool {
         let Some(changed) = self.registries.look(self.discovery.take_found()) else {
-            return;
+            return false;
         };
         let registries: Arc<[_]> = self.registries.statuses().cloned().collect();
-        self.name_span(&registries);
+        let renamed = self.span.name(&registries);
         self.status.send_modify(|status| {
             status.resolved |= registries
                 .iter()
@@ -303,18 +330,7 @@ where
         for status in changed {
             self.endpoints.tell(BalanceEvent::Registry { status });
         }
-    }
-
-    /// Puts the watched services into the span of this task, once: a field that is recorded again is
-    /// printed again.
-    fn name_span(&mut self, registries: &[RegistryStatus]) {
-        if self.is_named || registries.is_empty() {
-            return;
-        }
-        self.is_named = true;
-        let services: Vec<_> = registries.iter().map(|one| &*one.service).collect();
-        let services = services.join(",");
-        tracing::Span::current().record("service", tracing::field::display(services));
+        renamed
     }
 
     /// Adds up the requests that went to each endpoint.

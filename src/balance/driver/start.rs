@@ -11,7 +11,6 @@ use tokio::{
     time::Instant,
 };
 use tower::discover::Discover;
-use tracing::Instrument;
 
 use super::{
     Driver,
@@ -25,6 +24,7 @@ use super::{
     publisher::SnapshotPublisher,
     registries::Registries,
     revisions::Revisions,
+    span::DriverSpan,
     warm_up::WarmUp,
 };
 use crate::{
@@ -118,14 +118,11 @@ where
             alive: ended,
             status,
             rng: rng(),
-            is_named: false,
+            span: DriverSpan::new(),
         };
         // The task owns the driver and `run` borrows it: a future would keep its argument twice, as
         // argument and as local.
-        // The span gives the service to every event of this task. It has the level of errors, so that a
-        // filter by level does not remove it from the events that pass.
-        let span = tracing::error_span!("balancer", service = tracing::field::Empty);
-        tokio::spawn(async move { driver.run().await }.instrument(span));
+        tokio::spawn(async move { driver.run().await });
         core
     }
 }
