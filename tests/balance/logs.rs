@@ -1,10 +1,6 @@
 //! What an operator reads: the log, and the list of endpoints.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::sleep;
@@ -14,54 +10,27 @@ use tower_roster::{
     endpoint::eject::{EjectCause, Ejection},
     error::ErrorKind,
 };
-use tracing::subscriber::DefaultGuard;
+use tracing::Level;
 
 use crate::{
     kit::{Answer, Rig, layer, settle},
+    log::Log,
     registry::{Listed, at},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The log of this thread, which runs every task of a test.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn start() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// The lines since the last call.
-    fn lines(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        let text = String::from_utf8(bytes).unwrap();
-        text.lines().map(|line| line.trim().to_owned()).collect()
-    }
+/// The lines since the last call.
+fn log_lines(log: &Log) -> Vec<String> {
+    log.take()
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_fact_is_one_line_that_names_the_service() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let listed = Listed::new([at("a", 80, 1), at("b", 81, 1)]);
     let layer = layer().ejection(Ejection::new());
     let balance = layer.build().unwrap().balance(listed.discover());
@@ -69,7 +38,7 @@ async fn each_fact_is_one_line_that_names_the_service() {
     let balancer = "balancer{service=web}:";
     let watch = "watch{service=web backend=scripted}:";
     assert_eq!(
-        log.lines(),
+        log_lines(&log),
         [
             format!("INFO {watch} instances are listed instances=2"),
             format!("INFO {balancer} endpoints changed: added a b endpoints=2"),
@@ -77,14 +46,14 @@ async fn each_fact_is_one_line_that_names_the_service() {
     );
     listed.apply([at("b", 81, 1), at("c", 82, 1)]).await;
     let changed = "endpoints changed: added c, removed a endpoints=2";
-    assert_eq!(log.lines(), [format!("INFO {balancer} {changed}")]);
+    assert_eq!(log_lines(&log), [format!("INFO {balancer} {changed}")]);
 
     listed.control("b").answer(Answer::Fails);
     for _ in 0..20 {
         let _ = balance.clone().oneshot(0).await;
         settle().await;
     }
-    let lines = log.lines();
+    let lines = log_lines(&log);
     let ejected = lines.iter().filter(|line| line.contains("ejected"));
     assert_eq!(ejected.count(), 1, "{lines:?}");
     assert!(
@@ -101,7 +70,7 @@ async fn each_fact_is_one_line_that_names_the_service() {
         listed.say(Err(kind));
         sleep(SECOND).await;
     }
-    let lines = log.lines();
+    let lines = log_lines(&log);
     let warned: Vec<_> = lines
         .iter()
         .filter(|line| line.starts_with("WARN"))
@@ -111,7 +80,7 @@ async fn each_fact_is_one_line_that_names_the_service() {
     listed.apply([]).await;
     let removed = "endpoints changed: removed b c endpoints=0";
     assert_eq!(
-        log.lines(),
+        log_lines(&log),
         [
             format!("INFO {watch} no instance of the service may serve"),
             format!("INFO {watch} the registry answers again"),
@@ -122,13 +91,13 @@ async fn each_fact_is_one_line_that_names_the_service() {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_endpoints_are_one_line() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let listed = Listed::new((0..10_000).map(|n| at(&format!("{n:05}"), 80, 1)));
     let balance = layer().build().unwrap().balance(listed.discover());
     let all = |status: &tower_roster::balance::BalanceStatus| status.endpoints == 10_000;
     balance.handle().wait_for(all).await.unwrap();
     settle().await;
-    let lines = log.lines();
+    let lines = log_lines(&log);
     assert!(lines.len() < 40, "{}: {:?}", lines.len(), &lines[..5]);
     assert!(lines.iter().all(|line| line.len() < 200), "{lines:?}");
 }
@@ -174,7 +143,7 @@ async fn a_failed_probe_is_told_as_one_and_an_endpoint_that_awaits_one_shows_it(
 
 #[tokio::test(start_paused = true)]
 async fn the_events_of_another_service_name_that_service() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let listed = Listed::new([at("a", 80, 1)]);
     let (switch, switched) = tokio::sync::oneshot::channel::<()>();
     let discover = |service: &str| {
@@ -190,16 +159,16 @@ async fn the_events_of_another_service_name_that_service() {
         .balance(Box::pin(first.chain(discover("api"))));
     settle().await;
     assert!(
-        log.lines()
+        log_lines(&log)
             .iter()
             .any(|line| line.contains("balancer{service=web}:"))
     );
 
     switch.send(()).unwrap();
     settle().await;
-    let _ = log.lines();
+    let _ = log_lines(&log);
     listed.apply([at("a", 80, 1), at("b", 81, 1)]).await;
-    let lines = log.lines();
+    let lines = log_lines(&log);
     let changed = "INFO balancer{service=api}: endpoints changed: added b";
     assert!(
         lines.iter().any(|line| line.starts_with(changed)),

@@ -13,6 +13,8 @@ mod handle;
 #[cfg(feature = "http")]
 mod http;
 mod kit;
+#[path = "../support/log.rs"]
+mod log;
 mod logs;
 mod model;
 mod model_topology;

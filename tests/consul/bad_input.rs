@@ -4,7 +4,7 @@
 use std::{
     io::Write as _,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -652,25 +652,7 @@ async fn equal_ids_on_two_nodes_are_two_instances() {
 #[tokio::test]
 async fn the_token_stays_a_secret() {
     const TOKEN: &str = "7f0c1ed2-secret";
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    // This thread runs every task of this test.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = crate::log::Log::start(tracing::Level::TRACE);
 
     let echo = |head: &crate::support::RequestHead| format!("refused: {:?}", head.headers);
     let server = RawServer::start(move |head| match head.param("index") {
@@ -707,7 +689,7 @@ async fn the_token_stays_a_secret() {
             .all(|head| !head.target.contains(TOKEN)),
         "never in a URL"
     );
-    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let log = log.take();
     assert!(
         log.contains("keeping the last good set"),
         "the log is read: {log}"

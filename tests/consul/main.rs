@@ -2,6 +2,8 @@
 // To this lint a helper of a test is no test.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,52 +1,19 @@
 //! What an operator reads of a registry that fails.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use tower_roster::error::ErrorKind;
-use tracing::subscriber::DefaultGuard;
+use tracing::Level;
 
 use super::{
+    log::Log,
     scripted::{Scripted, Step},
     *,
 };
 
-/// The log of this thread, which runs every task of a test.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn start() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .without_time()
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// The warnings since the last call.
-    fn warnings(&self) -> Vec<String> {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        let text = String::from_utf8(bytes).unwrap();
-        let lines = text.lines().map(|line| line.trim().to_owned());
-        lines.filter(|line| line.starts_with("WARN")).collect()
-    }
+/// The warnings since the last call.
+fn warnings(log: &Log) -> Vec<String> {
+    let text = log.take();
+    let lines = text.lines().map(|line| line.trim().to_owned());
+    lines.filter(|line| line.starts_with("WARN")).collect()
 }
 
 /// Failures of two agents in turn, and of the first alone once they are over.
@@ -61,7 +28,7 @@ fn in_turn() -> Vec<Step> {
 
 #[tokio::test(start_paused = true)]
 async fn failures_that_alternate_are_warned_of_once_each_until_the_registry_answers() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let mut steps = in_turn();
     steps.push(Step::List(&["a"]));
     // Time for the test to see the list.
@@ -71,7 +38,7 @@ async fn failures_that_alternate_are_warned_of_once_each_until_the_registry_answ
     let mut watch = Registry::new(Scripted::new(steps)).watch("web").unwrap();
     for (listed, what) in [(1, "no list yet"), (2, "keeping the last good set")] {
         until(&mut watch, "a list", |v| v.instances.len() == listed).await;
-        let warned = log.warnings();
+        let warned = warnings(&log);
         assert_eq!(warned.len(), 2, "{warned:#?}");
         assert!(warned.iter().all(|line| line.contains(what)), "{warned:#?}");
     }
@@ -79,7 +46,7 @@ async fn failures_that_alternate_are_warned_of_once_each_until_the_registry_answ
 
 #[tokio::test(start_paused = true)]
 async fn a_registration_that_fails_for_a_new_reason_is_warned_of_again() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let mut steps = vec![Step::Fail(ErrorKind::Unreachable); 3];
     steps.extend(vec![Step::Fail(ErrorKind::Denied); 3]);
     steps.extend(in_turn());
@@ -89,7 +56,7 @@ async fn a_registration_that_fails_for_a_new_reason_is_warned_of_again() {
     while !registration.is_registered() {
         tokio::time::sleep(SECOND).await;
     }
-    let warned = log.warnings();
+    let warned = warnings(&log);
     assert_eq!(warned.len(), 3, "{warned:#?}");
     assert!(
         warned[1].contains("registration is not confirmed"),
@@ -99,11 +66,11 @@ async fn a_registration_that_fails_for_a_new_reason_is_warned_of_again() {
 
 #[tokio::test(start_paused = true)]
 async fn many_unusable_records_are_a_few_lines() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let backend = Scripted::new([Step::Unusable(3), Step::Unusable(1_000), Step::Hang]);
     let mut watch = Registry::new(backend).watch("web").unwrap();
     until(&mut watch, "all", |v| v.rejected.len() == 1_000).await;
-    let warned = log.warnings();
+    let warned = warnings(&log);
     assert_eq!(warned.len(), 3 + 5 + 1, "{warned:#?}");
     assert!(warned[2].contains("web-2") && warned[3].contains("web-3"));
     assert!(warned[8].contains("992 more"), "{}", warned[8]);

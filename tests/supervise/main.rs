@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod guard;
+#[path = "../support/log.rs"]
+mod log;
 mod logs;
 mod panics;
 mod scripted;

@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_setting_for_tls_needs_tls_at_each_address() {
-        let settings: [(_, fn(ConsulConfig) -> ConsulConfig); 2] = [
+        type Set = fn(ConsulConfig) -> ConsulConfig;
+        let settings: [(_, Set); 2] = [
             ("consul.ca_file", |config| config.ca_file("ca.pem")),
             ("consul.client_cert", |config| {
                 config.client_cert("c.pem", "k.pem")

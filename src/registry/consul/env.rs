@@ -228,6 +228,9 @@ mod tests {
             }
         }
 
+        // With one dispatcher in the process, tracing would ask only the thread that comes to an
+        // event first whether anyone wants it. That may be the thread of another test.
+        let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         for (ssl, warnings) in [("true", 1), ("false", 0)] {
             let log = Log::default();
             let writer = log.clone();
