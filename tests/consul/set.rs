@@ -273,15 +273,15 @@ async fn a_wiped_registry_is_believed_after_the_guard() {
     see(&mut at_once, "listed", |view| view.state == ViewState::Live).await;
 
     agent.restart_wiped().await;
-    see(&mut at_once, "believed", |view| {
-        view.state == ViewState::Missing
-    })
-    .await;
     let view = see(&mut held, "held", |view| {
         trouble(view).contains("held back")
     })
     .await;
     let from = Instant::now();
+    see(&mut at_once, "believed", |view| {
+        view.state == ViewState::Missing
+    })
+    .await;
     assert_eq!((view.state, ids(&view)), (ViewState::Stale, vec!["web-1"]));
     assert!(trouble(&view).contains("its index "), "{}", trouble(&view));
     let view = see(&mut held, "believed", |view| view.instances.is_empty()).await;
