@@ -4,7 +4,9 @@ use std::error::Error as _;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+#[cfg(feature = "http2")]
+use http_body_util::BodyExt as _;
+use http_body_util::Empty;
 use tower::{Service, ServiceExt};
 use tower_roster::{
     Registry,
