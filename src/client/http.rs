@@ -14,28 +14,17 @@
 //! always ready and never fails in `poll_ready`, and an instance that restarted gets traffic again
 //! without an update from the registry.
 
-use std::{
-    fmt,
-    future::Future,
-    marker::PhantomData,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use http::{Request, Response};
 use http_body::Body;
-use tower::Service;
 
 #[cfg(feature = "http2")]
 use super::http2::{Boxing, Http2};
 #[cfg(any(feature = "http2", feature = "tls"))]
 use super::negotiated::{Lines, Negotiated};
 use super::{
-    body::HttpBody,
-    error::HttpError,
-    http1::{Answer, Http1},
+    http_client::{HttpClient, Transport},
+    http1::Http1,
     limits::Limits,
     pool::Pool,
     uri::Place,
@@ -411,112 +400,5 @@ impl<B> fmt::Debug for HttpEndpoints<B> {
             .field("http2", &self.is_http2())
             .field("tls", &self.is_tls())
             .finish_non_exhaustive()
-    }
-}
-
-/// Sends requests to one instance over HTTP. Cheap to clone; clones share the connections, which
-/// close when the last clone is dropped and the last response has ended.
-///
-/// A connection that is upgraded (a response with status 101, or a successful `CONNECT`) belongs to the
-/// caller from then on. It does not count as a request in flight, neither for the load of the endpoint nor
-/// for the drain of a removed one, and it stays open when the endpoint is removed. The response of an
-/// upgrade ends with its head, and hyper hands out the connection itself, so nothing of this crate sees
-/// its end. A service with many long-lived websockets balances them by `RoundRobin` rather than by load.
-///
-/// A URI without an authority gets the name of the service, or the address of the instance if that
-/// name is not a valid authority.
-///
-/// # Errors
-/// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and
-/// [`take_request`](HttpError::take_request) returns it. A request that the server refused over HTTP/2
-/// was handed over already, so it is not returned. To send it again, put a retry around the client, which
-/// keeps a copy.
-pub struct HttpClient<B>(Transport<B>);
-
-/// One or two machine words, because a balancer clones and moves it for each request.
-enum Transport<B> {
-    Http1(Arc<Http1<B>>),
-    #[cfg(any(feature = "http2", feature = "tls"))]
-    Negotiated(Arc<Negotiated<B>>),
-}
-
-impl<B> HttpClient<B> {
-    fn place(&self) -> &Place {
-        match &self.0 {
-            Transport::Http1(transport) => &transport.place,
-            #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => transport.place(),
-        }
-    }
-}
-
-impl<B> Service<Request<B>> for HttpClient<B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<HttpBody>;
-    type Error = HttpError;
-    type Future = HttpFuture<B>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    #[inline]
-    fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
-        let exchange = match &self.0 {
-            Transport::Http1(transport) => transport.send(request),
-            #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => transport.send(request),
-        };
-        HttpFuture {
-            exchange: exchange.map_err(Some),
-            body: PhantomData,
-        }
-    }
-}
-
-impl<B> Clone for HttpClient<B> {
-    fn clone(&self) -> Self {
-        Self(match &self.0 {
-            Transport::Http1(transport) => Transport::Http1(Arc::clone(transport)),
-            #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => Transport::Negotiated(Arc::clone(transport)),
-        })
-    }
-}
-
-impl<B> fmt::Debug for HttpClient<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient")
-            .field("place", self.place())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A request over HTTP that waits for the head of its response.
-pub struct HttpFuture<B> {
-    /// The exchange, or the error of a request that cannot be sent, until it is returned.
-    exchange: Result<Answer, Option<HttpError>>,
-    body: PhantomData<fn(B)>,
-}
-
-impl<B> Future for HttpFuture<B> {
-    type Output = Result<Response<HttpBody>, HttpError>;
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.exchange {
-            Ok(answer) => answer.as_mut().poll(cx),
-            Err(error) => Poll::Ready(Err(error.take().expect("not polled after it was done"))),
-        }
-    }
-}
-
-impl<B> fmt::Debug for HttpFuture<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpFuture").finish_non_exhaustive()
     }
 }

@@ -16,6 +16,8 @@ mod http;
 mod http1;
 #[cfg(any(feature = "http2", feature = "tonic"))]
 mod http2;
+#[cfg(feature = "http")]
+mod http_client;
 #[cfg(feature = "tonic")]
 mod kept_call;
 #[cfg(feature = "http")]
@@ -39,7 +41,8 @@ pub use self::stack::{Built, Handles, NoBreaker, Outermost, Stack, Stacked};
 pub use self::{
     body::{HttpBody, HttpBodyError},
     error::HttpError,
-    http::{HttpClient, HttpEndpoints, HttpFuture},
+    http::HttpEndpoints,
+    http_client::{HttpClient, HttpFuture},
 };
 #[cfg(feature = "tonic")]
 pub use self::{

@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project::{pin_project, pinned_drop};
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::{
-    latency::{Latencies, SHORTEST},
+    plan::{AttemptTimer, HedgePlan, within},
     shared::{HedgeShared, hangs_after},
 };
 use crate::{
@@ -23,12 +22,8 @@ use crate::{
     backoff::after,
     classify::{Classify, Outcome},
     deadline::Deadline,
-    service::retry::{Reissue, RetryBudget},
+    service::retry::Reissue,
 };
-
-/// For how long a hedge is put off at most, unless its delay is longer: the shortest slot of a budget, a
-/// tenth of a second. A budget that time refills gets its next attempt with a new slot.
-const LONGEST_PUT_OFF: Duration = Duration::from_millis(100);
 
 /// A request and its attempts.
 ///
@@ -47,7 +42,7 @@ where
     hedged: Option<Hedged<R, C>>,
     tried: Tried,
     /// What further attempts are made from; `None` when there will be none.
-    plan: Option<Plan<S, R::Spare>>,
+    plan: Option<HedgePlan<S, R::Spare>>,
     /// Waits for the start of the next attempt. Set only when the response is not ready at once.
     alarm: Alarm,
     /// State that few requests need. It is boxed, so that other requests do not carry it.
@@ -58,41 +53,20 @@ where
 struct Hedged<R, C> {
     shared: Arc<HedgeShared<R, C>>,
     /// Measures the first attempt.
-    watch: Watch,
-}
-
-struct Plan<S, Spare> {
-    service: S,
-    spare: Spare,
-    delay: Duration,
-    next: Instant,
-    /// When the caller stops waiting.
-    end: Option<Instant>,
-    /// How long the next attempt was put off last, because the budget was used up.
-    put_off: Option<Duration>,
-    /// Whether a budget has counted the refusal.
-    refused: bool,
+    watch: AttemptTimer,
 }
 
 struct Rare<F, T>(Option<Box<Beside<F, T>>>);
 
 /// The state of a request after its first hedge or failed attempt.
 struct Beside<F, T> {
-    extras: Vec<(Pin<Box<F>>, Watch)>,
+    extras: Vec<(Pin<Box<F>>, AttemptTimer)>,
     /// How many attempts were started beside the first.
     started: u32,
     /// How many attempts failed while others ran.
     failures: u32,
     /// The result of a failed attempt, while other attempts may still succeed.
     failure: Option<T>,
-}
-
-/// Measures the latency of an attempt.
-#[derive(Clone, Copy)]
-struct Watch {
-    start: Instant,
-    /// Whether the attempt is in flight and its latency counts.
-    runs: bool,
 }
 
 impl<S, Req, R, C> ResponseFuture<S, Req, R, C>
@@ -117,7 +91,7 @@ where
         // A retry is hedged too: it may hang, and no layer above would replace it. The budget
         // bounds the sum.
         let delay = shared.delay.get(now);
-        let plan = delay.map(|delay| Plan {
+        let plan = delay.map(|delay| HedgePlan {
             service,
             spare,
             delay,
@@ -127,7 +101,7 @@ where
             refused: false,
         });
         let plan = plan.filter(|plan| !plan.is_over(plan.next));
-        let watch = Watch {
+        let watch = AttemptTimer {
             start: now,
             runs: true,
         };
@@ -334,73 +308,6 @@ where
     }
 }
 
-impl<S, Spare> Plan<S, Spare> {
-    /// Whether the caller no longer waits at a time.
-    fn is_over(&self, at: Instant) -> bool {
-        self.end.is_some_and(|end| at >= end)
-    }
-
-    /// Puts the next attempt off, because a budget is used up: for the delay at first, then for twice
-    /// as long each time. It does not wait beyond the time from which the request hangs
-    /// (`hangs_at`), because another rule holds from then on.
-    fn put_off(&mut self, empty: &RetryBudget, now: Instant, hangs_at: Option<Instant>) {
-        if !self.refused {
-            self.refused = true;
-            empty.count_refusal();
-        }
-        let first = self.delay.max(SHORTEST);
-        let wait = self.put_off.map_or(first, |last| {
-            last.saturating_mul(2).min(LONGEST_PUT_OFF).max(first)
-        });
-        self.put_off = Some(wait);
-        let next = after(now, wait);
-        self.next = hangs_at.map_or(next, |hangs_at| next.min(hangs_at));
-    }
-
-    /// Starts another attempt, which is paid for. The service is ready.
-    fn start<Req, R, C>(
-        &mut self,
-        shared: &HedgeShared<R, C>,
-        tried: &mut Tried,
-        now: Instant,
-    ) -> Option<(Pin<Box<S::Future>>, Watch)>
-    where
-        R: Reissue<Req, Spare = Spare>,
-        S: Service<R::Request>,
-    {
-        let request = shared.reissue.reissue(&self.spare)?;
-        tracing::debug!(after = ?self.delay, "request is sent a second time");
-        let service = &mut self.service;
-        let future = Box::pin(within(tried, || service.call(request)));
-        let watch = Watch {
-            start: now,
-            runs: true,
-        };
-        Some((future, watch))
-    }
-}
-
-impl Watch {
-    fn won(&mut self, latencies: Option<&Latencies>) {
-        if let (true, Some(latencies)) = (self.runs, latencies) {
-            let now = Instant::now();
-            latencies.record(now.saturating_duration_since(self.start), now);
-        }
-        self.runs = false;
-    }
-
-    fn dropped(&mut self, latencies: Option<&Latencies>) {
-        if let (true, Some(latencies)) = (self.runs, latencies) {
-            let now = Instant::now();
-            let latency = now.saturating_duration_since(self.start);
-            if latencies.is_slow(latency, now) {
-                latencies.record(latency, now);
-            }
-        }
-        self.runs = false;
-    }
-}
-
 impl<F, T, E> Rare<F, Result<T, E>> {
     fn keep(&mut self, result: Result<T, E>) {
         self.0.get_or_insert_default().keep(result);
@@ -427,17 +334,6 @@ impl<F, T> Default for Beside<F, T> {
             failure: None,
         }
     }
-}
-
-/// Runs a part of an attempt. Below a retry, all attempts share the `Tried` of the retry, so that
-/// later retries avoid these endpoints too.
-fn within<T>(tried: &mut Tried, attempt: impl FnOnce() -> T) -> T {
-    if Tried::current().is_none() {
-        return tried.enter(attempt);
-    }
-    let result = attempt();
-    *tried = Tried::current().unwrap_or_default();
-    result
 }
 
 fn has_won<T, E>(classify: &impl Classify<T, E>, result: &Result<T, E>) -> bool {

@@ -69,6 +69,7 @@
 mod future;
 mod latency;
 mod layer;
+mod plan;
 mod service;
 mod settings;
 mod shared;
