@@ -11,7 +11,7 @@ use crate::error::BoxError;
 /// |---|---|---|
 /// | [`is_try_timeout`](Self::is_try_timeout) | 504 | `DEADLINE_EXCEEDED` |
 /// | [`is_deadline`](Self::is_deadline) | 504 | `DEADLINE_EXCEEDED` |
-/// | any other | as the source; 502 or 503 if the request was not sent | as the source, which [`to_status`] reads |
+/// | any other | as the source; 502 or 503 if the request was not sent | as the source; a `StatusLayer` converts both |
 #[derive(Debug)]
 pub struct RetryError {
     source: BoxError,
