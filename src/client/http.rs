@@ -173,7 +173,7 @@ impl<B> HttpEndpoints<B> {
     /// Sets how many bytes the head of a response may have, and the trailers; 256 KiB by default. Over
     /// HTTP/2 each field counts 32 bytes more than its text.
     ///
-    /// A larger one is an error that [names the limit](HttpError::is_too_large). It counts neither as a
+    /// A larger one is an error that [names the limit](super::HttpError::is_too_large). It counts neither as a
     /// failure of the endpoint nor for a retry, as the next response would be as large. This holds for
     /// the head, and over HTTP/2 up to four times the limit; beyond it the stream is reset, which is a
     /// failure. Trailers that are too large end the body with an error, which is a failure, too: over
