@@ -207,8 +207,10 @@ fn certificates_without_tls_and_empty_tokens_are_refused() {
         let error = Consul::new(config).unwrap_err();
         assert_eq!(error.field(), field, "{error}");
     }
+    // A plain address gets the token, too, so one with TLS beside it changes nothing.
     let mixed = plain().fallback("https://127.0.0.1:2");
-    Consul::new(mixed.ca_file(certs.path("ca.pem"))).unwrap();
+    let error = Consul::new(mixed.ca_file(certs.path("ca.pem"))).unwrap_err();
+    assert_eq!(error.field(), "consul.ca_file", "{error}");
 }
 
 /// Files that cannot be used are named when the client is made, not when it first connects.
