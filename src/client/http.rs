@@ -185,8 +185,9 @@ impl<B> HttpEndpoints<B> {
     }
 
     /// Sets how many fields the head of a response over HTTP/1 may have; 512 by default, at most 16,384.
-    /// It fails in the same way if it has more. With more than 100, hyper allocates two buffers of 32 bytes for
-    /// each field while it parses a head, which takes less than 0.1 µs.
+    /// It fails in the same way if it has more. With more than 100, hyper allocates and fills two buffers of 32
+    /// bytes for each field while it parses a head: the `http` rows of the scoreboard show 0.91 of plain
+    /// hyper with 512, and 1.04 with 100.
     #[must_use]
     pub fn max_header_fields(mut self, fields: usize) -> Self {
         self.limits.fields(fields);
