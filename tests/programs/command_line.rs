@@ -52,6 +52,7 @@ async fn help_lists_every_flag() {
         ),
         ("demo", &["--registry <URL>", "--json"]),
         ("policy", &["a policy of one's own"]),
+        ("registry", &["--listen <ADDR>", "--state <FILE>", "--json"]),
     ];
     for (program, flags) in flags {
         let help = run(program, &["--help"]).await;
@@ -144,6 +145,8 @@ async fn bad_arguments_are_refused_by_name() {
             vec!["serve", "--listen", "0.0.0.0:0", "--register", CONSUL, "s"],
             &["--advertise"],
         ),
+        (vec!["registry"], &["--listen"]),
+        (vec!["registry", "--listen", "here"], &["--listen"]),
         (vec!["call", "nonsense", "s"], &["nonsense"]),
         (
             vec!["call", CONSUL, "s", "--concurrency", "0"],
