@@ -279,6 +279,8 @@ fn so_are_the_options_of_consul() {
         assert_eq!(error.field(), field, "{error}");
         assert!(is_well_formed(field), "{field}");
     }
+    let config = ConsulConfig::new("http://h:1").max_records(0);
+    assert_eq!(refused(Consul::new(config)).field(), "consul.max_records");
 }
 
 #[cfg(feature = "rest")]
@@ -289,6 +291,9 @@ fn so_are_the_settings_of_a_rest_client() {
     let one = RestSettings::from_url("rest://127.0.0.1:1").unwrap();
     assert_eq!(one.clone(), one);
     assert_ne!(one.clone().wait(ZERO), one);
+    assert_ne!(one.clone().max_records(1), one);
+    let none = one.clone().max_records(0);
+    assert_eq!(refused(none.build()).field(), "rest.max_records");
     assert_eq!(refused(one.wait(ZERO).build()).field(), "rest.wait");
     assert_eq!(
         refused(RestSettings::new([]).build()).field(),

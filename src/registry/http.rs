@@ -1,8 +1,8 @@
 //! HTTP requests to a registry. Each is bounded in time and size, whatever the server does.
 
-use std::{fmt, io::Read as _, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -11,6 +11,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+use super::decoding::{GunzipError, decoded, gunzip};
 #[cfg(feature = "consul")]
 use crate::connect::Link;
 use crate::{
@@ -25,6 +26,9 @@ pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The time limit for the body of a response once its head has arrived. The limit of the whole request
 /// includes the wait for a change, and is too long for a body that arrives slowly.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// The longest response that is no list, in bytes. An agent's description of itself has up to 100 KiB.
+const SHORT: usize = 1 << 20;
 
 /// The interval between probes of an HTTP/2 connection in use, and the time limit for a response to
 /// them. A dead connection is found before the deadline of a blocking query, and the probes cost almost
@@ -42,6 +46,8 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     /// The time limit for the whole exchange.
     pub(super) within: Duration,
+    /// Whether the response is a list, which may be long.
+    pub(super) lists: bool,
 }
 
 impl Request {
@@ -52,7 +58,14 @@ impl Request {
             headers: Vec::new(),
             body: Bytes::new(),
             within,
+            lists: false,
         }
+    }
+
+    /// Lets the response be as long as the configuration permits.
+    pub(super) fn listing(mut self) -> Self {
+        self.lists = true;
+        self
     }
 }
 
@@ -153,6 +166,9 @@ pub(super) struct RegistryHttp {
     max_body: usize,
 }
 
+/// Why a response could not be read: kind, message and source.
+type ReadError = (ErrorKind, String, Option<BoxError>);
+
 struct Origin {
     /// Scheme and authority.
     origin: String,
@@ -217,6 +233,10 @@ impl RegistryHttp {
             )
         };
         let within = request.within;
+        let longest = match request.lists {
+            true => self.max_body,
+            false => self.max_body.min(SHORT),
+        };
         let headers = request.headers.iter().map(|(_, value)| value);
         let secrets = headers
             .filter(|value| value.is_sensitive())
@@ -235,7 +255,7 @@ impl RegistryHttp {
                 };
                 fail(ErrorKind::Unreachable, message).with_source(error)
             })?;
-            let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response));
+            let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest));
             body.await
                 .map_err(|_| {
                     fail(
@@ -290,42 +310,49 @@ impl RegistryHttp {
         &self,
         agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
-    ) -> Result<Reply, (ErrorKind, String, Option<BoxError>)> {
+        longest: usize,
+    ) -> Result<Reply, ReadError> {
         let (head, body) = Whole::wrap(response).into_parts();
         let too_long = || {
-            let text = format!("an answer is longer than {} bytes", self.max_body);
+            let text = format!("an answer is longer than {longest} bytes");
             (ErrorKind::Malformed, text, None)
         };
-        if body.size_hint().lower() > self.max_body as u64 {
+        if body.size_hint().lower() > longest as u64 {
             return Err(too_long());
         }
-        let collected = Limited::new(body, self.max_body).collect().await;
-        let mut body = collected
+        let gzip = self.is_gzip(agent, &head.headers)?;
+        let collected = Limited::new(body, longest)
+            .collect()
+            .await
             .map_err(|error| {
                 if error.is::<LengthLimitError>() {
                     return too_long();
                 }
                 let text = format!("an answer of {} broke off", agent.origin);
                 (ErrorKind::Unreachable, text, Some(CutBody(error).into()))
-            })?
-            .to_bytes();
-        let coded = head.headers.get(header::CONTENT_ENCODING);
-        if coded.is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip")) {
-            let mut plain = Vec::new();
-            let decoder = flate2::read::MultiGzDecoder::new(&*body);
-            // One byte more than the limit shows whether the text exceeds it.
-            let read = decoder
-                .take(self.max_body as u64 + 1)
-                .read_to_end(&mut plain);
-            read.map_err(|error| {
+            })?;
+        // Joining the parts of a long body takes as long as decoding a small one.
+        let mut parts = collected.aggregate();
+        let received = parts.remaining();
+        let work = if gzip { 16 * received } else { received };
+        let whole = decoded(work, move || {
+            let body = parts.copy_to_bytes(received);
+            match gzip {
+                true => gunzip(&body, longest),
+                false => Ok(body),
+            }
+        });
+        let body = whole.await.map_err(|error| match error {
+            GunzipError::Invalid(error) => {
                 let text = "an answer is not valid gzip".to_owned();
                 (ErrorKind::Malformed, text, Some(error.into()))
-            })?;
-            if plain.len() > self.max_body {
-                return Err(too_long());
             }
-            body = plain.into();
-        }
+            GunzipError::TooLong => too_long(),
+            GunzipError::Expands => {
+                let text = "a compressed answer expands too much".to_owned();
+                (ErrorKind::Malformed, text, None)
+            }
+        })?;
         Ok(Reply {
             status: head.status,
             #[cfg(feature = "consul")]
@@ -334,6 +361,23 @@ impl RegistryHttp {
             body,
             secrets: Vec::new(),
         })
+    }
+}
+
+impl RegistryHttp {
+    /// Whether a body is compressed as it was asked for.
+    fn is_gzip(&self, agent: &Origin, headers: &HeaderMap) -> Result<bool, ReadError> {
+        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+        let malformed = |text: &str| Err((ErrorKind::Malformed, text.to_owned(), None));
+        match (codings.next(), codings.next()) {
+            (None, _) => Ok(false),
+            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(false),
+            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"gzip") => match agent.gzip {
+                true => Ok(true),
+                false => malformed("an answer is compressed, which was not asked for"),
+            },
+            _ => malformed("an answer has a coding that was not asked for"),
+        }
     }
 }
 

@@ -21,6 +21,8 @@ mod connect;
 #[cfg(feature = "consul")]
 pub mod consul;
 mod contract;
+#[cfg(feature = "_transport")]
+mod decoding;
 pub mod fixed;
 mod follow;
 #[cfg(feature = "_transport")]

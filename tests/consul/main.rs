@@ -28,3 +28,4 @@ mod set;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;
+mod work;

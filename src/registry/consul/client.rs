@@ -8,7 +8,10 @@ use tokio::time::{Instant, sleep};
 use super::{options::ConsulOptions, transport::Transport, turns::Turns};
 use crate::{
     error::{ErrorKind, RegistryError},
-    registry::http::{Reply, Request},
+    registry::{
+        decoding::decoded,
+        http::{Reply, Request},
+    },
 };
 
 /// The deadline of a request that does not block. It is above the 7 s for which a server waits for a
@@ -74,7 +77,7 @@ impl AgentClient {
         path: String,
         within: Duration,
     ) -> Result<Reply, RegistryError> {
-        let request = Request::new(Method::GET, path, within);
+        let request = Request::new(Method::GET, path, within).listing();
         let reply = self.transport.send(self.agent, &self.service, request);
         let reply = reply.await?.success(&self.transport.name(), &self.service);
         reply.map_err(|error| {
@@ -113,7 +116,10 @@ impl AgentClient {
             version: String,
         }
         let reply = self.get("/v1/agent/self".to_owned()).await?;
-        let agent: AgentSelf = serde_json::from_slice(&reply.body).map_err(|error| {
+        let Reply { body, .. } = reply;
+        let bytes = body.len();
+        let read = move || serde_json::from_slice::<AgentSelf>(&body);
+        let agent = decoded(bytes, read).await.map_err(|error| {
             let what = "the agent does not tell its version".to_owned();
             self.error(ErrorKind::Malformed, what).with_source(error)
         })?;

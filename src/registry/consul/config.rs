@@ -6,7 +6,10 @@ use super::{
     agent::{AgentAddress, DefaultPorts},
     options::ConsulOptions,
 };
-use crate::{error::ConfigError, registry::redact::shown};
+use crate::{
+    error::ConfigError,
+    registry::{decoding::MOST_RECORDS, redact::shown},
+};
 
 /// The source of the ACL token. Its `Debug` never shows a token.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -48,6 +51,7 @@ pub struct ConsulConfig {
     pub(super) basic_auth: Option<String>,
     pub(super) tls: TlsFiles,
     pub(super) max_body: usize,
+    pub(super) max_records: usize,
     pub(super) options: ConsulOptions,
 }
 
@@ -61,6 +65,7 @@ impl fmt::Debug for ConsulConfig {
             .field("basic_auth", &self.basic_auth.as_ref().map(|_| "[hidden]"))
             .field("tls", &self.tls)
             .field("max_body", &self.max_body)
+            .field("max_records", &self.max_records)
             .field("options", &self.options)
             .finish()
     }
@@ -77,6 +82,7 @@ impl ConsulConfig {
             basic_auth: None,
             tls: TlsFiles::default(),
             max_body: 64 << 20,
+            max_records: MOST_RECORDS,
             options: ConsulOptions::default(),
         }
     }
@@ -121,11 +127,21 @@ impl ConsulConfig {
         self
     }
 
-    /// Sets the size of the longest response, in bytes after decompression; 64 MiB by default, enough
-    /// for 50 000 instances.
+    /// Sets the size of the longest list, in bytes after decompression; 64 MiB by default, enough
+    /// for 50 000 instances. Other responses have at most 1 MiB. Compressed lists of more than 1 MiB must
+    /// not expand to more than 200 times their size.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
+        self
+    }
+
+    /// Sets how many instances a response may list; at least 1, 100 000 by default. A longer list is an
+    /// error, and the last good set is kept. It bounds the work that a response causes: two bytes can make
+    /// an instance, which is then left out.
+    #[must_use]
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.max_records = records;
         self
     }
 

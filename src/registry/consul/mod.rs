@@ -93,8 +93,8 @@ use self::{
     turns::Turns,
     watch::HealthQuery,
 };
-use super::{Announcement, Backend, Lease, Query, Source};
-use crate::error::{ConfigError, ErrorKind, RegistryError};
+use super::{Announcement, Backend, Lease, Query, Source, decoding::MOST_RECORDS};
+use crate::error::{ConfigError, ErrorKind, RegistryError, check_range};
 
 /// The backend for one or several Consul agents.
 ///
@@ -118,6 +118,7 @@ pub struct Consul {
     leases: Arc<dyn Transport>,
     turns: Arc<Turns>,
     options: Arc<ConsulOptions>,
+    max_records: usize,
 }
 
 impl Consul {
@@ -130,9 +131,15 @@ impl Consul {
         if config.tls.unverified && config.uses_tls()? {
             tracing::warn!("CONSUL_HTTP_SSL_VERIFY is false: anyone can pose as Consul");
         }
+        check_range("consul.max_records", config.max_records, 1..)?;
+        let max_records = config.max_records;
         let (leases, _) = Hyper::new(config.clone())?;
         let (transport, options) = Hyper::new(config)?;
-        Self::over(Arc::new(transport), Arc::new(leases), options)
+        let consul = Self::over(Arc::new(transport), Arc::new(leases), options)?;
+        Ok(Self {
+            max_records,
+            ..consul
+        })
     }
 
     /// Creates a backend that sends the same requests through a `consulrs` client.
@@ -170,6 +177,7 @@ impl Consul {
             transport,
             leases,
             options: Arc::new(options),
+            max_records: MOST_RECORDS,
         })
     }
 }
@@ -210,7 +218,8 @@ impl Backend for Consul {
                 )));
             }
             let (transport, turns) = (Arc::clone(&self.transport), Arc::clone(&self.turns));
-            Ok(Box::new(HealthQuery::new(transport, turns, request)) as Box<dyn Source>)
+            let query = HealthQuery::new(transport, turns, request, self.max_records);
+            Ok(Box::new(query) as Box<dyn Source>)
         });
         sources.collect()
     }

@@ -7,6 +7,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
     catalog::{Listing, Rejected},
     connect::Link,
     error::{ErrorKind, RegistryError},
-    registry::{Answer, BoxFuture, Source, http::Reply},
+    registry::{Answer, BoxFuture, Source, decoding::decoded, http::Reply},
 };
 
 /// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth: above the 7 s
@@ -43,7 +44,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct HealthQuery {
     client: AgentClient,
     request: HealthRequest,
-    decoder: wire::Decoder,
+    /// `None` before the first list, and if a read was given up while it decoded.
+    decoder: Option<wire::Decoder>,
+    max_records: usize,
     /// The index of the last response; `None` after an error or a regression, until the next response.
     index: Option<u64>,
     /// The connection that gave the index, if the transport exposes it.
@@ -76,11 +79,12 @@ impl HealthQuery {
         transport: Arc<dyn Transport>,
         turns: Arc<Turns>,
         request: HealthRequest,
+        max_records: usize,
     ) -> Self {
-        let (service, options) = (&request.service, &request.options);
         Self {
-            client: AgentClient::new(transport, turns, Arc::clone(service)),
-            decoder: wire::Decoder::new(Arc::clone(service), options.address.clone()),
+            client: AgentClient::new(transport, turns, Arc::clone(&request.service)),
+            decoder: None,
+            max_records,
             request,
             index: None,
             link: None,
@@ -268,7 +272,7 @@ impl HealthQuery {
         reply: &Reply,
         index: u64,
     ) -> Result<(Listing, Option<Witness>), RegistryError> {
-        let decoded = self.decoder.decode(&reply.body).map_err(|error| {
+        let decoded = self.decode(reply.body.clone()).await.map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
             let malformed = self.client.error(ErrorKind::Malformed, what);
             malformed.with_source(error)
@@ -299,19 +303,32 @@ impl HealthQuery {
         Ok((listing, decoded.witness))
     }
 
+    async fn decode(&mut self, body: Bytes) -> Result<wire::Decoded, serde_json::Error> {
+        let mut decoder = self.decoder.take().unwrap_or_else(|| {
+            let HealthRequest {
+                service, options, ..
+            } = &self.request;
+            let decoder = wire::Decoder::new(Arc::clone(service), options.address.clone());
+            decoder.most_records(self.max_records)
+        });
+        let work = decoded(body.len(), move || (decoder.decode(&body), decoder));
+        let (decoded, decoder) = work.await;
+        self.decoder = Some(decoder);
+        decoded
+    }
+
     /// Whether the service exists, if no instance satisfies the query.
     async fn is_in_catalog(&self) -> bool {
         let path = self.request.catalog_path(self.leader_until.is_some());
         let Ok(reply) = self.client.get(path).await else {
             return true;
         };
-        type Services = std::collections::HashMap<String, serde::de::IgnoredAny>;
-        let Ok(services) = serde_json::from_slice::<Services>(&reply.body) else {
-            return true;
-        };
-        // Consul finds names regardless of case.
-        let wanted = self.request.service.to_lowercase();
-        services.keys().any(|name| name.to_lowercase() == wanted)
+        let wanted = Arc::clone(&self.request.service);
+        let body = reply.body;
+        decoded(body.len(), move || {
+            wire::names(&body, &wanted).unwrap_or(true)
+        })
+        .await
     }
 }
 

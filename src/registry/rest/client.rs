@@ -9,6 +9,7 @@ use crate::{
     instance::Address,
     registry::{
         Announcement, Backend, Lease, Query, Source,
+        decoding::MOST_RECORDS,
         http::{CONNECT_WITHIN, RegistryHttp, is_local},
         memory::{Defaults, Sessions, new_record, wire::LONGEST_NAME},
         redact::shown,
@@ -43,6 +44,7 @@ pub struct RestClient {
     http: RegistryHttp,
     sessions: Sessions,
     wait: Duration,
+    max_records: usize,
 }
 
 impl RestClient {
@@ -61,6 +63,7 @@ impl RestClient {
 pub struct RestSettings {
     addresses: Vec<Address>,
     wait: Duration,
+    max_records: usize,
 }
 
 impl RestSettings {
@@ -69,6 +72,7 @@ impl RestSettings {
         Self {
             addresses: addresses.into_iter().collect(),
             wait: WAIT,
+            max_records: MOST_RECORDS,
         }
     }
 
@@ -111,16 +115,25 @@ impl RestSettings {
         self
     }
 
+    /// Sets how many instances a response may list; at least 1, 100 000 by default. A longer list is an
+    /// error, and the last good set is kept. It bounds the work that a response causes: two bytes can make
+    /// an instance, which is then left out.
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.max_records = records;
+        self
+    }
+
     /// Makes the client.
     ///
     /// # Errors
-    /// When there is no address, or the wait is out of its range.
+    /// When there is no address, or a setting is out of its range.
     pub fn build(&self) -> Result<RestClient, ConfigError> {
         if self.addresses.is_empty() {
             return Err(ConfigError::new("rest.addresses", "there is none"));
         }
         let waits = Duration::from_millis(10)..=Duration::from_secs(600);
         check_range("rest.wait", self.wait, waits)?;
+        check_range("rest.max_records", self.max_records, 1..)?;
         let names: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
         let backend: Arc<str> = format!("rest http://{}", names.join(",")).into();
         let agents = self.addresses.iter().map(|address| {
@@ -132,6 +145,7 @@ impl RestSettings {
             http: RegistryHttp::new(backend, agents, MAX_BODY),
             sessions: Sessions::default(),
             wait: self.wait,
+            max_records: self.max_records,
         })
     }
 }
@@ -156,7 +170,12 @@ impl Backend for RestClient {
                 why,
             ));
         }
-        let watcher = RestSource::new(self.http.clone(), query.clone(), self.wait);
+        let watcher = RestSource::new(
+            self.http.clone(),
+            query.clone(),
+            self.wait,
+            self.max_records,
+        );
         Ok(vec![Box::new(watcher)])
     }
 

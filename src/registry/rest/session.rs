@@ -15,6 +15,7 @@ use crate::{
     instance::Instance,
     registry::{
         Answer, BoxFuture, Lease, Query, Renewal, Source,
+        decoding::{LONGEST_RECORD, decoded, elements},
         http::{RegistryHttp, Reply, Request},
         memory::{Defaults, NewRecord, Position, renew_every, wire},
     },
@@ -40,13 +41,19 @@ pub(super) struct RestSource {
     query: Query,
     path: String,
     wait: Duration,
+    max_records: usize,
     agent: usize,
     /// The position of the last response. It is kept after errors, to compare the epoch.
     seen: Option<Position>,
 }
 
 impl RestSource {
-    pub(super) fn new(http: RegistryHttp, query: Query, wait: Duration) -> Self {
+    pub(super) fn new(
+        http: RegistryHttp,
+        query: Query,
+        wait: Duration,
+        max_records: usize,
+    ) -> Self {
         let mut path = format!("/registry/services/{}?", encode(query.service()));
         for tag in query.tags() {
             // Writing to a String cannot fail.
@@ -57,6 +64,7 @@ impl RestSource {
             query,
             path,
             wait,
+            max_records,
             agent: 0,
             seen: None,
         }
@@ -68,7 +76,7 @@ impl RestSource {
         within: Duration,
     ) -> Result<(Position, Reply), RegistryError> {
         let service = self.query.service();
-        let request = Request::new(Method::GET, path, within);
+        let request = Request::new(Method::GET, path, within).listing();
         let outcome = async {
             let reply = self.http.send(self.agent, service, request).await?;
             let reply = reply.success(self.http.backend(), service)?;
@@ -102,59 +110,73 @@ impl RestSource {
         RegistryError::new(ErrorKind::Malformed, backend, service, message)
     }
 
-    fn listing(&self, body: &[u8], doubt: bool) -> Result<Answer, RegistryError> {
-        #[derive(Deserialize)]
-        struct Body<'a> {
-            exists: bool,
-            #[serde(borrow)]
-            instances: Vec<&'a RawValue>,
-        }
-        let body: Body<'_> = serde_json::from_slice(body).map_err(|error| {
+    async fn listing(&self, body: Bytes, doubt: bool) -> Result<Answer, RegistryError> {
+        let (service, most) = (Arc::clone(self.query.service()), self.max_records);
+        let listing = decoded(body.len(), move || listing(&body, &service, most)).await;
+        let mut listing = listing.map_err(|error| {
             self.malformed("the answer is not a list of instances")
                 .with_source(error)
         })?;
-        let mut listing = Listing {
-            exists: body.exists,
-            ..Listing::default()
-        };
-        for (place, record) in body.instances.iter().enumerate() {
-            match self.instance(record.get()) {
-                Ok(instance) => listing.instances.push(Arc::new(instance)),
-                Err((id, reason)) => {
-                    reject(&mut listing.rejected, || {
-                        let id = id.unwrap_or_else(|| format!("#{place}"));
-                        Rejected::new(id, reason)
-                    });
-                }
-            }
-        }
         if doubt && listing.instances.is_empty() {
             let doubt = "the registry started anew and lists nothing";
             listing.doubt = Some(doubt.to_owned());
         }
         Ok(Answer::Listing(listing))
     }
+}
 
-    fn instance(&self, text: &str) -> Result<Instance, (Option<String>, String)> {
-        let value: Value = serde_json::from_str(text).map_err(|error| (None, error.to_string()))?;
-        let id = || {
-            let ids = [value.get("id"), value.get("serviceId")].into_iter();
-            let id = ids
-                .flatten()
-                .filter_map(Value::as_str)
-                .find(|id| !id.trim().is_empty());
-            Some(id?.chars().take(64).collect())
-        };
-        let parsed = wire::parse(&value, Defaults::default());
-        let instance = parsed
-            .map_err(|error| (id(), error.to_string()))?
-            .record
-            .instance;
-        if instance.service != *self.query.service() {
-            return Err((id(), format!("it belongs to {:?}", instance.service)));
-        }
-        Ok(instance)
+/// Decodes a list of at most `most` instances of a service. They are in the order of their keys.
+fn listing(body: &[u8], service: &Arc<str>, most: usize) -> Result<Listing, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        exists: bool,
+        #[serde(borrow)]
+        instances: &'a RawValue,
     }
+    let body: Body<'_> = serde_json::from_slice(body)?;
+    let mut listing = Listing {
+        exists: body.exists,
+        ..Listing::default()
+    };
+    let records = elements(body.instances.get().as_bytes(), most)?;
+    for (place, record) in records.into_iter().enumerate() {
+        match instance(record.get(), service) {
+            Ok(instance) => listing.instances.push(Arc::new(instance)),
+            Err((id, reason)) => {
+                reject(&mut listing.rejected, || {
+                    let id = id.unwrap_or_else(|| format!("#{place}"));
+                    Rejected::new(id, reason)
+                });
+            }
+        }
+    }
+    listing.instances.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(listing)
+}
+
+/// Decodes a record. The error is its id, if it has one, and the reason.
+fn instance(text: &str, service: &Arc<str>) -> Result<Instance, (Option<String>, String)> {
+    if text.len() > LONGEST_RECORD {
+        return Err((None, format!("more than {LONGEST_RECORD} bytes")));
+    }
+    let value: Value = serde_json::from_str(text).map_err(|error| (None, error.to_string()))?;
+    let id = || {
+        let ids = [value.get("id"), value.get("serviceId")].into_iter();
+        let id = ids
+            .flatten()
+            .filter_map(Value::as_str)
+            .find(|id| !id.trim().is_empty());
+        Some(id?.chars().take(64).collect())
+    };
+    let parsed = wire::parse(&value, Defaults::default());
+    let instance = parsed
+        .map_err(|error| (id(), error.to_string()))?
+        .record
+        .instance;
+    if instance.service != *service {
+        return Err((id(), format!("it belongs to {:?}", instance.service)));
+    }
+    Ok(instance)
 }
 
 impl Source for RestSource {
@@ -163,7 +185,7 @@ impl Source for RestSource {
             let path = self.path.trim_end_matches(['?', '&']).to_owned();
             let (position, reply) = self.get(path, ANSWER_WITHIN).await?;
             let anew = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
-            let answer = self.listing(&reply.body, anew)?;
+            let answer = self.listing(reply.body, anew).await?;
             self.seen = Some(position);
             Ok(answer)
         })
@@ -185,7 +207,7 @@ impl Source for RestSource {
             if position == seen {
                 return Ok(Answer::Unchanged);
             }
-            let answer = self.listing(&reply.body, false)?;
+            let answer = self.listing(reply.body, false).await?;
             self.seen = Some(position);
             Ok(answer)
         })
@@ -261,9 +283,12 @@ impl Lease for RestLease {
                     "answered 404 Not Found: this is not a registry",
                 )
             })?;
-            let held: Option<Value> = serde_json::from_slice(&reply.body).ok();
-            let generation = held.as_ref().and_then(|held| held.get("generation"));
-            self.generation = generation.and_then(Value::as_u64);
+            #[derive(Deserialize)]
+            struct Held {
+                generation: u64,
+            }
+            let held = serde_json::from_slice(&reply.body);
+            self.generation = held.ok().map(|Held { generation }| generation);
             if self.generation.is_none() {
                 let message = "the answer to a registration has no generation";
                 return Err(self.error(ErrorKind::Malformed, message));

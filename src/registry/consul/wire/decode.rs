@@ -1,17 +1,20 @@
 //! Reads the replies about one service, each time only what changed.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::entry::HealthEntry;
 use crate::{
     catalog::{Rejected, reject},
     instance::Instance,
+    registry::decoding::{MOST_RECORDS, elements},
 };
 
 /// The result of decoding one reply.
@@ -59,6 +62,7 @@ impl Witness {
 pub struct Decoder {
     service: Arc<str>,
     tagged_address: Option<String>,
+    most_records: usize,
     /// The instances of the last reply by hash and length of their text. The hash has a random key, so
     /// that a service cannot construct two texts with the same hash.
     pub(super) known: HashMap<(u64, usize), Arc<Instance>>,
@@ -72,17 +76,25 @@ impl Decoder {
         Self {
             service,
             tagged_address,
+            most_records: MOST_RECORDS,
             known: HashMap::new(),
             state: RandomState::new(),
         }
     }
 
-    /// Decodes a reply.
+    /// Sets how many elements a reply may have.
+    #[must_use]
+    pub(in crate::registry::consul) fn most_records(mut self, most: usize) -> Self {
+        self.most_records = most;
+        self
+    }
+
+    /// Decodes a reply. The instances are in the order of their keys.
     ///
     /// # Errors
-    /// When it is not a JSON array. An element that cannot be used is no error; it is rejected.
+    /// When it is not a JSON array, or is too long. An element that cannot be used is no error; it is rejected.
     pub fn decode(&mut self, body: &[u8]) -> Result<Decoded, serde_json::Error> {
-        let elements: Vec<&RawValue> = serde_json::from_slice(body)?;
+        let elements = elements(body, self.most_records)?;
         let mut decoded = Decoded::default();
         decoded.instances.reserve(elements.len());
         let mut known = HashMap::with_capacity(elements.len());
@@ -107,6 +119,8 @@ impl Decoder {
             }
         }
         self.known = known;
+        // Here, because this may be a thread for blocking work; the catalog sorts only what is not sorted.
+        decoded.instances.sort_by(|a, b| a.key.cmp(&b.key));
         // A few elements only, because each is parsed again for this.
         let first = elements.iter().take(8);
         decoded.witness = first.into_iter().find_map(|element| Witness::of(element));
@@ -122,14 +136,31 @@ impl Decoder {
 
 /// Returns a name for an element that cannot be used, if it has one.
 fn id_of(element: &RawValue) -> Option<String> {
-    let element: serde_json::Value = serde_json::from_str(element.get()).ok()?;
-    let id = element.get("Service")?.get("ID")?.as_str()?;
-    Some(
-        match element.get("Node").and_then(|node| node.get("Node")) {
-            Some(serde_json::Value::String(node)) => format!("{id} on node {node}"),
-            _ => id.to_owned(),
-        },
-    )
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Named<'a> {
+        #[serde(borrow)]
+        service: Id<'a>,
+        #[serde(borrow, default)]
+        node: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Id<'a> {
+        #[serde(rename = "ID", borrow)]
+        id: Cow<'a, str>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Node<'a> {
+        #[serde(borrow)]
+        node: Cow<'a, str>,
+    }
+    let Named { service, node } = serde_json::from_str(element.get()).ok()?;
+    let node = node.and_then(|node| serde_json::from_str::<Node<'_>>(node.get()).ok());
+    Some(match node {
+        Some(Node { node }) => format!("{} on node {node}", service.id),
+        None => service.id.into_owned(),
+    })
 }
 
 /// Shortens a registry's text to 200 characters for logs.

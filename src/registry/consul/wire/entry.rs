@@ -1,15 +1,19 @@
 //! An element of a reply as Consul writes it, read leniently.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, Visitor},
+    de::{Error as _, SeqAccess, Visitor},
 };
 
 /// The largest size of tags, and of metadata, in bytes. Consul's own limits (64 pairs of at most 128 +
 /// 512 bytes) allow 40 KiB.
 pub(super) const MAX_LABELS: usize = 64 << 10;
+
+/// The most elements of a list inside of a record. Arbitrary: more than [`MAX_LABELS`] permits for tags
+/// of one byte.
+const MOST_ELEMENTS: usize = 64 << 10;
 
 /// A text that borrows from the reply unless it contains escapes. (serde does not let a `Cow` borrow
 /// inside an `Option` or a list.)
@@ -58,7 +62,7 @@ pub struct HealthEntry<'a> {
     pub(super) node: EntryNode<'a>,
     #[serde(borrow)]
     pub(super) service: EntryService<'a>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "few")]
     pub(super) checks: Option<Vec<EntryCheck<'a>>>,
 }
 
@@ -78,13 +82,13 @@ pub(super) struct EntryNode<'a> {
 pub(super) struct EntryService<'a> {
     #[serde(rename = "ID", borrow)]
     pub(super) id: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "few")]
     pub(super) tags: Option<Vec<Text<'a>>>,
     #[serde(borrow, default)]
     pub(super) address: Text<'a>,
     #[serde(default)]
     pub(super) port: Option<i64>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "few")]
     pub(super) ports: Option<Vec<EntryPort<'a>>>,
     #[serde(borrow, default)]
     pub(super) meta: Option<Pairs<'a>>,
@@ -148,6 +152,39 @@ pub(super) struct EntryPort<'a> {
     pub(super) default: bool,
 }
 
+/// A list of not too many elements, or null.
+fn few<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Few<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Option<Vec<T>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if elements.len() == MOST_ELEMENTS {
+                    let many = format!("a list of more than {MOST_ELEMENTS} elements");
+                    return Err(A::Error::custom(many));
+                }
+                elements.push(element);
+            }
+            Ok(Some(elements))
+        }
+    }
+    deserializer.deserialize_any(Few(PhantomData))
+}
+
 /// A map of texts as a list of pairs, which is cheaper to build.
 #[derive(Debug, Default)]
 pub(super) struct Pairs<'a>(pub(super) Vec<(Text<'a>, Text<'a>)>);
@@ -170,7 +207,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
                 let mut size = 0;
                 while let Some((name, value)) = map.next_entry::<Text<'de>, Text<'de>>()? {
                     size += name.len() + value.len();
-                    if size > MAX_LABELS {
+                    if size > MAX_LABELS || pairs.len() == MOST_ELEMENTS {
                         return Err(A::Error::custom(format!(
                             "more than {MAX_LABELS} bytes of metadata"
                         )));

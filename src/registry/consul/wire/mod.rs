@@ -8,12 +8,14 @@
 //! elements, which costs less than half of parsing them. Only elements whose bytes were not in the
 //! previous reply are parsed; the others keep their `Arc`.
 
+mod catalog;
 mod decode;
 mod entry;
 mod meaning;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::catalog::names;
 pub use self::{
     decode::{Decoded, Decoder, Witness},
     entry::HealthEntry,
