@@ -14,7 +14,12 @@
 //! always ready and never fails in `poll_ready`, and an instance that restarted gets traffic again
 //! without an update from the registry.
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use http_body::Body;
 
@@ -185,9 +190,13 @@ impl<B> HttpEndpoints<B> {
     }
 
     /// Sets how many fields the head of a response over HTTP/1 may have; 512 by default, at most 16,384.
-    /// It fails in the same way if it has more. With more than 100, hyper allocates and fills two buffers of 32
-    /// bytes for each field while it parses a head: the `http` rows of the scoreboard show 0.91 of plain
-    /// hyper with 512, and 1.04 with 100.
+    /// It fails in the same way if it has more.
+    ///
+    /// A connection begins with a limit of 100 fields, up to which hyper reads a head without allocating.
+    /// The first response of an endpoint that has more is parsed twice, and ends its connection. Its request
+    /// is not sent again; if it is still being uploaded, the rest is not sent. New connections of that
+    /// endpoint then begin with the limit that is set here, for which hyper fills 64 bytes a field while it
+    /// reads a head. Trailers have the limit of their connection, at first 100.
     #[must_use]
     pub fn max_header_fields(mut self, fields: usize) -> Self {
         self.limits.fields(fields);
@@ -317,6 +326,7 @@ where
             negotiates,
             limits: self.limits,
             max_age: self.max_age,
+            many_fields: AtomicBool::new(false),
         }
     }
 

@@ -11,15 +11,22 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Method, Request, Response, Uri, Version, header::HOST};
+use http::{
+    Method, Request, Response, Uri, Version,
+    header::{HOST, UPGRADE},
+};
 use http_body::Body;
 use hyper::{body::Incoming, client::conn::TrySendError, upgrade::OnUpgrade};
 use pin_project::pin_project;
+use tokio::sync::oneshot;
 use tower::Service;
 
 use super::{
@@ -28,7 +35,7 @@ use super::{
     life::{Life, again, age},
     limits::{self, Limits},
     pool::{Connecting, Connection, Pool},
-    reuse,
+    reread, reuse,
     uri::Place,
 };
 use crate::{
@@ -46,6 +53,9 @@ pub(super) struct Http1<B> {
     pub(super) max_age: Option<Duration>,
     /// Whether the server chooses the version of HTTP in the TLS handshake.
     pub(super) negotiates: bool,
+    /// Whether a response had more fields than a connection takes at first. Relaxed: a hint that
+    /// publishes no other memory.
+    pub(super) many_fields: AtomicBool,
 }
 
 pub(super) type Answer =
@@ -64,7 +74,7 @@ where
             return Err(HttpError::invalid(Arc::clone(&self.place), message));
         }
         let this = Arc::clone(self);
-        let Some(connection) = self.pool.take() else {
+        let Some(connection) = self.pool.take(may_upgrade(&request)) else {
             return Ok(Box::pin(this.connect_and_send(request)));
         };
         Ok(this.send_on(connection, request))
@@ -86,13 +96,22 @@ where
         self: Arc<Self>,
         mut request: Request<B>,
     ) -> Result<Response<HttpBody>, HttpError> {
+        let upgrades = may_upgrade(&request);
         loop {
-            let (mut connection, used) = match self.pool.take() {
-                Some(connection) => (connection, true),
-                None => match self.pool.wait(self.connect(request.uri())).await {
-                    Ok(connection) => connection,
-                    Err(error) => return Err(self.unsent(error, request)),
-                },
+            let connected = match self.pool.take(upgrades) {
+                Some(connection) => Ok((connection, true)),
+                None => {
+                    let connecting = self.connect(request.uri(), upgrades);
+                    if upgrades {
+                        connecting.await.map(|connection| (connection, false))
+                    } else {
+                        self.pool.wait(connecting).await
+                    }
+                }
+            };
+            let (mut connection, used) = match connected {
+                Ok(connected) => connected,
+                Err(error) => return Err(self.unsent(error, request)),
             };
             let given = self.prepare(&mut request);
             match connection.sender.try_send_request(request).await {
@@ -107,7 +126,10 @@ where
                             return Err(self.unsent(error.into_error().into(), request));
                         }
                     }
-                    None => return Err(self.failed(error.into_error())),
+                    None => {
+                        let error = error.into_error();
+                        return self.unanswered(connection, given.is_head, error).await;
+                    }
                 },
             }
         }
@@ -132,6 +154,32 @@ where
         HttpBody::wrap(answer, life, u32::MAX)
     }
 
+    /// The result of a request without a response, unless only the connection refused that response.
+    #[cold]
+    fn unanswered(
+        self: Arc<Self>,
+        connection: Connection<B>,
+        is_head: bool,
+        error: hyper::Error,
+    ) -> Answer {
+        Box::pin(async move {
+            let refused = match connection.refused {
+                Some(refused) if limits::is_too_large(&error) => refused,
+                _ => return Err(self.failed(error)),
+            };
+            let Ok(refused) = refused.await else {
+                return Err(self.failed(error));
+            };
+            let method = if is_head { Method::HEAD } else { Method::GET };
+            let (answer, life) = reread::read(refused, self.limits, method)
+                .await
+                .map_err(|error| self.failed(error))?;
+            self.many_fields.store(true, Relaxed);
+            let life = (!answer.body().is_end_stream()).then_some(life);
+            Ok(HttpBody::wrap(answer, life, u32::MAX))
+        })
+    }
+
     #[cold]
     fn failed(&self, error: hyper::Error) -> HttpError {
         let place = Arc::clone(&self.place);
@@ -145,7 +193,8 @@ where
         HttpError::unsent(self.place.clone(), error, request)
     }
 
-    fn connect(self: &Arc<Self>, uri: &Uri) -> Connecting<B> {
+    /// Connects. `upgrades` says whether it must be possible to upgrade the connection.
+    fn connect(self: &Arc<Self>, uri: &Uri, upgrades: bool) -> Connecting<B> {
         let connection = self.connector.clone().call(uri.clone());
         let (negotiates, this) = (self.negotiates, Arc::downgrade(self));
         Box::pin(async move {
@@ -153,30 +202,43 @@ where
             if negotiates && io.is_http2() {
                 return Err(OtherVersion::of(io).into());
             }
-            Self::handshake(&this, io).await
+            Self::handshake(&this, io, upgrades).await
         })
     }
 
     /// Makes a connection over `io`.
-    async fn handshake(this: &Weak<Self>, io: Io) -> Result<Connection<B>, BoxError> {
-        let (limits, max_age) = {
+    async fn handshake(
+        this: &Weak<Self>,
+        io: Io,
+        upgrades: bool,
+    ) -> Result<Connection<B>, BoxError> {
+        let (limits, fewer, max_age) = {
             let this = this.upgrade().ok_or("the endpoint was removed")?;
-            (this.limits, this.max_age)
+            let full = upgrades || this.many_fields.load(Relaxed);
+            let fewer = this.limits.fewer_fields().filter(|_| !full);
+            (this.limits, fewer, this.max_age)
         };
-        let (mut sender, connection) = limits.http1().handshake(io).await?;
-        let task = tokio::spawn(async move {
-            // The request on this connection gets the error, too.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection broke");
-            }
-        });
+        let (mut sender, connection) = fewer.unwrap_or(limits).http1().handshake(io).await?;
+        let mut refused = None;
+        let task = if fewer.is_some() {
+            let (pass_on, passed) = oneshot::channel();
+            refused = Some(passed);
+            tokio::spawn(reread::run(connection, pass_on))
+        } else {
+            tokio::spawn(async move {
+                // The request on this connection gets the error, too.
+                if let Err(error) = connection.with_upgrades().await {
+                    tracing::debug!(%error, "connection broke");
+                }
+            })
+        };
         let life = Life::new(task.abort_handle());
         if let Some(max_age) = max_age {
             let renewal = Self::renew(Weak::clone(this), Arc::downgrade(&life), max_age);
             life.set_renewal(tokio::spawn(renewal).abort_handle());
         }
         sender.ready().await?;
-        Ok(Connection::new(sender, life))
+        Ok(Connection::new(sender, life, refused))
     }
 
     /// Replaces a connection at its greatest age, or closes it if it is idle: a new one would begin to be
@@ -186,7 +248,7 @@ where
         loop {
             let connecting = match this.upgrade() {
                 Some(this) if this.pool.close_idle(&life) => return,
-                Some(this) => this.connect(&Uri::default()),
+                Some(this) => this.connect(&Uri::default(), false),
                 None => return,
             };
             match (connecting.await, this.upgrade(), life.upgrade()) {
@@ -212,7 +274,7 @@ where
     /// Keeps a connection that was made for another version.
     #[cfg(all(feature = "http2", feature = "tls"))]
     pub(super) async fn adopt(self: &Arc<Self>, io: Io) {
-        if let Ok(connection) = Self::handshake(&Arc::downgrade(self), io).await {
+        if let Ok(connection) = Self::handshake(&Arc::downgrade(self), io, false).await {
             self.pool.put(connection);
         }
     }
@@ -236,6 +298,7 @@ where
         // The version is a property of the connection: a request that came in over HTTP/2 may
         // continue over HTTP/1.
         let version = mem::replace(request.version_mut(), Version::HTTP_11);
+        let is_head = request.method() == Method::HEAD;
         let unnamed = !request.headers().contains_key(HOST);
         if unnamed {
             if let Some(host) = self.place.host(&uri) {
@@ -245,6 +308,7 @@ where
         Given {
             uri,
             version,
+            is_head,
             unnamed,
         }
     }
@@ -261,7 +325,8 @@ struct OnConnection<F, B> {
     sent: F,
     /// `None` after the connection has answered or failed.
     rest: Option<(Arc<Http1<B>>, Connection<B>, Given)>,
-    /// The request on another connection, after the first had not begun it.
+    /// The request on another connection, after the first had not begun it; or its response, after the
+    /// first had refused it.
     again: Option<Answer>,
 }
 
@@ -286,20 +351,29 @@ where
             Ok(answer) => return Poll::Ready(Ok(http.answered(connection, answer))),
             Err(error) => error,
         };
-        let Some(mut request) = error.take_message() else {
-            return Poll::Ready(Err(http.failed(error.into_error())));
+        let again = match error.take_message() {
+            Some(mut request) => {
+                drop(connection);
+                given.restore(&mut request);
+                Box::pin(http.connect_and_send(request))
+            }
+            None => http.unanswered(connection, given.is_head, error.into_error()),
         };
-        drop(connection);
-        given.restore(&mut request);
-        let again = this.again.insert(Box::pin(http.connect_and_send(request)));
-        again.as_mut().poll(cx)
+        this.again.insert(again).as_mut().poll(cx)
     }
+}
+
+/// Whether the response may turn the connection over to the caller.
+#[inline]
+fn may_upgrade<B>(request: &Request<B>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE)
 }
 
 /// The former values of a request, to restore the request before it is returned.
 struct Given {
     uri: Uri,
     version: Version,
+    is_head: bool,
     /// Whether the request had no header `Host`.
     unnamed: bool,
 }

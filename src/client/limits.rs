@@ -11,6 +11,9 @@ pub(super) const HEADER_SIZE: u32 = 256 << 10;
 /// Enough for one field for each cookie of a domain (RFC 6265 asks for 50), many times over.
 pub(super) const HEADER_FIELDS: usize = 512;
 
+/// hyper's own limit. Up to it, reading a head allocates nothing.
+pub(super) const FREE_FIELDS: usize = 100;
+
 /// The most fields that hyper can take: it allocates for that many before it reads a head, and the map
 /// of fields panics when it would hold more than 24,576 names.
 const MOST_FIELDS: usize = 16_384;
@@ -37,13 +40,24 @@ impl Limits {
         self.fields = fields.min(MOST_FIELDS);
     }
 
+    /// The limits of a connection over HTTP/1 whose heads may have to be [read again](super::reread).
+    /// `None` if that could change nothing.
+    pub(super) fn fewer_fields(self) -> Option<Self> {
+        let fields = FREE_FIELDS;
+        (self.fields > fields).then_some(Self { fields, ..self })
+    }
+
     /// Sets the limits of a connection over HTTP/1.
     pub(super) fn http1(self) -> hyper::client::conn::http1::Builder {
         // hyper's own limit of its buffer, which the head must fit into.
         const BUFFER: usize = 400 << 10;
         let mut builder = hyper::client::conn::http1::Builder::new();
         let size = self.size as usize;
-        builder.max_headers(self.fields).max_header_size(size);
+        builder.max_header_size(size);
+        // Setting the same number makes hyper fill its buffers.
+        if self.fields != FREE_FIELDS {
+            builder.max_headers(self.fields);
+        }
         if size > BUFFER {
             builder.max_buf_size(size);
         }

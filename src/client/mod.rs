@@ -29,6 +29,8 @@ mod negotiated;
 #[cfg(feature = "http")]
 mod pool;
 #[cfg(feature = "http")]
+mod reread;
+#[cfg(feature = "http")]
 mod reuse;
 mod stack;
 #[cfg(feature = "tonic")]

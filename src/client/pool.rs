@@ -45,6 +45,7 @@ use tokio::{
 
 use super::{
     life::{LOOKS, Life, tick},
+    reread::Refused,
     reuse::Hint,
 };
 use crate::error::BoxError;
@@ -82,6 +83,8 @@ struct Idle<B> {
 pub(super) struct Connection<B> {
     pub(super) sender: SendRequest<B>,
     pub(super) life: Arc<Life>,
+    /// Gets the head that it refuses. `None` if it has the full limit, and can be upgraded.
+    pub(super) refused: Option<oneshot::Receiver<Refused>>,
     /// How long and how often the peer lets it be used, if it announced that.
     until: Option<Instant>,
     requests: Option<u32>,
@@ -118,15 +121,15 @@ impl<B> Pool<B> {
         }
     }
 
-    /// Takes a connection that is ready for a request.
-    pub(super) fn take(&self) -> Option<Connection<B>> {
+    /// Takes a connection that is ready for a request, and can be upgraded if it must be.
+    pub(super) fn take(&self, upgrades: bool) -> Option<Connection<B>> {
         let (mut over, mut clock) = (Vec::new(), Clock::default());
         let mut state = self.lock();
         for at in (0..state.idle.len()).rev() {
             let connection = &state.idle[at].connection;
             if connection.is_over(&mut clock) {
                 over.push(state.idle.remove(at));
-            } else if connection.sender.is_ready() {
+            } else if connection.sender.is_ready() && !(upgrades && connection.refused.is_some()) {
                 return Some(state.idle.remove(at).connection);
             }
         }
@@ -356,10 +359,15 @@ impl<B> State<B> {
 }
 
 impl<B> Connection<B> {
-    pub(super) fn new(sender: SendRequest<B>, life: Arc<Life>) -> Self {
+    pub(super) fn new(
+        sender: SendRequest<B>,
+        life: Arc<Life>,
+        refused: Option<oneshot::Receiver<Refused>>,
+    ) -> Self {
         Self {
             sender,
             life,
+            refused,
             until: None,
             requests: None,
         }

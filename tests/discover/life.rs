@@ -218,7 +218,10 @@ async fn an_upload_that_goes_on_after_an_upgrade_ends_with_the_idle_timeout() {
         let server = Raw::start(|_| (SWITCH.into(), false)).await;
         let endpoints = HttpEndpoints::new().idle_timeout(IDLE).max_idle(max_idle);
         let mut client = client(server.addr, endpoints);
-        let answer = client.call(endless()).await.unwrap();
+        let mut request = endless();
+        let echo = "echo".parse().unwrap();
+        request.headers_mut().insert("upgrade", echo);
+        let answer = client.call(request).await.unwrap();
         assert!(hyper::upgrade::on(answer).await.is_err());
         all_close(server.addr).await;
     }
@@ -233,7 +236,8 @@ async fn an_upload_may_end_after_its_upgrade_and_after_its_endpoint() {
         Ok(Frame::data(Bytes::from_static(b"x")))
     };
     let body = BodyExt::boxed(StreamBody::new(stream::once(Box::pin(last))));
-    let request = Request::post("http://web/").body(body).unwrap();
+    let request = Request::post("http://web/").header("upgrade", "echo");
+    let request = request.body(body).unwrap();
     let mut client = client(server.addr, HttpEndpoints::new());
     let answer = client.call(request).await.unwrap();
     drop(client);

@@ -1,12 +1,15 @@
 //! Responses that exceed a limit of the client: large ones pass, and what is too large is told.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
-#[cfg(feature = "http2")]
-use http_body_util::BodyExt as _;
-use http_body_util::Empty;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Empty, Full};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::timeout,
+};
 use tower::{Service, ServiceExt};
 use tower_roster::{
     Registry,
@@ -54,6 +57,106 @@ async fn a_response_with_many_or_long_fields_passes() {
         let mut client = client(&server, HttpEndpoints::new());
         assert_eq!(call(&mut client).await.unwrap(), fields + 1);
     }
+}
+
+/// Over HTTP/1, a connection begins with hyper's limit of 100 fields, and the head of such a response
+/// is read by a second one.
+#[tokio::test]
+async fn a_response_with_many_fields_is_read_whole_and_asked_for_once() {
+    let long = "0123456789".repeat(100_000);
+    let body = long.clone();
+    let server = Raw::start(move |head| {
+        let mut answer = answer(400, 10);
+        if head.contains("POST ") {
+            answer = answer.replace("content-length: 2", "content-length: 1000000");
+            answer.truncate(answer.len() - 2);
+            answer += &body;
+        } else if head.contains("PUT ") {
+            answer = answer.replace("content-length: 2", "transfer-encoding: chunked");
+            answer.truncate(answer.len() - 2);
+            answer += "3\r\nabc\r\n0\r\n\r\n";
+        } else if head.contains("HEAD ") {
+            answer.truncate(answer.len() - 2);
+        }
+        (answer, false)
+    })
+    .await;
+    for (method, text) in [
+        (Method::POST, &*long),
+        (Method::PUT, "abc"),
+        (Method::HEAD, ""),
+        (Method::GET, "ok"),
+    ] {
+        let (opened, requests) = (server.opened(), server.requests());
+        let mut client: HttpClient<Full<Bytes>> = HttpEndpoints::new()
+            .make_endpoint(&at("a", server.addr))
+            .unwrap();
+        for n in 1..=3 {
+            let body = Full::new(Bytes::from_static(b"data"));
+            let request = Request::builder().method(&method).uri("http://web/");
+            let answer = client.call(request.body(body).unwrap()).await.unwrap();
+            assert_eq!(answer.headers().len(), 401);
+            let body = answer.into_body().collect().await.unwrap();
+            assert!(body.to_bytes() == text, "{method}");
+            assert_eq!(server.requests() - requests, n, "{method}");
+            // The second connection has the full limit, so it goes on.
+            assert_eq!(server.opened() - opened, n.min(2), "{method}");
+        }
+        drop(client);
+        while server.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_may_have_many_fields() {
+    let server = Raw::start(|head| {
+        let many = answer(400, 10);
+        match head.contains("upgrade: echo") {
+            true => (
+                many.replace("200 OK\r\ncontent-length: 2", "101 Switching"),
+                true,
+            ),
+            false => (many, false),
+        }
+    })
+    .await;
+    let mut client = client(&server, HttpEndpoints::new());
+    for asked_before in [false, true] {
+        if asked_before {
+            assert_eq!(call(&mut client).await.unwrap(), 401);
+        }
+        let request = Request::get("http://web/").header("upgrade", "echo");
+        let answer = client.call(request.body(Empty::new()).unwrap()).await;
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), answer.headers().len()),
+            (101, 400)
+        );
+        assert!(hyper::upgrade::on(answer).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_while_many_fields_come_closes_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let endpoint = HttpEndpoints::new().make_endpoint(&at("a", addr));
+    let mut client: HttpClient<Body> = endpoint.unwrap();
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut got).await.unwrap();
+        }
+        let answer = answer(400, 10);
+        stream.write_all(&answer.as_bytes()[..6_000]).await.unwrap();
+        assert_eq!(stream.read_to_end(&mut got).await.unwrap(), 0);
+    };
+    let time = Duration::from_millis(50);
+    let (given_up, ()) = tokio::join!(timeout(time, call(&mut client)), server);
+    assert!(given_up.is_err());
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn connection() -> (Connection<Body>, JoinHandle<()>) {
     let open = tokio::spawn(async move { connection.await.unwrap() });
     sender.ready().await.unwrap();
     let life = Life::new(open.abort_handle());
-    (Connection::new(sender, life), open)
+    (Connection::new(sender, life, None), open)
 }
 
 async fn ask(connection: &mut Connection<Body>) -> HttpBody {
@@ -57,11 +57,11 @@ async fn a_connection_is_taken_again_only_when_its_answer_was_read() {
     let (mut sender, _open) = connection().await;
     let body = ask(&mut sender).await;
     pool.put(sender);
-    assert!(pool.take().is_none(), "its body still comes");
+    assert!(pool.take(false).is_none(), "its body still comes");
     body.collect().await.unwrap();
     tokio::task::yield_now().await;
-    assert!(pool.take().is_some());
-    assert!(pool.take().is_none(), "there is but one");
+    assert!(pool.take(false).is_some());
+    assert!(pool.take(false).is_none(), "there is but one");
 }
 
 #[tokio::test]
@@ -92,9 +92,9 @@ async fn what_was_handed_to_one_that_has_gone_goes_back() {
     let mut waits = tokio_test::task::spawn(pool.wait(never()));
     assert!(waits.poll().is_pending());
     pool.put(connection().await.0);
-    assert!(pool.take().is_none(), "it was handed over");
+    assert!(pool.take(false).is_none(), "it was handed over");
     drop(waits);
-    assert!(pool.take().is_some());
+    assert!(pool.take(false).is_some());
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_connection_that_was_being_made_when_another_came_is_kept() {
     assert!(waits.await.unwrap().1);
     assert!(made.send(connection().await.0).is_ok());
     tokio::task::yield_now().await;
-    assert!(pool.take().is_some());
+    assert!(pool.take(false).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,12 +116,12 @@ async fn idle_connections_close_in_time() {
     let (sender, open) = connection().await;
     pool.put(sender);
     sleep(6 * SECOND).await;
-    let sender = pool.take().expect("it is young");
+    let sender = pool.take(false).expect("it is young");
     pool.put(sender);
     sleep(6 * SECOND).await;
     assert!(!open.is_finished(), "it was used between");
     sleep(2 * SECOND + SECOND / 2).await;
-    assert!(open.is_finished() && pool.take().is_none());
+    assert!(open.is_finished() && pool.take(false).is_none());
     // The idle time starts again.
     let (sender, open) = connection().await;
     pool.put(sender);
@@ -175,12 +175,14 @@ async fn a_connection_lives_no_longer_than_its_peer_announced() {
         sender.note(hint(4, None));
         pool.put(sender);
         sleep(3 * SECOND).await;
-        sender = pool.take().expect("each response starts the time again");
+        sender = pool
+            .take(false)
+            .expect("each response starts the time again");
     }
     sender.note(hint(4, None));
     pool.put(sender);
     sleep(4 * SECOND).await;
-    assert!(pool.take().is_none());
+    assert!(pool.take(false).is_none());
 
     // It can carry two more requests, whether the peer counts down or not.
     for announced in [[2, 1, 0], [2, 2, 2]] {
@@ -188,7 +190,7 @@ async fn a_connection_lives_no_longer_than_its_peer_announced() {
         for (n, requests) in announced.into_iter().enumerate() {
             sender.note(hint(60, Some(requests)));
             pool.put(sender);
-            let Some(taken) = pool.take() else {
+            let Some(taken) = pool.take(false) else {
                 assert_eq!(n, 2, "{announced:?}");
                 sender = connection().await.0;
                 break;
@@ -208,7 +210,7 @@ async fn no_more_are_kept_than_asked_for() {
         for _ in 0..3 {
             pool.put(connection().await.0);
         }
-        let kept = (0..3).filter_map(|_| pool.take()).count();
+        let kept = (0..3).filter_map(|_| pool.take(false)).count();
         assert_eq!(kept, most.min(1) * usize::from(idle_for.is_none()));
     }
 }
@@ -249,7 +251,7 @@ fn a_place_in_the_queue_may_be_given_up_outside_a_runtime() {
     runtime.block_on(async {
         pool.put(connection().await.0);
         sleep(2 * SECOND).await;
-        assert!(open.is_finished() && pool.take().is_none());
+        assert!(open.is_finished() && pool.take(false).is_none());
     });
 }
 
@@ -264,7 +266,7 @@ fn connections_age_on_whatever_runtime_they_are_used() {
             assert!(open.is_finished(), "nobody uses it");
             pool.put(connection().await.0);
         });
-        assert!(pool.take().is_none(), "it went with its runtime");
+        assert!(pool.take(false).is_none(), "it went with its runtime");
     }
 }
 
@@ -276,5 +278,5 @@ async fn what_was_closed_leaves_room() {
     open.abort();
     assert!(open.await.is_err());
     pool.put(connection().await.0);
-    assert!(pool.take().is_some());
+    assert!(pool.take(false).is_some());
 }

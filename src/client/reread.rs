@@ -1,0 +1,151 @@
+//! Reads the head of a response again, if its connection refused it for its number of fields.
+//!
+//! hyper reads up to 100 fields into an array on the stack. A connection with a larger limit makes two
+//! buffers for each head and fills them, with 32 bytes for each field that it would take: with 512, this
+//! is a fifth of the instructions of a small request. Hardly any response has that many fields, so a
+//! connection begins with hyper's own limit, and the larger one is used only where it is needed:
+//!
+//! ```text
+//! connection ──a head with at most 100 fields──▶ response
+//!     │ more: it ends, and its buffer holds the head
+//!     ▼
+//! second connection on the same socket, with the full limit ──the same head──▶ response
+//! ```
+//! The server receives nothing twice. hyper reads a response only after a request, so the second
+//! connection gets one, and what it writes is dropped. It carries this one response. New
+//! connections of this endpoint have the full limit from then on.
+//!
+//! hyper gives nothing back of a connection that can be upgraded. So a request that asks for an
+//! upgrade gets a connection with the full limit.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use http_body_util::Empty;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{Connection, Parts},
+    rt::{Read, ReadBufCursor, Write},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    life::Life,
+    limits::{FREE_FIELDS, Limits},
+};
+use crate::{connect::Io, error::BoxError};
+
+/// The socket of a connection that refused a head, and that head.
+pub(super) type Refused = Parts<Io>;
+
+/// Runs a connection until it ends. If it refuses a head, passes it on to `refused`.
+pub(super) async fn run<B>(mut connection: Connection<Io, B>, refused: oneshot::Sender<Refused>)
+where
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    // The request on this connection gets the error, too.
+    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
+        return tracing::debug!(%error, "connection broke");
+    }
+    let mut parts = connection.into_parts();
+    if has_many_fields(&parts.read_buf) {
+        match refused.send(parts) {
+            Ok(()) => return,
+            Err(unwanted) => parts = unwanted,
+        }
+    } else {
+        drop(refused);
+    }
+    let _ = poll_fn(|cx| Pin::new(&mut parts.io).poll_shutdown(cx)).await;
+}
+
+/// Whether it may be a head with too many fields for a connection without the full limit.
+fn has_many_fields(read: &[u8]) -> bool {
+    let lines = read.iter().filter(|byte| **byte == b'\n');
+    read.starts_with(b"HTTP/") && lines.count() > FREE_FIELDS
+}
+
+/// Reads a head with the full limit. Returns the response, and what keeps its connection.
+pub(super) async fn read(
+    refused: Refused,
+    limits: Limits,
+    method: Method,
+) -> hyper::Result<(Response<Incoming>, Arc<Life>)> {
+    let io = Received {
+        head: refused.read_buf,
+        io: refused.io,
+        asked: false,
+        reader: None,
+    };
+    let (mut sender, connection) = limits.http1().handshake(io).await?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection broke");
+        }
+    });
+    let life = Life::new(task.abort_handle());
+    // The method tells whether the response has a body.
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
+    let response = sender.send_request(request).await?;
+    Ok((response, life))
+}
+
+/// A socket whose request was sent before, and of whose response a part was read before.
+struct Received {
+    head: Bytes,
+    io: Io,
+    /// Whether hyper has written a request. Until then it would take a response for an error.
+    asked: bool,
+    reader: Option<Waker>,
+}
+
+impl Read for Received {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.asked {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if self.head.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.head.len().min(buf.remaining());
+        buf.put_slice(&self.head.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Received {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.asked = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
