@@ -1,14 +1,34 @@
 //! Errors. Each of them names the part that failed: the setting, or the backend and the service.
 
 use std::{
+    error::Error,
     fmt,
+    iter::successors,
     ops::{Bound, RangeBounds},
     sync::Arc,
     time::Duration,
 };
 
 /// Any error, as tower passes it.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Returns an error and all its causes, the outermost first.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |error| (*error).source())
+}
+
+/// Finds an error of a type in an error or among its causes, however deep it is wrapped.
+pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+/// Returns the messages of an error and all its causes, in one line.
+pub(crate) fn in_one_line(error: &(dyn Error + 'static)) -> String {
+    let messages: Vec<_> = causes(error).map(ToString::to_string).collect();
+    messages.join(": ")
+}
 
 /// The error for a setting that cannot be used.
 ///
@@ -71,7 +91,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl Error for ConfigError {}
 
 /// The kind of a registry error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,73 +123,75 @@ pub enum ErrorKind {
 /// An error of a registry.
 ///
 /// It is cheap to clone, because every watch of a service reports the same error.
-#[derive(Clone)]
-pub struct RegistryError(Arc<Details>);
-
-struct Details {
+#[derive(Clone, Debug)]
+pub struct RegistryError {
     kind: ErrorKind,
     backend: Arc<str>,
     service: Arc<str>,
-    message: String,
+    message: Arc<str>,
     retry_after: Option<Duration>,
-    source: Option<BoxError>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl RegistryError {
-    /// Creates an error of `kind` in `backend` about `service` (may be empty).
-    pub fn new(
-        kind: ErrorKind,
-        backend: impl Into<Arc<str>>,
-        service: impl Into<Arc<str>>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self(Arc::new(Details {
+    /// Creates an error of `kind`. A backend need not say whom it concerns: [`Registry`] adds the names of
+    /// the backend and of the service to the errors of its backend.
+    ///
+    /// [`Registry`]: crate::registry::Registry
+    pub fn new(kind: ErrorKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
             kind,
-            backend: backend.into(),
-            service: service.into(),
+            backend: Arc::default(),
+            service: Arc::default(),
             message: message.into(),
             retry_after: None,
             source: None,
-        }))
+        }
+    }
+
+    /// Names the backend and the service of the error, unless it names them already.
+    #[must_use]
+    pub fn about(mut self, backend: &str, service: &str) -> Self {
+        for (known, new) in [(&mut self.backend, backend), (&mut self.service, service)] {
+            if known.is_empty() {
+                *known = new.into();
+            }
+        }
+        self
     }
 
     /// Sets the cause.
     #[must_use]
-    pub fn with_source(self, source: impl Into<BoxError>) -> Self {
-        self.edit(|inner| inner.source = Some(source.into()))
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into().into());
+        self
     }
 
     /// Sets the delay that the registry demands before the next request.
     #[must_use]
-    pub fn with_retry_after(self, delay: Duration) -> Self {
-        self.edit(|inner| inner.retry_after = Some(delay))
-    }
-
-    fn edit(mut self, edit: impl FnOnce(&mut Details)) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
-            edit(inner);
-        }
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
         self
     }
 
     /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.kind
     }
 
-    /// Returns the backend, such as `consul http://127.0.0.1:8500`.
+    /// Returns the backend, such as `consul http://127.0.0.1:8500`; empty if the error names none.
     pub fn backend(&self) -> &str {
-        &self.0.backend
+        &self.backend
     }
 
     /// Returns the service; empty if the error concerns none.
     pub fn service(&self) -> &str {
-        &self.0.service
+        &self.service
     }
 
     /// Returns the delay that the registry demands before the next request.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.0.retry_after
+        self.retry_after
     }
 
     /// Whether the registry could not be reached, or could not serve the request.
@@ -180,62 +202,41 @@ impl RegistryError {
         )
     }
 
-    /// Whether both are clones of one error.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Returns the message and all its causes, in one line.
     pub fn to_chain(&self) -> String {
-        use std::error::Error as _;
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        in_one_line(self)
     }
 }
+
+/// Two errors are equal if they have one kind and the same text, with all causes.
+impl PartialEq for RegistryError {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.to_chain() == other.to_chain()
+    }
+}
+
+impl Eq for RegistryError {}
 
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details {
-            backend,
-            service,
-            message,
-            ..
-        } = &*self.0;
-        if service.is_empty() {
-            write!(f, "{backend}: {message}")
-        } else {
-            write!(f, "{backend}: service {service:?}: {message}")
+        if !self.backend.is_empty() {
+            write!(f, "{}: ", self.backend)?;
         }
+        if !self.service.is_empty() {
+            write!(f, "service {:?}: ", self.service)?;
+        }
+        f.write_str(&self.message)
     }
 }
 
-impl fmt::Debug for RegistryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryError")
-            .field("kind", &self.0.kind)
-            .field("backend", &self.0.backend)
-            .field("service", &self.0.service)
-            .field("message", &self.0.message)
-            .field("retry_after", &self.0.retry_after)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
-
-impl std::error::Error for RegistryError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as _)
+impl Error for RegistryError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_deref()?)
     }
 }
 
 impl From<ConfigError> for RegistryError {
     fn from(error: ConfigError) -> Self {
-        Self::new(ErrorKind::Invalid, "configuration", "", error.to_string())
+        Self::new(ErrorKind::Invalid, error.to_string())
     }
 }

@@ -68,6 +68,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[macro_use]
+mod debug;
+
 mod alarm;
 mod ambient;
 pub mod attempt;
@@ -84,6 +87,7 @@ pub mod docs;
 pub mod endpoint;
 pub mod error;
 pub mod instance;
+mod permits;
 #[cfg(any(feature = "memory", feature = "_hyper"))]
 mod probe;
 pub mod registry;

@@ -4,7 +4,10 @@
 //! Models run with `RUSTFLAGS="--cfg roster_loom" cargo test --lib --release -- model`. The flag has its
 //! own name because `--cfg loom` would also change tokio.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 #[cfg(all(test, roster_loom))]
 pub(crate) use loom::{
@@ -20,6 +23,11 @@ pub(crate) use std::{
 pub(crate) use try_lock::{Locked, TryLock};
 
 pub(crate) use atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// Locks a mutex. A poisoned one is used as it is: each panic of a holder leaves the data whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };

@@ -44,7 +44,7 @@ pub(crate) async fn sleep_until_some(at: Option<Instant>) {
 }
 
 /// Waits for a time that may change between polls.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {

@@ -1,7 +1,6 @@
 //! The lists of alarms, one for each thread, and the task that wakes what is due in a list.
 
 use std::{
-    fmt,
     future::Future,
     mem,
     pin::Pin,
@@ -15,7 +14,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::sync::thread_number;
+use crate::sync::{lock, thread_number};
 
 /// Entries whose memory an empty list keeps. Arbitrary: about 3 KB, and more requests than usually wait on
 /// one thread.
@@ -83,7 +82,7 @@ impl Alarms {
     pub(super) fn lock(&self, list: usize) -> MutexGuard<'_, Alarmed> {
         // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
         let list = self.lists[list].get_or_init(Box::default);
-        list.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&list.0)
     }
 
     /// Sets an alarm in this thread's list. Returns `None` when a task of another runtime serves
@@ -298,8 +297,4 @@ impl Drop for Watching {
     }
 }
 
-impl fmt::Debug for Alarms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Alarms").finish_non_exhaustive()
-    }
-}
+impl_debug!(Alarms);

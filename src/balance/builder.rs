@@ -188,11 +188,7 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
     }
 }
 
-impl<P: fmt::Debug, C, W> fmt::Debug for BalanceBuilder<P, C, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalanceBuilder")
-            .field("policy", &self.policy)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([P: fmt::Debug, C, W] BalanceBuilder<P, C, W>: |this|
+    policy = this.policy,
+    config = this.config,
+);

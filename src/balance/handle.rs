@@ -279,10 +279,4 @@ impl BalanceHandle {
     }
 }
 
-impl fmt::Debug for BalanceHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BalanceHandle")
-            .field("status", &*self.status.borrow())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(BalanceHandle: |this| status = *this.status.borrow());

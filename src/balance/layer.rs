@@ -151,11 +151,7 @@ where
     }
 }
 
-impl<P: fmt::Debug, C, W> fmt::Debug for BalanceLayer<P, C, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BalanceLayer").field(&self.0).finish()
-    }
-}
+impl_debug!([P: fmt::Debug, C, W] BalanceLayer<P, C, W>: |this| settings = this.0);
 
 impl<S> Balance<S> {
     /// Balances over the endpoints of one of this crate's discoveries, with all defaults. Use

@@ -12,7 +12,7 @@ use crate::{
 
 /// The state of a registry that discovery follows. The endpoints of the last good set continue to serve in
 /// every state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStatus {
     /// The watched service.
@@ -86,27 +86,6 @@ impl RegistryStatus {
         })
     }
 }
-
-impl PartialEq for RegistryStatus {
-    fn eq(&self, other: &Self) -> bool {
-        let same_error = match (&self.error, &other.error) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.is_same(b),
-            _ => false,
-        };
-        let rest = |status: &Self| {
-            (
-                status.state,
-                status.instances,
-                status.silent_since,
-                status.ended,
-            )
-        };
-        same_error && rest(self) == rest(other) && self.service == other.service
-    }
-}
-
-impl Eq for RegistryStatus {}
 
 impl fmt::Display for RegistryStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! The service that a caller holds.
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -158,10 +157,4 @@ impl<S, P: Policy, C, W> Clone for Balance<S, P, C, W> {
     }
 }
 
-impl<S, P: Policy, C, W> fmt::Debug for Balance<S, P, C, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Balance")
-            .field("status", &self.core.handle.status())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([S, P: Policy, C, W] Balance<S, P, C, W>: |this| status = this.core.handle.status());

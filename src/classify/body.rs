@@ -111,11 +111,7 @@ impl<B: Body, O: Observer> Body for ObservedBody<B, O> {
     }
 }
 
-impl<B: fmt::Debug, O> fmt::Debug for ObservedBody<B, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObservedBody")
-            .field("body", &self.body)
-            .field("awaited", &self.watch.as_ref().map(|watch| watch.awaited))
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B: fmt::Debug, O] ObservedBody<B, O>: |this|
+    body = this.body,
+    awaited = this.watch.as_ref().map(|watch| watch.awaited),
+);

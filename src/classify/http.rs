@@ -1,7 +1,5 @@
 //! Classifies HTTP responses: first by the status, then by whether the body is complete.
 
-use std::fmt;
-
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
@@ -114,11 +112,7 @@ where
     }
 }
 
-impl<F> fmt::Debug for HttpWith<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpWith").finish_non_exhaustive()
-    }
-}
+impl_debug!([F] HttpWith<F>);
 
 /// Returns the verdict on the head of a response.
 pub(super) fn head(status: StatusCode, headers: &HeaderMap) -> Verdict {

@@ -63,9 +63,9 @@ pub use self::{
     unsent::{Unsent, is_unsent, reclaim},
 };
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use crate::deadline::DeadlinePassed;
+use crate::{deadline::DeadlinePassed, error::find};
 
 /// The longest pushback that an endpoint can request, in linkerd as well. A bad `Retry-After`, or a
 /// skewed clock, must not withhold traffic from an endpoint for a day.
@@ -144,7 +144,7 @@ pub(crate) fn on_error(
     if is_over_limit(error) {
         return Verdict::SUCCESS;
     }
-    if DeadlinePassed::find(error).is_some() {
+    if find::<DeadlinePassed>(error).is_some() {
         return Verdict::new(Outcome::Cancelled);
     }
     judged.unwrap_or(Verdict::FAILURE)
@@ -157,7 +157,7 @@ pub(crate) fn on_service_error(
     judged: Option<Verdict>,
     error: &(dyn std::error::Error + 'static),
 ) -> Verdict {
-    match DeadlinePassed::find(error) {
+    match find::<DeadlinePassed>(error) {
         None | Some(DeadlinePassed::BeforeCall) => on_error(judged, error),
         #[cfg(feature = "tonic")]
         Some(DeadlinePassed::InFlight) => judged.unwrap_or(Verdict::FAILURE),
@@ -275,8 +275,4 @@ where
     }
 }
 
-impl<F> fmt::Debug for FromFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FromFn").finish_non_exhaustive()
-    }
-}
+impl_debug!([F] FromFn<F>);

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use crate::error::find;
+
 /// The head or the trailers of a response exceed a limit that this client sets.
 ///
 /// The endpoint has answered, so layers count the request as a success of the endpoint; and every
@@ -27,12 +29,5 @@ impl Error for OverLimit {}
 
 /// Whether an error says that a response exceeds a limit of this client.
 pub fn is_over_limit(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<OverLimit>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    find::<OverLimit>(error).is_some()
 }

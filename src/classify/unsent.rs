@@ -5,14 +5,12 @@
 //! type. Its own sources are not read, because the body of a request may itself come from a call that
 //! failed.
 
-use std::{
-    any::Any,
-    error::Error,
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::{any::Any, error::Error, fmt, sync::Mutex};
 
-use crate::error::BoxError;
+use crate::{
+    error::{BoxError, causes},
+    sync::lock,
+};
 
 /// An error that proves that the request was not sent. It may contain the request.
 ///
@@ -87,14 +85,14 @@ impl Unsent {
 
     /// Puts the request into the error, in place of another.
     pub(crate) fn put<Request: Send + 'static>(&self, request: Request) {
-        let mut place = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&self.request);
         *place = Some(Box::new(request));
     }
 
     /// Whether it has a request of this type.
     #[cfg(feature = "http")]
     fn holds<Request: 'static>(&self) -> bool {
-        let request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = lock(&self.request);
         request
             .as_ref()
             .is_some_and(|request| request.is::<Request>())
@@ -102,7 +100,7 @@ impl Unsent {
 
     /// Takes the request, if it has this type and was not taken before.
     pub fn take_request<Request: 'static>(&self) -> Option<Request> {
-        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut request = lock(&self.request);
         let taken = request.take()?.downcast();
         // A request of another type stays: a later call may ask for that type.
         taken
@@ -118,13 +116,7 @@ impl fmt::Display for Unsent {
     }
 }
 
-impl fmt::Debug for Unsent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unsent")
-            .field("source", &self.source)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Unsent: |this| source = this.source);
 
 impl Error for Unsent {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -245,13 +237,8 @@ enum Word<'a> {
     PerhapsSent,
 }
 
-fn first_word<'a>(mut error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
-    loop {
-        match word(error) {
-            Some(word) => return Some(word),
-            None => error = error.source()?,
-        }
-    }
+fn first_word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {
+    causes(error).find_map(word)
 }
 
 fn word<'a>(error: &'a (dyn Error + 'static)) -> Option<Word<'a>> {

@@ -88,11 +88,7 @@ impl Body for HttpBody {
     }
 }
 
-impl fmt::Debug for HttpBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HttpBody").field(&self.body).finish()
-    }
-}
+impl_debug!(HttpBody: |this| body = this.body);
 
 /// The body of a response over HTTP broke off, or its trailers exceed a limit of this client.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 //! with one message takes one frame and one task less, at the client and at the server.
 
 use std::{
-    fmt, mem,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -111,11 +111,7 @@ impl Body for Erased {
     }
 }
 
-impl fmt::Debug for Erased {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Erased").finish_non_exhaustive()
-    }
-}
+impl_debug!(Erased);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,5 @@
 //! The error of a request over HTTP.
 
-#[cfg(all(feature = "http2", feature = "tls"))]
-use std::sync::PoisonError;
 use std::{
     fmt,
     sync::{Arc, Mutex},
@@ -16,6 +14,8 @@ use crate::{
     error::BoxError,
     instance::{Address, Key},
 };
+#[cfg(all(feature = "http2", feature = "tls"))]
+use crate::{error::find, sync::lock};
 
 /// A request over HTTP that got no response. The error names the endpoint.
 pub struct HttpError {
@@ -177,16 +177,12 @@ impl fmt::Display for HttpError {
     }
 }
 
-impl fmt::Debug for HttpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpError")
-            .field("key", &self.place.key)
-            .field("address", &self.place.address)
-            .field("kind", &self.kind)
-            .field("source", &self.source)
-            .finish()
-    }
-}
+impl_debug!(HttpError: |this|
+    key = this.place.key,
+    address = this.place.address,
+    kind = this.kind,
+    source = this.source,
+);
 
 impl std::error::Error for HttpError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
@@ -210,14 +206,7 @@ impl OtherVersion {
     /// Takes the connection, unless it was taken before. Returns `None` if `error` is another one.
     #[cfg(all(feature = "http2", feature = "tls"))]
     pub(super) fn find(error: &HttpError) -> Option<Option<Io>> {
-        let mut next = std::error::Error::source(error);
-        while let Some(error) = next {
-            if let Some(Self(io)) = error.downcast_ref() {
-                return Some(io.lock().unwrap_or_else(PoisonError::into_inner).take());
-            }
-            next = error.source();
-        }
-        None
+        find(error).map(|Self(io)| lock(io).take())
     }
 }
 

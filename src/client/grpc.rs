@@ -17,7 +17,7 @@
 //! call goes through a queue to a task, and is boxed four times. Without it a call takes a tenth fewer
 //! instructions.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Uri, uri::Authority};
 use hyper::client::conn::http2::Builder;
@@ -352,17 +352,13 @@ impl Default for GrpcEndpoints {
     }
 }
 
-impl fmt::Debug for GrpcEndpoints {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcEndpoints")
-            .field("connect_timeout", &self.connect_timeout)
-            .field("keep_alive", &self.keep_alive)
-            .field("timeout", &self.timeout)
-            .field("concurrency_limit", &self.concurrency_limit)
-            .field("limits", &self.limits)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("max_age", &self.max_age)
-            .field("tls", &self.is_tls())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(GrpcEndpoints: |this|
+    connect_timeout = this.connect_timeout,
+    keep_alive = this.keep_alive,
+    timeout = this.timeout,
+    concurrency_limit = this.concurrency_limit,
+    limits = this.limits,
+    idle_timeout = this.idle_timeout,
+    max_age = this.max_age,
+    tls = this.is_tls(),
+);

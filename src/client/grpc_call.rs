@@ -1,7 +1,6 @@
 //! A call over gRPC: what is sent, and what its failure is to the caller.
 
 use std::{
-    fmt,
     future::{Future, ready},
     mem,
     pin::Pin,
@@ -320,13 +319,7 @@ pub(super) fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValu
     HeaderValue::from_bytes(&joined).expect("both are header values")
 }
 
-impl fmt::Debug for GrpcClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcClient")
-            .field("place", &self.0.place)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(GrpcClient: |this| place = this.0.place);
 
 /// A call over gRPC that waits for the head of its response.
 pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>);
@@ -340,8 +333,4 @@ impl Future for GrpcFuture {
     }
 }
 
-impl fmt::Debug for GrpcFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrpcFuture").finish_non_exhaustive()
-    }
-}
+impl_debug!(GrpcFuture);

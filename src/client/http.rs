@@ -15,7 +15,6 @@
 //! without an update from the registry.
 
 use std::{
-    fmt,
     marker::PhantomData,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -399,17 +398,13 @@ impl<B> Clone for HttpEndpoints<B> {
     }
 }
 
-impl<B> fmt::Debug for HttpEndpoints<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpEndpoints")
-            .field("connect_timeout", &self.connect_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("max_idle", &self.max_idle)
-            .field("keep_alive", &self.keep_alive)
-            .field("max_age", &self.max_age)
-            .field("limits", &self.limits)
-            .field("http2", &self.is_http2())
-            .field("tls", &self.is_tls())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] HttpEndpoints<B>: |this|
+    connect_timeout = this.connect_timeout,
+    idle_timeout = this.idle_timeout,
+    max_idle = this.max_idle,
+    keep_alive = this.keep_alive,
+    max_age = this.max_age,
+    limits = this.limits,
+    http2 = this.is_http2(),
+    tls = this.is_tls(),
+);

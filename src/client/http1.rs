@@ -7,7 +7,6 @@
 //! no copy is needed: the request goes out on another connection, or the error returns it.
 
 use std::{
-    fmt,
     future::Future,
     mem,
     pin::Pin,
@@ -199,7 +198,7 @@ where
         let (negotiates, this) = (self.negotiates, Arc::downgrade(self));
         Box::pin(async move {
             let io = connection.await?;
-            if negotiates && io.is_http2() {
+            if negotiates && io.inner().is_http2() {
                 return Err(OtherVersion::of(io).into());
             }
             Self::handshake(&this, io, upgrades).await
@@ -388,11 +387,4 @@ impl Given {
     }
 }
 
-impl<B> fmt::Debug for Http1<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Http1")
-            .field("place", &self.place)
-            .field("pool", &self.pool)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] Http1<B>: |this| place = this.place, pool = this.pool);

@@ -304,7 +304,7 @@ where
         let negotiates = self.negotiates;
         async move {
             let io = connecting.await?;
-            if negotiates && !io.is_http2() {
+            if negotiates && !io.inner().is_http2() {
                 return Err(OtherVersion::of(io).into());
             }
             Ok(io)

@@ -1,7 +1,6 @@
 //! The service of one endpoint over HTTP.
 
 use std::{
-    fmt,
     future::Future,
     marker::PhantomData,
     pin::Pin,
@@ -97,13 +96,7 @@ impl<B> Clone for HttpClient<B> {
     }
 }
 
-impl<B> fmt::Debug for HttpClient<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient")
-            .field("place", self.place())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] HttpClient<B>: |this| place = this.place());
 
 /// A request over HTTP that waits for the head of its response.
 pub struct HttpFuture<B> {
@@ -124,8 +117,4 @@ impl<B> Future for HttpFuture<B> {
     }
 }
 
-impl<B> fmt::Debug for HttpFuture<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpFuture").finish_non_exhaustive()
-    }
-}
+impl_debug!([B] HttpFuture<B>);

@@ -11,7 +11,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 #[cfg(feature = "http2")]
 use std::{
@@ -31,9 +31,9 @@ use super::{
     http1::{Answer, Http1},
     uri::Place,
 };
-#[cfg(feature = "http2")]
-use crate::classify::is_refused;
 use crate::error::BoxError;
+#[cfg(feature = "http2")]
+use crate::{classify::is_refused, sync::lock};
 
 /// For how many names besides that of the service connections are kept. Arbitrary: a client that uses
 /// more names connects more often.
@@ -92,7 +92,7 @@ impl<B> Negotiated<B> {
             Some(name) if !self.place.serves(name) => name,
             _ => return Arc::clone(&self.own),
         };
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = lock(&self.others);
         if let Some((_, lines)) = others.iter().find(|(known, _)| **known == *name) {
             return Arc::clone(lines);
         }

@@ -26,7 +26,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     future::Future,
     mem,
     pin::Pin,
@@ -470,13 +469,7 @@ impl<B> Drop for Pool<B> {
     }
 }
 
-impl<B> fmt::Debug for Pool<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool")
-            .field("idle", &self.lock().idle.len())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] Pool<B>: |this| idle = this.lock().idle.len());
 
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use super::HttpError;
 use crate::{
     classify::is_unsent,
-    error::BoxError,
+    error::{BoxError, causes, find, in_one_line},
     service::{
         retry::{FailedAnswer, RetryError, TryTimeout},
         throttle::ThrottleError,
@@ -79,13 +79,7 @@ impl<S: Clone> Clone for WithStatus<S> {
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for WithStatus<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithStatus")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([S: fmt::Debug] WithStatus<S>: |this| inner = this.inner);
 
 impl<S, Request> Service<Request> for WithStatus<S>
 where
@@ -154,14 +148,14 @@ pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
     let error = match code(&*error) {
         Some(code) => {
-            let mut status = Status::new(code, chain(&*error));
+            let mut status = Status::new(code, in_one_line(&*error));
             status.set_source(Arc::from(error));
             return status;
         }
         None => error,
     };
     Status::try_from_error(error).unwrap_or_else(|error| {
-        let mut status = Status::unknown(chain(&*error));
+        let mut status = Status::unknown(in_one_line(&*error));
         status.set_source(Arc::from(error));
         status
     })
@@ -177,8 +171,7 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
         return Some(Code::Unavailable);
     }
     let mut code = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
+    for error in causes(error) {
         if error.is::<Status>() {
             return None;
         }
@@ -196,23 +189,13 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
             // Unless a status is found deeper in the chain.
             code = Some(Code::Unavailable);
         }
-        next = error.source();
     }
     code
 }
 
 /// Whether a retry gave up because no time was left for another attempt.
 fn is_out_of_time(error: &(dyn Error + 'static)) -> bool {
-    let mut chain = std::iter::successors(Some(error), |error| (*error).source());
-    chain
-        .find_map(|error| error.downcast_ref())
-        .is_some_and(RetryError::is_deadline)
-}
-
-/// The message and every cause below it, in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    find(error).is_some_and(RetryError::is_deadline)
 }
 
 #[cfg(test)]

@@ -4,20 +4,18 @@
 //! The target of the connector is fixed when the endpoint is made. So clients of two endpoints never
 //! share a connection, and dropping a client closes its own connections only.
 
-#[cfg(feature = "consul")]
-mod link;
+mod stream;
 #[cfg(any(feature = "http", feature = "_transport"))]
 mod whole;
 
 #[cfg(feature = "consul")]
-pub(crate) use self::link::Link;
+pub(crate) use self::stream::Link;
 #[cfg(feature = "http")]
 pub(crate) use self::whole::Incomplete;
 #[cfg(any(feature = "http", feature = "_transport"))]
 pub(crate) use self::whole::Whole;
 
 use std::{
-    fmt,
     future::Future,
     io,
     pin::Pin,
@@ -26,14 +24,11 @@ use std::{
 };
 
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector},
-    rt::TokioIo,
-};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
+use self::stream::Stream;
 use crate::{error::BoxError, instance::Address};
 
 /// The target of a connector. The URI of a request does not change it.
@@ -56,7 +51,6 @@ pub(crate) struct Connector {
     tls: Option<tokio_rustls::TlsConnector>,
     #[cfg(feature = "tls")]
     server_name: Option<String>,
-    #[cfg(feature = "consul")]
     linked: bool,
 }
 
@@ -74,7 +68,6 @@ impl Connector {
             tls: None,
             #[cfg(feature = "tls")]
             server_name: None,
-            #[cfg(feature = "consul")]
             linked: false,
         }
     }
@@ -144,27 +137,16 @@ impl Connector {
                 .or(uri.host())
                 .unwrap_or_default();
             let stream = secure(tls, plain, name, self.timeout).await?;
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let mut io = self.io(stream);
-            io.h2 = h2;
-            return Ok(io);
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            return Ok(TokioIo::new(Stream::new(stream, is_http2, self.linked)));
         }
         let _ = uri;
-        Ok(self.io(plain))
-    }
-
-    fn io(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Io {
-        #[cfg(feature = "consul")]
-        if self.linked {
-            let (stream, link) = link::Linked::new(stream);
-            return Io {
-                link: Some(link),
-                ..Io::new(TokioIo::new(stream))
-            };
-        }
-        Io::new(TokioIo::new(stream))
+        Ok(TokioIo::new(Stream::new(plain, false, self.linked)))
     }
 }
+
+/// A connection, as hyper uses it.
+pub(crate) type Io = TokioIo<Stream>;
 
 #[cfg(feature = "tls")]
 async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
@@ -182,14 +164,7 @@ async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(stream)
 }
 
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
-            .field("target", &self.target)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Connector: |this| target = this.target, timeout = this.timeout);
 
 impl Service<Uri> for Connector {
     type Response = Io;
@@ -202,97 +177,5 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().connect(uri))
-    }
-}
-
-/// Any connection. The stream is boxed: a connection is made rarely and lives long.
-pub(crate) struct Io {
-    stream: Box<dyn Stream>,
-    h2: bool,
-    #[cfg(feature = "consul")]
-    link: Option<Link>,
-}
-
-trait Stream: Read + Write + Send + Unpin {}
-impl<T: Read + Write + Send + Unpin> Stream for T {}
-
-impl Io {
-    fn new(stream: impl Stream + 'static) -> Self {
-        Self {
-            stream: Box::new(stream),
-            h2: false,
-            #[cfg(feature = "consul")]
-            link: None,
-        }
-    }
-}
-
-#[cfg(feature = "http")]
-impl Io {
-    /// Whether HTTP/2 was chosen in the TLS handshake.
-    pub(crate) fn is_http2(&self) -> bool {
-        self.h2
-    }
-}
-
-impl fmt::Debug for Io {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Io")
-            .field("h2", &self.h2)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Connection for Io {
-    fn connected(&self) -> Connected {
-        let mut connected = Connected::new();
-        #[cfg(feature = "consul")]
-        if let Some(link) = &self.link {
-            connected = connected.extra(link.clone());
-        }
-        if self.h2 {
-            connected = connected.negotiated_h2();
-        }
-        connected
-    }
-}
-
-impl Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_read(cx, buf)
-    }
-}
-
-impl Write for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream).poll_write_vectored(cx, bufs)
     }
 }

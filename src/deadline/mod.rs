@@ -36,9 +36,8 @@ use crate::backoff::after;
 /// call counts as a deadline too; each attempt over
 /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) sends the time that remains.
 ///
-/// Only `Replay` knows extensions: with [`Cloned`](crate::service::retry::Cloned),
-/// [`clone_if`](crate::service::retry::reissue::clone_if) and
-/// [`from_fn`](crate::service::retry::reissue::from_fn) it is ignored. An own
+/// Only `Replay` knows extensions: with [`Cloned`](crate::service::retry::Cloned) and
+/// [`clone_if`](crate::service::retry::reissue::clone_if) it is ignored. An own
 /// [`Reissue`](crate::service::retry::Reissue) implements `deadline` and `set_deadline` for it.
 ///
 /// It bounds the time from `call` until the head of the response. It does not bound `poll_ready`, which

@@ -16,14 +16,6 @@ pub(crate) enum DeadlinePassed {
     InFlight,
 }
 
-impl DeadlinePassed {
-    /// Finds it in an error or its sources.
-    pub(crate) fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut chain = std::iter::successors(Some(error), |error| (*error).source());
-        chain.find_map(|error| error.downcast_ref())
-    }
-}
-
 impl fmt::Display for DeadlinePassed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

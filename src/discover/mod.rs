@@ -51,7 +51,6 @@ pub use self::{make::MakeEndpoint, measured::MeasuredDiscover};
 
 use std::{
     convert::Infallible,
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -265,11 +264,4 @@ impl<M: MakeEndpoint> Stream for Discover<M> {
 // No field is structurally pinned.
 impl<M> Unpin for Discover<M> {}
 
-impl<M> fmt::Debug for Discover<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Discover")
-            .field("query", &self.query)
-            .field("roll", &self.roll)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([M] Discover<M>: |this| query = this.query, roll = this.roll);

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -223,12 +222,8 @@ impl Roll {
     }
 }
 
-impl fmt::Debug for Roll {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roll")
-            .field("entries", &self.entries.len())
-            .field("planned", &self.plan.len())
-            .field("retries", &self.retries.len())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Roll: |this|
+    entries = this.entries.len(),
+    planned = this.plan.len(),
+    retries = this.retries.len(),
+);

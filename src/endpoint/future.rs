@@ -1,7 +1,6 @@
 //! The future of a request through an endpoint.
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -62,10 +61,4 @@ where
     }
 }
 
-impl<F, L: LoadTracker, C> fmt::Debug for ResponseFuture<F, L, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("handle", &self.handle)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([F, L: LoadTracker, C] ResponseFuture<F, L, C>: |this| handle = this.handle);

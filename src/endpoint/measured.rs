@@ -1,7 +1,6 @@
 //! An endpoint that measures its own load, for balancers that read the load from a service.
 
 use std::{
-    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -150,15 +149,11 @@ impl<S: Clone, L, C: Clone> Clone for MeasuredEndpoint<S, L, C> {
     }
 }
 
-impl<S, L: LoadTracker, C> fmt::Debug for MeasuredEndpoint<S, L, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MeasuredEndpoint")
-            .field("endpoint", &self.endpoint)
-            .field("in_flight", &self.in_flight())
-            .field("load", &self.state.tracker)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([S, L: LoadTracker, C] MeasuredEndpoint<S, L, C>: |this|
+    endpoint = this.endpoint,
+    in_flight = this.in_flight(),
+    load = this.state.tracker,
+);
 
 fn cost(load: f64, weight: Weight) -> f64 {
     // False for NaN, too, so that costs are always comparable.

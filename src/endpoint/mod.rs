@@ -23,7 +23,6 @@ pub(crate) use self::{facts::Facts, slow_start::Age};
 pub use self::{future::ResponseFuture, measured::MeasuredEndpoint, slow_start::SlowStart};
 
 use std::{
-    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -109,11 +108,4 @@ impl<S: Service<Request>, Request> Service<Request> for Endpoint<S> {
     }
 }
 
-impl<S> fmt::Debug for Endpoint<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("key", &self.key)
-            .field("weight", &self.weight())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([S] Endpoint<S>: |this| key = this.key, weight = this.weight());

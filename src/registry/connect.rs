@@ -1,7 +1,5 @@
 //! Creates a registry from a URL, so that programs can take it from the command line.
 
-use std::str::FromStr;
-
 use super::{Registry, WatchSettings, fixed::Fixed};
 use crate::error::ConfigError;
 
@@ -70,12 +68,4 @@ fn known_schemes() -> Vec<&'static str> {
     ];
     let known = schemes.into_iter().filter(|(_, known)| *known);
     known.map(|(scheme, _)| scheme).collect()
-}
-
-impl FromStr for Registry {
-    type Err = ConfigError;
-
-    fn from_str(url: &str) -> Result<Self, Self::Err> {
-        connect(url)
-    }
 }

@@ -13,7 +13,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// One adapter to a registry.
 ///
 /// Implement it to add another registry, and pass it to [`Registry::new`]. The methods must not block or
-/// do I/O: they create the objects that the supervising tasks drive.
+/// do I/O: they create the objects that the supervising tasks drive. [`Registry`] adds the names of the
+/// backend and of the service to every error.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the name for errors and logs, such as `consul http://127.0.0.1:8500`.
     fn name(&self) -> Arc<str>;

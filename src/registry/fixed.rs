@@ -81,13 +81,9 @@ impl Backend for Fixed {
         Ok(vec![Box::new(Once { instances })])
     }
 
-    fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
-        Err(RegistryError::new(
-            ErrorKind::Invalid,
-            self.name(),
-            Arc::clone(&announcement.instance().service),
-            "nothing can be registered in a fixed list",
-        ))
+    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
+        let what = "nothing can be registered in a fixed list";
+        Err(RegistryError::new(ErrorKind::Invalid, what))
     }
 }
 

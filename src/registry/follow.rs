@@ -83,23 +83,10 @@ impl Follower {
     }
 }
 
-/// Polls a discovery by calling `ask`. Adds to `watches` each watch that the discovery hands over.
-pub(crate) fn followed<T>(watches: &mut Vec<Followed>, ask: impl FnOnce() -> T) -> T {
-    /// Keeps the watches that were handed over, even if the discovery panics.
-    struct Told<'a> {
-        watches: &'a mut Vec<Followed>,
-        told: Option<Vec<Followed>>,
-    }
-    impl Drop for Told<'_> {
-        fn drop(&mut self) {
-            self.watches.extend(self.told.take().into_iter().flatten());
-        }
-    }
-    let mut told = Told {
-        watches,
-        told: Some(Vec::new()),
-    };
-    during(&FOLLOWED, &mut told.told, ask)
+/// Polls a discovery by calling `ask`. Adds to the list `watches` each watch that the discovery hands over,
+/// even if it panics.
+pub(crate) fn followed<T>(watches: &mut Option<Vec<Followed>>, ask: impl FnOnce() -> T) -> T {
+    during(&FOLLOWED, watches, ask)
 }
 
 #[cfg(test)]
@@ -117,7 +104,7 @@ mod tests {
         web.tell();
         assert!(web.untold.is_some(), "no balancer polls");
 
-        let (mut outer, mut inner) = (Vec::new(), Vec::new());
+        let (mut outer, mut inner) = (Some(Vec::new()), Some(Vec::new()));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             followed(&mut outer, || {
                 followed(&mut inner, || web.tell());
@@ -127,9 +114,9 @@ mod tests {
             })
         }));
         assert!(panicked.is_err());
-        let services = |watches: &[Followed]| -> Vec<(String, bool)> {
+        let services = |watches: &Option<Vec<Followed>>| -> Vec<(String, bool)> {
             let told = |it: &Followed| (it.watch.query().service().to_string(), it.is_over());
-            watches.iter().map(told).collect()
+            watches.iter().flatten().map(told).collect()
         };
         assert_eq!(services(&inner), [("web".to_owned(), false)]);
         assert_eq!(services(&outer), [("api".to_owned(), true)]);

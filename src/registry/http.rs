@@ -18,6 +18,7 @@ use crate::{
     classify::retry_after,
     connect::{Connector, Whole},
     error::{BoxError, ErrorKind, RegistryError},
+    registry::text::excerpt,
 };
 
 /// The time limit for connecting to a registry.
@@ -67,6 +68,14 @@ impl Request {
         self.lists = true;
         self
     }
+
+    /// Sets the body.
+    pub(super) fn json(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        let json = HeaderValue::from_static("application/json");
+        self.headers.push((header::CONTENT_TYPE, json));
+        self
+    }
 }
 
 /// A complete response.
@@ -99,10 +108,7 @@ impl Reply {
         {
             line = line.replace(secret, "[hidden]");
         }
-        if line.chars().count() > 160 {
-            line = line.chars().take(160).chain(['…']).collect();
-        }
-        line
+        excerpt(&line, 160)
     }
 
     /// Returns how long `Retry-After` asks to wait. Gateways before a registry send dates, too.
@@ -112,11 +118,7 @@ impl Reply {
 
     /// Turns every status but success into an error. That includes redirects, because a token must not
     /// be sent to another host.
-    pub(super) fn success(
-        self,
-        backend: &Arc<str>,
-        service: &Arc<str>,
-    ) -> Result<Self, RegistryError> {
+    pub(super) fn success(self) -> Result<Self, RegistryError> {
         let kind = match self.status.as_u16() {
             200..=299 => return Ok(self),
             401 | 403 => ErrorKind::Denied,
@@ -132,7 +134,7 @@ impl Reply {
         if !excerpt.is_empty() {
             message = format!("{message}: {excerpt}");
         }
-        let error = RegistryError::new(kind, Arc::clone(backend), Arc::clone(service), message);
+        let error = RegistryError::new(kind, message);
         Err(match self.retry_after() {
             Some(delay) => error.with_retry_after(delay),
             None => error,
@@ -161,13 +163,9 @@ impl std::error::Error for CutBody {
 /// The clients for the addresses of one registry, each with its own connections.
 #[derive(Clone)]
 pub(super) struct RegistryHttp {
-    backend: Arc<str>,
     origins: Arc<[Origin]>,
     max_body: usize,
 }
-
-/// Why a response could not be read: kind, message and source.
-type ReadError = (ErrorKind, String, Option<BoxError>);
 
 struct Origin {
     /// Scheme and authority.
@@ -179,7 +177,6 @@ struct Origin {
 impl RegistryHttp {
     /// Creates a client for each origin, such as `http://127.0.0.1:8500`.
     pub(super) fn new(
-        backend: Arc<str>,
         agents: impl IntoIterator<Item = (String, bool, Connector)>,
         max_body: usize,
     ) -> Self {
@@ -204,14 +201,9 @@ impl RegistryHttp {
             }
         });
         Self {
-            backend,
             origins: agents.collect(),
             max_body,
         }
-    }
-
-    pub(super) fn backend(&self) -> &Arc<str> {
-        &self.backend
     }
 
     /// Sends a request to the address at index `agent`, modulo their number.
@@ -220,18 +212,9 @@ impl RegistryHttp {
     pub(super) async fn send(
         &self,
         agent: usize,
-        service: &Arc<str>,
         request: Request,
     ) -> Result<Reply, RegistryError> {
         let agent = &self.origins[agent % self.origins.len()];
-        let fail = |kind, message: String| {
-            RegistryError::new(
-                kind,
-                Arc::clone(&self.backend),
-                Arc::clone(service),
-                message,
-            )
-        };
         let within = request.within;
         let longest = match request.lists {
             true => self.max_body,
@@ -242,9 +225,8 @@ impl RegistryHttp {
             .filter(|value| value.is_sensitive())
             .cloned()
             .collect();
-        let built = self.build(agent, request);
-        let built = built.map_err(|error| {
-            fail(ErrorKind::Invalid, "the request cannot be built".into()).with_source(error)
+        let built = self.build(agent, request).map_err(|error| {
+            RegistryError::new(ErrorKind::Invalid, "the request cannot be built").with_source(error)
         })?;
         let exchange = async {
             let response = agent.client.request(built).await.map_err(|error| {
@@ -253,29 +235,17 @@ impl RegistryHttp {
                 } else {
                     format!("the connection to {} broke", agent.origin)
                 };
-                fail(ErrorKind::Unreachable, message).with_source(error)
+                RegistryError::new(ErrorKind::Unreachable, message).with_source(error)
             })?;
             let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest));
-            body.await
-                .map_err(|_| {
-                    fail(
-                        ErrorKind::Timeout,
-                        format!("the body of an answer took longer than {BODY_WITHIN:?}"),
-                    )
-                })?
-                .map_err(|(kind, message, source)| {
-                    let error = fail(kind, message);
-                    match source {
-                        Some(source) => error.with_source(source),
-                        None => error,
-                    }
-                })
+            body.await.map_err(|_| {
+                let message = format!("the body of an answer took longer than {BODY_WITHIN:?}");
+                RegistryError::new(ErrorKind::Timeout, message)
+            })?
         };
         let reply = tokio::time::timeout(within, exchange).await.map_err(|_| {
-            fail(
-                ErrorKind::Timeout,
-                format!("no answer from {} within {within:?}", agent.origin),
-            )
+            let message = format!("no answer from {} within {within:?}", agent.origin);
+            RegistryError::new(ErrorKind::Timeout, message)
         })??;
         Ok(Reply { secrets, ..reply })
     }
@@ -311,11 +281,11 @@ impl RegistryHttp {
         agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
         longest: usize,
-    ) -> Result<Reply, ReadError> {
+    ) -> Result<Reply, RegistryError> {
         let (head, body) = Whole::wrap(response).into_parts();
         let too_long = || {
             let text = format!("an answer is longer than {longest} bytes");
-            (ErrorKind::Malformed, text, None)
+            RegistryError::new(ErrorKind::Malformed, text)
         };
         if body.size_hint().lower() > longest as u64 {
             return Err(too_long());
@@ -329,7 +299,7 @@ impl RegistryHttp {
                     return too_long();
                 }
                 let text = format!("an answer of {} broke off", agent.origin);
-                (ErrorKind::Unreachable, text, Some(CutBody(error).into()))
+                RegistryError::new(ErrorKind::Unreachable, text).with_source(CutBody(error))
             })?;
         // Joining the parts of a long body takes as long as decoding a small one.
         let mut parts = collected.aggregate();
@@ -344,13 +314,13 @@ impl RegistryHttp {
         });
         let body = whole.await.map_err(|error| match error {
             GunzipError::Invalid(error) => {
-                let text = "an answer is not valid gzip".to_owned();
-                (ErrorKind::Malformed, text, Some(error.into()))
+                let text = "an answer is not valid gzip";
+                RegistryError::new(ErrorKind::Malformed, text).with_source(error)
             }
             GunzipError::TooLong => too_long(),
             GunzipError::Expands => {
-                let text = "a compressed answer expands too much".to_owned();
-                (ErrorKind::Malformed, text, None)
+                let text = "a compressed answer expands too much";
+                RegistryError::new(ErrorKind::Malformed, text)
             }
         })?;
         Ok(Reply {
@@ -366,9 +336,9 @@ impl RegistryHttp {
 
 impl RegistryHttp {
     /// Whether a body is compressed as it was asked for.
-    fn is_gzip(&self, agent: &Origin, headers: &HeaderMap) -> Result<bool, ReadError> {
+    fn is_gzip(&self, agent: &Origin, headers: &HeaderMap) -> Result<bool, RegistryError> {
         let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-        let malformed = |text: &str| Err((ErrorKind::Malformed, text.to_owned(), None));
+        let malformed = |text: &str| Err(RegistryError::new(ErrorKind::Malformed, text));
         match (codings.next(), codings.next()) {
             (None, _) => Ok(false),
             (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(false),

@@ -39,6 +39,8 @@ mod registration;
 pub mod rest;
 mod settings;
 mod supervise;
+#[cfg(any(feature = "consul", feature = "memory"))]
+mod text;
 mod view;
 mod warned;
 mod watch;
@@ -56,7 +58,7 @@ pub use self::{
     watch::{Closed, Watch},
 };
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{runtime::Handle, sync::watch as cell};
 
@@ -142,22 +144,22 @@ impl Registry {
     /// in a request, or no tokio runtime runs.
     pub fn watch(&self, query: impl Into<Query>) -> Result<Watch, RegistryError> {
         let query = query.into();
-        let runtime = self.runtime(query.service())?;
+        let service = Arc::clone(query.service());
+        let watch = self.start_watch(query);
+        watch.map_err(|error| error.about(&self.name(), &service))
+    }
+
+    fn start_watch(&self, query: Query) -> Result<Watch, RegistryError> {
+        let runtime = runtime()?;
         if let Some(receiver) = self.0.watches.get(&query) {
             return Ok(Watch::new(query, receiver));
         }
-        query.validate(&self.name())?;
+        query.validate()?;
         // Not under the lock of the watches: this is code of the backend.
         let sources = self.0.backend.watch(&query)?;
         if sources.is_empty() {
-            let (backend, service) = (self.name(), Arc::clone(query.service()));
             let what = "the backend has no source for this query";
-            return Err(RegistryError::new(
-                ErrorKind::Internal,
-                backend,
-                service,
-                what,
-            ));
+            return Err(RegistryError::new(ErrorKind::Internal, what));
         }
         let job = supervise::WatchJob {
             query: query.clone(),
@@ -185,34 +187,27 @@ impl Registry {
         announcement: impl Into<Announcement>,
     ) -> Result<Registration, RegistryError> {
         let announcement = announcement.into();
-        let runtime = self.runtime(&announcement.instance().service)?;
-        announcement.validate(&self.0.backend.name())?;
-        Registration::spawn(
-            &runtime,
-            Arc::clone(&self.0.backend),
-            announcement,
-            &self.0.settings,
-        )
+        let service = Arc::clone(&announcement.instance().service);
+        let registration = self.start_registration(announcement);
+        registration.map_err(|error| error.about(&self.name(), &service))
     }
 
-    fn runtime(&self, service: &Arc<str>) -> Result<Handle, RegistryError> {
-        Handle::try_current().map_err(|error| {
-            RegistryError::new(
-                ErrorKind::Invalid,
-                self.name(),
-                Arc::clone(service),
-                "a registry needs a tokio runtime",
-            )
-            .with_source(error)
-        })
+    fn start_registration(
+        &self,
+        announcement: Announcement,
+    ) -> Result<Registration, RegistryError> {
+        let runtime = runtime()?;
+        announcement.validate()?;
+        let backend = Arc::clone(&self.0.backend);
+        Registration::spawn(&runtime, backend, announcement, &self.0.settings)
     }
 }
 
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry")
-            .field("backend", &self.0.backend)
-            .field("settings", &self.0.settings)
-            .finish_non_exhaustive()
-    }
+fn runtime() -> Result<Handle, RegistryError> {
+    Handle::try_current().map_err(|error| {
+        let what = "a registry needs a tokio runtime";
+        RegistryError::new(ErrorKind::Invalid, what).with_source(error)
+    })
 }
+
+impl_debug!(Registry: |this| backend = this.0.backend, settings = this.0.settings);

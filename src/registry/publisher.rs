@@ -68,11 +68,6 @@ impl<'a> Publisher<'a> {
     }
 
     /// Creates an error of this watch.
-    pub(super) fn error(&self, kind: ErrorKind, message: impl Into<String>) -> RegistryError {
-        let (backend, service) = (Arc::clone(self.backend), Arc::clone(self.service));
-        RegistryError::new(kind, backend, service, message)
-    }
-
     /// Waits for a future. Meanwhile removes instances whose grace ends, and publishes a view that
     /// becomes stale.
     pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
@@ -114,7 +109,7 @@ impl<'a> Publisher<'a> {
             let message = format!("an empty list is held back: {why}");
             let known = self.error.as_ref().map(RegistryError::kind) == Some(ErrorKind::Doubtful);
             if !known {
-                let error = self.error(ErrorKind::Doubtful, message);
+                let error = RegistryError::new(ErrorKind::Doubtful, message);
                 self.fail(error, 1);
             } else {
                 self.publish();
@@ -173,6 +168,7 @@ impl<'a> Publisher<'a> {
     }
 
     pub(super) fn fail(&mut self, error: RegistryError, failures: u32) {
+        let error = error.about(self.backend, self.service);
         if !self.warned.is_new(&error) {
             tracing::debug!(failures, error = %error.to_chain(), "the registry fails again");
         } else if self.listed == ViewState::Pending {
@@ -180,11 +176,7 @@ impl<'a> Publisher<'a> {
         } else {
             tracing::warn!(failures, error = %error.to_chain(), "keeping the last good set");
         }
-        let known = self.error.as_ref();
-        let repeated = known.is_some_and(|known| known.to_chain() == error.to_chain());
-        if !repeated {
-            self.error = Some(error);
-        }
+        self.error = Some(error);
         self.publish();
     }
 
@@ -215,13 +207,8 @@ impl<'a> Publisher<'a> {
 /// age, or if `always` is set.
 pub(super) fn show(cell: &cell::Sender<View>, new: View, always: bool) {
     cell.send_if_modified(|view| {
-        let same_error = match (&view.error, &new.error) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.is_same(b),
-            _ => false,
-        };
         let same = view.state == new.state
-            && same_error
+            && view.error == new.error
             && view.instances.is_same(&new.instances)
             && Arc::ptr_eq(&view.withheld, &new.withheld)
             && Arc::ptr_eq(&view.rejected, &new.rejected);

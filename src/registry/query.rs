@@ -51,16 +51,12 @@ impl Query {
     }
 
     /// Checks what no backend can answer.
-    pub(super) fn validate(&self, backend: &Arc<str>) -> Result<(), RegistryError> {
-        if !self.service.trim().is_empty() {
-            return Ok(());
+    pub(super) fn validate(&self) -> Result<(), RegistryError> {
+        if self.service.trim().is_empty() {
+            let what = "the service has no name";
+            return Err(RegistryError::new(ErrorKind::Invalid, what));
         }
-        Err(RegistryError::new(
-            ErrorKind::Invalid,
-            Arc::clone(backend),
-            Arc::clone(&self.service),
-            "the service has no name",
-        ))
+        Ok(())
     }
 
     /// Whether `tags` contains every required tag.

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     backoff::{after, hinted, jittered},
-    error::ErrorKind,
+    error::{ErrorKind, RegistryError},
     rng::small_rng,
     task::{fenced, first_of},
 };
@@ -166,6 +166,11 @@ fn choose(views: impl Iterator<Item = View>) -> View {
 
 /// Drives one source for ever. If `relayed`, `cell` leads to [`prefer`]. It is then notified of
 /// confirmations too, because the view that it publishes has their age.
+/// The error for a panic of a backend.
+pub(super) fn panicked() -> RegistryError {
+    RegistryError::new(ErrorKind::Internal, "the backend panicked")
+}
+
 async fn supervise(
     mut source: Box<dyn Source>,
     job: &WatchJob,
@@ -198,8 +203,7 @@ async fn supervise(
             }
         };
         let answer = publisher.during(fenced(request)).await;
-        let answer = answer
-            .unwrap_or_else(|| Err(publisher.error(ErrorKind::Internal, "the backend panicked")));
+        let answer = answer.unwrap_or_else(|| Err(panicked()));
         read = mode != WatchMode::Watch;
         let pause = match answer {
             Ok(Answer::Resync) => {

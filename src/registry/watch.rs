@@ -105,11 +105,4 @@ impl Watch {
     }
 }
 
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch")
-            .field("query", &self.query)
-            .field("state", &self.cell.borrow().state)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Watch: |this| query = this.query, state = this.cell.borrow().state);

@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use tokio::sync::watch as cell;
 
 use super::{query::Query, view::View};
+use crate::sync::lock;
 
 /// By query, the sender to which the task of each watch publishes. The task owns the sender, so its
 /// subscribers see when it ends, for whatever cause.
@@ -50,6 +51,6 @@ impl Watches {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Query, Weak<cell::Sender<View>>>> {
         // The map is consistent wherever the holder of the lock could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

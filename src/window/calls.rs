@@ -3,12 +3,10 @@
 //! The lock is held for about ten nanoseconds, and a call of the inner service takes longer, so threads
 //! rarely contend. In exchange the counts are exact at every moment.
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard};
 
 use super::CallCounts;
+use crate::sync::lock;
 
 /// Counts over the last `n` calls.
 pub(crate) struct CountWindow(Mutex<Ring>);
@@ -78,7 +76,7 @@ impl CountWindow {
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // No code panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -108,15 +106,7 @@ impl Ring {
     }
 }
 
-impl fmt::Debug for CountWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ring = self.ring();
-        f.debug_struct("CountWindow")
-            .field("calls", &ring.calls.len())
-            .field("counts", &ring.counts)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(CountWindow: |this| counts = this.ring().counts);
 
 #[cfg(all(test, not(roster_loom)))]
 mod tests {

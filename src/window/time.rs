@@ -12,7 +12,7 @@
 //! Reading is O(1), moving on to another bucket O(buckets), however long the window was idle. Recording
 //! a call costs two or three atomic operations.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -279,14 +279,7 @@ impl Start {
     }
 }
 
-impl fmt::Debug for TimeWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimeWindow")
-            .field("buckets", &self.n)
-            .field("width_ns", &self.width_ns)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(TimeWindow: |this| buckets = this.n, width_ns = this.width_ns);
 
 /// Nanoseconds, at most 146 years.
 fn nanos(duration: Duration) -> u64 {

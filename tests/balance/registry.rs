@@ -193,8 +193,8 @@ impl Source for Scripted {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         let said = self.0.borrow_and_update().clone();
         Box::pin(async move {
-            let (instances, exists) = said
-                .map_err(|kind| RegistryError::new(kind, "scripted", "web", format!("{kind:?}")))?;
+            let (instances, exists) =
+                said.map_err(|kind| RegistryError::new(kind, format!("{kind:?}")))?;
             Ok(Answer::Listing(Listing {
                 instances: instances.into_iter().map(Arc::new).collect(),
                 exists,

@@ -14,7 +14,7 @@ use serde_json::json;
 use tower_roster::{
     Registry,
     error::ErrorKind,
-    registry::{View, ViewState, WatchSettings, consul::ConsulConfig},
+    registry::{self, View, ViewState, WatchSettings, consul::ConsulConfig},
 };
 
 use crate::{
@@ -173,7 +173,7 @@ async fn nor_while_the_lists_of_a_rest_registry_are_decoded() {
         })
         .await;
         let url = format!("rest://{}", server.addr());
-        (server, move || url.parse::<Registry>().unwrap())
+        (server, move || registry::connect(&url).unwrap())
     };
     let (_server, registry) = served(good).await;
     let late = lateness(registry, |view| view.state == ViewState::Live).await;

@@ -17,7 +17,7 @@ use tower_roster::{
     Backoff,
     classify::{self, Classify, Observer, Pushback, Verdict},
     service::retry::{
-        BudgetSettings, Cloned, FailedAnswer, Retry, RetryBudget, RetryError, RetryLayer,
+        BudgetSettings, Cloned, FailedAnswer, Reissue, Retry, RetryBudget, RetryError, RetryLayer,
         RetrySettings, Stop, reissue,
     },
 };
@@ -338,9 +338,28 @@ async fn what_may_not_be_repeated_is_repeated_only_if_it_was_not_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_no_copy_is_not_repeated() {
-    let layer = RetryLayer::default().reissue(reissue::from_fn(|request: &u32| {
-        (*request != 7).then_some(*request)
-    }));
+    /// Makes no copy of a seven.
+    #[derive(Clone)]
+    struct NoSevens;
+
+    impl Reissue<u32> for NoSevens {
+        type Request = u32;
+        type Spare = u32;
+
+        fn prepare(&self, request: u32) -> (u32, Option<u32>) {
+            (request, (request != 7).then_some(request))
+        }
+
+        fn is_idempotent(&self, _: &u32) -> bool {
+            true
+        }
+
+        fn reissue(&self, spare: &u32) -> Option<u32> {
+            Some(*spare)
+        }
+    }
+
+    let layer = RetryLayer::default().reissue(NoSevens);
     let layer = layer.classify(by_status());
     let server = Server::new([fails(Failure::Broke)]);
     let result = layer.layer(server.clone()).oneshot(7).await;

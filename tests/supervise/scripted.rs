@@ -90,7 +90,7 @@ impl Scripted {
 }
 
 fn error(kind: ErrorKind) -> RegistryError {
-    RegistryError::new(kind, "scripted", "web", "as the script says")
+    RegistryError::new(kind, "as the script says")
 }
 
 fn listing(ids: &[&str], exists: bool) -> Answer {

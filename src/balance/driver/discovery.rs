@@ -53,7 +53,7 @@ pub(super) struct Discovery<D: Discover, S> {
     discover: Option<Pin<Box<D>>>,
     apart: Apart<D::Service, S>,
     /// Watches that discovery has named since the last [`take_found`](Self::take_found).
-    found: Vec<Followed>,
+    found: Option<Vec<Followed>>,
     /// Number of failures in a row, and the time of the next poll.
     failures: u32,
     ask_at: Option<Instant>,
@@ -72,7 +72,7 @@ where
         Self {
             discover: Some(Box::pin(discover)),
             apart,
-            found: Vec::new(),
+            found: Some(Vec::new()),
             failures: 0,
             ask_at: None,
             rng,
@@ -102,7 +102,11 @@ where
 
     /// The watches that it follows, each once.
     pub(super) fn take_found(&mut self) -> Vec<Followed> {
-        std::mem::take(&mut self.found)
+        self.found.replace(Vec::new()).unwrap_or_default()
+    }
+
+    fn has_found(&self) -> bool {
+        self.found.as_ref().is_some_and(|found| !found.is_empty())
     }
 
     /// Whether it may be polled: it has not ended, and it is not in backoff after a failure.
@@ -121,7 +125,7 @@ where
             Poll::Ready(said) => Poll::Ready(Some(said)),
             // This crate's own discovery yields no item when it notes a new weight, or when it follows a
             // registry.
-            Poll::Pending if revisions.have_moved() || !self.found.is_empty() => Poll::Ready(None),
+            Poll::Pending if revisions.have_moved() || self.has_found() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
         .await

@@ -96,16 +96,17 @@ impl Ejections {
         match signal {
             Signal::Tripped { round, cause } => {
                 let recent = |m: &Member<S, L>| ejector.recent(&m.id(), &m.state().health);
-                let sum = peers.get_or_insert_with(|| members.all().iter().map(recent).sum());
+                let sum =
+                    peers.get_or_insert_with(|| Recent::sum(members.all().iter().map(recent)));
                 let own = recent(member);
-                if own.is_shared_by(*sum - own) {
+                if own.is_shared_by(sum.without(own)) {
                     let endpoint = member.key();
                     tracing::debug!(%endpoint, "not ejected, others fail as much: {cause}");
                     return;
                 }
                 ejector.trip(&member.id(), round, cause, now);
                 if ejector.cause(&member.id()).is_some() {
-                    *sum = *sum - own;
+                    *sum = sum.without(own);
                 }
             }
             Signal::Probed {

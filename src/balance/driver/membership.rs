@@ -39,7 +39,7 @@ impl MembershipLog {
         tracing::info!(
             endpoints = listed,
             "endpoints changed: {}",
-            Line(&added, &removed)
+            MembershipLine(&added, &removed)
         );
     }
 }
@@ -53,9 +53,9 @@ impl Keys {
     }
 }
 
-struct Line<'a>(&'a Keys, &'a Keys);
+struct MembershipLine<'a>(&'a Keys, &'a Keys);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for MembershipLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for (verb, keys) in [("added", self.0), ("removed", self.1)] {
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_line_names_a_few_endpoints_and_counts_the_others() {
         let mut log = MembershipLog::default();
-        let line = |log: &MembershipLog| Line(&log.added, &log.removed).to_string();
+        let line = |log: &MembershipLog| MembershipLine(&log.added, &log.removed).to_string();
         log.added(&Key::new("web-1", "dc1/n1"));
         assert_eq!(line(&log), "added web-1@dc1/n1");
         log.removed(&Key::new("web-0", ""));

@@ -1,6 +1,6 @@
 //! The guard of a request in flight.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -232,14 +232,10 @@ impl<L: LoadTracker> Drop for RequestGuard<L> {
     }
 }
 
-impl<L: LoadTracker> fmt::Debug for RequestGuard<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestGuard")
-            .field("endpoint", &self.state.key)
-            .field("phase", &self.phase.phase())
-            .finish()
-    }
-}
+impl_debug!([L: LoadTracker] RequestGuard<L>: |this|
+    endpoint = this.state.key,
+    phase = this.phase.phase(),
+);
 
 #[cfg(test)]
 mod tests {

@@ -78,7 +78,7 @@ pub use super::pick::hash::hash_key;
 /// The policy of a balancer for which no other policy is set.
 pub type DefaultPolicy = P2c<crate::endpoint::load::PeakEwma>;
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -253,13 +253,7 @@ impl<'a, L: LoadTracker> CandidateSet<'a, L> {
     }
 }
 
-impl<L> fmt::Debug for CandidateSet<'_, L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CandidateSet")
-            .field("len", &self.states.len())
-            .finish()
-    }
-}
+impl_debug!([L] CandidateSet<'_, L>: |this| len = this.states.len());
 
 /// The inputs of one pick: randomness, time, and what the request asks for.
 #[derive(Debug)]

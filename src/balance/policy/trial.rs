@@ -1,6 +1,6 @@
 //! Endpoints without services, to try a policy on.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -28,12 +28,12 @@ use crate::{
 pub struct Trial<P: Policy> {
     states: Vec<Held<P::Load>>,
     /// The requests in flight.
-    requests: RefCell<Vec<Begun<P::Load>>>,
+    requests: RefCell<Vec<TrialRequest<P::Load>>>,
     picker: P::Picker,
 }
 
 /// A request in flight: the index of its endpoint, and the guard that counts it.
-type Begun<L> = (usize, SharedState<L>);
+type TrialRequest<L> = (usize, SharedState<L>);
 
 impl<P: Policy> Trial<P> {
     /// Prepares `policy` for endpoints with the keys `0`, `1`, … and these weights.
@@ -110,10 +110,4 @@ impl<P: Policy> Trial<P> {
     }
 }
 
-impl<P: Policy> fmt::Debug for Trial<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trial")
-            .field("endpoints", &self.states.len())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([P: Policy] Trial<P>: |this| endpoints = this.states.len());

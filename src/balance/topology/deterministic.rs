@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use super::{
     hash,
-    peers::{Census, Place},
+    peers::{CallerRank, Census},
 };
 use crate::instance::Key;
 
@@ -182,7 +182,7 @@ fn ranked(
     all
 }
 
-impl Place {
+impl CallerRank {
     /// The position of this client in a circle of `len` endpoints.
     fn start(self, len: usize) -> usize {
         // Computed as u128, because a user may set any rank.

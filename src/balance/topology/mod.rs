@@ -43,7 +43,6 @@ pub use self::{
     guard::{Guard, Trip, TripCause},
     notice::Notice,
     peers::Peers,
-    plan::Nowhere,
     priority::Priority,
     route::{Route, Wish},
     rules::Topology,
@@ -52,7 +51,7 @@ pub use self::{
     zone::{Locality, ZonePreference},
 };
 pub(crate) use self::{
-    plan::{LeafSet, Plan},
+    plan::{LeafSet, Nowhere, Plan},
     planner::Planned,
     rules::Changes,
     traits::{RuledMember, Standing, Traits},

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
@@ -36,7 +35,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Peers(Arc<cell::Sender<Census>>);
 
 impl Peers {
@@ -72,7 +71,7 @@ impl Peers {
             ));
         }
         let mut census = self.0.borrow().clone();
-        census.place = Some(Place { rank, of });
+        census.place = Some(CallerRank { rank, of });
         self.set(census);
         Ok(())
     }
@@ -91,7 +90,7 @@ impl Peers {
         census.place = keys
             .contains(me)
             .then(|| keys.range::<&Key, _>(..me).count())
-            .map(|rank| Place {
+            .map(|rank| CallerRank {
                 rank,
                 of: keys.len(),
             });
@@ -136,24 +135,18 @@ impl Default for Peers {
     }
 }
 
-impl fmt::Debug for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Peers").field(&*self.0.borrow()).finish()
-    }
-}
-
 /// The number of callers in each zone, and this caller's position.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Census {
     zones: BTreeMap<u64, (Arc<str>, f64)>,
     /// The sum of the callers of all zones.
     total: f64,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<CallerRank>,
 }
 
 /// A caller's position among all callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CallerRank {
     /// The position, from 0; below `of`.
     pub(super) rank: usize,
     pub(super) of: usize,
@@ -256,7 +249,7 @@ mod tests {
         ];
         peers.observe(&me, &all);
         let census = peers.census();
-        assert_eq!(census.place, Some(Place { rank: 1, of: 3 }));
+        assert_eq!(census.place, Some(CallerRank { rank: 1, of: 3 }));
         assert_eq!(census.total, 2.0, "twice listed, once there");
         let share = |zone: &str| {
             let zone = hash::bytes(zone.as_bytes());

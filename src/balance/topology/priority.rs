@@ -3,7 +3,7 @@
 //!
 //! The documentation of [`Priority`] gives the rule.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     error::{ConfigError, check_range},
@@ -176,21 +176,7 @@ impl Priority {
     }
 }
 
-impl fmt::Debug for Priority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Priority");
-        match &self.by {
-            GroupBy::Metadata(name) => debug.field("metadata", name),
-            GroupBy::Datacenter(order) => debug.field("datacenters", order),
-            GroupBy::Zone(order) => debug.field("zones", order),
-            GroupBy::Fn(_) => debug.field("by", &"closure"),
-        };
-        debug
-            .field("overprovision", &self.overprovision)
-            .field("expect", &self.expect)
-            .finish()
-    }
-}
+impl_debug!(Priority: |this| overprovision = this.overprovision, expect = this.expect);
 
 /// The sums over the endpoints of one group.
 #[derive(Clone, Copy, Debug)]

@@ -324,12 +324,8 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     }
 }
 
-impl<P: fmt::Debug, C, R, H, W, K: fmt::Debug> fmt::Debug for Stack<P, C, R, H, W, K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stack")
-            .field("balance", &self.balance)
-            .field("settings", &self.layers.settings)
-            .field("breaker", &self.breaker)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([P: fmt::Debug, C, R, H, W, K: fmt::Debug] Stack<P, C, R, H, W, K>: |this|
+    balance = this.balance,
+    settings = this.layers.settings,
+    breaker = this.breaker,
+);

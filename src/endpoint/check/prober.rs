@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     future::poll_fn,
     hash::Hash,
     sync::Arc,
@@ -15,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{error::CheckError, exchange::Exchange, record::Record, settings::HealthCheck};
+use super::{error::CheckError, exchange::Exchange, record::CheckRecord, settings::HealthCheck};
 use crate::{
     backoff::{after, jittered},
     endpoint::schedule::{Due, Schedule},
@@ -53,7 +52,7 @@ pub struct Prober<K> {
 
 struct Watched {
     address: Address,
-    record: Record,
+    record: CheckRecord,
     phase: CheckPhase,
 }
 
@@ -102,7 +101,7 @@ impl<K: Clone + Eq + Hash> Prober<K> {
         let phase = CheckPhase::Waiting(self.due.add(at, key.clone()));
         let watched = Watched {
             address,
-            record: Record::default(),
+            record: CheckRecord::default(),
             phase,
         };
         self.endpoints.insert(key, watched);
@@ -209,12 +208,8 @@ impl<K: Clone + Eq + Hash> Prober<K> {
     }
 }
 
-impl<K> fmt::Debug for Prober<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prober")
-            .field("check", &self.exchange.check)
-            .field("endpoints", &self.endpoints.len())
-            .field("running", &self.running.len())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([K] Prober<K>: |this|
+    check = this.exchange.check,
+    endpoints = this.endpoints.len(),
+    running = this.running.len(),
+);

@@ -4,13 +4,13 @@ use super::settings::HealthCheck;
 
 /// Counts the results of one endpoint's checks.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Record {
+pub(super) struct CheckRecord {
     failing: bool,
     failures: u32,
     passes: u32,
 }
 
-impl Record {
+impl CheckRecord {
     /// Records a result. Returns how many checks have failed since the endpoint last counted as healthy; 0
     /// while it does.
     pub(super) fn note(&mut self, passed: bool, settings: &HealthCheck) -> u32 {
@@ -35,7 +35,7 @@ mod tests {
     /// The number of failures after each result.
     fn failures(results: &str, max_failures: u32, passes: u32) -> Vec<u32> {
         let settings = HealthCheck::tcp().max_failures(max_failures).passes(passes);
-        let mut record = Record::default();
+        let mut record = CheckRecord::default();
         let results = results.chars();
         results
             .map(|result| record.note(result == '+', &settings))

@@ -1,17 +1,12 @@
 //! The recent failures of one or of several endpoints. Pure.
 
-use std::{
-    iter::Sum,
-    ops::{Add, Sub},
-};
-
 /// How many times the failure ratio of its peers an endpoint must reach to be ejected; the same factor as
 /// for latencies. At the start of an overload counts are small, so chance may exceed three times the ratio.
 /// Such an ejection lasts half a second.
 const OWN: f64 = 3.0;
 
 /// The requests of the last one to two tenths of the window; see
-/// [`Ejector::recent`](super::Ejector::recent). The values of several endpoints can be added.
+/// [`Ejector::recent`](super::Ejector::recent).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recent {
     /// Number of requests that failed or were refused.
@@ -31,33 +26,19 @@ impl Recent {
         let [own, common] = [self, peers].map(|of| of.failed as f64 / of.total.max(1) as f64);
         own <= (common * OWN).min(common + (1.0 - common) * 0.5)
     }
-}
 
-impl Add for Recent {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            failed: self.failed + other.failed,
-            total: self.total + other.total,
-        }
+    pub(crate) fn sum(all: impl Iterator<Item = Self>) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            failed: sum.failed + one.failed,
+            total: sum.total + one.total,
+        })
     }
-}
 
-/// Subtracts one endpoint's requests. They may have grown since the sum was made, so it saturates.
-impl Sub for Recent {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
+    /// Leaves out one endpoint's requests. They may have grown since the sum was made, so it saturates.
+    pub(crate) fn without(self, one: Self) -> Self {
         Self {
-            failed: self.failed.saturating_sub(other.failed),
-            total: self.total.saturating_sub(other.total),
+            failed: self.failed.saturating_sub(one.failed),
+            total: self.total.saturating_sub(one.total),
         }
-    }
-}
-
-impl Sum for Recent {
-    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        all.fold(Self::default(), Add::add)
     }
 }

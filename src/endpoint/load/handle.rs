@@ -1,7 +1,6 @@
 //! The guard that counts one request as in flight.
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -118,11 +117,4 @@ impl<L: LoadTracker> Drop for Handle<L> {
     }
 }
 
-impl<L: LoadTracker> fmt::Debug for Handle<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("began", &self.began)
-            .field("phase", &self.phase)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([L: LoadTracker] Handle<L>: |this| began = this.began, phase = this.phase);

@@ -29,7 +29,6 @@ const KNOWS_PEERS: (u32, u32) = (1, 13);
 pub(super) struct AgentClient {
     transport: Arc<dyn Transport>,
     pub(super) turns: Arc<Turns>,
-    service: Arc<str>,
     /// The agent to use, modulo their number.
     agent: usize,
     /// Whether the version of this agent supports the options.
@@ -37,11 +36,10 @@ pub(super) struct AgentClient {
 }
 
 impl AgentClient {
-    pub(super) fn new(transport: Arc<dyn Transport>, turns: Arc<Turns>, service: Arc<str>) -> Self {
+    pub(super) fn new(transport: Arc<dyn Transport>, turns: Arc<Turns>) -> Self {
         Self {
             transport,
             turns,
-            service,
             agent: 0,
             suitable: false,
         }
@@ -78,16 +76,15 @@ impl AgentClient {
         within: Duration,
     ) -> Result<Reply, RegistryError> {
         let request = Request::new(Method::GET, path, within).listing();
-        let reply = self.transport.send(self.agent, &self.service, request);
-        let reply = reply.await?.success(&self.transport.name(), &self.service);
-        reply.map_err(|error| {
+        let reply = self.transport.send(self.agent, request).await?;
+        reply.success().map_err(|error| {
             // Old agents return 500 for a bad expression, although repeating the request never succeeds.
             let text = error.to_string();
             if !text.contains("Failed to create boolean expression evaluator") {
                 return error;
             }
-            let what = "the filter is no valid expression".to_owned();
-            self.error(ErrorKind::Refused, what).with_source(error)
+            let what = "the filter is no valid expression";
+            RegistryError::new(ErrorKind::Refused, what).with_source(error)
         })
     }
 
@@ -120,8 +117,8 @@ impl AgentClient {
         let bytes = body.len();
         let read = move || serde_json::from_slice::<AgentSelf>(&body);
         let agent = decoded(bytes, read).await.map_err(|error| {
-            let what = "the agent does not tell its version".to_owned();
-            self.error(ErrorKind::Malformed, what).with_source(error)
+            let what = "the agent does not tell its version";
+            RegistryError::new(ErrorKind::Malformed, what).with_source(error)
         })?;
         let version = agent.config.version;
         let mut numbers = version.split(['.', '-', '+']);
@@ -135,14 +132,9 @@ impl AgentClient {
                 "Consul {version} ignores {field:?} and would answer with other instances; \
                  {major}.{minor} is needed"
             );
-            return Err(self.error(ErrorKind::Refused, what));
+            return Err(RegistryError::new(ErrorKind::Refused, what));
         }
         self.suitable = true;
         Ok(())
-    }
-
-    pub(super) fn error(&self, kind: ErrorKind, message: String) -> RegistryError {
-        let (backend, service) = (self.transport.name(), Arc::clone(&self.service));
-        RegistryError::new(kind, backend, service, message)
     }
 }

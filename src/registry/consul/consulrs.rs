@@ -4,7 +4,7 @@
 //! headers. So the requests are built here, with the address and the token of its settings, and sent by
 //! the HTTP client inside it. The deadlines are set here too.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use consulrs::client::{Client as _, ConsulClient};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -38,10 +38,8 @@ impl Consulrs {
         }
     }
 
-    async fn exchange(&self, service: &Arc<str>, request: Request) -> Result<Reply, RegistryError> {
-        let fail = |kind, message: &str| {
-            RegistryError::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
-        };
+    async fn exchange(&self, request: Request) -> Result<Reply, RegistryError> {
+        let fail = |kind, message: &str| RegistryError::new(kind, message);
         let unusable = |error: http02::Error| {
             fail(ErrorKind::Invalid, "the request cannot be built").with_source(error)
         };
@@ -108,13 +106,7 @@ fn origin(client: &ConsulClient) -> &str {
     client.http().base().trim_end_matches('/')
 }
 
-impl fmt::Debug for Consulrs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consulrs")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Consulrs: |this| name = this.name);
 
 impl Transport for Consulrs {
     fn name(&self) -> Arc<str> {
@@ -124,10 +116,9 @@ impl Transport for Consulrs {
     fn send<'a>(
         &'a self,
         _agent: usize,
-        service: &'a Arc<str>,
         request: Request,
     ) -> BoxFuture<'a, Result<Reply, RegistryError>> {
-        Box::pin(self.exchange(service, request))
+        Box::pin(self.exchange(request))
     }
 }
 

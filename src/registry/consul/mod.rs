@@ -84,7 +84,7 @@ pub use self::{
     options::{Consistency, ConsulOptions},
 };
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use self::{
     register::AgentService,
@@ -182,14 +182,7 @@ impl Consul {
     }
 }
 
-impl fmt::Debug for Consul {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consul")
-            .field("agent", &self.transport.name())
-            .field("options", &self.options)
-            .finish()
-    }
-}
+impl_debug!(Consul: |this| agent = this.transport.name(), options = this.options);
 
 impl Backend for Consul {
     fn name(&self) -> Arc<str> {
@@ -197,10 +190,7 @@ impl Backend for Consul {
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
-        let invalid = |why: String| {
-            let service = Arc::clone(query.service());
-            RegistryError::new(ErrorKind::Invalid, self.name(), service, why)
-        };
+        let invalid = |why: String| RegistryError::new(ErrorKind::Invalid, why);
         path::check(query.service()).map_err(|why| invalid(format!("its name {why}")))?;
         // Each datacenter has its own source, and so its own index.
         let datacenters = self.options.datacenters.iter().cloned().map(Some);

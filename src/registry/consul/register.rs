@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::Method;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::{
     registry::{
         Announcement, BoxFuture, Health, Lease, Renewal,
         http::{Reply, Request},
+        text::excerpt,
     },
 };
 
@@ -34,7 +35,6 @@ pub(super) struct AgentService {
     transport: Arc<dyn Transport>,
     /// Records refused connections, so that fewer queries of watches block.
     turns: Arc<Turns>,
-    service: Arc<str>,
     id: String,
     /// The tenancy parameters, such as `ns=…`; may be empty.
     tenancy: String,
@@ -68,7 +68,7 @@ struct Weights {
     warning: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Check {
     #[serde(rename = "CheckID")]
@@ -90,6 +90,13 @@ struct Check {
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deregister_critical_service_after: Option<String>,
+}
+
+impl Check {
+    fn every(&mut self, interval: Duration, timeout: Duration) {
+        self.interval = Some(millis(interval));
+        self.timeout = Some(millis(timeout));
+    }
 }
 
 impl AgentService {
@@ -115,21 +122,15 @@ impl AgentService {
             },
             checks: check(announcement, &check_id).into_iter().collect(),
         };
-        let invalid = |message: String| {
-            let service = Arc::clone(&instance.service);
-            RegistryError::new(ErrorKind::Invalid, transport.name(), service, message)
-        };
+        let invalid = |message: String| RegistryError::new(ErrorKind::Invalid, message);
         path::check(&instance.service).map_err(|why| invalid(format!("its name {why}")))?;
         path::check(instance.id()).map_err(|why| {
-            let id: String = instance.id().chars().take(64).collect();
+            let id = excerpt(instance.id(), 64);
             invalid(format!("the instance id {id:?} {why}"))
         })?;
         if definition.weights.passing == 0 {
-            return Err(invalid(
-                "Consul takes weights from 1 to 65535; to drain an instance, use its maintenance \
-                 mode"
-                    .to_owned(),
-            ));
+            let what = "Consul takes weights from 1 to 65535; to drain an instance, use its maintenance mode";
+            return Err(invalid(what.to_owned()));
         }
         let body = serde_json::to_vec(&definition).map_err(|error| {
             invalid("it cannot be written as JSON".to_owned()).with_source(error)
@@ -137,7 +138,6 @@ impl AgentService {
         let mut tenancy = form_urlencoded::Serializer::new(String::new());
         options.tenancy(&mut tenancy);
         Ok(Self {
-            service: Arc::clone(&instance.service),
             id: instance.id().to_owned(),
             tenancy: tenancy.finish(),
             check_id,
@@ -151,33 +151,21 @@ impl AgentService {
         })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: String,
-        body: Bytes,
-        within: Duration,
-    ) -> Result<Reply, RegistryError> {
-        let mut path = path;
+    async fn send(&self, mut request: Request) -> Result<Reply, RegistryError> {
         if !self.tenancy.is_empty() {
+            let path = &mut request.path;
             path.push(if path.contains('?') { '&' } else { '?' });
             path.push_str(&self.tenancy);
         }
-        let mut request = Request::new(method, path, within);
-        if !body.is_empty() {
-            let json = HeaderValue::from_static("application/json");
-            request.headers.push((header::CONTENT_TYPE, json));
-        }
-        request.body = body;
         let began = Instant::now();
-        let reply = self.transport.send(0, &self.service, request).await;
+        let reply = self.transport.send(0, request).await;
         if let Err(error) = &reply {
             self.turns.is_refused(error, began, false);
         }
         reply
     }
 
-    async fn put(&self) -> Result<(), RegistryError> {
+    async fn announce(&self) -> Result<(), RegistryError> {
         // Without the parameter, checks of an earlier registration would stay. With it, an operator's
         // maintenance would end, because maintenance is a check too.
         let maintained = self.is_maintained().await?;
@@ -185,22 +173,15 @@ impl AgentService {
             true => "/v1/agent/service/register",
             false => "/v1/agent/service/register?replace-existing-checks=true",
         };
-        let reply = self
-            .send(
-                Method::PUT,
-                path.to_owned(),
-                self.body.clone(),
-                WRITE_WITHIN,
-            )
-            .await?;
-        reply.success(&self.transport.name(), &self.service)?;
+        self.send(put(path).json(self.body.clone()))
+            .await?
+            .success()?;
         if maintained {
             let ids = KINDS.map(|kind| check_id(&self.id, kind));
             for former in ids.iter().filter(|id| **id != self.check_id) {
                 let path = format!("/v1/agent/check/deregister/{}", segment(former));
                 // Usually there is no such check. Versions of Consul respond to that in different ways.
-                self.send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
-                    .await?;
+                self.send(put(path)).await?;
             }
         }
         Ok(())
@@ -222,14 +203,15 @@ impl AgentService {
             "/v1/agent/health/service/id/{}?format=text",
             segment(&self.id)
         );
-        self.send(Method::GET, path, Bytes::new(), WRITE_WITHIN)
-            .await
+        let request = Request::new(Method::GET, path, WRITE_WITHIN);
+        self.send(request).await
     }
 
     async fn pass(&self, ttl: Duration) -> Result<Renewal, RegistryError> {
         let path = format!("/v1/agent/check/pass/{}", segment(&self.check_id));
-        let within = (ttl / 3).clamp(Duration::from_millis(100), WRITE_WITHIN);
-        let reply = self.send(Method::PUT, path, Bytes::new(), within).await?;
+        let mut request = put(path);
+        request.within = (ttl / 3).clamp(Duration::from_millis(100), WRITE_WITHIN);
+        let reply = self.send(request).await?;
         // An agent that lost the check responds with 404; versions before 1.11 respond with 500 and one
         // of two texts.
         let lost = match reply.status.as_u16() {
@@ -244,8 +226,7 @@ impl AgentService {
         if lost {
             return Ok(Renewal::Lost);
         }
-        let kept = reply.success(&self.transport.name(), &self.service);
-        kept.map(|_| Renewal::Kept)
+        reply.success().map(|_| Renewal::Kept)
     }
 
     async fn look(&self) -> Result<Renewal, RegistryError> {
@@ -258,27 +239,26 @@ impl AgentService {
         if known.contains(&reply.body.trim_ascii()) {
             return Ok(Renewal::Kept);
         }
-        let kept = reply.success(&self.transport.name(), &self.service);
-        kept.map(|_| Renewal::Kept)
+        reply.success().map(|_| Renewal::Kept)
     }
 
     async fn remove(&self) -> Result<(), RegistryError> {
         let path = format!("/v1/agent/service/deregister/{}", segment(&self.id));
-        let reply = self
-            .send(Method::PUT, path, Bytes::new(), WRITE_WITHIN)
-            .await?;
-        if reply.status.as_u16() == 404 {
-            return Ok(());
+        let reply = self.send(put(path)).await?;
+        match reply.status.as_u16() {
+            404 => Ok(()),
+            _ => reply.success().map(drop),
         }
-        reply
-            .success(&self.transport.name(), &self.service)
-            .map(drop)
     }
+}
+
+fn put(path: impl Into<String>) -> Request {
+    Request::new(Method::PUT, path, WRITE_WITHIN)
 }
 
 impl Lease for AgentService {
     fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
-        Box::pin(self.put())
+        Box::pin(self.announce())
     }
 
     fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
@@ -335,14 +315,8 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
     let mut check = Check {
         check_id: check_id.to_owned(),
         name: format!("{} health", announcement.instance().id()),
-        ttl: None,
-        http: None,
-        tcp: None,
-        grpc: None,
-        interval: None,
-        timeout: None,
-        status: None,
         deregister_critical_service_after: announcement.reaped_after().map(millis),
+        ..Check::default()
     };
     match announcement.health_check() {
         Health::Ttl(ttl) => {
@@ -360,11 +334,11 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
                 true => format!("http://{address}{target}"),
                 false => target.clone(),
             });
-            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+            check.every(*interval, *timeout);
         }
         Health::Tcp { interval, timeout } => {
             check.tcp = Some(address.to_string());
-            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+            check.every(*interval, *timeout);
         }
         Health::Grpc {
             service,
@@ -375,7 +349,7 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
                 true => address.to_string(),
                 false => format!("{address}/{service}"),
             });
-            (check.interval, check.timeout) = (Some(millis(*interval)), Some(millis(*timeout)));
+            check.every(*interval, *timeout);
         }
         Health::Unchecked => return None,
     }

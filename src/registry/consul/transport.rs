@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use http::{HeaderName, HeaderValue, header};
@@ -20,6 +20,7 @@ use crate::{
         BoxFuture,
         http::{self as registry_http, RegistryHttp, Reply, Request},
     },
+    sync::lock,
 };
 
 pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
@@ -34,13 +35,13 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
     fn send<'a>(
         &'a self,
         agent: usize,
-        service: &'a Arc<str>,
         request: Request,
     ) -> BoxFuture<'a, Result<Reply, RegistryError>>;
 }
 
 /// The default transport.
 pub(super) struct Hyper {
+    name: Arc<str>,
     http: RegistryHttp,
     token: Credentials,
     basic_auth: Option<HeaderValue>,
@@ -56,7 +57,6 @@ impl Hyper {
     pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
         let agents = config.agents()?;
         let urls: Vec<_> = agents.iter().map(AgentAddress::url).collect();
-        let backend: Arc<str> = format!("consul {}", urls.join(",")).into();
         #[cfg(feature = "tls")]
         let tls = if agents.iter().any(|agent| agent.secure) {
             Some(super::tls::client_config(&config.tls)?)
@@ -89,7 +89,8 @@ impl Hyper {
         };
         let basic_auth = config.basic_auth.map(|auth| basic(&auth)).transpose()?;
         let transport = Self {
-            http: RegistryHttp::new(backend, agents, config.max_body),
+            name: format!("consul {}", urls.join(",")).into(),
+            http: RegistryHttp::new(agents, config.max_body),
             token,
             basic_auth,
         };
@@ -97,30 +98,23 @@ impl Hyper {
     }
 }
 
-impl fmt::Debug for Hyper {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hyper")
-            .field("agents", &self.http)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Hyper: |this| agents = this.http);
 
 impl Transport for Hyper {
     fn name(&self) -> Arc<str> {
-        Arc::clone(self.http.backend())
+        Arc::clone(&self.name)
     }
 
     fn send<'a>(
         &'a self,
         agent: usize,
-        service: &'a Arc<str>,
         request: Request,
     ) -> BoxFuture<'a, Result<Reply, RegistryError>> {
         Box::pin(async move {
             let signed = self.sign(request.clone());
-            let reply = self.http.send(agent, service, signed).await?;
+            let reply = self.http.send(agent, signed).await?;
             if matches!(reply.status.as_u16(), 401 | 403) && self.token.refresh() {
-                return self.http.send(agent, service, self.sign(request)).await;
+                return self.http.send(agent, self.sign(request)).await;
             }
             Ok(reply)
         })
@@ -141,10 +135,7 @@ impl Hyper {
 
 impl Credentials {
     fn now(&self) -> Option<HeaderValue> {
-        self.now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.now).clone()
     }
 
     /// Reads the token's file again. If that fails, the current token stays. Returns whether the token
@@ -155,7 +146,7 @@ impl Credentials {
         }
         match read(&self.source) {
             Ok(token) => {
-                let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut now = lock(&self.now);
                 let changed = *now != token;
                 *now = token;
                 changed

@@ -18,9 +18,8 @@
 //! whatever else uses them.
 
 use std::{
-    error::Error as _,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -30,11 +29,13 @@ use tokio::{
 };
 
 use crate::{
-    error::{ErrorKind, RegistryError},
+    error::{ErrorKind, RegistryError, causes},
+    permits::{Permit, Permits},
     registry::{
         http::CutBody,
         pace::{Limit, Pace},
     },
+    sync::lock,
 };
 
 /// How long a watch waits for a place before it reads, and how long a place is held while others wait.
@@ -73,7 +74,7 @@ const WIDEN_AFTER: Duration = Duration::from_secs(600);
 /// Shares the connections; one for each registry.
 pub(super) struct Turns {
     agent: Arc<str>,
-    places: Semaphore,
+    places: Arc<Permits>,
     lanes: Semaphore,
     state: Mutex<TurnsState>,
 }
@@ -89,8 +90,6 @@ struct TurnsState {
     peak_at: Instant,
     /// The number of queries that block now.
     held: usize,
-    /// Places that were removed while held; they end when they are returned.
-    surplus: usize,
     refused_at: Option<Instant>,
     /// When a watch last found no free place.
     crowded_at: Option<Instant>,
@@ -101,14 +100,14 @@ struct TurnsState {
 /// The permission to block.
 pub(super) struct QueryPlace<'a> {
     turns: &'a Turns,
-    permit: Option<SemaphorePermit<'a>>,
+    _permit: Permit,
 }
 
 impl Turns {
     pub(super) fn new(agent: Arc<str>, most: usize) -> Self {
         Self {
             agent,
-            places: Semaphore::new(most),
+            places: Arc::new(Permits::new(most)),
             lanes: Semaphore::new(LANES),
             state: Mutex::new(TurnsState {
                 granted: most,
@@ -117,7 +116,6 @@ impl Turns {
                 peak: 0,
                 peak_at: Instant::now(),
                 held: 0,
-                surplus: 0,
                 refused_at: None,
                 crowded_at: None,
                 warned: false,
@@ -128,7 +126,7 @@ impl Turns {
 
     fn state(&self) -> MutexGuard<'_, TurnsState> {
         // The numbers are consistent wherever the holder of the lock could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Waits for a place; `None` if the watch should read instead.
@@ -137,11 +135,11 @@ impl Turns {
         // long. The wait is bounded, because reads in a datacenter that does not respond must not delay
         // the queries of another.
         drop(timeout(LANE_WITHIN, self.lane()).await);
-        if let Ok(permit) = self.places.try_acquire() {
+        if let Some(permit) = self.places.try_acquire() {
             return Some(self.hold(permit));
         }
         self.crowded(Instant::now());
-        if let Ok(Ok(permit)) = timeout(ROUND, self.places.acquire()).await {
+        if let Ok(permit) = timeout(ROUND, Arc::clone(&self.places).acquire()).await {
             return Some(self.hold(permit));
         }
         let start = self.state().looks.take(Instant::now());
@@ -149,7 +147,7 @@ impl Turns {
         None
     }
 
-    fn hold<'a>(&'a self, permit: SemaphorePermit<'a>) -> QueryPlace<'a> {
+    fn hold(&self, permit: Permit) -> QueryPlace<'_> {
         let mut state = self.state();
         state.held += 1;
         if state.held > state.peak {
@@ -159,7 +157,7 @@ impl Turns {
         drop(state);
         QueryPlace {
             turns: self,
-            permit: Some(permit),
+            _permit: permit,
         }
     }
 
@@ -197,9 +195,8 @@ impl Turns {
         // An eighth of the connections is left to reads, registrations and other processes.
         let granted = state.ceiling - state.ceiling / 8;
         let granted = granted.max(FEWEST).min(state.granted);
-        let less = state.granted - granted;
+        self.places.change(state.granted, granted);
         state.granted = granted;
-        state.surplus += less - self.places.forget_permits(less);
         drop(state);
         self.crowded(now);
         true
@@ -213,11 +210,9 @@ impl Turns {
         if wider && state.granted < state.most {
             state.refused_at = Some(now);
             let more = (1 + state.granted / 8).min(state.most - state.granted);
+            self.places.change(state.granted, state.granted + more);
             state.granted += more;
             state.ceiling = state.most;
-            let kept = more.min(state.surplus);
-            state.surplus -= kept;
-            self.places.add_permits(more - kept);
         }
         if std::mem::replace(&mut state.warned, true) {
             return;
@@ -247,22 +242,13 @@ impl QueryPlace<'_> {
 
 impl Drop for QueryPlace<'_> {
     fn drop(&mut self) {
-        let turns = self.turns;
-        let mut state = turns.state();
-        state.held -= 1;
-        if state.surplus > 0 {
-            state.surplus -= 1;
-            if let Some(permit) = self.permit.take() {
-                permit.forget();
-            }
-        }
+        self.turns.state().held -= 1;
     }
 }
 
 /// Whether the other side ended an established connection before it sent any part of a response.
 fn is_closed_unanswered(error: &RegistryError) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    for error in causes(error) {
         if error.is::<CutBody>() {
             return false;
         }
@@ -281,7 +267,6 @@ fn is_closed_unanswered(error: &RegistryError) -> bool {
             ];
             return kinds.contains(&error.kind());
         }
-        cause = error.source();
     }
     false
 }

@@ -8,7 +8,10 @@ use super::{
     env::parse_flag,
     options::Consistency,
 };
-use crate::{error::ConfigError, registry::redact::shown};
+use crate::{
+    error::ConfigError,
+    registry::{redact::shown, text::duration},
+};
 
 impl ConsulConfig {
     /// Creates a configuration from `consul://host:port,host:port?dc=…`, `consul+https://…`, or
@@ -104,11 +107,13 @@ impl ConsulConfig {
             "false" | "0" => Ok(false),
             _ => Err(invalid(format!("{value:?} is neither true nor false"))),
         };
+        let time = || {
+            let wrong = || invalid(format!("{value:?} is no duration such as 500ms, 20s or 2m"));
+            duration(value).ok_or_else(wrong)
+        };
         let consistency = match name {
             "stale" if !matches!(value, "" | "true" | "1" | "false" | "0") => {
-                Some(Consistency::Stale(duration(value).ok_or_else(|| {
-                    invalid(format!("{value:?} is no duration such as 500ms, 20s or 2m"))
-                })?))
+                Some(Consistency::Stale(time()?))
             }
             "stale" => switch()?.then_some(Consistency::Stale(Duration::from_secs(60))),
             "consistent" => switch()?.then_some(Consistency::Consistent),
@@ -136,11 +141,7 @@ impl ConsulConfig {
             "passing" => options.passing = switch()?,
             "connect" => options.connect = switch()?,
             "address" => options.address = text(),
-            "wait" => {
-                options.wait = duration(value).ok_or_else(|| {
-                    invalid(format!("{value:?} is no duration such as 500ms, 20s or 2m"))
-                })?
-            }
+            "wait" => options.wait = time()?,
             "max_blocking" => {
                 options.max_blocking = value
                     .parse()
@@ -160,20 +161,6 @@ impl ConsulConfig {
         }
         Ok(())
     }
-}
-
-/// Parses a duration with a unit, as in Consul's own parameters.
-fn duration(text: &str) -> Option<Duration> {
-    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
-    let number: f64 = text[..at].parse().ok()?;
-    let unit = match &text[at..] {
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number * unit).ok()
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl HealthQuery {
         max_records: usize,
     ) -> Self {
         Self {
-            client: AgentClient::new(transport, turns, Arc::clone(&request.service)),
+            client: AgentClient::new(transport, turns),
             decoder: None,
             max_records,
             request,
@@ -249,7 +249,7 @@ impl HealthQuery {
     }
 
     fn index_of(&self, reply: &Reply) -> Result<u64, RegistryError> {
-        reply::index(reply).map_err(|what| self.client.error(ErrorKind::Malformed, what))
+        reply::index(reply).map_err(|what| RegistryError::new(ErrorKind::Malformed, what))
     }
 
     /// Whether a response is recent enough; if not, the next request goes to the leader. Checked before
@@ -274,8 +274,7 @@ impl HealthQuery {
     ) -> Result<(Listing, Option<Witness>), RegistryError> {
         let decoded = self.decode(reply.body.clone()).await.map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
-            let malformed = self.client.error(ErrorKind::Malformed, what);
-            malformed.with_source(error)
+            RegistryError::new(ErrorKind::Malformed, what).with_source(error)
         })?;
         let empty = decoded.instances.is_empty() && decoded.rejected.is_empty();
         let exists = if empty && self.request.is_filtered() {

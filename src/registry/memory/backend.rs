@@ -44,8 +44,7 @@ impl Backend for Memory {
 
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
-        let (name, defaults) = (&self.shared.name, self.shared.defaults);
-        let record = new_record(announcement, name, defaults, Some(session))?;
+        let record = new_record(announcement, self.shared.defaults, Some(session))?;
         Ok(Box::new(MemoryLease {
             shared: Arc::clone(&self.shared),
             record,
@@ -55,13 +54,9 @@ impl Backend for Memory {
 }
 
 impl MemoryShared {
-    fn error(&self, kind: ErrorKind, service: &Arc<str>, message: &str) -> RegistryError {
-        RegistryError::new(kind, Arc::clone(&self.name), Arc::clone(service), message)
-    }
-
-    async fn admit_for(&self, service: &Arc<str>) -> Result<(), RegistryError> {
+    async fn admit(&self) -> Result<(), RegistryError> {
         let admitted = self.faults.admit().await;
-        admitted.map_err(|_| self.error(ErrorKind::Unavailable, service, "told to fail"))
+        admitted.map_err(|_| RegistryError::new(ErrorKind::Unavailable, "told to fail"))
     }
 }
 
@@ -100,7 +95,7 @@ impl MemorySource {
 impl Source for MemorySource {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
-            self.shared.admit_for(self.query.service()).await?;
+            self.shared.admit().await?;
             self.drops.mark_unchanged();
             Ok(self.list())
         })
@@ -108,10 +103,9 @@ impl Source for MemorySource {
 
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
-            let service = self.query.service();
             let changed = async {
                 let paused = self.shared.faults.is_paused();
-                self.shared.admit_for(service).await?;
+                self.shared.admit().await?;
                 if paused {
                     // The set may be stale after a pause, so it is read again at once.
                     return Ok(true);
@@ -128,7 +122,7 @@ impl Source for MemorySource {
                 biased;
                 _ = self.drops.changed() => {
                     let message = "the watch was told to break";
-                    Err(self.shared.error(ErrorKind::Unreachable, service, message))
+                    Err(RegistryError::new(ErrorKind::Unreachable, message))
                 }
                 changed = changed => changed,
             };
@@ -148,14 +142,13 @@ struct MemoryLease {
 
 impl MemoryLease {
     async fn bounded<T>(&self, work: impl Future<Output = T>) -> Result<T, RegistryError> {
-        let service = &self.record.instance.service;
         let bounded = async {
-            self.shared.admit_for(service).await?;
+            self.shared.admit().await?;
             Ok(work.await)
         };
         timeout(ANSWER_WITHIN, bounded).await.unwrap_or_else(|_| {
             let message = format!("no answer within {ANSWER_WITHIN:?}");
-            Err(self.shared.error(ErrorKind::Timeout, service, &message))
+            Err(RegistryError::new(ErrorKind::Timeout, message))
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     error::{ErrorKind, RegistryError},
     instance::Host,
     registry::{Announcement, Health},
+    sync::lock,
 };
 
 /// The longest interval between heartbeats, so that a lost registration is noticed soon. A heartbeat
@@ -37,7 +38,7 @@ pub(in crate::registry) struct Sessions(Mutex<HashMap<Arc<str>, Weak<str>>>);
 impl Sessions {
     pub(in crate::registry) fn of(&self, id: &str) -> Arc<str> {
         // The map is consistent wherever the holder of the lock could panic.
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = lock(&self.0);
         if let Some(session) = sessions.get(id).and_then(Weak::upgrade) {
             return session;
         }
@@ -54,19 +55,11 @@ impl Sessions {
 /// When the registry cannot hold the instance or its check.
 pub(in crate::registry) fn new_record(
     announcement: &Announcement,
-    backend: &Arc<str>,
     defaults: Defaults,
     session: Option<Arc<str>>,
 ) -> Result<NewRecord, RegistryError> {
     let instance = announcement.instance().clone();
-    let invalid = |message: String| {
-        RegistryError::new(
-            ErrorKind::Invalid,
-            Arc::clone(backend),
-            Arc::clone(&instance.service),
-            message,
-        )
-    };
+    let invalid = |message: String| RegistryError::new(ErrorKind::Invalid, message);
     let longest = wire::LONGEST_NAME;
     let zone = instance.zone.as_deref().unwrap_or_default();
     if [&*instance.service, instance.id(), zone]

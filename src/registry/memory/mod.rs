@@ -98,7 +98,7 @@ pub(super) use self::{
     shared::MemoryShared,
 };
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use self::store::Store;
 use super::{Announcement, Renewal};
@@ -182,9 +182,10 @@ impl Memory {
         announcement: impl Into<Announcement>,
     ) -> Result<Arc<Instance>, RegistryError> {
         let announcement = announcement.into();
-        let (name, defaults) = (&self.shared.name, self.shared.defaults);
-        announcement.validate(name)?;
-        let new = new_record(&announcement, name, defaults, None)?;
+        let new = announcement
+            .validate()
+            .and_then(|()| new_record(&announcement, self.shared.defaults, None))
+            .map_err(|error| error.about(&self.shared.name, &announcement.instance().service))?;
         Ok(self.shared.register(new).0.instance)
     }
 
@@ -279,11 +280,4 @@ impl Clone for Memory {
     }
 }
 
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory")
-            .field("name", &self.shared.name)
-            .field("index", &self.index())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Memory: |this| name = this.shared.name, index = this.index());

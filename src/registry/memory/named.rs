@@ -2,17 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, Weak},
 };
 
 use super::{record::Defaults, shared::MemoryShared, store::Store};
+use crate::sync::lock;
 
 static NAMED: LazyLock<Mutex<HashMap<String, Weak<MemoryShared>>>> = LazyLock::new(Mutex::default);
 
 /// Returns the registry with that name; creates it if no handle to it exists.
 pub(super) fn find(name: &str) -> Arc<MemoryShared> {
     // The map is consistent wherever the holder of the lock could panic.
-    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut named = lock(&NAMED);
     if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
         return shared;
     }

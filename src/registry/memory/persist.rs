@@ -128,5 +128,6 @@ pub(super) fn failure(
     source: impl Into<BoxError>,
 ) -> RegistryError {
     let message = format!("state file {:?} {what}", path.display().to_string());
-    RegistryError::new(kind, "memory", "", message).with_source(source)
+    let error = RegistryError::new(kind, message).with_source(source);
+    error.about("memory", "")
 }

@@ -123,22 +123,12 @@ pub(in crate::registry) struct Lookup<T = Record> {
 impl Record {
     /// Whether a registration has the same data as this record, so that it only counts as a heartbeat.
     pub(super) fn is_renewed_by(&self, new: &NewRecord) -> bool {
-        let Instance {
-            key,
-            service,
-            address,
-            weight,
-            zone,
-            status,
-            tags,
-            metadata,
-            generation: _,
-        } = &new.instance;
-        let known = &*self.instance;
-        // Compared with the registered status, because a check may have changed the current one.
-        (known.key == *key && known.service == *service && known.address == *address)
-            && (known.weight == *weight && known.zone == *zone && self.announced == *status)
-            && (known.tags == *tags && known.metadata == *metadata)
-            && (self.beat == new.beat && self.check == new.check)
+        let known = Instance {
+            // Compared with the registered status, because a check may have changed the current one.
+            status: self.announced,
+            generation: new.instance.generation,
+            ..Instance::clone(&self.instance)
+        };
+        known == new.instance && self.beat == new.beat && self.check == new.check
     }
 }

@@ -2,16 +2,13 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use tokio::{runtime::Handle, sync::watch as cell, task::AbortHandle};
 
-use super::{
-    persist::Document,
-    record::Position,
-    store::{Store, lock},
-};
+use super::{persist::Document, record::Position, store::Store};
+use crate::sync::lock;
 
 /// Keeps a file up to date with a store.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ struct StateFile {
 
 impl StateFile {
     fn write(&self, document: &Document) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = lock(&self.newest);
         if document.order <= *newest {
             return;
         }
@@ -82,7 +79,7 @@ impl Saver {
     }
 
     fn ensure_running(&self) {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = lock(&self.task);
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }

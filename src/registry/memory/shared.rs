@@ -16,8 +16,9 @@ use super::{
     faults::Faults,
     record::{Defaults, Now, Position},
     saver::Saver,
-    store::{Store, lock},
+    store::Store,
 };
+use crate::sync::lock;
 
 /// One registry.
 #[derive(Debug)]

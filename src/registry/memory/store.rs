@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-struct Service {
+struct StoredService {
     /// The index of its last change.
     index: u64,
     ids: BTreeSet<Arc<str>>,
@@ -34,7 +34,7 @@ pub(super) struct Store {
     index: u64,
     records: HashMap<Arc<str>, Record>,
     /// Every service that was registered since the start.
-    services: BTreeMap<Arc<str>, Service>,
+    services: BTreeMap<Arc<str>, StoredService>,
     /// One cell for each watched service.
     cells: HashMap<Arc<str>, cell::Sender<Position>>,
     /// Incremented with each registration or removal of an instance with a check.
@@ -49,12 +49,6 @@ const FIRST: u64 = 1;
 
 /// The number of cells above which unused ones are removed.
 const SWEEP_CELLS: usize = 64;
-
-/// Locks a shared store.
-pub(super) fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
-    // No operation panics between changes that belong together.
-    store.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn random_epoch() -> u64 {
     // 0 means "no epoch". 53 bits are exact even for JSON readers that convert numbers to floats.
@@ -235,10 +229,13 @@ impl Store {
                 self.changed(&old.instance.service);
             }
         }
-        let service = self.services.entry(service).or_insert_with(|| Service {
-            index: FIRST,
-            ids: BTreeSet::new(),
-        });
+        let service = self
+            .services
+            .entry(service)
+            .or_insert_with(|| StoredService {
+                index: FIRST,
+                ids: BTreeSet::new(),
+            });
         service.ids.insert(id);
         self.changed(&record.instance.service);
         record

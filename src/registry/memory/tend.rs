@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -18,10 +18,11 @@ use tokio::{
     runtime::Handle,
     sync::watch as cell,
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::{probe, shared::MemoryShared, store::Store};
+use crate::{sync::lock, task::sleep_until_some};
 
 /// How late a timer may be on a busy machine without a suspension. Arbitrary: well above a timer's
 /// resolution of a millisecond, and well below a suspension.
@@ -32,7 +33,7 @@ impl MemoryShared {
     /// was no runtime, or may have ended with its runtime.
     pub(super) fn tend(&self) {
         let idle = self.store().is_empty();
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = lock(&self.task);
         let runs = task.as_ref().is_some_and(|task| !task.is_finished());
         if idle || runs {
             return;
@@ -64,15 +65,9 @@ async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {
             shared.changed(false);
             next
         };
-        let due = async {
-            match next {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             poked = poke.changed() => if poked.is_err() { return },
-            () = due => {}
+            () = sleep_until_some(next) => {}
         }
     }
 }

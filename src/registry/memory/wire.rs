@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::record::{Beat, Defaults, NewRecord, Record, RecordCheck};
-use crate::instance::{Address, Host, Instance, Status, Weight};
+use crate::{
+    instance::{Address, Host, Instance, Status, Weight},
+    registry::text::excerpt,
+};
 
 /// The heartbeat interval of a registration that sets neither an interval, a TTL nor a check.
 pub(in crate::registry) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -152,10 +155,7 @@ pub(in crate::registry) struct FieldError(String);
 impl FieldError {
     fn new(field: &str, value: &Value, accepted: &str) -> Self {
         // A client may send any text, so the message quotes at most 64 characters.
-        let mut text = value.to_string();
-        if text.chars().count() > 64 {
-            text = text.chars().take(64).chain(['…']).collect();
-        }
+        let text = excerpt(&value.to_string(), 64);
         Self(match value {
             Value::Null => format!("{field} is missing; {accepted}"),
             _ => format!("{field} is {text}; {accepted}"),

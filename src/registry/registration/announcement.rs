@@ -1,6 +1,6 @@
 //! The data of a registration: the instance, and how the registry checks its health.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::{
     error::{ConfigError, ErrorKind, RegistryError},
@@ -179,15 +179,8 @@ impl Announcement {
         self.reap_after
     }
 
-    pub(in crate::registry) fn validate(&self, backend: &Arc<str>) -> Result<(), RegistryError> {
-        let invalid = |message: String| {
-            RegistryError::new(
-                ErrorKind::Invalid,
-                Arc::clone(backend),
-                Arc::clone(&self.instance.service),
-                message,
-            )
-        };
+    pub(in crate::registry) fn validate(&self) -> Result<(), RegistryError> {
+        let invalid = |message: String| RegistryError::new(ErrorKind::Invalid, message);
         if self.instance.service.trim().is_empty() {
             return Err(invalid("the service has no name".to_owned()));
         }

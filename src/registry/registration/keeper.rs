@@ -16,7 +16,7 @@ use crate::{
     registry::{
         contract::{Backend, Lease, Renewal},
         settings::WatchSettings,
-        supervise::LONGEST_RETRY_AFTER,
+        supervise::{LONGEST_RETRY_AFTER, panicked},
         warned::Warned,
     },
     rng::small_rng,
@@ -123,7 +123,7 @@ impl Keeper {
             self.unsettled |= registering && !finished;
             let outcome = match woken {
                 Woken::Done(Some(outcome)) => outcome,
-                Woken::Done(None) => Err(self.panicked()),
+                Woken::Done(None) => Err(panicked()),
                 Woken::Told(command, at) => {
                     if self.obey(command, at).await {
                         continue;
@@ -199,6 +199,7 @@ impl Keeper {
 
     /// Reports a failure. Returns the time until the next attempt.
     fn failed(&mut self, error: RegistryError, registering: bool, failures: u32) -> Duration {
+        let error = self.about(error);
         let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid);
         self.unsettled |= registering && error.kind() == ErrorKind::Timeout;
         if let Some(Updating { reply, former }) = self.updating.take() {
@@ -245,11 +246,11 @@ impl Keeper {
         let reply = match command {
             Some(RegistrationCommand::Update(announcement, reply)) => {
                 let prepare = async {
-                    announcement.validate(&self.backend.name())?;
+                    announcement.validate()?;
                     self.backend.register(&announcement)
                 };
                 let prepared = fenced(prepare).await;
-                match prepared.unwrap_or_else(|| Err(self.panicked())) {
+                match prepared.unwrap_or_else(|| Err(panicked())) {
                     Ok(lease) => {
                         let former = std::mem::replace(&mut self.lease, lease);
                         // If earlier updates have no result yet, the first of them holds the last
@@ -262,7 +263,7 @@ impl Keeper {
                         (self.due, self.updated) = (true, true);
                     }
                     Err(error) => {
-                        let _ = reply.send(Err(error));
+                        let _ = reply.send(Err(self.about(error)));
                     }
                 }
                 return true;
@@ -271,6 +272,7 @@ impl Keeper {
             None => None,
         };
         let outcome = self.deregister(at + DEREGISTER_WITHIN).await;
+        let outcome = outcome.map_err(|error| self.about(error));
         self.stands.send_replace(false);
         self.tell(match &outcome {
             Ok(()) => RegistrationEvent::Deregistered,
@@ -284,17 +286,8 @@ impl Keeper {
         false
     }
 
-    fn error(&self, kind: ErrorKind, message: impl Into<String>) -> RegistryError {
-        RegistryError::new(
-            kind,
-            self.backend.name(),
-            Arc::clone(&self.service),
-            message,
-        )
-    }
-
-    fn panicked(&self) -> RegistryError {
-        self.error(ErrorKind::Internal, "the backend panicked")
+    fn about(&self, error: RegistryError) -> RegistryError {
+        error.about(&self.backend.name(), &self.service)
     }
 
     async fn deregister(&mut self, until: Instant) -> Result<(), RegistryError> {
@@ -304,12 +297,12 @@ impl Keeper {
             let Ok(outcome) = timeout(left, fenced(async { self.lease.deregister().await })).await
             else {
                 let late = format!("not deregistered within {DEREGISTER_WITHIN:?}");
-                return Err(self.error(ErrorKind::Timeout, late));
+                return Err(RegistryError::new(ErrorKind::Timeout, late));
             };
             let error = match outcome {
                 Some(Ok(())) => break,
                 Some(Err(error)) => error,
-                None => self.panicked(),
+                None => panicked(),
             };
             failures += 1;
             let next = after(Instant::now(), self.backoff.delay(failures, &mut self.rng));

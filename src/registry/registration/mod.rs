@@ -130,21 +130,15 @@ impl Registration {
         let announcement = announcement.into();
         let new = announcement.instance().clone();
         if new.service != self.instance.service || new.key != self.instance.key {
-            return Err(RegistryError::new(
-                ErrorKind::Invalid,
-                "registration",
-                Arc::clone(&self.instance.service),
-                format!(
-                    "an update cannot turn {} of {:?} into {} of {:?}",
-                    self.instance.key, self.instance.service, new.key, new.service
-                ),
-            ));
+            let what = format!(
+                "an update cannot turn {} of {:?} into {} of {:?}",
+                self.instance.key, self.instance.service, new.key, new.service
+            );
+            return Err(self.error(ErrorKind::Invalid, &what));
         }
         let (reply, result) = oneshot::channel();
         let command = RegistrationCommand::Update(Box::new(announcement), reply);
-        let sent = self.commands.send(command).await.is_ok();
-        let outcome = if sent { result.await.ok() } else { None };
-        let outcome = outcome.unwrap_or_else(|| Err(self.ended()));
+        let outcome = self.command(command, result).await;
         if outcome.is_ok() {
             self.instance = new;
         }
@@ -157,21 +151,22 @@ impl Registration {
     /// When the registry did not confirm that in time. The instance's check then expires.
     pub async fn deregister(self) -> Result<(), RegistryError> {
         let (reply, result) = oneshot::channel();
-        let sent = self
-            .commands
-            .send(RegistrationCommand::Deregister(reply))
-            .await
-            .is_ok();
-        let outcome = if sent { result.await.ok() } else { None };
-        outcome.unwrap_or_else(|| Err(self.ended()))
+        let command = RegistrationCommand::Deregister(reply);
+        self.command(command, result).await
     }
 
-    fn ended(&self) -> RegistryError {
-        RegistryError::new(
-            ErrorKind::Internal,
-            "registration",
-            Arc::clone(&self.instance.service),
-            "its task has ended with its runtime",
-        )
+    async fn command(
+        &self,
+        command: RegistrationCommand,
+        result: oneshot::Receiver<Result<(), RegistryError>>,
+    ) -> Result<(), RegistryError> {
+        let sent = self.commands.send(command).await.is_ok();
+        let outcome = if sent { result.await.ok() } else { None };
+        let ended = "its task has ended with its runtime";
+        outcome.unwrap_or_else(|| Err(self.error(ErrorKind::Internal, ended)))
+    }
+
+    fn error(&self, kind: ErrorKind, message: &str) -> RegistryError {
+        RegistryError::new(kind, message).about("registration", &self.instance.service)
     }
 }

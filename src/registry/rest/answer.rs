@@ -48,12 +48,12 @@ impl RestFailure {
 
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         #[derive(Serialize)]
-        struct Body {
+        struct FailureBody {
             error: String,
         }
         let mut response = json(
             self.status,
-            &Body {
+            &FailureBody {
                 error: self.message,
             },
         );

@@ -41,6 +41,7 @@ const LONGEST_TAGS: usize = 16 << 10;
 /// ```
 #[derive(Debug)]
 pub struct RestClient {
+    name: Arc<str>,
     http: RegistryHttp,
     sessions: Sessions,
     wait: Duration,
@@ -135,14 +136,14 @@ impl RestSettings {
         check_range("rest.wait", self.wait, waits)?;
         check_range("rest.max_records", self.max_records, 1..)?;
         let names: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
-        let backend: Arc<str> = format!("rest http://{}", names.join(",")).into();
         let agents = self.addresses.iter().map(|address| {
             let connector = Connector::new(Target::Tcp(address.clone()), CONNECT_WITHIN);
             let gzip = !is_local(address.host());
             (format!("http://{address}"), gzip, connector)
         });
         Ok(RestClient {
-            http: RegistryHttp::new(backend, agents, MAX_BODY),
+            name: format!("rest http://{}", names.join(",")).into(),
+            http: RegistryHttp::new(agents, MAX_BODY),
             sessions: Sessions::default(),
             wait: self.wait,
             max_records: self.max_records,
@@ -152,7 +153,7 @@ impl RestSettings {
 
 impl Backend for RestClient {
     fn name(&self) -> Arc<str> {
-        Arc::clone(self.http.backend())
+        Arc::clone(&self.name)
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
@@ -162,13 +163,7 @@ impl Backend for RestClient {
             let why = format!(
                 "a service has at most {LONGEST_NAME} bytes, and the tags of a query {LONGEST_TAGS}"
             );
-            let (backend, service) = (self.name(), Arc::clone(query.service()));
-            return Err(RegistryError::new(
-                ErrorKind::Invalid,
-                backend,
-                service,
-                why,
-            ));
+            return Err(RegistryError::new(ErrorKind::Invalid, why));
         }
         let watcher = RestSource::new(
             self.http.clone(),
@@ -183,7 +178,7 @@ impl Backend for RestClient {
         let session = self.sessions.of(announcement.instance().id());
         // The registry applies its own defaults; these are placeholders.
         let defaults = Defaults::default();
-        let record = new_record(announcement, self.http.backend(), defaults, Some(session))?;
+        let record = new_record(announcement, defaults, Some(session))?;
         Ok(Box::new(RestLease::new(self.http.clone(), record)))
     }
 }

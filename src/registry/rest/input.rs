@@ -11,7 +11,10 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::answer::RestFailure;
-use crate::{instance::Host, registry::memory::wire};
+use crate::{
+    instance::Host,
+    registry::{memory::wire, text},
+};
 
 /// The largest body: 64 KiB. A registration with generous metadata is below 4 KiB.
 const MAX_BODY: usize = 64 << 10;
@@ -124,7 +127,7 @@ impl Params {
 
 /// The fields of a body that identify an instance.
 #[derive(Debug)]
-pub(super) struct Named {
+pub(super) struct NamedInstance {
     /// An id, or the name of a service.
     pub(super) name: String,
     pub(super) host: Option<Host>,
@@ -132,14 +135,14 @@ pub(super) struct Named {
     pub(super) generation: Option<u64>,
 }
 
-pub(super) fn named(value: &Value) -> Result<Named, RestFailure> {
+pub(super) fn named(value: &Value) -> Result<NamedInstance, RestFailure> {
     let fields = wire::object(value, "the body").map_err(field)?;
     let given = |name| fields.get(name).filter(|value| !value.is_null());
     let name = fields.get("serviceId").unwrap_or(&Value::Null);
     let name = wire::name(name, "serviceId").map_err(field)?;
     let generation = fields.get("generation").unwrap_or(&Value::Null);
     let generation = wire::whole(generation, "generation", 0, u64::MAX).map_err(field)?;
-    Ok(Named {
+    Ok(NamedInstance {
         name: name.to_owned(),
         host: given("host").map(host).transpose()?,
         port: given("port").map(port).transpose()?,
@@ -159,80 +162,22 @@ pub(super) fn field(error: wire::FieldError) -> RestFailure {
     RestFailure::bad(error.to_string())
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-fn number(name: &str, text: &str) -> Result<u64, RestFailure> {
-    text.parse().map_err(|_| {
-        let text = shorten(text);
+fn number(name: &str, value: &str) -> Result<u64, RestFailure> {
+    value.parse().map_err(|_| {
+        let value = text::excerpt(value, 64);
         let most = u64::MAX;
         RestFailure::bad(format!(
-            "{name} is {text:?}; it must be a whole number in 0..={most}"
+            "{name} is {value:?}; it must be a whole number in 0..={most}"
         ))
     })
 }
 
 /// Parses a duration in Go's format (`1m30s`, `1.5s`, `500ms`), which Consul uses.
-fn duration(name: &str, text: &str) -> Result<Duration, RestFailure> {
-    let wrong = || {
-        let text = shorten(text);
+fn duration(name: &str, value: &str) -> Result<Duration, RestFailure> {
+    text::duration(value).ok_or_else(|| {
+        let value = text::excerpt(value, 64);
         RestFailure::bad(format!(
-            "{name} is {text:?}; it must be a time with its unit: 500ms, 30s, 1.5s, 2m (at most 10m)"
+            "{name} is {value:?}; it must be a time with its unit: 500ms, 30s, 1.5s, 2m (at most 10m)"
         ))
-    };
-    let (mut rest, mut total) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let length = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(length);
-        let seconds = match unit {
-            "h" => 3_600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let time = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        total = total.saturating_add(time);
-        rest = tail;
-    }
-    if text.is_empty() {
-        return Err(wrong());
-    }
-    Ok(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_need_their_unit() {
-        for (text, ms) in [
-            ("30s", 30_000),
-            ("500ms", 500),
-            ("1.5s", 1_500),
-            ("2m", 120_000),
-            ("1m30s", 90_000),
-            ("1h", 3_600_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(duration("wait", text).unwrap().as_millis(), ms, "{text}");
-        }
-        for text in [
-            "", "30", "s", "-5s", "1.s.", "5 s", "1..5s", "5x", "1e3s", "NaNs", "infs", "30s5",
-            "９s",
-        ] {
-            assert!(duration("wait", text).is_err(), "{text:?} must be refused");
-        }
-        let huge = format!("{}h", "9".repeat(400));
-        assert!(duration("wait", &huge).is_err());
-    }
+    })
 }

@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-type Answer = Response<Full<Bytes>>;
+type RestAnswer = Response<Full<Bytes>>;
 
 /// Serves a [`Memory`] over HTTP; the [module](super) lists its requests.
 ///
@@ -62,7 +62,7 @@ impl RestServer {
         &self.memory.shared
     }
 
-    async fn answer<B: Body>(self, request: Request<B>) -> Result<Answer, RestFailure> {
+    async fn answer<B: Body>(self, request: Request<B>) -> Result<RestAnswer, RestFailure> {
         let (head, body) = request.into_parts();
         let mut path = head.uri.path().strip_prefix("/registry/");
         let mut segments = path.take().into_iter().flat_map(|rest| rest.split('/'));
@@ -102,7 +102,7 @@ impl RestServer {
         }
     }
 
-    async fn register<B: Body>(&self, body: B) -> Result<Answer, RestFailure> {
+    async fn register<B: Body>(&self, body: B) -> Result<RestAnswer, RestFailure> {
         let body = input::json(body).await?;
         let shared = self.shared();
         let parsed = wire::parse(&body, shared.defaults).map_err(input::field)?;
@@ -114,16 +114,16 @@ impl RestServer {
         ))
     }
 
-    async fn heartbeat<B: Body>(&self, body: B) -> Result<Answer, RestFailure> {
+    async fn heartbeat<B: Body>(&self, body: B) -> Result<RestAnswer, RestFailure> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
-        struct Kept<'a> {
+        struct HeartbeatBody<'a> {
             id: &'a str,
             service_name: &'a str,
             last_heartbeat: u64,
         }
         let body = input::json(body).await?;
-        let input::Named {
+        let input::NamedInstance {
             name,
             host,
             port,
@@ -137,7 +137,7 @@ impl RestServer {
             return Err(unknown(&name));
         }
         let record = shared.get(&id).ok_or_else(|| unknown(&name))?;
-        let kept = Kept {
+        let kept = HeartbeatBody {
             id: &id,
             service_name: &record.instance.service,
             last_heartbeat: record.last_heartbeat,
@@ -145,7 +145,7 @@ impl RestServer {
         Ok(json(StatusCode::OK, &kept))
     }
 
-    async fn deregister(&self, name: &str, params: &Params) -> Result<Answer, RestFailure> {
+    async fn deregister(&self, name: &str, params: &Params) -> Result<RestAnswer, RestFailure> {
         let shared = self.shared();
         let id = self.resolve(name, params.host.as_ref(), params.port)?;
         let removed = shared.deregister(&id, params.generation);
@@ -157,7 +157,7 @@ impl RestServer {
         ))
     }
 
-    async fn instances(&self, name: &str, params: Params) -> Result<Answer, RestFailure> {
+    async fn instances(&self, name: &str, params: Params) -> Result<RestAnswer, RestFailure> {
         let wait = params.wait();
         let spread: f64 = rand::rng().random();
         let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
@@ -193,25 +193,25 @@ impl RestServer {
         }
     }
 
-    fn services(&self) -> Answer {
+    fn services(&self) -> RestAnswer {
         #[derive(Serialize)]
-        struct Services<'a> {
+        struct ServicesBody<'a> {
             services: BTreeMap<&'a str, usize>,
         }
         let (position, counts) = self.shared().services();
         let services = counts.iter().map(|(name, n)| (&**name, *n)).collect();
-        positioned(json(StatusCode::OK, &Services { services }), position)
+        positioned(json(StatusCode::OK, &ServicesBody { services }), position)
     }
 
-    fn health(&self) -> Answer {
+    fn health(&self) -> RestAnswer {
         #[derive(Serialize)]
-        struct Health {
+        struct HealthBody {
             status: &'static str,
             services: usize,
             instances: usize,
         }
         let (position, counts) = self.shared().services();
-        let health = Health {
+        let health = HealthBody {
             status: "passing",
             services: counts.len(),
             instances: counts.iter().map(|(_, instances)| instances).sum(),
@@ -241,15 +241,15 @@ fn unknown(name: &str) -> RestFailure {
     RestFailure::new(StatusCode::NOT_FOUND, message)
 }
 
-fn listing(name: &str, look: &Lookup) -> Answer {
+fn listing(name: &str, look: &Lookup) -> RestAnswer {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Listing<'a, T> {
+    struct ListingBody<'a, T> {
         service_name: &'a str,
         exists: bool,
         instances: Vec<T>,
     }
-    let body = Listing {
+    let body = ListingBody {
         service_name: name,
         exists: look.exists,
         instances: look.records.iter().map(wire::shown).collect(),

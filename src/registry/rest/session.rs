@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -18,6 +18,7 @@ use crate::{
         decoding::{LONGEST_RECORD, decoded, elements},
         http::{RegistryHttp, Reply, Request},
         memory::{Defaults, NewRecord, Position, renew_every, wire},
+        text::excerpt,
     },
 };
 
@@ -75,14 +76,12 @@ impl RestSource {
         path: String,
         within: Duration,
     ) -> Result<(Position, Reply), RegistryError> {
-        let service = self.query.service();
         let request = Request::new(Method::GET, path, within).listing();
         let outcome = async {
-            let reply = self.http.send(self.agent, service, request).await?;
-            let reply = reply.success(self.http.backend(), service)?;
+            let reply = self.http.send(self.agent, request).await?.success()?;
             let position = Position {
-                epoch: self.number(&reply, EPOCH)?,
-                index: self.number(&reply, INDEX)?,
+                epoch: number(&reply, EPOCH)?,
+                index: number(&reply, INDEX)?,
             };
             Ok((position, reply))
         };
@@ -93,29 +92,12 @@ impl RestSource {
         outcome
     }
 
-    fn number(&self, reply: &Reply, name: &str) -> Result<u64, RegistryError> {
-        let number = reply.header(name).and_then(|text| text.trim().parse().ok());
-        number.filter(|number| *number > 0).ok_or_else(|| {
-            let what = match reply.header(name) {
-                Some(text) => format!("is {:?}", text.chars().take(64).collect::<String>()),
-                None => "is missing".to_owned(),
-            };
-            self.malformed(format!("header {name} {what}: this is not a registry"))
-        })
-    }
-
-    fn malformed(&self, message: impl Into<String>) -> RegistryError {
-        let service = Arc::clone(self.query.service());
-        let backend = Arc::clone(self.http.backend());
-        RegistryError::new(ErrorKind::Malformed, backend, service, message)
-    }
-
     async fn listing(&self, body: Bytes, doubt: bool) -> Result<Answer, RegistryError> {
         let (service, most) = (Arc::clone(self.query.service()), self.max_records);
         let listing = decoded(body.len(), move || listing(&body, &service, most)).await;
         let mut listing = listing.map_err(|error| {
-            self.malformed("the answer is not a list of instances")
-                .with_source(error)
+            let message = "the answer is not a list of instances";
+            RegistryError::new(ErrorKind::Malformed, message).with_source(error)
         })?;
         if doubt && listing.instances.is_empty() {
             let doubt = "the registry started anew and lists nothing";
@@ -128,12 +110,12 @@ impl RestSource {
 /// Decodes a list of at most `most` instances of a service. They are in the order of their keys.
 fn listing(body: &[u8], service: &Arc<str>, most: usize) -> Result<Listing, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct ListingReply<'a> {
         exists: bool,
         #[serde(borrow)]
         instances: &'a RawValue,
     }
-    let body: Body<'_> = serde_json::from_slice(body)?;
+    let body: ListingReply<'_> = serde_json::from_slice(body)?;
     let mut listing = Listing {
         exists: body.exists,
         ..Listing::default()
@@ -166,7 +148,7 @@ fn instance(text: &str, service: &Arc<str>) -> Result<Instance, (Option<String>,
             .flatten()
             .filter_map(Value::as_str)
             .find(|id| !id.trim().is_empty());
-        Some(id?.chars().take(64).collect())
+        Some(excerpt(id?, 64))
     };
     let parsed = wire::parse(&value, Defaults::default());
     let instance = parsed
@@ -238,50 +220,49 @@ impl RestLease {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Option<Reply>, RegistryError> {
-        let service = &self.record.instance.service;
         let mut request = Request::new(method, path, REGISTER_WITHIN);
         if let Some(body) = body {
-            request.body = Bytes::from(body);
-            let json = HeaderValue::from_static("application/json");
-            request.headers.push((header::CONTENT_TYPE, json));
+            request = request.json(body);
         }
-        let outcome = async {
-            let reply = self.http.send(self.agent, service, request).await?;
-            if reply.status == StatusCode::NOT_FOUND {
-                return Ok(None);
-            }
-            reply.success(self.http.backend(), service).map(Some)
+        let outcome = match self.http.send(self.agent, request).await {
+            Ok(reply) if reply.status == StatusCode::NOT_FOUND => Ok(None),
+            Ok(reply) => reply.success().map(Some),
+            Err(error) => Err(error),
         };
-        let outcome = outcome.await;
         if outcome.is_err() {
             self.agent = self.agent.wrapping_add(1);
         }
         outcome
     }
+}
 
-    fn error(&self, kind: ErrorKind, message: &str) -> RegistryError {
-        let service = Arc::clone(&self.record.instance.service);
-        RegistryError::new(kind, Arc::clone(self.http.backend()), service, message)
-    }
+fn body(value: &impl serde::Serialize) -> Result<Vec<u8>, RegistryError> {
+    serde_json::to_vec(value).map_err(|error| {
+        RegistryError::new(ErrorKind::Internal, "the request cannot be written").with_source(error)
+    })
+}
 
-    fn body(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, RegistryError> {
-        serde_json::to_vec(value).map_err(|error| {
-            self.error(ErrorKind::Internal, "the request cannot be written")
-                .with_source(error)
-        })
-    }
+/// Parses a header that holds a number above 0.
+fn number(reply: &Reply, name: &str) -> Result<u64, RegistryError> {
+    let number = reply.header(name).and_then(|text| text.trim().parse().ok());
+    number.filter(|number| *number > 0).ok_or_else(|| {
+        let what = match reply.header(name) {
+            Some(text) => format!("is {:?}", excerpt(text, 64)),
+            None => "is missing".to_owned(),
+        };
+        let message = format!("header {name} {what}: this is not a registry");
+        RegistryError::new(ErrorKind::Malformed, message)
+    })
 }
 
 impl Lease for RestLease {
     fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
-            let body = self.body(&wire::announced(&self.record))?;
+            let body = body(&wire::announced(&self.record))?;
             let reply = self.send(Method::PUT, "/registry/register", Some(body));
             let reply = reply.await?.ok_or_else(|| {
-                self.error(
-                    ErrorKind::Refused,
-                    "answered 404 Not Found: this is not a registry",
-                )
+                let message = "answered 404 Not Found: this is not a registry";
+                RegistryError::new(ErrorKind::Refused, message)
             })?;
             #[derive(Deserialize)]
             struct Held {
@@ -291,7 +272,7 @@ impl Lease for RestLease {
             self.generation = held.ok().map(|Held { generation }| generation);
             if self.generation.is_none() {
                 let message = "the answer to a registration has no generation";
-                return Err(self.error(ErrorKind::Malformed, message));
+                return Err(RegistryError::new(ErrorKind::Malformed, message));
             }
             Ok(())
         })
@@ -299,7 +280,7 @@ impl Lease for RestLease {
 
     fn renew(&mut self) -> BoxFuture<'_, Result<Renewal, RegistryError>> {
         Box::pin(async {
-            let body = self.body(&json!({"serviceId": self.record.instance.id()}))?;
+            let body = body(&json!({"serviceId": self.record.instance.id()}))?;
             let reply = self.send(Method::POST, "/registry/heartbeat", Some(body));
             Ok(match reply.await? {
                 Some(_) => Renewal::Kept,

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{classify::NotSent, service::find_in_chain};
+use crate::{classify::NotSent, error::find};
 
 /// A call that the breaker refused. The inner service did not get it.
 ///
@@ -39,7 +39,7 @@ impl BreakerError {
 
     /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        find_in_chain(error)
+        find(error)
     }
 
     /// Why the call was refused.

@@ -1,9 +1,8 @@
 //! What all clones of a breaker share: the machine, the window, and the last transition.
 
 use std::{
-    fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{
             AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -19,7 +18,10 @@ use super::{
     machine::{Admission, Machine, Probed},
     state::{BreakerCause, BreakerState, BreakerTransition},
 };
-use crate::window::{CallCounts, CountWindow, TimeWindow};
+use crate::{
+    sync::lock,
+    window::{CallCounts, CountWindow, TimeWindow},
+};
 
 /// Aligned to cache lines of its own: every call reads the word, and every call writes the counts
 /// of calls and references beside it in memory.
@@ -110,7 +112,7 @@ impl BreakerShared {
     #[cold]
     fn with<T>(&self, act: impl FnOnce(&mut Machine, Instant) -> T) -> T {
         let now = Instant::now();
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = lock(&self.machine);
         let done = act(&mut machine, now);
         let transitions = machine.take_transitions();
         // The window is emptied before a probe can close the breaker, and after each change by
@@ -317,13 +319,9 @@ impl BreakerShared {
     }
 }
 
-impl fmt::Debug for BreakerShared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerShared")
-            .field("name", &self.name)
-            .field("machine", &self.machine)
-            .field("window", &self.window)
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(BreakerShared: |this|
+    name = this.name,
+    machine = this.machine,
+    window = this.window,
+    limits = this.limits,
+);

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{classify::NotSent, service::find_in_chain};
+use crate::{classify::NotSent, error::find};
 
 /// The inner service was not ready for too long; the call was not sent.
 ///
@@ -22,7 +22,7 @@ impl FailFastError {
 
     /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        find_in_chain(error)
+        find(error)
     }
 
     /// The configured wait for the inner service before calls fail.

@@ -1,17 +1,15 @@
 //! The failfast service.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{error::FailFastError, shared::FailFastShared};
-use crate::{backoff, classify::Answers, error::BoxError, service::Judged};
+use crate::{backoff, classify::Answers, error::BoxError, service::Judged, task::Timer};
 
 /// Fails calls at once after the inner service was not ready for a while; made by a
 /// [`FailFastLayer`](super::FailFastLayer).
@@ -22,7 +20,7 @@ pub struct FailFast<S> {
     /// When this clone first found the inner service not ready; `None` while it is ready.
     since: Option<Instant>,
     /// Reused for each wait.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     /// Whether the last `poll_ready` was ready only to fail the call.
     failing: bool,
 }
@@ -33,7 +31,7 @@ impl<S> FailFast<S> {
             inner,
             shared,
             since: None,
-            timer: None,
+            timer: Timer::default(),
             failing: false,
         }
     }
@@ -68,19 +66,9 @@ impl<S> FailFast<S> {
             let waited = now.saturating_duration_since(*since);
             waited < wait.saturating_mul(2)
         });
-        let since = kept.unwrap_or(now);
-        if kept.is_none() {
-            self.since = Some(now);
-            let end = backoff::after(now, wait);
-            match &mut self.timer {
-                Some(timer) => timer.as_mut().reset(end),
-                None => self.timer = Some(Box::pin(tokio::time::sleep_until(end))),
-            }
-        }
-        let Some(timer) = &mut self.timer else {
-            return false;
-        };
-        if timer.as_mut().poll(cx).is_pending() {
+        let since = *self.since.insert(kept.unwrap_or(now));
+        let end = backoff::after(since, wait);
+        if self.timer.poll(Some(end), cx).is_pending() {
             return false;
         }
         if !self.shared.failing.swap(true, Relaxed) {

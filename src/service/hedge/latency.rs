@@ -13,7 +13,6 @@
 //! response takes several times the median.
 
 use std::{
-    fmt,
     sync::{
         OnceLock,
         atomic::{
@@ -40,6 +39,10 @@ const BUCKETS: usize = buckets::count(DOUBLINGS);
 /// How often the delay is computed. In an overload, hedging ends within that time.
 const TURN: Duration = Duration::from_secs(1);
 
+/// The fewest recent samples from which the delay is measured. Three of them lie above the default
+/// percentile; with fewer, the percentile would depend on chance. The share bounds the effect.
+const MIN_SAMPLES: u64 = 100;
+
 /// The fewest responses in a second from which its median is used. With fewer, the median of the
 /// window is used.
 const FRESH: u64 = 5;
@@ -55,7 +58,6 @@ pub(super) struct Latencies {
     base: Instant,
     percentile: f64,
     times_median: f64,
-    min_samples: u64,
     /// The share of a count that is left after a turn. It leaves an eighth after a window.
     keep: f64,
     /// Allocated for the first sample, because many clients send no request that can be hedged.
@@ -78,17 +80,11 @@ struct Counts {
 const SAMPLE: u64 = 256;
 
 impl Latencies {
-    pub(super) fn new(
-        window: Duration,
-        percentile: f64,
-        times_median: f64,
-        min_samples: u32,
-    ) -> Self {
+    pub(super) fn new(window: Duration, percentile: f64, times_median: f64) -> Self {
         Self {
             base: Instant::now(),
             percentile,
             times_median,
-            min_samples: u64::from(min_samples.max(1)),
             keep: (1.0 - 2.0 * TURN.as_secs_f64() / window.as_secs_f64()).max(0.0),
             counts: OnceLock::new(),
             due: AtomicU64::new(nanos(TURN)),
@@ -159,7 +155,7 @@ impl Latencies {
             counts.faded[bucket].store(all[bucket], Relaxed);
         }
         let total: u64 = all.iter().sum();
-        if total < self.min_samples * SAMPLE {
+        if total < MIN_SAMPLES * SAMPLE {
             return None;
         }
         let slow = quantile(&all, total, self.percentile);
@@ -203,12 +199,7 @@ impl Default for Counts {
     }
 }
 
-impl fmt::Debug for Latencies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let delay = self.delay(Instant::now());
-        f.debug_struct("Latencies").field("delay", &delay).finish()
-    }
-}
+impl_debug!(Latencies: |this| delay = this.delay(Instant::now()));
 
 #[cfg(test)]
 mod tests {
@@ -223,7 +214,7 @@ mod tests {
     }
 
     fn beyond_medians(percentile: f64, times_median: f64) -> (Latencies, Instant) {
-        let latencies = Latencies::new(10 * SEC, percentile, times_median, 100);
+        let latencies = Latencies::new(10 * SEC, percentile, times_median);
         let base = latencies.base;
         (latencies, base)
     }

@@ -27,16 +27,6 @@ impl<S, R, C> Hedge<S, R, C> {
     pub fn get_ref(&self) -> &S {
         &self.service
     }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.service
-    }
-
-    /// The inner service, without hedging.
-    pub fn into_inner(self) -> S {
-        self.service
-    }
 }
 
 impl<S, Req, R, C> Service<Req> for Hedge<S, R, C>
@@ -70,11 +60,7 @@ impl<S: Clone, R, C> Clone for Hedge<S, R, C> {
     }
 }
 
-impl<S: fmt::Debug, R, C> fmt::Debug for Hedge<S, R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hedge")
-            .field("service", &self.service)
-            .field("settings", &self.shared)
-            .finish()
-    }
-}
+impl_debug!([S: fmt::Debug, R, C] Hedge<S, R, C>: |this|
+    service = this.service,
+    settings = this.shared,
+);

@@ -35,10 +35,6 @@ const SHARE_OVER: Duration = Duration::from_secs(1);
 /// the clients use it at the same time.
 const FEW: u32 = 1;
 
-/// Three of them lie above the percentile. With fewer, the percentile would depend on chance; the
-/// share bounds the effect.
-const MIN_SAMPLES: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
-
 /// As in Finagle.
 const WINDOW: Duration = Duration::from_secs(15);
 
@@ -50,7 +46,6 @@ pub struct HedgeSettings {
     delay: Option<Duration>,
     percentile: f64,
     times_median: f64,
-    min_samples: NonZeroU32,
     window: Duration,
     max_extra: NonZeroU32,
     share: f64,
@@ -64,7 +59,6 @@ impl HedgeSettings {
             delay: None,
             percentile: PERCENTILE,
             times_median: TIMES_MEDIAN,
-            min_samples: MIN_SAMPLES,
             window: WINDOW,
             max_extra: NonZeroU32::MIN,
             share: SHARE,
@@ -99,13 +93,6 @@ impl HedgeSettings {
     /// queue, where they only lengthen the queue. With 100 only attempts that hang are hedged.
     pub fn times_median(mut self, times: f64) -> Self {
         self.times_median = times;
-        self
-    }
-
-    /// Sets how many recent samples are needed; 100 by default. A low number hedges by chance; a
-    /// high one leaves a client with little traffic without hedges.
-    pub fn min_samples(mut self, min_samples: NonZeroU32) -> Self {
-        self.min_samples = min_samples;
         self
     }
 
@@ -157,7 +144,6 @@ impl HedgeSettings {
                     self.window,
                     self.percentile,
                     self.times_median,
-                    self.min_samples.get(),
                 ))),
             },
             max_extra: self.max_extra,

@@ -1,6 +1,6 @@
 //! What all requests of a layer share.
 
-use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -107,15 +107,11 @@ impl Delay {
     }
 }
 
-impl<R, C> fmt::Debug for HedgeShared<R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("delay", &self.delay)
-            .field("max_extra", &self.max_extra)
-            .field("budget", &self.budget)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([R, C] HedgeShared<R, C>: |this|
+    delay = this.delay,
+    max_extra = this.max_extra,
+    budget = this.budget,
+);
 
 #[cfg(test)]
 mod tests {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{gradient::Sample, permits::Permit, shared::LimitShared};
+use super::{gradient::Sample, shared::LimitShared};
 use crate::{
     classify::{Observer, Outcome, Verdict},
+    permits::Permit,
     service::judged::Amend,
 };
 

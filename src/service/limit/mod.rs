@@ -94,7 +94,6 @@ mod call;
 mod gradient;
 mod handle;
 mod layer;
-mod permits;
 mod service;
 mod settings;
 mod shared;

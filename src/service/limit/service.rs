@@ -1,7 +1,6 @@
 //! The limit service.
 
 use std::{
-    fmt,
     future::Future,
     mem,
     pin::Pin,
@@ -11,9 +10,10 @@ use std::{
 
 use tower::Service;
 
-use super::{call::LimitCall, handle::LimitHandle, permits::Permit, shared::LimitShared};
+use super::{call::LimitCall, handle::LimitHandle, shared::LimitShared};
 use crate::{
     classify::{Answers, Classify},
+    permits::Permit,
     service::Judged,
 };
 
@@ -107,10 +107,4 @@ impl<S: Clone, C: Clone> Clone for AdaptiveLimit<S, C> {
     }
 }
 
-impl<S, C> fmt::Debug for AdaptiveLimit<S, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdaptiveLimit")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([S, C] AdaptiveLimit<S, C>: |this| shared = this.shared);

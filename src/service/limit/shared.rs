@@ -7,10 +7,8 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use super::{
-    gradient::{Gradient, LimitRules, Sample},
-    permits::Permits,
-};
+use super::gradient::{Gradient, LimitRules, Sample};
+use crate::permits::Permits;
 
 #[derive(Debug)]
 pub(super) struct LimitShared {
@@ -28,7 +26,7 @@ pub(super) struct LimitShared {
 impl LimitShared {
     pub(super) fn new(rules: LimitRules) -> Self {
         Self {
-            permits: Arc::new(Permits::new(rules.initial)),
+            permits: Arc::new(Permits::new(rules.initial as usize)),
             gradient: Mutex::new(Gradient::new(rules, Instant::now())),
             overloaded: AtomicBool::new(false),
             limit: AtomicU32::new(rules.initial),
@@ -80,7 +78,7 @@ impl LimitShared {
         if from != to {
             tracing::trace!(from, to, "adaptive limit");
             self.limit.store(to, Relaxed);
-            self.permits.change(from, to);
+            self.permits.change(from as usize, to as usize);
         }
     }
 }

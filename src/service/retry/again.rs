@@ -1,14 +1,13 @@
 //! The attempts after the first.
 
 use std::{
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{
@@ -20,6 +19,7 @@ use crate::{
     backoff::{Delays, after, hinted},
     classify::{Classify, Pushback},
     error::BoxError,
+    task::Timer,
 };
 
 /// A request whose first attempt failed, and that is sent again.
@@ -36,7 +36,7 @@ where
     /// How often the request was sent.
     tries: u32,
     /// One timer for all waits.
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     delays: Option<Delays>,
     /// When the last attempt started, unless it was the first.
     retried: Option<Instant>,
@@ -68,7 +68,7 @@ where
             attempt: None,
             kept,
             tries: 1,
-            sleep: None,
+            timer: Timer::default(),
             delays: None,
             retried: None,
             answer: None,
@@ -184,7 +184,7 @@ where
         let this = self.as_mut().project();
         assert!(this.answer.is_some(), "not polled after it was done");
         if let Some(until) = *this.until {
-            ready!(poll_sleep(this.sleep, until, cx));
+            ready!(this.timer.poll(Some(until), cx));
             *this.until = None;
         }
         let Kept { tried, service, .. } = this.kept;
@@ -206,7 +206,7 @@ where
                 let Some(deadline) = this.kept.deadline() else {
                     return Poll::Pending;
                 };
-                ready!(poll_sleep(this.sleep, deadline, cx));
+                ready!(this.timer.poll(Some(deadline), cx));
                 Poll::Ready(Err(Stop::Deadline))
             }
         }
@@ -273,12 +273,4 @@ where
     pub(super) fn waits(&self) -> bool {
         self.attempt.is_none()
     }
-}
-
-fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
-    if sleep.deadline() != end {
-        sleep.as_mut().reset(end);
-    }
-    sleep.as_mut().poll(cx)
 }

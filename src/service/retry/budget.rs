@@ -42,7 +42,6 @@
 //! [tower#857]: https://github.com/tower-rs/tower/issues/857
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -209,15 +208,11 @@ impl Default for RetryBudget {
     }
 }
 
-impl fmt::Debug for RetryBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RetryBudget")
-            .field("available", &self.available(Instant::now()))
-            .field("withdrawn", &self.withdrawn())
-            .field("refused", &self.refused())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(RetryBudget: |this|
+    available = this.available(Instant::now()),
+    withdrawn = this.withdrawn(),
+    refused = this.refused(),
+);
 
 /// The settings of a [`RetryBudget`]. Each [`build`](Self::build) makes a new budget.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Retries of HTTP requests.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use http::{Method, Request, request::Parts};
 use http_body::Body;
@@ -121,7 +121,7 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
         let idempotent = (self.idempotent)(&head);
         if !idempotent && self.reclaims {
             let request = Request::from_parts(head, ReplayBody::once(body));
-            return (request, Some(HttpSpare(Spare::Returns)));
+            return (request, Some(HttpSpare(HttpCopy::Returns)));
         }
         // Frames are kept also if the request is repeated only when it was not processed: an HTTP/2
         // server may refuse it after it has received the body.
@@ -130,7 +130,7 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
         if idempotent {
             body = body.with_head(&copy);
         }
-        let spare = Spare::Copy {
+        let spare = HttpCopy::Copy {
             head: copy,
             replayer,
             idempotent,
@@ -147,7 +147,7 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
     }
 
     fn supersede(&self, spare: &Self::Spare) {
-        if let Spare::Copy { replayer, .. } = &spare.0 {
+        if let HttpCopy::Copy { replayer, .. } = &spare.0 {
             replayer.supersede();
         }
     }
@@ -157,13 +157,13 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
     }
 
     fn returns(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> bool {
-        matches!(spare.0, Spare::Returns) && returns::<Self::Request>(error)
+        matches!(spare.0, HttpCopy::Returns) && returns::<Self::Request>(error)
     }
 
     fn reclaim(&self, spare: &Self::Spare, error: &(dyn Error + 'static)) -> Option<Self::Request> {
         match spare.0 {
-            Spare::Copy { .. } => None,
-            Spare::Returns => reclaim(error),
+            HttpCopy::Copy { .. } => None,
+            HttpCopy::Returns => reclaim(error),
         }
     }
 }
@@ -222,7 +222,7 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
         let Some(idempotent) = self.idempotent else {
             let body = request.body();
             let spare = body.head().zip(body.replayer());
-            let spare = spare.map(|(head, replayer)| Spare::Copy {
+            let spare = spare.map(|(head, replayer)| HttpCopy::Copy {
                 head: Arc::clone(head),
                 replayer,
                 idempotent: true,
@@ -237,7 +237,7 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
         if !idempotent(&head) {
             return (Request::from_parts(head, body), None);
         }
-        let spare = Spare::Copy {
+        let spare = HttpCopy::Copy {
             idempotent: true,
             head: Arc::new(head.clone()),
             replayer,
@@ -259,9 +259,9 @@ impl<B> Reissue<Request<ReplayBody<B>>> for ShareReplay {
 }
 
 /// What later attempts of an HTTP request are made from.
-pub struct HttpSpare<B>(Spare<B>);
+pub struct HttpSpare<B>(HttpCopy<B>);
 
-enum Spare<B> {
+enum HttpCopy<B> {
     Copy {
         /// Shared, so that layers move a pointer only.
         head: Arc<Parts>,
@@ -276,7 +276,7 @@ impl<B> HttpSpare<B> {
     fn is_idempotent(&self) -> bool {
         matches!(
             self.0,
-            Spare::Copy {
+            HttpCopy::Copy {
                 idempotent: true,
                 ..
             }
@@ -285,13 +285,13 @@ impl<B> HttpSpare<B> {
 
     fn is_whole(&self) -> bool {
         match &self.0 {
-            Spare::Copy { replayer, .. } => replayer.is_whole(),
-            Spare::Returns => false,
+            HttpCopy::Copy { replayer, .. } => replayer.is_whole(),
+            HttpCopy::Returns => false,
         }
     }
 
     fn reissue(&self) -> Option<Request<ReplayBody<B>>> {
-        let Spare::Copy {
+        let HttpCopy::Copy {
             head,
             replayer,
             idempotent,
@@ -321,27 +321,11 @@ impl Default for ShareReplay {
     }
 }
 
-impl fmt::Debug for Replay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replay")
-            .field("limit", &self.limit)
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Replay: |this| limit = this.limit);
 
-impl fmt::Debug for ShareReplay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShareReplay").finish_non_exhaustive()
-    }
-}
+impl_debug!(ShareReplay);
 
-impl<B> fmt::Debug for HttpSpare<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpSpare")
-            .field("is_idempotent", &self.is_idempotent())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] HttpSpare<B>: |this| is_idempotent = this.is_idempotent());
 
 #[cfg(test)]
 mod tests {
@@ -352,8 +336,8 @@ mod tests {
 
     fn head<B>(spare: &HttpSpare<B>) -> &Arc<Parts> {
         match &spare.0 {
-            Spare::Copy { head, .. } => head,
-            Spare::Returns => panic!("nothing was kept"),
+            HttpCopy::Copy { head, .. } => head,
+            HttpCopy::Returns => panic!("nothing was kept"),
         }
     }
 

@@ -7,11 +7,10 @@
 //! |---|---|---|---|
 //! | [`Cloned`] | `Clone` | a clone | always |
 //! | [`clone_if`] | `Clone` | a clone | when a closure returns true |
-//! | [`from_fn`] | any | what a closure makes | when the closure made a copy |
 //! | [`Replay`](super::Replay) | `http::Request<B>` | the head, and the body as it is read | by method |
 //! | [`ShareReplay`](super::ShareReplay) | a request that `Replay` wrapped | the head, and the same body | by method |
 
-use std::{error::Error, fmt};
+use std::error::Error;
 
 use crate::deadline::Deadline;
 
@@ -152,53 +151,6 @@ where
     }
 }
 
-/// Repeats requests from copies that `copy` makes. A request is not repeated when `copy` returns
-/// `None`.
-///
-/// # Examples
-/// ```
-/// use tower_roster::service::retry::reissue;
-///
-/// struct Query {
-///     text: String,
-///     writes: bool,
-/// }
-/// let reissue = reissue::from_fn(|query: &Query| {
-///     (!query.writes).then(|| Query { text: query.text.clone(), writes: false })
-/// });
-/// ```
-pub fn from_fn<F, Request>(copy: F) -> FromFn<F>
-where
-    F: Fn(&Request) -> Option<Request> + Clone,
-{
-    FromFn(copy)
-}
-
-/// Repeats copies that a closure makes; made by [`from_fn`].
-#[derive(Clone, Copy)]
-pub struct FromFn<F>(F);
-
-impl<F, Request> Reissue<Request> for FromFn<F>
-where
-    F: Fn(&Request) -> Option<Request> + Clone,
-{
-    type Request = Request;
-    type Spare = Request;
-
-    fn prepare(&self, request: Request) -> (Request, Option<Request>) {
-        let spare = (self.0)(&request);
-        (request, spare)
-    }
-
-    fn is_idempotent(&self, _: &Request) -> bool {
-        true
-    }
-
-    fn reissue(&self, spare: &Request) -> Option<Request> {
-        (self.0)(spare)
-    }
-}
-
 impl<F: Clone> Hedgeable for CloneIf<F> {
     type Hedge = Self;
 
@@ -207,22 +159,4 @@ impl<F: Clone> Hedgeable for CloneIf<F> {
     }
 }
 
-impl<F: Clone> Hedgeable for FromFn<F> {
-    type Hedge = Self;
-
-    fn hedge(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl<F> fmt::Debug for CloneIf<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CloneIf").finish_non_exhaustive()
-    }
-}
-
-impl<F> fmt::Debug for FromFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FromFn").finish_non_exhaustive()
-    }
-}
+impl_debug!([F] CloneIf<F>);

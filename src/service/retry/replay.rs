@@ -29,7 +29,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -37,7 +37,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::error::BoxError;
+use crate::{error::BoxError, sync::lock};
 
 /// The least size that a frame counts as, in bytes, so that a million tiny frames do not use many
 /// times the limit.
@@ -58,11 +58,11 @@ enum Inner<B> {
 
 /// Makes further copies of a body.
 pub(crate) struct Replayer<B> {
-    shared: Option<Arc<Mutex<State<B>>>>,
+    shared: Option<Arc<Mutex<ReplayState<B>>>>,
 }
 
 struct ReplayCopy<B> {
-    shared: Arc<Mutex<State<B>>>,
+    shared: Arc<Mutex<ReplayState<B>>>,
     id: u32,
     /// The generation of the state when this copy was made. A copy of an older generation is
     /// superseded.
@@ -73,8 +73,8 @@ struct ReplayCopy<B> {
     next: u32,
 }
 
-struct State<B> {
-    kept: Vec<Kept>,
+struct ReplayState<B> {
+    kept: Vec<KeptFrame>,
     /// What the kept frames take, in bytes.
     size: usize,
     limit: usize,
@@ -95,7 +95,7 @@ enum Rest<B> {
 }
 
 #[derive(Clone)]
-enum Kept {
+enum KeptFrame {
     Data(Bytes),
     Trailers(HeaderMap),
 }
@@ -120,7 +120,7 @@ impl<B: Body> ReplayBody<B> {
             return (Inner::Once(None).into(), Replayer { shared: None });
         }
         let too_long = body.size_hint().lower() > limit as u64;
-        let shared = Arc::new(Mutex::new(State {
+        let shared = Arc::new(Mutex::new(ReplayState {
             kept: Vec::new(),
             size: 0,
             limit: if too_long { 0 } else { limit },
@@ -217,7 +217,7 @@ impl<B> ReplayBody<B> {
 }
 
 impl<B> ReplayCopy<B> {
-    fn new(shared: Arc<Mutex<State<B>>>) -> Self {
+    fn new(shared: Arc<Mutex<ReplayState<B>>>) -> Self {
         let (id, generation) = {
             let mut state = lock(&shared);
             state.copies = state.copies.wrapping_add(1);
@@ -232,7 +232,7 @@ impl<B> ReplayCopy<B> {
     }
 
     /// Why this copy cannot continue.
-    fn refused(&self, state: &State<B>) -> Option<ReplayError> {
+    fn refused(&self, state: &ReplayState<B>) -> Option<ReplayError> {
         if self.generation != state.generation {
             return Some(ReplayError::Superseded);
         }
@@ -270,7 +270,7 @@ where
         let (mut unkept, mut ended, mut spent) = (None, None, None);
         let frame = frame.map(|frame| match frame {
             Ok(frame) => {
-                let frame = Kept::from_frame(frame, &mut spent);
+                let frame = KeptFrame::from_frame(frame, &mut spent);
                 // Without another copy, or anything to make one, nobody reads what would be kept.
                 let alone = Arc::strong_count(&self.shared) == 1;
                 match state.keep(self.id, &frame, alone) {
@@ -295,7 +295,7 @@ where
     }
 }
 
-impl<B> State<B> {
+impl<B> ReplayState<B> {
     /// Notes that a copy waits. Returns its former waker, to be dropped outside of the lock.
     fn wait(&mut self, id: u32, waker: &Waker) -> Option<Waker> {
         match self.waiting.iter_mut().find(|(known, _)| *known == id) {
@@ -310,7 +310,7 @@ impl<B> State<B> {
 
     /// Keeps a frame that copy `id` has read. If the copy is `alone`, or the frame does not fit into the
     /// limit, returns all frames, to be dropped outside of the lock.
-    fn keep(&mut self, id: u32, frame: &Kept, alone: bool) -> Result<(), Vec<Kept>> {
+    fn keep(&mut self, id: u32, frame: &KeptFrame, alone: bool) -> Result<(), Vec<KeptFrame>> {
         let size = self.size.saturating_add(frame.size());
         if alone || self.sole.is_some() || size > self.limit {
             self.sole = Some(id);
@@ -326,7 +326,7 @@ impl<B> State<B> {
     }
 }
 
-impl Kept {
+impl KeptFrame {
     /// Converts a frame. `spent` gets what is left of its data, because its destructor is the user's.
     fn from_frame<D: Buf>(frame: Frame<D>, spent: &mut Option<D>) -> Self {
         match frame.into_data() {
@@ -420,7 +420,7 @@ where
             return SizeHint::default();
         }
         let ahead = state.kept.iter().skip(copy.next as usize);
-        let ahead = ahead.map(Kept::len).sum::<usize>() as u64;
+        let ahead = ahead.map(KeptFrame::len).sum::<usize>() as u64;
         let rest = match &state.rest {
             Rest::Open(body) => body.size_hint(),
             Rest::Ended => SizeHint::with_exact(0),
@@ -448,22 +448,11 @@ impl<B> Drop for ReplayCopy<B> {
     }
 }
 
-/// A panic of the body leaves this state whole, so a poisoned lock is used as it is.
-fn lock<B>(shared: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn wake(waiting: Vec<(u32, Waker)>) {
     waiting.into_iter().for_each(|(_, waker)| waker.wake());
 }
 
-impl<B> fmt::Debug for ReplayBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplayBody")
-            .field("is_empty", &matches!(self.inner, Inner::Once(None)))
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!([B] ReplayBody<B>: |this| is_empty = matches!(this.inner, Inner::Once(None)));
 
 impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

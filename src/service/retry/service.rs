@@ -32,16 +32,6 @@ impl<S, R, C> Retry<S, R, C> {
     pub fn get_ref(&self) -> &S {
         &self.service
     }
-
-    /// The inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.service
-    }
-
-    /// The inner service, without retries.
-    pub fn into_inner(self) -> S {
-        self.service
-    }
 }
 
 impl<S, Req, R, C> Service<Req> for Retry<S, R, C>
@@ -77,11 +67,7 @@ impl<S: Clone, R: Clone, C: Clone> Clone for Retry<S, R, C> {
     }
 }
 
-impl<S: fmt::Debug, R, C> fmt::Debug for Retry<S, R, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retry")
-            .field("service", &self.service)
-            .field("settings", &self.settings.terms)
-            .finish()
-    }
-}
+impl_debug!([S: fmt::Debug, R, C] Retry<S, R, C>: |this|
+    service = this.service,
+    settings = this.settings.terms,
+);

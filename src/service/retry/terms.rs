@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    fmt,
     num::NonZeroU32,
     sync::{
         Arc,
@@ -63,13 +62,6 @@ pub(super) struct Rules {
     pub(super) needs_time: bool,
 }
 
-impl Rules {
-    #[inline]
-    pub(super) fn is_limited(&self) -> bool {
-        self.try_timeout.is_some() || self.deadline.is_some()
-    }
-}
-
 impl Terms {
     /// The start of a request, if the rules need it.
     #[inline]
@@ -93,7 +85,7 @@ impl Terms {
     /// Whether an attempt or a request has a time limit.
     #[inline]
     pub(super) fn is_limited(&self) -> bool {
-        self.rules.is_limited()
+        self.rules.try_timeout.is_some() || self.rules.deadline.is_some()
     }
 
     /// The deadline of a request that started at `came`.
@@ -138,18 +130,14 @@ impl Limits {
     }
 }
 
-impl fmt::Debug for Terms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Terms")
-            .field("delay", &self.rules.delay)
-            .field("max_attempts", &self.rules.max_attempts)
-            .field("try_timeout", &self.rules.try_timeout)
-            .field("deadline", &self.rules.deadline)
-            .field("max_pushback", &self.rules.max_pushback)
-            .field("budget", &self.budget())
-            .finish_non_exhaustive()
-    }
-}
+impl_debug!(Terms: |this|
+    delay = this.rules.delay,
+    max_attempts = this.rules.max_attempts,
+    try_timeout = this.rules.try_timeout,
+    deadline = this.rules.deadline,
+    max_pushback = this.rules.max_pushback,
+    budget = this.budget(),
+);
 
 /// All settings of a layer.
 #[derive(Clone, Debug)]

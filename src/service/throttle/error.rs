@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use crate::service::find_in_chain;
+use crate::error::find;
 
 /// A call that was refused because the service accepts too few calls; it was not sent.
 ///
@@ -22,7 +22,7 @@ impl ThrottleError {
 
     /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        find_in_chain(error)
+        find(error)
     }
 
     /// The share of calls that are refused, 0 to 1.

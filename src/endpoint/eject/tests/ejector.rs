@@ -628,9 +628,9 @@ fn clocks_that_stand_still_or_jump_do_no_harm() {
 /// Whether an endpoint fails no more than its peers.
 fn shares_its_failures(scene: &Scene, key: u32) -> bool {
     let recent = |(key, health): (&u32, &Arc<EndpointHealth>)| scene.ejector.recent(key, health);
-    let all: Recent = scene.healths.iter().map(recent).sum();
+    let all = Recent::sum(scene.healths.iter().map(recent));
     let own = scene.ejector.recent(&key, &scene.healths[&key]);
-    own.is_shared_by(all - own)
+    own.is_shared_by(all.without(own))
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::endpoint::load::Outcome;
 
 const MS: Duration = Duration::from_millis(1);
 const SEC: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ fn turns() -> Turns {
 
 fn broken() -> RegistryError {
     let source = io::Error::from(io::ErrorKind::ConnectionReset);
-    RegistryError::new(ErrorKind::Unreachable, "consul", "web", "broke").with_source(source)
+    RegistryError::new(ErrorKind::Unreachable, "broke").with_source(source)
 }
 
 async fn take(turns: &Turns, places: usize) -> Vec<QueryPlace<'_>> {
@@ -111,10 +111,9 @@ async fn what_breaks_late_or_alone_or_cannot_connect_is_no_refusal() {
         "it had been open for long"
     );
     let source = io::Error::from(io::ErrorKind::ConnectionRefused);
-    let down =
-        RegistryError::new(ErrorKind::Unreachable, "consul", "web", "down").with_source(source);
+    let down = RegistryError::new(ErrorKind::Unreachable, "down").with_source(source);
     assert!(!turns.is_refused(&down, Instant::now(), true));
-    let limited = || RegistryError::new(ErrorKind::Limited, "consul", "web", "429");
+    let limited = || RegistryError::new(ErrorKind::Limited, "429");
     let later = limited().with_retry_after(Duration::from_secs(1));
     assert!(
         !turns.is_refused(&later, began, true),
@@ -137,7 +136,7 @@ async fn an_answer_that_is_cut_is_no_refusal() {
     let target = Target::Tcp(address.try_into().unwrap());
     let connector = Connector::new(target, Duration::from_secs(5));
     let origin = format!("http://{address}");
-    let http = RegistryHttp::new("consul".into(), [(origin, false, connector)], 1_000);
+    let http = RegistryHttp::new([(origin, false, connector)], 1_000);
     let turns = turns();
     let _held = take(&turns, FEWEST).await;
     // A server that sends nothing at all refuses; one that sends half an answer does not.
@@ -146,8 +145,8 @@ async fn an_answer_that_is_cut_is_no_refusal() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", false),
     ] {
         let began = Instant::now();
-        let (service, request) = ("web".into(), Request::new(http::Method::GET, "/", LONG));
-        let (reply, ()) = tokio::join!(http.send(0, &service, request), async {
+        let request = Request::new(http::Method::GET, "/", LONG);
+        let (reply, ()) = tokio::join!(http.send(0, request), async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 1_000]).await.unwrap();
             stream.write_all(sent.as_bytes()).await.unwrap();

@@ -14,8 +14,14 @@ use super::entry::HealthEntry;
 use crate::{
     catalog::{Rejected, reject},
     instance::Instance,
-    registry::decoding::{MOST_RECORDS, elements},
+    registry::{
+        decoding::{MOST_RECORDS, elements},
+        text::excerpt,
+    },
 };
+
+/// How many characters of a registry's text stand in a message.
+const MOST: usize = 200;
 
 /// The result of decoding one reply.
 #[derive(Debug, Default)]
@@ -113,7 +119,7 @@ impl Decoder {
                 Err(reason) => {
                     reject(&mut decoded.rejected, || {
                         let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
-                        Rejected::new(short(&record), short(&reason))
+                        Rejected::new(excerpt(&record, MOST), excerpt(&reason, MOST))
                     });
                 }
             }
@@ -161,9 +167,4 @@ fn id_of(element: &RawValue) -> Option<String> {
         Some(Node { node }) => format!("{} on node {node}", service.id),
         None => service.id.into_owned(),
     })
-}
-
-/// Shortens a registry's text to 200 characters for logs.
-fn short(text: &str) -> String {
-    text.chars().take(200).collect()
 }

@@ -2,36 +2,36 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering::Relaxed},
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 #[derive(Debug)]
-pub(super) struct Permits {
+pub(crate) struct Permits {
     semaphore: Arc<Semaphore>,
     /// Permits that are removed when they are returned. Relaxed: this is only a count, and the
     /// semaphore orders what permits protect.
-    owed: AtomicU32,
+    owed: AtomicUsize,
 }
 
 /// One permit. Dropping it returns it.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
     permits: Arc<Permits>,
 }
 
 impl Permits {
-    pub(super) fn new(count: u32) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self {
-            semaphore: Arc::new(Semaphore::new(count as usize)),
-            owed: AtomicU32::new(0),
+            semaphore: Arc::new(Semaphore::new(count)),
+            owed: AtomicUsize::new(0),
         }
     }
 
     /// Takes a permit if one is free and no call waits for it.
-    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         match Arc::clone(&self.semaphore).try_acquire_owned() {
             Ok(permit) => Some(self.permit(permit)),
             Err(TryAcquireError::NoPermits) => None,
@@ -40,7 +40,7 @@ impl Permits {
     }
 
     /// Waits for a permit, first come, first served.
-    pub(super) async fn acquire(self: Arc<Self>) -> Permit {
+    pub(crate) async fn acquire(self: Arc<Self>) -> Permit {
         let permit = Arc::clone(&self.semaphore).acquire_owned().await;
         self.permit(permit.expect("the semaphore is never closed"))
     }
@@ -53,18 +53,17 @@ impl Permits {
     }
 
     /// Changes the number of permits, without waiting. Permits that calls hold stay valid.
-    pub(super) fn change(&self, from: u32, to: u32) {
+    pub(crate) fn change(&self, from: usize, to: usize) {
         if to >= from {
             let more = to - from;
             let owed = self
                 .owed
                 .fetch_update(Relaxed, Relaxed, |owed| Some(owed.saturating_sub(more)));
             let (Ok(owed) | Err(owed)) = owed;
-            self.semaphore
-                .add_permits(more.saturating_sub(owed) as usize);
+            self.semaphore.add_permits(more.saturating_sub(owed));
         } else {
             let fewer = from - to;
-            let gone = self.semaphore.forget_permits(fewer as usize) as u32;
+            let gone = self.semaphore.forget_permits(fewer);
             self.owed.fetch_add(fewer - gone, Relaxed);
         }
     }

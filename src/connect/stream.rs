@@ -1,4 +1,4 @@
-//! Reports the loss of a connection to the code that received a response on it.
+//! The stream of a connection, which reports its loss to the code that received a response on it.
 //!
 //! Some replies of a server hold only while its process runs. Two servers at one address cannot be
 //! distinguished by their responses, but a server that ends loses its connections. hyper's pool replaces
@@ -14,6 +14,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
@@ -23,6 +24,7 @@ use tokio::{
 #[derive(Clone, Debug)]
 pub(crate) struct Link(watch::Receiver<bool>);
 
+#[cfg(feature = "consul")]
 impl Link {
     /// Whether the other side closed the connection, or it failed.
     pub(crate) fn is_lost(&self) -> bool {
@@ -37,27 +39,70 @@ impl Link {
     }
 }
 
-/// A stream that reports its end to its [`Link`].
-pub(super) struct Linked<S> {
-    stream: S,
-    lost: watch::Sender<bool>,
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Any stream. It is boxed: a connection is made rarely and lives long.
+pub(crate) struct Stream {
+    stream: Box<dyn Duplex>,
+    is_http2: bool,
+    /// Reports the loss to the links, if the connector makes links.
+    lost: Option<watch::Sender<bool>>,
 }
 
-impl<S> Linked<S> {
-    pub(super) fn new(stream: S) -> (Self, Link) {
-        let (lost, link) = watch::channel(false);
-        (Self { stream, lost }, Link(link))
+impl Stream {
+    pub(super) fn new(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        is_http2: bool,
+        linked: bool,
+    ) -> Self {
+        Self {
+            stream: Box::new(stream),
+            is_http2,
+            lost: linked.then(watch::Sender::default),
+        }
+    }
+
+    /// Whether HTTP/2 was chosen in the TLS handshake.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
+    fn link(&self) -> Option<Link> {
+        Some(Link(self.lost.as_ref()?.subscribe()))
     }
 
     fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.is_err() {
-            self.lost.send_replace(true);
+            self.report_loss();
         }
         result
     }
+
+    fn report_loss(&self) {
+        if let Some(lost) = &self.lost {
+            lost.send_replace(true);
+        }
+    }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Linked<S> {
+impl_debug!(Stream: |this| is_http2 = this.is_http2);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        let mut connected = Connected::new();
+        if let Some(link) = self.link() {
+            connected = connected.extra(link);
+        }
+        if self.is_http2 {
+            connected = connected.negotiated_h2();
+        }
+        connected
+    }
+}
+
+impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -67,13 +112,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Linked<S> {
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
         // Reading nothing although the buffer has room means that the other side has closed the stream.
         if room > 0 && buf.filled().len() == before {
-            self.lost.send_replace(true);
+            self.report_loss();
         }
         Poll::Ready(self.note(result))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Linked<S> {
+impl AsyncWrite for Stream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,16 +152,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Linked<S> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "consul"))]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
+    fn linked(stream: tokio::io::DuplexStream) -> (Stream, Link) {
+        let stream = Stream::new(stream, false, true);
+        let link = stream.link().unwrap();
+        (stream, link)
+    }
+
     #[tokio::test]
     async fn the_end_of_the_other_side_is_a_loss() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let (mut stream, link) = Linked::new(ours);
+        let (mut stream, link) = linked(ours);
         theirs.write_all(b"ab").await.unwrap();
         let mut bytes = [0; 2];
         stream.read_exact(&mut bytes).await.unwrap();
@@ -132,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_failed_write_is_a_loss() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let (mut stream, link) = Linked::new(ours);
+        let (mut stream, link) = linked(ours);
         drop(theirs);
         stream.write_all(b"ab").await.unwrap_err();
         assert!(link.is_lost());
@@ -141,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_that_this_side_makes_is_none() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let (mut stream, link) = Linked::new(ours);
+        let (mut stream, link) = linked(ours);
         stream.shutdown().await.unwrap();
         drop(stream);
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
