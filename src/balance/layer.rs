@@ -84,7 +84,6 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
-        D::Service: Send,
         S: Send + Sync + 'static,
         C: Send + Sync + 'static,
         W: Send + Sync + 'static,
@@ -138,7 +137,6 @@ where
     D: Discover<Service = Endpoint<S>> + Send + 'static,
     D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
     D::Error: Into<BoxError> + Send,
-    D::Service: Send,
     S: Send + Sync + 'static,
     P: Policy + Clone,
     C: Clone + Send + Sync + 'static,
@@ -182,7 +180,6 @@ impl<S> Balance<S> {
         D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
-        D::Service: Send,
         S: Send + Sync + 'static,
     {
         BalanceLayer::new().balance(discover)

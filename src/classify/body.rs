@@ -21,10 +21,10 @@ pub struct ObservedBody<B, O> {
     #[pin]
     body: B,
     /// `None` once the body has ended.
-    watch: Option<Watch<O>>,
+    watch: Option<BodyWatch<O>>,
 }
 
-struct Watch<O> {
+struct BodyWatch<O> {
     observer: O,
     awaited: Awaited,
 }
@@ -49,7 +49,7 @@ impl Awaited {
     }
 }
 
-impl<O: Observer> Watch<O> {
+impl<O: Observer> BodyWatch<O> {
     fn ended(mut self, trailers: Option<&HeaderMap>) {
         if let Awaited::Status(codes) = self.awaited {
             self.observer.conclude(codes.end(trailers));
@@ -65,7 +65,7 @@ impl<O: Observer> Watch<O> {
 
 impl<B: Body, O: Observer> ObservedBody<B, O> {
     pub(super) fn new(body: B, observer: O, awaited: Awaited) -> Self {
-        let mut watch = Some(Watch { observer, awaited });
+        let mut watch = Some(BodyWatch { observer, awaited });
         if body.is_end_stream() {
             end(&mut watch, None);
         }
@@ -73,7 +73,7 @@ impl<B: Body, O: Observer> ObservedBody<B, O> {
     }
 }
 
-fn end<O: Observer>(watch: &mut Option<Watch<O>>, trailers: Option<&HeaderMap>) {
+fn end<O: Observer>(watch: &mut Option<BodyWatch<O>>, trailers: Option<&HeaderMap>) {
     if let Some(watch) = watch.take() {
         watch.ended(trailers);
     }

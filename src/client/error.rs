@@ -20,12 +20,12 @@ use crate::{error::find, sync::lock};
 /// A request over HTTP that got no response. The error names the endpoint.
 pub struct HttpError {
     place: Arc<Place>,
-    kind: Kind,
+    kind: HttpErrorKind,
     source: Option<BoxError>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum HttpErrorKind {
     /// No connection: the request was not sent.
     Connect,
     /// The server refused it, and promises that it did not process it.
@@ -47,7 +47,7 @@ impl HttpError {
         error: BoxError,
         request: Option<Request<B>>,
     ) -> Self {
-        Self::not_sent(place, Kind::Refused, error, request)
+        Self::not_sent(place, HttpErrorKind::Refused, error, request)
     }
 
     /// A call got a gRPC status in place of a response.
@@ -55,7 +55,7 @@ impl HttpError {
     pub(super) fn status(place: Arc<Place>, status: tonic::Status) -> Self {
         Self {
             place,
-            kind: Kind::Broke,
+            kind: HttpErrorKind::Broke,
             source: Some(status.into()),
         }
     }
@@ -66,12 +66,12 @@ impl HttpError {
         error: BoxError,
         request: impl Into<Option<Request<B>>>,
     ) -> Self {
-        Self::not_sent(place, Kind::Connect, error, request.into())
+        Self::not_sent(place, HttpErrorKind::Connect, error, request.into())
     }
 
     fn not_sent<B: Send + 'static>(
         place: Arc<Place>,
-        kind: Kind,
+        kind: HttpErrorKind,
         error: BoxError,
         request: Option<Request<B>>,
     ) -> Self {
@@ -90,7 +90,7 @@ impl HttpError {
     pub(super) fn broke(place: Arc<Place>, error: hyper::Error) -> Self {
         Self {
             place,
-            kind: Kind::Broke,
+            kind: HttpErrorKind::Broke,
             source: Some(error.into()),
         }
     }
@@ -99,7 +99,7 @@ impl HttpError {
     pub(super) fn too_large(place: Arc<Place>, error: BoxError) -> Self {
         Self {
             place,
-            kind: Kind::TooLarge,
+            kind: HttpErrorKind::TooLarge,
             source: Some(error),
         }
     }
@@ -107,7 +107,7 @@ impl HttpError {
     pub(super) fn invalid(place: Arc<Place>, message: String) -> Self {
         Self {
             place,
-            kind: Kind::Invalid(message),
+            kind: HttpErrorKind::Invalid(message),
             source: None,
         }
     }
@@ -126,7 +126,7 @@ impl HttpError {
     /// not, can be sent elsewhere. A server that does not do so responds with 502 or 503 (gRPC:
     /// `UNAVAILABLE`).
     pub fn is_connect(&self) -> bool {
-        matches!(self.kind, Kind::Connect)
+        matches!(self.kind, HttpErrorKind::Connect)
     }
 
     /// Whether the server refused the request, and promises that it did not process it: an HTTP/2
@@ -134,7 +134,7 @@ impl HttpError {
     /// sent elsewhere, although it had been sent.
     pub fn is_refused(&self) -> bool {
         #[cfg(any(feature = "http2", feature = "tonic"))]
-        return matches!(self.kind, Kind::Refused);
+        return matches!(self.kind, HttpErrorKind::Refused);
         #[cfg(not(any(feature = "http2", feature = "tonic")))]
         false
     }
@@ -152,13 +152,13 @@ impl HttpError {
     /// [`max_header_fields`](super::HttpEndpoints::max_header_fields); the source names it. The
     /// request had its effect. A retry does not help, neither here nor elsewhere.
     pub fn is_too_large(&self) -> bool {
-        matches!(self.kind, Kind::TooLarge)
+        matches!(self.kind, HttpErrorKind::TooLarge)
     }
 
     /// Whether no endpoint of this kind can take the request as it is. A retry does not help,
     /// neither here nor elsewhere.
     pub fn is_invalid(&self) -> bool {
-        matches!(self.kind, Kind::Invalid(_))
+        matches!(self.kind, HttpErrorKind::Invalid(_))
     }
 }
 
@@ -167,12 +167,12 @@ impl fmt::Display for HttpError {
         let Place { key, address, .. } = &*self.place;
         write!(f, "endpoint {key} ({address}): ")?;
         match &self.kind {
-            Kind::Connect => f.write_str("no connection"),
+            HttpErrorKind::Connect => f.write_str("no connection"),
             #[cfg(any(feature = "http2", feature = "tonic"))]
-            Kind::Refused => f.write_str("the server refused the request unprocessed"),
-            Kind::Broke => f.write_str("the connection broke before the answer came"),
-            Kind::TooLarge => f.write_str("the response exceeds a limit of this client"),
-            Kind::Invalid(message) => f.write_str(message),
+            HttpErrorKind::Refused => f.write_str("the server refused the request unprocessed"),
+            HttpErrorKind::Broke => f.write_str("the connection broke before the answer came"),
+            HttpErrorKind::TooLarge => f.write_str("the response exceeds a limit of this client"),
+            HttpErrorKind::Invalid(message) => f.write_str(message),
         }
     }
 }
@@ -216,10 +216,6 @@ impl fmt::Display for OtherVersion {
     }
 }
 
-impl fmt::Debug for OtherVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OtherVersion")
-    }
-}
+impl_debug!(OtherVersion);
 
 impl std::error::Error for OtherVersion {}

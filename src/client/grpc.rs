@@ -107,9 +107,6 @@ pub struct GrpcEndpoints {
     concurrency_limit: Option<NonZeroUsize>,
     user_agent: HeaderValue,
     authority: Option<Authority>,
-    stream_window: Option<u32>,
-    connection_window: Option<u32>,
-    adaptive_window: bool,
     limits: Limits,
     idle_timeout: Option<Duration>,
     max_age: Option<Duration>,
@@ -129,9 +126,6 @@ impl GrpcEndpoints {
             concurrency_limit: None,
             user_agent: HeaderValue::from_static(AGENT),
             authority: None,
-            stream_window: None,
-            connection_window: None,
-            adaptive_window: false,
             limits: Limits::new(),
             idle_timeout: Some(IDLE_FOR),
             max_age: Some(MAX_AGE),
@@ -230,29 +224,6 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Sets how many unread bytes of a stream may be in flight; 2 MiB by default. A small window
-    /// slows down large messages over long distances; a large one lets one slow reader hold that
-    /// much memory.
-    #[must_use]
-    pub fn initial_stream_window_size(mut self, bytes: u32) -> Self {
-        self.stream_window = Some(bytes);
-        self
-    }
-
-    /// Sets the same for all streams of a connection; 5 MiB by default.
-    #[must_use]
-    pub fn initial_connection_window_size(mut self, bytes: u32) -> Self {
-        self.connection_window = Some(bytes);
-        self
-    }
-
-    /// Sets whether both windows adapt to the measured throughput instead; they do not by default.
-    #[must_use]
-    pub fn adaptive_window(mut self, adapts: bool) -> Self {
-        self.adaptive_window = adapts;
-        self
-    }
-
     /// Sets how many bytes the head or the trailers of a response may have, 32 more for each field
     /// than its text; 256 KiB by default. A call with larger ones fails with `RESOURCE_EXHAUSTED`. That
     /// counts neither as a failure of the endpoint nor for a retry, as the next response would be as
@@ -306,12 +277,7 @@ impl GrpcEndpoints {
             .timer(TokioTimer::new())
             .keep_alive_interval(after.map(|after| after.clamp(Duration::from_secs(1), NEVER)))
             .keep_alive_timeout(self.keep_alive_timeout)
-            .keep_alive_while_idle(self.keep_alive_while_idle)
-            .initial_stream_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window);
-        if self.adaptive_window {
-            builder.adaptive_window(true);
-        }
+            .keep_alive_while_idle(self.keep_alive_while_idle);
         builder
     }
 }

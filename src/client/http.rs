@@ -27,7 +27,7 @@ use super::http2::{Boxing, Http2};
 #[cfg(any(feature = "http2", feature = "tls"))]
 use super::negotiated::{Lines, Negotiated};
 use super::{
-    http_client::{HttpClient, Transport},
+    http_client::{HttpClient, Protocol},
     http1::Http1,
     limits::Limits,
     pool::Pool,
@@ -302,7 +302,7 @@ where
         let place = Arc::new(Place::new(instance, tls));
         if !tls && !self.is_http2() {
             let http1 = self.http1(&place, connector, false);
-            return Ok(HttpClient(Transport::Http1(Arc::new(http1))));
+            return Ok(HttpClient(Protocol::Http1(Arc::new(http1))));
         }
         #[cfg(any(feature = "http2", feature = "tls"))]
         return Ok(self.negotiated(place, connector));
@@ -354,7 +354,7 @@ where
                 http1: Arc::new(this.http1(&near, connector, negotiates)),
             }
         });
-        HttpClient(Transport::Negotiated(Arc::new(negotiated)))
+        HttpClient(Protocol::Negotiated(Arc::new(negotiated)))
     }
 
     #[cfg(feature = "http2")]

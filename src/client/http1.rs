@@ -57,7 +57,7 @@ pub(super) struct Http1<B> {
     pub(super) many_fields: AtomicBool,
 }
 
-pub(super) type Answer =
+pub(super) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
 
 impl<B> Http1<B>
@@ -68,7 +68,7 @@ where
 {
     /// Sends a request, at once if there is a connection for it.
     #[inline]
-    pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answer, HttpError> {
+    pub(super) fn send(self: &Arc<Self>, request: Request<B>) -> Result<Answering, HttpError> {
         if let Err(message) = self.place.check(request.uri()) {
             return Err(HttpError::invalid(Arc::clone(&self.place), message));
         }
@@ -81,7 +81,11 @@ where
 
     /// Sends a request on a connection that seemed to be ready. If that connection had not begun
     /// the request, sends it on another.
-    fn send_on(self: Arc<Self>, mut connection: Connection<B>, mut request: Request<B>) -> Answer {
+    fn send_on(
+        self: Arc<Self>,
+        mut connection: Connection<B>,
+        mut request: Request<B>,
+    ) -> Answering {
         let given = self.prepare(&mut request);
         let sent = connection.sender.try_send_request(request);
         Box::pin(OnConnection {
@@ -160,7 +164,7 @@ where
         connection: Connection<B>,
         is_head: bool,
         error: hyper::Error,
-    ) -> Answer {
+    ) -> Answering {
         Box::pin(async move {
             let refused = match connection.refused {
                 Some(refused) if limits::is_too_large(&error) => refused,
@@ -326,7 +330,7 @@ struct OnConnection<F, B> {
     rest: Option<(Arc<Http1<B>>, Connection<B>, Given)>,
     /// The request on another connection, after the first had not begun it; or its response, after the
     /// first had refused it.
-    again: Option<Answer>,
+    again: Option<Answering>,
 }
 
 impl<F, B> Future for OnConnection<F, B>

@@ -22,7 +22,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -50,6 +50,7 @@ use crate::{
     classify::OverLimit,
     connect::{Connector, Io},
     error::BoxError,
+    sync::lock,
 };
 
 /// What the clones of a client share.
@@ -92,12 +93,12 @@ tokio::task_local! {
 
 enum Line<B> {
     Down,
-    Connecting(Told, AbortHandle),
+    Connecting(ConnectResult, AbortHandle),
     /// The connection. It may be closed by now.
-    Up(Connection<B>),
+    Up(SharedConnection<B>),
 }
 
-struct Connection<B> {
+struct SharedConnection<B> {
     sender: SendRequest<B>,
     life: Arc<Life>,
     /// Whether a request was sent since the last look, and the looks since then that found it idle.
@@ -105,13 +106,13 @@ struct Connection<B> {
     idle: u32,
 }
 
-type Renewal = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Replacement = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The result of connecting, once it is known.
-type Told = watch::Receiver<Option<Result<(), NoConnection>>>;
+type ConnectResult = watch::Receiver<Option<Result<(), NoConnection>>>;
 
 /// The result of a request in the queue of a connection, with what keeps the connection.
-type Sent<B> = Result<(Response<Incoming>, Arc<Life>), Failure<B>>;
+type QueuedResult<B> = Result<(Response<Incoming>, Arc<Life>), Failure<B>>;
 
 /// Why a request got no response.
 pub(super) enum Failure<B> {
@@ -186,7 +187,7 @@ where
     fn try_send(
         &self,
         request: Request<B>,
-    ) -> Result<impl Future<Output = Sent<B>> + Send + use<B>, Box<Request<B>>> {
+    ) -> Result<impl Future<Output = QueuedResult<B>> + Send + use<B>, Box<Request<B>>> {
         let mut line = self.lock();
         let connection = match &mut *line {
             Line::Up(connection) if !connection.sender.is_closed() => connection,
@@ -266,7 +267,7 @@ where
     }
 
     /// Starts a connection if there is none and none is being made.
-    fn connect(self: &Arc<Self>) -> Option<Told> {
+    fn connect(self: &Arc<Self>) -> Option<ConnectResult> {
         let mut line = self.lock();
         match &*line {
             Line::Up(connection) if !connection.sender.is_closed() => return None,
@@ -312,7 +313,7 @@ where
     }
 
     /// Makes a connection over `io`.
-    async fn handshake(this: &Weak<Self>, io: Io) -> Result<Connection<B>, BoxError> {
+    async fn handshake(this: &Weak<Self>, io: Io) -> Result<SharedConnection<B>, BoxError> {
         let gone = || BoxError::from("the endpoint was removed");
         let (builder, tick, max_age) = {
             let this = this.upgrade().ok_or_else(gone)?;
@@ -346,7 +347,7 @@ where
             let renewal = Self::renew(Weak::clone(this), Arc::downgrade(&life), max_age);
             life.set_renewal(tokio::spawn(renewal).abort_handle());
         }
-        Ok(Connection {
+        Ok(SharedConnection {
             sender,
             life,
             used: true,
@@ -357,7 +358,7 @@ where
     /// Replaces a connection at its greatest age. Its requests and responses go on. One that is idle is
     /// closed instead: a new one would begin to be idle anew, and so none would ever be closed. Boxed,
     /// because the new connection has such a task, too.
-    fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) -> Renewal {
+    fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) -> Replacement {
         Box::pin(async move {
             tokio::time::sleep(age(max_age)).await;
             loop {
@@ -384,7 +385,7 @@ where
     }
 
     /// Puts a new connection in the place of the one with this life, if it is still used.
-    fn replace(&self, life: &Weak<Life>, mut new: Connection<B>) {
+    fn replace(&self, life: &Weak<Life>, mut new: SharedConnection<B>) {
         new.used = false;
         let mut line = self.lock();
         let old = match &mut *line {
@@ -467,8 +468,7 @@ where
 
 impl<B> Http2<B> {
     fn lock(&self) -> MutexGuard<'_, Line<B>> {
-        // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.line)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,7 +16,7 @@ use super::negotiated::Negotiated;
 use super::{
     body::HttpBody,
     error::HttpError,
-    http1::{Answer, Http1},
+    http1::{Answering, Http1},
     uri::Place,
 };
 use crate::error::BoxError;
@@ -39,10 +38,10 @@ use crate::error::BoxError;
 /// [`take_request`](HttpError::take_request) returns it. A request that the server refused over HTTP/2
 /// was handed over already, so it is not returned. To send it again, put a retry around the client, which
 /// keeps a copy.
-pub struct HttpClient<B>(pub(super) Transport<B>);
+pub struct HttpClient<B>(pub(super) Protocol<B>);
 
 /// One or two machine words, because a balancer clones and moves it for each request.
-pub(super) enum Transport<B> {
+pub(super) enum Protocol<B> {
     Http1(Arc<Http1<B>>),
     #[cfg(any(feature = "http2", feature = "tls"))]
     Negotiated(Arc<Negotiated<B>>),
@@ -51,9 +50,9 @@ pub(super) enum Transport<B> {
 impl<B> HttpClient<B> {
     fn place(&self) -> &Place {
         match &self.0 {
-            Transport::Http1(transport) => &transport.place,
+            Protocol::Http1(transport) => &transport.place,
             #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => transport.place(),
+            Protocol::Negotiated(transport) => transport.place(),
         }
     }
 }
@@ -66,22 +65,21 @@ where
 {
     type Response = Response<HttpBody>;
     type Error = HttpError;
-    type Future = HttpFuture<B>;
+    type Future = HttpFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HttpError>> {
         Poll::Ready(Ok(()))
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> HttpFuture<B> {
+    fn call(&mut self, request: Request<B>) -> HttpFuture {
         let exchange = match &self.0 {
-            Transport::Http1(transport) => transport.send(request),
+            Protocol::Http1(transport) => transport.send(request),
             #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => transport.send(request),
+            Protocol::Negotiated(transport) => transport.send(request),
         };
         HttpFuture {
             exchange: exchange.map_err(Some),
-            body: PhantomData,
         }
     }
 }
@@ -89,9 +87,9 @@ where
 impl<B> Clone for HttpClient<B> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
-            Transport::Http1(transport) => Transport::Http1(Arc::clone(transport)),
+            Protocol::Http1(transport) => Protocol::Http1(Arc::clone(transport)),
             #[cfg(any(feature = "http2", feature = "tls"))]
-            Transport::Negotiated(transport) => Transport::Negotiated(Arc::clone(transport)),
+            Protocol::Negotiated(transport) => Protocol::Negotiated(Arc::clone(transport)),
         })
     }
 }
@@ -99,13 +97,12 @@ impl<B> Clone for HttpClient<B> {
 impl_debug!([B] HttpClient<B>: |this| place = this.place());
 
 /// A request over HTTP that waits for the head of its response.
-pub struct HttpFuture<B> {
+pub struct HttpFuture {
     /// The exchange, or the error of a request that cannot be sent, until it is returned.
-    exchange: Result<Answer, Option<HttpError>>,
-    body: PhantomData<fn(B)>,
+    exchange: Result<Answering, Option<HttpError>>,
 }
 
-impl<B> Future for HttpFuture<B> {
+impl Future for HttpFuture {
     type Output = Result<Response<HttpBody>, HttpError>;
 
     #[inline]
@@ -117,4 +114,4 @@ impl<B> Future for HttpFuture<B> {
     }
 }
 
-impl_debug!([B] HttpFuture<B>);
+impl_debug!(HttpFuture);

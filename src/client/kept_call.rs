@@ -25,7 +25,7 @@ use crate::{
 /// What is needed to give a call back.
 pub(super) struct KeptCall<B> {
     head: Head,
-    body: Place<B>,
+    body: KeptBody<B>,
 }
 
 /// A copy of the head. The fields are in a list, because a copy of their map allocates twice and
@@ -67,7 +67,7 @@ impl Head {
     }
 }
 
-enum Place<B> {
+enum KeptBody<B> {
     /// It has no data.
     Here(B),
     Read(Replayer<B>),
@@ -88,10 +88,10 @@ where
         }
         let kept = Head::copy(&head, extensions);
         let (sent, body) = if body.is_end_stream() {
-            (Erased::new(Empty::new()), Place::Here(body))
+            (Erased::new(Empty::new()), KeptBody::Here(body))
         } else {
             let (sent, replayer) = ReplayBody::new(body, LIMIT);
-            (Erased::new(sent), Place::Read(replayer))
+            (Erased::new(sent), KeptBody::Read(replayer))
         };
         let kept = Self { head: kept, body };
         (Request::from_parts(head, sent), kept)
@@ -101,8 +101,8 @@ where
     /// not processed.
     pub(super) fn give_back(self) -> Option<Request<B>> {
         let body = match self.body {
-            Place::Here(body) => body,
-            Place::Read(replayer) => {
+            KeptBody::Here(body) => body,
+            KeptBody::Read(replayer) => {
                 // A task of hyper's may still read it.
                 replayer.supersede();
                 replayer.take_unread().or_else(|| rewound(&replayer))?

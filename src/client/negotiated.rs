@@ -28,12 +28,12 @@ use super::error::OtherVersion;
 use super::http2::{Failure, Http2};
 use super::{
     error::HttpError,
-    http1::{Answer, Http1},
+    http1::{Answering, Http1},
     uri::Place,
 };
-use crate::error::BoxError;
 #[cfg(feature = "http2")]
-use crate::{classify::is_refused, sync::lock};
+use crate::classify::is_refused;
+use crate::{error::BoxError, sync::lock};
 
 /// For how many names besides that of the service connections are kept. Arbitrary: a client that uses
 /// more names connects more often.
@@ -48,12 +48,12 @@ pub(super) struct Negotiated<B> {
     own: Arc<Lines<B>>,
     /// Those for other names, the latest at the end. Locked for a moment, and only by requests with
     /// such a name.
-    others: Mutex<VecDeque<Named<B>>>,
+    others: Mutex<VecDeque<NamedLines<B>>>,
 }
 
 type Make<B> = dyn Fn(Option<&str>) -> Lines<B> + Send + Sync;
 
-type Named<B> = (Box<str>, Arc<Lines<B>>);
+type NamedLines<B> = (Box<str>, Arc<Lines<B>>);
 
 /// The connections for one name.
 pub(super) struct Lines<B> {
@@ -113,7 +113,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Sends a request, at once if there is a connection for it.
-    pub(super) fn send(&self, request: Request<B>) -> Result<Answer, HttpError> {
+    pub(super) fn send(&self, request: Request<B>) -> Result<Answering, HttpError> {
         if let Err(message) = self.place.check(request.uri()) {
             return Err(HttpError::invalid(Arc::clone(&self.place), message));
         }
@@ -137,7 +137,11 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn send_http2(&self, place: &Arc<Place>, mut request: Request<B>) -> Result<Answer, HttpError> {
+    fn send_http2(
+        &self,
+        place: &Arc<Place>,
+        mut request: Request<B>,
+    ) -> Result<Answering, HttpError> {
         let place = Arc::clone(place);
         let uri = mem::take(request.uri_mut());
         match place.complete(uri.clone()) {
@@ -177,7 +181,7 @@ where
         self: Arc<Self>,
         place: &Arc<Place>,
         request: Request<B>,
-    ) -> Result<Answer, HttpError> {
+    ) -> Result<Answering, HttpError> {
         let (sent, is_http2) = self.send(place, request)?;
         let place = Arc::clone(place);
         Ok(Box::pin(async move {
@@ -204,7 +208,11 @@ where
     }
 
     /// Also returns whether it is sent over HTTP/2.
-    fn send(&self, place: &Arc<Place>, request: Request<B>) -> Result<(Answer, bool), HttpError> {
+    fn send(
+        &self,
+        place: &Arc<Place>,
+        request: Request<B>,
+    ) -> Result<(Answering, bool), HttpError> {
         let is_http2 = self.is_http2.load(Relaxed);
         let sent = if is_http2 {
             self.send_http2(place, request)?

@@ -29,7 +29,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -44,23 +44,23 @@ use tokio::{
 
 use super::{
     life::{LOOKS, Life, tick},
-    reread::Refused,
+    reread::RefusedHead,
     reuse::Hint,
 };
-use crate::error::BoxError;
+use crate::{error::BoxError, sync::lock};
 
 /// How long the upload before an upgrade may take when there is no idle timeout; as long as its default.
 const HANDED_OUT_WITHIN: Duration = Duration::from_secs(50);
 
 pub(super) struct Pool<B> {
-    state: Mutex<State<B>>,
+    state: Mutex<PoolState<B>>,
     /// The time between ticks; `None` when connections have no idle timeout.
     tick: Option<Duration>,
     max_idle: usize,
 }
 
 /// Locked for a moment only: no code waits or drops a connection while it holds the lock.
-struct State<B> {
+struct PoolState<B> {
     /// In the order of use, the last used at the end. Some may not be ready yet, and some may be
     /// closed.
     idle: Vec<Idle<B>>,
@@ -83,7 +83,7 @@ pub(super) struct Connection<B> {
     pub(super) sender: SendRequest<B>,
     pub(super) life: Arc<Life>,
     /// Gets the head that it refuses. `None` if it has the full limit, and can be upgraded.
-    pub(super) refused: Option<oneshot::Receiver<Refused>>,
+    pub(super) refused: Option<oneshot::Receiver<RefusedHead>>,
     /// How long and how often the peer lets it be used, if it announced that.
     until: Option<Instant>,
     requests: Option<u32>,
@@ -108,7 +108,7 @@ impl<B> Pool<B> {
     pub(super) fn new(max_idle: usize, idle_for: Option<Duration>) -> Self {
         let none = idle_for == Some(Duration::ZERO);
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(PoolState {
                 idle: Vec::new(),
                 waiting: VecDeque::new(),
                 now: 0,
@@ -160,9 +160,8 @@ impl<B> Pool<B> {
         idle.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<B>> {
-        // No code that holds the lock panics half-way, so a poisoned lock is used as it is.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PoolState<B>> {
+        lock(&self.state)
     }
 }
 
@@ -230,13 +229,13 @@ where
         drop(closed);
     }
 
-    fn keep(self: &Arc<Self>, state: &mut State<B>, connection: Connection<B>) {
+    fn keep(self: &Arc<Self>, state: &mut PoolState<B>, connection: Connection<B>) {
         let since = state.now;
         state.idle.push(Idle { connection, since });
         self.start_clock(state);
     }
 
-    fn start_clock(self: &Arc<Self>, state: &mut State<B>) {
+    fn start_clock(self: &Arc<Self>, state: &mut PoolState<B>) {
         // The task ends with its runtime, so it may have to be started again.
         let stands = state.clock.as_ref().is_none_or(AbortHandle::is_finished);
         if let (true, Some(tick)) = (stands, self.tick) {
@@ -250,7 +249,7 @@ where
     }
 
     /// Settles a connection when it becomes ready. Gives it up when it is old before.
-    fn watch(self: &Arc<Self>, state: &mut State<B>, connection: Connection<B>) {
+    fn watch(self: &Arc<Self>, state: &mut PoolState<B>, connection: Connection<B>) {
         let (pool, tick) = (Arc::downgrade(self), self.tick);
         state.spawn(async move {
             let Some(connection) = until_ready(connection, tick).await else {
@@ -348,7 +347,7 @@ where
     }
 }
 
-impl<B> State<B> {
+impl<B> PoolState<B> {
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         // Tasks that have ended are removed.
         let tasks = self.tasks.get_or_insert_with(JoinSet::new);
@@ -361,7 +360,7 @@ impl<B> Connection<B> {
     pub(super) fn new(
         sender: SendRequest<B>,
         life: Arc<Life>,
-        refused: Option<oneshot::Receiver<Refused>>,
+        refused: Option<oneshot::Receiver<RefusedHead>>,
     ) -> Self {
         Self {
             sender,

@@ -44,10 +44,10 @@ use super::{
 use crate::{connect::Io, error::BoxError};
 
 /// The socket of a connection that refused a head, and that head.
-pub(super) type Refused = Parts<Io>;
+pub(super) type RefusedHead = Parts<Io>;
 
 /// Runs a connection until it ends. If it refuses a head, passes it on to `refused`.
-pub(super) async fn run<B>(mut connection: Connection<Io, B>, refused: oneshot::Sender<Refused>)
+pub(super) async fn run<B>(mut connection: Connection<Io, B>, refused: oneshot::Sender<RefusedHead>)
 where
     B: Body + 'static,
     B::Error: Into<BoxError>,
@@ -76,7 +76,7 @@ fn has_many_fields(read: &[u8]) -> bool {
 
 /// Reads a head with the full limit. Returns the response, and what keeps its connection.
 pub(super) async fn read(
-    refused: Refused,
+    refused: RefusedHead,
     limits: Limits,
     method: Method,
 ) -> hyper::Result<(Response<Incoming>, Arc<Life>)> {

@@ -97,8 +97,8 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         StatusFuture(match self.unready.take() {
-            Some(status) => State::Unready(Some(status)),
-            None => State::Called(self.inner.call(request)),
+            Some(status) => StatusState::Unready(Some(status)),
+            None => StatusState::Called(self.inner.call(request)),
         })
     }
 }
@@ -107,11 +107,11 @@ where
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct StatusFuture<F>(#[pin] State<F>);
+pub struct StatusFuture<F>(#[pin] StatusState<F>);
 
 #[pin_project(project = StateProj)]
 #[derive(Debug)]
-enum State<F> {
+enum StatusState<F> {
     Unready(Option<Status>),
     Called(#[pin] F),
 }

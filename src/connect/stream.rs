@@ -160,7 +160,7 @@ mod tests {
 
     fn linked(stream: tokio::io::DuplexStream) -> (Stream, Link) {
         let stream = Stream::new(stream, false, true);
-        let link = stream.link().unwrap();
+        let link = stream.link().expect("it was asked for");
         (stream, link)
     }
 

@@ -102,8 +102,8 @@ pub(super) fn gunzip(packed: &[u8], longest: usize) -> Result<Bytes, GunzipError
 /// # Errors
 /// When it is no JSON array, or has more elements.
 pub(super) fn elements(list: &[u8], most: usize) -> Result<Vec<&RawValue>, serde_json::Error> {
-    struct Split(usize);
-    impl<'de> Visitor<'de> for Split {
+    struct Elements(usize);
+    impl<'de> Visitor<'de> for Elements {
         type Value = Vec<&'de RawValue>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,7 +123,7 @@ pub(super) fn elements(list: &[u8], most: usize) -> Result<Vec<&RawValue>, serde
         }
     }
     let mut list = serde_json::Deserializer::from_slice(list);
-    let elements = list.deserialize_seq(Split(most))?;
+    let elements = list.deserialize_seq(Elements(most))?;
     list.end()?;
     Ok(elements)
 }

@@ -54,7 +54,6 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
         D::Error: Into<BoxError> + Send,
-        D::Service: Send,
         S: Send + Sync + 'static,
         P: Policy,
         C: Send + Sync + 'static,

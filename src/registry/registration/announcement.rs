@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    error::{ConfigError, ErrorKind, RegistryError},
+    error::{ErrorKind, RegistryError},
     instance::{Host, Instance},
 };
 
@@ -69,35 +69,23 @@ impl Health {
         }
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        let second = Duration::from_secs(1);
-        match self {
+    /// The error says why no registry could check this.
+    fn validate(&self) -> Result<(), String> {
+        let wrong = match self {
             // With a TTL of zero, Consul would register no check at all, and the instance would count as
             // healthy for ever.
-            Self::Ttl(ttl) if *ttl < Duration::from_millis(100) => Err(ConfigError::new(
-                "registration.health",
-                format!("a TTL of {ttl:?} is below 100 ms"),
-            )),
-            Self::Ttl(_) | Self::Unchecked => Ok(()),
-            Self::Http { target, .. }
-                if !["/", "http://", "https://"]
-                    .iter()
-                    .any(|start| target.starts_with(start)) =>
-            {
-                Err(ConfigError::new(
-                    "registration.health",
-                    format!("{target:?} is neither a path nor an http URL"),
-                ))
+            Self::Ttl(ttl) if *ttl < Duration::from_millis(100) => {
+                format!("a TTL of {ttl:?} is below 100 ms")
+            }
+            Self::Http { target, .. } if !is_path_or_url(target) => {
+                format!("{target:?} is neither a path nor an http URL")
             }
             Self::Http { target, .. }
                 if target.chars().any(char::is_control) || has_no_host(target) =>
             {
-                Err(ConfigError::new(
-                    "registration.health",
-                    format!(
-                        "{target:?} has a control character or no host, so no registry can request it"
-                    ),
-                ))
+                format!(
+                    "{target:?} has a control character or no host, so no registry can request it"
+                )
             }
             Self::Http {
                 interval, timeout, ..
@@ -105,19 +93,18 @@ impl Health {
             | Self::Tcp { interval, timeout }
             | Self::Grpc {
                 interval, timeout, ..
-            } => {
-                if *interval < second / 100 || timeout.is_zero() {
-                    return Err(ConfigError::new(
-                        "registration.health",
-                        format!(
-                            "interval {interval:?} is below 10 ms or timeout {timeout:?} is zero"
-                        ),
-                    ));
-                }
-                Ok(())
+            } if *interval < Duration::from_millis(10) || timeout.is_zero() => {
+                format!("interval {interval:?} is below 10 ms or timeout {timeout:?} is zero")
             }
-        }
+            _ => return Ok(()),
+        };
+        Err(wrong)
     }
+}
+
+fn is_path_or_url(target: &str) -> bool {
+    let starts = ["/", "http://", "https://"];
+    starts.iter().any(|start| target.starts_with(start))
 }
 
 /// Whether a target is a whole URL without a host.
@@ -196,7 +183,7 @@ impl Announcement {
             }
         }
         let checked = self.health.validate();
-        checked.map_err(|error| invalid(error.to_string()))
+        checked.map_err(|error| invalid(format!("registration.health: {error}")))
     }
 }
 

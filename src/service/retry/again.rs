@@ -12,7 +12,7 @@ use tower::Service;
 
 use super::{
     FailedAnswer, RetryError, Stop,
-    kept::{Failed, Kept, failure},
+    kept::{FailedAttempt, Kept, failure},
     reissue::Reissue,
 };
 use crate::{
@@ -62,7 +62,7 @@ where
     #[cold]
     pub(super) fn after(
         kept: Kept<S, R::Spare, R, C>,
-        failed: Failed<S::Response>,
+        failed: FailedAttempt<S::Response>,
     ) -> Result<Pin<Box<Self>>, Result<S::Response, BoxError>> {
         let mut again = Box::pin(Self {
             attempt: None,
@@ -106,7 +106,7 @@ where
                         this.attempt.set(None);
                         return Poll::Ready(answer);
                     };
-                    Failed::judged(answer, verdict)
+                    FailedAttempt::judged(answer, verdict)
                 }
                 Poll::Pending => match ready!(this.kept.poll_end(*this.retried, cx)) {
                     Ok(failed) => failed,
@@ -124,7 +124,7 @@ where
     }
 
     /// Keeps the result of a failed attempt, and decides whether there is another attempt.
-    fn fail(self: Pin<&mut Self>, failed: Failed<S::Response>) -> Result<(), Stop> {
+    fn fail(self: Pin<&mut Self>, failed: FailedAttempt<S::Response>) -> Result<(), Stop> {
         let this = self.project();
         let (terms, reissue) = (&this.kept.terms, &this.kept.reissue);
         let pushback = failed.pushback;

@@ -13,7 +13,7 @@ use tower::Service;
 use super::{
     again::Again,
     budget::SlotEnd,
-    kept::{Failed, Kept, failure},
+    kept::{FailedAttempt, Kept, failure},
     reissue::Reissue,
     terms::RetryParts,
 };
@@ -30,13 +30,13 @@ use crate::{
 /// Dropping it drops the current attempt. A request that waits for its retry has not withdrawn from
 /// the budget yet.
 #[pin_project]
-pub struct ResponseFuture<S, Req, R, C>(#[pin] Stage<S, Req, R, C>)
+pub struct ResponseFuture<S, Req, R, C>(#[pin] RetryStage<S, Req, R, C>)
 where
     R: Reissue<Req>,
     S: Service<R::Request>;
 
 #[pin_project(project = StageProj, project_replace = StageOwned)]
-enum Stage<S, Req, R, C>
+enum RetryStage<S, Req, R, C>
 where
     R: Reissue<Req>,
     S: Service<R::Request>,
@@ -72,7 +72,7 @@ where
         let own = own.map(|own| settings.terms.limits(came, own));
         if let Some(limits) = own {
             if limits.is_over() {
-                return Self(Stage::Late);
+                return Self(RetryStage::Late);
             }
             settings.reissue.set_deadline(&mut request, limits.end());
         }
@@ -87,7 +87,7 @@ where
         if let Some(limits) = own {
             kept.limit(limits);
         }
-        Self(Stage::First { attempt, kept })
+        Self(RetryStage::First { attempt, kept })
     }
 }
 
@@ -109,32 +109,32 @@ where
                     let verdict = kept.judge(&result);
                     let answer = result.map_err(Into::into);
                     let Some(verdict) = failure(verdict, &answer) else {
-                        stage.set(Stage::Done);
+                        stage.set(RetryStage::Done);
                         return Poll::Ready(answer);
                     };
-                    Failed::judged(answer, verdict)
+                    FailedAttempt::judged(answer, verdict)
                 }
                 Poll::Pending => match ready!(kept.poll_end(None, cx)) {
                     Ok(failed) => failed,
                     Err(elapsed) => {
-                        stage.set(Stage::Done);
+                        stage.set(RetryStage::Done);
                         return Poll::Ready(Err(elapsed.into()));
                     }
                 },
             };
-            let first = failed.give_up(|| stage.as_mut().project_replace(Stage::Done));
+            let first = failed.give_up(|| stage.as_mut().project_replace(RetryStage::Done));
             let StageOwned::First { kept, .. } = first else {
                 unreachable!("it was the first attempt above");
             };
             match Again::after(kept, failed) {
-                Ok(again) => stage.set(Stage::Again(again)),
+                Ok(again) => stage.set(RetryStage::Again(again)),
                 Err(answer) => return Poll::Ready(answer),
             }
         }
         match stage.as_mut().project() {
             StageProj::Again(again) => again.as_mut().poll(cx),
             StageProj::Late => {
-                stage.set(Stage::Done);
+                stage.set(RetryStage::Done);
                 Poll::Ready(Err(DeadlinePassed::BeforeCall.into()))
             }
             _ => panic!("polled after it was done"),
@@ -149,8 +149,8 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let again = match &self.0 {
-            Stage::Again(again) => Some(again),
-            Stage::First { .. } | Stage::Late | Stage::Done => None,
+            RetryStage::Again(again) => Some(again),
+            RetryStage::First { .. } | RetryStage::Late | RetryStage::Done => None,
         };
         f.debug_struct("ResponseFuture")
             .field("tries", &again.map_or(1, |again| again.tries()))

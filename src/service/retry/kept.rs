@@ -12,7 +12,7 @@ use tower::timeout::error::Elapsed;
 
 use super::{
     TryTimeout,
-    terms::{Limits, RetryParts, Terms},
+    terms::{RequestLimits, RetryParts, Terms},
 };
 use crate::{
     alarm::{self, Alarm},
@@ -38,7 +38,7 @@ pub(super) struct Kept<S, Spare, R, C> {
 }
 
 /// A failed attempt.
-pub(super) struct Failed<T> {
+pub(super) struct FailedAttempt<T> {
     pub(super) answer: Result<T, BoxError>,
     pub(super) pushback: Option<Pushback>,
     /// The per-try timeout, if the attempt took longer.
@@ -69,7 +69,7 @@ impl<S, Spare, R: Clone, C: Clone> Kept<S, Spare, R, C> {
 
 impl<S, Spare, R, C> Kept<S, Spare, R, C> {
     /// Sets the limits of a request that has a deadline of its own.
-    pub(super) fn limit(&mut self, limits: Limits) {
+    pub(super) fn limit(&mut self, limits: RequestLimits) {
         self.came = Some(limits.came);
         self.terms.rules.deadline = Some(limits.time);
     }
@@ -106,7 +106,7 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
         &mut self,
         retried: Option<Instant>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Failed<T>, Elapsed>> {
+    ) -> Poll<Result<FailedAttempt<T>, Elapsed>> {
         let Some(shared) = self
             .terms
             .shared
@@ -127,7 +127,7 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
             (None, None) => return Poll::Pending,
         };
         ready!(self.end.poll_above(&shared.alarms, at, cx));
-        Poll::Ready(limit.map(Failed::late).ok_or_else(Elapsed::new))
+        Poll::Ready(limit.map(FailedAttempt::late).ok_or_else(Elapsed::new))
     }
 
     /// The deadline of the request, if it has one.
@@ -136,7 +136,7 @@ impl<S, Spare, R, C> Kept<S, Spare, R, C> {
     }
 }
 
-impl<T> Failed<T> {
+impl<T> FailedAttempt<T> {
     pub(super) fn judged(answer: Result<T, BoxError>, verdict: Verdict) -> Self {
         Self {
             answer,

@@ -94,11 +94,11 @@ impl Terms {
     }
 
     /// The limits of a request that has a deadline of its own: the earlier of that and the layer's.
-    pub(super) fn limits(&self, came: Option<Instant>, own: Deadline) -> Limits {
+    pub(super) fn limits(&self, came: Option<Instant>, own: Deadline) -> RequestLimits {
         let came = came.unwrap_or_else(Instant::now);
         let own = own.instant().saturating_duration_since(came);
         let time = self.rules.deadline.map_or(own, |time| time.min(own));
-        Limits { came, time }
+        RequestLimits { came, time }
     }
 
     /// A new generator for one delay. A request does not keep one, because most requests are not
@@ -112,14 +112,14 @@ impl Terms {
 
 /// The limits of a request that has a deadline of its own.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct RequestLimits {
     /// When it came.
     pub(super) came: Instant,
     /// How long all its attempts may take.
     pub(super) time: Duration,
 }
 
-impl Limits {
+impl RequestLimits {
     /// Whether there is no time for an attempt.
     pub(super) fn is_over(self) -> bool {
         self.time.is_zero()
