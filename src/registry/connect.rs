@@ -1,6 +1,8 @@
 //! Creates a registry from a URL, so that programs can take it from the command line.
 
-use super::{Registry, WatchSettings, fixed::Fixed};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use super::{Backend, Registry, WatchSettings, fixed::Fixed, text::duration};
 use crate::error::ConfigError;
 
 /// Creates a registry from a URL, with default settings. It sends nothing yet; each watch and
@@ -15,11 +17,16 @@ use crate::error::ConfigError;
 /// | `rest://host:port` | an embedded registry served over HTTP |
 /// | `fixed:host:port,host:port;weight=3` | these addresses |
 ///
+/// The parameter `stale_after`, such as `?stale_after=45s`, sets [`WatchSettings::stale_after`] for any
+/// of them. Other parameters are those of the backend, and an unknown one is an error.
+///
+/// [`Schemes`] adds backends of one's own to this table.
+///
 /// # Errors
 /// When the URL cannot be used, or the feature of its registry is not compiled in. The message names the
 /// part of the URL.
 pub fn connect(url: &str) -> Result<Registry, ConfigError> {
-    connect_with(url, WatchSettings::default())
+    Schemes::new().connect(url)
 }
 
 /// Creates a registry from a URL, with the given settings; see [`connect`].
@@ -27,45 +34,140 @@ pub fn connect(url: &str) -> Result<Registry, ConfigError> {
 /// # Errors
 /// As [`connect`], and when a setting is out of its range.
 pub fn connect_with(url: &str, settings: WatchSettings) -> Result<Registry, ConfigError> {
-    let (scheme, rest) = url.split_once(':').ok_or_else(|| {
-        ConfigError::new(
-            "registry.url",
-            format!(
-                "{url:?} has no scheme: write consul://host:port, memory:, rest://… or fixed:…"
-            ),
-        )
-    })?;
-    match scheme {
-        "fixed" => Registry::with_settings(Fixed::parse(rest)?, settings),
+    Schemes::new().connect_with(url, settings)
+}
+
+type Make = dyn Fn(&str) -> Result<Arc<dyn Backend>, ConfigError> + Send + Sync;
+
+/// The backends that a URL can name, by the scheme of the URL.
+///
+/// # Examples
+/// ```
+/// use tower_roster::registry::{Schemes, fixed::Fixed};
+///
+/// // A backend of one's own takes the place of `Fixed`.
+/// let schemes = Schemes::new().with("hosts", |url: &str| {
+///     Fixed::parse(url.trim_start_matches("hosts://"))
+/// });
+/// let registry = schemes.connect("hosts://10.0.0.1:80,10.0.0.2:80")?;
+/// # Ok::<_, tower_roster::ConfigError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a table of schemes does nothing by itself"]
+pub struct Schemes(BTreeMap<Arc<str>, Arc<Make>>);
+
+impl Schemes {
+    /// Creates the table that [`connect`] uses: the backends whose features are compiled in.
+    pub fn new() -> Self {
+        let schemes = Self(BTreeMap::new()).with("fixed", |url: &str| {
+            Fixed::parse(url.split_once(':').map_or("", |(_, list)| list))
+        });
         #[cfg(feature = "consul")]
-        "consul" | "consul+http" | "consul+https" => {
-            let config = super::consul::ConsulConfig::from_url(url)?;
-            Registry::with_settings(super::consul::Consul::new(config)?, settings)
-        }
+        let schemes = ["consul", "consul+http", "consul+https"].into_iter().fold(
+            schemes,
+            |schemes, scheme| {
+                schemes.with(scheme, |url: &str| {
+                    super::consul::Consul::new(super::consul::ConsulConfig::from_url(url)?)
+                })
+            },
+        );
         #[cfg(feature = "memory")]
-        "memory" => Registry::with_settings(super::memory::Memory::named(rest), settings),
+        let schemes = schemes.with("memory", |url: &str| {
+            let name = url.split_once(':').map_or("", |(_, name)| name);
+            Ok(super::memory::Memory::named(name))
+        });
         #[cfg(feature = "rest")]
-        "rest" => {
-            Registry::with_settings(super::rest::RestSettings::from_url(url)?.build()?, settings)
-        }
-        _ => {
-            let known = known_schemes().join(", ");
+        let schemes = schemes.with("rest", |url: &str| {
+            super::rest::RestSettings::from_url(url)?.build()
+        });
+        schemes
+    }
+
+    /// Adds a backend, or replaces the one of that scheme. `make` gets the whole URL, without the
+    /// parameter `stale_after`.
+    pub fn with<B: Backend>(
+        mut self,
+        scheme: impl Into<Arc<str>>,
+        make: impl Fn(&str) -> Result<B, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move |url: &str| make(url).map(|backend| Arc::new(backend) as Arc<dyn Backend>);
+        self.0.insert(scheme.into(), Arc::new(make));
+        self
+    }
+
+    /// Creates a registry from a URL, with default settings.
+    ///
+    /// # Errors
+    /// When the URL cannot be used, or no backend has its scheme.
+    pub fn connect(&self, url: &str) -> Result<Registry, ConfigError> {
+        self.connect_with(url, WatchSettings::default())
+    }
+
+    /// Creates a registry from a URL, with the given settings. What the URL sets goes before.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and when a setting is out of its range.
+    pub fn connect_with(
+        &self,
+        url: &str,
+        settings: WatchSettings,
+    ) -> Result<Registry, ConfigError> {
+        let (url, settings) = take_settings(url, settings)?;
+        let Some((scheme, _)) = url.split_once(':') else {
+            let why = format!(
+                "{url:?} has no scheme: write consul://host:port, memory:, rest://… or fixed:…"
+            );
+            return Err(ConfigError::new("registry.url", why));
+        };
+        let Some(make) = self.0.get(scheme) else {
+            let known: Vec<_> = self.0.keys().map(|scheme| &**scheme).collect();
+            let known = known.join(", ");
             let message = format!("no backend for {scheme:?} is compiled in; there are {known}");
-            Err(ConfigError::new("registry.url", message))
-        }
+            return Err(ConfigError::new("registry.url", message));
+        };
+        settings.validate()?;
+        Ok(Registry::assemble(make(&url)?, settings))
     }
 }
 
-/// Lists the schemes whose features are compiled in.
-fn known_schemes() -> Vec<&'static str> {
-    let schemes = [
-        ("consul", cfg!(feature = "consul")),
-        ("consul+http", cfg!(feature = "consul")),
-        ("consul+https", cfg!(feature = "consul")),
-        ("memory", cfg!(feature = "memory")),
-        ("rest", cfg!(feature = "rest")),
-        ("fixed", true),
-    ];
-    let known = schemes.into_iter().filter(|(_, known)| *known);
-    known.map(|(scheme, _)| scheme).collect()
+impl Default for Schemes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Schemes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Takes the settings of watches out of a URL.
+fn take_settings(
+    url: &str,
+    mut settings: WatchSettings,
+) -> Result<(String, WatchSettings), ConfigError> {
+    let Some((place, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), settings));
+    };
+    let mut given = None;
+    let mut rest = Vec::new();
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("stale_after", age)) => {
+                let invalid = |why: String| ConfigError::new("watch.stale_after", why);
+                if given.replace(()).is_some() {
+                    return Err(invalid("is given twice".to_owned()));
+                }
+                let wrong = || invalid(format!("{age:?} is no duration such as 500ms, 20s or 2m"));
+                settings = settings.stale_after(duration(age).ok_or_else(wrong)?);
+            }
+            _ => rest.push(parameter),
+        }
+    }
+    let url = match rest.is_empty() {
+        true => place.to_owned(),
+        false => format!("{place}?{}", rest.join("&")),
+    };
+    Ok((url, settings))
 }

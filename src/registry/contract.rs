@@ -40,9 +40,16 @@ pub enum Answer {
     Listing(Listing),
     /// The registry confirmed that nothing changed.
     Unchanged,
+    /// A state that the registry could not confirm, and why: better than none. It is published as stale,
+    /// and [`Source::read`] follows as after an error.
+    Unconfirmed(Listing, RegistryError),
     /// The known position in the registry's history is void: [`Source::read`] must follow.
     Resync,
 }
+
+/// The age from which a set without confirmation is stale, unless its source or the user says otherwise:
+/// a registry that confirms an idle set every 20 s may miss that by some seconds.
+pub(super) const STALE_AFTER: Duration = Duration::from_secs(30);
 
 /// Reads one query of one registry. Dropping one of its futures ends the request that is open.
 pub trait Source: Send + 'static {
@@ -54,6 +61,13 @@ pub trait Source: Send + 'static {
     /// without a change, and must do so from time to time, because each reply confirms the published
     /// set.
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>>;
+
+    /// Returns the age from which a set without confirmation is stale, if
+    /// [`WatchSettings::stale_after`](super::WatchSettings::stale_after) does not set it; 30 s by default.
+    /// It must be longer than [`next`](Self::next) takes to confirm an idle set.
+    fn stale_after(&self) -> Duration {
+        STALE_AFTER
+    }
 
     /// Returns the limit on the rate of requests.
     fn limit(&self) -> Limit {

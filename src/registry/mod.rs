@@ -39,7 +39,6 @@ mod registration;
 pub mod rest;
 mod settings;
 mod supervise;
-#[cfg(any(feature = "consul", feature = "memory"))]
 mod text;
 mod view;
 mod warned;
@@ -48,7 +47,7 @@ mod watches;
 
 pub(crate) use self::follow::{Followed, Follower, followed};
 pub use self::{
-    connect::{connect, connect_with},
+    connect::{Schemes, connect, connect_with},
     contract::{Answer, Backend, BoxFuture, Lease, Renewal, Source},
     pace::Limit,
     query::Query,

@@ -43,13 +43,13 @@ impl<'a> Publisher<'a> {
         query: &'a Query,
         backend: &'a Arc<str>,
         settings: &WatchSettings,
+        stale_after: Duration,
         cell: &'a cell::Sender<View>,
         relayed: bool,
     ) -> Self {
         let WatchSettings {
             empty_guard,
             removal_grace,
-            stale_after,
             ..
         } = *settings;
         Self {
@@ -138,6 +138,15 @@ impl<'a> Publisher<'a> {
         true
     }
 
+    /// Takes a state that the registry could not confirm. The error that follows makes it stale. Without
+    /// an instance it is no better than none.
+    pub(super) fn unconfirmed(&mut self, listing: Listing) {
+        if !listing.instances.is_empty() && self.settle.offer(listing, Instant::now()) {
+            self.log_rejected();
+            self.without_instances = ViewState::Empty;
+        }
+    }
+
     /// Logs the records that are left out and that the last published view does not name.
     fn log_rejected(&self) {
         let known = Arc::clone(&self.cell.borrow().rejected);
@@ -182,6 +191,7 @@ impl<'a> Publisher<'a> {
 
     fn state(&self) -> ViewState {
         match self.confirmed {
+            None if self.error.is_some() && !self.settle.set().is_empty() => ViewState::Stale,
             None => ViewState::Pending,
             Some(_) if self.error.is_some() => ViewState::Stale,
             Some(at) if at.elapsed() >= self.stale_after => ViewState::Stale,

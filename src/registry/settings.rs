@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::contract::STALE_AFTER;
 #[cfg(doc)]
-use super::{Registry, Watch};
+use super::{Registry, Source, Watch};
 use crate::{
     backoff::Backoff,
     catalog::EmptyGuard,
@@ -32,7 +33,7 @@ impl WatchMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchSettings {
     pub(super) mode: WatchMode,
-    pub(super) stale_after: Duration,
+    pub(super) stale_after: Option<Duration>,
     pub(super) backoff: Backoff,
     pub(super) empty_guard: EmptyGuard,
     pub(super) removal_grace: Duration,
@@ -44,7 +45,7 @@ impl Default for WatchSettings {
     fn default() -> Self {
         Self {
             mode: WatchMode::Watch,
-            stale_after: Duration::from_secs(30),
+            stale_after: None,
             backoff: Backoff::known(50, 750),
             empty_guard: EmptyGuard::default(),
             removal_grace: Duration::ZERO,
@@ -62,12 +63,12 @@ impl WatchSettings {
         self
     }
 
-    /// Sets the age from which a set without confirmation is reported as stale; 30 s by default. It
-    /// changes only the report: a stale set stays in use. It must be longer than a backend takes to
-    /// confirm an idle watch (Consul: 21.25 s by default).
+    /// Sets the age from which a set without confirmation is reported as stale. By default each backend
+    /// says how long it takes to confirm an idle watch, and it is at least 30 s (see
+    /// [`Source::stale_after`]). It changes only the report: a stale set stays in use.
     #[must_use]
     pub fn stale_after(mut self, age: Duration) -> Self {
-        self.stale_after = age;
+        self.stale_after = Some(age);
         self
     }
 
@@ -117,15 +118,12 @@ impl WatchSettings {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        check_range(
-            "watch.stale_after",
-            self.stale_after,
-            Duration::from_nanos(1)..,
-        )?;
+        let stale_after = self.stale_after.unwrap_or(STALE_AFTER);
+        check_range("watch.stale_after", stale_after, Duration::from_nanos(1)..)?;
         if let WatchMode::Poll(every) = self.mode {
             check_range("watch.mode", every, Duration::from_millis(10)..)?;
             // Each copy would go stale before the next poll.
-            check_range("watch.mode", every, ..=self.stale_after)?;
+            check_range("watch.mode", every, ..=stale_after)?;
         }
         Ok(())
     }

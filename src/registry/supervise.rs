@@ -181,11 +181,14 @@ async fn supervise(
         mode,
         backoff,
         seed,
+        stale_after,
         ..
     } = job.settings;
     let mut rng: SmallRng = small_rng(seed);
     let mut pace = Pace::new(source.limit(), Instant::now());
-    let mut publisher = Publisher::new(&job.query, &job.backend, &job.settings, cell, relayed);
+    let stale_after = stale_after.unwrap_or_else(|| source.stale_after());
+    let (query, backend) = (&job.query, &job.backend);
+    let mut publisher = Publisher::new(query, backend, &job.settings, stale_after, cell, relayed);
     let mut failures: u32 = 0;
     let mut read = true;
     loop {
@@ -203,18 +206,26 @@ async fn supervise(
             }
         };
         let answer = publisher.during(fenced(request)).await;
-        let answer = answer.unwrap_or_else(|| Err(panicked()));
-        read = mode != WatchMode::Watch;
-        let pause = match answer {
+        let answer = match answer.unwrap_or_else(|| Err(panicked())) {
+            Ok(Answer::Unconfirmed(listing, why)) => {
+                publisher.unconfirmed(listing);
+                Err(why)
+            }
+            Ok(Answer::Listing(listing)) => Ok(Some(listing)),
+            Ok(Answer::Unchanged) => Ok(None),
             Ok(Answer::Resync) => {
                 read = true;
                 continue;
             }
-            Ok(Answer::Unchanged) => {
+            Err(error) => Err(error),
+        };
+        read = mode != WatchMode::Watch;
+        let pause = match answer {
+            Ok(None) => {
                 publisher.confirm();
                 None
             }
-            Ok(Answer::Listing(listing)) => {
+            Ok(Some(listing)) => {
                 let applied = publisher.list(listing);
                 read |= !applied;
                 (!applied).then(|| jittered(HELD_RECHECK, 0.2, &mut rng))

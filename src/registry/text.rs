@@ -1,9 +1,9 @@
 //! Text from outside: shortened for messages, and parsed as a time.
 
-#[cfg(any(feature = "consul", feature = "rest"))]
 use std::time::Duration;
 
 /// Returns a text with at most so many characters, for logs and errors: others may send any length.
+#[cfg(any(feature = "consul", feature = "memory"))]
 pub(super) fn excerpt(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -12,7 +12,6 @@ pub(super) fn excerpt(text: &str, most: usize) -> String {
 }
 
 /// Parses a time with its unit, such as `500ms`, `20s`, `1.5h` or `1m30s`.
-#[cfg(any(feature = "consul", feature = "rest"))]
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let digit = |c: char| c.is_ascii_digit() || c == '.';
     let (mut rest, mut total) = (text, None);
@@ -33,7 +32,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     total
 }
 
-#[cfg(all(test, any(feature = "consul", feature = "rest")))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

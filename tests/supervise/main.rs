@@ -10,6 +10,7 @@ mod scripted;
 mod several;
 mod sharing;
 mod states;
+mod urls;
 
 use std::time::Duration;
 

@@ -26,6 +26,8 @@ pub(super) enum Step {
     /// No instance, and this number of records that cannot be used.
     Unusable(usize),
     Fail(ErrorKind),
+    /// A list that could not be confirmed.
+    Unconfirmed(&'static [&'static str]),
     Resync,
     Unchanged,
     Hang,
@@ -93,7 +95,7 @@ fn error(kind: ErrorKind) -> RegistryError {
     RegistryError::new(kind, "as the script says")
 }
 
-fn listing(ids: &[&str], exists: bool) -> Answer {
+pub(super) fn listing(ids: &[&str], exists: bool) -> Answer {
     let instances = ids.iter().map(|id| {
         let instance = Instance::new("web", *id, "127.0.0.1:80".parse().unwrap());
         Arc::new(instance)
@@ -125,6 +127,12 @@ async fn perform(mut step: Step) -> Result<Answer, RegistryError> {
             ..Listing::default()
         })),
         Step::Fail(kind) => Err(error(kind)),
+        Step::Unconfirmed(ids) => match listing(ids, true) {
+            Answer::Listing(listing) => {
+                Ok(Answer::Unconfirmed(listing, error(ErrorKind::Unavailable)))
+            }
+            answer => Ok(answer),
+        },
         Step::Resync => Ok(Answer::Resync),
         Step::Unchanged => Ok(Answer::Unchanged),
         Step::Hang | Step::After(..) => std::future::pending().await,

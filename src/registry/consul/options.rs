@@ -140,9 +140,9 @@ impl ConsulOptions {
     }
 
     /// Sets how long Consul may hold a query when nothing changes, from 100 ms to 10 min; 20 s by
-    /// default. Consul adds up to a sixteenth. A shorter wait costs more requests. With a wait longer
-    /// than [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), an idle set is
-    /// reported as stale.
+    /// default. Consul adds up to a sixteenth. A shorter wait costs more requests. An idle set
+    /// counts as confirmed for as long as a wait takes, unless
+    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after) is set.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

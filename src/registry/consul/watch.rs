@@ -24,7 +24,7 @@ use crate::{
     catalog::{Listing, Rejected},
     connect::Link,
     error::{ErrorKind, RegistryError},
-    registry::{Answer, BoxFuture, Source, decoding::decoded, http::Reply},
+    registry::{Answer, BoxFuture, Source, contract::STALE_AFTER, decoding::decoded, http::Reply},
 };
 
 /// How long a blocking query may take beyond its wait and Consul's jitter of a sixteenth: above the 7 s
@@ -344,6 +344,12 @@ impl Source for HealthQuery {
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         self.index = None;
         Box::pin(self.ask(None))
+    }
+
+    /// A wait may be longer than usual, and Consul adds up to a sixteenth.
+    fn stale_after(&self) -> Duration {
+        let wait = self.request.options.wait;
+        STALE_AFTER.max(wait + wait / 16 + MARGIN / 2)
     }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {

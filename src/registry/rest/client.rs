@@ -108,9 +108,9 @@ impl RestSettings {
     }
 
     /// Sets how long the registry may hold a request open before it confirms that nothing changed, from
-    /// 10 ms to 10 min; 20 s by default. Shorter waits cost more requests. A set must be confirmed
-    /// within [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after), so a longer
-    /// wait needs a longer `stale_after`.
+    /// 10 ms to 10 min; 20 s by default. Shorter waits cost more requests. An idle set counts as
+    /// confirmed for as long as a wait takes, unless
+    /// [`WatchSettings::stale_after`](crate::registry::WatchSettings::stale_after) is set.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

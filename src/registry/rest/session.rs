@@ -15,6 +15,7 @@ use crate::{
     instance::Instance,
     registry::{
         Answer, BoxFuture, Lease, Query, Renewal, Source,
+        contract::STALE_AFTER,
         decoding::{LONGEST_RECORD, decoded, elements},
         http::{RegistryHttp, Reply, Request},
         memory::{Defaults, NewRecord, Position, renew_every, wire},
@@ -171,6 +172,11 @@ impl Source for RestSource {
             self.seen = Some(position);
             Ok(answer)
         })
+    }
+
+    /// A wait may be longer than usual, and the registry adds up to a sixteenth.
+    fn stale_after(&self) -> Duration {
+        STALE_AFTER.max(self.wait + self.wait / 16 + WAIT_MARGIN)
     }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
