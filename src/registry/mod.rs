@@ -40,6 +40,8 @@ pub mod rest;
 mod settings;
 mod supervise;
 mod text;
+#[cfg(feature = "consul")]
+mod tls;
 mod view;
 mod warned;
 mod watch;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::ConfigError,
-    registry::{decoding::MOST_RECORDS, redact::shown},
+    registry::{decoding::MOST_RECORDS, redact::shown, tls::TlsFiles},
 };
 
 /// The source of the ACL token. Its `Debug` never shows a token.
@@ -29,17 +29,6 @@ impl fmt::Debug for TokenSource {
             Self::File(path) => path.fmt(f),
         }
     }
-}
-
-/// The paths of the certificates. They are read when the client is created.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TlsFiles {
-    pub(super) ca_file: Option<PathBuf>,
-    pub(super) ca_path: Option<PathBuf>,
-    pub(super) cert: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
-    pub(super) server_name: Option<String>,
-    pub(super) unverified: bool,
 }
 
 /// The agents to connect to, and the options for queries. [`Consul::new`](super::Consul::new) checks

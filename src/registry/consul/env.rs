@@ -4,9 +4,9 @@ use std::ffi::OsString;
 
 use super::{
     agent::{AgentAddress, DefaultPorts},
-    config::{ConsulConfig, TlsFiles, TokenSource},
+    config::{ConsulConfig, TokenSource},
 };
-use crate::error::ConfigError;
+use crate::{error::ConfigError, registry::tls::TlsFiles};
 
 impl ConsulConfig {
     /// Creates a configuration with the agent and the credentials that the `consul` command uses.

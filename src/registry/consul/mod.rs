@@ -70,8 +70,6 @@ mod probe;
 mod register;
 mod reply;
 mod request;
-#[cfg(feature = "tls")]
-mod tls;
 mod transport;
 mod turns;
 mod url;

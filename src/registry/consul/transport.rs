@@ -13,6 +13,8 @@ use super::{
     config::{ConsulConfig, TokenSource},
     options::ConsulOptions,
 };
+#[cfg(feature = "tls")]
+use crate::registry::tls::client_config;
 use crate::{
     connect::{Connector, Target},
     error::{ConfigError, RegistryError},
@@ -59,7 +61,8 @@ impl Hyper {
         let urls: Vec<_> = agents.iter().map(AgentAddress::url).collect();
         #[cfg(feature = "tls")]
         let tls = if agents.iter().any(|agent| agent.secure) {
-            Some(super::tls::client_config(&config.tls)?)
+            let http2 = cfg!(feature = "http2");
+            Some(client_config("consul", &config.tls, http2)?)
         } else {
             None
         };

@@ -1,4 +1,4 @@
-//! TLS settings for HTTPS agents, from the files that the `consul` command reads.
+//! The settings of a TLS client.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -9,94 +9,88 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::config::TlsFiles;
+use super::TlsFiles;
 use crate::error::ConfigError;
 
-pub(super) fn client_config(tls: &TlsFiles) -> Result<Arc<ClientConfig>, ConfigError> {
+/// Reads the files. `part` is the part of the crate that errors name, and `http2` tells whether the
+/// connection may be of HTTP/2.
+pub(in crate::registry) fn client_config(
+    part: &str,
+    tls: &TlsFiles,
+    http2: bool,
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    let invalid = |name: &str, why: String| ConfigError::new(format!("{part}.{name}"), why);
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| ConfigError::new("consul.tls", error.to_string()))?;
+        .map_err(|error| invalid("tls", error.to_string()))?;
     let builder = if tls.unverified {
         builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
-        builder.with_root_certificates(roots(tls)?)
+        builder.with_root_certificates(roots(tls).map_err(|(name, why)| invalid(name, why))?)
     };
     let mut config = match (&tls.cert, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let certs = certificates("consul.client_cert", cert)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-                ConfigError::new("consul.client_key", format!("cannot use {key:?}: {error}"))
-            })?;
-            builder.with_client_auth_cert(certs, key).map_err(|error| {
-                ConfigError::new(
-                    "consul.client_cert",
-                    format!("does not fit its key: {error}"),
-                )
-            })?
+            let certs = certificates(cert).map_err(|why| invalid("client_cert", why))?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| invalid("client_key", format!("cannot use {key:?}: {error}")))?;
+            builder
+                .with_client_auth_cert(certs, key)
+                .map_err(|error| invalid("client_cert", format!("does not fit its key: {error}")))?
         }
         (Some(_), None) => {
-            return Err(ConfigError::new(
-                "consul.client_key",
-                "a certificate needs its key",
-            ));
+            let why = "a certificate needs its key".to_owned();
+            return Err(invalid("client_key", why));
         }
         (None, Some(_)) => {
-            return Err(ConfigError::new(
-                "consul.client_cert",
-                "a key needs its certificate",
-            ));
+            let why = "a key needs its certificate".to_owned();
+            return Err(invalid("client_cert", why));
         }
     };
-    config.alpn_protocols = vec![
-        #[cfg(feature = "http2")]
-        b"h2".to_vec(),
-        b"http/1.1".to_vec(),
-    ];
+    if http2 {
+        config.alpn_protocols.push(b"h2".to_vec());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
     Ok(Arc::new(config))
 }
 
-fn roots(tls: &TlsFiles) -> Result<RootCertStore, ConfigError> {
+/// Returns the authorities to trust, or the setting that cannot be used, and why.
+fn roots(tls: &TlsFiles) -> Result<RootCertStore, (&'static str, String)> {
     let mut roots = RootCertStore::empty();
-    let mut add = |field: &str, certs: Vec<CertificateDer<'static>>| {
+    let mut add = |name: &'static str, path: &Path| {
+        let certs = certificates(path).map_err(|why| (name, why))?;
         certs.into_iter().try_for_each(|cert| {
             let added = roots.add(cert);
-            added.map_err(|error| ConfigError::new(field, format!("unusable authority: {error}")))
+            added.map_err(|error| (name, format!("unusable authority: {error}")))
         })
     };
     if let Some(path) = &tls.ca_file {
-        add("consul.ca_file", certificates("consul.ca_file", path)?)?;
+        add("ca_file", path)?;
     } else if let Some(directory) = &tls.ca_path {
-        let unreadable = |error: std::io::Error| {
-            ConfigError::new(
-                "consul.ca_path",
-                format!("cannot read {directory:?}: {error}"),
-            )
-        };
+        let unreadable =
+            |error: std::io::Error| ("ca_path", format!("cannot read {directory:?}: {error}"));
         for entry in fs::read_dir(directory).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if path.is_file() {
-                add("consul.ca_path", certificates("consul.ca_path", &path)?)?;
+                add("ca_path", &path)?;
             }
         }
     } else {
         let found = rustls_native_certs::load_native_certs();
         let (added, _) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
-            return Err(ConfigError::new(
-                "consul.ca_file",
-                "the system has no certificate authorities, and no file is named",
-            ));
+            let why = "the system has no certificate authorities, and no file is named";
+            return Err(("ca_file", why.to_owned()));
         }
     }
     Ok(roots)
 }
 
-fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let unusable = |why: String| ConfigError::new(field, format!("cannot use {path:?}: {why}"));
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unusable = |why: String| format!("cannot use {path:?}: {why}");
     let certs = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(error.to_string()))?;
