@@ -32,6 +32,8 @@ pub mod memory;
 mod pace;
 mod publisher;
 mod query;
+#[cfg(feature = "_record")]
+pub mod record;
 #[cfg(any(feature = "consul", feature = "rest"))]
 mod redact;
 mod registration;

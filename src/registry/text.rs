@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Returns a text with at most so many characters, for logs and errors: others may send any length.
-#[cfg(any(feature = "consul", feature = "memory"))]
+#[cfg(any(feature = "consul", feature = "memory", feature = "_record"))]
 pub(super) fn excerpt(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -4,6 +4,7 @@
 
 mod consul;
 mod mutate;
+mod record;
 mod rest;
 
 /// How many inputs each test makes.
