@@ -5,10 +5,11 @@
 //! wait for it at the same time: a bare `GET …?index=N` over one hyper connection, stamped when its
 //! last byte has arrived, and the crate's whole way up to the `Change` that tower's balancer
 //! would get. Reported is the difference of the two, median and spread. Then 500 services are watched on
-//! an agent as it is by default, and one of 5,000 instances. Needs a Consul binary
-//! (`tests/run.sh` gets one); says so when there is none.
+//! an agent as it is by default, and one of 5,000 instances. With the feature `etcd`, changes are compared
+//! on etcd too, with few instances and many. Needs a Consul binary (`tests/run.sh` gets one) and one of
+//! etcd; says so when there is none.
 //!
-//! `cargo bench --bench visibility`
+//! `cargo bench --bench visibility --features etcd`
 
 #![allow(unreachable_pub, reason = "a program has no public items")]
 
@@ -55,6 +56,10 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(run(if once { 3 } else { 200 }));
+    #[cfg(feature = "etcd")]
+    for instances in [20, if once { 100 } else { 10_000 }] {
+        runtime.block_on(etcd(instances, if once { 3 } else { 200 }));
+    }
     let time = Duration::from_secs(if once { 1 } else { 20 });
     runtime.block_on(many_services(if once { 20 } else { 500 }, time));
     runtime.block_on(long_list(if once { 100 } else { 5_000 }, time));
@@ -179,23 +184,35 @@ async fn run(rounds: usize) {
         .expect("the first answer")
         .expect("a stamp");
 
+    let act = async |round: usize| match round % 2 {
+        0 => register(&agent, "extra", 9_000).await,
+        _ => agent.deregister_service("extra").await,
+    };
+    let title = "a bare blocking query of Consul returned";
+    compare(title, rounds, act, &mut discover, &mut bare).await;
+}
+
+/// Prints how much later the `Discover` sees a change than a bare watch.
+async fn compare<D>(
+    title: &str,
+    rounds: usize,
+    act: impl AsyncFn(usize),
+    discover: &mut Pin<Box<D>>,
+    bare: &mut mpsc::UnboundedReceiver<Instant>,
+) where
+    D: tower::discover::Discover<Error = Infallible>,
+{
     let mut differences = Vec::new();
     for round in 0..rounds {
         // Changes that come faster than the pace of ten a second are seen together.
         tokio::time::sleep(Duration::from_millis(250)).await;
         while bare.try_recv().is_ok() {}
-        let act = async {
-            match round % 2 {
-                0 => register(&agent, "extra", 9_000).await,
-                _ => agent.deregister_service("extra").await,
-            }
-        };
         let seen = async {
-            change(&mut discover).await;
+            change(discover).await;
             Instant::now()
         };
         let answered = async { bare.recv().await.expect("a stamp") };
-        let all = async { tokio::join!(act, seen, answered) };
+        let all = async { tokio::join!(act(round), seen, answered) };
         let ((), seen, answered) = timeout(PATIENCE, all).await.expect("a change is seen");
         differences.push(
             seen.duration_since(answered).as_secs_f64() * 1e3
@@ -204,7 +221,7 @@ async fn run(rounds: usize) {
     }
     differences.sort_by(f64::total_cmp);
     let quantile = |q: f64| differences[((differences.len() - 1) as f64 * q) as usize];
-    println!("\n| visible in the Discover after a bare blocking query returned | ms |");
+    println!("\n| visible in the Discover after {title} | ms |");
     println!("|---|---|");
     println!(
         "| median of {rounds} changes | {:.3} (bar: 2) |",
@@ -215,6 +232,87 @@ async fn run(rounds: usize) {
         quantile(0.1),
         quantile(0.9)
     );
+}
+
+/// The same on etcd, beside a bare watch, and what so many instances cost.
+#[cfg(feature = "etcd")]
+async fn etcd(instances: usize, rounds: usize) {
+    use support::etcd::encode;
+
+    if support::etcd::binary().is_none() {
+        println!("etcd: not run, because there is none (tests/run.sh gets one)");
+        return;
+    }
+    let etcd = support::Etcd::server().await;
+    let put = |id: usize| {
+        let address = format!("10.{}.{}.1:8080", id >> 8, id & 255);
+        let instance = Instance::new("web", format!("web-{id:05}"), address.parse().expect("one"));
+        let value = registry::record::encode(&instance, 1);
+        let key = encode(format!("/services/web/web-{id:05}"));
+        json!({"request_put": {"key": key, "value": encode(value)}})
+    };
+    for first in (0..instances).step_by(100) {
+        let puts: Vec<_> = (first..instances.min(first + 100)).map(put).collect();
+        etcd.post("/v3/kv/txn", json!({"success": puts})).await.ok();
+    }
+    let (stamps, mut bare) = mpsc::unbounded_channel();
+    tokio::spawn(bare_etcd(etcd.addr(), stamps));
+    let registry = registry::connect(&etcd.url()).expect("a URL");
+    let began = Instant::now();
+    let mut watch = registry.watch("web").expect("a watch");
+    let listed = watch.wait_for(|view| view.instances.len() == instances);
+    let listed = timeout(PATIENCE, listed).await.expect("the list in time");
+    listed.expect("the runtime runs");
+    let listed = began.elapsed();
+    let discover = watch.discover(|_: &Instance| Ok::<_, Infallible>(()));
+    let mut discover = Box::pin(discover.fuse());
+    for _ in 0..instances {
+        change(&mut discover).await;
+    }
+    timeout(PATIENCE, bare.recv())
+        .await
+        .expect("the first line")
+        .expect("a stamp");
+    let sent = || etcd.metric("etcd_network_client_grpc_sent_bytes_total");
+    let before = sent().await;
+    let act = async |round: usize| match round % 2 {
+        0 => etcd.put("/services/web/extra", "10.0.0.1:80").await,
+        _ => etcd.delete("/services/web/extra").await,
+    };
+    let title = format!("a bare watch of etcd did, {instances} instances");
+    compare(&title, rounds, act, &mut discover, &mut bare).await;
+    let bytes = (sent().await - before) / rounds as f64;
+    println!(
+        "| first set | {:.0} (bar: 1000) |",
+        listed.as_secs_f64() * 1e3
+    );
+    println!("| bytes of one change, for both watches | {bytes:.0} |");
+}
+
+/// The least that any client of etcd must do: open a watch, and read its lines.
+#[cfg(feature = "etcd")]
+async fn bare_etcd(server: std::net::SocketAddr, stamps: mpsc::UnboundedSender<Instant>) {
+    use support::etcd::encode;
+
+    let stream = TcpStream::connect(server)
+        .await
+        .expect("the server listens");
+    stream.set_nodelay(true).expect("a socket");
+    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.expect("http");
+    tokio::spawn(connection);
+    let (key, end) = (encode("/services/web/"), encode("/services/web0"));
+    let body = json!({"create_request": {"key": key, "range_end": end}});
+    let request = Request::post("/v3/watch")
+        .header("host", "etcd")
+        .body(http_body_util::Full::<Bytes>::from(body.to_string()))
+        .expect("a request");
+    let response = send.send_request(request).await.expect("a watch");
+    let mut body = response.into_body();
+    while let Some(Ok(_)) = body.frame().await {
+        if stamps.send(Instant::now()).is_err() {
+            return;
+        }
+    }
 }
 
 async fn register(agent: &support::Agent, id: &str, port: u16) {

@@ -24,7 +24,7 @@ use tower_roster::{balance::policy, registry::Query};
 #[derive(Parser)]
 #[command(
     name = "call",
-    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), \
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
     rest://host:port, fixed:host:port,host:port"
 )]
 struct Args {
@@ -93,7 +93,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     if args.url.starts_with("memory:") {
         return Err(common::Failure::usage(
             "memory: lives within one process, and nobody else can register in this one; \
-             consul:, rest: and fixed: can be called",
+             consul:, etcd:, rest: and fixed: can be called",
         ));
     }
     let registry = common::connect(&args.url)?;

@@ -19,7 +19,7 @@ use tower_roster::{
 #[derive(Parser)]
 #[command(
     name = "register",
-    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), \
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
     rest://host:port"
 )]
 struct Args {

@@ -22,7 +22,7 @@ use tower_roster::{
 #[derive(Parser)]
 #[command(
     name = "watch",
-    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), \
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
     rest://host:port, fixed:host:port,host:port"
 )]
 struct Args {

@@ -2,19 +2,20 @@
 # Runs every test, on real servers: gets them where the machine has none, without root and without
 # changing anything outside target/. Arguments go to `cargo test`.
 set -euo pipefail
+shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 servers=$PWD/target/servers
-suite=bullseye
 
 die() {
     printf 'tests/run.sh: %s\n' "$1" >&2
     cat >&2 <<END
-The tests need Consul. Any of these will do:
-  - put a consul binary on PATH, or set CONSUL_BIN to one
+The tests need Consul and etcd. For each of them, any of these will do:
+  - put a consul or etcd binary on PATH, or set CONSUL_BIN or ETCD_BIN to one
   - on Debian, with apt-get, dpkg and debian-archive-keyring installed, let this script get the
-    consul package of Debian 11 ($suite) from the mirrors the machine is set up with
-  - set ROSTER_SERVER_CACHE to a folder with that package in it, consul_VERSION_ARCHITECTURE.deb
+    packages consul of Debian 11 and etcd-server of Debian 12 from the mirrors the machine is set
+    up with
+  - set ROSTER_SERVER_CACHE to a folder with these packages in it, NAME_VERSION_ARCHITECTURE.deb
 'cargo test' alone runs the tests that need no server.
 END
     exit 1
@@ -61,9 +62,9 @@ private_apt() {
     apt-get -c "$apt/apt.conf" "$@"
 }
 
-# Downloads the package $1 of the suite into the current folder.
+# Downloads the package $1 of the suite $2 into the current folder.
 download() {
-    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    local suite=$2 mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     command -v apt-get >/dev/null || die "no apt-get"
     [[ -f $keyring ]] || die "no $keyring: install debian-archive-keyring"
     apt=$servers/apt
@@ -98,7 +99,7 @@ END
     die "none of this machine's apt sources has $1 of $suite"
 }
 
-# Unpacks the package $1 into target/servers/$1.
+# Unpacks the package $1 of the suite $2 into target/servers/$1.
 fetch() {
     local package partial=$servers/$1.partial
     command -v dpkg >/dev/null || die "no dpkg"
@@ -109,7 +110,7 @@ fetch() {
         echo "$1: from the cache, $(basename "$package")"
         verify "$package"
     else
-        (cd "$partial/deb" && download "$1")
+        (cd "$partial/deb" && download "$1" "$2")
         package=$(echo "$partial/deb/$1"_*.deb)
     fi
     dpkg -x "$package" "$partial/root"
@@ -119,20 +120,35 @@ fetch() {
     rm -rf "$partial"
 }
 
-if [[ -n ${CONSUL_BIN:-} ]]; then
-    [[ -x $CONSUL_BIN ]] || die "CONSUL_BIN is no program: $CONSUL_BIN"
-elif command -v consul >/dev/null; then
-    CONSUL_BIN=$(command -v consul)
-else
-    CONSUL_BIN=$servers/consul/usr/bin/consul
-    [[ -x $CONSUL_BIN ]] || fetch consul
-fi
-# Tests run elsewhere than here.
-CONSUL_BIN=$(realpath "$CONSUL_BIN")
-export CONSUL_BIN
-# No pipe to head: it may close before consul has written all, which counts as a failure.
-version=$("$CONSUL_BIN" version) || die "$CONSUL_BIN does not run here"
-echo "${version%%$'\n'*}: $CONSUL_BIN"
+# Prints the path of a program: what the variable $1 names, else $2 on PATH, else the file $2 of the
+# package $3 of the suite $4.
+program() {
+    local bin=${!1:-}
+    if [[ -n $bin ]]; then
+        [[ -x $bin ]] || die "$1 is no program: $bin"
+    elif command -v "$2" >/dev/null; then
+        bin=$(command -v "$2")
+    else
+        bin=$servers/$3/usr/bin/$2
+        [[ -x $bin ]] || fetch "$3" "$4" >&2
+    fi
+    # Tests run elsewhere than here.
+    realpath "$bin"
+}
+
+# Prints the version of a program, which is the first line of what $@ says.
+version() {
+    local version
+    # No pipe to head: it may close before the program has written all, which counts as a failure.
+    version=$("$@") || die "$1 does not run here"
+    echo "${version%%$'\n'*}: $1"
+}
+
+CONSUL_BIN=$(program CONSUL_BIN consul consul bullseye)
+ETCD_BIN=$(program ETCD_BIN etcd etcd-server bookworm)
+export CONSUL_BIN ETCD_BIN
+version "$CONSUL_BIN" version
+version "$ETCD_BIN" --version
 
 export ROSTER_REQUIRE_SERVERS=1
 # All of them, so that one failure does not hide another.

@@ -301,6 +301,45 @@ fn so_are_the_settings_of_a_rest_client() {
     );
 }
 
+#[cfg(feature = "etcd")]
+#[test]
+fn so_are_the_settings_of_etcd() {
+    use tower_roster::registry::{etcd::EtcdSettings, record::RecordFormat};
+
+    let one = || EtcdSettings::from_url("etcd://127.0.0.1").unwrap();
+    assert_eq!(
+        one(),
+        EtcdSettings::new(["127.0.0.1:2379".parse().unwrap()])
+    );
+    for other in [
+        one().prefix("/other"),
+        one().user("a", "b"),
+        one().ttl(Duration::from_secs(16)),
+        one().timeout(Duration::from_secs(1)),
+        one().format(RecordFormat::new().dubbo(true)),
+    ] {
+        assert_ne!(other, one());
+        assert_eq!(other.clone(), other);
+        assert!(other.build().is_ok());
+    }
+    for (settings, field) in [
+        (EtcdSettings::new([]), "etcd.members"),
+        (one().ttl(Duration::from_millis(1_999)), "etcd.ttl"),
+        (one().timeout(ZERO), "etcd.timeout"),
+        (one().prefix("a\nb"), "etcd.prefix"),
+        #[cfg(feature = "tls")]
+        (one().ca_file("ca.pem"), "etcd.ca_file"),
+        #[cfg(feature = "tls")]
+        (one().tls(true).ca_file("/none"), "etcd.ca_file"),
+        #[cfg(feature = "tls")]
+        (one().client_cert("c.pem", "k.pem"), "etcd.client_cert"),
+    ] {
+        let error = refused(settings.build());
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
 #[cfg(feature = "memory")]
 #[tokio::test]
 async fn so_is_the_health_of_a_registration() {
@@ -318,7 +357,7 @@ async fn so_is_the_health_of_a_registration() {
 }
 
 /// Fields that are refused by what a file, the environment or an address holds; `tests/consul` has them.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 8] = [
     "CONSUL_HTTP_ADDR",
     "consul.address",
     "consul.ca_file",
@@ -326,6 +365,7 @@ const ELSEWHERE: [&str; 7] = [
     "consul.client_cert",
     "consul.client_key",
     "consul.tls",
+    "etcd.client_key",
 ];
 
 /// What the sources write as the field of an error has the form, and stands in a table above.

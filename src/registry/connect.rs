@@ -13,6 +13,8 @@ use crate::error::ConfigError;
 /// | `consul://host:port?dc=dc1` | a Consul agent; several as `host:port,host:port`; all other settings from the environment |
 /// | `consul+https://host:port` | the same over TLS (feature `tls`) |
 /// | `consul:` | the agent that the `consul` command uses: `CONSUL_HTTP_ADDR` and related variables |
+/// | `etcd://user:password@host:port,host:port?prefix=/services` | an etcd cluster (feature `etcd`; its settings are `EtcdSettings`) |
+/// | `etcd+https://host:port` | the same over TLS (feature `tls`) |
 /// | `memory:` or `memory:name` | the embedded registry of this process with that name |
 /// | `rest://host:port` | an embedded registry served over HTTP |
 /// | `fixed:host:port,host:port;weight=3` | these addresses |
@@ -71,6 +73,14 @@ impl Schemes {
                 })
             },
         );
+        #[cfg(feature = "etcd")]
+        let schemes = ["etcd", "etcd+https"]
+            .into_iter()
+            .fold(schemes, |schemes, scheme| {
+                schemes.with(scheme, |url: &str| {
+                    super::etcd::EtcdSettings::from_url(url)?.build()
+                })
+            });
         #[cfg(feature = "memory")]
         let schemes = schemes.with("memory", |url: &str| {
             let name = url.split_once(':').map_or("", |(_, name)| name);

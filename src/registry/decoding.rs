@@ -7,17 +7,18 @@
 //! the program is late.
 
 use std::{
-    fmt,
     future::pending,
     io::{self, Read as _},
     panic::resume_unwind,
 };
 
 use bytes::Bytes;
+#[cfg(any(feature = "consul", feature = "rest"))]
 use serde::{
     Deserializer as _,
     de::{Error as _, SeqAccess, Visitor},
 };
+#[cfg(any(feature = "consul", feature = "rest"))]
 use serde_json::value::RawValue;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -26,6 +27,7 @@ pub(super) const MOST_RECORDS: usize = 100_000;
 
 /// The longest record, in bytes. Those that Consul itself limits have at most 40 KiB of metadata and a few
 /// of everything else.
+#[cfg(any(feature = "consul", feature = "rest"))]
 pub(super) const LONGEST_RECORD: usize = 256 << 10;
 
 /// The largest reply that is decoded on the thread of the task, in bytes. Measured: 17 ms for a MiB, so
@@ -101,12 +103,13 @@ pub(super) fn gunzip(packed: &[u8], longest: usize) -> Result<Bytes, GunzipError
 ///
 /// # Errors
 /// When it is no JSON array, or has more elements.
+#[cfg(any(feature = "consul", feature = "rest"))]
 pub(super) fn elements(list: &[u8], most: usize) -> Result<Vec<&RawValue>, serde_json::Error> {
     struct Elements(usize);
     impl<'de> Visitor<'de> for Elements {
         type Value = Vec<&'de RawValue>;
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("a list")
         }
 
@@ -170,6 +173,7 @@ mod tests {
         );
     }
 
+    #[cfg(any(feature = "consul", feature = "rest"))]
     #[test]
     fn a_list_is_split_into_no_more_elements_than_accepted() {
         let split = |list: &'static str, most| {

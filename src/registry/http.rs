@@ -1,5 +1,11 @@
 //! HTTP requests to a registry. Each is bounded in time and size, whatever the server does.
 
+#[cfg(feature = "etcd")]
+mod lines;
+
+#[cfg(feature = "etcd")]
+pub(super) use self::lines::{LineError, Lines, Opened};
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
@@ -69,6 +75,15 @@ impl Request {
         self
     }
 
+    /// The values that an excerpt of the response must not contain.
+    fn secrets(&self) -> Vec<HeaderValue> {
+        let headers = self.headers.iter().map(|(_, value)| value);
+        headers
+            .filter(|value| value.is_sensitive())
+            .cloned()
+            .collect()
+    }
+
     /// Sets the body.
     pub(super) fn json(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
@@ -93,6 +108,7 @@ pub(super) struct Reply {
 
 impl Reply {
     /// Returns the value of a header, if it exists and is text.
+    #[cfg(any(feature = "consul", feature = "rest"))]
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -215,39 +231,51 @@ impl RegistryHttp {
         request: Request,
     ) -> Result<Reply, RegistryError> {
         let agent = &self.origins[agent % self.origins.len()];
-        let within = request.within;
-        let longest = match request.lists {
-            true => self.max_body,
-            false => self.max_body.min(SHORT),
+        let (within, secrets) = (request.within, request.secrets());
+        let lists = request.lists;
+        let exchange = async {
+            let response = self.begin(agent, request).await?;
+            self.finish(agent, response, lists).await
         };
-        let headers = request.headers.iter().map(|(_, value)| value);
-        let secrets = headers
-            .filter(|value| value.is_sensitive())
-            .cloned()
-            .collect();
+        let reply = in_time(agent, within, exchange).await?;
+        Ok(Reply { secrets, ..reply })
+    }
+
+    /// Sends a request, and waits for the head of the response.
+    async fn begin(
+        &self,
+        agent: &Origin,
+        request: Request,
+    ) -> Result<http::Response<hyper::body::Incoming>, RegistryError> {
         let built = self.build(agent, request).map_err(|error| {
             RegistryError::new(ErrorKind::Invalid, "the request cannot be built").with_source(error)
         })?;
-        let exchange = async {
-            let response = agent.client.request(built).await.map_err(|error| {
-                let message = if error.is_connect() {
-                    format!("cannot connect to {}", agent.origin)
-                } else {
-                    format!("the connection to {} broke", agent.origin)
-                };
-                RegistryError::new(ErrorKind::Unreachable, message).with_source(error)
-            })?;
-            let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest));
-            body.await.map_err(|_| {
-                let message = format!("the body of an answer took longer than {BODY_WITHIN:?}");
-                RegistryError::new(ErrorKind::Timeout, message)
-            })?
+        agent.client.request(built).await.map_err(|error| {
+            let message = if error.is_connect() {
+                format!("cannot connect to {}", agent.origin)
+            } else {
+                format!("the connection to {} broke", agent.origin)
+            };
+            RegistryError::new(ErrorKind::Unreachable, message).with_source(error)
+        })
+    }
+
+    /// Reads the body of a response.
+    async fn finish(
+        &self,
+        agent: &Origin,
+        response: http::Response<hyper::body::Incoming>,
+        lists: bool,
+    ) -> Result<Reply, RegistryError> {
+        let longest = match lists {
+            true => self.max_body,
+            false => self.max_body.min(SHORT),
         };
-        let reply = tokio::time::timeout(within, exchange).await.map_err(|_| {
-            let message = format!("no answer from {} within {within:?}", agent.origin);
+        let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest));
+        body.await.map_err(|_| {
+            let message = format!("the body of an answer took longer than {BODY_WITHIN:?}");
             RegistryError::new(ErrorKind::Timeout, message)
-        })??;
-        Ok(Reply { secrets, ..reply })
+        })?
     }
 
     fn build(
@@ -351,6 +379,19 @@ impl RegistryHttp {
     }
 }
 
+/// Bounds an exchange by the time of its request.
+async fn in_time<T>(
+    agent: &Origin,
+    within: Duration,
+    exchange: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
+    let done = tokio::time::timeout(within, exchange).await;
+    done.map_err(|_| {
+        let message = format!("no answer from {} within {within:?}", agent.origin);
+        RegistryError::new(ErrorKind::Timeout, message)
+    })?
+}
+
 impl fmt::Debug for RegistryHttp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let origins = self.origins.iter().map(|agent| &agent.origin);
@@ -359,6 +400,7 @@ impl fmt::Debug for RegistryHttp {
 }
 
 /// Whether traffic to this host stays on this machine; then compression only costs time.
+#[cfg(any(feature = "consul", feature = "rest"))]
 pub(super) fn is_local(host: &crate::instance::Host) -> bool {
     match host {
         crate::instance::Host::Ip(ip) => ip.is_loopback(),

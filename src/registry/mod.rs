@@ -23,6 +23,8 @@ pub mod consul;
 mod contract;
 #[cfg(feature = "_transport")]
 mod decoding;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod fixed;
 mod follow;
 #[cfg(feature = "_transport")]
@@ -34,7 +36,7 @@ mod publisher;
 mod query;
 #[cfg(feature = "_record")]
 pub mod record;
-#[cfg(any(feature = "consul", feature = "rest"))]
+#[cfg(any(feature = "consul", feature = "etcd", feature = "rest"))]
 mod redact;
 mod registration;
 #[cfg(feature = "rest")]
@@ -42,7 +44,7 @@ pub mod rest;
 mod settings;
 mod supervise;
 mod text;
-#[cfg(feature = "consul")]
+#[cfg(any(feature = "consul", all(feature = "etcd", feature = "tls")))]
 mod tls;
 mod view;
 mod warned;

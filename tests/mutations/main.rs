@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod consul;
+mod etcd;
 mod mutate;
 mod record;
 mod rest;

@@ -1,10 +1,11 @@
 //! `call`: load through the whole stack, and what came of it.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{
     kit::{End, Program, SOON, Serve, consul, fields, instances, rest, run, summary, unique},
-    support::{Agent, need_consul},
+    support::{Agent, Etcd, eventually, need_consul, need_etcd},
 };
 
 /// Sorted.
@@ -74,6 +75,45 @@ async fn keeps_its_rate_over_all_instances_in_consul() {
     listed(&url, &service, 3).await;
     let end = call(&url, &service).end_well(SOON).await;
     assert_all_answered(&end, &serves.each_ref().map(|serve| &*serve.id));
+}
+
+#[tokio::test]
+async fn is_the_same_on_etcd() {
+    need_etcd!();
+    let etcd = Etcd::server().await;
+    let url = format!("{}?prefix=/programs&ttl=2s", etcd.url());
+    let serves = Serve::three(&url, "called", &[]).await;
+    listed(&url, "called", 3).await;
+    let end = call(&url, "called").end_well(SOON).await;
+    assert_all_answered(&end, &serves.each_ref().map(|serve| &*serve.id));
+    assert_eq!(etcd.keys().await.len(), 3);
+
+    let args = [
+        &*url,
+        "users",
+        "127.0.0.1:4001",
+        "--id",
+        "u1",
+        "--ttl",
+        "2s",
+        "--json",
+    ];
+    let mut register = Program::start("register", &args);
+    register.json("event", "registered").await;
+    assert!(etcd.keys().await.contains(&"/programs/users/u1".to_owned()));
+    // Paused for longer than its TTL, as a laptop that sleeps.
+    register.signal(Signal::SIGSTOP);
+    eventually(SOON, "its key ends with its lease", || async {
+        etcd.keys().await.len() == 3
+    })
+    .await;
+    register.signal(Signal::SIGCONT);
+    register.json("event", "reregistered").await;
+    assert_eq!(etcd.keys().await.len(), 4);
+    register.signal(Signal::SIGTERM);
+    register.json("event", "deregistered").await;
+    register.end_well(SOON).await;
+    assert_eq!(etcd.keys().await.len(), 3, "it is taken out");
 }
 
 #[tokio::test]

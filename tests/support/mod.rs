@@ -1,4 +1,4 @@
-//! What the integration tests run against: real Consul agents and clusters, a proxy that breaks
+//! What the integration tests run against: real Consul agents and clusters, real etcd servers, a proxy that breaks
 //! connections and rewrites answers, a scripted server for answers no registry gives, and real
 //! HTTP backends.
 //!
@@ -18,6 +18,7 @@
 )]
 
 pub mod consul;
+pub mod etcd;
 pub mod eventually;
 pub mod http1;
 pub mod http_backend;
@@ -28,13 +29,14 @@ pub mod proxy;
 pub mod raw_server;
 
 pub use consul::{Agent, Cluster};
+pub use etcd::{Etcd, EtcdCluster};
 pub use eventually::eventually;
 pub use http_backend::Backend;
 pub use http1::{Reply, RequestHead};
 pub use proxy::{FaultProxy, Mode, Rule};
 pub use raw_server::{RawServer, Script};
 
-use std::sync::OnceLock;
+use std::{env, path::PathBuf, sync::OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -51,25 +53,58 @@ pub fn rt() -> &'static Runtime {
     })
 }
 
-/// Returns from the test when there is no Consul, noting the test as not run; else is the path of
+/// The program of a server: what the environment variable names, else the program on PATH, else where
+/// `tests/run.sh` unpacks it.
+pub fn binary(variable: &str, program: &str, unpacked: &str) -> Option<PathBuf> {
+    if let Some(bin) = env::var_os(variable).filter(|bin| !bin.is_empty()) {
+        let bin = PathBuf::from(bin);
+        // A wrong setting must not look like a machine without a server.
+        assert!(bin.is_file(), "{variable} names no file: {}", bin.display());
+        return Some(bin);
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let servers = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/servers");
+    env::split_paths(&path)
+        .chain([servers.join(unpacked)])
+        .map(|dir| dir.join(program))
+        .find(|bin| bin.is_file())
+}
+
+/// Returns from the test when there is no such server, noting the test as not run; else is the path of
 /// the binary.
 ///
-/// With `ROSTER_REQUIRE_SERVERS=1` a missing Consul fails the test instead.
-macro_rules! need_consul {
-    () => {{
+/// With `ROSTER_REQUIRE_SERVERS=1` a missing server fails the test instead.
+macro_rules! need {
+    ($server:ident) => {{
         // The thread is no help: with one test thread they all run on `main`.
         fn here() {}
         let test = std::any::type_name_of_val(&here);
         let test = test
             .trim_end_matches("::here")
             .trim_end_matches("::{{closure}}");
-        match $crate::support::consul::binary() {
+        match $crate::support::$server::binary() {
             Some(bin) => bin,
             None => {
-                $crate::support::not_run::note(test, "consul");
+                $crate::support::not_run::note(test, stringify!($server));
                 return;
             }
         }
     }};
 }
+pub(crate) use need;
+
+/// [`need!`] for Consul.
+macro_rules! need_consul {
+    () => {
+        $crate::support::need!(consul)
+    };
+}
 pub(crate) use need_consul;
+
+/// [`need!`] for etcd.
+macro_rules! need_etcd {
+    () => {
+        $crate::support::need!(etcd)
+    };
+}
+pub(crate) use need_etcd;

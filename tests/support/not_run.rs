@@ -10,8 +10,8 @@ use std::{
     path::PathBuf,
 };
 
-const HELP: &str = "`tests/run.sh` gets it and runs every test; or set CONSUL_BIN to a consul \
-                    binary, or put one on PATH";
+const HELP: &str = "`tests/run.sh` gets the servers and runs every test; or set CONSUL_BIN and \
+                    ETCD_BIN to their programs, or put these on PATH";
 
 /// Notes that `test` did not run for want of `server`, or fails it when servers are required.
 pub fn note(test: &str, server: &str) {
@@ -65,7 +65,12 @@ pub fn report() {
             test.split_once(' ').map_or(&**test, |(_, test)| test)
         );
     }
-    println!("They need consul. {HELP}.\n");
+    let mut servers: Vec<_> = tests
+        .iter()
+        .filter_map(|test| test.split(' ').next())
+        .collect();
+    servers.dedup();
+    println!("They need {}. {HELP}.\n", servers.join(" and "));
 }
 
 fn dir() -> PathBuf {

@@ -64,7 +64,9 @@ impl Process {
             .stdout(stdout)
             .stderr(stderr);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CONSUL_") {
+            // Both servers take settings from the environment.
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("CONSUL_") || name_text.starts_with("ETCD_") {
                 command.env_remove(name);
             }
         }
