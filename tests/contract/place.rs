@@ -1,0 +1,117 @@
+//! Where the cases run: a registry of each kind, and how it loses its state.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use tokio::{net::TcpListener, task::AbortHandle};
+use tower_roster::{
+    Registry,
+    registry::{self, memory::Memory, rest::RestServer},
+};
+
+use super::support::{Agent, Etcd};
+
+/// A registry, and a service name that no other test uses.
+pub(crate) struct Place {
+    url: String,
+    server: Server,
+    service: String,
+}
+
+enum Server {
+    Memory(Memory),
+    Rest(Memory, Served),
+    Consul(Box<Agent>),
+    Etcd(Box<Etcd>),
+}
+
+/// Ends the server of a REST front with its connections.
+struct Served(AbortHandle);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn serve(memory: Memory, addr: &str) -> (String, Served) {
+    // A port that was just closed may be taken for a moment.
+    let listener =
+        super::support::eventually(std::time::Duration::from_secs(10), "a listener", || {
+            TcpListener::bind(addr.to_owned())
+        })
+        .await;
+    let addr = listener.local_addr().unwrap();
+    let serve = RestServer::new(memory).serve(listener, std::future::pending());
+    (addr.to_string(), Served(tokio::spawn(serve).abort_handle()))
+}
+
+fn place(url: String, server: Server) -> Place {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    Place {
+        url,
+        server,
+        service: format!("web-{}", COUNT.fetch_add(1, SeqCst)),
+    }
+}
+
+pub(crate) async fn memory() -> Place {
+    let name = format!("contract-{}", rand::random::<u64>());
+    let memory = Memory::named(&name);
+    place(format!("memory:{name}"), Server::Memory(memory))
+}
+
+pub(crate) async fn rest() -> Place {
+    let memory = Memory::new();
+    let (addr, served) = serve(memory.clone(), "127.0.0.1:0").await;
+    place(format!("rest://{addr}"), Server::Rest(memory, served))
+}
+
+pub(crate) async fn consul() -> Place {
+    let agent = Agent::dev().await;
+    let url = format!("consul://{}", agent.http_addr());
+    place(url, Server::Consul(Box::new(agent)))
+}
+
+pub(crate) async fn etcd() -> Place {
+    let etcd = Etcd::server().await;
+    place(etcd.url(), Server::Etcd(Box::new(etcd)))
+}
+
+impl Place {
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A handle of its own, as another process has it.
+    pub(crate) fn registry(&self) -> Registry {
+        registry::connect(&self.url).unwrap()
+    }
+
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Ends all connections, and goes on with what is stored.
+    pub(crate) async fn restart(&mut self) {
+        match &mut self.server {
+            Server::Memory(memory) => memory.drop_watchers(),
+            Server::Rest(memory, served) => {
+                let addr = self.url.strip_prefix("rest://").unwrap().to_owned();
+                served.0.abort();
+                *served = serve(memory.clone(), &addr).await.1;
+            }
+            // An agent in memory keeps nothing; so its state is lost, too.
+            Server::Consul(agent) => agent.restart().await,
+            Server::Etcd(etcd) => etcd.restart().await,
+        }
+    }
+
+    /// Loses everything that is stored.
+    pub(crate) async fn lose_state(&mut self) {
+        match &mut self.server {
+            Server::Memory(memory) | Server::Rest(memory, _) => memory.wipe(),
+            Server::Consul(agent) => agent.restart_wiped().await,
+            Server::Etcd(etcd) => etcd.restart_wiped().await,
+        }
+    }
+}
