@@ -84,6 +84,13 @@ impl Schemes {
         #[cfg(feature = "memory")]
         let schemes = schemes.with("memory", |url: &str| {
             let name = url.split_once(':').map_or("", |(_, name)| name);
+            if let Some((_, query)) = name.split_once('?') {
+                let parameter = query.split(['=', '&']).next().unwrap_or_default();
+                let why = format!(
+                    "no parameter {parameter:?} is known; an embedded registry takes only stale_after"
+                );
+                return Err(ConfigError::new("registry.url", why));
+            }
             Ok(super::memory::Memory::named(name))
         });
         #[cfg(feature = "rest")]

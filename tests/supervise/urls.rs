@@ -85,6 +85,7 @@ async fn a_user_says_it_in_the_url_of_any_registry_and_of_a_backend_of_their_own
         ("memory:?stale_after=0s", "watch.stale_after"),
         ("memory:?stale_after=1s&stale_after=2s", "watch.stale_after"),
         ("slow://there", "registry.url"),
+        ("memory:name?colour=red", "registry.url"),
     ] {
         assert_eq!(registry::connect(url).unwrap_err().field(), field, "{url}");
     }

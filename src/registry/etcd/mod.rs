@@ -1,4 +1,4 @@
-//! The backend for etcd, from 3.4 on.
+//! The backend for etcd, from 3.4 on; tested with 3.4.23 and 3.5.16.
 //!
 //! It uses the JSON gateway, which every etcd serves on its port for clients, with the HTTP client of
 //! the other backends. A gRPC client would need a compiler for protocol buffers on each machine that
