@@ -89,7 +89,7 @@ pub mod endpoint;
 pub mod error;
 pub mod instance;
 mod permits;
-#[cfg(any(feature = "memory", feature = "_hyper"))]
+#[cfg(feature = "_hyper")]
 mod probe;
 pub mod registry;
 mod rng;

@@ -1,6 +1,6 @@
 //! A health check of a process: one connection, one request, one response.
 //!
-//! The embedded registry and the client both use it for their checks.
+//! The client uses it for its checks; the embedded registry has its own rules for where it connects.
 
 use std::io;
 
@@ -18,7 +18,6 @@ pub(crate) async fn connect(address: &Address) -> io::Result<TcpStream> {
 
 /// Requests a path over HTTP/1 and returns the status of the response, without waiting for the
 /// body.
-#[cfg(feature = "_hyper")]
 pub(crate) async fn get(
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
     host: &str,
@@ -39,16 +38,13 @@ pub(crate) async fn get(
 }
 
 /// How many fields the head of a response may have: as many as for other requests of this crate.
-#[cfg(feature = "_hyper")]
 const FIELDS: usize = 512;
 
 /// The `User-Agent` of a check.
-#[cfg(feature = "_hyper")]
 pub(crate) const USER_AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 
 /// Waits for a response while it also polls the connection, so that both end together and no task
 /// is spawned. The connection may end after it has delivered the response.
-#[cfg(feature = "_hyper")]
 pub(crate) async fn drive<T>(answer: impl Future<Output = T>, connection: impl Future) -> T {
     let mut answer = std::pin::pin!(answer);
     tokio::select! {

@@ -341,6 +341,79 @@ fn so_are_the_settings_of_etcd() {
 }
 
 #[cfg(feature = "memory")]
+#[test]
+fn so_are_the_limits_of_an_embedded_registry() {
+    use tower_roster::registry::memory::{Memory, MemoryLimits, Network};
+
+    let limits = MemoryLimits::new;
+    for (limits, field) in [
+        (limits().instances(0), "memory_limits.instances"),
+        (limits().bytes(0), "memory_limits.bytes"),
+        (limits().tags(100_000), "memory_limits.tags"),
+        (
+            limits().least_check_interval(ZERO),
+            "memory_limits.least_check_interval",
+        ),
+        (
+            limits().longest_check_timeout(ZERO),
+            "memory_limits.longest_check_timeout",
+        ),
+        (limits().checks_at_once(0), "memory_limits.checks_at_once"),
+        (limits().checks_per_sec(0), "memory_limits.checks_per_sec"),
+        (
+            limits().save_pause(Duration::MAX),
+            "memory_limits.save_pause",
+        ),
+    ] {
+        assert_ne!(limits, MemoryLimits::default());
+        assert_eq!(limits.clone(), limits);
+        let error = Memory::builder().limits(limits).build().unwrap_err();
+        assert!(error.to_string().contains(field), "{error} without {field}");
+        assert!(is_well_formed(field), "{field}");
+    }
+    let error = refused("10.0.0.0/33".parse::<Network>());
+    assert_eq!(error.field(), "memory_limits.check_network");
+    let network = "10.0.0.0/8".parse().unwrap();
+    assert_ne!(limits().check_network(network), limits());
+    for (builder, field) in [
+        (
+            Memory::builder().check_interval(Duration::from_millis(999)),
+            "memory.check_interval",
+        ),
+        (
+            Memory::builder().check_timeout(Duration::from_secs(61)),
+            "memory.check_timeout",
+        ),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert!(error.to_string().contains(field), "{error} without {field}");
+    }
+}
+
+#[cfg(feature = "rest")]
+#[test]
+fn so_are_the_settings_of_a_rest_server() {
+    use tower_roster::registry::{memory::Memory, rest::RestServerSettings};
+
+    let settings = RestServerSettings::new;
+    for (settings, field) in [
+        (settings().connections(0), "rest_server.connections"),
+        (
+            settings().connections_per_address(0),
+            "rest_server.connections_per_address",
+        ),
+        (settings().bodies(0), "rest_server.bodies"),
+        (settings().write_within(ZERO), "rest_server.write_within"),
+    ] {
+        assert_ne!(settings, RestServerSettings::default());
+        assert_eq!(settings.clone(), settings);
+        assert_eq!(refused(settings.build(Memory::new())).field(), field);
+        assert!(is_well_formed(field), "{field}");
+    }
+    assert_ne!(settings().host("h".parse().unwrap()), settings());
+}
+
+#[cfg(feature = "memory")]
 #[tokio::test]
 async fn so_is_the_health_of_a_registration() {
     use tower_roster::{

@@ -21,6 +21,8 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let request = Request::builder().method(method).uri(target);
+    let request = request.header("host", "localhost");
+    let request = request.header("content-type", "application/json");
     let Ok(request) = request.body(Full::<bytes::Bytes>::from(body.to_vec())) else {
         return;
     };

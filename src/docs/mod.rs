@@ -6,5 +6,8 @@ pub mod defaults {}
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 
+#[doc = include_str!("registry.md")]
+pub mod registry {}
+
 #[doc = include_str!("../../CHANGELOG.md")]
 pub mod changelog {}

@@ -63,6 +63,18 @@ impl Query {
     pub fn matches(&self, tags: &[String]) -> bool {
         self.tags.iter().all(|tag| tags.contains(tag))
     }
+
+    /// Returns [`matches`](Self::matches) for many lists of different tags. It looks at each of their tags
+    /// once, however many tags are required.
+    #[cfg(feature = "memory")]
+    pub(super) fn matcher(&self) -> impl Fn(&[String]) -> bool + '_ {
+        let required: std::collections::HashSet<&str> =
+            self.tags.iter().map(String::as_str).collect();
+        move |tags| {
+            let found = tags.iter().filter(|tag| required.contains(tag.as_str()));
+            required.is_empty() || found.count() == required.len()
+        }
+    }
 }
 
 impl From<&str> for Query {

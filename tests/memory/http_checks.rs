@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tower_roster::{instance::Status, registry::ViewState};
 
 use super::{
-    checks::{INTERVAL, checked},
+    checks::{INTERVAL, checked, hurried},
     *,
 };
 
@@ -54,7 +54,7 @@ fn http_check() -> Health {
 async fn a_failing_path_withholds_an_instance_and_one_success_restores_it() {
     let status = Arc::new(AtomicU16::new(200));
     let (port, asked) = http_server(Arc::clone(&status)).await;
-    let memory = Memory::new();
+    let memory = hurried().build().unwrap();
     let registry = registry(&memory);
     let mut watch = registry.watch("web").unwrap();
     let registration = registry.register(checked("a", port, http_check())).unwrap();

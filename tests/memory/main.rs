@@ -3,11 +3,14 @@
 
 mod checks;
 mod faults;
+mod forgetting;
 mod heartbeats;
 #[cfg(feature = "_hyper")]
 mod http_checks;
 mod sharing;
 mod state;
+#[cfg(unix)]
+mod state_file;
 
 use std::time::Duration;
 

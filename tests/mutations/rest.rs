@@ -44,6 +44,8 @@ async fn no_request_panics_and_each_has_an_answer() {
         }
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder().method(method).uri(&*target);
+        let request = request.header("host", "localhost");
+        let request = request.header("content-type", "application/json");
         // What is no URI never gets here.
         let Ok(request) = request.body(Full::<bytes::Bytes>::from(body)) else {
             continue;

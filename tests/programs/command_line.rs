@@ -52,7 +52,28 @@ async fn help_lists_every_flag() {
         ),
         ("demo", &["--registry <URL>", "--json"]),
         ("policy", &["a policy of one's own"]),
-        ("registry", &["--listen <ADDR>", "--state <FILE>", "--json"]),
+        (
+            "registry",
+            &[
+                "--listen <ADDR>",
+                "--state <FILE>",
+                "--json",
+                "--host <",
+                "--check-network <",
+                "--connections <",
+                "--connections-per-address <",
+                "--write-within <",
+                "--bodies <",
+                "--instances <",
+                "--bytes <",
+                "--tags <",
+                "--least-check-interval <",
+                "--longest-check-timeout <",
+                "--checks-at-once <",
+                "--checks-per-sec <",
+                "--save-pause <",
+            ],
+        ),
     ];
     for (program, flags) in flags {
         let help = run(program, &["--help"]).await;

@@ -93,3 +93,25 @@ async fn what_it_cannot_use_is_named() {
     assert_eq!(end.code, Some(1), "{end:?}");
     assert!(end.stderr.contains(&address), "{end:?}");
 }
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_is_named_by_its_flag() {
+    for flags in [
+        ["--checks-at-once", "0"],
+        ["--connections", "0"],
+        ["--check-network", "10.0.0.0/33"],
+        ["--host", "a b"],
+        ["--save-pause", "1"],
+        ["--write-within", "0s"],
+    ] {
+        let end = run(
+            "registry",
+            &[&["--listen", "127.0.0.1:0"], &flags[..]].concat(),
+        )
+        .await;
+        assert_eq!(end.code, Some(2), "{flags:?}: {end:?}");
+        let name = flags[0].trim_start_matches("--");
+        let named = end.stderr.contains(name) || end.stderr.contains(&name.replace('-', "_"));
+        assert!(named, "{flags:?}: {end:?}");
+    }
+}

@@ -59,6 +59,12 @@ async fn registrations_that_cannot_be_used_name_the_field_and_its_range() {
             "serviceId",
         ),
         (
+            r#"{"serviceId": "a\nERROR b", "host": "h", "port": 80}"#.to_owned(),
+            "no control characters",
+        ),
+        (port(r#""serviceName": "\u001b[2J""#), "serviceName"),
+        (port(r#""zone": "a\u0085""#), "zone"),
+        (
             r#"{"serviceId": 5, "host": "h", "port": 80}"#.to_owned(),
             "serviceId is 5",
         ),
@@ -194,6 +200,9 @@ async fn requests_that_cannot_be_used_say_why() {
     .await;
     refused(&front, "DELETE", "/registry/%ff", "", 400, "UTF-8").await;
     refused(&front, "DELETE", "/registry/%20", "", 400, "empty").await;
+    refused(&front, "DELETE", "/registry/a%0a", "", 400, "control").await;
+    let name = "/registry/services/a%1b";
+    refused(&front, "GET", name, "", 400, "control").await;
     for wait in ["5", "-5s", "5x", "s", "", "1e9s", "%00"] {
         let target = format!("/registry/services/web?index=1&wait={wait}");
         refused(&front, "GET", &target, "", 400, "wait is").await;
@@ -238,6 +247,13 @@ async fn an_expired_id_is_unknown() {
     refused(&front, "POST", "/registry/heartbeat", body, 404, "expired").await;
 }
 
+fn head(length: &str) -> String {
+    format!(
+        "PUT /registry/register HTTP/1.1\r\nHost: 127.0.0.1\r\n\
+         Content-Type: application/json\r\n{length}\r\n\r\n"
+    )
+}
+
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_however_it_comes() {
     let front = Front::start().await;
@@ -260,14 +276,14 @@ async fn a_body_that_is_too_large_is_refused_however_it_comes() {
     }
     // Announced as endless, so that nothing of it is read.
     let mut stream = TcpStream::connect(front.addr).await.unwrap();
-    let head = "PUT /registry/register HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n";
+    let head = self::head("Content-Length: 99999999999");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
     // Without any length, in chunks.
     let mut stream = TcpStream::connect(front.addr).await.unwrap();
-    let head = "PUT /registry/register HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = self::head("Transfer-Encoding: chunked");
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     for _ in 0..4 {
@@ -284,7 +300,7 @@ async fn a_client_that_hangs_up_in_its_body_harms_nobody() {
     let front = Front::start().await;
     for _ in 0..20 {
         let mut stream = TcpStream::connect(front.addr).await.unwrap();
-        let head = "PUT /registry/register HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+        let head = head("Content-Length: 100") + "{";
         stream.write_all(head.as_bytes()).await.unwrap();
     }
     front.get("/registry/health").await.ok();
@@ -309,7 +325,10 @@ impl http_body::Body for Stalled {
 async fn a_stalled_body_is_waited_for_10_s() {
     let server = RestServer::new(Memory::new());
     let start = tokio::time::Instant::now();
-    let request = Request::put("/registry/register").body(Stalled).unwrap();
+    let request = Request::put("http://localhost/registry/register")
+        .header("content-type", "application/json")
+        .body(Stalled)
+        .unwrap();
     let reply = server.oneshot(request).await.unwrap();
     assert_eq!(reply.status(), 408);
     let after = start.elapsed();
@@ -325,7 +344,7 @@ async fn a_request_that_was_dropped_leaves_nothing_behind() {
     let mut server = RestServer::new(memory.clone());
     memory.register(instance("a")).unwrap();
     let get = |index: u64| {
-        let target = format!("/registry/services/web?index={index}&wait=60s");
+        let target = format!("http://localhost/registry/services/web?index={index}&wait=60s");
         Request::get(target).body(Full::<Bytes>::default()).unwrap()
     };
     let mut waiting = server.call(get(memory.index()));

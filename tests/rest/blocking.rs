@@ -65,7 +65,7 @@ async fn waits_are_bounded() {
         ("&wait=2m", SECOND * 120),
         ("&wait=24h", SECOND * 600),
     ] {
-        let target = format!("/registry/services/web?index={index}{wait}");
+        let target = format!("http://localhost/registry/services/web?index={index}{wait}");
         let request = Request::get(target).body(Full::<Bytes>::default()).unwrap();
         let start = Instant::now();
         let reply = RestServer::new(memory.clone())

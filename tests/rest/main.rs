@@ -7,7 +7,9 @@ mod support;
 mod bad_answers;
 mod bad_input;
 mod blocking;
+mod browser;
 mod client;
+mod limits;
 mod requests;
 mod restart;
 
@@ -17,13 +19,18 @@ use serde_json::Value;
 use tokio::{net::TcpListener, task::AbortHandle};
 use tower_roster::{
     Instance, Registry,
-    registry::{self, View, Watch, memory::Memory, rest::RestServer},
+    registry::{
+        self, View, Watch,
+        memory::Memory,
+        rest::{RestServer, RestServerSettings},
+    },
 };
 
 use support::Reply;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(30);
+const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
 
 /// A served registry. Dropping it cuts every connection, as a kill does.
 struct Front {
@@ -38,9 +45,14 @@ impl Front {
     }
 
     async fn over(memory: Memory, addr: SocketAddr) -> Self {
+        Self::with(memory, addr, RestServerSettings::new()).await
+    }
+
+    async fn with(memory: Memory, addr: SocketAddr, settings: RestServerSettings) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let serve = RestServer::new(memory.clone()).serve(listener, std::future::pending());
+        let server = settings.build(memory.clone()).unwrap();
+        let serve = server.serve(listener, std::future::pending());
         let task = tokio::spawn(serve).abort_handle();
         Self { addr, memory, task }
     }
@@ -54,7 +66,7 @@ impl Front {
     }
 
     async fn send(&self, method: &str, target: &str, body: &str) -> Reply {
-        support::http1::send(self.addr, method, target, &[], body.as_bytes(), LONG)
+        support::http1::send(self.addr, method, target, JSON, body.as_bytes(), LONG)
             .await
             .unwrap()
     }

@@ -9,8 +9,8 @@ use tokio::{
 
 use super::{
     Memory,
-    entry::{new_record, renew_every},
-    record::{Lookup, NewRecord, Position},
+    entry::renew_every,
+    record::{Lookup, NewRecord, Position, Record},
     shared::MemoryShared,
 };
 use crate::{
@@ -32,7 +32,7 @@ impl Backend for Memory {
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
         self.shared.tend();
-        let position = self.shared.store().subscribe(query.service());
+        let position = self.shared.store().services.subscribe(query.service());
         Ok(vec![Box::new(MemorySource {
             shared: Arc::clone(&self.shared),
             query: query.clone(),
@@ -44,7 +44,7 @@ impl Backend for Memory {
 
     fn register(&self, announcement: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
         let session = self.sessions.of(announcement.instance().id());
-        let record = new_record(announcement, self.shared.defaults, Some(session))?;
+        let record = self.admitted(announcement, Some(session))?;
         Ok(Box::new(MemoryLease {
             shared: Arc::clone(&self.shared),
             record,
@@ -54,6 +54,12 @@ impl Backend for Memory {
 }
 
 impl MemoryShared {
+    /// Registers, or says which limit is reached.
+    pub(super) fn put(&self, new: NewRecord) -> Result<(Record, Position), RegistryError> {
+        self.register(new)
+            .map_err(|full| RegistryError::new(ErrorKind::Unavailable, self.limits.full(full)))
+    }
+
     async fn admit(&self) -> Result<(), RegistryError> {
         let admitted = self.faults.admit().await;
         admitted.map_err(|_| RegistryError::new(ErrorKind::Unavailable, "told to fail"))
@@ -73,13 +79,15 @@ impl MemorySource {
         let Lookup {
             position,
             exists,
-            records: instances,
+            records: mut instances,
         } = {
             // Both under one lock, so that no change is missed between them.
             let store = self.shared.store();
             self.position.mark_unchanged();
-            store.look(&self.query, |record| Arc::clone(&record.instance))
+            store.look(self.query.service(), |record| Arc::clone(&record.instance))
         };
+        let matches = self.query.matcher();
+        instances.retain(|instance| matches(&instance.tags));
         let forgot = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
         self.seen = Some(position);
         Answer::Listing(Listing {
@@ -157,11 +165,11 @@ impl Lease for MemoryLease {
     fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
             let generation = self.bounded(async {
-                let (record, position) = self.shared.register(self.record.clone());
+                let (record, position) = self.shared.put(self.record.clone())?;
                 self.shared.saved(position).await;
-                record.instance.generation
+                Ok::<_, RegistryError>(record.instance.generation)
             });
-            self.generation = Some(generation.await?);
+            self.generation = Some(generation.await??);
             Ok(())
         })
     }

@@ -5,7 +5,8 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 #[cfg(doc)]
 use super::Memory;
 use super::{
-    persist,
+    limits::MemoryLimits,
+    persist::{self, StateFile},
     record::Defaults,
     shared::{self, MemoryShared},
     store::Store,
@@ -31,6 +32,7 @@ use crate::error::{ConfigError, RegistryError, check_range};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryBuilder {
     defaults: Defaults,
+    limits: MemoryLimits,
     persist: Option<PathBuf>,
 }
 
@@ -43,8 +45,8 @@ impl MemoryBuilder {
         self
     }
 
-    /// Sets the interval between checks of an instance whose registration sets none; 10 s by default, at
-    /// least 1 ms. Only registrations over REST can omit it; an
+    /// Sets the interval between checks of an instance whose registration sets none; 10 s by default,
+    /// within [`MemoryLimits::least_check_interval`]. Only registrations over REST can omit it; an
     /// [`Announcement`](crate::registry::Announcement) always sets it.
     #[must_use]
     pub fn check_interval(mut self, interval: Duration) -> Self {
@@ -53,19 +55,31 @@ impl MemoryBuilder {
     }
 
     /// Sets the timeout of a check of an instance whose registration sets none; 2 s by default, at least
-    /// 1 ms.
+    /// 1 ms, and within [`MemoryLimits::longest_check_timeout`].
     #[must_use]
     pub fn check_timeout(mut self, timeout: Duration) -> Self {
         self.defaults.check_timeout = timeout;
         self
     }
 
+    /// Sets what clients can make it hold and do.
+    #[must_use]
+    pub fn limits(mut self, limits: MemoryLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Restores the state from this file, if it exists, and saves changes to it, so that a restart loses
     /// no registration; no file by default.
     ///
-    /// The state is saved in the background; changes during a save are saved together by the next one.
-    /// Registering and deregistering wait for the save. A failed save is logged, and the registry
-    /// continues. Two registries must not share a file.
+    /// The state is saved in the background; changes during a save and in the
+    /// [pause](MemoryLimits::save_pause) after it are saved together by the next one. Registering and
+    /// deregistering wait for the save. A failed save is logged and tried again, and the registry
+    /// continues; over REST, the response to a registration says whether it is in the file.
+    ///
+    /// A save replaces the file by a new one in the same folder, so a link is replaced, too. It keeps the
+    /// mode of the file; a first file can be read by its owner only. The file `FILE.lock` beside it, which
+    /// stays, keeps a second registry from using the same file.
     #[must_use]
     pub fn persist(mut self, path: impl Into<PathBuf>) -> Self {
         self.persist = Some(path.into());
@@ -75,26 +89,28 @@ impl MemoryBuilder {
     /// Creates the state that [`Memory`] handles share.
     pub(super) fn open(self) -> Result<Arc<MemoryShared>, RegistryError> {
         self.validate()?;
-        let store = match &self.persist {
-            None => Store::new(),
-            Some(path) => persist::read(path, true, self.defaults, shared::now())?,
+        let (store, file) = match self.persist {
+            None => (Store::new(), None),
+            Some(path) => {
+                let file = StateFile::new(path)?;
+                let store = persist::read(file.path(), true, self.defaults, shared::now())?;
+                (store, Some(file))
+            }
         };
-        let name = "memory".into();
-        Ok(MemoryShared::new(name, self.defaults, store, self.persist))
+        let (name, defaults) = ("memory".into(), self.defaults);
+        Ok(MemoryShared::new(name, defaults, self.limits, store, file))
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
+        self.limits.validate()?;
         let Defaults {
             check_interval,
             check_timeout,
             ..
         } = self.defaults;
-        for (field, time) in [
-            ("memory.check_interval", check_interval),
-            ("memory.check_timeout", check_timeout),
-        ] {
-            check_range(field, time, Duration::from_millis(1)..)?;
-        }
-        Ok(())
+        let intervals = self.limits.least_check_interval..;
+        check_range("memory.check_interval", check_interval, intervals)?;
+        let timeouts = Duration::from_millis(1)..=self.limits.longest_check_timeout;
+        check_range("memory.check_timeout", check_timeout, timeouts)
     }
 }

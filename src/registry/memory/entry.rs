@@ -64,9 +64,11 @@ pub(in crate::registry) fn new_record(
     let zone = instance.zone.as_deref().unwrap_or_default();
     if [&*instance.service, instance.id(), zone]
         .iter()
-        .any(|text| text.len() > longest)
+        .any(|text| text.len() > longest || text.contains(char::is_control))
     {
-        let message = format!("service, id and zone must not be longer than {longest} bytes");
+        let message = format!(
+            "service, id and zone must have at most {longest} bytes and no control characters"
+        );
         return Err(invalid(message));
     }
     // A `Host` can be created without parsing, so it is checked here.
@@ -83,6 +85,7 @@ pub(in crate::registry) fn new_record(
             reap_after: announcement
                 .reaped_after()
                 .map(|time| time.min(wire::LONGEST)),
+            registrant: None,
         }))
     };
     let (beat, check) = match announcement.health_check() {

@@ -8,7 +8,7 @@
 //! ```text
 //! Memory ─┬─ a handle is a client: Registry::new(memory), connect("memory:"), the REST server
 //!         ├─ store    records, services, a position (epoch, index); one lock, held for lookups only
-//!         ├─ tend     one task: the earliest deadline, and the checks that the registry makes
+//!         ├─ tend     one task: the earliest deadline, and the checks whose turn it is
 //!         └─ saver    saves the state to a file, if one is set
 //! ```
 //!
@@ -40,8 +40,12 @@
 //! program whose names differ in case only works with one of the two; with exact names, its tests on an
 //! embedded registry show it.
 //!
-//! **A service exists** from its first registration until the registry stops, even if it has no instance
-//! left; see [`ViewState::Missing`](super::ViewState::Missing).
+//! **A service exists** from its first registration until an hour after its last instance left, or for as
+//! long as it is watched; see [`ViewState::Missing`](super::ViewState::Missing). Of the services without
+//! an instance, the last 256 are known.
+//!
+//! **Limits.** What clients can make it hold and do is bounded by [`MemoryLimits`];
+//! [`docs::registry`](crate::docs::registry) has the table, and what registering means.
 //!
 //! **In tests** it fails on demand, below the same supervision that all registries have:
 //! [`pause`](Memory::pause), [`fail_next`](Memory::fail_next), [`drop_watchers`](Memory::drop_watchers),
@@ -71,30 +75,37 @@
 //! # }
 //! ```
 
+mod agenda;
 mod backend;
 mod builder;
 mod entry;
 mod faults;
+mod limits;
 mod named;
 mod operations;
 mod persist;
 mod probe;
 mod record;
 mod saver;
+mod services;
 mod shared;
 mod store;
 mod tend;
 pub(super) mod wire;
+pub(super) mod written;
 
-pub use self::builder::MemoryBuilder;
+pub use self::{
+    builder::MemoryBuilder,
+    limits::{MemoryLimits, Network},
+};
 #[cfg(feature = "rest")]
 pub(super) use self::{
     entry::renew_every,
-    record::{Lookup, NewRecord, Position, Unresolved},
+    record::{Lookup, Position, Record, Unresolved},
 };
 pub(super) use self::{
     entry::{Sessions, new_record},
-    record::Defaults,
+    record::{Defaults, NewRecord},
     shared::MemoryShared,
 };
 
@@ -145,7 +156,9 @@ impl Memory {
 
     fn with_store(store: Store) -> Self {
         let defaults = Defaults::default();
-        Self::over(MemoryShared::new("memory".into(), defaults, store, None))
+        let limits = MemoryLimits::default();
+        let name = "memory".into();
+        Self::over(MemoryShared::new(name, defaults, limits, store, None))
     }
 
     fn over(shared: Arc<MemoryShared>) -> Self {
@@ -182,11 +195,25 @@ impl Memory {
         announcement: impl Into<Announcement>,
     ) -> Result<Arc<Instance>, RegistryError> {
         let announcement = announcement.into();
-        let new = announcement
+        let registered = announcement
             .validate()
-            .and_then(|()| new_record(&announcement, self.shared.defaults, None))
+            .and_then(|()| self.admitted(&announcement, None))
+            .and_then(|new| self.shared.put(new));
+        let (record, _) = registered
             .map_err(|error| error.about(&self.shared.name, &announcement.instance().service))?;
-        Ok(self.shared.register(new).0.instance)
+        Ok(record.instance)
+    }
+
+    /// Converts an announcement into a record that is within the limits.
+    fn admitted(
+        &self,
+        announcement: &Announcement,
+        session: Option<Arc<str>>,
+    ) -> Result<NewRecord, RegistryError> {
+        let mut new = new_record(announcement, self.shared.defaults, session)?;
+        let admitted = self.shared.limits.admit(&mut new);
+        admitted.map_err(|why| RegistryError::new(ErrorKind::Invalid, why.to_string()))?;
+        Ok(new)
     }
 
     /// Records a heartbeat of the instance with this id.
@@ -205,9 +232,10 @@ impl Memory {
         store.of(service).map(|r| Arc::clone(&r.instance)).collect()
     }
 
-    /// Returns all services registered since the start, each with its current number of instances.
+    /// Returns the services, each with its current number of instances: those that have any, and those
+    /// that have lost their last one within the last hour (at most 256, unless they are watched).
     pub fn services(&self) -> Vec<(Arc<str>, usize)> {
-        self.shared.store().counts()
+        self.shared.store().services.counts()
     }
 
     /// Returns the number of the last change. Each start of the registry counts from the beginning,
@@ -223,7 +251,7 @@ impl Memory {
 
     /// Returns the number of open watches of a service, including those of the REST server.
     pub fn watchers(&self, service: &str) -> usize {
-        self.shared.store().subscribers(service)
+        self.shared.store().services.subscribers(service)
     }
 
     /// Pauses the registry, as if its process were suspended: every operation of a client waits until
@@ -261,7 +289,7 @@ impl MemoryBuilder {
     ///
     /// # Errors
     /// When a setting is out of its range, or the file of [`persist`](Self::persist) exists and cannot
-    /// be read as a saved state. The file is not changed.
+    /// be read as a saved state, or another registry uses it. The file is not changed.
     pub fn build(self) -> Result<Memory, RegistryError> {
         Ok(Memory::over(self.open()?))
     }

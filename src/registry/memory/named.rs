@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, LazyLock, Mutex, Weak},
 };
 
-use super::{record::Defaults, shared::MemoryShared, store::Store};
+use super::{limits::MemoryLimits, record::Defaults, shared::MemoryShared, store::Store};
 use crate::sync::lock;
 
 static NAMED: LazyLock<Mutex<HashMap<String, Weak<MemoryShared>>>> = LazyLock::new(Mutex::default);
@@ -23,7 +23,8 @@ pub(super) fn find(name: &str) -> Arc<MemoryShared> {
     } else {
         format!("memory:{name}")
     };
-    let shared = MemoryShared::new(label.into(), Defaults::default(), Store::new(), None);
+    let (defaults, limits) = (Defaults::default(), MemoryLimits::default());
+    let shared = MemoryShared::new(label.into(), defaults, limits, Store::new(), None);
     named.insert(name.to_owned(), Arc::downgrade(&shared));
     shared
 }

@@ -12,24 +12,25 @@ use super::{
     record::{Lookup, Unresolved},
 };
 use super::{
+    limits::Full,
     record::{NewRecord, Position, Record},
     shared::{MemoryShared, now},
 };
-use crate::registry::Renewal;
 #[cfg(feature = "rest")]
-use crate::{instance::Host, registry::Query};
+use crate::instance::Host;
+use crate::registry::Renewal;
 
 impl MemoryShared {
-    pub(in crate::registry) fn register(&self, new: NewRecord) -> (Record, Position) {
-        let (record, position, sooner) = {
+    pub(in crate::registry) fn register(&self, new: NewRecord) -> Result<(Record, Position), Full> {
+        let (record, position, poke) = {
             let mut store = self.store();
-            let checks = store.checks;
-            let (record, _) = store.register(new, now());
-            let sooner = checks != store.checks || store.is_sooner(&record);
-            (record, store.position(), sooner)
+            let (record, changed) = store.register(new, &self.limits, now())?;
+            let checked = changed && record.check.is_some();
+            let poke = checked || store.is_sooner(&record);
+            (record, store.position(), poke)
         };
-        self.after(sooner);
-        (record, position)
+        self.after(poke);
+        Ok((record, position))
     }
 
     pub(in crate::registry) fn heartbeat(&self, id: &str) -> Renewal {
@@ -45,11 +46,10 @@ impl MemoryShared {
     ) -> Option<(Record, Position)> {
         let removed = {
             let mut store = self.store();
-            let removed = store.deregister(id, generation);
+            let removed = store.deregister(id, generation, Instant::now());
             removed.map(|record| (record, store.position()))
         };
-        let checked = removed.as_ref().is_some_and(|(r, _)| r.check.is_some());
-        self.after(checked);
+        self.after(false);
         removed
     }
 
@@ -78,9 +78,15 @@ impl MemoryShared {
 /// The operations of the REST server.
 #[cfg(feature = "rest")]
 impl MemoryShared {
-    pub(in crate::registry) fn look(&self, query: &Query) -> Lookup {
+    /// Returns the position of a service's last change.
+    pub(in crate::registry) fn position_of(&self, service: &str) -> Position {
         self.tend();
-        self.store().look(query, Record::clone)
+        self.store().services.position_of(service)
+    }
+
+    /// Returns the records of a service.
+    pub(in crate::registry) fn look(&self, service: &str) -> Lookup {
+        self.store().look(service, Record::clone)
     }
 
     /// Waits until the position of the service differs from `position`, or open watches must break.
@@ -90,7 +96,7 @@ impl MemoryShared {
         position: Position,
     ) -> Result<(), Injected> {
         let mut drops = self.faults.drops();
-        let mut cell = self.store().subscribe(service);
+        let mut cell = self.store().services.subscribe(service);
         // Neither can fail: `self` owns the senders.
         tokio::select! {
             biased;
@@ -117,6 +123,12 @@ impl MemoryShared {
 
     pub(in crate::registry) fn services(&self) -> (Position, Vec<(Arc<str>, usize)>) {
         let store = self.store();
-        (store.position(), store.counts())
+        (store.position(), store.services.counts())
+    }
+
+    /// Returns the numbers of services and of instances.
+    pub(in crate::registry) fn totals(&self) -> (Position, (usize, usize)) {
+        let store = self.store();
+        (store.position(), store.totals())
     }
 }

@@ -1,6 +1,6 @@
 //! The record of one instance, and positions in the history of the registry.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -36,6 +36,8 @@ pub(in crate::registry) struct RecordCheck {
     pub(in crate::registry) max_failures: NonZeroU32,
     /// How long a critical instance is kept; `None` for ever.
     pub(in crate::registry) reap_after: Option<Duration>,
+    /// The address from which the registration came; `None` if it was made in this process.
+    pub(in crate::registry) registrant: Option<IpAddr>,
 }
 
 /// The values for registrations that set none.
@@ -85,9 +87,13 @@ pub(in crate::registry) struct Record {
     pub(in crate::registry) last_heartbeat: u64,
     /// Identifies this registration, for the task that checks it.
     pub(super) serial: u64,
+    /// See [`NewRecord::size`].
+    pub(super) size: usize,
     pub(super) failures: u32,
     /// When the instance is removed, unless a heartbeat or a check postpones it.
     pub(super) expires: Option<Instant>,
+    /// When it is checked next; `None` during a check.
+    pub(super) check_at: Option<Instant>,
 }
 
 /// The current time of both clocks.
@@ -118,6 +124,27 @@ pub(in crate::registry) struct Lookup<T = Record> {
     pub(in crate::registry) position: Position,
     pub(in crate::registry) exists: bool,
     pub(in crate::registry) records: Vec<T>,
+}
+
+impl NewRecord {
+    /// How many bytes it counts with: its texts, and 512 for the rest.
+    pub(super) fn size(&self) -> usize {
+        /// What a text costs beside its bytes, roughly.
+        const TEXT: usize = 32;
+        let Instance { tags, metadata, .. } = &self.instance;
+        let tags = tags.iter().map(|tag| tag.len() + TEXT);
+        let pairs = metadata.iter();
+        let pairs = pairs.map(|(name, value)| name.len() + value.len() + 2 * TEXT);
+        let path = self.check.as_ref().and_then(|check| check.path.as_ref());
+        let texts = [
+            self.instance.id().len(),
+            self.instance.service.len(),
+            self.instance.zone.as_deref().map_or(0, str::len),
+            path.map_or(0, String::len),
+            self.session.as_deref().map_or(0, str::len),
+        ];
+        512 + texts.iter().sum::<usize>() + tags.sum::<usize>() + pairs.sum::<usize>()
+    }
 }
 
 impl Record {

@@ -1,66 +1,70 @@
-//! Saves the state in the background; changes during a save are saved by the next one.
+//! Saves the state in the background; changes during a save, and in the pause after it, are saved by the
+//! next one.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::watch as cell, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::watch as cell,
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
 
-use super::{persist::Document, record::Position, store::Store};
+use super::{
+    persist::{Document, StateFile},
+    record::Position,
+    store::Store,
+};
 use crate::sync::lock;
+
+/// How long after a failed save the next one is tried, if nothing changes before.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Keeps a file up to date with a store.
 #[derive(Debug)]
 pub(super) struct Saver {
     store: Arc<Mutex<Store>>,
     file: Arc<StateFile>,
+    pause: Duration,
     /// The newest position to save.
     wanted: cell::Sender<Position>,
-    /// The newest position that the task tried to save, whether or not it succeeded.
-    tried: Arc<cell::Sender<Position>>,
+    tried: Arc<cell::Sender<Tried>>,
     task: Mutex<Option<AbortHandle>>,
 }
 
-#[derive(Debug)]
-struct StateFile {
-    path: PathBuf,
-    /// The order of the newest document written. An older document that is written late must not replace
-    /// it.
-    newest: Mutex<u64>,
+/// The last save.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    position: Position,
+    /// Whether the file holds that position.
+    saved: bool,
 }
 
-impl StateFile {
-    fn write(&self, document: &Document) {
-        let mut newest = lock(&self.newest);
-        if document.order <= *newest {
-            return;
-        }
-        match document.write(&self.path) {
-            Ok(()) => *newest = document.order,
-            // The registry continues without the file. Instances register again after a loss of state,
-            // but a registry that stopped would serve no clients.
-            Err(error) => {
-                let path = self.path.display();
-                tracing::error!(%path, %error, "the state of the registry could not be saved");
-            }
-        }
+impl Tried {
+    /// Whether the save had what was there at a position.
+    fn includes(&self, position: Position) -> bool {
+        self.position.epoch != position.epoch || self.position.index >= position.index
     }
 }
 
 impl Saver {
-    /// Creates a saver that writes the changes of `store` to `path`. `store` holds the state read from
-    /// there.
-    pub(super) fn new(path: PathBuf, store: Arc<Mutex<Store>>) -> Self {
+    /// Creates a saver that writes the changes of `store` to `file`. `store` holds the state read from
+    /// there. There is a pause between two saves.
+    pub(super) fn new(file: StateFile, pause: Duration, store: Arc<Mutex<Store>>) -> Self {
         let restored = lock(&store).position();
+        let tried = Tried {
+            position: restored,
+            saved: true,
+        };
         Self {
             store,
-            file: Arc::new(StateFile {
-                path,
-                newest: Mutex::new(0),
-            }),
+            file: Arc::new(file),
+            pause,
             wanted: cell::channel(restored).0,
-            tried: Arc::new(cell::channel(restored).0),
+            tried: Arc::new(cell::channel(tried).0),
             task: Mutex::new(None),
         }
     }
@@ -88,19 +92,19 @@ impl Saver {
             // The new task must see the change that started it.
             wanted.mark_changed();
             let (store, file) = (Arc::downgrade(&self.store), Arc::clone(&self.file));
-            let work = run(store, file, wanted, Arc::clone(&self.tried));
+            let work = run(store, file, self.pause, wanted, Arc::clone(&self.tried));
             *task = Some(runtime.spawn(work).abort_handle());
         }
     }
 
-    /// Waits until a save of `position`, or of a later state, was tried.
-    pub(super) async fn tried(&self, position: Position) {
+    /// Waits until a save of `position`, or of a later state, was tried. Returns whether the file holds
+    /// it.
+    pub(super) async fn saved(&self, position: Position) -> bool {
         self.ensure_running();
         let mut tried = self.tried.subscribe();
         // Cannot fail: `self` owns the sender.
-        let _ = tried
-            .wait_for(|tried| tried.epoch != position.epoch || tried.index >= position.index)
-            .await;
+        let tried = tried.wait_for(|tried| tried.includes(position)).await;
+        tried.is_ok_and(|tried| tried.saved)
     }
 }
 
@@ -108,9 +112,11 @@ impl Drop for Saver {
     /// Saves the changes that were not saved yet.
     fn drop(&mut self) {
         let store = lock(&self.store);
-        if *self.tried.borrow() != store.position() {
+        let tried = *self.tried.borrow();
+        if tried.position != store.position() || !tried.saved {
             self.file.write(&Document::of(&store));
         }
+        self.file.close();
     }
 }
 
@@ -118,20 +124,31 @@ impl Drop for Saver {
 async fn run(
     store: Weak<Mutex<Store>>,
     file: Arc<StateFile>,
+    pause: Duration,
     mut wanted: cell::Receiver<Position>,
-    tried: Arc<cell::Sender<Position>>,
+    tried: Arc<cell::Sender<Tried>>,
 ) {
-    while wanted.changed().await.is_ok() {
-        let Some(store) = store.upgrade() else { return };
+    let mut failed = false;
+    loop {
+        let change = match failed {
+            true => timeout(TRY_AGAIN, wanted.changed()).await.unwrap_or(Ok(())),
+            false => wanted.changed().await,
+        };
+        let Some(store) = store.upgrade().filter(|_| change.is_ok()) else {
+            return;
+        };
         wanted.mark_unchanged();
+        let start = Instant::now();
         let document = Document::of(&lock(&store));
         drop(store);
         let position = document.position;
         let file = Arc::clone(&file);
         let written = tokio::task::spawn_blocking(move || file.write(&document));
-        if written.await.is_err() {
-            return;
-        }
-        tried.send_replace(position);
+        let Ok(saved) = written.await else { return };
+        failed = !saved;
+        tried.send_replace(Tried { position, saved });
+        // At least as long as the save took, so that a large state which changes all the time occupies
+        // the disk for half of the time.
+        sleep(pause.max(start.elapsed())).await;
     }
 }

@@ -5,7 +5,6 @@
 )]
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,6 +13,8 @@ use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
 
 use super::{
     faults::Faults,
+    limits::MemoryLimits,
+    persist::StateFile,
     record::{Defaults, Now, Position},
     saver::Saver,
     store::Store,
@@ -25,6 +26,7 @@ use crate::sync::lock;
 pub(in crate::registry) struct MemoryShared {
     pub(in crate::registry) name: Arc<str>,
     pub(in crate::registry) defaults: Defaults,
+    pub(in crate::registry) limits: MemoryLimits,
     pub(in crate::registry) faults: Faults,
     store: Arc<Mutex<Store>>,
     saver: Option<Saver>,
@@ -52,15 +54,17 @@ impl MemoryShared {
     pub(super) fn new(
         name: Arc<str>,
         defaults: Defaults,
+        limits: MemoryLimits,
         store: Store,
-        file: Option<PathBuf>,
+        file: Option<StateFile>,
     ) -> Arc<Self> {
         let store = Arc::new(Mutex::new(store));
         Arc::new_cyclic(|this| Self {
             name,
             defaults,
             faults: Faults::new(),
-            saver: file.map(|path| Saver::new(path, Arc::clone(&store))),
+            saver: file.map(|file| Saver::new(file, limits.save_pause, Arc::clone(&store))),
+            limits,
             store,
             poke: cell::channel(()).0,
             task: Mutex::new(None),
@@ -72,23 +76,25 @@ impl MemoryShared {
         lock(&self.store)
     }
 
-    /// Applies the result of a check. Returns whether the registration still exists.
-    pub(super) fn checked(&self, id: &str, serial: u64, passed: bool, at: Instant) -> bool {
-        if self.faults.is_paused() {
-            return true;
+    /// Applies the result of a check, and plans the next one.
+    pub(super) fn checked(&self, id: &Arc<str>, serial: u64, passed: bool, at: Instant) {
+        let changed = {
+            let mut store = self.store();
+            store.plan_check(id, serial, at);
+            // A paused registry does nothing.
+            !self.faults.is_paused() && store.checked(id, serial, passed, at).is_some()
+        };
+        if changed {
+            self.changed(false);
         }
-        let outcome = self.store().checked(id, serial, passed, at);
-        if outcome == Some(true) {
-            // A critical instance has a deadline, so the task must run.
-            self.changed(true);
-        }
-        outcome.is_some()
     }
 
-    /// Waits until a save of this position was tried; returns at once if there is no file.
-    pub(in crate::registry) async fn saved(&self, position: Position) {
-        if let Some(saver) = &self.saver {
-            saver.tried(position).await;
+    /// Waits until a save of this position was tried. Returns whether the file holds it; `None` if there is
+    /// no file.
+    pub(in crate::registry) async fn saved(&self, position: Position) -> Option<bool> {
+        match &self.saver {
+            Some(saver) => Some(saver.saved(position).await),
+            None => None,
         }
     }
 

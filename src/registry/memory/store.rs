@@ -2,86 +2,63 @@
 //! passes the time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use rand::RngExt;
-use tokio::{sync::watch as cell, time::Instant};
+use tokio::time::Instant;
 
 #[cfg(feature = "rest")]
 use super::record::Unresolved;
-use super::record::{Lookup, NewRecord, Now, Position, Record};
-#[cfg(feature = "rest")]
-use crate::instance::Host;
-use crate::{
-    instance::Status,
-    registry::{Query, Renewal},
+use super::{
+    agenda::Agenda,
+    limits::{Full, MemoryLimits},
+    record::{Lookup, NewRecord, Now, Position, Record},
+    services::Services,
 };
-
-#[derive(Debug)]
-struct StoredService {
-    /// The index of its last change.
-    index: u64,
-    ids: BTreeSet<Arc<str>>,
-}
+#[cfg(feature = "rest")]
+use crate::instance::{Address, Host};
+use crate::{instance::Status, registry::Renewal};
 
 /// The state of a registry.
 #[derive(Debug)]
 pub(super) struct Store {
-    epoch: u64,
-    index: u64,
+    pub(super) services: Services,
     records: HashMap<Arc<str>, Record>,
-    /// Every service that was registered since the start.
-    services: BTreeMap<Arc<str>, StoredService>,
-    /// One cell for each watched service.
-    cells: HashMap<Arc<str>, cell::Sender<Position>>,
-    /// Incremented with each registration or removal of an instance with a check.
-    pub(super) checks: u64,
+    /// The size of all records.
+    bytes: usize,
+    /// Services, addresses and ids, to find the instance of a service at an address.
+    places: BTreeSet<(Arc<str>, Box<str>, Arc<str>)>,
+    /// When instances expire.
+    expiries: Agenda,
+    /// When instances are checked.
+    checks: Agenda,
     serial: u64,
     /// The deadline that the task sleeps until.
     pub(super) planned: Option<Instant>,
 }
 
-/// The index before the first change. It is not 0, which means "no index" in a request.
-const FIRST: u64 = 1;
-
-/// The number of cells above which unused ones are removed.
-const SWEEP_CELLS: usize = 64;
-
-fn random_epoch() -> u64 {
-    // 0 means "no epoch". 53 bits are exact even for JSON readers that convert numbers to floats.
-    rand::rng().random_range(1..1 << 53)
-}
+/// The number of records below which a table is not made smaller.
+const SMALL_TABLE: usize = 1_024;
 
 impl Store {
     pub(super) fn new() -> Self {
         Self {
-            epoch: random_epoch(),
-            index: FIRST,
+            services: Services::new(),
             records: HashMap::new(),
-            services: BTreeMap::new(),
-            cells: HashMap::new(),
-            checks: 0,
+            bytes: 0,
+            places: BTreeSet::new(),
+            expiries: Agenda::default(),
+            checks: Agenda::default(),
             serial: 0,
             planned: None,
         }
     }
 
     pub(super) fn position(&self) -> Position {
-        Position {
-            epoch: self.epoch,
-            index: self.index,
-        }
-    }
-
-    /// Returns the position of a service's last change.
-    pub(super) fn position_of(&self, service: &str) -> Position {
-        Position {
-            epoch: self.epoch,
-            index: self.services.get(service).map_or(FIRST, |s| s.index),
-        }
+        self.services.position()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -102,12 +79,12 @@ impl Store {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Record> {
-        let ids = self.services.values().flat_map(|service| &service.ids);
+        let ids = self.services.all_ids();
         ids.filter_map(|id| self.records.get(id))
     }
 
-    pub(super) fn of<'a>(&'a self, service: &str) -> impl Iterator<Item = &'a Record> {
-        let ids = self.services.get(service).into_iter().flat_map(|s| &s.ids);
+    pub(super) fn of<'a>(&'a self, service: &str) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let ids = self.services.ids(service);
         ids.filter_map(|id| self.records.get(id))
     }
 
@@ -123,40 +100,54 @@ impl Store {
         if let Some((id, _)) = self.records.get_key_value(name) {
             return Ok(Arc::clone(id));
         }
-        let mut found = self.of(name).filter(|record| {
-            let address = &record.instance.address;
-            host.is_none_or(|host| address.host() == host)
-                && port.is_none_or(|port| address.port() == port)
-        });
-        match (found.next(), found.next()) {
-            (None, _) => Err(Unresolved::Unknown),
-            (Some(one), None) => Ok(one.instance.id().into()),
-            (Some(_), Some(_)) => Err(Unresolved::Several),
+        let mut found: Box<dyn Iterator<Item = &Arc<str>>> = match (host, port) {
+            (Some(host), Some(port)) => {
+                let address = Address::new(host.clone(), port.into());
+                let place = address.map_err(|_| Unresolved::Unknown)?.to_string();
+                let (name, place): (Arc<str>, Box<str>) = (name.into(), place.into());
+                let from = (Arc::clone(&name), place.clone(), Arc::from(""));
+                let at = self.places.range(from..);
+                let at = at.take_while(move |(s, p, _)| *s == name && *p == place);
+                Box::new(at.map(|(_, _, id)| id))
+            }
+            // A host or a port alone does not choose one of several: to look for it would be a pass over
+            // all of them.
+            _ => Box::new(self.services.ids(name)),
+        };
+        let (first, second) = (found.next(), found.next());
+        let first = first.ok_or(Unresolved::Unknown)?;
+        if second.is_some() {
+            return Err(Unresolved::Several);
         }
+        let record = self.records.get(first).ok_or(Unresolved::Unknown)?;
+        let address = &record.instance.address;
+        let fits = host.is_none_or(|host| address.host() == host)
+            && port.is_none_or(|port| address.port() == port);
+        fits.then(|| Arc::clone(first)).ok_or(Unresolved::Unknown)
     }
 
     /// Returns the records of a service. `wanted` selects the data to copy of each record, because a
-    /// watch of thousands of instances reads often.
-    pub(super) fn look<T>(&self, query: &Query, wanted: impl Fn(&Record) -> T) -> Lookup<T> {
-        let records = self.of(query.service());
-        let records = records.filter(|record| query.matches(&record.instance.tags));
+    /// watch of thousands of instances reads often. Tags are compared later, without the lock.
+    pub(super) fn look<T>(&self, service: &str, wanted: impl Fn(&Record) -> T) -> Lookup<T> {
         Lookup {
-            position: self.position_of(query.service()),
-            exists: self.services.contains_key(query.service()),
-            records: records.map(wanted).collect(),
+            position: self.services.position_of(service),
+            exists: self.services.exists(service),
+            records: self.of(service).map(wanted).collect(),
         }
     }
 
-    /// Returns the services with their numbers of instances.
-    pub(super) fn counts(&self) -> Vec<(Arc<str>, usize)> {
-        let services = self.services.iter();
-        services
-            .map(|(name, service)| (Arc::clone(name), service.ids.len()))
-            .collect()
+    /// Returns the numbers of services and of instances.
+    pub(super) fn totals(&self) -> (usize, usize) {
+        (self.services.len(), self.records.len())
     }
 
     /// Applies a registration. Returns the record, and whether it has changed for watches.
-    pub(super) fn register(&mut self, mut new: NewRecord, now: Now) -> (Record, bool) {
+    pub(super) fn register(
+        &mut self,
+        mut new: NewRecord,
+        limits: &MemoryLimits,
+        now: Now,
+    ) -> Result<(Record, bool), Full> {
         let id: Arc<str> = new.instance.id().into();
         // Ids are unique in the whole registry, so keys have no scope.
         new.instance.key = crate::instance::Key::new(Arc::clone(&id), "");
@@ -167,29 +158,31 @@ impl Store {
             if same_session && known.is_renewed_by(&new) {
                 known.last_heartbeat = now.unix_ms;
                 if new.beat.is_some() {
+                    self.expiries.shift(&id, known.expires, expires);
                     known.expires = expires;
                 }
-                return (known.clone(), false);
+                return Ok((known.clone(), false));
             }
             if new.session.is_none() || !same_session {
                 new.instance.generation += 1;
             }
+        } else if self.records.len() >= limits.instances {
+            return Err(Full::Instances);
         } else {
             new.instance.generation = 1;
         }
-        (self.insert(id, new, expires, now.unix_ms), true)
+        let replaced = self.records.get(&id).map_or(0, |known| known.size);
+        if self.bytes - replaced + new.size() > limits.bytes {
+            return Err(Full::Bytes);
+        }
+        Ok((self.insert(id, new, expires, now.unix_ms, now.at), true))
     }
 
     /// Inserts a record of a saved state unchanged.
     pub(super) fn restore(&mut self, new: NewRecord, last_heartbeat: u64, now: Now) {
         let expires = new.beat.and_then(|beat| now.at.checked_add(beat.ttl));
         let id = new.instance.id().into();
-        self.insert(id, new, expires, last_heartbeat);
-    }
-
-    /// Continues from the index of a saved state.
-    pub(super) fn resume_from(&mut self, index: u64) {
-        self.index = self.index.max(index);
+        self.insert(id, new, expires, last_heartbeat, now.at);
     }
 
     fn insert(
@@ -198,7 +191,11 @@ impl Store {
         new: NewRecord,
         expires: Option<Instant>,
         last_heartbeat: u64,
+        now: Instant,
     ) -> Record {
+        // An id may move to another service, as on a Consul agent.
+        self.take_out(&id, Some(&new.instance.service), now);
+        let size = new.size();
         let NewRecord {
             instance,
             beat,
@@ -207,6 +204,12 @@ impl Store {
         } = new;
         self.serial += 1;
         let service = Arc::clone(&instance.service);
+        // The first check is at a random point of the first interval, so that instances which registered
+        // together are not checked together.
+        let check_at = check.as_ref().and_then(|check| {
+            let share: f64 = rand::rng().random();
+            now.checked_add(check.interval.mul_f64(share))
+        });
         let record = Record {
             announced: instance.status,
             instance: Arc::new(instance),
@@ -215,30 +218,42 @@ impl Store {
             session,
             last_heartbeat,
             serial: self.serial,
+            size,
             failures: 0,
             expires,
+            check_at,
         };
-        self.checks += u64::from(record.check.is_some());
-        if let Some(old) = self.records.insert(Arc::clone(&id), record.clone()) {
-            self.checks += u64::from(old.check.is_some());
-            if old.instance.service != service {
-                // The id moved to another service, as on a Consul agent.
-                if let Some(left) = self.services.get_mut(&old.instance.service) {
-                    left.ids.remove(&id);
-                }
-                self.changed(&old.instance.service);
-            }
-        }
-        let service = self
-            .services
-            .entry(service)
-            .or_insert_with(|| StoredService {
-                index: FIRST,
-                ids: BTreeSet::new(),
-            });
-        service.ids.insert(id);
-        self.changed(&record.instance.service);
+        self.bytes += size;
+        self.expiries.shift(&id, None, expires);
+        self.checks.shift(&id, None, check_at);
+        let place = record.instance.address.to_string();
+        self.places
+            .insert((Arc::clone(&service), place.into(), Arc::clone(&id)));
+        self.records.insert(Arc::clone(&id), record.clone());
+        self.services.put(&service, &id);
         record
+    }
+
+    /// Removes a record with all that leads to it. `stays` is a service that gets the id again.
+    fn take_out(&mut self, id: &str, stays: Option<&Arc<str>>, now: Instant) -> Option<Record> {
+        let (id, record) = self.records.remove_entry(id)?;
+        self.bytes -= record.size;
+        self.expiries.shift(&id, record.expires, None);
+        self.checks.shift(&id, record.check_at, None);
+        let service = Arc::clone(&record.instance.service);
+        let place = record.instance.address.to_string();
+        self.places
+            .remove(&(Arc::clone(&service), place.into(), Arc::clone(&id)));
+        if stays == Some(&service) {
+            return Some(record);
+        }
+        self.services.remove(&service, &id, now);
+        // A table does not become smaller by itself.
+        if self.records.capacity() > SMALL_TABLE && self.records.len() < self.records.capacity() / 8
+        {
+            self.records.shrink_to(self.records.len() * 2);
+        }
+        Some(record)
     }
 
     pub(super) fn heartbeat(&mut self, id: &str, now: Now) -> Renewal {
@@ -247,39 +262,61 @@ impl Store {
         };
         record.last_heartbeat = now.unix_ms;
         if let Some(beat) = record.beat {
-            record.expires = now.at.checked_add(beat.ttl);
+            let expires = now.at.checked_add(beat.ttl);
+            let name = id.into();
+            self.expiries.shift(&name, record.expires, expires);
+            record.expires = expires;
         }
         Renewal::Kept
     }
 
     /// Removes an instance. If `generation` is set, only an instance of that generation is removed.
-    pub(super) fn deregister(&mut self, id: &str, generation: Option<u64>) -> Option<Record> {
+    pub(super) fn deregister(
+        &mut self,
+        id: &str,
+        generation: Option<u64>,
+        now: Instant,
+    ) -> Option<Record> {
         let held = self.records.get(id)?.instance.generation;
         if generation.is_some_and(|generation| generation != held) {
             return None;
         }
-        self.remove(id)
+        self.take_out(id, None, now)
     }
 
-    fn remove(&mut self, id: &str) -> Option<Record> {
-        let record = self.records.remove(id)?;
-        self.checks += u64::from(record.check.is_some());
-        if let Some(service) = self.services.get_mut(&record.instance.service) {
-            service.ids.remove(id);
-        }
-        self.changed(&record.instance.service);
+    /// Returns when the next check is due.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        self.checks.first().map(|(at, _)| *at)
+    }
+
+    /// Returns the record whose check is due first. It is not due again until it was
+    /// [`checked`](Self::checked).
+    pub(super) fn begin_check(&mut self) -> Option<&Record> {
+        let (at, id) = self.checks.first()?.clone();
+        self.checks.shift(&id, Some(at), None);
+        let record = self.records.get_mut(&id)?;
+        record.check_at = None;
         Some(record)
     }
 
-    /// Applies the result of a check. Returns `None` if the registration no longer exists, else whether
-    /// it changed the record.
+    /// Plans the next check of a registration after one that ended.
+    pub(super) fn plan_check(&mut self, id: &Arc<str>, serial: u64, now: Instant) {
+        let record = self.records.get_mut(id).filter(|r| r.serial == serial);
+        let Some(record) = record else { return };
+        let interval = record.check.as_ref().map(|check| check.interval);
+        let next = interval.and_then(|interval| now.checked_add(interval));
+        self.checks.shift(id, record.check_at, next);
+        record.check_at = next;
+    }
+
+    /// Applies the result of a check, if the registration still exists.
     pub(super) fn checked(
         &mut self,
-        id: &str,
+        id: &Arc<str>,
         serial: u64,
         passed: bool,
         now: Instant,
-    ) -> Option<bool> {
+    ) -> Option<()> {
         let record = self.records.get_mut(id).filter(|r| r.serial == serial)?;
         let check = Arc::clone(record.check.as_ref()?);
         record.failures = if passed { 0 } else { record.failures + 1 };
@@ -288,40 +325,44 @@ impl Store {
         } else if record.failures >= check.max_failures.get() {
             Status::Critical
         } else {
-            return Some(false);
+            return None;
         };
         if record.instance.status == status {
-            return Some(false);
+            return None;
         }
         Arc::make_mut(&mut record.instance).status = status;
         if record.beat.is_none() {
             let reap = check.reap_after.and_then(|after| now.checked_add(after));
-            record.expires = reap.filter(|_| !passed);
+            let expires = reap.filter(|_| !passed);
+            self.expiries.shift(id, record.expires, expires);
+            record.expires = expires;
         }
         let service = Arc::clone(&record.instance.service);
-        self.changed(&service);
-        Some(true)
+        self.services.changed(&service);
+        Some(())
     }
 
     /// Removes the expired records and returns them.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Record> {
-        let due = |record: &&Record| record.expires.is_some_and(|at| at <= now);
-        let ids: Vec<Arc<str>> = self
-            .records
-            .values()
-            .filter(due)
-            .map(|r| r.instance.id().into())
-            .collect();
-        ids.iter().filter_map(|id| self.remove(id)).collect()
+        let mut expired = Vec::new();
+        while let Some((at, id)) = self.expiries.first().cloned() {
+            if at > now {
+                break;
+            }
+            expired.extend(self.take_out(&id, None, now));
+        }
+        expired
     }
 
     /// Gives instances at least one more heartbeat interval from now on, if `late` is more than half of
     /// their interval. Returns their number.
     pub(super) fn grant(&mut self, now: Instant, late: Duration) -> usize {
         let mut granted = 0;
-        for record in self.records.values_mut() {
+        for (id, record) in &mut self.records {
             if let Some(beat) = record.beat.filter(|beat| late > beat.interval / 2) {
-                record.expires = record.expires.max(now.checked_add(beat.interval));
+                let expires = record.expires.max(now.checked_add(beat.interval));
+                self.expiries.shift(id, record.expires, expires);
+                record.expires = expires;
                 granted += 1;
             }
         }
@@ -330,56 +371,17 @@ impl Store {
 
     /// Returns the earliest time at which [`expire`](Self::expire) may remove a record.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.records.values().filter_map(|r| r.expires).min()
+        self.expiries.first().map(|(at, _)| *at)
     }
 
     /// Clears the whole state, like a restart without a file.
     pub(super) fn wipe(&mut self) {
-        let cells = std::mem::take(&mut self.cells);
-        let serial = self.serial;
-        let checks = self.checks + 1;
+        let mut services = std::mem::replace(&mut self.services, Services::new());
+        services.wipe();
         *self = Self {
-            cells,
-            serial,
-            checks,
+            services,
+            serial: self.serial,
             ..Self::new()
         };
-        for cell in self.cells.values() {
-            cell.send_replace(Position {
-                epoch: self.epoch,
-                index: FIRST,
-            });
-        }
-    }
-
-    /// Returns a receiver of the position of a service.
-    pub(super) fn subscribe(&mut self, service: &Arc<str>) -> cell::Receiver<Position> {
-        if let Some(cell) = self.cells.get(service) {
-            return cell.subscribe();
-        }
-        if self.cells.len() >= SWEEP_CELLS {
-            self.cells.retain(|_, cell| cell.receiver_count() > 0);
-        }
-        let (cell, receiver) = cell::channel(self.position_of(service));
-        self.cells.insert(Arc::clone(service), cell);
-        receiver
-    }
-
-    pub(super) fn subscribers(&self, service: &str) -> usize {
-        let cell = self.cells.get(service);
-        cell.map_or(0, cell::Sender::receiver_count)
-    }
-
-    fn changed(&mut self, service: &Arc<str>) {
-        self.index += 1;
-        if let Some(state) = self.services.get_mut(service) {
-            state.index = self.index;
-        }
-        if let Some(cell) = self.cells.get(service) {
-            cell.send_replace(Position {
-                epoch: self.epoch,
-                index: self.index,
-            });
-        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It sleeps until the earliest deadline, whatever the number of instances, and starts with the first
 //! instance. It holds a weak reference to the registry, so it and the checks end with the last handle.
+//! Checks start in the order in which they are due, within the limits for all of them together.
 //!
 //! After its process was suspended, every deadline has passed at once, although the instances may be
 //! alive. So a timer that is late by more than half of an instance's heartbeat interval gives that
@@ -9,24 +10,26 @@
 //! beside an interval of a millisecond, and one such instance must not prolong all others for ever.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::watch as cell,
-    task::{AbortHandle, JoinSet},
+    sync::{Semaphore, watch as cell},
+    task::JoinSet,
     time::Instant,
 };
 
-use super::{probe, shared::MemoryShared, store::Store};
+use super::{limits::MemoryLimits, probe, shared::MemoryShared, store::Store};
 use crate::{sync::lock, task::sleep_until_some};
 
 /// How late a timer may be on a busy machine without a suspension. Arbitrary: well above a timer's
 /// resolution of a millisecond, and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
+
+/// How far the starts of checks may be behind their rate and catch up. A timer is not exact.
+const CATCH_UP: Duration = TIMELY;
 
 impl MemoryShared {
     /// Starts the task if there are instances and it does not run. It may not have started because there
@@ -46,28 +49,40 @@ impl MemoryShared {
 }
 
 async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {
-    let mut probes = Probes::default();
+    let mut checks: Option<Checks> = None;
     loop {
         poke.mark_unchanged();
         let next = {
             let Some(shared) = registry.upgrade() else {
                 return;
             };
+            let checks = checks.get_or_insert_with(|| Checks::new(&shared.limits));
             let mut store = shared.store();
-            probes.follow(&store, &registry);
-            if shared.faults.is_paused() {
+            let next = if shared.faults.is_paused() {
                 store.planned = None;
+                None
             } else {
-                turn(&mut store, Instant::now());
-            }
-            let next = store.planned;
+                let now = Instant::now();
+                turn(&mut store, now);
+                let check = checks.start(&mut store, &registry, now);
+                store.planned.into_iter().chain(check).min()
+            };
             drop(store);
             shared.changed(false);
             next
         };
+        let ended = async {
+            match &mut checks {
+                Some(checks) if !checks.running.is_empty() => {
+                    drop(checks.running.join_next().await)
+                }
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             poked = poke.changed() => if poked.is_err() { return },
             () = sleep_until_some(next) => {}
+            () = ended => {}
         }
     }
 }
@@ -87,54 +102,65 @@ fn turn(store: &mut Store, now: Instant) {
     }
     for record in store.expire(now) {
         tracing::info!(
-            service = %record.instance.service, id = record.instance.id(),
+            service = ?record.instance.service, id = ?record.instance.id(),
             "an instance expired"
         );
     }
+    store.services.forget(now);
     store.planned = store.next_deadline();
 }
 
-/// The running checks; dropping this aborts them.
-#[derive(Default)]
-struct Probes {
-    tasks: JoinSet<()>,
-    running: HashMap<Arc<str>, (u64, AbortHandle)>,
-    /// The value of [`Store::checks`] when the checks were last updated.
-    seen: u64,
+/// The checks that run; dropping this aborts them.
+struct Checks {
+    running: JoinSet<()>,
+    slots: Arc<Semaphore>,
+    /// The time between two starts.
+    spacing: Duration,
+    /// When the next check may start.
+    next: Instant,
 }
 
-impl Probes {
-    /// Starts and aborts checks, so that each registration with a check has one.
-    fn follow(&mut self, store: &Store, registry: &Weak<MemoryShared>) {
-        while self.tasks.try_join_next().is_some() {}
-        if self.seen == store.checks {
-            return;
+impl Checks {
+    fn new(limits: &MemoryLimits) -> Self {
+        Self {
+            running: JoinSet::new(),
+            slots: Arc::new(Semaphore::new(limits.checks_at_once)),
+            spacing: Duration::from_secs(1) / limits.checks_per_sec.max(1),
+            next: Instant::now(),
         }
-        self.seen = store.checks;
-        self.running.retain(|id, (serial, task)| {
-            let stays = store
-                .get(id)
-                .is_some_and(|r| r.serial == *serial && r.check.is_some());
-            if !stays {
-                task.abort();
+    }
+
+    /// Starts the checks whose turn it is. Returns when to call it again, if not before a running check
+    /// has ended.
+    fn start(
+        &mut self,
+        store: &mut Store,
+        registry: &Weak<MemoryShared>,
+        now: Instant,
+    ) -> Option<Instant> {
+        while self.running.try_join_next().is_some() {}
+        loop {
+            let at = store.next_check()?.max(self.next);
+            if at > now {
+                return Some(at);
             }
-            stays
-        });
-        for record in store.all() {
-            let Some(check) = &record.check else { continue };
-            let id: Arc<str> = record.instance.id().into();
-            if self.running.contains_key(&id) {
+            let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+            let Some(record) = store.begin_check() else {
                 continue;
-            }
-            let job = probe::CheckJob {
+            };
+            let Some(check) = &record.check else {
+                continue;
+            };
+            let behind = now.checked_sub(CATCH_UP).unwrap_or(now);
+            self.next = self.next.max(behind) + self.spacing;
+            self.running.spawn(probe::run(probe::CheckJob {
                 registry: Weak::clone(registry),
-                id: Arc::clone(&id),
+                id: record.instance.id().into(),
                 serial: record.serial,
                 address: record.instance.address.clone(),
                 check: Arc::clone(check),
-            };
-            let task = self.tasks.spawn(probe::run(job));
-            self.running.insert(id, (record.serial, task));
+                slot: Arc::new(slot),
+            }));
         }
     }
 }

@@ -1,14 +1,13 @@
 //! The JSON of a registration: the format of the REST server and of a saved state.
 //!
-//! It is written by serde and parsed by hand, so that an error names the field, the value, and the
-//! accepted values.
+//! It is parsed by hand, so that an error names the field, the value, and the accepted values;
+//! [`written`](super::written) writes it with serde.
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::record::{Beat, Defaults, NewRecord, Record, RecordCheck};
+use super::record::{Beat, Defaults, NewRecord, RecordCheck};
 use crate::{
     instance::{Address, Host, Instance, Status, Weight},
     registry::text::excerpt,
@@ -25,127 +24,10 @@ pub(in crate::registry) const LONGEST: Duration = Duration::from_secs(31_536_000
 /// contains a name.
 pub(in crate::registry) const LONGEST_NAME: usize = 512;
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    id: &'a str,
-    service_id: &'a str,
-    service_name: &'a str,
-    host: String,
-    port: u16,
-    weight: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    zone: Option<&'a str>,
-    tags: &'a [String],
-    metadata: &'a BTreeMap<String, String>,
-    status: String,
-    #[serde(skip_serializing_if = "is_zero")]
-    generation: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heartbeat_interval: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    health_check: Option<ShownCheck<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_heartbeat: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<&'a str>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ShownCheck<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'a str>,
-    interval: u64,
-    timeout: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_failures: Option<u32>,
-    reap_after: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 /// Converts a time to the milliseconds that the parser accepts. The result is at least 1, because 0
 /// means "never".
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.min(LONGEST).as_millis()).map_or(1, |ms| ms.max(1))
-}
-
-fn show<'a>(
-    instance: &'a Instance,
-    status: Status,
-    beat: Option<Beat>,
-    check: Option<&'a RecordCheck>,
-) -> Shown<'a> {
-    Shown {
-        id: instance.id(),
-        service_id: instance.id(),
-        service_name: &instance.service,
-        host: instance.address.host().to_string(),
-        port: instance.address.port(),
-        weight: instance.weight.get(),
-        zone: instance.zone.as_deref(),
-        tags: &instance.tags,
-        metadata: &instance.metadata,
-        status: status.to_string(),
-        generation: instance.generation,
-        heartbeat_interval: match (beat, check) {
-            (Some(beat), _) => Some(millis(beat.interval)),
-            // Without the field, the default interval would apply.
-            (None, None) => Some(0),
-            (None, Some(_)) => None,
-        },
-        ttl: beat.map(|beat| millis(beat.ttl)),
-        health_check: check.map(|check| ShownCheck {
-            path: check.path.as_deref(),
-            interval: millis(check.interval),
-            timeout: millis(check.timeout),
-            max_failures: Some(check.max_failures.get()),
-            reap_after: check.reap_after.map_or(0, millis),
-        }),
-        last_heartbeat: None,
-        session: None,
-    }
-}
-
-/// The JSON of a record for clients.
-#[cfg(feature = "rest")]
-pub(in crate::registry) fn shown(record: &Record) -> impl Serialize + '_ {
-    let instance = &record.instance;
-    let check = record.check.as_deref();
-    let mut shown = show(instance, instance.status, record.beat, check);
-    shown.last_heartbeat = Some(record.last_heartbeat);
-    shown
-}
-
-/// The JSON of a record in a saved state: with the registered status and the session.
-pub(super) fn saved(record: &Record) -> impl Serialize + '_ {
-    let check = record.check.as_deref();
-    let mut shown = show(&record.instance, record.announced, record.beat, check);
-    shown.last_heartbeat = Some(record.last_heartbeat);
-    shown.session = record.session.as_deref();
-    shown
-}
-
-/// The JSON of a registration that a client sends.
-#[cfg(feature = "rest")]
-pub(in crate::registry) fn announced(new: &NewRecord) -> impl Serialize + '_ {
-    let instance = &new.instance;
-    let check = new.check.as_deref();
-    let mut shown = show(instance, instance.status, new.beat, check);
-    shown.session = new.session.as_deref();
-    // The registry decides how many failures are allowed.
-    if new.beat.is_some() {
-        shown.heartbeat_interval = None;
-    }
-    if let Some(check) = &mut shown.health_check {
-        check.max_failures = None;
-    }
-    shown
 }
 
 /// The error for a field that cannot be used.
@@ -153,6 +35,10 @@ pub(in crate::registry) fn announced(new: &NewRecord) -> impl Serialize + '_ {
 pub(in crate::registry) struct FieldError(String);
 
 impl FieldError {
+    pub(super) fn of(message: String) -> Self {
+        Self(message)
+    }
+
     fn new(field: &str, value: &Value, accepted: &str) -> Self {
         // A client may send any text, so the message quotes at most 64 characters.
         let text = excerpt(&value.to_string(), 64);
@@ -242,13 +128,18 @@ pub(in crate::registry) fn object<'a>(
 
 /// Parses a name or an id.
 pub(in crate::registry) fn name<'a>(value: &'a Value, field: &str) -> Result<&'a str, FieldError> {
-    let name = value
-        .as_str()
-        .filter(|name| !name.trim().is_empty() && name.len() <= LONGEST_NAME);
+    let name = value.as_str().filter(|name| is_name(name));
     name.ok_or_else(|| {
-        let accepted = format!("it must be text of 1 to {LONGEST_NAME} bytes that is not blank");
+        let accepted = format!(
+            "it must be text of 1 to {LONGEST_NAME} bytes that is not blank and has no control characters"
+        );
         FieldError::new(field, value, &accepted)
     })
+}
+
+/// Whether a text can be a name or an id. A line end in a name would forge lines of logs and terminals.
+pub(in crate::registry) fn is_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= LONGEST_NAME && !text.contains(char::is_control)
 }
 
 pub(in crate::registry) fn host(value: &Value) -> Result<Host, FieldError> {
@@ -268,9 +159,13 @@ pub(in crate::registry) fn port(value: &Value) -> Result<u16, FieldError> {
 fn text<'a>(value: &'a Value, field: &str) -> Result<Option<&'a str>, FieldError> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) if text.len() <= LONGEST_NAME => Ok(Some(text)),
+        Value::String(text) if text.len() <= LONGEST_NAME && !text.contains(char::is_control) => {
+            Ok(Some(text))
+        }
         _ => {
-            let accepted = format!("it must be text of at most {LONGEST_NAME} bytes");
+            let accepted = format!(
+                "it must be text of at most {LONGEST_NAME} bytes without control characters"
+            );
             Err(FieldError::new(field, value, &accepted))
         }
     }
@@ -399,6 +294,8 @@ fn check(value: &Value, defaults: Defaults) -> Result<Option<RecordCheck>, Field
             Some(Duration::ZERO) => None,
             some => some,
         },
+        // In a saved record only: the server sets what it sees itself.
+        registrant: field("registrant").as_str().and_then(|ip| ip.parse().ok()),
     }))
 }
 

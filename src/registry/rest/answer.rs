@@ -13,7 +13,7 @@ use crate::registry::memory::Position;
 pub(super) struct RestFailure {
     status: StatusCode,
     message: String,
-    allow: Option<&'static str>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl RestFailure {
@@ -21,7 +21,7 @@ impl RestFailure {
         Self {
             status,
             message: message.into(),
-            allow: None,
+            header: None,
         }
     }
 
@@ -31,11 +31,19 @@ impl RestFailure {
 
     pub(super) fn method(allow: &'static str) -> Self {
         Self {
-            allow: Some(allow),
+            header: Some((header::ALLOW, HeaderValue::from_static(allow))),
             ..Self::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 format!("this path takes {allow}"),
             )
+        }
+    }
+
+    /// A limit is reached that holds for a moment.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self {
+            header: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
         }
     }
 
@@ -57,9 +65,8 @@ impl RestFailure {
                 error: self.message,
             },
         );
-        if let Some(allow) = self.allow {
-            let allow = HeaderValue::from_static(allow);
-            response.headers_mut().insert(header::ALLOW, allow);
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -71,7 +78,12 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<B
         // Cannot happen: the values are text, numbers, and maps with text keys.
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, b"{}".to_vec()),
     };
-    let mut response = Response::new(Full::new(body.into()));
+    whole(status, body.into())
+}
+
+/// A response with a body that is JSON already.
+pub(super) fn whole(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(

@@ -23,9 +23,9 @@ const WAIT: Duration = Duration::from_secs(20);
 /// The largest response: about 100 000 instances.
 const MAX_BODY: usize = 64 << 20;
 
-/// How many bytes the tags of a query may have, so that it fits in a URI. Arbitrary: encoded, they have at
-/// most 48 KiB.
-const LONGEST_TAGS: usize = 16 << 10;
+/// How many bytes the tags of a query may have, so that the registry accepts the head of the request:
+/// encoded, they have at most 12 KiB.
+const LONGEST_TAGS: usize = 4 << 10;
 
 /// The backend for a registry that a [`RestServer`](super::RestServer) serves.
 ///

@@ -1,6 +1,6 @@
 //! Parses requests. Every part is bounded in size and time; an error states the reason.
 
-use std::{borrow::Cow, pin::pin, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, pin::pin, time::Duration};
 
 use bytes::Buf;
 use http::StatusCode;
@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::answer::RestFailure;
 use crate::{
@@ -23,6 +23,12 @@ const MAX_BODY: usize = 64 << 10;
 /// Arbitrary, well above the size of an accidental mistake.
 const MAX_DISCARDED: usize = 4 << 20;
 
+/// The largest body that is always read. Larger ones take turns, so that bodies which never end hold little.
+const SMALL_BODY: usize = 4 << 10;
+
+/// How many larger bodies are read at once: 16 MiB.
+pub(super) const LARGE_BODIES: usize = 256;
+
 /// The time limit for reading a body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -30,17 +36,19 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Reads a JSON body.
-pub(super) async fn json<B: Body>(body: B) -> Result<Value, RestFailure> {
-    let bytes = timeout(BODY_WITHIN, read(body)).await.map_err(|_| {
-        let message = format!("the body took longer than {BODY_WITHIN:?}");
-        RestFailure::new(StatusCode::REQUEST_TIMEOUT, message)
-    })??;
+/// Reads a JSON body. `turns` are those of large bodies.
+pub(super) async fn json<B: Body>(body: B, turns: &Semaphore) -> Result<Value, RestFailure> {
+    let bytes = timeout(BODY_WITHIN, read(body, turns))
+        .await
+        .map_err(|_| {
+            let message = format!("the body took longer than {BODY_WITHIN:?}");
+            RestFailure::new(StatusCode::REQUEST_TIMEOUT, message)
+        })??;
     serde_json::from_slice(&bytes)
         .map_err(|error| RestFailure::bad(format!("the body is not JSON: {error}")))
 }
 
-async fn read<B: Body>(body: B) -> Result<Vec<u8>, RestFailure> {
+async fn read<B: Body>(body: B, turns: &Semaphore) -> Result<Vec<u8>, RestFailure> {
     let too_large = || {
         let message = format!("the body is larger than {MAX_BODY} bytes");
         RestFailure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
@@ -49,7 +57,7 @@ async fn read<B: Body>(body: B) -> Result<Vec<u8>, RestFailure> {
         return Err(too_large());
     }
     let mut body = pin!(body);
-    let (mut bytes, mut total) = (Vec::new(), 0_usize);
+    let (mut bytes, mut total, mut turn) = (Vec::new(), 0_usize, None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| RestFailure::bad("the body broke off"))?;
         let Ok(mut data) = frame.into_data() else {
@@ -58,6 +66,9 @@ async fn read<B: Body>(body: B) -> Result<Vec<u8>, RestFailure> {
         total = total.saturating_add(data.remaining());
         if total > MAX_DISCARDED {
             break;
+        }
+        if total > SMALL_BODY && turn.is_none() {
+            turn = turns.acquire().await.ok();
         }
         if total <= MAX_BODY {
             while data.has_remaining() {
@@ -82,6 +93,9 @@ pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, 
     if text.trim().is_empty() {
         return Err(RestFailure::bad(format!("{what} is empty")));
     }
+    if text.contains(char::is_control) {
+        return Err(RestFailure::bad(format!("{what} has control characters")));
+    }
     Ok(text)
 }
 
@@ -91,14 +105,16 @@ pub(super) struct Params {
     pub(super) index: Option<u64>,
     pub(super) epoch: Option<u64>,
     pub(super) wait: Option<Duration>,
-    pub(super) tags: Vec<String>,
+    /// In an order that does not depend on the request.
+    pub(super) tags: BTreeSet<String>,
     pub(super) host: Option<Host>,
     pub(super) port: Option<u16>,
     pub(super) generation: Option<u64>,
 }
 
 impl Params {
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, RestFailure> {
+    /// Parses a query with at most `most_tags` different tags.
+    pub(super) fn parse(query: Option<&str>, most_tags: usize) -> Result<Self, RestFailure> {
         let mut params = Self::default();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
@@ -106,7 +122,12 @@ impl Params {
                 "epoch" => params.epoch = Some(number("epoch", &value)?),
                 "generation" => params.generation = Some(number("generation", &value)?),
                 "wait" => params.wait = Some(duration("wait", &value)?),
-                "tag" => params.tags.push(value.into_owned()),
+                "tag" if params.tags.contains(&*value) => {}
+                "tag" if params.tags.len() >= most_tags => {
+                    let message = format!("the query has more than {most_tags} different tags");
+                    return Err(RestFailure::bad(message));
+                }
+                "tag" => drop(params.tags.insert(value.into_owned())),
                 "host" => params.host = Some(host(&Value::from(&*value))?),
                 "port" => {
                     // Text that is not a number is refused by `port`.

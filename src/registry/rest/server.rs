@@ -1,33 +1,38 @@
 //! The HTTP server of the embedded registry, as a tower `Service`.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use http_body_util::Full;
 use rand::RngExt;
 use serde::Serialize;
 use tokio::{
-    sync::watch as cell,
+    sync::Semaphore,
     time::{Instant, sleep_until},
 };
 use tower::Service;
 
 use super::{
-    answer::{RestFailure, json, positioned},
+    RestServerSettings,
+    answer::{RestFailure, json, positioned, whole},
+    caller,
     input::{self, Params},
+    listings::{Listings, Wanted},
+    slots::{Ending, Slot},
 };
 use crate::{
+    error::ConfigError,
     instance::Host,
     registry::{
         BoxFuture, Query, Renewal,
-        memory::{Lookup, Memory, MemoryShared, Unresolved, wire},
+        memory::{Memory, MemoryShared, Position, Record, Unresolved, wire, written},
     },
 };
 
@@ -35,21 +40,83 @@ type RestAnswer = Response<Full<Bytes>>;
 
 /// Serves a [`Memory`] over HTTP; the [module](super) lists its requests.
 ///
-/// Any server that takes a tower `Service` can run it; [`serve`](Self::serve) is one. It is cheap to
-/// clone.
-#[derive(Clone, Debug)]
+/// Any server that takes a tower `Service` can run it; [`serve`](Self::serve) is one. Another server does not
+/// tell it who its clients are: then the limits of connections do not hold, requests must be for an IP
+/// address, `localhost` or a [set](RestServerSettings::host) host, and checks reach the
+/// [allowed networks](crate::registry::memory::MemoryLimits::check_network) only. It is cheap to clone.
+#[derive(Clone)]
 pub struct RestServer {
     memory: Memory,
-    /// True once the server shuts down; requests that wait for a change then get their response.
-    pub(super) closing: Option<cell::Receiver<bool>>,
+    pub(super) front: Arc<Front>,
+    /// The connection of the requests, in a server of this crate.
+    pub(super) connection: Option<Arc<Connection>>,
+}
+
+/// What all connections share.
+pub(super) struct Front {
+    pub(super) settings: RestServerSettings,
+    listings: Listings,
+    large_bodies: Semaphore,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) peer: IpAddr,
+    pub(super) local: IpAddr,
+    pub(super) slot: Slot,
+}
+
+/// A request that is understood.
+enum Asked {
+    /// May wait.
+    Instances(Arc<str>, Params),
+    Brief(Brief),
+}
+
+enum Brief {
+    Deregister(String, Params),
+    Register,
+    Heartbeat,
+    Health,
+    Services,
+}
+
+/// A record, and whether the state file has it.
+#[derive(Serialize)]
+struct HeldBody<T> {
+    #[serde(flatten)]
+    record: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved: Option<bool>,
+}
+
+impl RestServerSettings {
+    /// Makes a server of this registry.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    pub fn build(self, memory: Memory) -> Result<RestServer, ConfigError> {
+        self.validate()?;
+        Ok(RestServer::with_settings(memory, self))
+    }
 }
 
 impl RestServer {
-    /// Creates a server for this registry.
+    /// Creates a server for this registry, with default settings.
     pub fn new(memory: Memory) -> Self {
+        Self::with_settings(memory, RestServerSettings::default())
+    }
+
+    fn with_settings(memory: Memory, settings: RestServerSettings) -> Self {
+        let front = Front {
+            listings: Listings::new(settings.bodies),
+            large_bodies: Semaphore::new(input::LARGE_BODIES),
+            settings,
+        };
         Self {
             memory,
-            closing: None,
+            front: Arc::new(front),
+            connection: None,
         }
     }
 
@@ -62,8 +129,9 @@ impl RestServer {
         &self.memory.shared
     }
 
-    async fn answer<B: Body>(self, request: Request<B>) -> Result<RestAnswer, RestFailure> {
-        let (head, body) = request.into_parts();
+    fn asked(&self, head: &Parts) -> Result<Asked, RestFailure> {
+        let listener = self.connection.as_ref().map(|connection| connection.local);
+        caller::check(head, &self.front.settings.hosts, listener)?;
         let mut path = head.uri.path().strip_prefix("/registry/");
         let mut segments = path.take().into_iter().flat_map(|rest| rest.split('/'));
         let place = (segments.next(), segments.next(), segments.next());
@@ -83,35 +151,69 @@ impl RestServer {
         if !allowed.split(", ").any(|name| name == method.as_str()) {
             return Err(RestFailure::method(allowed));
         }
-        let params = Params::parse(head.uri.query())?;
-        let admitted = self.shared().faults.admit().await;
-        admitted.map_err(|_| RestFailure::injected())?;
-        match place {
+        let params = Params::parse(head.uri.query(), self.shared().limits.most_tags())?;
+        Ok(match place {
             (Some(id), None, _) if method == Method::DELETE => {
-                self.deregister(&input::segment(id, "the id")?, &params)
-                    .await
+                let id = input::segment(id, "the id")?.into_owned();
+                Asked::Brief(Brief::Deregister(id, params))
             }
             (Some("services"), Some(name), _) => {
                 let name = input::segment(name, "the name of the service")?;
-                self.instances(&name, params).await
+                Asked::Instances(name.into(), params)
             }
-            (Some("register"), ..) => self.register(body).await,
-            (Some("heartbeat"), ..) => self.heartbeat(body).await,
-            (Some("health"), ..) => Ok(self.health()),
-            _ => Ok(self.services()),
+            (Some("health"), ..) => Asked::Brief(Brief::Health),
+            (Some("services"), ..) => Asked::Brief(Brief::Services),
+            (place, ..) => {
+                caller::is_json(&head.headers)?;
+                Asked::Brief(match place {
+                    Some("register") => Brief::Register,
+                    _ => Brief::Heartbeat,
+                })
+            }
+        })
+    }
+
+    async fn admitted(&self) -> Result<(), RestFailure> {
+        let admitted = self.shared().faults.admit().await;
+        admitted.map_err(|_| RestFailure::injected())
+    }
+
+    async fn answer<B: Body>(self, asked: Brief, body: B) -> Result<RestAnswer, RestFailure> {
+        self.admitted().await?;
+        match asked {
+            Brief::Register => self.register(body).await,
+            Brief::Heartbeat => self.heartbeat(body).await,
+            Brief::Deregister(name, params) => self.deregister(&name, &params).await,
+            Brief::Health => Ok(self.health()),
+            Brief::Services => self.listing(Wanted::Services).await,
         }
     }
 
     async fn register<B: Body>(&self, body: B) -> Result<RestAnswer, RestFailure> {
-        let body = input::json(body).await?;
+        let body = input::json(body, &self.front.large_bodies).await?;
         let shared = self.shared();
-        let parsed = wire::parse(&body, shared.defaults).map_err(input::field)?;
-        let (record, position) = shared.register(parsed.record);
-        shared.saved(position).await;
-        Ok(positioned(
-            json(StatusCode::OK, &wire::shown(&record)),
-            position,
-        ))
+        let mut new = wire::parse(&body, shared.defaults)
+            .map_err(input::field)?
+            .record;
+        if let Some(check) = &mut new.check {
+            // No client has the address of one that is not known.
+            let unknown = Ipv4Addr::UNSPECIFIED.into();
+            let peer = self.connection.as_ref().map_or(unknown, |known| known.peer);
+            Arc::make_mut(check).registrant = Some(peer);
+        }
+        shared.limits.admit(&mut new).map_err(input::field)?;
+        let (record, position) = shared.register(new).map_err(|full| {
+            let message = format!("the registry is full: {}", shared.limits.full(full));
+            RestFailure::new(StatusCode::INSUFFICIENT_STORAGE, message)
+        })?;
+        self.held(&record, position).await
+    }
+
+    async fn held(&self, record: &Record, position: Position) -> Result<RestAnswer, RestFailure> {
+        let saved = self.shared().saved(position).await;
+        let record = written::shown(record);
+        let held = HeldBody { record, saved };
+        Ok(positioned(json(StatusCode::OK, &held), position))
     }
 
     async fn heartbeat<B: Body>(&self, body: B) -> Result<RestAnswer, RestFailure> {
@@ -122,7 +224,7 @@ impl RestServer {
             service_name: &'a str,
             last_heartbeat: u64,
         }
-        let body = input::json(body).await?;
+        let body = input::json(body, &self.front.large_bodies).await?;
         let input::NamedInstance {
             name,
             host,
@@ -150,57 +252,66 @@ impl RestServer {
         let id = self.resolve(name, params.host.as_ref(), params.port)?;
         let removed = shared.deregister(&id, params.generation);
         let (record, position) = removed.ok_or_else(|| unknown(name))?;
-        shared.saved(position).await;
-        Ok(positioned(
-            json(StatusCode::OK, &wire::shown(&record)),
-            position,
-        ))
+        self.held(&record, position).await
     }
 
-    async fn instances(&self, name: &str, params: Params) -> Result<RestAnswer, RestFailure> {
+    async fn instances(self, service: Arc<str>, params: Params) -> Result<RestAnswer, RestFailure> {
+        self.admitted().await?;
         let wait = params.wait();
-        let spread: f64 = rand::rng().random();
-        let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
-        let service: Arc<str> = name.into();
-        let query = params
-            .tags
-            .into_iter()
-            .fold(Query::new(Arc::clone(&service)), Query::tag);
-        let mut look = self.shared().look(&query);
+        let position = self.shared().position_of(&service);
         // A different index is older, or from another start of the registry.
-        let waits = params.index == Some(look.position.index)
-            && params
-                .epoch
-                .is_none_or(|epoch| epoch == look.position.epoch);
+        let waits = params.index == Some(position.index)
+            && params.epoch.is_none_or(|epoch| epoch == position.epoch);
+        let query = Query::new(Arc::clone(&service));
+        let query = params.tags.into_iter().fold(query, Query::tag);
         if waits {
-            let left = self.shared().left(&service, look.position);
-            tokio::select! {
-                left = left => left.map_err(|_| RestFailure::injected())?,
-                () = sleep_until(until) => {}
-                () = self.closes() => {}
-            }
+            let spread: f64 = rand::rng().random();
+            let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
+            self.wait(&service, position, until).await?;
             self.shared().faults.open().await;
-            look = self.shared().look(&query);
         }
-        Ok(listing(name, &look))
+        // Boxed: a request that waits must not keep the memory of what comes after.
+        Box::pin(self.listing(Wanted::Instances(query))).await
     }
 
-    async fn closes(&self) {
-        match self.closing.clone() {
-            // The sender belongs to the server. If it is dropped, the server is shutting down.
-            Some(mut closing) => drop(closing.wait_for(|closing| *closing).await),
-            None => std::future::pending().await,
+    /// Waits until a service has changed, or until that time.
+    async fn wait(
+        &self,
+        service: &Arc<str>,
+        position: Position,
+        until: Instant,
+    ) -> Result<(), RestFailure> {
+        let slot = self.connection.as_ref().map(|connection| &connection.slot);
+        if let Some(slot) = slot {
+            slot.waits(true);
         }
+        // Written in place: a future that is moved here would be held twice.
+        let waited = tokio::select! {
+            left = self.shared().left(service, position) => {
+                left.map_err(|_| RestFailure::injected())
+            }
+            () = sleep_until(until) => Ok(()),
+            ending = async {
+                match slot {
+                    Some(slot) => slot.ending().await,
+                    None => std::future::pending().await,
+                }
+            } => match ending {
+                Ending::ShutDown => Ok(()),
+                Ending::MakeRoom => Err(RestFailure::busy(
+                    "another request needs the connection of this one, which waits longest",
+                )),
+            },
+        };
+        if let Some(slot) = slot {
+            slot.waits(false);
+        }
+        waited
     }
 
-    fn services(&self) -> RestAnswer {
-        #[derive(Serialize)]
-        struct ServicesBody<'a> {
-            services: BTreeMap<&'a str, usize>,
-        }
-        let (position, counts) = self.shared().services();
-        let services = counts.iter().map(|(name, n)| (&**name, *n)).collect();
-        positioned(json(StatusCode::OK, &ServicesBody { services }), position)
+    async fn listing(&self, wanted: Wanted) -> Result<RestAnswer, RestFailure> {
+        let (position, body) = self.front.listings.get(self.shared(), wanted).await?;
+        Ok(positioned(whole(StatusCode::OK, body), position))
     }
 
     fn health(&self) -> RestAnswer {
@@ -210,11 +321,11 @@ impl RestServer {
             services: usize,
             instances: usize,
         }
-        let (position, counts) = self.shared().services();
+        let (position, (services, instances)) = self.shared().totals();
         let health = HealthBody {
             status: "passing",
-            services: counts.len(),
-            instances: counts.iter().map(|(_, instances)| instances).sum(),
+            services,
+            instances,
         };
         positioned(json(StatusCode::OK, &health), position)
     }
@@ -241,21 +352,7 @@ fn unknown(name: &str) -> RestFailure {
     RestFailure::new(StatusCode::NOT_FOUND, message)
 }
 
-fn listing(name: &str, look: &Lookup) -> RestAnswer {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ListingBody<'a, T> {
-        service_name: &'a str,
-        exists: bool,
-        instances: Vec<T>,
-    }
-    let body = ListingBody {
-        service_name: name,
-        exists: look.exists,
-        instances: look.records.iter().map(wire::shown).collect(),
-    };
-    positioned(json(StatusCode::OK, &body), look.position)
-}
+impl_debug!(RestServer: |this| memory = this.memory, settings = this.front.settings);
 
 impl<B> Service<Request<B>> for RestServer
 where
@@ -272,10 +369,25 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        // A request that waits keeps neither its head nor the buffer that it was read into.
+        let asked = self.asked(&head);
+        drop(head);
+        if let Some(connection) = &self.connection {
+            connection.slot.renew();
+        }
         let server = self.clone();
-        Box::pin(async move {
-            let answer = server.answer(request).await;
-            Ok(answer.unwrap_or_else(RestFailure::into_response))
-        })
+        // The future of a listing is apart, and small, because thousands of them may wait.
+        match asked {
+            Err(failure) => Box::pin(std::future::ready(Ok(failure.into_response()))),
+            Ok(Asked::Instances(service, params)) => Box::pin(async move {
+                let answer = server.instances(service, params).await;
+                Ok(answer.unwrap_or_else(RestFailure::into_response))
+            }),
+            Ok(Asked::Brief(asked)) => Box::pin(async move {
+                let answer = server.answer(asked, body).await;
+                Ok(answer.unwrap_or_else(RestFailure::into_response))
+            }),
+        }
     }
 }

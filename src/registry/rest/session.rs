@@ -18,7 +18,7 @@ use crate::{
         contract::STALE_AFTER,
         decoding::{LONGEST_RECORD, decoded, elements},
         http::{RegistryHttp, Reply, Request},
-        memory::{Defaults, NewRecord, Position, renew_every, wire},
+        memory::{Defaults, NewRecord, Position, renew_every, wire, written},
         text::excerpt,
     },
 };
@@ -264,7 +264,7 @@ fn number(reply: &Reply, name: &str) -> Result<u64, RegistryError> {
 impl Lease for RestLease {
     fn register(&mut self) -> BoxFuture<'_, Result<(), RegistryError>> {
         Box::pin(async {
-            let body = body(&wire::announced(&self.record))?;
+            let body = body(&written::announced(&self.record))?;
             let reply = self.send(Method::PUT, "/registry/register", Some(body));
             let reply = reply.await?.ok_or_else(|| {
                 let message = "answered 404 Not Found: this is not a registry";
