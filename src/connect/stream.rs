@@ -22,6 +22,10 @@ use tokio::{
 
 /// The state of one connection.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "consul"),
+    expect(dead_code, reason = "only Consul needs links")
+)]
 pub(crate) struct Link(watch::Receiver<bool>);
 
 #[cfg(feature = "consul")]

@@ -27,7 +27,7 @@ pub(super) const MOST_RECORDS: usize = 100_000;
 
 /// The longest record, in bytes. Those that Consul itself limits have at most 40 KiB of metadata and a few
 /// of everything else.
-#[cfg(any(feature = "consul", feature = "rest"))]
+#[cfg(feature = "rest")]
 pub(super) const LONGEST_RECORD: usize = 256 << 10;
 
 /// The largest reply that is decoded on the thread of the task, in bytes. Measured: 17 ms for a MiB, so
