@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     backoff::NEVER,
-    connect::{Connector, Target},
+    connect::{Connector, Target, Tcp},
     discover::MakeEndpoint,
     error::BoxError,
     instance::Instance,
@@ -53,9 +53,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// As other gRPC clients (<https://github.com/grpc/grpc/blob/master/doc/connectivity-semantics-and-api.md>
 /// leaves it to them: 30 min in Go, Java and C++).
 const IDLE_FOR: Duration = Duration::from_secs(1_800);
-
-/// The interval of TCP keep-alive on a silent connection. No server restricts it.
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The `User-Agent` of this crate.
 const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
@@ -99,7 +96,7 @@ const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 /// ```
 #[derive(Clone)]
 pub struct GrpcEndpoints {
-    connect_timeout: Duration,
+    tcp: Tcp,
     keep_alive: Option<Duration>,
     keep_alive_timeout: Duration,
     keep_alive_while_idle: bool,
@@ -118,7 +115,7 @@ impl GrpcEndpoints {
     /// Makes endpoints that speak HTTP/2 without TLS.
     pub fn new() -> Self {
         Self {
-            connect_timeout: CONNECT_WITHIN,
+            tcp: Tcp::new(CONNECT_WITHIN),
             keep_alive: Some(KEEP_ALIVE),
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
             keep_alive_while_idle: false,
@@ -139,7 +136,7 @@ impl GrpcEndpoints {
     /// cannot be reached. With a short timeout one lost packet causes an error.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.tcp.set_timeout(timeout);
         self
     }
 
@@ -257,8 +254,7 @@ impl GrpcEndpoints {
 
     fn connector(&self, instance: &Instance, origin: &Uri) -> Connector {
         let target = Target::Tcp(instance.address.clone());
-        let connector = Connector::new(target, self.connect_timeout);
-        let connector = connector.keep_alive(Some(TCP_KEEP_ALIVE));
+        let connector = Connector::over(target, self.tcp.clone());
         #[cfg(feature = "tls")]
         if let Some(config) = &self.tls {
             let mut config = rustls::ClientConfig::clone(config);
@@ -319,7 +315,7 @@ impl Default for GrpcEndpoints {
 }
 
 impl_debug!(GrpcEndpoints: |this|
-    connect_timeout = this.connect_timeout,
+    connect_timeout = this.tcp.timeout(),
     keep_alive = this.keep_alive,
     timeout = this.timeout,
     concurrency_limit = this.concurrency_limit,

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     backoff::NEVER,
-    connect::{Connector, Target},
+    connect::{Connector, Target, Tcp},
     discover::MakeEndpoint,
     error::BoxError,
     instance::Instance,
@@ -92,7 +92,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// # }
 /// ```
 pub struct HttpEndpoints<B> {
-    connect_timeout: Duration,
+    tcp: Tcp,
     idle_timeout: Option<Duration>,
     max_idle: usize,
     keep_alive: Option<Duration>,
@@ -108,8 +108,10 @@ pub struct HttpEndpoints<B> {
 impl<B> HttpEndpoints<B> {
     /// Makes endpoints that speak HTTP/1.1 without TLS.
     pub fn new() -> Self {
+        let mut tcp = Tcp::new(CONNECT_WITHIN);
+        tcp.set_keep_alive(Some(KEEP_ALIVE));
         Self {
-            connect_timeout: CONNECT_WITHIN,
+            tcp,
             idle_timeout: Some(IDLE_FOR),
             max_idle: usize::MAX,
             keep_alive: Some(KEEP_ALIVE),
@@ -128,7 +130,7 @@ impl<B> HttpEndpoints<B> {
     /// cannot be reached. With a short timeout one lost packet causes an error.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.tcp.set_timeout(timeout);
         self
     }
 
@@ -159,6 +161,7 @@ impl<B> HttpEndpoints<B> {
     #[must_use]
     pub fn keep_alive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keep_alive = after.into();
+        self.tcp.set_keep_alive(self.probe_after());
         self
     }
 
@@ -253,7 +256,7 @@ impl<B> HttpEndpoints<B> {
     /// The connector to `instance`, and whether it uses TLS.
     fn connector(&self, instance: &Instance) -> (Connector, bool) {
         let target = Target::Tcp(instance.address.clone());
-        let connector = Connector::new(target, self.connect_timeout).keep_alive(self.probe_after());
+        let connector = Connector::over(target, self.tcp.clone());
         #[cfg(feature = "tls")]
         if let Some(config) = &self.tls {
             return (connector.tls(self.offer(config)), true);
@@ -383,7 +386,7 @@ impl<B> Default for HttpEndpoints<B> {
 impl<B> Clone for HttpEndpoints<B> {
     fn clone(&self) -> Self {
         Self {
-            connect_timeout: self.connect_timeout,
+            tcp: self.tcp.clone(),
             idle_timeout: self.idle_timeout,
             max_idle: self.max_idle,
             keep_alive: self.keep_alive,
@@ -399,7 +402,7 @@ impl<B> Clone for HttpEndpoints<B> {
 }
 
 impl_debug!([B] HttpEndpoints<B>: |this|
-    connect_timeout = this.connect_timeout,
+    connect_timeout = this.tcp.timeout(),
     idle_timeout = this.idle_timeout,
     max_idle = this.max_idle,
     keep_alive = this.keep_alive,

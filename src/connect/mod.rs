@@ -41,12 +41,46 @@ pub(crate) enum Target {
     Unix(std::path::PathBuf),
 }
 
+/// How TCP connections are made. Clones share it, so an endpoint needs little memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Tcp {
+    timeout: Duration,
+    connector: HttpConnector,
+}
+
+impl Tcp {
+    /// Probes a connection after 30 s without data.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(timeout));
+        connector.set_keepalive(Some(Duration::from_secs(30)));
+        Self { timeout, connector }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+        self.connector.set_connect_timeout(Some(timeout));
+    }
+
+    /// Sets the idle time after which a connection is probed, `None` for no probes.
+    #[cfg(feature = "http")]
+    pub(crate) fn set_keep_alive(&mut self, after: Option<Duration>) {
+        self.connector.set_keepalive(after);
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
 /// Connects to one target.
 #[derive(Clone)]
 pub(crate) struct Connector {
     target: Target,
-    timeout: Duration,
-    tcp: HttpConnector,
+    tcp: Tcp,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsConnector>,
     #[cfg(feature = "tls")]
@@ -56,13 +90,12 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(target: Target, timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(timeout));
-        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        Self::over(target, Tcp::new(timeout))
+    }
+
+    pub(crate) fn over(target: Target, tcp: Tcp) -> Self {
         Self {
             target,
-            timeout,
             tcp,
             #[cfg(feature = "tls")]
             tls: None,
@@ -70,13 +103,6 @@ impl Connector {
             server_name: None,
             linked: false,
         }
-    }
-
-    /// Sets the idle time after which TCP probes a connection; 30 s by default, `None` for no probes.
-    #[cfg(feature = "http")]
-    pub(crate) fn keep_alive(mut self, after: Option<Duration>) -> Self {
-        self.tcp.set_keepalive(after);
-        self
     }
 
     #[cfg(feature = "tls")]
@@ -101,6 +127,7 @@ impl Connector {
     }
 
     async fn connect(mut self, uri: Uri) -> Result<Io, BoxError> {
+        let timeout = self.tcp.timeout;
         match &self.target {
             Target::Tcp(address) => {
                 let to = Uri::builder()
@@ -108,9 +135,9 @@ impl Connector {
                     .authority(address.to_string())
                     .path_and_query("/")
                     .build()?;
-                let stream = tokio::time::timeout(self.timeout, self.tcp.call(to)).await;
+                let stream = tokio::time::timeout(timeout, self.tcp.connector.call(to)).await;
                 let stream = stream.map_err(|_| {
-                    let text = format!("no connection to {address} within {:?}", self.timeout);
+                    let text = format!("no connection to {address} within {timeout:?}");
                     io::Error::new(io::ErrorKind::TimedOut, text)
                 })??;
                 self.secured(stream.into_inner(), &uri).await
@@ -136,7 +163,7 @@ impl Connector {
                 .as_deref()
                 .or(uri.host())
                 .unwrap_or_default();
-            let stream = secure(tls, plain, name, self.timeout).await?;
+            let stream = secure(tls, plain, name, self.tcp.timeout).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             return Ok(TokioIo::new(Stream::new(stream, is_http2, self.linked)));
         }
@@ -164,7 +191,7 @@ async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(stream)
 }
 
-impl_debug!(Connector: |this| target = this.target, timeout = this.timeout);
+impl_debug!(Connector: |this| target = this.target, timeout = this.tcp.timeout);
 
 impl Service<Uri> for Connector {
     type Response = Io;
