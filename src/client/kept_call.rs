@@ -13,19 +13,15 @@ use std::{any::Any, mem};
 use bytes::Bytes;
 use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 use http_body::Body;
-use http_body_util::Empty;
 use tonic::body::Body as TonicBody;
 
-use super::erased::Erased;
-use crate::{
-    error::BoxError,
-    service::retry::{LIMIT, ReplayBody, Replayer},
-};
+use super::erased::{Erased, KeptBody, Rewound, Taken};
+use crate::{error::BoxError, service::retry::ReplayBody};
 
 /// What is needed to give a call back.
 pub(super) struct KeptCall<B> {
     head: Head,
-    body: KeptBody<B>,
+    body: CallBody<B>,
 }
 
 /// A copy of the head. The fields are in a list, because a copy of their map allocates twice and
@@ -67,10 +63,10 @@ impl Head {
     }
 }
 
-enum KeptBody<B> {
+enum CallBody<B> {
     /// It has no data.
     Here(B),
-    Read(Replayer<B>),
+    Sent(KeptBody<B>),
 }
 
 impl<B> KeptCall<B>
@@ -88,10 +84,10 @@ where
         }
         let kept = Head::copy(&head, extensions);
         let (sent, body) = if body.is_end_stream() {
-            (Erased::new(Empty::new()), KeptBody::Here(body))
+            (Erased::empty(), CallBody::Here(body))
         } else {
-            let (sent, replayer) = ReplayBody::new(body, LIMIT);
-            (Erased::new(sent), KeptBody::Read(replayer))
+            let (sent, kept) = Erased::keep(body);
+            (sent, CallBody::Sent(kept))
         };
         let kept = Self { head: kept, body };
         (Request::from_parts(head, sent), kept)
@@ -101,32 +97,29 @@ where
     /// not processed.
     pub(super) fn give_back(self) -> Option<Request<B>> {
         let body = match self.body {
-            KeptBody::Here(body) => body,
-            KeptBody::Read(replayer) => {
-                // A task of hyper's may still read it.
-                replayer.supersede();
-                replayer.take_unread().or_else(|| rewound(&replayer))?
-            }
+            CallBody::Here(body) => body,
+            // A task of hyper's may still read it.
+            CallBody::Sent(kept) => match kept.take()? {
+                Taken::Unread(body) => body,
+                Taken::Read(rewound) => made_of(rewound)?,
+            },
         };
         Some(self.head.request(body))
     }
 }
 
-/// Makes a body of the same data again, if the type is known.
-fn rewound<B>(replayer: &Replayer<B>) -> Option<B>
+/// Makes a body of the type that the caller used, if that type is known.
+fn made_of<B>(rewound: Rewound<B>) -> Option<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    if !replayer.is_whole() {
-        return None;
-    }
     let mut body: Option<B> = None;
     let place: &mut dyn Any = &mut body;
     if let Some(place) = place.downcast_mut::<Option<TonicBody>>() {
-        *place = Some(TonicBody::new(replayer.copy()));
+        *place = Some(TonicBody::new(rewound));
     } else if let Some(place) = place.downcast_mut::<Option<ReplayBody<TonicBody>>>() {
-        *place = Some(ReplayBody::once(TonicBody::new(replayer.copy())));
+        *place = Some(ReplayBody::once(TonicBody::new(rewound)));
     }
     body
 }
@@ -136,6 +129,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
+    use crate::service::retry::LIMIT;
 
     fn request<B>(body: B) -> Request<B> {
         let request = Request::post("http://greeter/Greet");

@@ -71,7 +71,7 @@ pub use self::{
 };
 
 #[cfg(feature = "tonic")]
-pub(crate) use self::{http::LIMIT, replay::Replayer};
+pub(crate) use self::http::LIMIT;
 
 #[cfg(doc)]
 use crate::{attempt::Tried, backoff::Backoff, classify::Classify};

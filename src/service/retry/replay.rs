@@ -165,22 +165,6 @@ impl<B> Replayer<B> {
         })
     }
 
-    /// Takes the body out, if nothing of it was read.
-    #[cfg(feature = "tonic")]
-    pub(crate) fn take_unread(&self) -> Option<B> {
-        let mut state = lock(self.shared.as_ref()?);
-        if !state.kept.is_empty() || state.sole.is_some() {
-            return None;
-        }
-        match std::mem::replace(&mut state.rest, Rest::Broke) {
-            Rest::Open(body) => Some(body),
-            other => {
-                state.rest = other;
-                None
-            }
-        }
-    }
-
     /// Takes the body away from all copies.
     pub(crate) fn supersede(&self) {
         if let Some(shared) = &self.shared {
