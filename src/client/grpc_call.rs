@@ -5,12 +5,13 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{self, Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use pin_project::pin_project;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -93,12 +94,10 @@ where
         }
         let this = Arc::clone(shared);
         if limit.is_none() && shared.places.is_none() {
-            let exchange = shared.http2.send(request);
-            return GrpcFuture(Box::pin(async move {
-                match exchange.await {
-                    Ok(answer) => Ok(answer),
-                    Err(failure) => Box::pin(this.recover(failure, kept, None)).await,
-                }
+            return GrpcFuture(Box::pin(Sending {
+                exchange: shared.http2.send(request),
+                rest: Some((this, kept)),
+                recovery: None,
             }));
         }
         GrpcFuture(Box::pin(async move {
@@ -322,7 +321,48 @@ pub(super) fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValu
 impl_debug!(GrpcClient: |this| place = this.0.place);
 
 /// A call over gRPC that waits for the head of its response.
-pub struct GrpcFuture(Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>);
+pub struct GrpcFuture(Answer);
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
+
+/// A call without a time limit.
+///
+/// It is not an `async` block, because a block stores a future that it captured and awaits twice.
+#[pin_project]
+struct Sending<F, B> {
+    #[pin]
+    exchange: F,
+    /// `None` after the exchange has ended.
+    rest: Option<(Arc<Calls>, KeptCall<B>)>,
+    /// What follows a failure.
+    recovery: Option<Answer>,
+}
+
+impl<F, B> Future for Sending<F, B>
+where
+    F: Future<Output = Result<Response<HttpBody>, Failure<Erased>>>,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<HttpBody>, HttpError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(recovery) = this.recovery {
+            return recovery.as_mut().poll(cx);
+        }
+        let result = task::ready!(this.exchange.poll(cx));
+        let (calls, kept) = this.rest.take().expect("not polled after it was done");
+        match result {
+            Ok(answer) => Poll::Ready(Ok(answer)),
+            Err(failure) => {
+                let recovery = async move { calls.recover(failure, kept, None).await };
+                let recovery = this.recovery.insert(Box::pin(recovery));
+                recovery.as_mut().poll(cx)
+            }
+        }
+    }
+}
 
 impl Future for GrpcFuture {
     type Output = Result<Response<HttpBody>, HttpError>;

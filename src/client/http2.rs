@@ -23,6 +23,7 @@ use std::{
     mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Weak},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -37,6 +38,7 @@ use hyper::{
     rt::Executor,
     upgrade::OnUpgrade,
 };
+use pin_project::pin_project;
 use tokio::{sync::watch, task::AbortHandle};
 use tower::Service;
 
@@ -111,8 +113,62 @@ type Replacement = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The result of connecting, once it is known.
 type ConnectResult = watch::Receiver<Option<Result<(), NoConnection>>>;
 
-/// The result of a request in the queue of a connection, with what keeps the connection.
-type QueuedResult<B> = Result<(Response<Incoming>, Arc<Life>), Failure<B>>;
+/// The result of a request in the queue of a connection.
+type QueuedResult<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
+/// A request in the queue of a connection, with what keeps the connection.
+type Queued<F> = (F, Arc<Life>);
+
+type Again<B> = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, Failure<B>>> + Send>>;
+
+/// A request in the queue of a connection.
+///
+/// It is not an `async` block, because a block stores a future that it captured and awaits twice.
+#[pin_project]
+struct Exchange<F, B> {
+    #[pin]
+    sent: Option<F>,
+    /// Keeps the connection.
+    life: Option<Arc<Life>>,
+    http2: Arc<Http2<B>>,
+    /// The request on a new connection, if there was none or it ended before it sent the request.
+    again: Option<Again<B>>,
+}
+
+impl<F, B> Future for Exchange<F, B>
+where
+    F: Future<Output = QueuedResult<B>>,
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<HttpBody>, Failure<B>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(again) = this.again {
+            return again.as_mut().poll(cx);
+        }
+        let sent = this.sent.as_pin_mut().expect("or there is `again`");
+        let error = match ready!(sent.poll(cx)) {
+            Ok(answer) => {
+                let life = this.life.take().expect("not polled after it was done");
+                return Poll::Ready(this.http2.answered(answer, life));
+            }
+            Err(error) => error,
+        };
+        *this.life = None;
+        match Failure::of(error) {
+            // It was in the queue of a connection that has ended.
+            Failure::Unsent(_, request) => {
+                let again = Arc::clone(this.http2).connecting(request);
+                this.again.insert(again).as_mut().poll(cx)
+            }
+            broke => Poll::Ready(Err(broke)),
+        }
+    }
+}
 
 /// Why a request got no response.
 pub(super) enum Failure<B> {
@@ -166,19 +222,17 @@ where
         self: &Arc<Self>,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<HttpBody>, Failure<B>>> + Send + use<B> {
-        let sent = self.try_send(request);
-        let this = Arc::clone(self);
-        async move {
-            let request = match sent {
-                Err(request) => request,
-                Ok(sent) => match sent.await {
-                    Ok((answer, life)) => return this.answered(answer, life),
-                    // It was in the queue of a connection that has ended.
-                    Err(Failure::Unsent(_, request)) => request,
-                    Err(broke) => return Err(broke),
-                },
-            };
-            Box::pin(this.connect_and_send(request)).await
+        let http2 = Arc::clone(self);
+        let (sent, again) = match self.try_send(request) {
+            Ok(sent) => (Some(sent), None),
+            Err(request) => (None, Some(Arc::clone(self).connecting(request))),
+        };
+        let (sent, life) = sent.unzip();
+        Exchange {
+            sent,
+            life,
+            http2,
+            again,
         }
     }
 
@@ -187,7 +241,8 @@ where
     fn try_send(
         &self,
         request: Request<B>,
-    ) -> Result<impl Future<Output = QueuedResult<B>> + Send + use<B>, Box<Request<B>>> {
+    ) -> Result<Queued<impl Future<Output = QueuedResult<B>> + Send + use<B>>, Box<Request<B>>>
+    {
         let mut line = self.lock();
         let connection = match &mut *line {
             Line::Up(connection) if !connection.sender.is_closed() => connection,
@@ -197,7 +252,7 @@ where
         let sent = connection.sender.try_send_request(request);
         let life = Arc::clone(&connection.life);
         drop(line);
-        Ok(async move { Ok((sent.await.map_err(Failure::of)?, life)) })
+        Ok((sent, life))
     }
 
     /// Checks a response, and makes it keep the connection until its end.
@@ -221,6 +276,11 @@ where
         Ok(HttpBody::wrap(answer, (!ended).then_some(life), limit))
     }
 
+    #[cold]
+    fn connecting(self: Arc<Self>, request: Box<Request<B>>) -> Again<B> {
+        Box::pin(self.connect_and_send(request))
+    }
+
     /// Connects, then sends a request, once: a peer that closes each connection at once would cause
     /// an endless loop.
     async fn connect_and_send(
@@ -231,8 +291,8 @@ where
             return Err(Failure::Unsent(error.into(), request));
         }
         match self.try_send(*request) {
-            Ok(sent) => {
-                let (answer, life) = sent.await?;
+            Ok((sent, life)) => {
+                let answer = sent.await.map_err(Failure::of)?;
                 self.answered(answer, life)
             }
             Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
