@@ -5,10 +5,13 @@ use std::time::Duration;
 use tower_roster::{
     Instance,
     error::ErrorKind,
-    registry::{self, Announcement, Health, Query, View, ViewState, Watch},
+    registry::{Announcement, Health, Query, View, ViewState, Watch},
 };
 
-use super::{place::Place, support::eventually};
+use super::{
+    place::{Place, connect},
+    support::eventually,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(40);
@@ -378,10 +381,7 @@ pub(crate) async fn a_successor_replaces_a_predecessor_that_was_killed(place: &m
         .unwrap();
     let (url, predecessor) = (place.url().to_owned(), instance(place, "a"));
     let predecessor = runtime.spawn(async move {
-        let registration = registry::connect(&url)
-            .unwrap()
-            .register(predecessor)
-            .unwrap();
+        let registration = connect(&url).register(predecessor).unwrap();
         registration.registered().await;
         registration
     });

@@ -50,6 +50,11 @@ macro_rules! suite {
     };
 }
 
+#[cfg(feature = "consulrs")]
+suite! {
+    consulrs (consul)
+}
+
 suite! {
     memory ()
     rest ()

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tokio::{net::TcpListener, task::AbortHandle};
 use tower_roster::{
     Registry,
-    registry::{self, memory::Memory, rest::RestServer},
+    registry::{Schemes, memory::Memory, rest::RestServer},
 };
 
 use super::support::{Agent, Etcd};
@@ -72,9 +72,32 @@ pub(crate) async fn consul() -> Place {
     place(url, Server::Consul(Box::new(agent)))
 }
 
+/// Consul over a client of the user's.
+#[cfg(feature = "consulrs")]
+pub(crate) async fn consulrs() -> Place {
+    let agent = Agent::dev().await;
+    let url = format!("consulrs://{}", agent.http_addr());
+    place(url, Server::Consul(Box::new(agent)))
+}
+
 pub(crate) async fn etcd() -> Place {
     let etcd = Etcd::server().await;
     place(etcd.url(), Server::Etcd(Box::new(etcd)))
+}
+
+pub(crate) fn connect(url: &str) -> Registry {
+    let schemes = Schemes::new();
+    #[cfg(feature = "consulrs")]
+    let schemes = schemes.with("consulrs", |url: &str| {
+        use consulrs::client::{ConsulClient, ConsulClientSettingsBuilder};
+        use tower_roster::registry::consul::{Consul, ConsulOptions};
+
+        let mut settings = ConsulClientSettingsBuilder::default();
+        settings.address(url.replace("consulrs", "http"));
+        let client = ConsulClient::new(settings.build().unwrap()).unwrap();
+        Consul::with_client(client.into(), ConsulOptions::default())
+    });
+    schemes.connect(url).unwrap()
 }
 
 impl Place {
@@ -84,7 +107,7 @@ impl Place {
 
     /// A handle of its own, as another process has it.
     pub(crate) fn registry(&self) -> Registry {
-        registry::connect(&self.url).unwrap()
+        connect(&self.url)
     }
 
     pub(crate) fn service(&self) -> &str {
