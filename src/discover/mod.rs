@@ -149,7 +149,8 @@ impl<M: MakeEndpoint> Discover<M> {
             roll: Roll::new(),
             query: watch.query().clone(),
             follower: Follower::new(watch.clone()),
-            changed: Some(changed(watch)),
+            // Its user may have waited for the first set with it.
+            changed: Some(changed(watch.unread())),
             timer: Timer::default(),
             steps: 0,
         }

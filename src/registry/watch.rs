@@ -87,6 +87,11 @@ impl Watch {
 }
 
 impl Watch {
+    /// Turns it into a handle that has returned no view yet.
+    pub(crate) fn unread(self) -> Self {
+        Self::new(self.query, self.cell)
+    }
+
     /// Whether both receive from the same task, so that one of them is enough.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.cell.same_channel(&other.cell)

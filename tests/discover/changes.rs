@@ -41,6 +41,16 @@ async fn inserts_come_before_removes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_was_read_before_yields_its_whole_set() {
+    let script = Script::new([mock("a")]);
+    let mut watch = script.watch();
+    script.apply([mock("a")]).await;
+    watch.resolved().await.unwrap();
+    let mut discover = watch.discover(address);
+    assert_eq!(names(&drain(&mut discover)), ["+a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn updates_reach_the_live_endpoint_without_a_change() {
     let script = Script::new([mock("a")]);
     let mut discover = script.watch().discover(address);
