@@ -135,3 +135,53 @@ async fn faults_reach_the_front_too() {
     front.memory.resume();
     front.get("/registry/health").await.ok();
 }
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_request_that_waited() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let front = Front::start().await;
+    front.memory.register(instance("a")).unwrap();
+    let mut stream = tokio::net::TcpStream::connect(front.addr).await.unwrap();
+    for round in 0..3 {
+        let index = front.memory.index();
+        // The second request is sent before the first is answered.
+        let requests = format!(
+            "GET /registry/services/web?tag=&tag=%20&index={index}&wait=60s HTTP/1.1\r\n\
+             Host: localhost\r\n\r\nGET /registry/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        );
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        let waits = || async { front.memory.watchers("web") == 1 };
+        support::eventually(LONG, "the request waits", waits).await;
+        front
+            .memory
+            .register(instance("a").weight(round + 2))
+            .unwrap();
+        let mut text = String::new();
+        while !text.contains("\"passing\",\"services\"") {
+            let mut buffer = [0; 4_096];
+            let read = timeout(LONG, stream.read(&mut buffer)).await.unwrap();
+            let read = read.unwrap();
+            assert!(read > 0, "the connection stays open: {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert_eq!(text.matches("HTTP/1.1 200 ").count(), 2, "{text}");
+        assert!(text.contains("\"serviceName\":\"web\""), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_without_a_change_ends_on_time() {
+    let front = Front::start().await;
+    front.memory.register(instance("a")).unwrap();
+    let target = format!(
+        "/registry/services/web?index={}&wait=300ms",
+        front.memory.index()
+    );
+    let start = std::time::Instant::now();
+    let reply = timeout(LONG, front.get(&target)).await.unwrap().ok();
+    assert!(start.elapsed() >= SECOND * 3 / 10);
+    assert_eq!(listed(&reply), ["a"]);
+    assert_eq!(position(&reply).0, front.memory.index());
+}

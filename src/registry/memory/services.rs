@@ -90,6 +90,7 @@ impl Services {
         self.known.contains_key(service)
     }
 
+    #[cfg(feature = "rest")]
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }

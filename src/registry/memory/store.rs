@@ -74,6 +74,7 @@ impl Store {
         }
     }
 
+    #[cfg(feature = "rest")]
     pub(super) fn get(&self, id: &str) -> Option<&Record> {
         self.records.get(id)
     }
@@ -137,6 +138,7 @@ impl Store {
     }
 
     /// Returns the numbers of services and of instances.
+    #[cfg(feature = "rest")]
     pub(super) fn totals(&self) -> (usize, usize) {
         (self.services.len(), self.records.len())
     }

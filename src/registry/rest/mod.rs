@@ -98,6 +98,7 @@ mod caller;
 mod client;
 mod input;
 mod listings;
+mod parked;
 mod serve;
 mod server;
 mod session;

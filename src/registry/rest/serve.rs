@@ -2,19 +2,19 @@
 
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use bytes::Bytes;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tower::Service;
 
 use super::{
     RestServer,
+    parked::{self, Place, Waited},
     server::Connection,
     slots::{Ending, Slot, Slots},
     writes::Writes,
@@ -92,47 +92,73 @@ impl RestServer {
         peer: SocketAddr,
         slot: Slot,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let mut server = self.clone();
+        let server = self.clone();
         async move {
             // Responses are small, and the client waits for them. A failure to set this costs only time.
             let _ = stream.set_nodelay(true);
             let Ok(local) = stream.local_addr() else {
                 return;
             };
-            let connection = Arc::new(Connection {
+            let connection = Connection {
                 peer: peer.ip(),
                 local: local.ip(),
                 slot,
-            });
-            server.connection = Some(Arc::clone(&connection));
-            let io = Writes::new(TokioIo::new(stream), server.front.settings.write_within);
-            let mut serving = pin!(
-                http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_WITHIN)
-                    .max_buf_size(LARGEST_HEAD)
-                    .serve_connection(io, TowerToHyperService::new(server))
-            );
-            let ending = tokio::select! {
-                served = serving.as_mut() => Err(served),
-                ending = connection.slot.ending() => Ok(ending),
+                place: Place::default(),
             };
-            let served = match ending {
-                Err(served) => served,
-                Ok(Ending::MakeRoom) if !connection.slot.has_waiting_request() => return,
-                Ok(Ending::MakeRoom) => {
-                    serving.as_mut().graceful_shutdown();
-                    timeout(LEAVE_WITHIN, serving).await.unwrap_or(Ok(()))
-                }
-                Ok(Ending::ShutDown) => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
-                }
-            };
-            if let Err(error) = served {
+            if let Err(error) = server.talk(stream, Arc::new(connection)).await {
                 let error = error.to_string();
                 tracing::debug!(?error, "a connection to the registry broke");
             }
+        }
+    }
+
+    /// Serves one connection.
+    async fn talk(
+        mut self,
+        mut stream: TcpStream,
+        connection: Arc<Connection>,
+    ) -> hyper::Result<()> {
+        self.connection = Some(Arc::clone(&connection));
+        let (slot, place) = (&connection.slot, &connection.place);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(LARGEST_HEAD);
+        // What is read again, and how the wait of that request has ended.
+        let (mut again, mut waited) = (Bytes::new(), None);
+        loop {
+            let within = self.front.settings.write_within;
+            let io = Writes::new(TokioIo::new(stream), again, within);
+            let server = self.clone();
+            let service = service_fn(move |request| server.clone().call(request));
+            let mut serving = http.serve_connection(io, service);
+            if waited == Some(Waited::MakeRoom) {
+                return timeout(LEAVE_WITHIN, serving).await.unwrap_or(Ok(()));
+            }
+            let parked = tokio::select! {
+                // First what is read again: a connection without a request would be closed at once.
+                biased;
+                served = &mut serving => return served,
+                parked = place.parked() => parked,
+                ending = slot.ending() => return match ending {
+                    Ending::MakeRoom => Ok(()),
+                    Ending::ShutDown => {
+                        std::pin::Pin::new(&mut serving).graceful_shutdown();
+                        serving.await
+                    }
+                },
+            };
+            let http1::Parts { io, read_buf, .. } = serving.into_parts();
+            // A copy: the bytes share the buffer that they were read into.
+            let rest = read_buf.to_vec();
+            drop(read_buf);
+            stream = io.into_inner().into_inner();
+            waited = parked::wait(&self.memory().shared, &parked, &stream, slot).await;
+            let Some(outcome) = waited else {
+                return Ok(());
+            };
+            place.set_waited(outcome);
+            again = parked.again(outcome, &rest);
         }
     }
 }

@@ -25,7 +25,8 @@ use super::{
     caller,
     input::{self, Params},
     listings::{Listings, Wanted},
-    slots::{Ending, Slot},
+    parked::{self, Parked, Place, Waited},
+    slots::Slot,
 };
 use crate::{
     error::ConfigError,
@@ -64,6 +65,7 @@ pub(super) struct Connection {
     pub(super) peer: IpAddr,
     pub(super) local: IpAddr,
     pub(super) slot: Slot,
+    pub(super) place: Place,
 }
 
 /// A request that is understood.
@@ -255,58 +257,57 @@ impl RestServer {
         self.held(&record, position).await
     }
 
-    async fn instances(self, service: Arc<str>, params: Params) -> Result<RestAnswer, RestFailure> {
-        self.admitted().await?;
-        let wait = params.wait();
-        let position = self.shared().position_of(&service);
+    /// Returns until when a request waits for a change.
+    fn waits(&self, service: &Arc<str>, params: &Params) -> Option<(Position, Instant)> {
+        let position = self.shared().position_of(service);
         // A different index is older, or from another start of the registry.
         let waits = params.index == Some(position.index)
             && params.epoch.is_none_or(|epoch| epoch == position.epoch);
-        let query = Query::new(Arc::clone(&service));
-        let query = params.tags.into_iter().fold(query, Query::tag);
-        if waits {
-            let spread: f64 = rand::rng().random();
-            let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
-            self.wait(&service, position, until).await?;
-            self.shared().faults.open().await;
-        }
-        // Boxed: a request that waits must not keep the memory of what comes after.
-        Box::pin(self.listing(Wanted::Instances(query))).await
+        let (wait, spread) = (params.wait(), rand::rng().random::<f64>());
+        let until = Instant::now() + wait + wait.mul_f64(spread / 16.0);
+        waits.then_some((position, until))
     }
 
-    /// Waits until a service has changed, or until that time.
-    async fn wait(
-        &self,
-        service: &Arc<str>,
-        position: Position,
-        until: Instant,
-    ) -> Result<(), RestFailure> {
-        let slot = self.connection.as_ref().map(|connection| &connection.slot);
-        if let Some(slot) = slot {
-            slot.waits(true);
-        }
-        // Written in place: a future that is moved here would be held twice.
-        let waited = tokio::select! {
-            left = self.shared().left(service, position) => {
-                left.map_err(|_| RestFailure::injected())
-            }
-            () = sleep_until(until) => Ok(()),
-            ending = async {
-                match slot {
-                    Some(slot) => slot.ending().await,
-                    None => std::future::pending().await,
-                }
-            } => match ending {
-                Ending::ShutDown => Ok(()),
-                Ending::MakeRoom => Err(RestFailure::busy(
-                    "another request needs the connection of this one, which waits longest",
-                )),
-            },
+    /// Parks a request that must wait, if its connection can be taken apart.
+    fn park(&self, head: &Parts, service: &Arc<str>, params: &Params) -> Option<()> {
+        let connection = self.connection.as_ref()?;
+        let (position, until) = self.waits(service, params)?;
+        let parked = Parked {
+            service: Arc::clone(service),
+            position,
+            until,
+            head: parked::head(head)?,
         };
-        if let Some(slot) = slot {
-            slot.waits(false);
+        connection.place.park(parked);
+        Some(())
+    }
+
+    async fn instances(
+        self,
+        service: Arc<str>,
+        params: Params,
+        waited: Option<Waited>,
+    ) -> Result<RestAnswer, RestFailure> {
+        match waited {
+            Some(waited) => waited.outcome()?,
+            None => {
+                self.admitted().await?;
+                if let Some((position, until)) = self.waits(&service, &params) {
+                    tokio::select! {
+                        left = self.shared().left(&service, position) => {
+                            left.map_err(|_| RestFailure::injected())?;
+                        }
+                        () = sleep_until(until) => {}
+                    }
+                    self.shared().faults.open().await;
+                }
+            }
         }
-        waited
+        let query = params
+            .tags
+            .into_iter()
+            .fold(Query::new(service), Query::tag);
+        self.listing(Wanted::Instances(query)).await
     }
 
     async fn listing(&self, wanted: Wanted) -> Result<RestAnswer, RestFailure> {
@@ -370,20 +371,26 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        // A request that waits keeps neither its head nor the buffer that it was read into.
-        let asked = self.asked(&head);
-        drop(head);
-        if let Some(connection) = &self.connection {
+        let server = self.clone();
+        let connection = server.connection.as_deref();
+        let waited = connection.and_then(|connection| connection.place.take_waited());
+        if let Some(connection) = connection.filter(|_| waited.is_none()) {
             connection.slot.renew();
         }
-        let server = self.clone();
-        // The future of a listing is apart, and small, because thousands of them may wait.
-        match asked {
+        match self.asked(&head) {
             Err(failure) => Box::pin(std::future::ready(Ok(failure.into_response()))),
-            Ok(Asked::Instances(service, params)) => Box::pin(async move {
-                let answer = server.instances(service, params).await;
-                Ok(answer.unwrap_or_else(RestFailure::into_response))
-            }),
+            Ok(Asked::Instances(service, params)) => {
+                // A request with a body, which is of no use, could not be read again.
+                let parks = waited.is_none() && body.is_end_stream();
+                if parks && self.park(&head, &service, &params).is_some() {
+                    // The connection is taken apart, and this with it.
+                    return Box::pin(std::future::pending());
+                }
+                Box::pin(async move {
+                    let answer = server.instances(service, params, waited).await;
+                    Ok(answer.unwrap_or_else(RestFailure::into_response))
+                })
+            }
             Ok(Asked::Brief(asked)) => Box::pin(async move {
                 let answer = server.answer(asked, body).await;
                 Ok(answer.unwrap_or_else(RestFailure::into_response))

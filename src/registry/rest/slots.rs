@@ -11,7 +11,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
@@ -113,8 +113,6 @@ pub(super) struct Slot {
     slots: Arc<Slots>,
     address: IpAddr,
     order: Mutex<u64>,
-    /// Whether it has a request that waits for a change.
-    waits: AtomicBool,
     signal: Arc<Signal>,
 }
 
@@ -160,7 +158,6 @@ impl Slots {
             slots: Arc::clone(self),
             address,
             order: Mutex::new(order),
-            waits: AtomicBool::new(false),
             signal,
         }
     }
@@ -192,16 +189,6 @@ impl Slot {
         if let Some(close) = state.remove(self.address, *order) {
             *order = state.insert(self.address, close);
         }
-    }
-
-    /// Records whether a request waits for a change. It is answered when the connection must end.
-    pub(super) fn waits(&self, waits: bool) {
-        // Relaxed: read by the task of the same connection.
-        self.waits.store(waits, Ordering::Relaxed);
-    }
-
-    pub(super) fn has_waiting_request(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
     }
 
     /// Waits until the connection must end.

@@ -1,4 +1,4 @@
-//! A connection whose peer must read what is written to it.
+//! A connection whose peer must read what is written to it, and that can read some bytes again.
 
 use std::{
     io,
@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
@@ -17,18 +18,25 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Writes<T> {
     #[pin]
     inner: T,
+    /// What is read before the rest.
+    again: Bytes,
     within: Duration,
     /// Set while something waits to be written.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Writes<T> {
-    pub(super) fn new(inner: T, within: Duration) -> Self {
+    pub(super) fn new(inner: T, again: Bytes, within: Duration) -> Self {
         Self {
             inner,
+            again,
             within,
             deadline: None,
         }
+    }
+
+    pub(super) fn into_inner(self) -> T {
+        self.inner
     }
 
     fn bound<R>(
@@ -56,9 +64,15 @@ impl<T: Read> Read for Writes<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
+        mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.project().inner.poll_read(cx, buf)
+        let this = self.project();
+        if this.again.is_empty() {
+            return this.inner.poll_read(cx, buf);
+        }
+        let length = this.again.len().min(buf.remaining());
+        buf.put_slice(&this.again.split_to(length));
+        Poll::Ready(Ok(()))
     }
 }
 
