@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     attempt::Tried,
-    classify::{Classify, Observer, Verdict, on_error, reclaim},
+    classify::{Classify, Excuse, Observer, Verdict, on_error, reclaim},
     endpoint::load::LoadTracker,
     error::BoxError,
 };
@@ -189,7 +189,7 @@ where
                         }
                         Err(error) => {
                             let error: BoxError = error.into();
-                            guard.conclude(on_error(verdict, &*error));
+                            guard.conclude(on_error(verdict, Excuse::of(&*error)));
                             let request = reclaim(&*error);
                             Failed::new(guard.state(), error, request)
                         }

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::{Observer, Outcome, Verdict, codes::Codes};
+use super::{Observer, Outcome, Verdict, codes::Codes, excuse};
 
 /// The body of a response. It reports to an [`Observer`] how it ends.
 ///
@@ -56,9 +56,17 @@ impl<O: Observer> BodyWatch<O> {
         }
     }
 
+    /// The error of a body has any type, so only the note of the client tells its excuse.
     fn broke_off(mut self) {
-        if !matches!(self.awaited, Awaited::Nothing) {
-            self.observer.conclude(Verdict::FAILURE);
+        let verdict = excuse::on_error(None, excuse::noted());
+        let concludes = match self.awaited {
+            Awaited::Nothing => false,
+            // The observer has the success of the head. Only a worse verdict may follow.
+            Awaited::Whole => verdict == Verdict::FAILURE,
+            Awaited::Status(_) => true,
+        };
+        if concludes {
+            self.observer.conclude(verdict);
         }
     }
 }
@@ -88,6 +96,7 @@ impl<B: Body, O: Observer> Body for ObservedBody<B, O> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        excuse::forget();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) if frame.is_trailers() => end(this.watch, frame.trailers_ref()),

@@ -32,6 +32,7 @@
 mod body;
 #[cfg(feature = "_hyper")]
 mod codes;
+mod excuse;
 #[cfg(feature = "_hyper")]
 mod grpc;
 #[cfg(feature = "_hyper")]
@@ -49,7 +50,6 @@ pub(crate) use self::unsent::Begun;
 pub(crate) use self::unsent::is_refused;
 #[cfg(feature = "http")]
 pub(crate) use self::unsent::returns;
-pub(crate) use self::unsent::{NotSent, give_back};
 #[cfg(feature = "tonic")]
 pub(crate) use self::unsent::{Refusal, refusal};
 #[cfg(feature = "_hyper")]
@@ -58,14 +58,16 @@ pub use self::{
     grpc::Grpc,
     http::{Http, HttpWith},
 };
+pub(crate) use self::{
+    excuse::{Excuse, forget, note, noted, on_error, on_service_error},
+    unsent::{NotSent, give_back},
+};
 pub use self::{
     over_limit::{OverLimit, is_over_limit},
     unsent::{Unsent, is_unsent, reclaim},
 };
 
 use std::time::Duration;
-
-use crate::{deadline::DeadlinePassed, error::find};
 
 /// The longest pushback that an endpoint can request, in linkerd as well. A bad `Retry-After`, or a
 /// skewed clock, must not withhold traffic from an endpoint for a day.
@@ -130,37 +132,6 @@ impl Verdict {
     pub const fn pushback(mut self, pushback: Pushback) -> Self {
         self.pushback = Some(pushback);
         self
-    }
-}
-
-/// Returns the verdict on an error of an endpoint. `judged` is the verdict of a classifier, which sees
-/// the type of the error only: the endpoint did answer if the response exceeds a limit of this client,
-/// and is not to blame for a deadline of the caller.
-#[cold]
-pub(crate) fn on_error(
-    judged: Option<Verdict>,
-    error: &(dyn std::error::Error + 'static),
-) -> Verdict {
-    if is_over_limit(error) {
-        return Verdict::SUCCESS;
-    }
-    if find::<DeadlinePassed>(error).is_some() {
-        return Verdict::new(Outcome::Cancelled);
-    }
-    judged.unwrap_or(Verdict::FAILURE)
-}
-
-/// Returns the verdict on an error of a whole service, as [`on_error`] does. But a deadline that passed
-/// while the service was to answer is a failure: a service that hangs shows itself in no other way.
-#[cold]
-pub(crate) fn on_service_error(
-    judged: Option<Verdict>,
-    error: &(dyn std::error::Error + 'static),
-) -> Verdict {
-    match find::<DeadlinePassed>(error) {
-        None | Some(DeadlinePassed::BeforeCall) => on_error(judged, error),
-        #[cfg(feature = "tonic")]
-        Some(DeadlinePassed::InFlight) => judged.unwrap_or(Verdict::FAILURE),
     }
 }
 

@@ -13,10 +13,13 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{life::Life, limits};
+#[cfg(feature = "tonic")]
+use super::limits::exhausted;
+use super::{life::Life, limits::Limits};
 use crate::{
-    classify::OverLimit,
+    classify::{self, Begun, OverLimit},
     connect::{Incomplete, Whole},
+    error::BoxError,
 };
 
 /// The body of a response from an endpoint. While it is read its connection stays open, even if the
@@ -31,8 +34,8 @@ pub struct HttpBody {
     body: Whole,
     /// Keeps the connection while the response has not ended.
     life: Option<Arc<Life>>,
-    /// How many bytes trailers may have over HTTP/2. hyper checks those over HTTP/1.
-    max_trailers: u32,
+    /// What the trailers must not exceed.
+    limits: Limits,
 }
 
 impl HttpBody {
@@ -41,13 +44,37 @@ impl HttpBody {
     pub(super) fn wrap(
         response: Response<Incoming>,
         life: Option<Arc<Life>>,
-        max_trailers: u32,
+        limits: Limits,
     ) -> Response<Self> {
-        Whole::wrap(response).map(|body| Self {
-            body,
-            life,
-            max_trailers,
+        Whole::wrap(response).map(|body| Self { body, life, limits })
+    }
+
+    #[cold]
+    fn broke(&self, error: Incomplete) -> HttpBodyError {
+        let over = match &error {
+            Incomplete::Broke(Begun(error)) => self.limits.trailers_over_http1(error),
+            Incomplete::Reset => None,
+        };
+        self.failed(match over {
+            Some(over) => self.too_large(over),
+            None => Cause::Incomplete(error),
         })
+    }
+
+    fn too_large(&self, over: OverLimit) -> Cause {
+        #[cfg(feature = "tonic")]
+        if self.limits.is_grpc() {
+            // tonic finds the status among the sources.
+            return Cause::TooLarge(exhausted(over).into());
+        }
+        Cause::TooLarge(over.into())
+    }
+
+    #[cold]
+    fn failed(&self, cause: Cause) -> HttpBodyError {
+        let error = HttpBodyError(cause);
+        classify::note(&error);
+        error
     }
 }
 
@@ -65,18 +92,13 @@ impl Body for HttpBody {
         }
         if let Some(Ok(frame)) = &frame {
             if let Some(trailers) = frame.trailers_ref() {
-                let checked = limits::check(
-                    trailers,
-                    self.max_trailers,
-                    "the trailers of the response have",
-                );
-                if let Err(over) = checked {
-                    return Poll::Ready(Some(Err(HttpBodyError(Cause::OverLimit(over)))));
+                if let Err(over) = self.limits.check_trailers(trailers) {
+                    let cause = self.too_large(over);
+                    return Poll::Ready(Some(Err(self.failed(cause))));
                 }
             }
         }
-        let broke = |error| HttpBodyError(Cause::Incomplete(error));
-        Poll::Ready(frame.map(|frame| frame.map_err(broke)))
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broke(error))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -97,14 +119,15 @@ pub struct HttpBodyError(Cause);
 #[derive(Debug)]
 enum Cause {
     Incomplete(Incomplete),
-    OverLimit(OverLimit),
+    /// It has an [`OverLimit`] in its chain.
+    TooLarge(BoxError),
 }
 
 impl fmt::Display for HttpBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Cause::Incomplete(error) => error.fmt(f),
-            Cause::OverLimit(_) => f.write_str("the response exceeds a limit of this client"),
+            Cause::TooLarge(_) => f.write_str("the response exceeds a limit of this client"),
         }
     }
 }
@@ -113,7 +136,7 @@ impl Error for HttpBodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
             Cause::Incomplete(error) => error.source(),
-            Cause::OverLimit(error) => Some(error),
+            Cause::TooLarge(error) => Some(&**error),
         }
     }
 }

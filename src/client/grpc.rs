@@ -28,7 +28,7 @@ use super::{
     grpc_call::{Calls, GrpcClient, joined},
     http::MAX_AGE,
     http2::{Boxing, Http2},
-    limits::Limits,
+    limits::{Limits, Spoken},
     uri::Place,
 };
 use crate::{
@@ -123,7 +123,7 @@ impl GrpcEndpoints {
             concurrency_limit: None,
             user_agent: HeaderValue::from_static(AGENT),
             authority: None,
-            limits: Limits::new(),
+            limits: Limits::new().of(Spoken::Grpc),
             idle_timeout: Some(IDLE_FOR),
             max_age: Some(MAX_AGE),
             #[cfg(feature = "tls")]
@@ -224,8 +224,10 @@ impl GrpcEndpoints {
     /// Sets how many bytes the head or the trailers of a response may have, 32 more for each field
     /// than its text; 256 KiB by default. A call with larger ones fails with `RESOURCE_EXHAUSTED`. That
     /// counts neither as a failure of the endpoint nor for a retry, as the next response would be as
-    /// large. (Larger trailers after messages count as a failure, because the status was lost; so
-    /// does more than four times the limit, which the peer is told is not accepted.)
+    /// large.
+    ///
+    /// A head is read before it is measured, up to 16 MiB or four times the limit. A server that sends
+    /// still more breaks its stream or connection, which is a failure.
     #[must_use]
     pub fn max_header_size(mut self, bytes: u32) -> Self {
         self.limits.size = bytes;

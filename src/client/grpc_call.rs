@@ -25,11 +25,12 @@ use super::{
     error::HttpError,
     http2::{Failure, Http2},
     kept_call::KeptCall,
+    limits::exhausted,
     uri::Place,
 };
 use crate::{
     backoff::after,
-    classify::{Refusal, refusal},
+    classify::{self, Refusal, refusal},
     deadline::{Deadline, DeadlinePassed, grpc},
     error::BoxError,
 };
@@ -220,12 +221,7 @@ impl Calls {
                 // `UNKNOWN`.
                 HttpError::unsent(place, ConnectError(error).into(), kept.give_back())
             }
-            Failure::TooLarge(error) => {
-                // As in other gRPC clients.
-                let mut status = Status::resource_exhausted(error.to_string());
-                status.set_source(Arc::new(error));
-                HttpError::too_large(place, status.into())
-            }
+            Failure::TooLarge(error) => HttpError::too_large(place, exhausted(error).into()),
             Failure::Broke(error) => match refusal(&error) {
                 None => HttpError::status(place, told(error)),
                 Some(refusal) => match (refusal, kept.give_back()) {
@@ -369,7 +365,11 @@ impl Future for GrpcFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        let polled = self.0.as_mut().poll(cx);
+        if let Poll::Ready(Err(error)) = &polled {
+            classify::note(error);
+        }
+        polled
     }
 }
 

@@ -22,8 +22,6 @@ use std::{
 
 use http_body::Body;
 
-#[cfg(feature = "http2")]
-use super::http2::{Boxing, Http2};
 #[cfg(any(feature = "http2", feature = "tls"))]
 use super::negotiated::{Lines, Negotiated};
 use super::{
@@ -32,6 +30,11 @@ use super::{
     limits::Limits,
     pool::Pool,
     uri::Place,
+};
+#[cfg(feature = "http2")]
+use super::{
+    http2::{Boxing, Http2},
+    limits::Spoken,
 };
 use crate::{
     backoff::NEVER,
@@ -180,11 +183,12 @@ impl<B> HttpEndpoints<B> {
     /// Sets how many bytes the head of a response may have, and the trailers; 256 KiB by default. Over
     /// HTTP/2 each field counts 32 bytes more than its text.
     ///
-    /// A larger one is an error that [names the limit](super::HttpError::is_too_large). It counts neither as a
-    /// failure of the endpoint nor for a retry, as the next response would be as large. This holds for
-    /// the head, and over HTTP/2 up to four times the limit; beyond it the stream is reset, which is a
-    /// failure. Trailers that are too large end the body with an error, which is a failure, too: over
-    /// HTTP/2 it names the limit, and over HTTP/1 it is one of hyper's own limits.
+    /// A larger head is an error that [names the limit](super::HttpError::is_too_large), and larger
+    /// trailers end the body with such an error. It counts neither as a failure of the endpoint nor for a
+    /// retry, as the next response would be as large.
+    ///
+    /// Over HTTP/2 a head is read before it is measured, up to 16 MiB or four times the limit. A server
+    /// that sends still more breaks its stream or connection, which is a failure.
     #[must_use]
     pub fn max_header_size(mut self, bytes: u32) -> Self {
         self.limits.size = bytes;
@@ -369,7 +373,7 @@ where
         Http2::new(
             connector,
             builder,
-            self.limits,
+            self.limits.of(Spoken::Http2),
             self.idle_timeout,
             self.max_age,
         )

@@ -32,13 +32,13 @@ use super::{
     body::HttpBody,
     error::{HttpError, OtherVersion},
     life::{Life, again, age},
-    limits::{self, Limits},
+    limits::Limits,
     pool::{Connecting, Connection, Pool},
     reread, reuse,
     uri::Place,
 };
 use crate::{
-    connect::{Connector, Io},
+    connect::{Connector, Io, limits::is_head_too_large},
     error::BoxError,
 };
 
@@ -147,14 +147,14 @@ where
     ) -> Response<HttpBody> {
         if answer.extensions().get::<OnUpgrade>().is_some() {
             self.pool.release(connection);
-            return HttpBody::wrap(answer, None, u32::MAX);
+            return HttpBody::wrap(answer, None, self.limits);
         }
         let life = (!answer.body().is_end_stream()).then(|| Arc::clone(&connection.life));
         connection.note(reuse::hint(answer.headers()));
         if reuse::is_framed(&answer) {
             self.pool.put(connection);
         }
-        HttpBody::wrap(answer, life, u32::MAX)
+        HttpBody::wrap(answer, life, self.limits)
     }
 
     /// The result of a request without a response, unless only the connection refused that response.
@@ -167,7 +167,7 @@ where
     ) -> Answering {
         Box::pin(async move {
             let refused = match connection.refused {
-                Some(refused) if limits::is_too_large(&error) => refused,
+                Some(refused) if is_head_too_large(&error) => refused,
                 _ => return Err(self.failed(error)),
             };
             let Ok(refused) = refused.await else {
@@ -179,17 +179,17 @@ where
                 .map_err(|error| self.failed(error))?;
             self.many_fields.store(true, Relaxed);
             let life = (!answer.body().is_end_stream()).then_some(life);
-            Ok(HttpBody::wrap(answer, life, u32::MAX))
+            Ok(HttpBody::wrap(answer, life, self.limits))
         })
     }
 
     #[cold]
     fn failed(&self, error: hyper::Error) -> HttpError {
         let place = Arc::clone(&self.place);
-        if limits::is_too_large(&error) {
-            return HttpError::too_large(place, self.limits.exceeded().into());
+        match self.limits.head_over_http1(&error) {
+            Some(over) => HttpError::too_large(place, over.into()),
+            None => HttpError::broke(place, error),
         }
-        HttpError::broke(place, error)
     }
 
     fn unsent(&self, error: BoxError, request: Request<B>) -> HttpError {

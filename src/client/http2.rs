@@ -46,11 +46,11 @@ use super::{
     body::HttpBody,
     error::OtherVersion,
     life::{LOOKS, Life, again, age, tick},
-    limits::{self, Limits},
+    limits::Limits,
 };
 use crate::{
     classify::OverLimit,
-    connect::{Connector, Io},
+    connect::{Connector, Io, limits::http2_reads},
     error::BoxError,
     sync::lock,
 };
@@ -197,7 +197,7 @@ where
         idle_timeout: Option<Duration>,
         max_age: Option<Duration>,
     ) -> Self {
-        builder.max_header_list_size(limits.http2());
+        builder.max_header_list_size(http2_reads(limits.size));
         Self {
             connector,
             builder,
@@ -262,8 +262,9 @@ where
         answer: Response<Incoming>,
         life: Arc<Life>,
     ) -> Result<Response<HttpBody>, Failure<B>> {
-        let limit = self.limits.size;
-        limits::check(answer.headers(), limit, "the head of the response has")
+        let limits = self.limits;
+        limits
+            .check_head(answer.headers())
             .map_err(Failure::TooLarge)?;
         if answer.extensions().get::<OnUpgrade>().is_some() {
             // Nothing aborts the connection any more, so no other request may use it from now on.
@@ -273,7 +274,7 @@ where
         // The length comes first, because a look at the stream takes the lock of its connection.
         let body = answer.body();
         let ended = body.size_hint().exact() == Some(0) && body.is_end_stream();
-        Ok(HttpBody::wrap(answer, (!ended).then_some(life), limit))
+        Ok(HttpBody::wrap(answer, (!ended).then_some(life), limits))
     }
 
     #[cold]

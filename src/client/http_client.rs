@@ -19,7 +19,7 @@ use super::{
     http1::{Answering, Http1},
     uri::Place,
 };
-use crate::error::BoxError;
+use crate::{classify, error::BoxError};
 
 /// Sends requests to one instance over HTTP. Cheap to clone; clones share the connections, which
 /// close when the last clone is dropped and the last response has ended.
@@ -107,10 +107,14 @@ impl Future for HttpFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.exchange {
+        let polled = match &mut self.exchange {
             Ok(answer) => answer.as_mut().poll(cx),
             Err(error) => Poll::Ready(Err(error.take().expect("not polled after it was done"))),
+        };
+        if let Poll::Ready(Err(error)) = &polled {
+            classify::note(error);
         }
+        polled
     }
 }
 

@@ -2,17 +2,13 @@
 
 use http::HeaderMap;
 
-use crate::classify::OverLimit;
-
-/// Several times what servers of usual settings send: 8 KiB is the limit of many of them for what they
-/// receive, and 64 KiB that of common proxies.
-pub(super) const HEADER_SIZE: u32 = 256 << 10;
-
-/// Enough for one field for each cookie of a domain (RFC 6265 asks for 50), many times over.
-pub(super) const HEADER_FIELDS: usize = 512;
+use crate::{
+    classify::OverLimit,
+    connect::limits::{self, HEADER_FIELDS, HEADER_SIZE},
+};
 
 /// hyper's own limit. Up to it, reading a head allocates nothing.
-pub(super) const FREE_FIELDS: usize = 100;
+pub(super) const FREE_FIELDS: u16 = 100;
 
 /// The most fields that hyper can take: it allocates for that many before it reads a head, and the map
 /// of fields panics when it would hold more than 24,576 names.
@@ -23,21 +19,40 @@ const MOST_FIELDS: usize = 16_384;
 pub(super) struct Limits {
     /// In bytes.
     pub(super) size: u32,
-    /// Of a head over HTTP/1.
-    fields: usize,
+    /// Of a head over HTTP/1. At most [`MOST_FIELDS`].
+    fields: u16,
+    spoken: Spoken,
+}
+
+/// What an endpoint speaks. hyper checks the limits over HTTP/1, and this client over HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    #[cfg(feature = "http2")]
+    Http2,
+    #[cfg(feature = "tonic")]
+    Grpc,
 }
 
 impl Limits {
     pub(super) fn new() -> Self {
-        Self {
+        let mut limits = Self {
             size: HEADER_SIZE,
-            fields: HEADER_FIELDS,
-        }
+            fields: 0,
+            spoken: Spoken::Http1,
+        };
+        limits.fields(HEADER_FIELDS);
+        limits
+    }
+
+    #[cfg(any(feature = "http2", feature = "tonic"))]
+    pub(super) fn of(self, spoken: Spoken) -> Self {
+        Self { spoken, ..self }
     }
 
     /// Sets how many fields a head over HTTP/1 may have.
     pub(super) fn fields(&mut self, fields: usize) {
-        self.fields = fields.min(MOST_FIELDS);
+        self.fields = u16::try_from(fields.min(MOST_FIELDS)).expect("the greatest number fits");
     }
 
     /// The limits of a connection over HTTP/1 whose heads may have to be [read again](super::reread).
@@ -56,7 +71,7 @@ impl Limits {
         builder.max_header_size(size);
         // Setting the same number makes hyper fill its buffers.
         if self.fields != FREE_FIELDS {
-            builder.max_headers(self.fields);
+            builder.max_headers(self.fields.into());
         }
         if size > BUFFER {
             builder.max_buf_size(size);
@@ -64,39 +79,67 @@ impl Limits {
         builder
     }
 
-    /// The error of a head that exceeds them over HTTP/1. hyper does not tell which.
-    pub(super) fn exceeded(self) -> OverLimit {
-        let Self { size, fields } = self;
-        OverLimit::new(format!(
-            "the head of the response has more than {fields} fields (max_header_fields) or {size} \
-             bytes (max_header_size)"
-        ))
+    /// The error of a head that exceeds them over HTTP/1, if this is why hyper failed.
+    pub(super) fn head_over_http1(self, error: &hyper::Error) -> Option<OverLimit> {
+        let Self { size, fields, .. } = self;
+        limits::is_head_too_large(error).then(|| {
+            // hyper does not tell which limit it is.
+            OverLimit::new(format!(
+                "the head of the response has more than {fields} fields (max_header_fields) or \
+                 {size} bytes (max_header_size)"
+            ))
+        })
     }
 
-    /// The limit for hyper over HTTP/2, which resets a stream for other reasons, too, and cuts off
-    /// trailers without a word. So it reads more, and [`check`](Self::check) tells the reason.
+    /// The error of trailers that exceed them over HTTP/1, if this is why hyper failed. Only a head is
+    /// read again with more fields.
+    pub(super) fn trailers_over_http1(self, error: &hyper::Error) -> Option<OverLimit> {
+        let (size, fields) = (self.size, self.fields.min(FREE_FIELDS));
+        limits::are_trailers_too_large(error).then(|| {
+            OverLimit::new(format!(
+                "the trailers of the response have more than {fields} fields or {size} bytes \
+                 (max_header_size)"
+            ))
+        })
+    }
+
+    /// Checks a head received over HTTP/2.
     #[cfg(any(feature = "http2", feature = "tonic"))]
-    pub(super) fn http2(self) -> u32 {
-        self.size.saturating_mul(4)
+    #[inline]
+    pub(super) fn check_head(self, fields: &HeaderMap) -> Result<(), OverLimit> {
+        self.check(fields, "the head of the response has")
+    }
+
+    /// Checks trailers. hyper has checked those over HTTP/1.
+    #[inline]
+    pub(super) fn check_trailers(self, fields: &HeaderMap) -> Result<(), OverLimit> {
+        if self.spoken == Spoken::Http1 {
+            return Ok(());
+        }
+        self.check(fields, "the trailers of the response have")
+    }
+
+    #[inline]
+    fn check(self, fields: &HeaderMap, what: &str) -> Result<(), OverLimit> {
+        let limit = self.size;
+        if limits::size(fields) <= limit as usize {
+            return Ok(());
+        }
+        Err(OverLimit::new(format!(
+            "{what} more than {limit} bytes (max_header_size)"
+        )))
+    }
+
+    #[cfg(feature = "tonic")]
+    pub(super) fn is_grpc(self) -> bool {
+        self.spoken == Spoken::Grpc
     }
 }
 
-/// Whether hyper refused a head over HTTP/1 because of its limits. Its text tells, because hyper has
-/// `is_parse_too_large` only together with its server.
-pub(super) fn is_too_large(error: &hyper::Error) -> bool {
-    error.is_parse() && error.to_string() == "message head is too large"
-}
-
-/// Checks the size of fields received over HTTP/2, as RFC 9113, section 6.5.2, counts it: 32 bytes for
-/// each field beside its text.
-#[inline]
-pub(super) fn check(fields: &HeaderMap, limit: u32, what: &str) -> Result<(), OverLimit> {
-    let sizes = fields
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32);
-    if sizes.sum::<usize>() <= limit as usize {
-        return Ok(());
-    }
-    let text = format!("{what} more than {limit} bytes (max_header_size)");
-    Err(OverLimit::new(text))
+/// The status of a call whose response exceeds a limit, as in other gRPC clients.
+#[cfg(feature = "tonic")]
+pub(super) fn exhausted(error: OverLimit) -> tonic::Status {
+    let mut status = tonic::Status::resource_exhausted(error.to_string());
+    status.set_source(std::sync::Arc::new(error));
+    status
 }

@@ -71,7 +71,7 @@ where
 /// Whether it may be a head with too many fields for a connection without the full limit.
 fn has_many_fields(read: &[u8]) -> bool {
     let lines = read.iter().filter(|byte| **byte == b'\n');
-    read.starts_with(b"HTTP/") && lines.count() > FREE_FIELDS
+    read.starts_with(b"HTTP/") && lines.count() > usize::from(FREE_FIELDS)
 }
 
 /// Reads a head with the full limit. Returns the response, and what keeps its connection.

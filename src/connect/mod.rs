@@ -4,6 +4,8 @@
 //! The target of the connector is fixed when the endpoint is made. So clients of two endpoints never
 //! share a connection, and dropping a client closes its own connections only.
 
+#[cfg(any(feature = "http", feature = "_transport"))]
+pub(crate) mod limits;
 mod stream;
 #[cfg(any(feature = "http", feature = "_transport"))]
 mod whole;

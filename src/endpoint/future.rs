@@ -10,7 +10,7 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::load::{Handle, LoadTracker};
-use crate::classify::{Classify, Observer, Verdict};
+use crate::classify::{self, Classify, Observer};
 
 /// A request in flight. Dropping it cancels the request and releases its place.
 #[pin_project]
@@ -42,6 +42,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        classify::forget();
         let result = ready!(this.future.poll(cx));
         let mut handle = this.handle.take().expect("not polled after it was done");
         let verdict = this.classify.judge(result.as_ref());
@@ -54,7 +55,7 @@ where
                 Ok(this.classify.observe(response, verdict, handle))
             }
             Err(error) => {
-                handle.conclude(verdict.unwrap_or(Verdict::FAILURE));
+                handle.conclude(classify::on_error(verdict, classify::noted()));
                 Err(error)
             }
         })

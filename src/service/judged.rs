@@ -10,7 +10,7 @@ use std::{
 use pin_project::pin_project;
 
 use crate::{
-    classify::{Classify, Observer, Verdict},
+    classify::{self, Classify, Observer, Verdict},
     error::BoxError,
 };
 
@@ -31,10 +31,11 @@ enum Kind<F, C, O, X> {
     },
 }
 
-/// What the observer of a call sees in an error beside the verdict of the classifier.
+/// What the observer of a call sees in an error beside the verdict of the classifier. An error of an
+/// unknown type has only the excuse that was noted.
 pub(super) trait Amend<X> {
     fn amend(judged: Option<Verdict>, _error: &X) -> Verdict {
-        judged.unwrap_or(Verdict::FAILURE)
+        classify::on_service_error(judged, classify::noted())
     }
 }
 
@@ -73,6 +74,7 @@ where
                 classify,
                 observer,
             } => {
+                classify::forget();
                 let result = ready!(future.poll(cx));
                 // Held here, so that it is dropped if the classifier panics: the call then counts
                 // as cancelled.

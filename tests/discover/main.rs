@@ -14,6 +14,7 @@ mod interop;
 mod life;
 mod limits;
 mod load;
+mod over_limit;
 mod raw;
 mod scripted;
 mod server;

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,11 @@ use tower_roster::{
     classify::Grpc,
     client::{GrpcEndpoints, Stack, StatusLayer},
     discover::MakeEndpoint,
-    endpoint::eject::Ejection,
+    endpoint::{
+        Endpoint,
+        eject::Ejection,
+        load::{LoadTracker, Outcome},
+    },
     registry::fixed::Fixed,
     service::retry::{Replay, RetryError, RetrySettings},
 };
@@ -211,4 +215,42 @@ async fn a_call_that_waited_for_its_turn_carries_the_time_that_remains() {
         let told = told(&server);
         assert!(told <= 19_900.0, "{told} ms: {header}");
     }
+}
+
+/// Writes down every outcome.
+#[derive(Clone, Debug, Default)]
+struct Outcomes(Arc<Mutex<Vec<Outcome>>>);
+
+impl LoadTracker for Outcomes {
+    fn fresh(&self, _: tokio::time::Instant) -> Self {
+        self.clone()
+    }
+
+    fn record(&self, outcome: Outcome, _: Duration, _: tokio::time::Instant) {
+        self.0.lock().unwrap().push(outcome);
+    }
+
+    fn load(&self, _: usize, _: tokio::time::Instant) -> f64 {
+        1.0
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_of_the_caller_is_no_failure_for_the_load_of_an_endpoint() {
+    let server = Server::start().await;
+    let client = GrpcEndpoints::new().make_endpoint(&server.instance());
+    let outcomes = Outcomes::default();
+    let endpoint = Endpoint::new(client.unwrap(), Arc::new(server.instance()));
+    let endpoint = endpoint
+        .measured(outcomes.clone())
+        .classify(Grpc::default());
+    let mut client = GreeterClient::new(endpoint);
+    for time in [100 * MS, Duration::ZERO] {
+        let mut call = tonic::Request::new(ask("hold", 0));
+        call.extensions_mut().insert(Deadline::within(time));
+        let status = client.greet(call).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+    let outcomes = outcomes.0.lock().unwrap().clone();
+    assert_eq!(outcomes, [Outcome::Cancelled; 2]);
 }

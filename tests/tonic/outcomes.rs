@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Code;
 use tower_roster::{
-    classify::{Pushback, Verdict},
+    classify::{Pushback, Verdict, is_over_limit},
     client::GrpcEndpoints,
     discover::MakeEndpoint,
 };
@@ -110,4 +110,21 @@ async fn a_call_whose_server_is_killed_has_failed() {
     drop(server);
     answers.message().await.unwrap_err();
     assert_eq!(judged.told(), [End(Verdict::FAILURE), Over]);
+}
+
+#[tokio::test]
+async fn trailers_beyond_the_limit_of_the_client_are_no_failure_of_the_server() {
+    let server = Server::start().await;
+    // The head of a response has 125 bytes, and these trailers have 154.
+    let mut endpoints = GrpcEndpoints::new().max_header_size(140);
+    let judged = Judged::new(endpoints.make_endpoint(&server.instance()).unwrap());
+    let mut client = GreeterClient::new(judged.clone());
+    let answers = client.greet_all(ask("fail 14 after 250", 1)).await;
+    let mut answers = answers.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    let status = answers.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("140 bytes"), "{status:?}");
+    assert!(is_over_limit(&status), "{status:?}");
+    assert_eq!(judged.told(), [End(Verdict::SUCCESS), Over]);
 }

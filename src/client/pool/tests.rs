@@ -7,7 +7,10 @@ use hyper::{body::Incoming, client, server, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{super::body::HttpBody, *};
+use super::{
+    super::{body::HttpBody, limits::Limits},
+    *,
+};
 
 type Body = Empty<Bytes>;
 
@@ -39,7 +42,7 @@ async fn connection() -> (Connection<Body>, JoinHandle<()>) {
 async fn ask(connection: &mut Connection<Body>) -> HttpBody {
     let request = Request::new(Body::new());
     let answer = connection.sender.send_request(request).await.unwrap();
-    HttpBody::wrap(answer, Some(Arc::clone(&connection.life)), u32::MAX).into_body()
+    HttpBody::wrap(answer, Some(Arc::clone(&connection.life)), Limits::new()).into_body()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

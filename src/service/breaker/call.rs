@@ -9,7 +9,7 @@ use super::{
     shared::BreakerShared,
 };
 use crate::{
-    classify::{Observer, Outcome, Verdict, on_service_error},
+    classify::{Excuse, Observer, Outcome, Verdict, on_service_error},
     error::BoxError,
     service::judged::Amend,
 };
@@ -93,7 +93,7 @@ impl BreakerCall {
 /// came after its deadline.
 impl Amend<BoxError> for BreakerCall {
     fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
-        on_service_error(judged, &**error)
+        on_service_error(judged, Excuse::of(&**error))
     }
 }
 

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::{
-    plan::{AttemptTimer, HedgePlan, within},
+    plan::{AttemptTimer, End, HedgePlan, within},
     shared::{HedgeShared, hangs_after},
 };
 use crate::{
     alarm::Alarm,
     attempt::{self, Tried},
     backoff::after,
-    classify::{Classify, Outcome},
+    classify::{self, Classify},
     deadline::Deadline,
     service::retry::Reissue,
 };
@@ -149,10 +149,11 @@ where
                 return first.expect("not polled after it was done").poll(cx);
             };
             if let Some(first) = first {
-                if let Poll::Ready(result) = within(this.tried, || first.poll(cx)) {
+                if let Poll::Ready(result) = polled(this.tried, || first.poll(cx)) {
                     this.first.set(None);
-                    if has_won(&hedged.shared.classify, &result) {
-                        hedged.watch.won(hedged.shared.delay.latencies());
+                    let end = End::of(&hedged.shared.classify, &result);
+                    if end != End::Failed {
+                        hedged.watch.ended(end, hedged.shared.delay.latencies());
                         // Drops the other attempts now, not when the caller drops this future.
                         self.give_up();
                         return Poll::Ready(result);
@@ -193,17 +194,17 @@ where
         let shared = &*hedged.shared;
         let mut index = 0;
         while let Some((extra, watch)) = beside.extras.get_mut(index) {
-            match within(this.tried, || extra.as_mut().poll(cx)) {
-                Poll::Pending => index += 1,
-                Poll::Ready(result) if has_won(&shared.classify, &result) => {
-                    watch.won(shared.delay.latencies());
-                    return Poll::Ready(result);
-                }
-                Poll::Ready(result) => {
-                    drop(beside.extras.swap_remove(index));
-                    beside.keep(result);
-                }
+            let Poll::Ready(result) = polled(this.tried, || extra.as_mut().poll(cx)) else {
+                index += 1;
+                continue;
+            };
+            let end = End::of(&shared.classify, &result);
+            if end != End::Failed {
+                watch.ended(end, shared.delay.latencies());
+                return Poll::Ready(result);
             }
+            drop(beside.extras.swap_remove(index));
+            beside.keep(result);
         }
         if this.first.is_none() && beside.extras.is_empty() {
             let failure = beside.failure.take();
@@ -336,11 +337,11 @@ impl<F, T> Default for Beside<F, T> {
     }
 }
 
-fn has_won<T, E>(classify: &impl Classify<T, E>, result: &Result<T, E>) -> bool {
-    match classify.judge(result.as_ref()) {
-        Some(verdict) => !matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded),
-        None => true,
-    }
+/// Polls an attempt. [`End::of`] has to follow if it is done.
+#[inline]
+fn polled<T>(tried: &mut Tried, attempt: impl FnOnce() -> T) -> T {
+    classify::forget();
+    within(tried, attempt)
 }
 
 impl<S, Req, R, C> fmt::Debug for ResponseFuture<S, Req, R, C>

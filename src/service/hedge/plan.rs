@@ -12,6 +12,7 @@ use super::{
 use crate::{
     attempt::Tried,
     backoff::after,
+    classify::{self, Classify, Excuse, Outcome},
     service::retry::{Reissue, RetryBudget},
 };
 
@@ -87,8 +88,43 @@ impl<S, Spare> HedgePlan<S, Spare> {
     }
 }
 
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The endpoint has answered; the caller gets its answer.
+    Answered,
+    /// The deadline of the request passed, so the caller does not wait for another attempt.
+    Late,
+    /// Another attempt may do better.
+    Failed,
+}
+
+impl End {
+    /// Judges the result of an attempt right after its poll.
+    #[inline]
+    pub(super) fn of<T, E>(classify: &impl Classify<T, E>, result: &Result<T, E>) -> Self {
+        let verdict = classify.judge(result.as_ref());
+        let excuse = result.as_ref().err().and_then(|_| classify::noted());
+        match (excuse, verdict.map(|verdict| verdict.outcome)) {
+            (Some(Excuse::OverLimit), _) => Self::Answered,
+            (Some(Excuse::Deadline(_)), _) => Self::Late,
+            (None, Some(Outcome::Failure | Outcome::Overloaded)) => Self::Failed,
+            (None, _) => Self::Answered,
+        }
+    }
+}
+
 impl AttemptTimer {
-    pub(super) fn won(&mut self, latencies: Option<&Latencies>) {
+    /// Records the latency of an attempt whose result the caller gets.
+    pub(super) fn ended(&mut self, end: End, latencies: Option<&Latencies>) {
+        match end {
+            End::Answered => self.won(latencies),
+            // How long a caller waits says nothing about the latency.
+            End::Late | End::Failed => self.dropped(latencies),
+        }
+    }
+
+    fn won(&mut self, latencies: Option<&Latencies>) {
         if let (true, Some(latencies)) = (self.runs, latencies) {
             let now = Instant::now();
             latencies.record(now.saturating_duration_since(self.start), now);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     attempt::{self, Tried},
-    classify::Classify,
+    classify::{self, Classify},
     deadline::DeadlinePassed,
     error::BoxError,
 };
@@ -135,6 +135,7 @@ where
             StageProj::Again(again) => again.as_mut().poll(cx),
             StageProj::Late => {
                 stage.set(RetryStage::Done);
+                classify::note(&DeadlinePassed::BeforeCall);
                 Poll::Ready(Err(DeadlinePassed::BeforeCall.into()))
             }
             _ => panic!("polled after it was done"),

@@ -18,7 +18,7 @@ use crate::{
     alarm::{self, Alarm},
     attempt::{self, Tried},
     backoff::after,
-    classify::{Classify, Outcome, Pushback, Verdict, on_error},
+    classify::{Classify, Excuse, Outcome, Pushback, Verdict, on_error},
     error::BoxError,
 };
 
@@ -170,7 +170,7 @@ pub(super) fn failure<T>(
 ) -> Option<Verdict> {
     let verdict = match answer {
         Ok(_) => verdict?,
-        Err(error) => on_error(verdict, &**error),
+        Err(error) => on_error(verdict, Excuse::of(&**error)),
     };
     matches!(verdict.outcome, Outcome::Failure | Outcome::Overloaded).then_some(verdict)
 }

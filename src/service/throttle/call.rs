@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::shared::ThrottleShared;
 use crate::{
-    classify::{Observer, Outcome, Verdict, on_service_error},
+    classify::{Excuse, Observer, Outcome, Verdict, on_service_error},
     error::BoxError,
     service::judged::Amend,
 };
@@ -44,7 +44,7 @@ impl ThrottleCall {
 /// came after its deadline.
 impl Amend<BoxError> for ThrottleCall {
     fn amend(judged: Option<Verdict>, error: &BoxError) -> Verdict {
-        on_service_error(judged, &**error)
+        on_service_error(judged, Excuse::of(&**error))
     }
 }
 

@@ -1,0 +1,191 @@
+//! What layers make of a response that exceeds a limit of the client: the endpoint has answered, whichever
+//! part of the response exceeds it, and whichever layer judges.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use tokio::time::Instant;
+use tower::{BoxError, Layer, Service, ServiceExt};
+use tower_roster::{
+    classify::{self, Http, Outcome},
+    client::{HttpClient, HttpEndpoints},
+    discover::MakeEndpoint,
+    endpoint::{Endpoint, load::LoadTracker},
+    service::{breaker::BreakerSettings, hedge::HedgeSettings, throttle::ThrottleSettings},
+};
+
+use crate::{raw::Raw, scripted::at};
+
+type Body = Empty<Bytes>;
+
+/// A server whose responses exceed a limit.
+struct Case {
+    what: &'static str,
+    addr: SocketAddr,
+    requests: Box<dyn Fn() -> usize>,
+    http2: bool,
+}
+
+impl Case {
+    async fn http1(what: &'static str, answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        let server = Raw::start(move |_| (answer.clone(), false)).await;
+        Self {
+            what,
+            addr: server.addr,
+            requests: Box::new(move || server.requests()),
+            http2: false,
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    async fn http2(what: &'static str, frames: Vec<crate::frames::Frame>) -> Self {
+        let server = crate::frames::Frames::start(move |_| frames.clone()).await;
+        Self {
+            what,
+            addr: server.addr,
+            requests: Box::new(move || server.requests()),
+            http2: true,
+        }
+    }
+
+    fn client<B>(&self) -> HttpClient<B>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let mut endpoints = HttpEndpoints::new();
+        #[cfg(feature = "http2")]
+        if self.http2 {
+            // Far below a quarter of what the server sends.
+            endpoints = endpoints.http2().max_header_size(1_000);
+        }
+        endpoints.make_endpoint(&at("a", self.addr)).unwrap()
+    }
+}
+
+async fn cases() -> Vec<Case> {
+    let fields = |fields, bytes: usize| {
+        let field = |n| format!("x-{n:05}: {}\r\n", "0".repeat(bytes));
+        (0..fields).map(field).collect::<String>()
+    };
+    let head = |fields| format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{fields}\r\nok");
+    let trailers = |fields| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n";
+        format!("{head}{fields}\r\n")
+    };
+    let mut cases = vec![
+        Case::http1("many fields in a head", head(fields(600, 10))).await,
+        Case::http1("a long head", head(fields(1, 600_000))).await,
+        Case::http1("many trailers", trailers(fields(600, 10))).await,
+        Case::http1("long trailers", trailers(fields(1, 600_000))).await,
+    ];
+    #[cfg(feature = "http2")]
+    {
+        use crate::frames::{END_STREAM, head, trailers};
+
+        let fields = [("ab", "01234567890123456789"); 400];
+        let one = vec![head(END_STREAM, &fields)];
+        cases.push(Case::http2("a head of HTTP/2", one).await);
+        let two = vec![head(0, &[]), trailers(&fields)];
+        cases.push(Case::http2("trailers of HTTP/2", two).await);
+    }
+    cases
+}
+
+/// Sends a request and reads its response. Returns the error of the head or of the body.
+async fn error<S, B>(service: &S) -> BoxError
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    let request = Request::get("http://web/").body(Body::new()).unwrap();
+    match service.clone().oneshot(request).await {
+        Ok(response) => match response.into_body().collect().await {
+            Ok(_) => panic!("it exceeds a limit"),
+            Err(error) => error.into(),
+        },
+        Err(error) => error.into(),
+    }
+}
+
+/// Writes down every outcome.
+#[derive(Clone, Debug, Default)]
+struct Outcomes(Arc<Mutex<Vec<Outcome>>>);
+
+impl LoadTracker for Outcomes {
+    fn fresh(&self, _: Instant) -> Self {
+        self.clone()
+    }
+
+    fn record(&self, outcome: Outcome, _: Duration, _: Instant) {
+        self.0.lock().unwrap().push(outcome);
+    }
+
+    fn penalize(&self, _: Instant) {
+        self.0.lock().unwrap().push(Outcome::Failure);
+    }
+
+    fn load(&self, _: usize, _: Instant) -> f64 {
+        1.0
+    }
+}
+
+#[tokio::test]
+async fn the_error_names_the_limit() {
+    for case in cases().await {
+        let error = error(&case.client()).await;
+        assert!(classify::is_over_limit(&*error), "{}: {error:?}", case.what);
+        let first: &(dyn Error + 'static) = &*error;
+        let mut chain = std::iter::successors(Some(first), |error| (*error).source());
+        let named = chain.any(|error| error.to_string().contains("(max_header_size)"));
+        assert!(named, "{}: {error:?}", case.what);
+    }
+}
+
+#[tokio::test]
+async fn it_is_no_failure_for_the_load_of_an_endpoint() {
+    for case in cases().await {
+        let outcomes = Outcomes::default();
+        let endpoint = Endpoint::new(case.client(), Arc::new(at("a", case.addr)));
+        let endpoint = endpoint
+            .measured(outcomes.clone())
+            .classify(Http::default());
+        error(&endpoint).await;
+        let outcomes = outcomes.0.lock().unwrap().clone();
+        assert_eq!(outcomes, [Outcome::Success], "{}", case.what);
+    }
+}
+
+#[tokio::test]
+async fn it_is_no_failure_for_a_breaker_or_a_throttle() {
+    for case in cases().await {
+        let settings = BreakerSettings::new().min_calls(2);
+        let breaker = settings.build().unwrap().classify(Http::default());
+        let throttle = ThrottleSettings::new().min_calls(1);
+        let throttle = throttle.build().unwrap().classify(Http::default());
+        let service = throttle.layer(breaker.layer(case.client()));
+        for _ in 0..10 {
+            error(&service).await;
+        }
+        let counts = breaker.handle().counts();
+        assert_eq!((counts.total, counts.failed), (10, 0), "{}", case.what);
+        assert_eq!(throttle.handle().probability(), 0.0, "{}", case.what);
+    }
+}
+
+#[tokio::test]
+async fn it_is_no_reason_for_a_second_attempt() {
+    for case in cases().await {
+        let settings = HedgeSettings::new().delay(Duration::from_millis(20));
+        let service = settings.build().unwrap().http().layer(case.client());
+        error(&service).await;
+        assert_eq!((case.requests)(), 1, "{}", case.what);
+    }
+}
