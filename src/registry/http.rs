@@ -2,9 +2,11 @@
 
 #[cfg(feature = "etcd")]
 mod lines;
+mod too_large;
 
 #[cfg(feature = "etcd")]
 pub(super) use self::lines::{LineError, Lines, Opened};
+use self::too_large::{are_trailers_too_large, is_head_too_large, too_large};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,7 +24,10 @@ use super::decoding::{GunzipError, decoded, gunzip};
 use crate::connect::Link;
 use crate::{
     classify::retry_after,
-    connect::{Connector, Whole},
+    connect::{
+        Connector, Whole,
+        limits::{HEADER_FIELDS, HEADER_SIZE},
+    },
     error::{BoxError, ErrorKind, RegistryError},
     registry::text::excerpt,
 };
@@ -202,12 +207,15 @@ impl RegistryHttp {
                 // Idle connections count against a registry's limit per client.
                 .pool_max_idle_per_host(2)
                 .pool_idle_timeout(Duration::from_secs(20))
-                .pool_timer(TokioTimer::new());
+                .pool_timer(TokioTimer::new())
+                .http1_max_headers(HEADER_FIELDS)
+                .http1_max_buf_size(HEADER_SIZE as usize);
             // In HTTP/1, a request that times out closes its connection. In HTTP/2 it does not, and a
             // dead connection would be used again.
             #[cfg(feature = "http2")]
             client
                 .timer(TokioTimer::new())
+                .http2_max_header_list_size(crate::connect::limits::http2_reads(HEADER_SIZE))
                 .http2_keep_alive_interval(PING_EVERY)
                 .http2_keep_alive_timeout(PING_EVERY);
             Origin {
@@ -250,14 +258,24 @@ impl RegistryHttp {
         let built = self.build(agent, request).map_err(|error| {
             RegistryError::new(ErrorKind::Invalid, "the request cannot be built").with_source(error)
         })?;
-        agent.client.request(built).await.map_err(|error| {
+        let response = agent.client.request(built).await.map_err(|error| {
+            if is_head_too_large(&error) {
+                return too_large("the head").with_source(error);
+            }
             let message = if error.is_connect() {
                 format!("cannot connect to {}", agent.origin)
             } else {
                 format!("the connection to {} broke", agent.origin)
             };
             RegistryError::new(ErrorKind::Unreachable, message).with_source(error)
-        })
+        })?;
+        #[cfg(feature = "http2")]
+        if response.version() == http::Version::HTTP_2
+            && crate::connect::limits::size(response.headers()) > HEADER_SIZE as usize
+        {
+            return Err(too_large("the head"));
+        }
+        Ok(response)
     }
 
     /// Reads the body of a response.
@@ -325,6 +343,9 @@ impl RegistryHttp {
             .map_err(|error| {
                 if error.is::<LengthLimitError>() {
                     return too_long();
+                }
+                if are_trailers_too_large(&*error) {
+                    return too_large("the trailers").with_source(error);
                 }
                 let text = format!("an answer of {} broke off", agent.origin);
                 RegistryError::new(ErrorKind::Unreachable, text).with_source(CutBody(error))

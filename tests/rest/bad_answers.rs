@@ -227,3 +227,34 @@ async fn an_index_that_goes_back_is_a_new_beginning() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_answer_beyond_the_limits_of_the_client_says_which() {
+    let fields = |fields: usize, bytes: usize| {
+        let field = |n| format!("x-{n:05}: {}\r\n", "0".repeat(bytes));
+        (0..fields).map(field).collect::<String>()
+    };
+    let head = |fields| format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{fields}\r\n");
+    let trailers = |fields| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n";
+        format!("{head}{fields}\r\n")
+    };
+    for (what, answer) in [
+        ("the head", head(fields(600, 10))),
+        ("the head", head(fields(1, 600_000))),
+        ("the trailers", trailers(fields(600, 10))),
+        ("the trailers", trailers(fields(1, 600_000))),
+    ] {
+        let answer = Bytes::from(answer);
+        let answer = move |_: &_| support::Script::new().write(answer.clone());
+        let server = support::RawServer::start(answer).await;
+        let url = format!("rest://{}", server.addr());
+        let mut watch = registry::connect(&url).unwrap().watch("web").unwrap();
+        let view = until(&mut watch, what, |view| view.error.is_some()).await;
+        let error = view.error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
+        let told = error.to_chain();
+        let limit = format!("{what} of an answer has more than 512 fields or 262144 bytes");
+        assert!(told.contains(&limit), "{told}");
+    }
+}
