@@ -8,7 +8,9 @@ use tower_roster::{
     balance::{
         BalanceLayer,
         policy::{self, P2c, RingHash},
-        topology::{Guard, Peers, Priority, Shares, Split, Subsets, Topology, ZonePreference},
+        topology::{
+            Guard, Peers, Priority, Shares, SplitSettings, Subsets, Topology, ZonePreference,
+        },
     },
     endpoint::{SlowStart, eject::Ejection},
     registry::{self, WatchMode, WatchSettings, fixed::Fixed},
@@ -47,8 +49,8 @@ fn what_is_out_of_range_is_refused_by_part_and_setter() {
     let topology = |topology| refused(balance().topology(topology).build());
     let ejection = |ejection| refused(balance().ejection(ejection).build());
     let slow_start = |slow_start| refused(balance().slow_start(slow_start).build());
-    let split = || Split::new(Shares::canary("v2", 0.1)).unwrap();
-    let guard = |guard| refused(split().guard(guard));
+    let split = || SplitSettings::new(Shares::canary("v2", 0.1));
+    let guard = |guard| refused(split().guard(guard).build());
     let watch = |settings| {
         let fixed = Fixed::parse("h:1").unwrap();
         refused(Registry::with_settings(fixed, settings))
@@ -198,7 +200,10 @@ fn what_is_out_of_range_is_refused_by_part_and_setter() {
             topology(Topology::new().subsets(Subsets::by([""]))),
             "subsets.by",
         ),
-        (refused(Split::new(Shares::new())), "split.shares"),
+        (
+            refused(SplitSettings::new(Shares::new()).build()),
+            "split.shares",
+        ),
         (guard(Guard::new("")), "guard.version"),
         (guard(Guard::new("v2").window(ZERO)), "guard.window"),
         (

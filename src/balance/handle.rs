@@ -225,9 +225,10 @@ impl BalanceHandle {
             .await
     }
 
-    /// The traffic split, to read and set its shares. It is the split given to
-    /// [`Topology::split`](super::topology::Topology::split); all clones share their state. `None` when the
-    /// balancer splits no traffic.
+    /// The traffic split, to read and set its shares. It is the balancer's own, by
+    /// [`Topology::split`](super::topology::Topology::split), or the one given to
+    /// [`Topology::shared_split`](super::topology::Topology::shared_split). `None` when the balancer splits
+    /// no traffic.
     ///
     /// New shares apply to requests as soon as the driver's task has run.
     ///
@@ -240,7 +241,7 @@ impl BalanceHandle {
     ///     Instance,
     ///     balance::{
     ///         BalanceLayer,
-    ///         topology::{Shares, Split, Topology},
+    ///         topology::{Shares, SplitSettings, Topology},
     ///     },
     ///     registry,
     /// };
@@ -249,7 +250,7 @@ impl BalanceHandle {
     /// let discover = registry.watch("user-service")?.discover(|_: &Instance| {
     ///     Ok::<_, Infallible>(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n + 1) }))
     /// });
-    /// let split = Split::new(Shares::canary("v2", 0.1))?;
+    /// let split = SplitSettings::new(Shares::canary("v2", 0.1));
     /// let balance = BalanceLayer::builder()
     ///     .topology(Topology::new().split(split))
     ///     .build()?

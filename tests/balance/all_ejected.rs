@@ -11,8 +11,8 @@ use tower_roster::{
         BalanceError, BalanceEvent, EndpointState, NoEndpoint,
         policy::{Policy, RingHash},
         topology::{
-            Locality, Notice, Otherwise, Priority, Shares, Split, Subset, Subsets, Topology, Wish,
-            ZonePreference,
+            Locality, Notice, Otherwise, Priority, Shares, SplitSettings, Subset, Subsets,
+            Topology, Wish, ZonePreference,
         },
     },
     endpoint::eject::Ejection,
@@ -456,7 +456,7 @@ async fn why_the_rules_leave_nobody_is_told() {
     let here = with(Topology::new().zone(strict("here"))).await;
     here.handle.eject(&key("a")).await.unwrap();
     assert_eq!(reason(here.call(0).await), NoEndpoint::AllEjected(2));
-    let split = Split::new(Shares::new().version("v1", 1.0)).unwrap();
+    let split = SplitSettings::new(Shares::new().version("v1", 1.0));
     let unversioned = with(Topology::new().split(split).panic(false)).await;
     assert_eq!(reason(unversioned.call(0).await), NoEndpoint::NoVersion);
 }

@@ -20,7 +20,7 @@ use tower_roster::{
     balance::{
         BalanceGone,
         policy::{Candidate, NAMES, P2c, Policy, RoundRobin, WeightedRoundRobin, by_name},
-        topology::{Shares, Split, Topology},
+        topology::{Shares, SplitSettings, Topology},
     },
     endpoint::{Endpoint, eject::Ejection},
     instance::Weight,
@@ -402,7 +402,7 @@ async fn what_is_not_costly_is_seen_as_soon_as_the_driver_has_run() {
 #[tokio::test(start_paused = true)]
 async fn several_sets_are_prepared_in_one_go() {
     let (mut workshop, policy) = slow();
-    let split = Split::new(Shares::canary("v2", 0.5)).unwrap();
+    let split = SplitSettings::new(Shares::canary("v2", 0.5));
     let layer = layer().policy(policy);
     let layer = layer.topology(Topology::new().split(split));
     let (feed, discover) = script();

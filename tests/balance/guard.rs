@@ -10,7 +10,7 @@ use tower_roster::{
     balance::{
         Balance, BalanceBuilder, BalanceEvent, BalanceHandle, BalanceLayer, EndpointState,
         policy::{P2c, Policy, RoundRobin},
-        topology::{self, Guard, Shares, Split, Topology},
+        topology::{self, Guard, Shares, SplitSettings, Topology},
     },
     endpoint::eject::{EjectCause, Ejection},
 };
@@ -82,10 +82,10 @@ fn told(events: &mut Receiver<BalanceEvent>) -> Option<topology::Trip> {
 /// took its share back.
 async fn trip<P: Policy + Clone>(policy: P, canary: u16) -> Option<topology::Trip> {
     let guard = Guard::new("v2").window(Duration::from_secs(10));
-    let split = Split::new(Shares::canary("v2", 0.3)).unwrap();
-    let split = split.guard(guard).unwrap();
+    let split = SplitSettings::new(Shares::canary("v2", 0.3));
+    let split = split.guard(guard).build().unwrap();
     let layer = BalanceLayer::builder().policy(policy);
-    let layer = layer.topology(Topology::new().split(split.clone()));
+    let layer = layer.topology(Topology::new().shared_split(split.clone()));
     let instances = [("a", 10, "v1"), ("b", 10, "v1"), ("new", canary, "v2")];
     let instances = instances.map(|(id, port, version)| at(id, port, 1).meta("version", version));
     // Another balancer of the process, with the same split and without requests.

@@ -7,7 +7,7 @@ use tower_roster::{
     Instance,
     balance::{
         BalanceEvent, EndpointState,
-        topology::{Shares, Split, Topology},
+        topology::{Shares, SplitSettings, Topology},
     },
     endpoint::{Endpoint, eject::EjectCause},
     instance::Weight,
@@ -296,8 +296,10 @@ async fn the_split_is_seen_and_set_through_the_handle() {
     let plain = Rig::new();
     assert!(plain.handle.split().is_none());
 
-    let split = Split::new(Shares::canary("v2", 0.0)).unwrap();
-    let layer = layer().topology(Topology::new().split(split.clone()));
+    let split = SplitSettings::new(Shares::canary("v2", 0.0))
+        .build()
+        .unwrap();
+    let layer = layer().topology(Topology::new().shared_split(split.clone()));
     let (feed, discover) = script();
     let balance = layer.build().unwrap().balance(discover);
     for (id, version) in [("a", "v1"), ("b", "v2")] {

@@ -12,7 +12,7 @@ use tower_roster::{
     Instance,
     attempt::Tried,
     balance::topology::{
-        Otherwise, Priority, Shares, Split, Subset, Subsets, Topology, Version, Wish,
+        Otherwise, Priority, Shares, Split, SplitSettings, Subset, Subsets, Topology, Version, Wish,
     },
 };
 
@@ -305,7 +305,10 @@ impl Run {
 }
 
 async fn run(rules: Rules, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let split = Split::new(shares([true; 3])).unwrap().sticky(true);
+    let split = SplitSettings::new(shares([true; 3]))
+        .sticky(true)
+        .build()
+        .unwrap();
     let mut topology = Topology::new();
     let otherwise = [
         Otherwise::Any,
@@ -316,7 +319,7 @@ async fn run(rules: Rules, steps: Vec<Step>) -> Result<(), TestCaseError> {
         topology = topology.subsets(Subsets::by(["stage"]).otherwise(otherwise[which]));
     }
     if rules.split {
-        topology = topology.split(split.clone());
+        topology = topology.shared_split(split.clone());
     }
     if rules.priority {
         topology = topology.priority(Priority::by_metadata("group"));

@@ -16,7 +16,7 @@ use tower_roster::{
         BalanceEvent,
         policy::{Policy, RingHash},
         topology::{
-            Locality, Notice, Otherwise, Peers, Priority, Shares, Split, Subset, Subsets,
+            Locality, Notice, Otherwise, Peers, Priority, Shares, SplitSettings, Subset, Subsets,
             Subsetting, Topology, Version, Wish, ZonePreference,
         },
     },
@@ -151,7 +151,7 @@ async fn metadata_zone_and_tags_that_change_alone_move_requests() {
     zone.listed.apply(listed("far", "near")).await;
     assert_eq!(zone.used(0).await, ids(["b"]));
 
-    let split = Split::new(Shares::new().version("new", 1.0)).unwrap();
+    let split = SplitSettings::new(Shares::new().version("new", 1.0));
     let split = split.by_fn(|instance| instance.tags.first().map(|tag| tag.as_str().into()));
     let listed = |a, b| [at("a", 80, 1).tag(a), at("b", 80, 1).tag(b)];
     let tags = placed(Topology::new().split(split), nothing, listed("new", "old")).await;
@@ -182,7 +182,7 @@ async fn a_notice_is_told_once_and_again_when_the_matter_is_back() {
     let shares = Shares::new().version("v1", 0.5).version("v2", 0.5);
     let topology = Topology::new()
         .zone(ZonePreference::new("here"))
-        .split(Split::new(shares).unwrap());
+        .split(SplitSettings::new(shares));
     let listed = [
         of_version("a", "v1").zone("here"),
         of_version("b", "v2").zone("there"),
@@ -235,7 +235,7 @@ async fn a_request_that_is_sent_on_wishes_what_it_did_before() {
         of_version(&format!("{stage} {version} {i}").replace(' ', "-"), version)
             .meta("stage", stage)
     });
-    let split = Split::new(Shares::new().version("v1", 1.0).version("v2", 0.0)).unwrap();
+    let split = SplitSettings::new(Shares::new().version("v1", 1.0).version("v2", 0.0));
     let topology = Topology::new()
         .subsets(Subsets::by(["stage"]).otherwise(Otherwise::Fail))
         .split(split);
@@ -302,7 +302,7 @@ async fn no_attempt_goes_beyond_the_version_or_the_subset_that_was_asked_for() {
     fn version(_: &u32) -> Wish {
         Wish::new().version(Version::new("v2"))
     }
-    let split = Split::new(Shares::new().version("v1", 0.5).version("v2", 0.5)).unwrap();
+    let split = SplitSettings::new(Shares::new().version("v1", 0.5).version("v2", 0.5));
     let listed = [
         of_version("a", "v1"),
         of_version("b", "v2"),
@@ -335,13 +335,16 @@ async fn a_canary_gets_its_share_as_it_grows_and_keeps_its_keys() {
     fn keyed(number: &u32) -> Wish {
         Wish::new().key(number.to_le_bytes())
     }
-    let split = Split::new(Shares::canary("v2", 0.0)).unwrap().sticky(true);
+    let split = SplitSettings::new(Shares::canary("v2", 0.0))
+        .sticky(true)
+        .build()
+        .unwrap();
     let listed = [
         of_version("a", "v1"),
         of_version("b", "v1"),
         of_version("new", "v2"),
     ];
-    let topology = Topology::new().split(split.clone());
+    let topology = Topology::new().shared_split(split.clone());
     let chance = placed(topology.clone(), nothing, listed.clone()).await;
     let sticky = placed(topology, keyed, listed).await;
     let mut on_new = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tower_roster::{
     balance::{
         BalanceEvent, BalanceHandle,
-        topology::{Guard, Shares, Split, Topology},
+        topology::{Guard, Shares, Split, SplitSettings, Topology},
     },
     client::Stack,
 };
@@ -13,7 +13,7 @@ use tower_roster::{
 use crate::kit::*;
 
 fn stack(split: &Split) -> HttpStack {
-    let topology = Topology::new().split(split.clone());
+    let topology = Topology::new().shared_split(split.clone());
     let stack = Stack::http().balance(|balance| balance.topology(topology));
     stack.seed(7)
 }
@@ -32,7 +32,9 @@ async fn a_canary_gets_its_share_as_it_is_set() {
     let listed = servers.each_ref().map(Server::instance).into_iter();
     let listed = listed.zip(["v1", "v1", "v2"]);
     let listed = listed.map(|(instance, version)| instance.meta("version", version));
-    let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+    let split = SplitSettings::new(Shares::canary("v2", 0.1))
+        .build()
+        .unwrap();
     let (client, handles) = build(stack(&split), listed).await;
     const REQUESTS: usize = 1_000;
     for share in [0.1, 0.5, 1.0] {
@@ -67,8 +69,8 @@ async fn the_guard_takes_the_share_of_a_bad_canary_back_and_says_so() {
         .window(1_000 * MS)
         .min_requests(30)
         .ignore_latency();
-    let split = Split::new(Shares::canary("v2", 0.5)).unwrap();
-    let split = split.guard(guard).unwrap();
+    let split = SplitSettings::new(Shares::canary("v2", 0.5));
+    let split = split.guard(guard).build().unwrap();
     let (client, handles) = build(stack(&split), listed).await;
     let mut events = handles.balance.subscribe().await.unwrap();
     // Too seldom to be ejected.

@@ -1,6 +1,7 @@
 //! A stack is a template: what its clients share is what was said to be shared.
 
 use tower_roster::{
+    balance::topology::{Guard, Shares, SplitSettings, Topology},
     client::Stack,
     service::{
         breaker::{BreakerError, BreakerSettings, BreakerState},
@@ -62,6 +63,25 @@ async fn two_clients_of_one_template_share_nothing() {
         (1, 1)
     );
     assert_eq!(send(&other, get("/")).await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn the_split_of_a_client_is_its_own_unless_it_is_shared() {
+    let [server] = servers(["a"]).await;
+    let settings = SplitSettings::new(Shares::canary("v2", 0.1)).guard(Guard::new("v2"));
+    let shared = settings.build().unwrap();
+    for (topology, is_shared) in [
+        (Topology::new().split(settings), false),
+        (Topology::new().shared_split(shared), true),
+    ] {
+        let template = Stack::http().balance(|balance| balance.topology(topology));
+        let (_one, of_one) = build(template.clone(), [server.instance()]).await;
+        let (_other, of_other) = build(template, [server.instance()]).await;
+        let [one, other] = [&of_one, &of_other].map(|it| it.balance.split().unwrap());
+        one.set(Shares::canary("v2", 0.5)).unwrap();
+        let expected = if is_shared { 0.5 } else { 0.1 };
+        assert_eq!(other.shares().share("v2"), expected, "shared: {is_shared}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tower_roster::{
     balance::{
         BalanceLayer,
         policy::{P2c, Policy},
-        topology::{Shares, Split, Topology},
+        topology::{Shares, SplitSettings, Topology},
     },
     registry::memory::Memory,
 };
@@ -27,7 +27,7 @@ async fn one_percent<P: Policy>(policy: P, old: &[u16], canaries: &[u16]) {
         let server = server.meta("version", version).weight(weight);
         memory.register(listed(server)).unwrap();
     }
-    let split = Split::new(Shares::canary("v2", 0.01)).unwrap();
+    let split = SplitSettings::new(Shares::canary("v2", 0.01));
     let layer = BalanceLayer::builder().policy(policy).seed(1);
     let layer = layer.topology(Topology::new().split(split));
     let mut balance = layer

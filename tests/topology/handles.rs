@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower_roster::{
     Instance,
-    balance::topology::{Shares, Split, Topology, Wish},
+    balance::topology::{Shares, SplitSettings, Topology, Wish},
 };
 
 use crate::web;
@@ -17,8 +17,10 @@ fn a_canary_goes_from_ten_to_fifty_to_a_hundred_percent() {
             Arc::new(web(i.to_string()).meta("version", version))
         })
         .collect();
-    let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
-    let topology = Topology::new().split(split.clone());
+    let split = SplitSettings::new(Shares::canary("v2", 0.1))
+        .build()
+        .unwrap();
+    let topology = Topology::new().shared_split(split.clone());
     for percent in [10, 50, 100, 0] {
         let share = f64::from(percent) / 100.0;
         split.set(Shares::canary("v2", share)).unwrap();

@@ -62,7 +62,7 @@ where
         balance: BalanceBuilder<P, C, W>,
     ) -> Arc<Core<S, P, C, W>> {
         let (config, policy) = (balance.config, Arc::new(balance.policy));
-        let (settings, topology) = (config.settings, config.topology);
+        let (settings, topology) = (config.settings, config.topology.live());
         let rng = || small_rng(settings.seed);
         let (command, commands) = mpsc::unbounded_channel();
         let (alarm, alarms) = mpsc::unbounded_channel();

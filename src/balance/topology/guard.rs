@@ -57,14 +57,13 @@ const LOOKS: u32 = 10;
 /// # Examples
 /// ```
 /// use std::time::Duration;
-/// use tower_roster::balance::topology::{Guard, Shares, Split};
+/// use tower_roster::balance::topology::{Guard, Shares, SplitSettings};
 ///
 /// let guard = Guard::new("v2")
 ///     .window(Duration::from_secs(300)) // little traffic
 ///     .failure_margin(0.005)
 ///     .latency_ratio(2.0);
-/// let split = Split::new(Shares::canary("v2", 0.01))?.guard(guard)?;
-/// # Ok::<_, tower_roster::ConfigError>(())
+/// let split = SplitSettings::new(Shares::canary("v2", 0.01)).guard(guard);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guard {

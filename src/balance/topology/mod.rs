@@ -31,7 +31,9 @@ mod preview;
 mod priority;
 mod route;
 mod rules;
+mod shares;
 mod split;
+mod split_settings;
 mod subset;
 mod traits;
 mod zone;
@@ -46,7 +48,9 @@ pub use self::{
     priority::Priority,
     route::{Route, Wish},
     rules::Topology,
-    split::{Shares, Split, Version},
+    shares::Shares,
+    split::{Split, Version},
+    split_settings::SplitSettings,
     subset::{Otherwise, Subset, Subsets},
     zone::{Locality, ZonePreference},
 };

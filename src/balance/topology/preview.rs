@@ -22,9 +22,10 @@ impl Topology {
         wish: &Wish,
     ) -> Result<Vec<f64>, ConfigError> {
         self.check()?;
+        let this = self.clone().live();
         let traits = instances.iter();
         let traits: Vec<_> = traits
-            .map(|instance| self.traits(&instance.key, Some(instance)))
+            .map(|instance| this.traits(&instance.key, Some(instance)))
             .collect();
         let members = instances.iter().zip(&traits).enumerate();
         let members = members.map(|(index, (instance, traits))| RuledMember {
@@ -39,7 +40,7 @@ impl Topology {
         });
         let members: Vec<_> = members.collect();
         let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
-        let planned = self.plan(&members, self.panics(false));
+        let planned = this.plan(&members, this.panics(false));
         Ok(planned.plan.shares(wish, &weights))
     }
 }

@@ -11,6 +11,7 @@ use super::{
     peers::{self, Peers},
     priority::Priority,
     split::{self, Split},
+    split_settings::SplitSettings,
     subset::Subsets,
     zone::ZonePreference,
 };
@@ -34,12 +35,12 @@ use crate::error::ConfigError;
 /// use std::sync::Arc;
 /// use tower_roster::{
 ///     Instance,
-///     balance::topology::{Priority, Shares, Split, Topology, Wish},
+///     balance::topology::{Priority, Shares, SplitSettings, Topology, Wish},
 /// };
 ///
-/// let split = Split::new(Shares::canary("v2", 0.01))?;
+/// let split = SplitSettings::new(Shares::canary("v2", 0.01)).build()?;
 /// let topology = Topology::new()
-///     .split(split.clone())
+///     .shared_split(split.clone())
 ///     .priority(Priority::by_datacenter(["fra", "ams"]));
 ///
 /// let web = |id, version| {
@@ -59,6 +60,9 @@ pub struct Topology {
     pub(super) priority: Option<Priority>,
     pub(super) subsets: Option<Subsets>,
     pub(super) subsetting: Option<Subsetting>,
+    /// The settings of a split that each balancer makes for itself.
+    split_settings: Option<SplitSettings>,
+    /// The split of a balancer, or one that several balancers share.
     pub(super) split: Option<Split>,
     pub(super) peers: Option<Peers>,
     /// `None` until the user sets it.
@@ -73,6 +77,7 @@ impl Topology {
             priority: None,
             subsets: None,
             subsetting: None,
+            split_settings: None,
             split: None,
             peers: None,
             panic: None,
@@ -108,10 +113,20 @@ impl Topology {
         self
     }
 
-    /// Splits traffic between versions; by default, versions are ignored.
+    /// Splits traffic between versions; by default, versions are ignored. Each balancer that is made with
+    /// this topology has a split of its own, which
+    /// [`BalanceHandle::split`](crate::balance::BalanceHandle::split) returns.
     #[must_use]
-    pub fn split(mut self, split: Split) -> Self {
-        self.split = Some(split);
+    pub fn split(mut self, split: SplitSettings) -> Self {
+        (self.split_settings, self.split) = (Some(split), None);
+        self
+    }
+
+    /// Splits traffic by a split that all balancers which are made with this topology share, and others to
+    /// which it is given: they have the same shares, and its guard judges the requests of all.
+    #[must_use]
+    pub fn shared_split(mut self, split: Split) -> Self {
+        (self.split_settings, self.split) = (None, Some(split));
         self
     }
 
@@ -162,6 +177,7 @@ impl Topology {
             priority,
             subsets,
             subsetting,
+            split_settings,
             split,
             peers: _,
             panic: _,
@@ -170,15 +186,26 @@ impl Topology {
             && priority.is_none()
             && subsets.is_none()
             && subsetting.is_none()
+            && split_settings.is_none()
             && split.is_none()
     }
 
     /// Returns an error when a rule cannot be used.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        // A split and its guard are checked when they are made.
+        // A shared split was checked when it was made.
+        let split = self.split_settings.as_ref();
+        split.map_or(Ok(()), SplitSettings::check)?;
         self.zone.as_ref().map_or(Ok(()), ZonePreference::check)?;
         self.priority.as_ref().map_or(Ok(()), Priority::check)?;
         self.subsets.as_ref().map_or(Ok(()), Subsets::check)
+    }
+
+    /// Makes what a balancer does not share with others. The settings must have been checked.
+    pub(crate) fn live(mut self) -> Self {
+        if let Some(settings) = self.split_settings.take() {
+            self.split = Some(Split::of(&settings));
+        }
+        self
     }
 
     /// Returns the changes of settings after which the driver must make a new plan. It must be called
@@ -239,9 +266,13 @@ mod tests {
 
     #[test]
     fn a_change_of_shares_or_peers_wakes_the_driver_once() {
-        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        let split = SplitSettings::new(Shares::canary("v2", 0.1))
+            .build()
+            .unwrap();
         let peers = Peers::new();
-        let topology = Topology::new().split(split.clone()).peers(peers.clone());
+        let topology = Topology::new()
+            .shared_split(split.clone())
+            .peers(peers.clone());
         let mut changes = topology.changes();
         let mut wait = || task::spawn(async { changes.changed().await }).poll();
         assert_pending!(wait());

@@ -49,10 +49,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # A template
 /// A stack holds only settings. A clone of it builds another client, with a budget, a breaker and
-/// endpoints of its own. Clients share a budget or a breaker only through
-/// [`shared_budget`](Self::shared_budget) or [`shared_breaker`](Self::shared_breaker). A traffic split in
-/// the [topology](crate::balance::topology::Topology::split) is shared by all clients of a template: its
-/// guard judges the requests of all, and a share that is set at one client is set at all.
+/// endpoints of its own. Clients share a budget, a breaker or a traffic split only through
+/// [`shared_budget`](Self::shared_budget), [`shared_breaker`](Self::shared_breaker) or
+/// [`Topology::shared_split`](crate::balance::topology::Topology::shared_split).
 ///
 /// # Examples
 /// The defaults, over the instances of a registry:

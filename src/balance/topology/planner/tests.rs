@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    balance::topology::{Priority, Subsetting, Traits, Wish, ZonePreference},
+    balance::topology::{Priority, SplitSettings, Subsetting, Traits, Wish, ZonePreference},
     instance::{Instance, Key},
 };
 
@@ -81,7 +81,7 @@ fn shares(topology: &Topology, members: &[Known], wish: Wish) -> Vec<f64> {
 }
 
 fn split(shares: Shares) -> Topology {
-    Topology::new().split(Split::new(shares).unwrap())
+    Topology::new().split(SplitSettings::new(shares)).live()
 }
 
 #[test]
@@ -402,7 +402,7 @@ proptest! {
         }
         if rule(3) {
             let shares = Shares::new().version("a", 1.0).version("b", 2.0).rest(0.5);
-            topology = topology.split(Split::new(shares).unwrap().sticky(true));
+            topology = topology.split(SplitSettings::new(shares).sticky(true)).live();
         }
         if rule(4) {
             topology = topology.subsets(Subsets::by(["stage"]));

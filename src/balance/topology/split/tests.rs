@@ -23,10 +23,10 @@ fn shares_that_cannot_be_used_are_refused_by_name() {
             "of the rest",
         ),
     ] {
-        let error = Split::new(shares.clone()).unwrap_err();
+        let error = SplitSettings::new(shares.clone()).build().unwrap_err();
         assert_eq!(error.field(), "split.shares");
         assert!(error.to_string().contains(text), "{error}");
-        let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+        let split = Split::of(&SplitSettings::new(Shares::canary("v2", 0.1)));
         assert!(split.set(shares).is_err());
         assert_eq!(split.shares(), Shares::canary("v2", 0.1), "nothing changed");
     }
@@ -34,17 +34,19 @@ fn shares_that_cannot_be_used_are_refused_by_name() {
 
 #[test]
 fn versions_come_from_metadata_or_a_closure() {
-    let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+    let settings = SplitSettings::new(Shares::canary("v2", 0.1));
+    let split = Split::of(&settings);
     let v2 = instance().meta("version", "v2").tag("release:v3");
     assert_eq!(split.version(&v2).as_deref(), Some("v2"));
     assert_eq!(split.version(&instance()), None);
     assert_eq!(split.version(&instance().meta("version", "")), None);
-    let by_tag = split.clone().by_fn(|instance| {
+    let by_tag = settings.clone().by_fn(|instance| {
         let mut tags = instance.tags.iter();
         tags.find_map(|tag| Some(tag.strip_prefix("release:")?.to_owned()))
     });
+    let by_tag = Split::of(&by_tag);
     assert_eq!(by_tag.version(&v2).as_deref(), Some("v3"));
-    let broken = split.by_fn(|_| panic!("a user's mistake"));
+    let broken = Split::of(&settings.by_fn(|_| panic!("a user's mistake")));
     assert_eq!(broken.version(&v2), None);
 }
 
@@ -68,10 +70,7 @@ fn record(split: &Split, version: &str, requests: u32, failures: u32) {
 
 #[test]
 fn a_trip_takes_the_share_until_it_is_set_again() {
-    let split = Split::new(Shares::canary("v2", 0.1))
-        .unwrap()
-        .guard(Guard::new("v2"))
-        .unwrap();
+    let split = Split::of(&SplitSettings::new(Shares::canary("v2", 0.1)).guard(Guard::new("v2")));
     let shared = split.clone();
     let mut changes = shared.subscribe();
     let start = Instant::now();
@@ -106,10 +105,7 @@ fn a_trip_takes_the_share_until_it_is_set_again() {
 
 #[test]
 fn a_canary_with_everything_keeps_it() {
-    let split = Split::new(Shares::canary("v2", 1.0))
-        .unwrap()
-        .guard(Guard::new("v2"))
-        .unwrap();
+    let split = Split::of(&SplitSettings::new(Shares::canary("v2", 1.0)).guard(Guard::new("v2")));
     let now = Instant::now();
     split.check(now);
     record(&split, "v1", 900, 0);
@@ -124,7 +120,7 @@ fn a_canary_with_everything_keeps_it() {
 
 #[test]
 fn without_a_guard_nothing_is_counted() {
-    let split = Split::new(Shares::canary("v2", 0.1)).unwrap();
+    let split = Split::of(&SplitSettings::new(Shares::canary("v2", 0.1)));
     assert!(split.tallies().is_none());
     assert!(!split.is_canary(Some(&instance().meta("version", "v2"))));
     assert_eq!(split.check(Instant::now()), None);
