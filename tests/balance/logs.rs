@@ -13,7 +13,7 @@ use tower_roster::{
 use tracing::Level;
 
 use crate::{
-    kit::{Answer, Rig, layer, settle},
+    kit::{Answer, Rig, Word, layer, settle},
     log::Log,
     registry::{Listed, at},
 };
@@ -87,6 +87,42 @@ async fn each_fact_is_one_line_that_names_the_service() {
             format!("INFO {balancer} {removed}"),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discovery_that_goes_on_failing_is_warned_of_once_for_each_reason() {
+    let (log, _guard) = Log::start(Level::INFO);
+    let rig = Rig::new();
+    rig.list(["a"]).await;
+    log.take();
+    for _ in 0..500 {
+        rig.feed.say(Word::Error("refused"));
+        rig.feed.say(Word::Error("silent"));
+    }
+    sleep(3_600 * SECOND).await;
+    let lines = log_lines(&log);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (line, reason) in lines.iter().zip(["refused", "silent"]) {
+        let told = format!("discovery failed, the last endpoints stay: {reason}");
+        assert!(line.starts_with("WARN") && line.contains(&told), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discovery_that_works_again_says_so_and_its_next_failure_is_warned_of() {
+    let (log, _guard) = Log::start(Level::INFO);
+    let rig = Rig::new();
+    rig.list(["a"]).await;
+    log.take();
+    rig.feed.say(Word::Error("refused"));
+    rig.feed.insert("b");
+    sleep(SECOND).await;
+    rig.feed.say(Word::Error("refused"));
+    sleep(SECOND).await;
+    let lines = log_lines(&log);
+    let levels = lines.iter().map(|line| &line[..4]);
+    assert_eq!(levels.collect::<Vec<_>>(), ["WARN", "INFO", "INFO", "WARN"]);
+    assert!(lines[1].contains("discovery works again"), "{lines:?}");
 }
 
 #[tokio::test(start_paused = true)]

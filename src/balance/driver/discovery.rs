@@ -28,6 +28,10 @@ use crate::{
 /// information.
 pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
 
+/// How many different failures in a row are warned of. Arbitrary: it bounds the memory and the log of a
+/// discovery whose every failure has another text.
+const MOST_WARNED: usize = 8;
+
 /// Takes an item of discovery apart into the service and the registry's data.
 pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
 
@@ -54,6 +58,8 @@ pub(super) struct Discovery<D: Discover, S> {
     apart: Apart<D::Service, S>,
     /// Watches that discovery has named since the last [`take_found`](Self::take_found).
     found: Option<Vec<Followed>>,
+    /// The failures that were warned of since the last success, by their text.
+    warned: Vec<Arc<str>>,
     /// Number of failures in a row, and the time of the next poll.
     failures: u32,
     ask_at: Option<Instant>,
@@ -73,6 +79,7 @@ where
             discover: Some(Box::pin(discover)),
             apart,
             found: Some(Vec::new()),
+            warned: Vec::new(),
             failures: 0,
             ask_at: None,
             rng,
@@ -172,7 +179,7 @@ where
         next.map(|next| match next {
             Some(Ok(change)) => {
                 self.spoken = true;
-                self.failures = 0;
+                self.succeeded();
                 match change {
                     Change::Insert(name, service) => {
                         let (service, facts) = (self.apart)(service);
@@ -194,12 +201,25 @@ where
     fn failed<K>(&mut self, error: BoxError) -> DiscoveryItem<K, S> {
         self.failures = self.failures.saturating_add(1);
         let delay = BACKOFF.delay(self.failures, &mut self.rng);
-        tracing::warn!(
-            failures = self.failures,
-            retry_in = ?delay,
-            "discovery failed, the last endpoints stay: {error}"
-        );
+        let error: Arc<str> = error.to_string().into();
+        // Not only the last text: a discovery that fails for two reasons in turn would warn each time.
+        let is_new = self.warned.len() < MOST_WARNED && !self.warned.contains(&error);
+        if is_new {
+            self.warned.push(Arc::clone(&error));
+            tracing::warn!(retry_in = ?delay, "discovery failed, the last endpoints stay: {error}");
+        } else {
+            let failures = self.failures;
+            tracing::debug!(failures, retry_in = ?delay, "discovery failed again: {error}");
+        }
         self.ask_at = Some(after(Instant::now(), delay));
-        DiscoveryItem::Failed(error.to_string().into())
+        DiscoveryItem::Failed(error)
+    }
+
+    fn succeeded(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(failures = self.failures, "discovery works again");
+            self.failures = 0;
+            self.warned.clear();
+        }
     }
 }
