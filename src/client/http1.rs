@@ -161,12 +161,12 @@ where
     #[cold]
     fn unanswered(
         self: Arc<Self>,
-        connection: Connection<B>,
+        mut connection: Connection<B>,
         is_head: bool,
         error: hyper::Error,
     ) -> Answering {
         Box::pin(async move {
-            let refused = match connection.refused {
+            let refused = match connection.refused.take() {
                 Some(refused) if is_head_too_large(&error) => refused,
                 _ => return Err(self.failed(error)),
             };

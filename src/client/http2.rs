@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -243,6 +243,9 @@ where
         request: Request<B>,
     ) -> Result<Queued<impl Future<Output = QueuedResult<B>> + Send + use<B>>, Box<Request<B>>>
     {
+        if request.method() == Method::CONNECT {
+            return Err(Box::new(request));
+        }
         let mut line = self.lock();
         let connection = match &mut *line {
             Line::Up(connection) if !connection.sender.is_closed() => connection,
@@ -267,9 +270,7 @@ where
             .check_head(answer.headers())
             .map_err(Failure::TooLarge)?;
         if answer.extensions().get::<OnUpgrade>().is_some() {
-            // Nothing aborts the connection any more, so no other request may use it from now on.
             life.leave();
-            self.retire(Arc::as_ptr(&life));
         }
         // The length comes first, because a look at the stream takes the lock of its connection.
         let body = answer.body();
@@ -288,6 +289,9 @@ where
         self: Arc<Self>,
         request: Box<Request<B>>,
     ) -> Result<Response<HttpBody>, Failure<B>> {
+        if request.method() == Method::CONNECT {
+            return self.open_tunnel(request).await;
+        }
         if let Err(error) = self.connected().await {
             return Err(Failure::Unsent(error.into(), request));
         }
@@ -298,6 +302,25 @@ where
             }
             Err(request) => Err(Failure::Unsent("the peer hung up at once".into(), request)),
         }
+    }
+
+    /// Sends a `CONNECT` on a connection of its own. Nothing aborts the connection of a tunnel, so a
+    /// stream beside it that stalls would keep that connection for ever.
+    async fn open_tunnel(
+        self: Arc<Self>,
+        request: Box<Request<B>>,
+    ) -> Result<Response<HttpBody>, Failure<B>> {
+        let made = match self.establish().await {
+            Ok(io) => Self::handshake(&Arc::downgrade(&self), io).await,
+            Err(error) => Err(error),
+        };
+        let mut connection = match made {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failure::Unsent(error, request)),
+        };
+        let sent = connection.sender.try_send_request(*request);
+        let answer = sent.await.map_err(Failure::of)?;
+        self.answered(answer, Arc::clone(&connection.life))
     }
 
     /// Waits until there is a connection.
@@ -537,6 +560,14 @@ impl<B> Drop for Http2<B> {
     fn drop(&mut self) {
         if let Line::Connecting(_, task) = &*self.lock() {
             task.abort();
+        }
+    }
+}
+
+impl<B> Drop for SharedConnection<B> {
+    fn drop(&mut self) {
+        if !self.life.is_used() {
+            self.life.end_in_order();
         }
     }
 }

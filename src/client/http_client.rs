@@ -29,6 +29,7 @@ use crate::{classify, error::BoxError};
 /// for the drain of a removed one, and it stays open when the endpoint is removed. The response of an
 /// upgrade ends with its head, and hyper hands out the connection itself, so nothing of this crate sees
 /// its end. A service with many long-lived websockets balances them by `RoundRobin` rather than by load.
+/// Over HTTP/2, a `CONNECT` gets a connection of its own, which ends with its tunnel.
 ///
 /// A URI without an authority gets the name of the service, or the address of the instance if that
 /// name is not a valid authority.

@@ -12,6 +12,9 @@
 //! An endpoint that is dropped drops its pool. So its idle connections close at once, and each of the
 //! others at the end of the response that it carries.
 //!
+//! A connection that carries nothing ends *in order*: its task tells the peer, by the `close_notify` of TLS
+//! and the `GOAWAY` of HTTP/2, and is aborted only if that takes too long.
+//!
 //! A connection that has reached its greatest age is replaced: when a new one stands, the old one is
 //! *retired*, which means that it gets no further requests. So a host name that moved to another address
 //! is followed, and one that cannot be resolved for a while costs no connection. One that is idle then is
@@ -26,7 +29,7 @@ use std::{
 };
 
 use rand::RngExt;
-use tokio::task::AbortHandle;
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use crate::{backoff::NEVER, rng::small_rng};
 
@@ -41,6 +44,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub(super) fn tick(idle_timeout: Duration) -> Duration {
     (idle_timeout / LOOKS).max(SHORTEST)
 }
+
+/// How long a connection may take to tell its peer that it ends. Arbitrary: a few round trips, in which
+/// one lost packet is sent again.
+const IN_ORDER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The least greatest age. A shorter one would do little else than handshakes, and one of zero would do
 /// them without a pause.
@@ -70,6 +77,8 @@ pub(super) struct Life {
     /// Relaxed: whoever sets it owns this life, and gives it up after that. The count of owners, whose
     /// last decrement synchronizes with the others, carries the flag to the destructor.
     upgraded: AtomicBool,
+    /// Whether the connection carries nothing. Relaxed, as `upgraded`.
+    in_order: AtomicBool,
 }
 
 impl Life {
@@ -80,6 +89,7 @@ impl Life {
             renewal: OnceLock::new(),
             retired: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
+            in_order: AtomicBool::new(false),
         })
     }
 
@@ -111,10 +121,16 @@ impl Life {
         Arc::strong_count(self) > 1
     }
 
-    /// Leaves the connection to the caller that upgraded it. With HTTP/2 its tunnel is a stream of the
-    /// connection, which then ends with the last of its streams.
+    /// Leaves the connection to the caller that upgraded it. With HTTP/2 its tunnel is the only stream of
+    /// the connection, which ends with it.
     pub(super) fn leave(&self) {
         self.upgraded.store(true, Relaxed);
+    }
+
+    /// Lets the task of the connection end by itself, for a while. For the owner that also drops the
+    /// sender of requests, which tells the task that it is over.
+    pub(super) fn end_in_order(&self) {
+        self.in_order.store(true, Relaxed);
     }
 }
 
@@ -125,8 +141,18 @@ impl Drop for Life {
                 timer.abort();
             }
         }
-        if !*self.upgraded.get_mut() {
-            self.task.abort();
+        if *self.upgraded.get_mut() {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) if *self.in_order.get_mut() => {
+                let task = self.task.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep(IN_ORDER_WITHIN).await;
+                    task.abort();
+                });
+            }
+            _ => self.task.abort(),
         }
     }
 }

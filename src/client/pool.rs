@@ -405,6 +405,14 @@ impl<B> Connection<B> {
     }
 }
 
+impl<B> Drop for Connection<B> {
+    fn drop(&mut self) {
+        if self.sender.is_ready() {
+            self.life.end_in_order();
+        }
+    }
+}
+
 /// Returns a connection when it is ready, and `None` when it is closed or has been idle for too long.
 async fn until_ready<B>(
     mut connection: Connection<B>,

@@ -53,6 +53,7 @@ fn block(first: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
 pub(crate) struct Frames {
     pub(crate) addr: SocketAddr,
     requests: Arc<AtomicUsize>,
+    goaways: Arc<AtomicUsize>,
 }
 
 impl Frames {
@@ -64,12 +65,15 @@ impl Frames {
         let server = Self {
             addr: listener.local_addr().unwrap(),
             requests: Arc::default(),
+            goaways: Arc::default(),
         };
+        let goaways = Arc::clone(&server.goaways);
         let (requests, answer) = (Arc::clone(&server.requests), Arc::new(answer));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
-                tokio::spawn(async move { serve(stream, &requests, &*answer).await });
+                let goaways = Arc::clone(&goaways);
+                tokio::spawn(async move { serve(stream, &requests, &goaways, &*answer).await });
             }
         });
         server
@@ -78,11 +82,17 @@ impl Frames {
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Relaxed)
     }
+
+    /// How many connections the client has ended in order.
+    pub(crate) fn goaways(&self) -> usize {
+        self.goaways.load(Relaxed)
+    }
 }
 
 async fn serve(
     mut stream: TcpStream,
     requests: &AtomicUsize,
+    goaways: &AtomicUsize,
     answer: &(impl Fn(usize) -> Vec<Frame> + ?Sized),
 ) -> io::Result<()> {
     // The preface of the client.
@@ -94,6 +104,9 @@ async fn serve(
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
         stream.read_exact(&mut payload).await?;
+        if head[3] == GOAWAY {
+            goaways.fetch_add(1, Relaxed);
+        }
         if head[3] == HEADERS {
             let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             let n = requests.fetch_add(1, Relaxed);

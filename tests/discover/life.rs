@@ -365,6 +365,47 @@ mod http2 {
     }
 
     #[tokio::test]
+    async fn an_idle_connection_ends_in_order() {
+        for (endpoints, is_removed) in [
+            (endpoints().idle_timeout(IDLE), false),
+            (endpoints().max_age(AGE).idle_timeout(AGE), false),
+            (endpoints(), true),
+        ] {
+            let server = Frames::start(|_| vec![head(END_STREAM, &[])]).await;
+            let mut client = client(server.addr, endpoints);
+            assert_eq!(text(&mut client, "/").await, "");
+            assert_eq!(server.goaways(), 0);
+            let client = Some(client).filter(|_| !is_removed);
+            all_close(server.addr).await;
+            until("it said so", || async { server.goaways() == 1 }).await;
+            drop(client);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_upload_shares_no_connection_with_a_tunnel() {
+        let server = Frames::start(|n| match n {
+            0 => vec![head(END_STREAM, &[])],
+            _ => vec![head(0, &[])],
+        })
+        .await;
+        let mut client = client(server.addr, endpoints().idle_timeout(None));
+        let answer = client.call(endless()).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        let body = BodyExt::boxed(StreamBody::new(stream::empty()));
+        let connect = Request::connect("other:443").body(body).unwrap();
+        let answer = client.call(connect).await.unwrap();
+        let tunnel = hyper::upgrade::on(answer).await.unwrap();
+        drop(client);
+        until("that of the upload closes", || async {
+            established(server.addr) == 1
+        })
+        .await;
+        drop(tunnel);
+        all_close(server.addr).await;
+    }
+
+    #[tokio::test]
     async fn a_tunnel_leaves_its_connection_and_shares_it_with_no_later_request() {
         // A head without an end accepts a CONNECT.
         let server = Frames::start(|n| match n {

@@ -157,3 +157,38 @@ async fn a_server_that_comes_to_choose_the_other_version_is_followed_at_the_grea
         assert_eq!(answer, later.1);
     }
 }
+
+/// Without it, a server cannot tell the end of a connection from a cut, and logs an error.
+#[tokio::test]
+async fn an_idle_connection_ends_with_a_close_notify() {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let idle = Duration::from_millis(200);
+    for (idle, is_removed) in [(Some(idle), false), (None, true)] {
+        let (config, client) = configs(&[]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let ended = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut request = [0; 4_096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            // An error, if TCP ends before TLS.
+            stream.read(&mut request).await
+        });
+        let endpoints = HttpEndpoints::new()
+            .tls(Arc::new(client))
+            .idle_timeout(idle);
+        let mut endpoints: HttpEndpoints<Empty<Bytes>> = endpoints;
+        let mut client = endpoints.make_endpoint(&at("a", addr)).unwrap();
+        assert_eq!(text(&mut client, "https://user-service/").await, "");
+        let client = Some(client).filter(|_| !is_removed);
+        assert_eq!(ended.await.unwrap().unwrap(), 0, "removed: {is_removed}");
+        drop(client);
+    }
+}

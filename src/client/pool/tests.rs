@@ -224,7 +224,8 @@ async fn the_last_clone_closes_what_is_idle() {
     let (sender, open) = connection().await;
     pool.put(sender);
     drop(pool);
-    assert!(open.await.unwrap_err().is_cancelled());
+    // It ends by itself, and is not cut off.
+    open.await.unwrap();
 }
 
 #[tokio::test]
