@@ -15,19 +15,23 @@
 //! A connection that carries nothing for the idle timeout is closed. A response that has ended counts
 //! as done, even if its request is still being uploaded.
 
+mod executor;
+mod keeping;
+mod making;
+
+pub(super) use self::executor::Boxing;
+
 use std::{
-    cell::Cell,
     error::Error,
     fmt,
     future::Future,
-    mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -35,22 +39,19 @@ use hyper::{
         TrySendError,
         http2::{Builder, SendRequest},
     },
-    rt::Executor,
     upgrade::OnUpgrade,
 };
 use pin_project::pin_project;
 use tokio::{sync::watch, task::AbortHandle};
-use tower::Service;
 
 use super::{
     body::HttpBody,
-    error::OtherVersion,
-    life::{LOOKS, Life, again, age, tick},
+    life::{Life, tick},
     limits::Limits,
 };
 use crate::{
     classify::OverLimit,
-    connect::{Connector, Io, limits::http2_reads},
+    connect::{Connector, limits::http2_reads},
     error::BoxError,
     sync::lock,
 };
@@ -70,29 +71,6 @@ pub(super) struct Http2<B> {
     line: Mutex<Line<B>>,
 }
 
-/// Spawns the tasks of a connection: one for the connection, and one or two for each request, all
-/// of the same future type. tokio moves a future about six times before it runs, and this one is as
-/// large as a connection: moving it takes 3,000 instructions per request, and boxing it a tenth of
-/// that.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Boxing;
-
-impl<F> Executor<F> for Boxing
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        let task = tokio::spawn(Box::pin(future));
-        // During a handshake only.
-        let _ = STARTED.try_with(|started| started.set(Some(task.abort_handle())));
-    }
-}
-
-tokio::task_local! {
-    /// The task that hyper starts in a handshake. It owns the socket.
-    static STARTED: Cell<Option<AbortHandle>>;
-}
-
 enum Line<B> {
     Down,
     Connecting(ConnectResult, AbortHandle),
@@ -107,8 +85,6 @@ struct SharedConnection<B> {
     used: bool,
     idle: u32,
 }
-
-type Replacement = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The result of connecting, once it is known.
 type ConnectResult = watch::Receiver<Option<Result<(), NoConnection>>>;
@@ -337,216 +313,6 @@ where
         }
         let gone: BoxError = "the runtime is shutting down".into();
         Err(NoConnection(Arc::new(gone)))
-    }
-
-    /// Drops the connection if it has ended.
-    fn let_go(&self) {
-        let mut line = self.lock();
-        let ended = matches!(&*line, Line::Up(connection) if connection.sender.is_closed());
-        let old = ended.then(|| mem::replace(&mut *line, Line::Down));
-        // The lock is released first, because dropping the connection wakes the requests that it
-        // returns.
-        drop(line);
-        drop(old);
-    }
-
-    /// Starts a connection if there is none and none is being made.
-    fn connect(self: &Arc<Self>) -> Option<ConnectResult> {
-        let mut line = self.lock();
-        match &*line {
-            Line::Up(connection) if !connection.sender.is_closed() => return None,
-            Line::Connecting(told, task) if !task.is_finished() => return Some(told.clone()),
-            _ => {}
-        }
-        let (tell, told) = watch::channel(None);
-        let (this, io) = (Arc::downgrade(self), self.establish());
-        let task = tokio::spawn(async move {
-            let made = match io.await {
-                Ok(io) => Self::handshake(&this, io).await,
-                Err(error) => Err(error),
-            };
-            let Some(this) = this.upgrade() else { return };
-            let (line, result) = match made {
-                Ok(connection) => (Line::Up(connection), Ok(())),
-                Err(error) => (Line::Down, Err(NoConnection(Arc::new(error)))),
-            };
-            *this.lock() = line;
-            tell.send_replace(Some(result));
-        });
-        let old = mem::replace(
-            &mut *line,
-            Line::Connecting(told.clone(), task.abort_handle()),
-        );
-        // As in `let_go`: dropping a connection wakes the requests that it returns.
-        drop(line);
-        drop(old);
-        Some(told)
-    }
-
-    fn establish(&self) -> impl Future<Output = Result<Io, BoxError>> + Send + use<B> {
-        // The connector has the address and the server name.
-        let connecting = self.connector.clone().call(Uri::default());
-        let negotiates = self.negotiates;
-        async move {
-            let io = connecting.await?;
-            if negotiates && !io.inner().is_http2() {
-                return Err(OtherVersion::of(io).into());
-            }
-            Ok(io)
-        }
-    }
-
-    /// Makes a connection over `io`.
-    async fn handshake(this: &Weak<Self>, io: Io) -> Result<SharedConnection<B>, BoxError> {
-        let gone = || BoxError::from("the endpoint was removed");
-        let (builder, tick, max_age) = {
-            let this = this.upgrade().ok_or_else(gone)?;
-            (this.builder.clone(), this.tick, this.max_age)
-        };
-        let handshake = async {
-            let made = builder.handshake(io).await?;
-            Ok::<_, hyper::Error>((made, STARTED.with(Cell::take)))
-        };
-        let ((sender, dispatch), socket) = STARTED.scope(Cell::new(None), handshake).await?;
-        let dispatching = tokio::spawn({
-            let this = Weak::clone(this);
-            async move {
-                // The requests on this connection get the error, too.
-                if let Err(error) = dispatch.await {
-                    tracing::debug!(%error, "connection broke");
-                }
-                // Drops the sender at once: a request that entered its queue at this moment is
-                // returned with it.
-                if let Some(this) = this.upgrade() {
-                    this.let_go();
-                }
-            }
-        });
-        let life = Life::new(socket.unwrap_or_else(|| dispatching.abort_handle()));
-        if let Some(tick) = tick {
-            let clock = tick_on(Weak::clone(this), Arc::downgrade(&life), tick);
-            life.set_clock(tokio::spawn(clock).abort_handle());
-        }
-        if let Some(max_age) = max_age {
-            let renewal = Self::renew(Weak::clone(this), Arc::downgrade(&life), max_age);
-            life.set_renewal(tokio::spawn(renewal).abort_handle());
-        }
-        Ok(SharedConnection {
-            sender,
-            life,
-            used: true,
-            idle: 0,
-        })
-    }
-
-    /// Replaces a connection at its greatest age. Its requests and responses go on. One that is idle is
-    /// closed instead: a new one would begin to be idle anew, and so none would ever be closed. Boxed,
-    /// because the new connection has such a task, too.
-    fn renew(this: Weak<Self>, life: Weak<Life>, max_age: Duration) -> Replacement {
-        Box::pin(async move {
-            tokio::time::sleep(age(max_age)).await;
-            loop {
-                let establishing = match this.upgrade() {
-                    Some(http2) if http2.is_idle(&life) => return http2.retire(life.as_ptr()),
-                    Some(http2) => http2.establish(),
-                    None => return,
-                };
-                let made = match establishing.await {
-                    Ok(io) => Self::handshake(&this, io).await,
-                    Err(error) => Err(error),
-                };
-                let Some(http2) = this.upgrade() else { return };
-                match made {
-                    Ok(new) => return http2.replace(&life, new),
-                    // The server has changed, so the next request asks it for the version anew.
-                    Err(error) if error.is::<OtherVersion>() => return http2.retire(life.as_ptr()),
-                    Err(error) => tracing::debug!(%error, "connection not replaced"),
-                }
-                drop(http2);
-                tokio::time::sleep(again(max_age)).await;
-            }
-        })
-    }
-
-    /// Puts a new connection in the place of the one with this life, if it is still used.
-    fn replace(&self, life: &Weak<Life>, mut new: SharedConnection<B>) {
-        new.used = false;
-        let mut line = self.lock();
-        let old = match &mut *line {
-            Line::Up(old) if Arc::as_ptr(&old.life) == life.as_ptr() => mem::replace(old, new),
-            _ => new,
-        };
-        // As in `let_go`.
-        drop(line);
-        drop(old);
-    }
-
-    /// Gives the connection with this life no further requests.
-    fn retire(&self, life: *const Life) {
-        let mut line = self.lock();
-        let is_it = matches!(&*line, Line::Up(old) if Arc::as_ptr(&old.life) == life);
-        let old = is_it.then(|| mem::replace(&mut *line, Line::Down));
-        // As in `let_go`.
-        drop(line);
-        drop(old);
-    }
-
-    /// Whether the connection with this life has an idle timeout, and has carried nothing since the last
-    /// look.
-    fn is_idle(&self, life: &Weak<Life>) -> bool {
-        match &*self.lock() {
-            Line::Up(connection) if Arc::as_ptr(&connection.life) == life.as_ptr() => {
-                self.tick.is_some() && !connection.used && !connection.life.is_used()
-            }
-            _ => false,
-        }
-    }
-
-    /// Uses a connection that was made for another version, if there is no other.
-    #[cfg(all(feature = "http2", feature = "tls"))]
-    pub(super) async fn adopt(self: &Arc<Self>, io: Io) {
-        if let Ok(connection) = Self::handshake(&Arc::downgrade(self), io).await {
-            let mut line = self.lock();
-            if matches!(&*line, Line::Down) {
-                *line = Line::Up(connection);
-            }
-        }
-    }
-
-    /// Looks at the connection with this life, and closes it if it has been idle for too long. Returns
-    /// whether to look again.
-    fn look(&self, life: &Weak<Life>) -> bool {
-        let mut line = self.lock();
-        let connection = match &mut *line {
-            Line::Up(connection) if Arc::as_ptr(&connection.life) == life.as_ptr() => connection,
-            _ => return false,
-        };
-        if mem::take(&mut connection.used) || connection.life.is_used() {
-            connection.idle = 0;
-        } else {
-            connection.idle += 1;
-        }
-        if connection.idle < LOOKS {
-            return true;
-        }
-        let old = mem::replace(&mut *line, Line::Down);
-        drop(line);
-        drop(old);
-        false
-    }
-}
-
-async fn tick_on<B>(http2: Weak<Http2<B>>, life: Weak<Life>, tick: Duration)
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    loop {
-        tokio::time::sleep(tick).await;
-        if !http2.upgrade().is_some_and(|http2| http2.look(&life)) {
-            return;
-        }
     }
 }
 
