@@ -24,29 +24,27 @@
 //! A connection is idle from the end of its response on. If the request is still being uploaded then,
 //! the connection is not ready, and the idle timeout closes it: the peer may never read the rest.
 
+mod connection;
+
+use self::connection::{Clock, until_ready};
+pub(super) use self::connection::{Connecting, Connection};
+
 use std::{
     collections::VecDeque,
     future::Future,
     mem,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
 use http_body::Body;
-use hyper::client::conn::http1::SendRequest;
 use tokio::{
     runtime::Handle,
     sync::oneshot,
     task::{AbortHandle, JoinSet},
-    time::{Instant, timeout},
 };
 
-use super::{
-    life::{LOOKS, Life, tick},
-    reread::RefusedHead,
-    reuse::Hint,
-};
+use super::life::{LOOKS, Life, tick};
 use crate::{error::BoxError, sync::lock};
 
 /// How long the upload before an upgrade may take when there is no idle timeout; as long as its default.
@@ -77,31 +75,6 @@ struct Idle<B> {
     connection: Connection<B>,
     since: u32,
 }
-
-/// One connection.
-pub(super) struct Connection<B> {
-    pub(super) sender: SendRequest<B>,
-    pub(super) life: Arc<Life>,
-    /// Gets the head that it refuses. `None` if it has the full limit, and can be upgraded.
-    pub(super) refused: Option<oneshot::Receiver<RefusedHead>>,
-    /// How long and how often the peer lets it be used, if it announced that.
-    until: Option<Instant>,
-    requests: Option<u32>,
-}
-
-/// The time, read at most once, and only if a peer announced one.
-#[derive(Default)]
-struct Clock(Option<Instant>);
-
-impl Clock {
-    fn now(&mut self) -> Instant {
-        *self.0.get_or_insert_with(Instant::now)
-    }
-}
-
-/// A connection that is being established.
-pub(super) type Connecting<B> =
-    Pin<Box<dyn Future<Output = Result<Connection<B>, BoxError>> + Send>>;
 
 impl<B> Pool<B> {
     /// Keeps up to `max_idle` connections, each until it has been idle for `idle_for`.
@@ -354,84 +327,6 @@ impl<B> PoolState<B> {
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
     }
-}
-
-impl<B> Connection<B> {
-    pub(super) fn new(
-        sender: SendRequest<B>,
-        life: Arc<Life>,
-        refused: Option<oneshot::Receiver<RefusedHead>>,
-    ) -> Self {
-        Self {
-            sender,
-            life,
-            refused,
-            until: None,
-            requests: None,
-        }
-    }
-
-    /// Notes what the peer announced with a response. The time counts from here on, because the end
-    /// of the response is not seen: after a long body the connection may end too early.
-    #[inline]
-    pub(super) fn note(&mut self, hint: Option<Hint>) {
-        let left = self.requests.map(|requests| requests.saturating_sub(1));
-        self.requests = left;
-        self.until = None;
-        if let Some(hint) = hint {
-            self.until = hint.idle.map(|idle| Instant::now() + idle);
-            // Some servers count down, and others always announce the same number. No time at all
-            // means no request.
-            let none = hint.idle.is_some_and(|idle| idle.is_zero()).then_some(0);
-            let announced = hint.requests.into_iter().chain(none);
-            self.requests = left.into_iter().chain(announced).min();
-        }
-    }
-
-    /// Whether no further request must be sent on it, however soon.
-    fn is_spent(&self) -> bool {
-        self.sender.is_closed() || self.requests == Some(0) || self.life.is_retired()
-    }
-
-    /// Whether no further request must be sent on it.
-    fn is_over(&self, clock: &mut Clock) -> bool {
-        let late = |until| clock.now() >= until;
-        self.is_spent() || self.until.is_some_and(late)
-    }
-
-    /// Whether a response is still being read from it.
-    fn is_busy(&self) -> bool {
-        !self.sender.is_ready() && !self.sender.is_closed() && self.life.is_used()
-    }
-}
-
-impl<B> Drop for Connection<B> {
-    fn drop(&mut self) {
-        if self.sender.is_ready() {
-            self.life.end_in_order();
-        }
-    }
-}
-
-/// Returns a connection when it is ready, and `None` when it is closed or has been idle for too long.
-async fn until_ready<B>(
-    mut connection: Connection<B>,
-    tick: Option<Duration>,
-) -> Option<Connection<B>> {
-    let mut ticks = 0;
-    while ticks < LOOKS {
-        let ready = connection.sender.ready();
-        let ready = match tick {
-            Some(tick) => timeout(tick, ready).await,
-            None => Ok(ready.await),
-        };
-        match ready {
-            Ok(ready) => return ready.is_ok().then_some(connection),
-            Err(_) if connection.is_busy() => ticks = 0,
-            Err(_) => ticks += 1,
-        }
-    }
-    None
 }
 
 /// A place in the queue. A connection that was handed to it and not taken goes back to the pool.

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    super::{body::HttpBody, limits::Limits},
+    super::{body::HttpBody, limits::Limits, reuse::Hint},
     *,
 };
 
