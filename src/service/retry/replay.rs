@@ -26,22 +26,23 @@
 //! panics when it is read before the previous copy was dropped; here the body belongs to all
 //! copies.
 
+mod error;
+mod state;
+
+pub use self::error::ReplayError;
+use self::state::{KeptFrame, ReplayState, Rest, wake};
+
 use std::{
-    fmt,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, request::Parts};
+use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::{error::BoxError, sync::lock};
-
-/// The least size that a frame counts as, in bytes, so that a million tiny frames do not use many
-/// times the limit.
-const LEAST: usize = 64;
 
 /// A request body that later attempts can copy.
 pub struct ReplayBody<B> {
@@ -71,45 +72,6 @@ struct ReplayCopy<B> {
     /// 224 bytes takes at most 256 bytes in all. Moving more takes twice the instructions, and a
     /// request is moved often.
     next: u32,
-}
-
-struct ReplayState<B> {
-    kept: Vec<KeptFrame>,
-    /// What the kept frames take, in bytes.
-    size: usize,
-    limit: usize,
-    rest: Rest<B>,
-    /// The only copy that can continue, after a frame was read and not kept.
-    sole: Option<u32>,
-    generation: u32,
-    copies: u32,
-    /// Copies that wait for the next frame. The body keeps the waker of only one of them, the last
-    /// to poll.
-    waiting: Vec<(u32, Waker)>,
-}
-
-enum Rest<B> {
-    Open(B),
-    Ended,
-    Broke,
-}
-
-#[derive(Clone)]
-enum KeptFrame {
-    Data(Bytes),
-    Trailers(HeaderMap),
-}
-
-/// Why a copy of a request body cannot be sent to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ReplayError {
-    /// Another attempt sends the body.
-    Superseded,
-    /// The body was too long to be kept.
-    TooLong,
-    /// The body broke off while another attempt read it.
-    Broke,
 }
 
 impl<B: Body> ReplayBody<B> {
@@ -279,78 +241,6 @@ where
     }
 }
 
-impl<B> ReplayState<B> {
-    /// Notes that a copy waits. Returns its former waker, to be dropped outside of the lock.
-    fn wait(&mut self, id: u32, waker: &Waker) -> Option<Waker> {
-        match self.waiting.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, known)) if known.will_wake(waker) => None,
-            Some((_, known)) => Some(std::mem::replace(known, waker.clone())),
-            None => {
-                self.waiting.push((id, waker.clone()));
-                None
-            }
-        }
-    }
-
-    /// Keeps a frame that copy `id` has read. If the copy is `alone`, or the frame does not fit into the
-    /// limit, returns all frames, to be dropped outside of the lock.
-    fn keep(&mut self, id: u32, frame: &KeptFrame, alone: bool) -> Result<(), Vec<KeptFrame>> {
-        let size = self.size.saturating_add(frame.size());
-        if alone || self.sole.is_some() || size > self.limit {
-            self.sole = Some(id);
-            return Err(std::mem::take(&mut self.kept));
-        }
-        self.size = size;
-        if self.kept.is_empty() {
-            // Most bodies have one frame, and `push` would make room for four.
-            self.kept.reserve_exact(1);
-        }
-        self.kept.push(frame.clone());
-        Ok(())
-    }
-}
-
-impl KeptFrame {
-    /// Converts a frame. `spent` gets what is left of its data, because its destructor is the user's.
-    fn from_frame<D: Buf>(frame: Frame<D>, spent: &mut Option<D>) -> Self {
-        match frame.into_data() {
-            Ok(data) => {
-                let data = spent.insert(data);
-                Self::Data(data.copy_to_bytes(data.remaining()))
-            }
-            // `http_body` has no third kind of frame; it would become an empty data frame.
-            Err(frame) => frame
-                .into_trailers()
-                .map_or(Self::Data(Bytes::new()), Self::Trailers),
-        }
-    }
-
-    fn into_frame(self) -> Frame<Bytes> {
-        match self {
-            Self::Data(data) => Frame::data(data),
-            Self::Trailers(trailers) => Frame::trailers(trailers),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Trailers(_) => 0,
-        }
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len().max(LEAST),
-            Self::Trailers(trailers) => trailers
-                .iter()
-                .map(|(name, value)| name.as_str().len() + value.len() + LEAST)
-                .sum::<usize>()
-                .max(LEAST),
-        }
-    }
-}
-
 impl<B> Body for ReplayBody<B>
 where
     B: Body + Unpin,
@@ -432,23 +322,7 @@ impl<B> Drop for ReplayCopy<B> {
     }
 }
 
-fn wake(waiting: Vec<(u32, Waker)>) {
-    waiting.into_iter().for_each(|(_, waker)| waker.wake());
-}
-
 impl_debug!([B] ReplayBody<B>: |this| is_empty = matches!(this.inner, Inner::Once(None)));
-
-impl fmt::Display for ReplayError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Superseded => "the request body is sent by a later attempt",
-            Self::TooLong => "the request body is too long to be sent twice",
-            Self::Broke => "the request body broke off in another attempt",
-        })
-    }
-}
-
-impl std::error::Error for ReplayError {}
 
 #[cfg(all(test, target_pointer_width = "64"))]
 mod tests {
