@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
@@ -23,7 +23,8 @@ impl FromStr for Host {
     ///
     /// # Errors
     /// When the text is empty, or is neither an IP address nor a host name: at most 253 bytes of
-    /// letters, digits, `-`, `_` and `.`.
+    /// letters, digits, `-`, `_` and `.`, whose last part is no number. (Resolvers read `0` and `0x7f.1` as IP
+    /// addresses.) When it is an IP address that no instance can have; see [`Address::new`].
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         if text.is_empty() {
@@ -32,16 +33,19 @@ impl FromStr for Host {
         let bare = text
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
-        if let Some(v6) = bare {
-            return v6
-                .parse::<Ipv6Addr>()
-                .map(|ip| Host::Ip(ip.into()))
-                .map_err(|_| {
+        let ip = match bare {
+            Some(v6) => {
+                let v6 = v6.parse::<Ipv6Addr>().map_err(|_| {
                     AddressError::new(text, "no IPv6 address stands between the brackets")
-                });
-        }
-        if let Ok(ip) = text.parse() {
-            return Ok(Host::Ip(ip));
+                })?;
+                Some(v6.into())
+            }
+            None => text.parse().ok(),
+        };
+        if let Some(ip) = ip {
+            let host = Host::Ip(ip);
+            host.check()?;
+            return Ok(host);
         }
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if text.len() > 253 || !text.bytes().all(name) || text.starts_with(['.', '-']) {
@@ -50,7 +54,58 @@ impl FromStr for Host {
                 "neither an IP address nor a host name",
             ));
         }
-        Ok(Host::Name(text.into()))
+        let host = Host::Name(text.into());
+        host.check()?;
+        Ok(host)
+    }
+}
+
+impl Host {
+    /// Checks that another process can be reached there. The one rule for what registries list.
+    fn check(&self) -> Result<(), AddressError> {
+        match self {
+            Host::Ip(ip) if !is_of_one_host(*ip) => Err(AddressError::new(
+                &ip.to_string(),
+                "not the address of one host: unspecified, multicast or broadcast",
+            )),
+            Host::Name(name) if ends_in_a_number(name) => Err(AddressError::new(
+                name,
+                "neither an IP address nor a host name: its last part is a number",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an IP address may belong to one host. A connection to an unspecified address, `0.0.0.0` or `::`, ends
+/// at the process's own host. IPv6 can write each IPv4 address, too.
+fn is_of_one_host(ip: IpAddr) -> bool {
+    let v4 = |ip: Ipv4Addr| ip.octets()[0] != 0 && !ip.is_multicast() && !ip.is_broadcast();
+    match ip {
+        IpAddr::V4(ip) => v4(ip),
+        IpAddr::V6(ip) if ip.is_loopback() => true,
+        IpAddr::V6(ip) => {
+            let segments = ip.segments();
+            // `::ffff:a.b.c.d`, the form `::a.b.c.d` from before it, and `64:ff9b::a.b.c.d` (RFC 6052).
+            let holds_v4 = matches!(
+                segments,
+                [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..]
+            );
+            let last = u32::from(segments[6]) << 16 | u32::from(segments[7]);
+            !ip.is_multicast() && (!holds_v4 || v4(last.into()))
+        }
+    }
+}
+
+/// Whether the last part of a name is a number, so that resolvers may take the name for an IPv4 address in
+/// another notation (as in the URL Standard, section 3.5).
+fn ends_in_a_number(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 
@@ -76,8 +131,12 @@ impl Address {
     /// Creates an address.
     ///
     /// # Errors
-    /// When the port is not in 1 to 65535. It is an `i64` because registries store any number.
+    /// When the port is not in 1 to 65535. It is an `i64` because registries store any number. When the host
+    /// is an IP address that no host has for itself: of the network `0.0.0.0/8`, `::`, a multicast or a
+    /// broadcast address, also as an IPv6 address that contains one of IPv4. Connections to some of them end at
+    /// the process's own host. When it is a name whose last part is a number.
     pub fn new(host: Host, port: i64) -> Result<Self, AddressError> {
+        host.check()?;
         match u16::try_from(port) {
             Ok(port) if port > 0 => Ok(Self { host, port }),
             _ => Err(AddressError::new(
@@ -145,8 +204,13 @@ pub struct AddressError {
 
 impl AddressError {
     fn new(text: &str, reason: &str) -> Self {
+        // A user and a password may stand in a text that is taken for an address.
+        let shown = match text.rfind('@') {
+            Some(at) => format!("…{}", &text[at..]),
+            None => text.to_owned(),
+        };
         // A registry may hold any text, so the message quotes at most 64 characters.
-        let text = text.chars().take(64).collect();
+        let text = shown.chars().take(64).collect();
         Self {
             text,
             reason: reason.to_owned(),
@@ -173,6 +237,12 @@ mod tests {
             "[::1]:65535",
             "db-1.internal:5432",
             "under_score:1",
+            "255.1.2.3:1",
+            "[::ffff:10.0.0.1]:1",
+            "[64:ff9b::a00:1]:1",
+            "[fe80::1]:1",
+            "4a7f-2.x1:1",
+            "1.example:1",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -192,12 +262,44 @@ mod tests {
             ("[::zz]:80", "no IPv6 address"),
             ("not an ip!:80", "neither an IP address nor a host name"),
             ("/etc:80", "neither"),
+            ("user:secret@h:80", "…@h:80"),
+            ("0.0.0.0:80", "not the address of one host"),
+            ("0.1.2.3:80", "not the address of one host"),
+            ("224.0.0.1:80", "not the address of one host"),
+            ("255.255.255.255:80", "not the address of one host"),
+            ("[::]:80", "not the address of one host"),
+            ("[::ffff:0.0.0.0]:80", "not the address of one host"),
+            ("[::ffff:224.0.0.1]:80", "not the address of one host"),
+            ("[::0.0.0.7]:80", "not the address of one host"),
+            ("[64:ff9b::0.0.0.0]:80", "not the address of one host"),
+            ("[ff02::1]:80", "not the address of one host"),
+            ("0:80", "its last part is a number"),
+            ("00.0:80", "its last part is a number"),
+            ("127.1:80", "its last part is a number"),
+            ("2130706433:80", "its last part is a number"),
+            ("0x7f.1:80", "its last part is a number"),
+            ("a.0x0:80", "its last part is a number"),
+            ("web.0x:80", "its last part is a number"),
+            ("0.:80", "its last part is a number"),
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();
+            assert!(!error.contains("secret"), "{error}");
             assert!(
                 error.contains(cause),
                 "{text:?} gave {error:?}, without {cause:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_host_that_was_not_parsed_follows_the_same_rule() {
+        for host in [
+            Host::Ip([0, 0, 0, 0].into()),
+            Host::Ip(Ipv6Addr::UNSPECIFIED.into()),
+            Host::Name("0".into()),
+        ] {
+            Address::new(host, 80).unwrap_err();
+        }
+        Address::try_from(SocketAddr::from(([0, 0, 0, 0], 80))).unwrap_err();
     }
 }

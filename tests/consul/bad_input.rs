@@ -435,6 +435,11 @@ async fn records_that_an_agent_takes_are_rejected_one_by_one() {
     register("port-70000", "127.0.0.1", 70_000, json!({})).await;
     register("port-minus", "127.0.0.1", -1, json!({})).await;
     register("no-ip", "not an ip!", 80, json!({})).await;
+    // Connections to these would end at the client's own host, or at none.
+    register("zero", "0", 80, json!({})).await;
+    register("mapped", "::ffff:0.0.0.0", 80, json!({})).await;
+    register("multicast", "224.0.0.1", 80, json!({})).await;
+    register("broadcast", "255.255.255.255", 80, json!({})).await;
     register("blank", "   ", 81, json!({})).await;
     register("empty", "", 82, json!({})).await;
     register("six", "2001:db8::1", 83, json!({})).await;
@@ -470,12 +475,16 @@ async fn records_that_an_agent_takes_are_rejected_one_by_one() {
     ];
     assert_eq!(addresses, expected);
     let rejected: Vec<_> = view.rejected.iter().map(ToString::to_string).collect();
-    assert_eq!(rejected.len(), 4, "{rejected:#?}");
+    assert_eq!(rejected.len(), 8, "{rejected:#?}");
     for (id, reason) in [
         ("port-0", "port 0"),
         ("port-70000", "port 70000"),
         ("port-minus", "port -1"),
         ("no-ip", "not an ip!"),
+        ("zero", "its last part is a number"),
+        ("mapped", "not the address of one host"),
+        ("multicast", "not the address of one host"),
+        ("broadcast", "not the address of one host"),
     ] {
         let named = |text: &String| {
             text.contains(id) && text.contains(reason) && text.contains(agent.node_name())

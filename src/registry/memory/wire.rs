@@ -146,8 +146,7 @@ pub(in crate::registry) fn host(value: &Value) -> Result<Host, FieldError> {
     let accepted = "it must be an IP address or a host name of letters, digits, -, _ and . \
                     that other processes can connect to";
     let host = value.as_str().and_then(|host| host.parse::<Host>().ok());
-    host.filter(|host| !matches!(host, Host::Ip(ip) if ip.is_unspecified()))
-        .ok_or_else(|| FieldError::new("host", value, accepted))
+    host.ok_or_else(|| FieldError::new("host", value, accepted))
 }
 
 pub(in crate::registry) fn port(value: &Value) -> Result<u16, FieldError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{ErrorKind, RegistryError},
-    instance::{Host, Instance},
+    instance::Instance,
 };
 
 /// How a registry checks the health of an instance.
@@ -173,14 +173,6 @@ impl Announcement {
         }
         if self.instance.id().trim().is_empty() {
             return Err(invalid("the instance has no id".to_owned()));
-        }
-        if let Host::Ip(ip) = self.instance.address.host() {
-            if ip.is_unspecified() {
-                return Err(invalid(format!(
-                    "address {}: other processes cannot connect to the unspecified address",
-                    self.instance.address
-                )));
-            }
         }
         let checked = self.health.validate();
         checked.map_err(|error| invalid(format!("registration.health: {error}")))
