@@ -1,7 +1,15 @@
 //! Hashes that are equal in every process and every version.
 //!
 //! `std`'s hashers promise neither, and some are seeded. [`hash_key`] is XXH64 with seed 0. Libraries for
-//! every language compute it too, so clients in other languages agree on which endpoint owns a key.
+//! every language compute it too, so clients in other languages agree on the hash of a key.
+//!
+//! Keys of endpoints come from a registry, where others may choose them. It takes a second to find thousands
+//! of texts with one XXH64, whatever its seed is. Endpoints with one hash would share all their places, so
+//! that one of them would get the requests of all. So [`hash_id`] is SipHash-2-4: even with a key that
+//! everybody knows, as the key must be the same in every process, no way is known to find texts with equal
+//! hashes but to try 2³² of them for the first pair.
+
+use crate::instance::Key;
 
 /// Hashes a key for [`RingHash`](crate::balance::policy::RingHash): XXH64 with seed 0.
 ///
@@ -77,6 +85,55 @@ fn read64(word: &[u8]) -> u64 {
         .fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
+/// The key of [`hash_id`]: the first digits of π.
+const ID_KEY: [u64; 2] = [0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344];
+
+/// Hashes the key of an endpoint.
+pub(crate) fn hash_id(key: &Key) -> u64 {
+    let mut text = Vec::with_capacity(key.id().len() + 1 + key.scope().len());
+    text.extend(key.id().as_bytes());
+    // 0xff occurs in no UTF-8, so it cannot be part of an id.
+    text.push(0xff);
+    text.extend(key.scope().as_bytes());
+    siphash(ID_KEY, &text)
+}
+
+/// SipHash-2-4 (Aumasson and Bernstein, <https://www.aumasson.jp/siphash/siphash.pdf>).
+fn siphash([k0, k1]: [u64; 2], text: &[u8]) -> u64 {
+    let mut v = [
+        k0 ^ 0x736f_6d65_7073_6575,
+        k1 ^ 0x646f_7261_6e64_6f6d,
+        k0 ^ 0x6c79_6765_6e65_7261,
+        k1 ^ 0x7465_6462_7974_6573,
+    ];
+    let mut absorb = |word: u64| {
+        v[3] ^= word;
+        (0..2).for_each(|_| sip_round(&mut v));
+        v[0] ^= word;
+    };
+    let mut words = text.chunks_exact(8);
+    for word in &mut words {
+        absorb(read64(word));
+    }
+    absorb((text.len() as u64) << 56 | read64(words.remainder()));
+    v[2] ^= 0xff;
+    (0..4).for_each(|_| sip_round(&mut v));
+    v[0] ^ v[1] ^ v[2] ^ v[3]
+}
+
+fn sip_round([v0, v1, v2, v3]: &mut [u64; 4]) {
+    *v0 = v0.wrapping_add(*v1);
+    *v1 = v1.rotate_left(13) ^ *v0;
+    *v0 = v0.rotate_left(32);
+    *v2 = v2.wrapping_add(*v3);
+    *v3 = v3.rotate_left(16) ^ *v2;
+    *v0 = v0.wrapping_add(*v3);
+    *v3 = v3.rotate_left(21) ^ *v0;
+    *v2 = v2.wrapping_add(*v1);
+    *v1 = v1.rotate_left(17) ^ *v2;
+    *v2 = v2.rotate_left(32);
+}
+
 /// Spreads the bits of a number over the whole word (the finalizer of SplitMix64). Numbers that differ
 /// little, such as ids used as hashes, then get very different hashes.
 #[inline]
@@ -113,6 +170,25 @@ mod tests {
         ] {
             assert_eq!(hash_key(bytes), hash, "{} bytes", bytes.len());
         }
+    }
+
+    /// The expected values are from the paper (appendix A) and from its reference implementation.
+    #[test]
+    fn hashes_as_siphash_does() {
+        let counted: Vec<u8> = (0..16).collect();
+        let key = [read64(&counted[..8]), read64(&counted[8..])];
+        assert_eq!(siphash(key, &counted[..15]), 0xa129_ca61_49be_45e5);
+        assert_eq!(siphash(key, b""), 0x726f_db47_dd0e_0e31);
+        assert_eq!(siphash(key, &counted[..8]), 0x93f5_f579_9a93_2462);
+    }
+
+    #[test]
+    fn the_hash_of_an_id_is_keyed_and_the_same_everywhere() {
+        let hash = |id: &str, scope: &str| hash_id(&Key::new(id, scope));
+        assert_ne!(hash("a", "bc"), hash("ab", "c"));
+        assert_ne!(hash("web-1", ""), hash_key(b"web-1"));
+        assert_ne!(siphash(ID_KEY, b"web-1"), siphash([0, 0], b"web-1"));
+        assert_eq!(hash("web-1", "dc1/n1"), 3_034_219_402_048_157_801);
     }
 
     /// The first outputs of SplitMix64 from state 0.

@@ -19,7 +19,7 @@ use super::{
     alias::{Chances, below},
 };
 use crate::{
-    balance::pick::hash::{hash_key, mix},
+    balance::pick::hash::{hash_id, mix},
     endpoint::load::LoadTracker,
     instance::Key,
 };
@@ -90,7 +90,7 @@ pub(super) fn ranked(candidates: &[Candidate]) -> Vec<Ranked> {
     let total: f64 = order.iter().map(|(index, _)| relative(*index)).sum();
     let ranked = |(index, key): (usize, &Key)| Ranked {
         index,
-        hash: hash_key(key.to_string().as_bytes()),
+        hash: hash_id(key),
         due: relative(index) / total,
     };
     order.into_iter().map(ranked).collect()

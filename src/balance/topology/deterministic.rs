@@ -8,7 +8,6 @@ use super::{
     hash,
     peers::{CallerRank, Census},
 };
-use crate::instance::Key;
 
 /// Makes the client use a part of a large set, and always the same part.
 ///
@@ -129,7 +128,7 @@ impl Subsetting {
     /// Returns the chosen endpoints of `set`, in the same order. Takes O(n) by hash and O(n log n) by
     /// rank.
     ///
-    /// `hash` returns the hash of an endpoint's key, made by [`hash_id`].
+    /// `hash` returns the hash of an endpoint's key, made by [`hash_id`](crate::balance::pick::hash::hash_id).
     pub(super) fn choose(
         &self,
         mut set: Vec<usize>,
@@ -163,11 +162,6 @@ impl Subsetting {
 
 /// The seed of the order that all clients agree on: "rank" in ASCII.
 const RING: u64 = 0x7261_6e6b;
-
-/// The hash of an endpoint's key.
-pub(super) fn hash_id(key: &Key) -> u64 {
-    hash::pair(key.id().as_bytes(), key.scope().as_bytes())
-}
 
 /// The endpoints of `set` with their scores, arranged by `arrange`.
 fn ranked(

@@ -3,8 +3,9 @@
 //! The hashers of the standard library promise none of that. This is FNV-1a over the bytes, followed by
 //! the finaliser of SplitMix64, because FNV alone spreads short texts badly over the high bits. It can
 //! run at compile time and needs no state. It does not resist an attacker who chooses texts that
-//! collide. It is for names; for keys of requests there is
-//! [`hash_key`](crate::balance::policy::hash_key).
+//! collide. It is for names, where equal hashes gain nothing: whoever chooses a name could choose the other
+//! name itself. For keys of requests there is [`hash_key`](crate::balance::policy::hash_key), and for keys of
+//! endpoints [`hash_id`](crate::balance::pick::hash::hash_id).
 
 use std::{
     collections::HashMap,

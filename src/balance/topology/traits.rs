@@ -1,7 +1,10 @@
 //! What the rules of a topology need to know of an endpoint.
 
-use super::{deterministic::hash_id, hash, rules::Topology, split::Version, subset::Subset};
-use crate::instance::{Instance, Key};
+use super::{hash, rules::Topology, split::Version, subset::Subset};
+use crate::{
+    balance::pick::hash::hash_id,
+    instance::{Instance, Key},
+};
 
 /// The properties of an endpoint that planning uses.
 #[derive(Clone, Copy, Debug)]
