@@ -59,7 +59,8 @@ const AGENT: &str = concat!("tower-roster/", env!("CARGO_PKG_VERSION"));
 
 /// Makes endpoints over gRPC, one lazily connected HTTP/2 connection for each.
 ///
-/// HTTP/2 without TLS by default. Its services are [`GrpcClient`]s.
+/// HTTP/2 without TLS by default. Its services are [`GrpcClient`]s. A connection belongs to a runtime and is
+/// closed by a flood, as those of [`HttpEndpoints`](super::HttpEndpoints) are.
 ///
 /// # Examples
 /// With tower's own balancer:
@@ -234,9 +235,10 @@ impl GrpcEndpoints {
         self
     }
 
-    /// Uses TLS. The server is verified against the name of the service, or against the address if
-    /// that name is not a valid authority. Of the ALPN protocols only `h2` is offered, whatever the
-    /// configuration lists.
+    /// Uses TLS. The server is verified against the name of the service, or against the
+    /// [authority](Self::authority) if it is set. Without that, no endpoint is made for a service whose name
+    /// cannot be the name of a server. Of the ALPN protocols only `h2` is offered, whatever the configuration
+    /// lists, and a server that does not choose it is not connected to.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
@@ -256,7 +258,7 @@ impl GrpcEndpoints {
 
     fn connector(&self, instance: &Instance, origin: &Uri) -> Connector {
         let target = Target::Tcp(instance.address.clone());
-        let connector = Connector::over(target, self.tcp.clone());
+        let connector = Connector::over(target, self.tcp.clone()).only_http2(true);
         #[cfg(feature = "tls")]
         if let Some(config) = &self.tls {
             let mut config = rustls::ClientConfig::clone(config);
@@ -287,7 +289,7 @@ impl MakeEndpoint for GrpcEndpoints {
     fn make_endpoint(&mut self, instance: &Instance) -> Result<GrpcClient, BoxError> {
         // Connections start tasks, so a runtime is required.
         tokio::runtime::Handle::try_current()?;
-        let place = Place::new(instance, self.is_tls());
+        let place = Place::new(instance, self.is_tls(), None);
         let given = self.authority.clone().map(Uri::from);
         let origin = place.complete(given.unwrap_or_default())?;
         let connector = self.connector(instance, &origin);

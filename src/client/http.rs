@@ -62,6 +62,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 ///
 /// HTTP/1.1 without TLS by default. Its services are [`HttpClient`]s.
 ///
+/// A connection runs on the runtime of the request that made it, and requests from any runtime use it. If a
+/// program has several runtimes, each must run for as long as the endpoints live: requests on the connections
+/// of a runtime that is not polled any more, such as a current-thread runtime after its `block_on`, get no
+/// response until their timeout. Connections of a runtime that was dropped are closed, and replaced.
+///
+/// A connection is closed whose server sends more than 1,000 interim responses (1xx) before a response, or over
+/// HTTP/2 more than 7,500 frames without content (`PRIORITY`, pings, …) twice within 10 s.
+///
 /// # Examples
 /// ```
 /// # use tower_roster::{RegistryError, registry::{Registry, Watch}};
@@ -105,6 +113,8 @@ pub struct HttpEndpoints<B> {
     http2: bool,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
+    #[cfg(feature = "tls")]
+    server_name: Option<rustls::pki_types::ServerName<'static>>,
     body: PhantomData<fn(B)>,
 }
 
@@ -124,6 +134,8 @@ impl<B> HttpEndpoints<B> {
             http2: false,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "tls")]
+            server_name: None,
             body: PhantomData,
         }
     }
@@ -222,12 +234,37 @@ impl<B> HttpEndpoints<B> {
     /// URI, which names the service, not against the address of the instance.
     ///
     /// The ALPN protocols of the configuration are offered. HTTP/2 is used when the server chooses
-    /// `h2`, which is offered only with the feature `http2`.
+    /// `h2`, which is offered only with the feature `http2`. With [`http2`](Self::http2), a server that does
+    /// not choose it is not connected to.
+    ///
+    /// A URI without a host stands for the service. If the name of the service cannot be the name of a server
+    /// (`user service`), such a request is [invalid](super::HttpError::is_invalid) unless a
+    /// [server name](Self::server_name) is set.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Some(config);
         self
+    }
+
+    /// Sets the name that the certificate of a server must contain; the host of each URI by default. All
+    /// requests to an endpoint then share its connections, whatever hosts they name.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn server_name(mut self, name: rustls::pki_types::ServerName<'static>) -> Self {
+        self.server_name = Some(name);
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    fn verified(&self) -> Option<String> {
+        let name = self.server_name.as_ref();
+        name.map(|name| name.to_str().into_owned())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn verified(&self) -> Option<String> {
+        None
     }
 
     #[cfg(feature = "tls")]
@@ -261,6 +298,8 @@ impl<B> HttpEndpoints<B> {
     fn connector(&self, instance: &Instance) -> (Connector, bool) {
         let target = Target::Tcp(instance.address.clone());
         let connector = Connector::over(target, self.tcp.clone());
+        #[cfg(feature = "http2")]
+        let connector = connector.only_http2(self.http2);
         #[cfg(feature = "tls")]
         if let Some(config) = &self.tls {
             return (connector.tls(self.offer(config)), true);
@@ -306,7 +345,7 @@ where
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<HttpClient<B>, BoxError> {
         let (connector, tls) = self.connector(instance);
-        let place = Arc::new(Place::new(instance, tls));
+        let place = Arc::new(Place::new(instance, tls, self.verified()));
         if !tls && !self.is_http2() {
             let http1 = self.http1(&place, connector, false);
             return Ok(HttpClient(Protocol::Http1(Arc::new(http1))));
@@ -400,6 +439,8 @@ impl<B> Clone for HttpEndpoints<B> {
             http2: self.http2,
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),
+            #[cfg(feature = "tls")]
+            server_name: self.server_name.clone(),
             body: PhantomData,
         }
     }

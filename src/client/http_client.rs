@@ -31,8 +31,8 @@ use crate::{classify, error::BoxError};
 /// its end. A service with many long-lived websockets balances them by `RoundRobin` rather than by load.
 /// Over HTTP/2, a `CONNECT` gets a connection of its own, which ends with its tunnel.
 ///
-/// A URI without an authority gets the name of the service, or the address of the instance if that
-/// name is not a valid authority.
+/// A URI without an authority gets the name of the service, or without TLS the address of the instance if
+/// that name is not a valid authority.
 ///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and

@@ -19,25 +19,44 @@ pub(super) struct Place {
     /// The same as a header.
     host: Option<HeaderValue>,
     tls: bool,
+    /// The host that certificates must name, if it is not that of the URI.
+    #[cfg_attr(not(any(feature = "http2", feature = "tls")), allow(dead_code))]
+    server_name: Option<String>,
 }
 
 impl Place {
-    pub(super) fn new(instance: &Instance, tls: bool) -> Self {
+    /// `server_name` is what certificates must name, whatever a URI says.
+    ///
+    /// With TLS and without it, an endpoint has no name but that of its service. Its address comes from the
+    /// registry: verified against the address, whoever can write there could name any server with a
+    /// certificate for its own address.
+    pub(super) fn new(instance: &Instance, tls: bool, server_name: Option<String>) -> Self {
         let address = instance.address.to_string();
-        let authority = authority(&instance.service).or_else(|| authority(&address));
+        let service = authority(&instance.service);
+        let authority = match (tls, &server_name) {
+            (false, _) => service.or_else(|| authority(&address)),
+            (true, Some(name)) => service.or_else(|| authority(name)),
+            (true, None) => service.filter(|own| is_server_name(own.host())),
+        };
         Self {
             key: instance.key.clone(),
             address: instance.address.clone(),
             host: authority.as_ref().and_then(|own| host(own, tls)),
             authority,
             tls,
+            server_name,
         }
     }
 
     /// Checks whether a request with this URI can be sent here. The error is the reason.
     pub(super) fn check(&self, uri: &Uri) -> Result<(), String> {
         if self.authority(uri).is_none() {
-            return Err("a URI that names no service, for an endpoint that has no name".into());
+            return Err(match self.tls {
+                true => "the name of the service cannot be the name of a server, which TLS verifies: set a \
+                         server name, or write a host in the URI"
+                    .into(),
+                false => "a URI that names no service, for an endpoint that has no name".into(),
+            });
         }
         match uri.scheme() {
             None => Ok(()),
@@ -58,15 +77,18 @@ impl Place {
     /// Whether requests with this host name the service.
     #[cfg(any(feature = "http2", feature = "tls"))]
     pub(super) fn serves(&self, host: &str) -> bool {
-        // Without TLS the name makes no difference to a connection.
+        // Without TLS the name makes no difference to a connection, and neither if it is set.
         let own = self.authority.as_ref().map(Authority::host);
-        !self.tls || own.is_some_and(|own| own.eq_ignore_ascii_case(host))
+        !self.tls
+            || self.server_name.is_some()
+            || own.is_some_and(|own| own.eq_ignore_ascii_case(host))
     }
 
     /// The host that the certificate of the server must name.
     #[cfg(feature = "tls")]
     pub(super) fn name(&self) -> Option<&str> {
-        self.authority.as_ref().map(Authority::host)
+        let own = self.authority.as_ref().map(Authority::host);
+        self.server_name.as_deref().or(own)
     }
 
     /// The same as a header.
@@ -112,6 +134,18 @@ fn host(authority: &Authority, tls: bool) -> Option<HeaderValue> {
     host.ok()
 }
 
+/// Whether a certificate can name this host.
+#[cfg(feature = "tls")]
+fn is_server_name(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    rustls::pki_types::ServerName::try_from(host).is_ok()
+}
+
+#[cfg(not(feature = "tls"))]
+fn is_server_name(_: &str) -> bool {
+    false
+}
+
 /// A name as an authority, if it is a host with an optional port and nothing else.
 fn authority(name: &str) -> Option<Authority> {
     let authority: Authority = name.parse().ok()?;
@@ -126,7 +160,7 @@ mod tests {
 
     fn complete(service: &str, tls: bool, uri: &str) -> Result<String, String> {
         let address = "[::1]:8080".parse().expect("an address");
-        let place = Place::new(&Instance::new(service, "one", address), tls);
+        let place = Place::new(&Instance::new(service, "one", address), tls, None);
         let uri = place.complete(uri.parse().expect("a URI"))?;
         Ok(uri.to_string())
     }
@@ -154,7 +188,7 @@ mod tests {
     fn the_header_names_whom_the_uri_names() {
         let place = |service| {
             let address = "[::1]:8080".parse().expect("an address");
-            Place::new(&Instance::new(service, "one", address), false)
+            Place::new(&Instance::new(service, "one", address), false, None)
         };
         for (service, uri, host) in [
             ("web", "/", "web"),
@@ -168,6 +202,31 @@ mod tests {
         ] {
             let made = place(service).host(&uri.parse().expect("a URI"));
             assert_eq!(made.expect("a header"), host, "{service:?} {uri:?}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn with_tls_the_address_never_stands_for_a_name() {
+        for service in [
+            "user service",
+            "用户",
+            "",
+            "a/b",
+            "user:secret@web",
+            "web:port",
+            "a!b",
+            "-",
+        ] {
+            let error = complete(service, true, "/").unwrap_err();
+            assert!(error.contains("server name"), "{service}: {error}");
+            let named = complete(service, true, "https://web/");
+            assert_eq!(named.as_deref(), Ok("https://web/"), "{service}");
+            let address = "[::1]:8080".parse().expect("an address");
+            let instance = Instance::new(service, "one", address);
+            let place = Place::new(&instance, true, Some("db.internal".into()));
+            assert_eq!(place.name(), Some("db.internal"));
+            assert!(place.check(&Uri::from_static("/")).is_ok(), "{service}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! The target of the connector is fixed when the endpoint is made. So clients of two endpoints never
 //! share a connection, and dropping a client closes its own connections only.
 
+mod flood;
 #[cfg(any(feature = "http", feature = "_transport"))]
 pub(crate) mod limits;
 mod stream;
@@ -30,7 +31,7 @@ use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::Service;
 
-use self::stream::Stream;
+use self::{flood::Bounded, stream::Stream};
 use crate::{error::BoxError, instance::Address};
 
 /// The target of a connector. The URI of a request does not change it.
@@ -87,6 +88,8 @@ pub(crate) struct Connector {
     tls: Option<tokio_rustls::TlsConnector>,
     #[cfg(feature = "tls")]
     server_name: Option<String>,
+    /// Whether connections are for HTTP/2 only.
+    only_http2: bool,
     linked: bool,
 }
 
@@ -103,6 +106,7 @@ impl Connector {
             tls: None,
             #[cfg(feature = "tls")]
             server_name: None,
+            only_http2: false,
             linked: false,
         }
     }
@@ -117,6 +121,15 @@ impl Connector {
     #[cfg(all(feature = "tls", any(feature = "consul", feature = "http")))]
     pub(crate) fn server_name(mut self, name: Option<String>) -> Self {
         self.server_name = name;
+        self
+    }
+
+    /// Sets whether connections are for HTTP/2 only. With TLS, a server is then refused that does not choose it in
+    /// the handshake. It may have chosen HTTP/1.1, or know nothing of the choice (ALPN); in both cases it need
+    /// not understand HTTP/2.
+    #[cfg(any(feature = "http2", feature = "tonic"))]
+    pub(crate) fn only_http2(mut self, only: bool) -> Self {
+        self.only_http2 = only;
         self
     }
 
@@ -167,10 +180,15 @@ impl Connector {
                 .unwrap_or_default();
             let stream = secure(tls, plain, name, self.tcp.timeout).await?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            if self.only_http2 && !is_http2 {
+                return Err("the server did not choose HTTP/2 in the TLS handshake".into());
+            }
+            let stream = Bounded::new(stream, is_http2);
             return Ok(TokioIo::new(Stream::new(stream, is_http2, self.linked)));
         }
         let _ = uri;
-        Ok(TokioIo::new(Stream::new(plain, false, self.linked)))
+        let stream = Bounded::new(plain, self.only_http2);
+        Ok(TokioIo::new(Stream::new(stream, false, self.linked)))
     }
 }
 

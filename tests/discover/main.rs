@@ -6,6 +6,7 @@ mod changes;
 mod connections;
 #[cfg(feature = "http2")]
 mod ends;
+mod flood;
 #[cfg(feature = "http2")]
 mod frames;
 mod framing;

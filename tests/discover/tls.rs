@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
-use rcgen::generate_simple_self_signed;
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -28,7 +28,12 @@ use crate::{
 
 /// A server for `user-service` that speaks one of `alpn`, and the configuration of its clients.
 async fn server(alpn: &[&[u8]]) -> (Server, ClientConfig) {
-    let (config, client) = configs(alpn);
+    let made = generate_simple_self_signed(["user-service".to_owned()]).unwrap();
+    with_certificate(&made, alpn).await
+}
+
+async fn with_certificate(made: &CertifiedKey<KeyPair>, alpn: &[&[u8]]) -> (Server, ClientConfig) {
+    let (config, client) = configs_with(made, alpn);
     let wire = Wire::Tls(TlsAcceptor::from(Arc::new(config)));
     let server = Server::on("127.0.0.1:0".parse().unwrap(), wire).await;
     (server, client)
@@ -37,6 +42,10 @@ async fn server(alpn: &[&[u8]]) -> (Server, ClientConfig) {
 /// The configurations of a server for `user-service` and of its clients.
 fn configs(alpn: &[&[u8]]) -> (ServerConfig, ClientConfig) {
     let made = generate_simple_self_signed(["user-service".to_owned()]).unwrap();
+    configs_with(&made, alpn)
+}
+
+fn configs_with(made: &CertifiedKey<KeyPair>, alpn: &[&[u8]]) -> (ServerConfig, ClientConfig) {
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -191,4 +200,100 @@ async fn an_idle_connection_ends_with_a_close_notify() {
         assert_eq!(ended.await.unwrap().unwrap(), 0, "removed: {is_removed}");
         drop(client);
     }
+}
+
+/// Such a name cannot stand in a certificate. The address of the instance can, but it is what the registry
+/// says.
+#[tokio::test]
+async fn a_service_whose_name_no_server_can_have_needs_a_server_name() {
+    let made =
+        generate_simple_self_signed(["127.0.0.1".to_owned(), "db.internal".to_owned()]).unwrap();
+    let (server, config) = with_certificate(&made, &[]).await;
+    for service in ["user service", "用户", "user:secret@web"] {
+        let instance = tower_roster::Instance::new(service, "a", server.addr.try_into().unwrap());
+        let endpoints = || HttpEndpoints::<Empty<Bytes>>::new().tls(Arc::new(config.clone()));
+        let mut client = endpoints().make_endpoint(&instance).unwrap();
+        let get = || Request::get("/").body(Empty::new()).unwrap();
+        let error = client.call(get()).await.unwrap_err();
+        assert!(error.is_invalid(), "{error:?}");
+        assert!(error.to_string().contains("server name"), "{error}");
+        let expected = format!("HTTP/1.1 db.internal {}", server.addr);
+        assert_eq!(text(&mut client, "https://db.internal/").await, expected);
+
+        let named = endpoints().server_name("db.internal".try_into().unwrap());
+        let mut client = named.clone().make_endpoint(&instance).unwrap();
+        assert!(client.call(get()).await.is_ok(), "{service}");
+        let other = named.server_name("other.internal".try_into().unwrap());
+        let mut client = other.clone().make_endpoint(&instance).unwrap();
+        let error = client.call(get()).await.unwrap_err();
+        assert!(
+            format!("{error:?}").contains("NotValidForName"),
+            "{error:?}"
+        );
+    }
+    assert!(server.opened() > 0);
+}
+
+/// The server name holds for all requests, so they share connections.
+#[tokio::test]
+async fn a_server_name_that_is_set_is_verified_whatever_the_uri_names() {
+    let (server, config) = server(&[]).await;
+    let endpoints = HttpEndpoints::<Empty<Bytes>>::new().tls(Arc::new(config));
+    let mut endpoints = endpoints.server_name("user-service".try_into().unwrap());
+    let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+    for host in ["user-service", "other-service"] {
+        let answer = text(&mut client, &format!("https://{host}/")).await;
+        assert_eq!(answer, format!("HTTP/1.1 {host} {}", server.addr));
+    }
+    assert_eq!(server.opened(), 1);
+}
+
+/// It may not understand HTTP/2, so nothing is sent to it.
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn a_server_that_does_not_choose_http2_gets_no_request_over_it() {
+    let (h1, none): (&[&[u8]], &[&[u8]]) = (&[b"http/1.1"], &[]);
+    for alpn in [h1, none] {
+        let (server, config) = server(alpn).await;
+        let mut endpoints = HttpEndpoints::<Empty<Bytes>>::new()
+            .http2()
+            .tls(Arc::new(config));
+        let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+        let request = Request::get("https://user-service/")
+            .body(Empty::new())
+            .unwrap();
+        let mut error = client.call(request).await.unwrap_err();
+        assert!(error.is_connect(), "{alpn:?}: {error:?}");
+        assert!(
+            error.take_request::<Empty<Bytes>>().is_some(),
+            "it was not sent"
+        );
+        assert_eq!(server.requests(), 0);
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[tokio::test]
+async fn nor_does_it_get_a_call() {
+    use tower_roster::client::GrpcEndpoints;
+
+    let (server, config) = server(&[]).await;
+    let mut endpoints = GrpcEndpoints::new()
+        .tls(Arc::new(config.clone()))
+        .authority("user-service".parse().unwrap());
+    let mut client = endpoints.make_endpoint(&at("a", server.addr)).unwrap();
+    let call = Request::post("/a.B/C")
+        .body(tonic::body::Body::empty())
+        .unwrap();
+    let error = client.call(call).await.unwrap_err();
+    assert!(error.is_connect(), "{error:?}");
+    assert_eq!(server.requests(), 0);
+
+    // And an address never stands for the name of a service.
+    let instance =
+        tower_roster::Instance::new("user service", "a", server.addr.try_into().unwrap());
+    let mut unnamed = GrpcEndpoints::new().tls(Arc::new(config));
+    let error = unnamed.make_endpoint(&instance).unwrap_err();
+    assert!(error.to_string().contains("server name"), "{error}");
+    assert!(endpoints.make_endpoint(&instance).is_ok());
 }

@@ -69,6 +69,8 @@ impl Exchange {
             .unwrap_or_else(|| address.to_string());
         // The same timeout bounds the check as a whole.
         let connector = Connector::new(Target::Tcp(address.clone()), self.check.timeout);
+        #[cfg(feature = "http2")]
+        let connector = connector.only_http2(matches!(self.check.kind, CheckKind::Grpc(_)));
         #[cfg(feature = "tls")]
         let connector = match &self.tls {
             Some(config) => connector.tls(std::sync::Arc::clone(config)),
