@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::text::Escaped;
+
 /// Any error, as tower passes it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -26,8 +28,8 @@ pub(crate) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
 
 /// Returns the messages of an error and all its causes, in one line.
 pub(crate) fn in_one_line(error: &(dyn Error + 'static)) -> String {
-    let messages: Vec<_> = causes(error).map(ToString::to_string).collect();
-    messages.join(": ")
+    let messages = causes(error).map(|error| Escaped(&error.to_string()).to_string());
+    messages.collect::<Vec<_>>().join(": ")
 }
 
 /// The error for a setting that cannot be used.
@@ -220,12 +222,12 @@ impl Eq for RegistryError {}
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.backend.is_empty() {
-            write!(f, "{}: ", self.backend)?;
+            write!(f, "{}: ", Escaped(&self.backend))?;
         }
         if !self.service.is_empty() {
             write!(f, "service {:?}: ", self.service)?;
         }
-        f.write_str(&self.message)
+        Escaped(&self.message).fmt(f)
     }
 }
 

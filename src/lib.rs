@@ -96,6 +96,7 @@ mod rng;
 pub mod service;
 mod sync;
 mod task;
+mod text;
 mod window;
 
 pub use self::{

@@ -22,7 +22,10 @@ pub use self::{
 
 use std::{fmt, sync::Arc};
 
-use crate::instance::{Instance, Status};
+use crate::{
+    instance::{Instance, Status},
+    text::Escaped,
+};
 
 /// One complete reply of a registry about one service.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +76,8 @@ impl Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "record {:?} left out: {}", self.record, self.reason)
+        let Self { record, reason } = self;
+        write!(f, "record {record:?} left out: {}", Escaped(reason))
     }
 }
 

@@ -67,6 +67,7 @@ use crate::{
     instance::{Instance, Key},
     registry::{Closed, Follower, Query, View, Watch},
     task::Timer,
+    text::Escaped,
 };
 
 /// The number of steps before it yields to other tasks; the value of tokio's own resources.
@@ -216,7 +217,7 @@ impl<M: MakeEndpoint> Discover<M> {
                 }
                 Err(closed) => {
                     tracing::warn!(
-                        service = %self.query.service(),
+                        service = %Escaped(self.query.service()),
                         "no more changes, the last endpoints stay: {closed}"
                     );
                     self.changed = None;

@@ -18,6 +18,7 @@ use crate::{
     instance::{Instance, Key},
     rng::small_rng,
     task::caught,
+    text::Escaped,
 };
 
 /// Decides whether the service made for an instance must be replaced; see
@@ -208,12 +209,12 @@ impl Roll {
         let delay = self.backoff.delay(failures, &mut self.rng);
         tracing::warn!(
             endpoint = %key,
-            service = %instance.service,
+            service = %Escaped(&instance.service),
             address = %instance.address,
             failures,
             retry_in = ?delay,
             serving = entry.made.is_some(),
-            "cannot make an endpoint: {error}"
+            "cannot make an endpoint: {}", Escaped(&error.to_string())
         );
         let at = after(now, delay);
         entry.retry = Some((at, failures));

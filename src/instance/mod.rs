@@ -11,6 +11,8 @@ pub use self::address::{Address, AddressError, Host};
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use crate::text::Escaped;
+
 /// The identity of an instance among all instances of a service.
 ///
 /// Two records with equal keys are the same process; all other data of it may change. The `scope` is
@@ -43,11 +45,12 @@ impl Key {
     }
 }
 
+/// Control characters are escaped, because a registry may hold any text.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scope {
-            None => f.write_str(&self.id),
-            Some(scope) => write!(f, "{}@{scope}", self.id),
+            None => Escaped(&self.id).fmt(f),
+            Some(scope) => write!(f, "{}@{}", Escaped(&self.id), Escaped(scope)),
         }
     }
 }
@@ -266,5 +269,7 @@ mod tests {
     fn keys_show_their_scope_only_when_they_have_one() {
         assert_eq!(Key::new("web-1", "").to_string(), "web-1");
         assert_eq!(Key::new("web-1", "dc1/n1").to_string(), "web-1@dc1/n1");
+        let forged = Key::new("web\nWARN forged", "dc\u{1b}[2J");
+        assert_eq!(forged.to_string(), "web\\nWARN forged@dc\\u{1b}[2J");
     }
 }

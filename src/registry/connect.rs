@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Backend, Registry, WatchSettings, fixed::Fixed, text::duration};
+use super::{Backend, Registry, WatchSettings, fixed::Fixed, redact::shown, text::duration};
 use crate::error::ConfigError;
 
 /// Creates a registry from a URL, with default settings. It sends nothing yet; each watch and
@@ -132,14 +132,20 @@ impl Schemes {
         let (url, settings) = take_settings(url, settings)?;
         let Some((scheme, _)) = url.split_once(':') else {
             let why = format!(
-                "{url:?} has no scheme: write consul://host:port, memory:, rest://… or fixed:…"
+                "{:?} has no scheme: write consul://host:port, memory:, rest://… or fixed:…",
+                shown(&url)
             );
             return Err(ConfigError::new("registry.url", why));
         };
         let Some(make) = self.0.get(scheme) else {
             let known: Vec<_> = self.0.keys().map(|scheme| &**scheme).collect();
             let known = known.join(", ");
-            let message = format!("no backend for {scheme:?} is compiled in; there are {known}");
+            // Of an address without a scheme, this may be a user or a token.
+            let scheme = match url.contains('@') {
+                true => "what precedes the colon".to_owned(),
+                false => format!("{scheme:?}"),
+            };
+            let message = format!("no backend for {scheme} is compiled in; there are {known}");
             return Err(ConfigError::new("registry.url", message));
         };
         settings.validate()?;
@@ -187,4 +193,49 @@ fn take_settings(
         false => format!("{place}?{}", rest.join("&")),
     };
     Ok((url, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_url_with_a_secret_does_not_tell_it() {
+        for url in [
+            "fixed:user:SECRET@h:1",
+            "fixed:SECRET@h:1;weight=2",
+            "fixed:h:1,SECRET@:2",
+            "fixed:h:1;SECRET@x",
+            "SECRET",
+            "SECRET@h",
+            "SECRET:x@h:1",
+            "user:SECRET@h:1",
+            "//user:SECRET@h:1",
+            "user:SECRET@h://x",
+            "http://user:SECRET@h:1",
+            "unix://user:SECRET@x",
+            "rest://user:SECRET@h:1",
+            "rest://user:x/SECRET@h:1",
+            "rest://user:x?SECRET@h:1",
+            "rest://h:1?token=SECRET",
+            "rest://SECRET@h",
+            "consul://user:SECRET@h:1",
+            "consul://user:x/SECRET@h:1",
+            "consul://user:x?SECRET@h:1",
+            "consul://user:x#SECRET@h:1",
+            "consul:user:SECRET@h:1",
+            "consul:SECRET@h",
+            "consul://h:1?token=SECRET",
+            "consul://unix://user:SECRET@x",
+        ] {
+            let Err(error) = connect(url) else {
+                panic!("{url} is accepted");
+            };
+            let (text, debug) = (error.to_string(), format!("{error:?}"));
+            // A word without a colon may be a name that was mistyped.
+            let expected = url == "SECRET";
+            assert_eq!(text.contains("SECRET"), expected, "{url}: {text}");
+            assert_eq!(debug.contains("SECRET"), expected, "{url}: {debug}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source};
+use super::{Announcement, Answer, Backend, BoxFuture, Lease, Limit, Query, Source, redact::shown};
 use crate::{
     catalog::Listing,
     error::{ConfigError, ErrorKind, RegistryError},
@@ -32,7 +32,10 @@ impl Fixed {
     /// When an entry is no address, has a parameter other than `weight`, or is repeated.
     pub fn parse(list: &str) -> Result<Self, ConfigError> {
         let invalid = |entry: &str, why: String| {
-            ConfigError::new("fixed.addresses", format!("entry {entry:?}: {why}"))
+            ConfigError::new(
+                "fixed.addresses",
+                format!("entry {:?}: {why}", shown(entry)),
+            )
         };
         let mut addresses = BTreeMap::new();
         for entry in list.split(',') {
@@ -49,7 +52,7 @@ impl Fixed {
                         .parse::<u16>()
                         .map(Weight::from)
                         .map_err(|_| invalid(entry, "a weight is a number up to 65535".into()))?,
-                    _ => return Err(invalid(entry, format!("{part:?} is not weight=N"))),
+                    _ => return Err(invalid(entry, format!("{:?} is not weight=N", shown(part)))),
                 };
             }
             let name = address.to_string();

@@ -19,7 +19,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use super::decoding::{GunzipError, decoded, gunzip};
+use super::{
+    decoding::{GunzipError, decoded, gunzip},
+    redact::Secrets,
+};
 #[cfg(feature = "consul")]
 use crate::connect::Link;
 use crate::{
@@ -29,7 +32,6 @@ use crate::{
         limits::{HEADER_FIELDS, HEADER_SIZE},
     },
     error::{BoxError, ErrorKind, RegistryError},
-    registry::text::excerpt,
 };
 
 /// The time limit for connecting to a registry.
@@ -80,13 +82,9 @@ impl Request {
         self
     }
 
-    /// The values that an excerpt of the response must not contain.
-    fn secrets(&self) -> Vec<HeaderValue> {
-        let headers = self.headers.iter().map(|(_, value)| value);
-        headers
-            .filter(|value| value.is_sensitive())
-            .cloned()
-            .collect()
+    /// What no message about the response may contain.
+    fn secrets(&self) -> Secrets {
+        Secrets::of(self.headers.iter().map(|(_, value)| value))
     }
 
     /// Sets the body.
@@ -103,9 +101,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// Values that an excerpt must not contain, because some gateways quote the request in their
-    /// response.
-    pub(super) secrets: Vec<HeaderValue>,
+    /// What no message about the response may contain.
+    pub(super) secrets: Secrets,
     /// The connection of the response, if the connector creates links.
     #[cfg(feature = "consul")]
     pub(super) link: Option<Link>,
@@ -120,16 +117,7 @@ impl Reply {
 
     /// Returns the beginning of the body as one line of text, for messages.
     pub(super) fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(4_096)]);
-        let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        for secret in self
-            .secrets
-            .iter()
-            .filter_map(|secret| secret.to_str().ok())
-        {
-            line = line.replace(secret, "[hidden]");
-        }
-        excerpt(&line, 160)
+        self.secrets.shown_bytes(&self.body)
     }
 
     /// Returns how long `Retry-After` asks to wait. Gateways before a registry send dates, too.
@@ -160,24 +148,6 @@ impl Reply {
             Some(delay) => error.with_retry_after(delay),
             None => error,
         })
-    }
-}
-
-/// The source of an error about an answer that began and broke off.
-///
-/// An agent that refuses a connection closes it without a byte, which looks alike otherwise.
-#[derive(Debug)]
-pub(super) struct CutBody(pub(super) BoxError);
-
-impl fmt::Display for CutBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its body is incomplete")
-    }
-}
-
-impl std::error::Error for CutBody {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
     }
 }
 
@@ -242,8 +212,8 @@ impl RegistryHttp {
         let (within, secrets) = (request.within, request.secrets());
         let lists = request.lists;
         let exchange = async {
-            let response = self.begin(agent, request).await?;
-            self.finish(agent, response, lists).await
+            let response = self.begin(agent, request, &secrets).await?;
+            self.finish(agent, response, lists, &secrets).await
         };
         let reply = in_time(agent, within, exchange).await?;
         Ok(Reply { secrets, ..reply })
@@ -254,6 +224,7 @@ impl RegistryHttp {
         &self,
         agent: &Origin,
         request: Request,
+        secrets: &Secrets,
     ) -> Result<http::Response<hyper::body::Incoming>, RegistryError> {
         let built = self.build(agent, request).map_err(|error| {
             RegistryError::new(ErrorKind::Invalid, "the request cannot be built").with_source(error)
@@ -267,7 +238,8 @@ impl RegistryHttp {
             } else {
                 format!("the connection to {} broke", agent.origin)
             };
-            RegistryError::new(ErrorKind::Unreachable, message).with_source(error)
+            let cause = secrets.cause(error);
+            RegistryError::new(ErrorKind::Unreachable, message).with_source(cause)
         })?;
         #[cfg(feature = "http2")]
         if response.version() == http::Version::HTTP_2
@@ -284,12 +256,13 @@ impl RegistryHttp {
         agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
         lists: bool,
+        secrets: &Secrets,
     ) -> Result<Reply, RegistryError> {
         let longest = match lists {
             true => self.max_body,
             false => self.max_body.min(SHORT),
         };
-        let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest));
+        let body = tokio::time::timeout(BODY_WITHIN, self.read(agent, response, longest, secrets));
         body.await.map_err(|_| {
             let message = format!("the body of an answer took longer than {BODY_WITHIN:?}");
             RegistryError::new(ErrorKind::Timeout, message)
@@ -327,6 +300,7 @@ impl RegistryHttp {
         agent: &Origin,
         response: http::Response<hyper::body::Incoming>,
         longest: usize,
+        secrets: &Secrets,
     ) -> Result<Reply, RegistryError> {
         let (head, body) = Whole::wrap(response).into_parts();
         let too_long = || {
@@ -336,7 +310,7 @@ impl RegistryHttp {
         if body.size_hint().lower() > longest as u64 {
             return Err(too_long());
         }
-        let gzip = self.is_gzip(agent, &head.headers)?;
+        let gzip = is_gzip(&head.headers, agent.gzip)?;
         let collected = Limited::new(body, longest)
             .collect()
             .await
@@ -345,10 +319,11 @@ impl RegistryHttp {
                     return too_long();
                 }
                 if are_trailers_too_large(&*error) {
-                    return too_large("the trailers").with_source(error);
+                    return too_large("the trailers").with_source(secrets.cause(error));
                 }
                 let text = format!("an answer of {} broke off", agent.origin);
-                RegistryError::new(ErrorKind::Unreachable, text).with_source(CutBody(error))
+                let cause = secrets.cause(error).after_head();
+                RegistryError::new(ErrorKind::Unreachable, text).with_source(cause)
             })?;
         // Joining the parts of a long body takes as long as decoding a small one.
         let mut parts = collected.aggregate();
@@ -364,7 +339,7 @@ impl RegistryHttp {
         let body = whole.await.map_err(|error| match error {
             GunzipError::Invalid(error) => {
                 let text = "an answer is not valid gzip";
-                RegistryError::new(ErrorKind::Malformed, text).with_source(error)
+                RegistryError::new(ErrorKind::Malformed, text).with_source(secrets.cause(error))
             }
             GunzipError::TooLong => too_long(),
             GunzipError::Expands => {
@@ -378,25 +353,26 @@ impl RegistryHttp {
             link: head.extensions.get().cloned(),
             headers: head.headers,
             body,
-            secrets: Vec::new(),
+            secrets: Secrets::default(),
         })
     }
 }
 
-impl RegistryHttp {
-    /// Whether a body is compressed as it was asked for.
-    fn is_gzip(&self, agent: &Origin, headers: &HeaderMap) -> Result<bool, RegistryError> {
-        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-        let malformed = |text: &str| Err(RegistryError::new(ErrorKind::Malformed, text));
-        match (codings.next(), codings.next()) {
-            (None, _) => Ok(false),
-            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(false),
-            (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"gzip") => match agent.gzip {
-                true => Ok(true),
-                false => malformed("an answer is compressed, which was not asked for"),
-            },
-            _ => malformed("an answer has a coding that was not asked for"),
-        }
+/// Whether a body is compressed with gzip.
+///
+/// # Errors
+/// When it is and gzip was not `asked` for, or when it has another coding.
+pub(super) fn is_gzip(headers: &HeaderMap, asked: bool) -> Result<bool, RegistryError> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let malformed = |text: &str| Err(RegistryError::new(ErrorKind::Malformed, text));
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"identity") => Ok(false),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"gzip") => match asked {
+            true => Ok(true),
+            false => malformed("an answer is compressed, which was not asked for"),
+        },
+        _ => malformed("an answer has a coding that was not asked for"),
     }
 }
 

@@ -36,7 +36,6 @@ mod publisher;
 mod query;
 #[cfg(feature = "_record")]
 pub mod record;
-#[cfg(any(feature = "consul", feature = "etcd", feature = "rest"))]
 mod redact;
 mod registration;
 #[cfg(feature = "rest")]

@@ -41,6 +41,7 @@ use crate::{
     error::{ErrorKind, RegistryError},
     rng::small_rng,
     task::{fenced, first_of},
+    text::Escaped,
 };
 
 /// The time between requests while an empty reply is held back. It is below the 2 s within which a set
@@ -70,8 +71,8 @@ pub(super) fn spawn(
 ) {
     // The span gives backend and service to every event of this task. It has the level of errors, so that a
     // filter by level does not remove it from the events that pass.
-    let span =
-        tracing::error_span!("watch", service = %job.query.service(), backend = %job.backend);
+    let (service, backend) = (Escaped(job.query.service()), Escaped(&job.backend));
+    let span = tracing::error_span!("watch", %service, %backend);
     let task = async move {
         let work = async {
             if sources.len() == 1 {

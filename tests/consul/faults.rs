@@ -15,6 +15,8 @@
 //! | token revoked and restored | `a_revoked_and_restored_token` |
 //! | token without its policy (an empty list) | `a_token_that_lost_its_policy_empties_nothing` |
 //! | token replaced in its file | `a_token_replaced_in_its_file` |
+//! | token replaced under many watches | `no_watch_is_denied_after_a_token_was_replaced` |
+//! | token file emptied, then written | `an_emptied_token_file_is_told_and_leaves_the_last_token` |
 //! | connection limit reached (B15, B42) | `the_connection_limit_reached` |
 //! | all data lost (T28) | `lost_data_is_held_for_as_long_as_the_guard_says` |
 //! | client agent leaves and returns (T32) | `a_client_agent_that_leaves_and_returns` |
@@ -347,6 +349,76 @@ async fn a_token_replaced_in_its_file() {
         .heals("token replaced in its file", healed, &["a", "b"])
         .await;
     observed.never_lost(fault, &["a"]);
+}
+
+/// Each of many requests that carry the old token finds that it was replaced.
+#[tokio::test]
+async fn no_watch_is_denied_after_a_token_was_replaced() {
+    need_consul!();
+    let agent = Agent::dev().acl_default_deny("root").await;
+    let (old, secret) = agent.acl_token("all", READ).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, &secret).unwrap();
+    let registry = of(config(&agent.url()).token_file(&file).options(impatient()));
+    direct(&agent, "web", "a").await;
+    let watches = (0..20).map(|n| {
+        // Each query is another one, so that each has its own requests.
+        let query = tower_roster::registry::Query::new("web");
+        registry.watch(query.tag(format!("t{n}"))).unwrap()
+    });
+    let watches: Vec<_> = watches.collect();
+    for mut watch in watches.clone() {
+        watch
+            .wait_for(|view| view.confirmed.is_some())
+            .await
+            .unwrap();
+    }
+    let histories: Vec<_> = watches.iter().map(crate::kit::History::of).collect();
+    let (_, secret) = agent.acl_token("next", READ).await;
+    std::fs::write(&file, &secret).unwrap();
+    agent.acl_revoke(&old).await;
+    lasts(Duration::from_secs(4)).await;
+    for (n, history) in histories.iter().enumerate() {
+        let troubles = history.troubles();
+        assert!(troubles.is_empty(), "watch {n}: {troubles:?}");
+    }
+}
+
+/// Some programs empty a file before they write it.
+#[tokio::test]
+async fn an_emptied_token_file_is_told_and_leaves_the_last_token() {
+    need_consul!();
+    let agent = Agent::dev().acl_default_deny("root").await;
+    let (old, secret) = agent.acl_token("all", READ).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, &secret).unwrap();
+    let registry = of(config(&agent.url()).token_file(&file).options(impatient()));
+    let observed = Observed::new(&registry, "web");
+    direct(&agent, "web", "a").await;
+    observed.settles(&["a"]).await;
+    std::fs::write(&file, "").unwrap();
+    // Longer than it takes until the file is looked at.
+    direct(&agent, "web", "b").await;
+    lasts(Duration::from_secs(2)).await;
+    observed.settles(&["a", "b"]).await;
+    let fault = Instant::now();
+    agent.acl_revoke(&old).await;
+    let error = observed.goes_stale().await;
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(
+        error.to_chain().contains("the token is empty"),
+        "{}",
+        error.to_chain()
+    );
+    let (_, secret) = agent.acl_token("next", READ).await;
+    std::fs::write(&file, &secret).unwrap();
+    let healed = Instant::now();
+    observed
+        .heals("token file emptied and written", healed, &["a", "b"])
+        .await;
+    observed.never_lost(fault, &["a", "b"]);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod registration;
 mod restart;
 mod rules;
 mod scene;
+mod secrets;
 mod set;
 #[cfg(feature = "tls")]
 mod tls;

@@ -22,6 +22,7 @@ use crate::{
     error::BoxError,
     registry::{Followed, followed},
     task::caught,
+    text::Escaped,
 };
 
 /// The backoff between polls of a discovery that fails, because a repeated error carries no new
@@ -201,7 +202,7 @@ where
     fn failed<K>(&mut self, error: BoxError) -> DiscoveryItem<K, S> {
         self.failures = self.failures.saturating_add(1);
         let delay = BACKOFF.delay(self.failures, &mut self.rng);
-        let error: Arc<str> = error.to_string().into();
+        let error: Arc<str> = Escaped(&error.to_string()).to_string().into();
         // Not only the last text: a discovery that fails for two reasons in turn would warn each time.
         let is_new = self.warned.len() < MOST_WARNED && !self.warned.contains(&error);
         if is_new {

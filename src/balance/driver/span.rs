@@ -2,7 +2,7 @@
 
 use tracing::Span;
 
-use crate::balance::registry::RegistryStatus;
+use crate::{balance::registry::RegistryStatus, text::Escaped};
 
 /// The span of the driver. A field that is recorded again is printed again, so another service needs another
 /// span.
@@ -38,7 +38,8 @@ impl DriverSpan {
         }
         // It has the level of errors, so that a filter by level does not remove it from the events that
         // pass.
-        self.span = tracing::error_span!(parent: &self.parent, "balancer", service = %services);
+        self.span =
+            tracing::error_span!(parent: &self.parent, "balancer", service = %Escaped(&services));
         self.services = services;
         true
     }

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
-use crate::error::BoxError;
+use crate::{error::BoxError, text::Escaped};
 
 /// The reason why a check failed.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl fmt::Display for CheckError {
             Self::Grpc { code, message } => {
                 write!(f, "a health check was answered with gRPC status {code}")?;
                 if !message.is_empty() {
-                    write!(f, ": {message}")?;
+                    write!(f, ": {}", Escaped(message))?;
                 }
                 Ok(())
             }

@@ -1,6 +1,11 @@
 //! The address of an agent, in the forms of the `consul` command.
 
-use crate::{connect::Target, error::ConfigError, instance::Address, registry::redact::shown};
+use crate::{
+    connect::Target,
+    error::ConfigError,
+    instance::Address,
+    registry::{http::is_local, redact::shown},
+};
 
 /// One address of Consul's HTTP API.
 #[derive(Clone, Debug)]
@@ -45,7 +50,7 @@ impl AgentAddress {
             // Never plain where TLS is asked for, as in the command.
             Some(("http" | "tcp" | "unix", rest)) => (secure, rest),
             Some(("https" | "unix+https", rest)) => (true, rest),
-            Some((scheme, _)) => return Err(invalid(format!("the scheme {scheme:?} is unknown"))),
+            Some(_) => return Err(invalid("its scheme is unknown".to_owned())),
             None => (secure, text),
         };
         if secure && cfg!(not(feature = "tls")) {
@@ -63,7 +68,10 @@ impl AgentAddress {
                     secure,
                 });
             }
-            return Err(invalid(format!("{rest:?} is no absolute path of a socket")));
+            return Err(invalid(format!(
+                "{:?} is no absolute path of a socket",
+                shown(rest)
+            )));
         }
         // The address becomes part of the backend's name, which every message contains, so it must not
         // contain secrets.
@@ -100,6 +108,15 @@ impl AgentAddress {
         })
     }
 
+    /// Whether traffic to this address stays on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match &self.target {
+            Target::Tcp(address) => is_local(address.host()),
+            #[cfg(unix)]
+            Target::Unix(_) => true,
+        }
+    }
+
     /// What parses as this address, whatever the defaults are.
     pub(super) fn url(&self) -> String {
         match &self.target {
@@ -128,6 +145,9 @@ mod tests {
             "http://h:8500/prefix?token=secret",
             "http://h:8500/#secret",
             "ftp://user:secret@h",
+            "unix://user:secret@x",
+            "user:secret@h://x",
+            "http://user:se/cret@h:1",
         ] {
             let error = parse(address).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{address}: {error}");

@@ -113,12 +113,12 @@ impl AgentClient {
             version: String,
         }
         let reply = self.get("/v1/agent/self".to_owned()).await?;
-        let Reply { body, .. } = reply;
+        let Reply { body, secrets, .. } = reply;
         let bytes = body.len();
         let read = move || serde_json::from_slice::<AgentSelf>(&body);
         let agent = decoded(bytes, read).await.map_err(|error| {
             let what = "the agent does not tell its version";
-            RegistryError::new(ErrorKind::Malformed, what).with_source(error)
+            RegistryError::new(ErrorKind::Malformed, what).with_source(secrets.cause(error))
         })?;
         let version = agent.config.version;
         let mut numbers = version.split(['.', '-', '+']);
@@ -128,6 +128,7 @@ impl AgentClient {
         };
         if (number(), number()) < least {
             let (major, minor) = least;
+            let version = secrets.shown(&version);
             let what = format!(
                 "Consul {version} ignores {field:?} and would answer with other instances; \
                  {major}.{minor} is needed"

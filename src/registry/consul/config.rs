@@ -17,7 +17,7 @@ pub(super) enum TokenSource {
     #[default]
     None,
     Literal(String),
-    /// Read at the start, and again whenever Consul refuses the token.
+    /// Read at the start, when it has changed, and whenever Consul refuses its token.
     File(PathBuf),
 }
 
@@ -91,8 +91,9 @@ impl ConsulConfig {
         self
     }
 
-    /// Sets the file of the ACL token; none by default. It is read again whenever Consul refuses the
-    /// token. It replaces a token.
+    /// Sets the file of the ACL token; none by default. It is read again when it has changed, at most once a
+    /// second, and whenever Consul refuses the token of a request. If it is empty then, or cannot be read, the
+    /// last token stays, and the error of the refused request names the reason. It replaces a token.
     #[must_use]
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = TokenSource::File(path.into());
@@ -161,10 +162,28 @@ impl ConsulConfig {
         Ok(agents)
     }
 
+    /// Warns if the token or the password can be read on the way to an agent.
+    pub(super) fn warn_of_plain_secrets(&self) -> Result<(), ConfigError> {
+        let has_secret = self.token != TokenSource::None || self.basic_auth.is_some();
+        let agents = self.agents()?;
+        let open = agents
+            .iter()
+            .find(|agent| !agent.secure && !agent.is_local());
+        if let (true, Some(agent)) = (has_secret, open) {
+            warn_of_plain_secrets(&agent.url());
+        }
+        Ok(())
+    }
+
     /// Whether an address uses TLS.
     pub(super) fn uses_tls(&self) -> Result<bool, ConfigError> {
         Ok(self.agents()?.iter().any(|agent| agent.secure))
     }
+}
+
+/// Warns that secrets are sent to this agent over plain HTTP.
+pub(super) fn warn_of_plain_secrets(agent: &str) {
+    tracing::warn!(agent, "credentials are sent without TLS to another host");
 }
 
 impl TlsFiles {

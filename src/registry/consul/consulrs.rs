@@ -10,13 +10,16 @@ use consulrs::client::{Client as _, ConsulClient};
 use http::{HeaderName, HeaderValue, StatusCode};
 use rustify::{client::Client as _, errors::ClientError};
 
-use super::transport::{TOKEN_HEADER, Transport};
+use super::{
+    config::warn_of_plain_secrets,
+    transport::{TOKEN_HEADER, Transport},
+};
 use crate::{
     error::{ErrorKind, RegistryError},
     registry::{
         BoxFuture,
-        http::{CutBody, Reply, Request},
-        redact::shown,
+        http::{Reply, Request, is_gzip, is_local},
+        redact::{Secrets, shown},
     },
 };
 
@@ -38,8 +41,29 @@ impl Consulrs {
         }
     }
 
+    /// Warns if the token can be read on the way to the agent.
+    pub(super) fn warn_of_plain_secrets(&self) {
+        let token = self.client.settings().token.as_deref().unwrap_or_default();
+        let Some(("http", place)) = origin(&self.client).split_once("://") else {
+            return;
+        };
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+        let authority = place.split('/').next().unwrap_or_default();
+        let host = authority.parse::<http::uri::Authority>();
+        let host = host.ok().and_then(|host| host.host().parse().ok());
+        if !token.trim().is_empty() && !host.is_some_and(|host| is_local(&host)) {
+            warn_of_plain_secrets(&self.name);
+        }
+    }
+
     async fn exchange(&self, request: Request) -> Result<Reply, RegistryError> {
         let fail = |kind, message: &str| RegistryError::new(kind, message);
+        let mut secrets = Secrets::default();
+        // The errors of the client quote its address.
+        if let Some((user, _)) = origin(&self.client).rsplit_once('@') {
+            let user = user.split_once("//").map_or(user, |(_, user)| user);
+            user.split(':').for_each(|part| secrets.add(part));
+        }
         let unusable = |error: http02::Error| {
             fail(ErrorKind::Invalid, "the request cannot be built").with_source(error)
         };
@@ -49,13 +73,12 @@ impl Consulrs {
         for (name, value) in &request.headers {
             built = built.header(name.as_str(), value.as_bytes());
         }
-        let mut secrets = Vec::new();
         if let Some(token) = self.client.settings().token.as_deref().map(str::trim) {
             if !token.is_empty() {
                 let mut value = http02::HeaderValue::from_str(token)
                     .map_err(|_| fail(ErrorKind::Invalid, "the token cannot stand in a header"))?;
                 value.set_sensitive(true);
-                secrets.extend(HeaderValue::from_str(token));
+                secrets.add(token);
                 built = built.header(TOKEN_HEADER.as_str(), value);
             }
         }
@@ -68,16 +91,19 @@ impl Consulrs {
             })?
             .map_err(|error| match error {
                 ClientError::ReqwestBuildError { source } => {
-                    fail(ErrorKind::Invalid, "the request cannot be built").with_source(source)
+                    fail(ErrorKind::Invalid, "the request cannot be built")
+                        .with_source(secrets.cause(source))
                 }
                 ClientError::RequestError { source, .. } => {
-                    fail(ErrorKind::Unreachable, "the request failed").with_source(source)
+                    fail(ErrorKind::Unreachable, "the request failed")
+                        .with_source(secrets.cause(source))
                 }
                 ClientError::ResponseError { source } => {
                     fail(ErrorKind::Unreachable, "the answer broke off")
-                        .with_source(CutBody(source.into()))
+                        .with_source(secrets.cause(source).after_head())
                 }
-                other => fail(ErrorKind::Unreachable, "the request failed").with_source(other),
+                other => fail(ErrorKind::Unreachable, "the request failed")
+                    .with_source(secrets.cause(other)),
             })?;
         let (head, body) = response.into_parts();
         if body.len() > MAX_BODY {
@@ -88,12 +114,15 @@ impl Consulrs {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
         });
+        let headers = headers.collect();
+        // The client decodes what it asked for.
+        is_gzip(&headers, false)?;
         let status = StatusCode::from_u16(head.status.as_u16());
         Ok(Reply {
             status: status.map_err(|error| {
                 fail(ErrorKind::Malformed, "the status is no number").with_source(error)
             })?,
-            headers: headers.collect(),
+            headers,
             body: body.into(),
             secrets,
             link: None,

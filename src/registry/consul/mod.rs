@@ -70,6 +70,7 @@ mod probe;
 mod register;
 mod reply;
 mod request;
+mod token;
 mod transport;
 mod turns;
 mod url;
@@ -129,6 +130,7 @@ impl Consul {
         if config.tls.unverified && config.uses_tls()? {
             tracing::warn!("CONSUL_HTTP_SSL_VERIFY is false: anyone can pose as Consul");
         }
+        config.warn_of_plain_secrets()?;
         check_range("consul.max_records", config.max_records, 1..)?;
         let max_records = config.max_records;
         let (leases, _) = Hyper::new(config.clone())?;
@@ -158,7 +160,9 @@ impl Consul {
         client: Arc<::consulrs::client::ConsulClient>,
         options: ConsulOptions,
     ) -> Result<Self, ConfigError> {
-        let transport: Arc<dyn Transport> = Arc::new(self::consulrs::Consulrs::new(client));
+        let transport = self::consulrs::Consulrs::new(client);
+        transport.warn_of_plain_secrets();
+        let transport: Arc<dyn Transport> = Arc::new(transport);
         Self::over(Arc::clone(&transport), transport, options)
     }
 }

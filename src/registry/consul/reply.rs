@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::registry::{http::Reply, text::excerpt};
+use crate::registry::http::Reply;
 
 /// Returns the index of a successful response. Error responses have one too, which means nothing.
 ///
@@ -12,7 +12,7 @@ pub(super) fn index(reply: &Reply) -> Result<u64, String> {
     let text = reply.header("x-consul-index");
     let text = text.ok_or("an answer has no X-Consul-Index")?;
     let index: u64 = text.trim().parse().map_err(|_| {
-        let shown = excerpt(text, 40);
+        let shown = reply.secrets.shown(text);
         format!("X-Consul-Index is {shown:?}, not a number")
     })?;
     // A query with index 0 would never block.

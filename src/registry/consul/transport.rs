@@ -1,28 +1,24 @@
 //! Sends requests to agents, over hyper or through the user's client.
 
-use std::{
-    fmt, fs,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
     agent::AgentAddress,
-    config::{ConsulConfig, TokenSource},
+    config::ConsulConfig,
     options::ConsulOptions,
+    token::{Credentials, hidden},
 };
 #[cfg(feature = "tls")]
 use crate::registry::tls::client_config;
 use crate::{
-    connect::{Connector, Target},
-    error::{ConfigError, RegistryError},
+    connect::Connector,
+    error::{ConfigError, ErrorKind, RegistryError},
     registry::{
         BoxFuture,
         http::{self as registry_http, RegistryHttp, Reply, Request},
     },
-    sync::lock,
 };
 
 pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-consul-token");
@@ -49,12 +45,6 @@ pub(super) struct Hyper {
     basic_auth: Option<HeaderValue>,
 }
 
-/// The current token, and its source.
-struct Credentials {
-    source: TokenSource,
-    now: Mutex<Option<HeaderValue>>,
-}
-
 impl Hyper {
     pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
         let agents = config.agents()?;
@@ -77,19 +67,11 @@ impl Hyper {
                 }
                 _ => connector,
             };
-            let local = match &agent.target {
-                Target::Tcp(address) => registry_http::is_local(address.host()),
-                #[cfg(unix)]
-                Target::Unix(_) => true,
-            };
             // Gzip makes responses twenty times smaller; the time for it pays off on a network only.
-            (agent.origin.clone(), !local, connector)
+            (agent.origin.clone(), !agent.is_local(), connector)
         });
         let agents: Vec<_> = agents.collect();
-        let token = Credentials {
-            now: Mutex::new(read(&config.token)?),
-            source: config.token,
-        };
+        let token = Credentials::new(config.token)?;
         let basic_auth = config.basic_auth.map(|auth| basic(&auth)).transpose()?;
         let transport = Self {
             name: format!("consul {}", urls.join(",")).into(),
@@ -114,72 +96,34 @@ impl Transport for Hyper {
         request: Request,
     ) -> BoxFuture<'a, Result<Reply, RegistryError>> {
         Box::pin(async move {
-            let signed = self.sign(request.clone());
+            let token = self.token.current();
+            let signed = self.sign(request.clone(), token.clone());
             let reply = self.http.send(agent, signed).await?;
-            if matches!(reply.status.as_u16(), 401 | 403) && self.token.refresh() {
-                return self.http.send(agent, self.sign(request)).await;
+            if !matches!(reply.status.as_u16(), 401 | 403) {
+                return Ok(reply);
             }
-            Ok(reply)
+            match self.token.after_refusal(token.as_ref()) {
+                Ok(None) => Ok(reply),
+                Ok(other) => self.http.send(agent, self.sign(request, other)).await,
+                Err(error) => {
+                    let message = format!("answered {}, and there is no other token", reply.status);
+                    Err(RegistryError::new(ErrorKind::Denied, message).with_source(error))
+                }
+            }
         })
     }
 }
 
 impl Hyper {
-    fn sign(&self, mut request: Request) -> Request {
+    fn sign(&self, mut request: Request, token: Option<HeaderValue>) -> Request {
         if let Some(auth) = &self.basic_auth {
             request.headers.push((header::AUTHORIZATION, auth.clone()));
         }
-        if let Some(token) = self.token.now() {
+        if let Some(token) = token {
             request.headers.push((TOKEN_HEADER, token));
         }
         request
     }
-}
-
-impl Credentials {
-    fn now(&self) -> Option<HeaderValue> {
-        lock(&self.now).clone()
-    }
-
-    /// Reads the token's file again. If that fails, the current token stays. Returns whether the token
-    /// has changed.
-    fn refresh(&self) -> bool {
-        if !matches!(self.source, TokenSource::File(_)) {
-            return false;
-        }
-        match read(&self.source) {
-            Ok(token) => {
-                let mut now = lock(&self.now);
-                let changed = *now != token;
-                *now = token;
-                changed
-            }
-            Err(error) => {
-                tracing::warn!(%error, "keeping the token that was refused");
-                false
-            }
-        }
-    }
-}
-
-/// Reads a token. It blocks, because the file is small and local.
-fn read(token: &TokenSource) -> Result<Option<HeaderValue>, ConfigError> {
-    let (field, text) = match token {
-        TokenSource::None => return Ok(None),
-        TokenSource::Literal(text) => ("consul.token", text.clone()),
-        TokenSource::File(path) => ("consul.token_file", read_file("consul.token_file", path)?),
-    };
-    let text = text.trim();
-    if text.is_empty() {
-        // Without a token, requests would have the rights of an anonymous client.
-        return Err(ConfigError::new(field, "the token is empty"));
-    }
-    hidden(field, text).map(Some)
-}
-
-fn read_file(field: &str, path: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(field, format!("cannot read {path:?}: {error}")))
 }
 
 fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
@@ -188,12 +132,4 @@ fn basic(auth: &str) -> Result<HeaderValue, ConfigError> {
     let colon = if auth.contains(':') { "" } else { ":" };
     let code = base64::engine::general_purpose::STANDARD.encode(format!("{auth}{colon}"));
     hidden("consul.basic_auth", &format!("Basic {code}"))
-}
-
-/// Creates a header whose value is never logged.
-fn hidden(field: &str, text: &str) -> Result<HeaderValue, ConfigError> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| ConfigError::new(field, "holds characters that cannot stand in a header"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }

@@ -18,7 +18,7 @@
 //! whatever else uses them.
 
 use std::{
-    io,
+    error::Error as _,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -29,11 +29,11 @@ use tokio::{
 };
 
 use crate::{
-    error::{ErrorKind, RegistryError, causes},
+    error::{ErrorKind, RegistryError},
     permits::{Permit, Permits},
     registry::{
-        http::CutBody,
         pace::{Limit, Pace},
+        redact::Cause,
     },
     sync::lock,
 };
@@ -248,27 +248,10 @@ impl Drop for QueryPlace<'_> {
 
 /// Whether the other side ended an established connection before it sent any part of a response.
 fn is_closed_unanswered(error: &RegistryError) -> bool {
-    for error in causes(error) {
-        if error.is::<CutBody>() {
-            return false;
-        }
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            if error.is_incomplete_message() {
-                return true;
-            }
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-            let kinds = [
-                BrokenPipe,
-                ConnectionAborted,
-                ConnectionReset,
-                UnexpectedEof,
-            ];
-            return kinds.contains(&error.kind());
-        }
-    }
-    false
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<Cause>());
+    cause.is_some_and(Cause::is_hangup)
 }
 
 #[cfg(test)]

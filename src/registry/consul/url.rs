@@ -45,7 +45,11 @@ impl ConsulConfig {
         if explicit && !place.starts_with("//") {
             return Err(invalid("write consul://host:port"));
         }
-        if authorities.contains('@') {
+        // A password may contain `?`, and a filter may contain `@`.
+        let unquoted = query
+            .split('&')
+            .any(|part| part.contains('@') && !part.contains('='));
+        if authorities.contains('@') || unquoted {
             return Err(invalid(
                 "credentials do not belong in a URL: use CONSUL_HTTP_TOKEN_FILE",
             ));

@@ -7,7 +7,6 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -272,9 +271,10 @@ impl HealthQuery {
         reply: &Reply,
         index: u64,
     ) -> Result<(Listing, Option<Witness>), RegistryError> {
-        let decoded = self.decode(reply.body.clone()).await.map_err(|error| {
+        let decoded = self.decode(reply).await.map_err(|error| {
             let what = format!("an answer is no list of instances: {}", reply.excerpt());
-            RegistryError::new(ErrorKind::Malformed, what).with_source(error)
+            let cause = reply.secrets.cause(error);
+            RegistryError::new(ErrorKind::Malformed, what).with_source(cause)
         })?;
         let empty = decoded.instances.is_empty() && decoded.rejected.is_empty();
         let exists = if empty && self.request.is_filtered() {
@@ -302,7 +302,8 @@ impl HealthQuery {
         Ok((listing, decoded.witness))
     }
 
-    async fn decode(&mut self, body: Bytes) -> Result<wire::Decoded, serde_json::Error> {
+    async fn decode(&mut self, reply: &Reply) -> Result<wire::Decoded, serde_json::Error> {
+        let (body, secrets) = (reply.body.clone(), reply.secrets.clone());
         let mut decoder = self.decoder.take().unwrap_or_else(|| {
             let HealthRequest {
                 service, options, ..
@@ -310,7 +311,9 @@ impl HealthQuery {
             let decoder = wire::Decoder::new(Arc::clone(service), options.address.clone());
             decoder.most_records(self.max_records)
         });
-        let work = decoded(body.len(), move || (decoder.decode(&body), decoder));
+        let work = decoded(body.len(), move || {
+            (decoder.decode_hiding(&body, &secrets), decoder)
+        });
         let (decoded, decoder) = work.await;
         self.decoder = Some(decoder);
         decoded

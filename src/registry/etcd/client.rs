@@ -14,7 +14,7 @@ use crate::{
     registry::{
         decoding::decoded,
         http::{Lines, Opened, RegistryHttp, Reply, Request},
-        text::excerpt,
+        redact::Secrets,
     },
 };
 
@@ -275,7 +275,7 @@ enum Wanted {
 }
 
 /// The error for a code of etcd (ED14, ED15).
-pub(super) fn failure(failure: &Failure) -> CallError {
+pub(super) fn failure(failure: &Failure, secrets: &Secrets) -> CallError {
     let kind = match failure.code {
         code::UNAUTHENTICATED | code::PERMISSION_DENIED => ErrorKind::Denied,
         code::INVALID_ARGUMENT if is_about_user(failure.text()) => ErrorKind::Denied,
@@ -289,7 +289,7 @@ pub(super) fn failure(failure: &Failure) -> CallError {
         }
         _ => ErrorKind::Unavailable,
     };
-    let text = excerpt(failure.text(), 160);
+    let text = secrets.shown(failure.text());
     CallError {
         code: failure.code,
         error: RegistryError::new(kind, format!("etcd answered: {text}")),
@@ -298,7 +298,7 @@ pub(super) fn failure(failure: &Failure) -> CallError {
 
 fn refusal(reply: Reply) -> CallError {
     if let Some(known) = Failure::parse(&reply.body) {
-        return failure(&known);
+        return failure(&known, &reply.secrets);
     }
     let what = "a refusal with a status of success";
     let refused = reply.success().err();
@@ -313,7 +313,7 @@ async fn read<T: DeserializeOwned + Send + 'static>(reply: Reply) -> Result<T, C
     read.await.map_err(|error| {
         let what = format!("an answer is not etcd's: {}", reply.excerpt());
         RegistryError::new(ErrorKind::Malformed, what)
-            .with_source(error)
+            .with_source(reply.secrets.cause(error))
             .into()
     })
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{ErrorKind, RegistryError},
     instance::Instance,
-    registry::{BoxFuture, Lease, Renewal, record::RecordFormat},
+    registry::{BoxFuture, Lease, Renewal, record::RecordFormat, redact::Secrets},
     sync::lock,
 };
 
@@ -314,7 +314,8 @@ impl EtcdLease {
         let call = self.client.call_lease("/v3/lease/keepalive", &body);
         let reply: KeepAliveReply = call.await?;
         if let Some(said) = reply.error {
-            let failed = failure(&said);
+            // The request had no token.
+            let failed = failure(&said, &Secrets::default());
             self.client.failed(&failed.error);
             return Err(failed.error);
         }

@@ -28,7 +28,7 @@ use crate::{
         contract::STALE_AFTER,
         decoding::decoded,
         http::{LineError, Lines},
-        text::excerpt,
+        redact::Secrets,
     },
 };
 
@@ -59,6 +59,8 @@ pub(super) struct EtcdSource {
     /// The newest state of the store that was seen. Kept after errors, to notice a store that was wiped.
     newest: Header,
     stream: Option<Lines>,
+    /// What no message about the last stream may contain.
+    secrets: Secrets,
     relist_at: Instant,
     answered_at: Option<Instant>,
     /// Whether any list succeeded.
@@ -82,6 +84,7 @@ impl EtcdSource {
             position: None,
             newest: Header::default(),
             stream: None,
+            secrets: Secrets::default(),
             relist_at: Instant::now(),
             answered_at: None,
             listed: false,
@@ -144,13 +147,13 @@ impl EtcdSource {
             };
             match line {
                 Said::Failed(said) => {
-                    let failed = failure(&said);
+                    let failed = failure(&said, &self.secrets);
                     self.client.failed(&failed.error);
                     return Err(failed.into());
                 }
                 Said::Compacted => return Ok(self.compacted().await),
                 Said::Canceled(reason) => {
-                    let denied = canceled(&reason);
+                    let denied = canceled(&self.secrets.shown(&reason));
                     // ED14: the token may be old. A second refusal is final.
                     if denied.kind() == ErrorKind::Denied
                         && !renewed
@@ -245,7 +248,9 @@ impl EtcdSource {
             "range_end": Base64(range_end(self.copy.prefix())),
             "start_revision": position.next.to_string(),
         }});
-        Ok(self.client.watch(&body).await?)
+        let lines = self.client.watch(&body).await?;
+        self.secrets = lines.secrets();
+        Ok(lines)
     }
 
     /// Interprets the end of a wait for a line. `None` if the list has to be read again.
@@ -285,7 +290,7 @@ impl EtcdSource {
         };
         let mut error = malformed("a line of the watch is not etcd's");
         if let Some(why) = why {
-            error = error.with_source(why);
+            error = error.with_source(self.secrets.cause(why));
         }
         self.client.failed(&error);
         Err(error)
@@ -374,7 +379,6 @@ fn canceled(reason: &str) -> RegistryError {
     } else {
         ErrorKind::Unavailable
     };
-    let reason = excerpt(reason, 160);
     RegistryError::new(kind, format!("etcd canceled the watch: {reason}"))
 }
 

@@ -3,10 +3,11 @@
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use super::{CutBody, RegistryHttp, Reply, Request, in_time};
+use super::{RegistryHttp, Reply, Request, in_time};
 use crate::{
     connect::Whole,
-    error::{BoxError, RegistryError},
+    error::RegistryError,
+    registry::redact::{Cause, Secrets},
 };
 
 /// The beginning of a response.
@@ -25,6 +26,7 @@ pub(in crate::registry) struct Lines {
     /// How many of these bytes are known to hold no end of a line.
     scanned: usize,
     longest: usize,
+    secrets: Secrets,
 }
 
 /// Why there is no further line.
@@ -33,7 +35,7 @@ pub(in crate::registry) enum LineError {
     /// A line is longer than the limit.
     TooLong,
     /// The connection broke.
-    Broke(BoxError),
+    Broke(Cause),
 }
 
 impl RegistryHttp {
@@ -49,9 +51,9 @@ impl RegistryHttp {
         let agent = &self.origins[agent % self.origins.len()];
         let (within, secrets) = (request.within, request.secrets());
         let head = async {
-            let response = self.begin(agent, request).await?;
+            let response = self.begin(agent, request, &secrets).await?;
             if !response.status().is_success() {
-                let reply = self.finish(agent, response, false).await?;
+                let reply = self.finish(agent, response, false, &secrets).await?;
                 return Ok(Opened::Reply(Reply { secrets, ..reply }));
             }
             Ok(Opened::Lines(Lines {
@@ -59,6 +61,7 @@ impl RegistryHttp {
                 read: BytesMut::new(),
                 scanned: 0,
                 longest,
+                secrets,
             }))
         };
         in_time(agent, within, head).await
@@ -66,6 +69,11 @@ impl RegistryHttp {
 }
 
 impl Lines {
+    /// What no message about the lines may contain.
+    pub(in crate::registry) fn secrets(&self) -> Secrets {
+        self.secrets.clone()
+    }
+
     /// Waits for the next line that is not blank; `None` after the last. Dropping the future loses
     /// nothing.
     pub(in crate::registry) async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
@@ -92,7 +100,9 @@ impl Lines {
                         self.read.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(LineError::Broke(CutBody(error.into()).into())),
+                Some(Err(error)) => {
+                    return Err(LineError::Broke(self.secrets.cause(error).after_head()));
+                }
                 None => {
                     self.scanned = 0;
                     let rest = self.read.split().freeze();

@@ -23,6 +23,7 @@ use super::{contract::Backend, settings::WatchSettings};
 use crate::{
     error::{ErrorKind, RegistryError},
     instance::Instance,
+    text::Escaped,
 };
 
 /// Keeps an instance registered for as long as it lives.
@@ -66,8 +67,7 @@ impl Registration {
         let keeper = Keeper::new(backend, &instance, lease, settings, sender, stands);
         // The span gives service and id to every event of this task. It has the level of errors, so that a
         // filter by level does not remove it from the events that pass.
-        let span =
-            tracing::error_span!("registration", service = %instance.service, id = instance.id());
+        let span = tracing::error_span!("registration", service = %Escaped(&instance.service), id = %Escaped(instance.id()));
         runtime.spawn(keeper.run(received).instrument(span));
         Ok(Self {
             commands,

@@ -87,6 +87,10 @@ impl RestSettings {
         let rest = url
             .strip_prefix("rest://")
             .ok_or_else(|| invalid("write rest://host:port".to_owned()))?;
+        // First, because what follows a `/` or a `?` may be a part of a password.
+        if rest.contains('@') {
+            return Err(invalid("a user or password cannot be given".to_owned()));
+        }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (list, path) = rest.split_once('/').unwrap_or((rest, ""));
         if let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
@@ -96,9 +100,6 @@ impl RestSettings {
         }
         if !path.is_empty() {
             return Err(invalid(format!("a path, {path:?}, cannot be given")));
-        }
-        if list.contains('@') {
-            return Err(invalid("a user or password cannot be given".to_owned()));
         }
         let addresses = list.split(',').map(str::parse::<Address>);
         let addresses = addresses.collect::<Result<Vec<_>, _>>();

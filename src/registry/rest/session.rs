@@ -2,7 +2,6 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -19,7 +18,7 @@ use crate::{
         decoding::{LONGEST_RECORD, decoded, elements},
         http::{RegistryHttp, Reply, Request},
         memory::{Defaults, NewRecord, Position, renew_every, wire, written},
-        text::excerpt,
+        redact::Secrets,
     },
 };
 
@@ -93,12 +92,16 @@ impl RestSource {
         outcome
     }
 
-    async fn listing(&self, body: Bytes, doubt: bool) -> Result<Answer, RegistryError> {
+    async fn listing(&self, reply: Reply, doubt: bool) -> Result<Answer, RegistryError> {
         let (service, most) = (Arc::clone(self.query.service()), self.max_records);
-        let listing = decoded(body.len(), move || listing(&body, &service, most)).await;
+        let Reply { body, secrets, .. } = reply;
+        let length = body.len();
+        let hidden = secrets.clone();
+        let work = move || listing(&body, &service, most, &hidden);
+        let listing = decoded(length, work).await;
         let mut listing = listing.map_err(|error| {
             let message = "the answer is not a list of instances";
-            RegistryError::new(ErrorKind::Malformed, message).with_source(error)
+            RegistryError::new(ErrorKind::Malformed, message).with_source(secrets.cause(error))
         })?;
         if doubt && listing.instances.is_empty() {
             let doubt = "the registry started anew and lists nothing";
@@ -109,7 +112,12 @@ impl RestSource {
 }
 
 /// Decodes a list of at most `most` instances of a service. They are in the order of their keys.
-fn listing(body: &[u8], service: &Arc<str>, most: usize) -> Result<Listing, serde_json::Error> {
+fn listing(
+    body: &[u8],
+    service: &Arc<str>,
+    most: usize,
+    secrets: &Secrets,
+) -> Result<Listing, serde_json::Error> {
     #[derive(Deserialize)]
     struct ListingReply<'a> {
         exists: bool,
@@ -128,7 +136,7 @@ fn listing(body: &[u8], service: &Arc<str>, most: usize) -> Result<Listing, serd
             Err((id, reason)) => {
                 reject(&mut listing.rejected, || {
                     let id = id.unwrap_or_else(|| format!("#{place}"));
-                    Rejected::new(id, reason)
+                    Rejected::new(secrets.shown(&id), secrets.shown(&reason))
                 });
             }
         }
@@ -149,7 +157,7 @@ fn instance(text: &str, service: &Arc<str>) -> Result<Instance, (Option<String>,
             .flatten()
             .filter_map(Value::as_str)
             .find(|id| !id.trim().is_empty());
-        Some(excerpt(id?, 64))
+        Some(id?.to_owned())
     };
     let parsed = wire::parse(&value, Defaults::default());
     let instance = parsed
@@ -168,7 +176,7 @@ impl Source for RestSource {
             let path = self.path.trim_end_matches(['?', '&']).to_owned();
             let (position, reply) = self.get(path, ANSWER_WITHIN).await?;
             let anew = self.seen.is_some_and(|seen| seen.epoch != position.epoch);
-            let answer = self.listing(reply.body, anew).await?;
+            let answer = self.listing(reply, anew).await?;
             self.seen = Some(position);
             Ok(answer)
         })
@@ -195,7 +203,7 @@ impl Source for RestSource {
             if position == seen {
                 return Ok(Answer::Unchanged);
             }
-            let answer = self.listing(reply.body, false).await?;
+            let answer = self.listing(reply, false).await?;
             self.seen = Some(position);
             Ok(answer)
         })
@@ -253,7 +261,7 @@ fn number(reply: &Reply, name: &str) -> Result<u64, RegistryError> {
     let number = reply.header(name).and_then(|text| text.trim().parse().ok());
     number.filter(|number| *number > 0).ok_or_else(|| {
         let what = match reply.header(name) {
-            Some(text) => format!("is {:?}", excerpt(text, 64)),
+            Some(text) => format!("is {:?}", reply.secrets.shown(text)),
             None => "is missing".to_owned(),
         };
         let message = format!("header {name} {what}: this is not a registry");

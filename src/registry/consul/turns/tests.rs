@@ -1,4 +1,7 @@
+use std::io;
+
 use super::*;
+use crate::registry::redact::Secrets;
 
 const MOST: usize = 40;
 const LONG: Duration = Duration::from_secs(10);
@@ -8,7 +11,7 @@ fn turns() -> Turns {
 }
 
 fn broken() -> RegistryError {
-    let source = io::Error::from(io::ErrorKind::ConnectionReset);
+    let source = Secrets::default().cause(io::Error::from(io::ErrorKind::ConnectionReset));
     RegistryError::new(ErrorKind::Unreachable, "broke").with_source(source)
 }
 
@@ -110,7 +113,7 @@ async fn what_breaks_late_or_alone_or_cannot_connect_is_no_refusal() {
         !turns.is_refused(&broken(), began, true),
         "it had been open for long"
     );
-    let source = io::Error::from(io::ErrorKind::ConnectionRefused);
+    let source = Secrets::default().cause(io::Error::from(io::ErrorKind::ConnectionRefused));
     let down = RegistryError::new(ErrorKind::Unreachable, "down").with_source(source);
     assert!(!turns.is_refused(&down, Instant::now(), true));
     let limited = || RegistryError::new(ErrorKind::Limited, "429");

@@ -16,12 +16,9 @@ use crate::{
     instance::Instance,
     registry::{
         decoding::{MOST_RECORDS, elements},
-        text::excerpt,
+        redact::Secrets,
     },
 };
-
-/// How many characters of a registry's text stand in a message.
-const MOST: usize = 200;
 
 /// The result of decoding one reply.
 #[derive(Debug, Default)]
@@ -100,6 +97,15 @@ impl Decoder {
     /// # Errors
     /// When it is not a JSON array, or is too long. An element that cannot be used is no error; it is rejected.
     pub fn decode(&mut self, body: &[u8]) -> Result<Decoded, serde_json::Error> {
+        self.decode_hiding(body, &Secrets::default())
+    }
+
+    /// As [`decode`](Self::decode), for a reply that may quote these secrets.
+    pub(in crate::registry::consul) fn decode_hiding(
+        &mut self,
+        body: &[u8],
+        secrets: &Secrets,
+    ) -> Result<Decoded, serde_json::Error> {
         let elements = elements(body, self.most_records)?;
         let mut decoded = Decoded::default();
         decoded.instances.reserve(elements.len());
@@ -119,7 +125,7 @@ impl Decoder {
                 Err(reason) => {
                     reject(&mut decoded.rejected, || {
                         let record = id_of(element).unwrap_or_else(|| format!("#{index}"));
-                        Rejected::new(excerpt(&record, MOST), excerpt(&reason, MOST))
+                        Rejected::new(secrets.shown(&record), secrets.shown(&reason))
                     });
                 }
             }
