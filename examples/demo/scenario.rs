@@ -334,14 +334,14 @@ impl Stage {
                 Delta::Update { new, .. } => self.happens("update", Some(new.id()), None),
                 Delta::Remove(old) => {
                     let mut detail = None;
-                    if let Some((id, at, seen @ None)) = &mut self.crash {
-                        if id == old.id() {
-                            *seen = Some(Instant::now());
-                            detail = Some(format!(
-                                "{:.1} s after its crash",
-                                at.elapsed().as_secs_f64()
-                            ));
-                        }
+                    if let Some((id, at, seen @ None)) = &mut self.crash
+                        && id == old.id()
+                    {
+                        *seen = Some(Instant::now());
+                        detail = Some(format!(
+                            "{:.1} s after its crash",
+                            at.elapsed().as_secs_f64()
+                        ));
                     }
                     self.happens("remove", Some(old.id()), detail);
                 }

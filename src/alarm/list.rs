@@ -183,10 +183,10 @@ impl Alarmed {
         self.watch = None;
         let mut lost = Vec::new();
         for entry in &mut self.entries {
-            if matches!(entry, AlarmEntry::Set { .. }) {
-                if let AlarmEntry::Set { waker, .. } = mem::replace(entry, AlarmEntry::Lost) {
-                    lost.push(waker);
-                }
+            if matches!(entry, AlarmEntry::Set { .. })
+                && let AlarmEntry::Set { waker, .. } = mem::replace(entry, AlarmEntry::Lost)
+            {
+                lost.push(waker);
             }
         }
         lost

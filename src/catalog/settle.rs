@@ -241,10 +241,11 @@ impl Settle {
         self.leaving
             .retain(|key, until| *until > now && !listed(key));
         for instance in &self.set {
-            if !listed(&instance.key) && !known.contains(&instance.key) {
-                if let Some(leaves) = leaves {
-                    self.leaving.insert(instance.key.clone(), leaves);
-                }
+            if !listed(&instance.key)
+                && !known.contains(&instance.key)
+                && let Some(leaves) = leaves
+            {
+                self.leaving.insert(instance.key.clone(), leaves);
             }
         }
     }

@@ -90,14 +90,12 @@ impl Body for HttpBody {
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
             self.life = None;
         }
-        if let Some(Ok(frame)) = &frame {
-            if let Some(trailers) = frame.trailers_ref() {
-                if let Err(over) = self.limits.check_trailers(trailers) {
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+                && let Err(over) = self.limits.check_trailers(trailers) {
                     let cause = self.too_large(over);
                     return Poll::Ready(Some(Err(self.failed(cause))));
                 }
-            }
-        }
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broke(error))))
     }
 

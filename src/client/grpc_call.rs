@@ -83,10 +83,11 @@ where
     fn call(&mut self, request: Request<B>) -> GrpcFuture {
         let shared = &self.0;
         let limit = shared.limit(&request);
-        if let Some(limit) = &limit {
-            if limit.by_caller && limit.time.is_zero() {
-                return GrpcFuture(Box::pin(ready(Err(shared.expired()))));
-            }
+        if let Some(limit) = &limit
+            && limit.by_caller
+            && limit.time.is_zero()
+        {
+            return GrpcFuture(Box::pin(ready(Err(shared.expired()))));
         }
         let (mut request, kept) = KeptCall::keep(request);
         if let Err(why) = shared.complete(&mut request) {

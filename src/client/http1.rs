@@ -303,10 +303,8 @@ where
         let version = mem::replace(request.version_mut(), Version::HTTP_11);
         let is_head = request.method() == Method::HEAD;
         let unnamed = !request.headers().contains_key(HOST);
-        if unnamed {
-            if let Some(host) = self.place.host(&uri) {
-                request.headers_mut().insert(HOST, host);
-            }
+        if unnamed && let Some(host) = self.place.host(&uri) {
+            request.headers_mut().insert(HOST, host);
         }
         Given {
             uri,

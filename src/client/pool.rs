@@ -250,11 +250,10 @@ where
                 // The new connection is still completed, because a later request will use it.
                 let pool = Arc::downgrade(self);
                 self.lock().spawn(async move {
-                    if let Ok(connection) = connecting.await {
-                        if let Some(pool) = pool.upgrade() {
+                    if let Ok(connection) = connecting.await
+                        && let Some(pool) = pool.upgrade() {
                             pool.settle(connection);
                         }
-                    }
                 });
                 Ok((connection, true))
             }

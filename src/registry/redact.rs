@@ -217,11 +217,10 @@ impl Error for Cause {}
 #[cfg(feature = "_transport")]
 fn is_hangup(error: &(dyn Error + 'static)) -> bool {
     for error in causes(error) {
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            if error.is_incomplete_message() {
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && error.is_incomplete_message() {
                 return true;
             }
-        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
             let kinds = [

@@ -114,7 +114,7 @@ impl Stream for Flood {
         let number = word / 2 % 99 + 1;
         Poll::Ready(Some(Ok(match word {
             0 => Change::Insert(0, self.control.service()),
-            _ if word % 2 == 0 => Change::Insert(number, self.control.service()),
+            _ if word.is_multiple_of(2) => Change::Insert(number, self.control.service()),
             _ => Change::Remove(number),
         })))
     }

@@ -348,7 +348,7 @@ async fn no_request_is_seen_twice_whatever_its_connection_does() {
         match n % 7 {
             0 => (ok(&format!("{n:020000}")), false),
             1 | 2 => (ok(&format!("{n}")), true),
-            3 if n % 5 == 0 => ("HTTP/1.1 ".into(), true),
+            3 if n.is_multiple_of(5) => ("HTTP/1.1 ".into(), true),
             _ => (ok(&format!("{n}")), false),
         }
     })

@@ -255,7 +255,7 @@ async fn clones_and_services_of_a_layer_share_what_hedges_have() {
 
 #[tokio::test(start_paused = true)]
 async fn what_may_not_be_repeated_is_sent_once() {
-    let even = reissue::clone_if(|request: &u32| request % 2 == 0);
+    let even = reissue::clone_if(|request: &u32| request.is_multiple_of(2));
     let layer = settings().delay(MS).build().unwrap().reissue(even);
     for (request, calls) in [(7, 1), (8, 2)] {
         let server = Server::new([says(200).after(SEC)]);

@@ -307,7 +307,7 @@ async fn an_answer_that_holds_a_place_in_a_limit_does_not_block_its_own_retry() 
 
 #[tokio::test(start_paused = true)]
 async fn what_may_not_be_repeated_is_repeated_only_if_it_was_not_sent() {
-    let even = reissue::clone_if(|request: &u32| request % 2 == 0);
+    let even = reissue::clone_if(|request: &u32| request.is_multiple_of(2));
     let layer = || {
         RetryLayer::default()
             .reissue(even)

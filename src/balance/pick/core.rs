@@ -122,10 +122,10 @@ impl<S: Clone, P: Policy, C, W> Core<S, P, C, W> {
     #[cold]
     pub(crate) fn reason(&self, nowhere: Option<Nowhere>) -> NoEndpoint {
         let status = self.handle.status();
-        if status.endpoints == 0 {
-            if let Some(reason) = RegistryStatus::explain(&status.registries) {
-                return reason;
-            }
+        if status.endpoints == 0
+            && let Some(reason) = RegistryStatus::explain(&status.registries)
+        {
+            return reason;
         }
         match &status {
             BalanceStatus {

@@ -118,10 +118,9 @@ impl<S, P: Policy> Leaf<S, P> {
         // is not excluded: behind another balancer every request may have been tried before.
         if self.candidates < self.states.len()
             && (draw.tried.is_empty() || self.candidates == 0 || draw.rng.random_ratio(1, 8))
+            && let Some(probe) = self.probe(draw)
         {
-            if let Some(probe) = self.probe(draw) {
-                return Some(probe);
-            }
+            return Some(probe);
         }
         if self.candidates == 0 {
             return None;

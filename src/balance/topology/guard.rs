@@ -316,10 +316,10 @@ impl GuardWindow {
             self.epoch = epoch;
             self.looks.clear();
         }
-        if let Some((last, ..)) = self.looks.back() {
-            if now.saturating_duration_since(*last) < guard.look_every() {
-                return None;
-            }
+        if let Some((last, ..)) = self.looks.back()
+            && now.saturating_duration_since(*last) < guard.look_every()
+        {
+            return None;
         }
         let is_old = |at: &Instant| now.saturating_duration_since(*at) > guard.window;
         while self.looks.front().is_some_and(|(at, ..)| is_old(at)) {

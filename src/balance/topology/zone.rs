@@ -122,10 +122,10 @@ impl ZonePreference {
     pub(super) fn shares(&self, zones: &[Zone], callers: &Census) -> Option<Vec<f64>> {
         let mine = self.id();
         let local = zones.iter().position(|zone| zone.id == Some(mine));
-        if self.locality == Locality::Prefer {
-            if let Some(local) = local.filter(|i| zones[*i].endpoints >= self.min_local.max(1)) {
-                return Some((0..zones.len()).map(|i| f64::from(i == local)).collect());
-            }
+        if self.locality == Locality::Prefer
+            && let Some(local) = local.filter(|i| zones[*i].endpoints >= self.min_local.max(1))
+        {
+            return Some((0..zones.len()).map(|i| f64::from(i == local)).collect());
         }
         let endpoints: usize = zones.iter().map(|zone| zone.endpoints).sum();
         if endpoints < self.min_endpoints {

@@ -189,10 +189,10 @@ impl HealthCheck {
             }
             _ => {}
         }
-        if let Some(host) = &self.host {
-            if host.contains('@') || host.parse::<Authority>().is_err() {
-                return error("health_check.host", format!("{host:?} must be a host"));
-            }
+        if let Some(host) = &self.host
+            && (host.contains('@') || host.parse::<Authority>().is_err())
+        {
+            return error("health_check.host", format!("{host:?} must be a host"));
         }
         let least = Duration::from_millis(1);
         check_range("health_check.interval", self.interval, least..)?;

@@ -219,11 +219,11 @@ impl HealthQuery {
             self.index = None;
             return Ok(None);
         };
-        if let Err(error) = &reply {
-            if self.client.turns.is_refused(error, began, true) {
-                tracing::debug!("no connection for a blocking query");
-                return Ok(None);
-            }
+        if let Err(error) = &reply
+            && self.client.turns.is_refused(error, began, true)
+        {
+            tracing::debug!("no connection for a blocking query");
+            return Ok(None);
         }
         let reply = reply?;
         let new = self.index_of(&reply)?;

@@ -168,10 +168,10 @@ impl Keeper {
                 }
             };
             let woken = or_command(&mut pin!(sleep_until(next)), &mut commands).await;
-            if let Woken::Told(command, at) = woken {
-                if !self.obey(command, at).await {
-                    return;
-                }
+            if let Woken::Told(command, at) = woken
+                && !self.obey(command, at).await
+            {
+                return;
             }
         }
     }

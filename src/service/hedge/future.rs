@@ -148,8 +148,8 @@ where
             let Some(hedged) = this.hedged else {
                 return first.expect("not polled after it was done").poll(cx);
             };
-            if let Some(first) = first {
-                if let Poll::Ready(result) = polled(this.tried, || first.poll(cx)) {
+            if let Some(first) = first
+                && let Poll::Ready(result) = polled(this.tried, || first.poll(cx)) {
                     this.first.set(None);
                     let end = End::of(&hedged.shared.classify, &result);
                     if end != End::Failed {
@@ -161,13 +161,11 @@ where
                     hedged.watch.runs = false;
                     this.rare.keep(result);
                 }
-            }
-            if this.rare.0.is_some() {
-                if let Poll::Ready(result) = self.as_mut().poll_extras(cx) {
+            if this.rare.0.is_some()
+                && let Poll::Ready(result) = self.as_mut().poll_extras(cx) {
                     self.give_up();
                     return Poll::Ready(result);
                 }
-            }
             ready!(self.as_mut().poll_next(cx));
         }
     }

@@ -145,10 +145,10 @@ where
         if !*this.returns && !reissue.is_whole(spare) {
             return Err(Stop::NotReplayable);
         }
-        if let Some(Pushback::After(asked) | Pushback::Exactly(asked)) = pushback {
-            if asked > terms.rules.max_pushback {
-                return Err(Stop::Pushback);
-            }
+        if let Some(Pushback::After(asked) | Pushback::Exactly(asked)) = pushback
+            && asked > terms.rules.max_pushback
+        {
+            return Err(Stop::Pushback);
         }
         let delays = this.delays;
         let mut backoff = |rng: &mut _| {

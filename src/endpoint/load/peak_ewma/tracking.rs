@@ -60,7 +60,7 @@ impl LoadTracker for PeakEwma {
 
     #[inline]
     fn times(&self, nth: u32) -> bool {
-        nth % ONE_IN == 0 || self.pace.load(Relaxed) == SLOW
+        nth.is_multiple_of(ONE_IN) || self.pace.load(Relaxed) == SLOW
     }
 
     #[inline]
