@@ -25,7 +25,7 @@ use tower_roster::{balance::policy, registry::Query};
 #[command(
     name = "call",
     after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    rest://host:port, fixed:host:port,host:port"
+    dns://server/name:port, rest://host:port, fixed:host:port,host:port"
 )]
 struct Args {
     /// The registry, as a URL.

@@ -10,11 +10,12 @@ servers=$PWD/target/servers
 die() {
     printf 'tests/run.sh: %s\n' "$1" >&2
     cat >&2 <<END
-The tests need Consul and etcd. For each of them, any of these will do:
-  - put a consul or etcd binary on PATH, or set CONSUL_BIN or ETCD_BIN to one
+The tests need Consul, etcd and BIND. For each of them, any of these will do:
+  - put a consul or etcd binary on PATH, or set CONSUL_BIN or ETCD_BIN to one, or BIND_ROOT to the
+    folder below which usr/sbin/named and usr/bin/nsupdate are
   - on Debian, with apt-get, dpkg and debian-archive-keyring installed, let this script get the
-    packages consul of Debian 11 and etcd-server of Debian 12 from the mirrors the machine is set
-    up with
+    packages consul of Debian 11, etcd-server and bind9 (and its libraries) of Debian 12 from the
+    mirrors the machine is set up with
   - set ROSTER_SERVER_CACHE to a folder with these packages in it, NAME_VERSION_ARCHITECTURE.deb
 'cargo test' alone runs the tests that need no server.
 END
@@ -99,21 +100,23 @@ END
     die "none of this machine's apt sources has $1 of $suite"
 }
 
-# Unpacks the package $1 of the suite $2 into target/servers/$1.
+# Unpacks the package $1 of the suite $2, and the packages that follow, into target/servers/$1.
 fetch() {
-    local package partial=$servers/$1.partial
+    local name package suite=$2 partial=$servers/$1.partial
     command -v dpkg >/dev/null || die "no dpkg"
     rm -rf "$partial"
     mkdir -p "$partial/deb"
-    package=$(cached "$1")
-    if [[ -n $package ]]; then
-        echo "$1: from the cache, $(basename "$package")"
-        verify "$package"
-    else
-        (cd "$partial/deb" && download "$1" "$2")
-        package=$(echo "$partial/deb/$1"_*.deb)
-    fi
-    dpkg -x "$package" "$partial/root"
+    for name in "$1" "${@:3}"; do
+        package=$(cached "$name")
+        if [[ -n $package ]]; then
+            echo "$name: from the cache, $(basename "$package")"
+            verify "$package"
+        else
+            (cd "$partial/deb" && download "$name" "$suite")
+            package=$(echo "$partial/deb/$name"_*.deb)
+        fi
+        dpkg -x "$package" "$partial/root"
+    done
     # Whole or not at all: a run that was stopped half way leaves nothing that looks complete.
     rm -rf "${servers:?}/$1"
     mv "$partial/root" "$servers/$1"
@@ -146,9 +149,16 @@ version() {
 
 CONSUL_BIN=$(program CONSUL_BIN consul consul bullseye)
 ETCD_BIN=$(program ETCD_BIN etcd etcd-server bookworm)
-export CONSUL_BIN ETCD_BIN
+# BIND has its libraries beside it, so a folder names it.
+if [[ -z ${BIND_ROOT:-} ]]; then
+    BIND_ROOT=$servers/bind9
+    [[ -x $BIND_ROOT/usr/sbin/named ]] || fetch bind9 bookworm bind9-dnsutils bind9-libs libedit2 \
+        libfstrm0 libjemalloc2 liblmdb0 libmaxminddb0 libprotobuf-c1 libuv1
+fi
+export CONSUL_BIN ETCD_BIN BIND_ROOT
 version "$CONSUL_BIN" version
 version "$ETCD_BIN" --version
+version env LD_LIBRARY_PATH="$(echo "$BIND_ROOT"/usr/lib/*-linux-gnu)" "$BIND_ROOT/usr/sbin/named" -v
 
 export ROSTER_REQUIRE_SERVERS=1
 # All of them, so that one failure does not hide another.

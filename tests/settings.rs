@@ -345,6 +345,43 @@ fn so_are_the_settings_of_etcd() {
     }
 }
 
+#[cfg(feature = "dns")]
+#[test]
+fn so_are_the_settings_of_dns() {
+    use tower_roster::registry::dns::{DnsFamily, DnsSettings};
+
+    let one = || DnsSettings::addresses("web.test", 80);
+    for other in [
+        DnsSettings::srv("web.test"),
+        one().server("127.0.0.1:53".parse().unwrap()),
+        one().resolv_conf("/etc/other"),
+        one().tcp(true),
+        one().search(true),
+        one().family(DnsFamily::Ipv4),
+        one().poll(Duration::from_secs(1)),
+        one().accumulate(Duration::from_secs(1)),
+        one().timeout(Duration::from_secs(1)),
+    ] {
+        assert_ne!(other, one());
+        assert_eq!(other.clone(), other);
+        assert!(other.build().is_ok());
+    }
+    for (settings, field) in [
+        (DnsSettings::srv("."), "dns.name"),
+        (DnsSettings::addresses("web.test", 0), "dns.port"),
+        (one().poll(Duration::from_millis(999)), "dns.poll"),
+        (
+            one().accumulate(Duration::from_secs(3_601)),
+            "dns.accumulate",
+        ),
+        (one().timeout(ZERO), "dns.timeout"),
+    ] {
+        let error = refused(settings.build());
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
 #[cfg(feature = "memory")]
 #[test]
 fn so_are_the_limits_of_an_embedded_registry() {

@@ -92,10 +92,11 @@ impl Body for HttpBody {
         }
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
-                && let Err(over) = self.limits.check_trailers(trailers) {
-                    let cause = self.too_large(over);
-                    return Poll::Ready(Some(Err(self.failed(cause))));
-                }
+            && let Err(over) = self.limits.check_trailers(trailers)
+        {
+            let cause = self.too_large(over);
+            return Poll::Ready(Some(Err(self.failed(cause))));
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broke(error))))
     }
 

@@ -13,6 +13,8 @@ use crate::error::ConfigError;
 /// | `consul://host:port?dc=dc1` | a Consul agent; several as `host:port,host:port`; all other settings from the environment |
 /// | `consul+https://host:port` | the same over TLS (feature `tls`) |
 /// | `consul:` | the agent that the `consul` command uses: `CONSUL_HTTP_ADDR` and related variables |
+/// | `dns://server/{service}.svc.test:8080` | the addresses of a DNS name (feature `dns`); `dns:///…` asks the servers of `/etc/resolv.conf` |
+/// | `dns+srv://server/_http._tcp.{service}.svc.test` | the SRV records of a DNS name; `dns+tcp` and `dns+srv+tcp` ask over TCP |
 /// | `etcd://user:password@host:port,host:port?prefix=/services` | an etcd cluster (feature `etcd`; its settings are `EtcdSettings`) |
 /// | `etcd+https://host:port` | the same over TLS (feature `tls`) |
 /// | `memory:` or `memory:name` | the embedded registry of this process with that name |
@@ -73,6 +75,14 @@ impl Schemes {
                 })
             },
         );
+        #[cfg(feature = "dns")]
+        let schemes = ["dns", "dns+tcp", "dns+srv", "dns+srv+tcp"]
+            .into_iter()
+            .fold(schemes, |schemes, scheme| {
+                schemes.with(scheme, |url: &str| {
+                    super::dns::DnsSettings::from_url(url)?.build()
+                })
+            });
         #[cfg(feature = "etcd")]
         let schemes = ["etcd", "etcd+https"]
             .into_iter()

@@ -23,6 +23,8 @@ pub mod consul;
 mod contract;
 #[cfg(feature = "_transport")]
 mod decoding;
+#[cfg(feature = "dns")]
+pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod fixed;

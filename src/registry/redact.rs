@@ -218,9 +218,10 @@ impl Error for Cause {}
 fn is_hangup(error: &(dyn Error + 'static)) -> bool {
     for error in causes(error) {
         if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && error.is_incomplete_message() {
-                return true;
-            }
+            && error.is_incomplete_message()
+        {
+            return true;
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
             let kinds = [

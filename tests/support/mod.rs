@@ -1,4 +1,4 @@
-//! What the integration tests run against: real Consul agents and clusters, real etcd servers, a proxy that breaks
+//! What the integration tests run against: real Consul agents and clusters, real etcd and DNS servers, a proxy that breaks
 //! connections and rewrites answers, a scripted server for answers no registry gives, and real
 //! HTTP backends.
 //!
@@ -17,6 +17,7 @@
     unused_macros
 )]
 
+pub mod bind;
 pub mod consul;
 pub mod etcd;
 pub mod eventually;

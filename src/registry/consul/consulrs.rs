@@ -74,13 +74,14 @@ impl Consulrs {
             built = built.header(name.as_str(), value.as_bytes());
         }
         if let Some(token) = self.client.settings().token.as_deref().map(str::trim)
-            && !token.is_empty() {
-                let mut value = http02::HeaderValue::from_str(token)
-                    .map_err(|_| fail(ErrorKind::Invalid, "the token cannot stand in a header"))?;
-                value.set_sensitive(true);
-                secrets.add(token);
-                built = built.header(TOKEN_HEADER.as_str(), value);
-            }
+            && !token.is_empty()
+        {
+            let mut value = http02::HeaderValue::from_str(token)
+                .map_err(|_| fail(ErrorKind::Invalid, "the token cannot stand in a header"))?;
+            value.set_sensitive(true);
+            secrets.add(token);
+            built = built.header(TOKEN_HEADER.as_str(), value);
+        }
         let built = built.body(request.body.to_vec()).map_err(unusable)?;
         let sent = tokio::time::timeout(request.within, self.client.http().send(built)).await;
         let response = sent

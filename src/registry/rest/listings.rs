@@ -104,9 +104,11 @@ impl Listings {
         // The map is consistent wherever the holder of the lock could panic.
         let mut kept = lock(&self.kept);
         if let Some((at, since, body)) = kept.get(wanted)
-            && *at == position && since.elapsed() < FRESH_FOR {
-                return Arc::clone(body);
-            }
+            && *at == position
+            && since.elapsed() < FRESH_FOR
+        {
+            return Arc::clone(body);
+        }
         kept.retain(|_, (_, since, _)| since.elapsed() < FRESH_FOR);
         if kept.len() >= KEPT {
             kept.clear();

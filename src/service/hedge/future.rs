@@ -149,23 +149,25 @@ where
                 return first.expect("not polled after it was done").poll(cx);
             };
             if let Some(first) = first
-                && let Poll::Ready(result) = polled(this.tried, || first.poll(cx)) {
-                    this.first.set(None);
-                    let end = End::of(&hedged.shared.classify, &result);
-                    if end != End::Failed {
-                        hedged.watch.ended(end, hedged.shared.delay.latencies());
-                        // Drops the other attempts now, not when the caller drops this future.
-                        self.give_up();
-                        return Poll::Ready(result);
-                    }
-                    hedged.watch.runs = false;
-                    this.rare.keep(result);
-                }
-            if this.rare.0.is_some()
-                && let Poll::Ready(result) = self.as_mut().poll_extras(cx) {
+                && let Poll::Ready(result) = polled(this.tried, || first.poll(cx))
+            {
+                this.first.set(None);
+                let end = End::of(&hedged.shared.classify, &result);
+                if end != End::Failed {
+                    hedged.watch.ended(end, hedged.shared.delay.latencies());
+                    // Drops the other attempts now, not when the caller drops this future.
                     self.give_up();
                     return Poll::Ready(result);
                 }
+                hedged.watch.runs = false;
+                this.rare.keep(result);
+            }
+            if this.rare.0.is_some()
+                && let Poll::Ready(result) = self.as_mut().poll_extras(cx)
+            {
+                self.give_up();
+                return Poll::Ready(result);
+            }
             ready!(self.as_mut().poll_next(cx));
         }
     }
