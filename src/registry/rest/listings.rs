@@ -50,7 +50,7 @@ type SharedBody = Arc<OnceCell<(Position, Bytes)>>;
 #[derive(Debug)]
 pub(super) struct Listings {
     kept: Mutex<HashMap<Wanted, (Position, Instant, SharedBody)>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// The bytes of all bodies that exist.
     bytes: Arc<AtomicUsize>,
     most: usize,
@@ -79,7 +79,7 @@ impl Listings {
     pub(super) fn new(most: usize) -> Self {
         Self {
             kept: Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
             bytes: Arc::default(),
             most,
         }
@@ -125,7 +125,7 @@ impl Listings {
         wanted: Wanted,
     ) -> Result<(Position, Bytes), RestFailure> {
         // Cannot fail: nobody closes it.
-        let _turn = self.turns.acquire().await;
+        let mut turn = Arc::clone(&self.turns).acquire_owned().await;
         let (position, text) = match wanted {
             Wanted::Services => {
                 let (position, counts) = shared.services();
@@ -135,16 +135,21 @@ impl Listings {
                 let look = shared.look(query.service());
                 let position = look.position;
                 let text = if look.records.len() > LARGE {
-                    let made = tokio::task::spawn_blocking(move || instances(&query, look));
-                    made.await
-                        .map_err(|_| RestFailure::busy("a listing was given up"))?
+                    // The work goes on if the client hangs up, and keeps its turn until its end.
+                    let work = move || (instances(&query, look), turn);
+                    let made = tokio::task::spawn_blocking(work).await;
+                    let text;
+                    (text, turn) = made.map_err(|_| RestFailure::busy("a listing was given up"))?;
+                    text
                 } else {
                     instances(&query, look)
                 };
                 (position, text)
             }
         };
-        Ok((position, self.count(text)?))
+        let body = self.count(text)?;
+        drop(turn);
+        Ok((position, body))
     }
 
     fn count(&self, text: Vec<u8>) -> Result<Bytes, RestFailure> {
@@ -194,4 +199,52 @@ fn instances(query: &Query, look: Lookup) -> Vec<u8> {
 fn encode(body: &impl Serialize) -> Vec<u8> {
     // Cannot fail: the values are text, numbers, and maps with text keys.
     serde_json::to_vec(body).unwrap_or_else(|_| b"{}".to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        instance::Instance,
+        registry::{Announcement, Health, memory::Memory},
+        task::at_once,
+    };
+
+    #[test]
+    fn clients_that_hang_up_leave_no_more_work_than_there_are_turns() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let memory = Memory::new();
+            for id in 0..=LARGE {
+                let address = "127.0.0.1:80".parse().unwrap();
+                let instance = Instance::new("web", id.to_string(), address);
+                let announcement = Announcement::new(instance).health(Health::Unchecked);
+                memory.register(announcement).unwrap();
+            }
+            // No work ends before this thread is free.
+            let (free, busy) = mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || busy.recv().is_err());
+            let listings = Listings::new(64 << 20);
+            let wanted = |n: usize| Wanted::Instances(Query::new("web").tag(n.to_string()));
+            // Each work holds the records that it lists.
+            let held = memory.instances("web").swap_remove(0);
+            let before = Arc::strong_count(&held);
+            for n in 0..50 {
+                let hung_up = at_once(listings.get(&memory.shared, wanted(n))).await;
+                assert!(hung_up.is_none());
+            }
+            let works = Arc::strong_count(&held) - before;
+            assert_eq!(works, AT_ONCE, "works at once");
+            drop(free);
+            occupied.await.unwrap();
+            let listed = listings.get(&memory.shared, wanted(50)).await;
+            assert!(listed.is_ok(), "the turns come back");
+        });
+    }
 }
