@@ -1,9 +1,14 @@
 //! Expiry, and what keeps it away.
 
-use std::num::NonZeroU32;
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, OnceLock, mpsc},
+    thread,
+};
 
 use tokio::time::{Instant, advance, sleep};
 use tower_roster::registry::{RegistrationEvent, Renewal, ViewState};
+use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::*;
 
@@ -150,4 +155,41 @@ async fn one_instance_in_a_hurry_keeps_no_dead_one() {
         sleep(SECOND / 1_000).await;
         advance(SECOND * 12 / 100).await;
     }
+}
+
+/// Output may be slow, and a registry that waits for it must not hold up its clients.
+#[tokio::test(start_paused = true)]
+async fn many_expire_in_steps_and_are_logged_without_the_lock() {
+    // While there is one dispatcher only, the test that comes to an event first decides for all.
+    static OTHER: OnceLock<Dispatch> = OnceLock::new();
+    OTHER.get_or_init(|| Dispatch::new(NoSubscriber::default()));
+    let memory = Arc::new(Memory::new());
+    for id in 0..2_500 {
+        memory.register(ttl(&format!("i{id}"), SECOND)).unwrap();
+    }
+    // How many are left at each line, which another thread can tell unless the lock is held.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (registry, lines) = (Arc::clone(&memory), Arc::clone(&seen));
+    let subscriber = tracing_subscriber::fmt().with_writer(move || {
+        let mut lines = lines.lock().unwrap();
+        if !matches!(lines.last(), Some(None)) {
+            let (registry, (send, left)) = (Arc::clone(&registry), mpsc::channel());
+            thread::spawn(move || send.send(registry.services()[0].1));
+            lines.push(left.recv_timeout(SECOND * 10).ok());
+        }
+        std::io::sink()
+    });
+    let logged = tracing::subscriber::set_default(subscriber.finish());
+    sleep(SECOND + SECOND / 1_000).await;
+    drop(logged);
+    assert!(memory.instances("web").is_empty());
+    let mut left = seen.lock().unwrap().clone();
+    assert_eq!(
+        left.len(),
+        2_500,
+        "one line for each; last: {:?}",
+        left.last()
+    );
+    left.dedup();
+    assert_eq!(left, [Some(1_500), Some(500), Some(0)]);
 }

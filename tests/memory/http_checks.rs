@@ -72,3 +72,38 @@ async fn a_failing_path_withholds_an_instance_and_one_success_restores_it() {
     }
     registration.deregister().await.unwrap();
 }
+
+#[test]
+fn a_check_that_ended_with_its_runtime_is_made_again() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let accepted = async || {
+        let listener = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
+        let accepted = tokio::time::timeout(SECOND * 10, listener.accept()).await;
+        accepted.expect("a check").unwrap()
+    };
+    let memory = hurried().build().unwrap();
+    let hangs = Health::Http {
+        target: "/".to_owned(),
+        interval: INTERVAL,
+        timeout: SECOND * 60,
+    };
+    let first = runtime();
+    let unanswered = first.block_on(async {
+        memory.register(checked("a", port, hangs)).unwrap();
+        accepted().await
+    });
+    drop(first);
+    runtime().block_on(async {
+        memory.heartbeat("a");
+        accepted().await
+    });
+    drop(unanswered);
+}

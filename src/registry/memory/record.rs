@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
+use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::instance::{Instance, Status};
@@ -38,6 +39,15 @@ pub(in crate::registry) struct RecordCheck {
     pub(in crate::registry) reap_after: Option<Duration>,
     /// The address from which the registration came; `None` if it was made in this process.
     pub(in crate::registry) registrant: Option<IpAddr>,
+}
+
+impl RecordCheck {
+    /// Returns when the first check is: at a random point of the first interval, so that instances which
+    /// registered together are not checked together.
+    pub(super) fn first_at(&self, now: Instant) -> Option<Instant> {
+        let share: f64 = rand::rng().random();
+        now.checked_add(self.interval.mul_f64(share))
+    }
 }
 
 /// The values for registrations that set none.

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rand::RngExt;
 use tokio::time::Instant;
 
 #[cfg(feature = "rest")]
@@ -206,12 +205,7 @@ impl Store {
         } = new;
         self.serial += 1;
         let service = Arc::clone(&instance.service);
-        // The first check is at a random point of the first interval, so that instances which registered
-        // together are not checked together.
-        let check_at = check.as_ref().and_then(|check| {
-            let share: f64 = rand::rng().random();
-            now.checked_add(check.interval.mul_f64(share))
-        });
+        let check_at = check.as_ref().and_then(|check| check.first_at(now));
         let record = Record {
             announced: instance.status,
             instance: Arc::new(instance),
@@ -311,6 +305,17 @@ impl Store {
         record.check_at = next;
     }
 
+    /// Plans the checks that began and will not end. No check may be running.
+    pub(super) fn plan_cut_off(&mut self, now: Instant) {
+        for (id, record) in &mut self.records {
+            if record.check_at.is_none() {
+                let check = record.check.as_ref();
+                record.check_at = check.and_then(|check| check.first_at(now));
+                self.checks.shift(id, None, record.check_at);
+            }
+        }
+    }
+
     /// Applies the result of a check, if the registration still exists.
     pub(super) fn checked(
         &mut self,
@@ -344,11 +349,11 @@ impl Store {
         Some(())
     }
 
-    /// Removes the expired records and returns them.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<Record> {
+    /// Removes at most `most` expired records, and returns them.
+    pub(super) fn expire(&mut self, now: Instant, most: usize) -> Vec<Record> {
         let mut expired = Vec::new();
         while let Some((at, id)) = self.expiries.first().cloned() {
-            if at > now {
+            if at > now || expired.len() >= most {
                 break;
             }
             expired.extend(self.take_out(&id, None, now));

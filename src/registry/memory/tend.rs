@@ -17,16 +17,19 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch as cell},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::Instant,
 };
 
-use super::{limits::MemoryLimits, probe, shared::MemoryShared, store::Store};
+use super::{limits::MemoryLimits, probe, record::Record, shared::MemoryShared, store::Store};
 use crate::{sync::lock, task::sleep_until_some};
 
 /// How late a timer may be on a busy machine without a suspension. Arbitrary: well above a timer's
 /// resolution of a millisecond, and well below a suspension.
 const TIMELY: Duration = Duration::from_millis(20);
+
+/// How many instances are removed without a break: about a millisecond under the lock.
+const EXPIRED_AT_ONCE: usize = 1_000;
 
 /// How far the starts of checks may be behind their rate and catch up. A timer is not exact.
 const CATCH_UP: Duration = TIMELY;
@@ -52,25 +55,35 @@ async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {
     let mut checks: Option<Checks> = None;
     loop {
         poke.mark_unchanged();
-        let next = {
+        let (next, more) = {
             let Some(shared) = registry.upgrade() else {
                 return;
             };
-            let checks = checks.get_or_insert_with(|| Checks::new(&shared.limits));
             let mut store = shared.store();
-            let next = if shared.faults.is_paused() {
+            let now = Instant::now();
+            let checks = checks.get_or_insert_with(|| {
+                // Checks of an earlier task were cut off with it.
+                store.plan_cut_off(now);
+                Checks::new(&shared.limits)
+            });
+            let (turned, next) = if shared.faults.is_paused() {
                 store.planned = None;
-                None
+                (Turned::default(), None)
             } else {
-                let now = Instant::now();
-                turn(&mut store, now);
+                let turned = turn(&mut store, now);
                 let check = checks.start(&mut store, &registry, now);
-                store.planned.into_iter().chain(check).min()
+                (turned, store.planned.into_iter().chain(check).min())
             };
             drop(store);
             shared.changed(false);
-            next
+            turned.log();
+            (next, turned.more)
         };
+        if more {
+            // Others have their turn at the lock and at this thread.
+            yield_now().await;
+            continue;
+        }
         let ended = async {
             match &mut checks {
                 Some(checks) if !checks.running.is_empty() => {
@@ -87,27 +100,51 @@ async fn tend(registry: Weak<MemoryShared>, mut poke: cell::Receiver<()>) {
     }
 }
 
-/// Removes expired instances, and plans the next deadline.
-fn turn(store: &mut Store, now: Instant) {
-    if let Some(planned) = store.planned {
-        let late = now.saturating_duration_since(planned);
-        let granted = if late > TIMELY {
-            store.grant(now, late)
-        } else {
-            0
-        };
+/// What a turn did. It is logged without the lock: the output of a program may be slow.
+#[derive(Default)]
+struct Turned {
+    late: Duration,
+    granted: usize,
+    expired: Vec<Record>,
+    /// Whether there may be further expired instances.
+    more: bool,
+}
+
+impl Turned {
+    fn log(&self) {
+        let (late, granted) = (self.late, self.granted);
         if granted > 0 {
             tracing::warn!(?late, granted, "woke late: instances get one more interval");
         }
+        for record in &self.expired {
+            tracing::info!(
+                service = ?record.instance.service, id = ?record.instance.id(),
+                "an instance expired"
+            );
+        }
     }
-    for record in store.expire(now) {
-        tracing::info!(
-            service = ?record.instance.service, id = ?record.instance.id(),
-            "an instance expired"
-        );
-    }
+}
+
+/// Removes expired instances, and plans the next deadline.
+fn turn(store: &mut Store, now: Instant) -> Turned {
+    let planned = store.planned.unwrap_or(now);
+    let late = now.saturating_duration_since(planned);
+    let granted = if late > TIMELY {
+        store.grant(now, late)
+    } else {
+        0
+    };
+    let expired = store.expire(now, EXPIRED_AT_ONCE);
     store.services.forget(now);
-    store.planned = store.next_deadline();
+    let more = expired.len() == EXPIRED_AT_ONCE;
+    // The next turn is at once, and late for none of those that are left.
+    store.planned = store.next_deadline().filter(|_| !more);
+    Turned {
+        late,
+        granted,
+        expired,
+        more,
+    }
 }
 
 /// The checks that run; dropping this aborts them.
