@@ -199,7 +199,7 @@ async fn requests_that_cannot_be_used_say_why() {
     )
     .await;
     refused(&front, "DELETE", "/registry/%ff", "", 400, "UTF-8").await;
-    refused(&front, "DELETE", "/registry/%20", "", 400, "empty").await;
+    refused(&front, "DELETE", "/registry/%20", "", 400, "blank").await;
     refused(&front, "DELETE", "/registry/a%0a", "", 400, "control").await;
     let name = "/registry/services/a%1b";
     refused(&front, "GET", name, "", 400, "control").await;
@@ -355,4 +355,17 @@ async fn a_request_that_was_dropped_leaves_nothing_behind() {
     let reply = server.clone().oneshot(get(1)).await.unwrap();
     let body = reply.into_body().collect().await.unwrap().to_bytes();
     assert!(body.starts_with(b"{"));
+}
+
+#[tokio::test]
+async fn names_in_paths_are_no_longer_than_those_in_registrations() {
+    let front = Front::start().await;
+    let (longest, longer) = ("x".repeat(512), "x".repeat(513));
+    let services = "/registry/services";
+    front.get(&format!("{services}/{longest}")).await.ok();
+    let cause = "512 bytes";
+    let target = format!("{services}/{longer}");
+    refused(&front, "GET", &target, "", 400, cause).await;
+    let target = format!("/registry/{longer}");
+    refused(&front, "DELETE", &target, "", 400, cause).await;
 }

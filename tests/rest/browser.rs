@@ -80,11 +80,11 @@ async fn a_listener_on_all_addresses_serves_the_one_that_is_asked() {
     }
     let addr = ([127, 0, 0, 1], port).into();
     assert_eq!(status(addr, &[TYPE, "Host: 127.0.0.2"]).await, 403);
-    assert_eq!(status(addr, &[TYPE, "Host: 0.0.0.0"]).await, 403);
+    assert_eq!(status(addr, &[TYPE, "Host: 0.0.0.0"]).await, 400);
 }
 
 #[tokio::test]
-async fn a_list_of_hosts_replaces_those_of_the_listener() {
+async fn a_list_of_hosts_adds_to_those_of_the_listener() {
     let settings = RestServerSettings::new().host("registry.internal".parse().unwrap());
     let settings = settings.host("10.0.0.5".parse().unwrap());
     let addr = "127.0.0.1:0".parse().unwrap();
@@ -93,8 +93,10 @@ async fn a_list_of_hosts_replaces_those_of_the_listener() {
         ("Host: registry.internal:80", 200),
         ("Host: Registry.Internal", 200),
         ("Host: 10.0.0.5", 200),
-        ("Host: localhost", 403),
-        ("Host: 127.0.0.1", 403),
+        ("Host: localhost", 200),
+        ("Host: 127.0.0.1", 200),
+        ("Host: 127.0.0.2", 403),
+        ("Host: evil.example", 403),
     ] {
         assert_eq!(status(front.addr, &[TYPE, host]).await, expected, "{host}");
     }

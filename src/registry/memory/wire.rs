@@ -129,12 +129,14 @@ pub(in crate::registry) fn object<'a>(
 /// Parses a name or an id.
 pub(in crate::registry) fn name<'a>(value: &'a Value, field: &str) -> Result<&'a str, FieldError> {
     let name = value.as_str().filter(|name| is_name(name));
-    name.ok_or_else(|| {
-        let accepted = format!(
-            "it must be text of 1 to {LONGEST_NAME} bytes that is not blank and has no control characters"
-        );
-        FieldError::new(field, value, &accepted)
-    })
+    name.ok_or_else(|| FieldError::new(field, value, &name_accepted()))
+}
+
+/// Says what [`is_name`] accepts.
+pub(in crate::registry) fn name_accepted() -> String {
+    format!(
+        "it must be text of 1 to {LONGEST_NAME} bytes that is not blank and has no control characters"
+    )
 }
 
 /// Whether a text can be a name or an id. A line end in a name would forge lines of logs and terminals.

@@ -14,9 +14,9 @@ use crate::instance::Host;
 /// Set by browsers.
 const FETCH_SITE: &str = "sec-fetch-site";
 
-/// Checks for which host a request is, and from which site it comes. `hosts` are those that are allowed; if
-/// there is none, those of `listener` are. `None` is a listener that is not known: then names are not
-/// allowed, because only a name can be made to lead elsewhere.
+/// Checks for which host a request is, and from which site it comes. The address of `listener` and `hosts`
+/// are allowed, and `localhost` on loopback. `None` is a listener that is not known: then any address and
+/// `localhost` are, because only a name can be made to lead elsewhere.
 pub(super) fn check(
     head: &Parts,
     hosts: &[Host],
@@ -27,14 +27,13 @@ pub(super) fn check(
     let host = host.map_err(|error| RestFailure::bad(format!("host: {error}")))?;
     let is_localhost =
         |host: &Host| matches!(host, Host::Name(name) if name.eq_ignore_ascii_case("localhost"));
-    let allowed = match (&host, listener) {
-        _ if !hosts.is_empty() => hosts.iter().any(|allowed| is_same(allowed, &host)),
+    let own = match (&host, listener) {
         (Host::Ip(ip), Some(own)) => ip.to_canonical() == own.to_canonical(),
         (host, Some(own)) => own.to_canonical().is_loopback() && is_localhost(host),
         (Host::Ip(_), None) => true,
         (host, None) => is_localhost(host),
     };
-    if !allowed {
+    if !own && !hosts.iter().any(|allowed| is_same(allowed, &host)) {
         let message = format!(
             "host {:?} is not one of this registry; allow it, or use the address of the registry",
             host.to_string()

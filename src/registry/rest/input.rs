@@ -85,18 +85,18 @@ async fn read<B: Body>(body: B, turns: &Semaphore) -> Result<Vec<u8>, RestFailur
     Ok(bytes)
 }
 
-/// Decodes a path segment.
+/// Decodes a name or an id in a path.
 pub(super) fn segment<'a>(encoded: &'a str, what: &str) -> Result<Cow<'a, str>, RestFailure> {
     let text = percent_decode_str(encoded)
         .decode_utf8()
         .map_err(|_| RestFailure::bad(format!("{what} is not UTF-8")))?;
-    if text.trim().is_empty() {
-        return Err(RestFailure::bad(format!("{what} is empty")));
+    if wire::is_name(&text) {
+        return Ok(text);
     }
-    if text.contains(char::is_control) {
-        return Err(RestFailure::bad(format!("{what} has control characters")));
-    }
-    Ok(text)
+    Err(RestFailure::bad(format!(
+        "{what}: {}",
+        wire::name_accepted()
+    )))
 }
 
 /// The parameters of a request. Unknown parameters are ignored, as in Consul.

@@ -1,6 +1,6 @@
 //! Runs a [`RestServer`] on a socket.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
@@ -34,7 +34,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// answer is a few bytes for a client that reads.
 const LEAVE_WITHIN: Duration = Duration::from_millis(250);
 
-/// The pause after a failed accept; the usual cause is a lack of file descriptors.
+/// The pause after a failed accept. The usual cause is a lack of descriptors, which lasts.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// How many descriptors are kept for checks and files.
@@ -64,7 +64,9 @@ impl RestServer {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the registry cannot accept a connection");
-                    slots.make_room();
+                    if lacks_descriptors(&error) {
+                        slots.make_room();
+                    }
                     sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -163,6 +165,13 @@ impl RestServer {
     }
 }
 
+/// Whether this process, or the system, has no descriptor left. Other failures concern one connection only,
+/// such as one that its client has given up.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    // ENFILE and EMFILE of Unix, and WSAEMFILE of Windows.
+    matches!(error.raw_os_error(), Some(23 | 24 | 10_024))
+}
+
 /// Returns how many descriptors this process may have, where the system says so.
 fn descriptors() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
@@ -170,4 +179,24 @@ fn descriptors() -> Option<usize> {
         .lines()
         .find(|line| line.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_descriptors_costs_other_connections() {
+        use rustix::io::Errno;
+        for (errno, lacks) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::CONNABORTED, false),
+            (Errno::NOBUFS, false),
+            (Errno::PERM, false),
+        ] {
+            assert_eq!(lacks_descriptors(&errno.into()), lacks, "{errno}");
+        }
+        assert!(!lacks_descriptors(&io::Error::other("other")));
+    }
 }

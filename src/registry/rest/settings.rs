@@ -52,11 +52,13 @@ impl RestServerSettings {
     }
 
     /// Sets how many connections [`serve`](RestServer::serve) holds, at least 1; 8 192 by default, and
-    /// never more than the descriptors of the process allow (128 are kept back for checks and files).
+    /// never more than the descriptors of the process allow: 128 of them, or half if there are fewer than
+    /// 256, are left for checks, files and the rest of the program, where the system tells their number
+    /// (Linux).
     ///
     /// At the limit, a new connection replaces the one whose last request began longest ago, of the
-    /// address that has most. So a heartbeat is served however many requests wait for a change. A
-    /// replaced request is answered with 503.
+    /// address that has most. So a heartbeat is served however many requests wait for a change. A request
+    /// that waits for a change is then answered with 503; any other is cut without an answer.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most;
         self
@@ -70,8 +72,9 @@ impl RestServerSettings {
         self
     }
 
-    /// Allows requests to this host (repeat for several); by default those to the address of the
-    /// listener, and to `localhost` if it is a loopback address. With a list, only its hosts are allowed.
+    /// Allows requests to this host (repeat for several), beside those to the address of the listener, and
+    /// to `localhost` if that is a loopback address. Clients behind a load balancer or a forwarded port need
+    /// it, and probes that set a `Host` of their own.
     ///
     /// The page of another site can make a browser send requests to the registry under a name that leads
     /// to it. The name in the request then is the site's.
