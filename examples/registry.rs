@@ -34,8 +34,8 @@ struct Args {
     /// Print one JSON object for each event.
     #[arg(long)]
     json: bool,
-    /// Serve requests to this host, such as the name of this machine (repeat for several) [default: the
-    /// address that a client connects to, and localhost].
+    /// Serve requests to this host, too, such as the name of this machine (repeat for several), beside those
+    /// to the address that a client connects to, and to localhost on loopback.
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<Host>,
     /// Check instances in this network, such as 10.0.0.0/8, whoever registers them (repeat for several)
@@ -169,8 +169,8 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             return Err(common::Failure::work("stopped again before all requests were answered"));
         }
     }
+    let saved = memory.flush();
+    saved.map_err(|error| common::Failure::work(common::chain(&error)))?;
     tell("stopped", "stopped".to_owned());
-    // The last handle: this saves what is not in the file yet.
-    drop(memory);
     Ok(())
 }

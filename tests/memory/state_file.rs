@@ -153,3 +153,53 @@ async fn changes_in_quick_succession_are_saved_together() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(&format!("\"weight\": {}", weight % 60_000)));
 }
+
+/// As when the folder is mounted after the start.
+#[tokio::test]
+async fn a_state_that_appears_after_the_start_is_not_replaced() {
+    let (directory, _) = folder();
+    let folder = directory.path().join("late");
+    let path = folder.join("registry.json");
+    let memory = open(&path);
+    fs::create_dir(&folder).unwrap();
+    let before = Memory::new();
+    before.register(unchecked("before")).unwrap();
+    before.save(&path).unwrap();
+    memory.register(unchecked("a")).unwrap();
+    for _ in 0..2 {
+        let error = memory.flush().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let chain = error.to_chain();
+        assert!(chain.contains("was not read"), "{chain}");
+    }
+    let kept = Memory::load(&path).unwrap();
+    assert_eq!(kept.instances("web")[0].id(), "before");
+    fs::rename(&path, folder.join("moved")).unwrap();
+    memory.flush().unwrap();
+    let saved = Memory::load(&path).unwrap();
+    assert_eq!(saved.instances("web")[0].id(), "a");
+}
+
+#[test]
+fn what_a_killed_save_left_is_removed_at_the_start() {
+    let (directory, path) = folder();
+    let others = [
+        ".other.json.0123456789abcdef.tmp",
+        ".registry.json.0123456789.tmp",
+        ".registry.json.tmp",
+        "registry.json.0123456789abcdef.tmp",
+    ];
+    for name in others
+        .iter()
+        .chain(&[".registry.json.0123456789abcdef.tmp"])
+    {
+        fs::write(directory.path().join(name), "").unwrap();
+    }
+    drop(open(&path));
+    let files = fs::read_dir(directory.path()).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    let mut expected = [&others[..], &["registry.json.lock"]].concat();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+}

@@ -106,6 +106,25 @@ async fn what_it_cannot_use_is_named() {
 }
 
 #[tokio::test]
+async fn a_state_that_cannot_be_saved_at_the_end_is_a_failure() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let folder = directory.path().join("folder");
+    std::fs::create_dir(&folder).expect("a folder");
+    let path = folder.join("registry.json");
+    let (mut registry, addr) = start(&["--state", path.to_str().expect("a path")]).await;
+    std::fs::remove_dir_all(&folder).expect("no folder");
+    let body = r#"{"serviceId": "a", "host": "h", "port": 80}"#;
+    let held = request(addr, "PUT", "/registry/register", body).await.ok();
+    assert_eq!(held.json()["saved"], false);
+    registry.signal(Signal::SIGTERM);
+    let end = registry.end(SOON).await;
+    assert_eq!(end.code, Some(1), "{end:?}");
+    assert!(end.stderr.contains("error: "), "{end:?}");
+    assert!(end.stderr.contains("registry.json"), "{end:?}");
+    assert!(!end.stdout.contains("stopped"), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_limit_that_cannot_be_is_named_by_its_flag() {
     for flags in [
         ["--checks-at-once", "0"],

@@ -243,17 +243,14 @@ async fn a_check_reaches_only_the_address_that_registers_it() {
     for own in ["127.0.0.1", "::1", "127.0.0.9", "::ffff:127.0.0.1"] {
         front.put(&check(own)).await.ok();
     }
-    let never = [
-        "169.254.169.254",
-        "fe80::1",
-        "::ffff:169.254.1.1",
-        "224.0.0.1",
-    ];
+    let never = ["169.254.169.254", "fe80::1", "::ffff:169.254.1.1"];
     for other in ["10.0.0.5", "192.0.2.1", "fd00::1"].iter().chain(&never) {
         let reply = front.put(&check(other)).await;
         assert_eq!(reply.status, 400, "{other}");
         assert!(reply.text().contains("healthCheck"), "{}", reply.text());
     }
+    // Nobody is there, with a check or without.
+    assert_eq!(front.put(&check("224.0.0.1")).await.status, 400);
     // Without a check, it may be anywhere.
     let plain = registration("b", json!({"host": "10.0.0.5"}));
     front.put(&plain).await.ok();
@@ -318,4 +315,36 @@ async fn an_answer_says_whether_the_state_file_has_the_change() {
     let front = Front::start().await;
     let held = front.put(&registration("a", json!({}))).await.ok().json();
     assert_eq!(held.get("saved"), None);
+}
+
+#[tokio::test]
+async fn a_registration_waits_for_a_slow_save_for_a_bounded_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.json");
+    let limits = MemoryLimits::new().save_pause(SECOND * 60);
+    let memory = Memory::builder().persist(path).limits(limits);
+    let front = Front::over(memory.build().unwrap(), "127.0.0.1:0".parse().unwrap()).await;
+    let held = front.put(&registration("a", json!({}))).await.ok().json();
+    assert_eq!(held["saved"], true);
+    let start = Instant::now();
+    let held = front.put(&registration("b", json!({}))).await.ok().json();
+    assert_eq!(held["saved"], false, "the next save is in a minute");
+    assert!(start.elapsed() < SECOND * 10, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_save_from_before_a_wipe_is_none_of_what_came_after() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let limits = MemoryLimits::new().save_pause(SECOND);
+    let memory = Memory::builder().persist(folder.join("registry.json"));
+    let memory = memory.limits(limits).build().unwrap();
+    let front = Front::over(memory, "127.0.0.1:0".parse().unwrap()).await;
+    let held = front.put(&registration("a", json!({}))).await.ok().json();
+    assert_eq!(held["saved"], true);
+    std::fs::rename(&folder, directory.path().join("elsewhere")).unwrap();
+    front.memory.wipe();
+    let held = front.put(&registration("b", json!({}))).await.ok().json();
+    assert_eq!(held["saved"], false);
 }

@@ -114,3 +114,21 @@ async fn a_server_that_stops_answers_what_waits() {
     served.unwrap();
     assert_eq!(listed(&reply.unwrap().ok()), ["a"]);
 }
+
+/// The index alone must tell a client that does not send the epoch, such as a script.
+#[tokio::test]
+async fn an_index_from_before_a_restart_is_answered_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.json");
+    let front = Front::start().await;
+    front.memory.register(lasting("a")).unwrap();
+    let (index, _) = position(&front.get("/registry/services/web").await.ok());
+    let changed = instance("a").weight(7);
+    front.memory.register(changed).unwrap();
+    front.memory.save(&path).unwrap();
+    let addr = front.stop().await;
+    let front = Front::over(Memory::load(&path).unwrap(), addr).await;
+    let target = format!("/registry/services/web?index={index}&wait=10m");
+    let reply = front.get(&target).await.ok().json();
+    assert_eq!(reply["instances"][0]["weight"], 7);
+}

@@ -6,7 +6,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 use super::Memory;
 use super::{
     limits::MemoryLimits,
-    persist::{self, StateFile},
+    persist::StateFile,
     record::Defaults,
     shared::{self, MemoryShared},
     store::Store,
@@ -74,8 +74,13 @@ impl MemoryBuilder {
     ///
     /// The state is saved in the background; changes during a save and in the
     /// [pause](MemoryLimits::save_pause) after it are saved together by the next one. Registering and
-    /// deregistering wait for the save. A failed save is logged and tried again, and the registry
-    /// continues; over REST, the response to a registration says whether it is in the file.
+    /// deregistering wait for the save, for at most 2 s. A failed save is logged and tried again, and the
+    /// registry continues; over REST, the response to a registration says whether it is in the file.
+    /// [`flush`](Memory::flush) saves at once.
+    ///
+    /// A file that does not exist at the start is not replaced if it appears later, for example because its
+    /// folder is mounted late: it may be a state that was not read. Then nothing is saved until the registry
+    /// is started again, or the file is moved away.
     ///
     /// A save replaces the file by a new one in the same folder, so a link is replaced, too. It keeps the
     /// mode of the file; a first file can be read by its owner only. The file `FILE.lock` beside it, which
@@ -93,7 +98,7 @@ impl MemoryBuilder {
             None => (Store::new(), None),
             Some(path) => {
                 let file = StateFile::new(path)?;
-                let store = persist::read(file.path(), true, self.defaults, shared::now())?;
+                let store = file.read(self.defaults, shared::now())?;
                 (store, Some(file))
             }
         };

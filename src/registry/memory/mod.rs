@@ -150,7 +150,7 @@ impl Memory {
     /// # Errors
     /// When the file cannot be read or is no saved state. The file is not changed.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, RegistryError> {
-        let store = persist::read(path.as_ref(), false, Defaults::default(), shared::now())?;
+        let store = persist::read(path.as_ref(), Defaults::default(), shared::now())?;
         Ok(Self::with_store(store))
     }
 
@@ -181,6 +181,15 @@ impl Memory {
         document.write(path).map_err(|error| {
             persist::failure(ErrorKind::Unavailable, path, "cannot be written", error)
         })
+    }
+
+    /// Saves what the file of [`MemoryBuilder::persist`] does not have yet, if there is one. It blocks until
+    /// the disk has written it. Dropping the last handle saves as well, but cannot say that it failed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn flush(&self) -> Result<(), RegistryError> {
+        self.shared.flush()
     }
 
     /// Registers an instance directly, without the [`Registration`](super::Registration) and the

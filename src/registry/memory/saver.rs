@@ -18,7 +18,7 @@ use super::{
     record::Position,
     store::Store,
 };
-use crate::sync::lock;
+use crate::{error::RegistryError, sync::lock};
 
 /// How long after a failed save the next one is tried, if nothing changes before.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -41,13 +41,6 @@ struct Tried {
     position: Position,
     /// Whether the file holds that position.
     saved: bool,
-}
-
-impl Tried {
-    /// Whether the save had what was there at a position.
-    fn includes(&self, position: Position) -> bool {
-        self.position.epoch != position.epoch || self.position.index >= position.index
-    }
 }
 
 impl Saver {
@@ -102,20 +95,44 @@ impl Saver {
     pub(super) async fn saved(&self, position: Position) -> bool {
         self.ensure_running();
         let mut tried = self.tried.subscribe();
-        // Cannot fail: `self` owns the sender.
-        let tried = tried.wait_for(|tried| tried.includes(position)).await;
-        tried.is_ok_and(|tried| tried.saved)
+        loop {
+            let last = *tried.borrow_and_update();
+            let same_epoch = last.position.epoch == position.epoch;
+            if same_epoch && last.position.index >= position.index {
+                return last.saved;
+            }
+            if !same_epoch && lock(&self.store).position().epoch != position.epoch {
+                // The state was wiped since, so the next save does not have it.
+                return false;
+            }
+            // Cannot fail: `self` owns the sender.
+            if tried.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Saves the changes that were not saved yet.
+    pub(super) fn flush(&self) -> Result<(), RegistryError> {
+        let store = lock(&self.store);
+        let position = store.position();
+        let tried = *self.tried.borrow();
+        if tried.position == position && tried.saved {
+            return Ok(());
+        }
+        let document = Document::of(&store);
+        drop(store);
+        let written = self.file.write(&document);
+        let saved = written.is_ok();
+        self.tried.send_replace(Tried { position, saved });
+        written
     }
 }
 
 impl Drop for Saver {
-    /// Saves the changes that were not saved yet.
     fn drop(&mut self) {
-        let store = lock(&self.store);
-        let tried = *self.tried.borrow();
-        if tried.position != store.position() || !tried.saved {
-            self.file.write(&Document::of(&store));
-        }
+        // A failure is logged.
+        let _ = self.flush();
         self.file.close();
     }
 }
@@ -143,7 +160,7 @@ async fn run(
         drop(store);
         let position = document.position;
         let file = Arc::clone(&file);
-        let written = tokio::task::spawn_blocking(move || file.write(&document));
+        let written = tokio::task::spawn_blocking(move || file.write(&document).is_ok());
         let Ok(saved) = written.await else { return };
         failed = !saved;
         tried.send_replace(Tried { position, saved });

@@ -5,11 +5,16 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, Weak},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::watch as cell, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::watch as cell,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     faults::Faults,
@@ -19,7 +24,11 @@ use super::{
     saver::Saver,
     store::Store,
 };
-use crate::sync::lock;
+use crate::{error::RegistryError, instance::Address, sync::lock};
+
+/// How long a client waits for the save of its registration, because a disk may hang. Our clients give up
+/// after 4 s.
+const SAVED_WITHIN: Duration = Duration::from_secs(2);
 
 /// One registry.
 #[derive(Debug)]
@@ -30,6 +39,8 @@ pub(in crate::registry) struct MemoryShared {
     pub(in crate::registry) faults: Faults,
     store: Arc<Mutex<Store>>,
     saver: Option<Saver>,
+    /// The host names that were warned of.
+    elsewhere: Mutex<BTreeSet<String>>,
     /// Wakes the [tending](super::tend) task before its deadline; closed when the last handle is
     /// dropped.
     pub(super) poke: cell::Sender<()>,
@@ -66,6 +77,7 @@ impl MemoryShared {
             saver: file.map(|file| Saver::new(file, limits.save_pause, Arc::clone(&store))),
             limits,
             store,
+            elsewhere: Mutex::default(),
             poke: cell::channel(()).0,
             task: Mutex::new(None),
             this: Weak::clone(this),
@@ -89,13 +101,32 @@ impl MemoryShared {
         }
     }
 
-    /// Waits until a save of this position was tried. Returns whether the file holds it; `None` if there is
-    /// no file.
-    pub(in crate::registry) async fn saved(&self, position: Position) -> Option<bool> {
-        match &self.saver {
-            Some(saver) => Some(saver.saved(position).await),
-            None => None,
+    /// Warns of a host name whose addresses may not be checked, once for each name.
+    pub(super) fn leads_elsewhere(&self, address: &Address) {
+        /// How many names are warned of, because clients choose them. Arbitrary.
+        const MOST: usize = 64;
+        let host = address.host().to_string();
+        // The set is consistent wherever the holder of the lock could panic.
+        let mut elsewhere = lock(&self.elsewhere);
+        if elsewhere.len() < MOST && elsewhere.insert(host.clone()) {
+            drop(elsewhere);
+            tracing::warn!(
+                ?host,
+                "this registry may check none of the addresses of a host name, so its checks fail"
+            );
         }
+    }
+
+    /// Waits until a save of this position was tried, for at most [`SAVED_WITHIN`]. Returns whether the file
+    /// holds it by then; `None` if there is no file.
+    pub(in crate::registry) async fn saved(&self, position: Position) -> Option<bool> {
+        let saved = self.saver.as_ref()?.saved(position);
+        Some(timeout(SAVED_WITHIN, saved).await.unwrap_or(false))
+    }
+
+    /// Saves the changes that were not saved yet.
+    pub(super) fn flush(&self) -> Result<(), RegistryError> {
+        self.saver.as_ref().map_or(Ok(()), Saver::flush)
     }
 
     /// Called after each operation: requests a save of its changes and, if `poke` is set, wakes the
