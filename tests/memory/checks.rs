@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use serde_json::json;
 use tokio::net::TcpListener;
 use tower_roster::{
     error::ErrorKind,
@@ -192,10 +193,42 @@ async fn a_name_is_checked_at_the_addresses_that_may_be_checked() {
         .await
         .unwrap()
         .unwrap();
-    for never in ["169.254.169.254:80", "[fe80::1]:80", "224.0.0.1:80"] {
+    for never in ["169.254.169.254:80", "[fe80::1]:80"] {
         let instance = Instance::new("web", "b", never.parse().unwrap());
         let announcement = Announcement::new(instance).health(tcp.clone());
         let error = memory.register(announcement).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{never}");
     }
+}
+
+/// A name may lead anywhere, also to what only this machine can reach.
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_is_never_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry.json");
+    // As a client on another machine registers it over HTTP.
+    let check = json!({
+        "interval": 20, "timeout": 1_000, "maxFailures": 1, "registrant": "192.0.2.1"
+    });
+    let state = json!({"index": 1, "instances": [{
+        "serviceId": "a", "serviceName": "web", "host": "localhost", "port": port, "healthCheck": check
+    }]});
+    std::fs::write(&path, state.to_string()).unwrap();
+    let memory = Memory::load(&path).unwrap();
+    let mut watch = registry(&memory).watch("web").unwrap();
+    watch.wait_for(|v| !v.withheld.is_empty()).await.unwrap();
+    let connected = tokio::time::timeout(INTERVAL * 10, listener.accept()).await;
+    assert!(connected.is_err(), "the check fails without a connection");
+    drop((memory, watch));
+
+    let limits = MemoryLimits::new().check_network("127.0.0.0/8".parse().unwrap());
+    let memory = Memory::builder().limits(limits).persist(&path);
+    let memory = memory.build().unwrap();
+    tokio::time::timeout(SECOND * 10, listener.accept())
+        .await
+        .expect("the network is allowed")
+        .unwrap();
+    drop(memory);
 }

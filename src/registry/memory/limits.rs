@@ -1,6 +1,12 @@
 //! The limits of a registry: what its clients can make it hold and do.
 
-use std::{collections::HashSet, fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    str::FromStr,
+    time::Duration,
+};
 
 use super::{record::NewRecord, wire::FieldError};
 use crate::{
@@ -98,7 +104,7 @@ impl MemoryLimits {
     }
 
     /// Sets how many checks may run at once, from 1 to 65 536; 64 by default. Each needs a descriptor.
-    /// Others wait for their turn.
+    /// Others wait for their turn, so checks that hang delay those of other clients.
     pub fn checks_at_once(mut self, most: usize) -> Self {
         self.checks_at_once = most;
         self
@@ -114,16 +120,19 @@ impl MemoryLimits {
     /// Allows checks of addresses in this network, whoever registers them; none by default (repeat for
     /// several).
     ///
-    /// Without it, a registration over HTTP can only have the address checked from which it came. So a
-    /// client cannot use the registry to reach, or to explore, what it cannot reach itself. Link-local,
-    /// multicast and unspecified addresses are never checked.
+    /// Without it, a registration over HTTP can only have the address checked from which it came; over
+    /// loopback, each address of the machine. So a client cannot use the registry to reach, or to explore,
+    /// what it cannot reach itself. Behind a reverse proxy, all registrations come from the proxy.
+    /// Link-local, multicast and unspecified addresses are never checked, nor are those where clouds serve
+    /// the secrets of a machine.
     pub fn check_network(mut self, network: Network) -> Self {
         self.check_networks.push(network);
         self
     }
 
     /// Sets the pause between two saves of the state file, from 0 to 60 s; 100 ms by default. All changes
-    /// in the pause are saved together. A longer pause delays the answers to registrations.
+    /// in the pause are saved together. A longer pause delays the answers to registrations, by at most 2 s;
+    /// then they say that the registration is not saved.
     pub fn save_pause(mut self, pause: Duration) -> Self {
         self.save_pause = pause;
         self
@@ -190,21 +199,16 @@ impl MemoryLimits {
     /// Whether a check that `registrant` wants may connect to `ip`. `None` is this process itself.
     pub(super) fn may_check(&self, ip: IpAddr, registrant: Option<IpAddr>) -> bool {
         let ip = ip.to_canonical();
-        let never = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.is_unspecified(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_unspecified(),
-        };
-        if never || ip.is_multicast() {
+        if is_never_checked(ip) {
             return false;
         }
-        let own = registrant.is_none_or(|from| {
-            let from = from.to_canonical();
-            from == ip || (from.is_loopback() && ip.is_loopback())
-        });
-        own || self
-            .check_networks
-            .iter()
-            .any(|network| network.contains(ip))
+        let mut networks = self.check_networks.iter();
+        let Some(from) = registrant.map(|from| from.to_canonical()) else {
+            return true;
+        };
+        from == ip
+            || networks.any(|network| network.contains(ip))
+            || (from.is_loopback() && is_of_this_machine(ip))
     }
 
     pub(in crate::registry) fn full(&self, full: Full) -> String {
@@ -216,6 +220,34 @@ impl MemoryLimits {
             ),
         }
     }
+}
+
+/// Where clouds serve the secrets of a machine beside `169.254.169.254`: Alibaba Cloud, AWS, Google Cloud.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+fn is_never_checked(ip: IpAddr) -> bool {
+    // A gateway translates 64:ff9b::/96 to the IPv4 address in the last 32 bits (RFC 6052).
+    let ip = match ip {
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] => Ipv4Addr::from_bits(v6.to_bits() as u32).into(),
+            _ => ip,
+        },
+        IpAddr::V4(_) => ip,
+    };
+    let scoped = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    scoped || ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip)
+}
+
+/// Whether an address is one of this machine: only to those can a socket be bound.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// A network: the addresses that begin with the same bits. It is printed and parsed as `10.0.0.0/8`; one
@@ -320,6 +352,8 @@ mod tests {
         assert!(own.may_check(ip("::1"), Some(ip("127.0.0.1"))));
         assert!(own.may_check(ip("10.0.0.6"), None));
         assert!(wide.may_check(ip("10.0.0.6"), client));
+        let six = MemoryLimits::new().check_network("::/0".parse().unwrap());
+        assert!(six.may_check(ip("64:ff9b::a00:6"), client));
         for never in [
             "169.254.169.254",
             "::ffff:169.254.169.254",
@@ -327,10 +361,34 @@ mod tests {
             "::",
             "fe80::1",
             "224.0.0.1",
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::",
         ] {
             for registrant in [None, client, Some(ip(never))] {
                 assert!(!wide.may_check(ip(never), registrant), "{never}");
+                assert!(!six.may_check(ip(never), registrant), "{never}");
             }
+        }
+    }
+
+    #[test]
+    fn a_client_on_this_machine_has_each_address_of_it_checked() {
+        // Sends nothing: it only chooses a route, and so one of the addresses.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let routed = socket
+            .connect("192.0.2.1:9")
+            .and_then(|()| socket.local_addr());
+        let own = routed.map_or(ip("127.0.0.1"), |addr| addr.ip());
+        let limits = MemoryLimits::new();
+        for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(limits.may_check(own, Some(ip(loopback))), "{own}");
+            assert!(!limits.may_check(ip("192.0.2.1"), Some(ip(loopback))));
+        }
+        if !own.is_loopback() {
+            assert!(!limits.may_check(own, Some(ip("192.0.2.1"))), "{own}");
         }
     }
 }

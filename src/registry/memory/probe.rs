@@ -68,7 +68,7 @@ async fn probe(job: &CheckJob) -> Result<(), BoxError> {
 
 /// Connects to the first address of the instance that may be checked and accepts.
 async fn connect(job: &CheckJob) -> Result<TcpStream, BoxError> {
-    let mut failure: BoxError = "it has no address that this registry may check".into();
+    let mut failure: Option<BoxError> = None;
     for address in addresses(job).await? {
         let may = |ip: IpAddr| {
             let registry = job.registry.upgrade();
@@ -79,10 +79,15 @@ async fn connect(job: &CheckJob) -> Result<TcpStream, BoxError> {
         }
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = error.into(),
+            Err(error) => failure = Some(error.into()),
         }
     }
-    Err(failure)
+    Err(failure.unwrap_or_else(|| {
+        if let Some(shared) = job.registry.upgrade() {
+            shared.leads_elsewhere(&job.address);
+        }
+        "it has no address that this registry may check".into()
+    }))
 }
 
 async fn addresses(job: &CheckJob) -> io::Result<Vec<SocketAddr>> {

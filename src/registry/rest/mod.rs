@@ -9,7 +9,7 @@
 //!
 //! | request | response |
 //! |---|---|
-//! | `PUT /registry/register` | 200 and the instance as stored; with a state file also `"saved"`: whether the file has it |
+//! | `PUT /registry/register` | 200 and the instance as stored; with a state file also `"saved"`: whether the file has it, within 2 s |
 //! | `POST /registry/heartbeat` | 200; 404 for an unknown instance, which must register again |
 //! | `DELETE /registry/{id}` (`?host=…&port=…`, `?generation=N`) | 200; 404 for an unknown instance |
 //! | `GET /registry/services/{name}` (`?index=N&epoch=E&wait=30s`, `?tag=T` any number of times) | `{"serviceName", "exists", "instances": […]}` |
@@ -40,7 +40,7 @@
 //! - The registry makes the `healthCheck` itself: it requests `path`, or opens a connection if there is
 //!   no path, from every 1 s on and with a `timeout` of at most 60 s. It removes a critical instance after
 //!   `reapAfter` (10 min by default, 0 for never). By default, `host` must be the address from which the
-//!   registration comes.
+//!   registration comes, or any of the machine if it comes over loopback.
 //! - The registry sets `lastHeartbeat` (Unix time), `id` and `generation`; a registration's values are
 //!   ignored.
 //! - An optional `session` identifies the process. The same id with another session is a new
