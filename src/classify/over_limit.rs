@@ -8,6 +8,10 @@ use crate::error::find;
 ///
 /// The endpoint has answered, so layers count the request as a success of the endpoint; and every
 /// endpoint would answer the same, so a retry does not send it again. The message names the limit.
+///
+/// A layer that passes errors on without knowing their type, such as a hedge or a measured endpoint, and the
+/// body of a response, learn it from the poll that returned the error. If another task is in between, such
+/// as that of a `tower::buffer::Buffer`, they count a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverLimit(String);
 
