@@ -227,7 +227,7 @@ impl GrpcEndpoints {
     /// counts neither as a failure of the endpoint nor for a retry, as the next response would be as
     /// large.
     ///
-    /// A head is read before it is measured, up to 16 MiB or four times the limit. A server that sends
+    /// A head is read before it is measured, up to 1 MiB or four times the limit. A server that sends
     /// still more breaks its stream or connection, which is a failure.
     #[must_use]
     pub fn max_header_size(mut self, bytes: u32) -> Self {

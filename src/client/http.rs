@@ -199,7 +199,7 @@ impl<B> HttpEndpoints<B> {
     /// trailers end the body with such an error. It counts neither as a failure of the endpoint nor for a
     /// retry, as the next response would be as large.
     ///
-    /// Over HTTP/2 a head is read before it is measured, up to 16 MiB or four times the limit. A server
+    /// Over HTTP/2 a head is read before it is measured, up to 1 MiB or four times the limit. A server
     /// that sends still more breaks its stream or connection, which is a failure.
     #[must_use]
     pub fn max_header_size(mut self, bytes: u32) -> Self {

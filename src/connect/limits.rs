@@ -9,11 +9,12 @@ pub(crate) const HEADER_SIZE: u32 = 256 << 10;
 /// Enough for one field for each cookie of a domain (RFC 6265 asks for 50), many times over.
 pub(crate) const HEADER_FIELDS: usize = 512;
 
-/// How many bytes of a head hyper reads over HTTP/2 at least, as h2 by itself. A larger head resets its
-/// stream, or ends its connection, with an error that has other causes, too; and larger trailers are cut
-/// off without an error. So hyper reads more than the limit, and the size is checked afterwards.
+/// How many bytes of a head hyper reads over HTTP/2 at least. A larger head resets its stream, or ends
+/// its connection, with an error that has other causes, too; and larger trailers are cut off without an
+/// error. So hyper reads more than the limit, and the size is checked afterwards. Not much more: it is
+/// the size in memory, and compression makes little of it on the wire.
 #[cfg(any(feature = "http2", feature = "tonic"))]
-const HTTP2_READS: u32 = 16 << 20;
+const HTTP2_READS: u32 = 1 << 20;
 
 /// How many bytes of a head hyper has to read over HTTP/2.
 #[cfg(any(feature = "http2", feature = "tonic"))]
@@ -49,4 +50,21 @@ pub(crate) fn size(fields: &http::HeaderMap) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 32);
     sizes.sum()
+}
+
+#[cfg(all(test, any(feature = "http2", feature = "tonic")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn over_http2_little_more_is_read_than_the_limit() {
+        for (limit, reads) in [
+            (1_000, 1 << 20),
+            (HEADER_SIZE, 1 << 20),
+            (1 << 20, 4 << 20),
+            (u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(http2_reads(limit), reads, "{limit}");
+        }
+    }
 }
