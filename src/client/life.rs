@@ -12,8 +12,9 @@
 //! An endpoint that is dropped drops its pool. So its idle connections close at once, and each of the
 //! others at the end of the response that it carries.
 //!
-//! A connection that carries nothing ends *in order*: its task tells the peer, by the `close_notify` of TLS
-//! and the `GOAWAY` of HTTP/2, and is aborted only if that takes too long.
+//! A connection that carries nothing when the pool or the line lets go of it ends *in order*: its task tells
+//! the peer, by the `close_notify` of TLS and the `GOAWAY` of HTTP/2, and is aborted only if that takes too
+//! long. One that still carries a response then is aborted at the end of it, without a word to the peer.
 //!
 //! A connection that has reached its greatest age is replaced: when a new one stands, the old one is
 //! *retired*, which means that it gets no further requests. So a host name that moved to another address
@@ -68,6 +69,8 @@ pub(super) fn again(greatest: Duration) -> Duration {
 /// Aborts the task of a connection when it is dropped.
 pub(super) struct Life {
     task: AbortHandle,
+    /// The runtime of the task: the one that drops the last owner may have no timer, or end.
+    runtime: Handle,
     /// The task that closes the connection when it is idle, for a connection that has its own.
     clock: OnceLock<AbortHandle>,
     /// The task that replaces it.
@@ -82,9 +85,12 @@ pub(super) struct Life {
 }
 
 impl Life {
+    /// # Panics
+    /// Outside of the runtime of the task.
     pub(super) fn new(task: AbortHandle) -> Arc<Self> {
         Arc::new(Self {
             task,
+            runtime: Handle::current(),
             clock: OnceLock::new(),
             renewal: OnceLock::new(),
             retired: AtomicBool::new(false),
@@ -144,15 +150,57 @@ impl Drop for Life {
         if *self.upgraded.get_mut() {
             return;
         }
-        match Handle::try_current() {
-            Ok(runtime) if *self.in_order.get_mut() => {
-                let task = self.task.clone();
-                runtime.spawn(async move {
-                    tokio::time::sleep(IN_ORDER_WITHIN).await;
-                    task.abort();
-                });
-            }
-            _ => self.task.abort(),
+        let task = Aborts(self.task.clone());
+        if *self.in_order.get_mut() {
+            self.runtime.spawn(async move {
+                let _task = task;
+                tokio::time::sleep(IN_ORDER_WITHIN).await;
+            });
+        }
+    }
+}
+
+/// Aborts a task when it is dropped: also when a runtime ends that was to wait for it.
+struct Aborts(AbortHandle);
+
+impl Drop for Aborts {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::{runtime::Builder, time::timeout};
+
+    use super::*;
+
+    /// The last owner of an idle connection is dropped by each of these.
+    #[test]
+    fn an_idle_connection_ends_whatever_drops_its_last_owner() {
+        let nothing = |life| drop(life);
+        let another_runtime = |life| {
+            let runtime = Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async { drop(life) });
+        };
+        for by in [nothing, another_runtime] {
+            let mut builder = Builder::new_current_thread();
+            let runtime = builder.enable_time().start_paused(true).build();
+            let runtime = runtime.expect("a runtime");
+            let (task, life) = runtime.block_on(async {
+                let task = tokio::spawn(pending::<()>());
+                let life = Life::new(task.abort_handle());
+                (task, life)
+            });
+            life.end_in_order();
+            by(life);
+            let ended = runtime.block_on(async { timeout(2 * IN_ORDER_WITHIN, task).await });
+            let ended = ended
+                .expect("in time")
+                .expect_err("it never ends by itself");
+            assert!(ended.is_cancelled());
         }
     }
 }
