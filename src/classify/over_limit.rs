@@ -11,7 +11,9 @@ use crate::error::find;
 ///
 /// A layer that passes errors on without knowing their type, such as a hedge or a measured endpoint, and the
 /// body of a response, learn it from the poll that returned the error. If another task is in between, such
-/// as that of a `tower::buffer::Buffer`, they count a failure.
+/// as that of a `tower::buffer::Buffer`, they count a failure. They cannot tell errors apart within one poll:
+/// if a service between drops this error and returns another in the same poll, such as the error of a
+/// fallback that failed at once, they take the other for this one, and count a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverLimit(String);
 

@@ -61,6 +61,19 @@ impl Frames {
     pub(crate) async fn start(
         answer: impl Fn(usize) -> Vec<Frame> + Send + Sync + 'static,
     ) -> Self {
+        Self::run(answer, false).await
+    }
+
+    /// Answers the first request with these frames when a second one comes, and no other.
+    pub(crate) async fn late(frames: Vec<Frame>) -> Self {
+        let answer = move |n| if n == 1 { frames.clone() } else { Vec::new() };
+        Self::run(answer, true).await
+    }
+
+    async fn run(
+        answer: impl Fn(usize) -> Vec<Frame> + Send + Sync + 'static,
+        first: bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             addr: listener.local_addr().unwrap(),
@@ -73,7 +86,9 @@ impl Frames {
             while let Ok((stream, _)) = listener.accept().await {
                 let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
                 let goaways = Arc::clone(&goaways);
-                tokio::spawn(async move { serve(stream, &requests, &goaways, &*answer).await });
+                tokio::spawn(
+                    async move { serve(stream, &requests, &goaways, &*answer, first).await },
+                );
             }
         });
         server
@@ -94,6 +109,7 @@ async fn serve(
     requests: &AtomicUsize,
     goaways: &AtomicUsize,
     answer: &(impl Fn(usize) -> Vec<Frame> + ?Sized),
+    first: bool,
 ) -> io::Result<()> {
     // The preface of the client.
     stream.read_exact(&mut [0; 24]).await?;
@@ -108,7 +124,11 @@ async fn serve(
             goaways.fetch_add(1, Relaxed);
         }
         if head[3] == HEADERS {
-            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let id = match first {
+                // The first stream of a client.
+                true => 1,
+                false => u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
+            };
             let n = requests.fetch_add(1, Relaxed);
             for frame in answer(n) {
                 match frame.0 {

@@ -14,11 +14,14 @@ use http_body_util::{BodyExt, Empty};
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service, ServiceExt};
 use tower_roster::{
-    classify::{self, Http, Outcome},
+    classify::{self, Http, Outcome, Verdict},
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
     endpoint::{Endpoint, load::LoadTracker},
-    service::{breaker::BreakerSettings, hedge::HedgeSettings, throttle::ThrottleSettings},
+    service::{
+        breaker::BreakerSettings, hedge::HedgeSettings, limit::LimitSettings,
+        throttle::ThrottleSettings,
+    },
 };
 
 use crate::{raw::Raw, scripted::at};
@@ -34,9 +37,12 @@ struct Case {
 }
 
 impl Case {
-    async fn http1(what: &'static str, answer: impl Into<String>) -> Self {
-        let answer = answer.into();
-        let server = Raw::start(move |_| (answer.clone(), false)).await;
+    async fn http1(late: bool, what: &'static str, answer: String) -> Self {
+        let answer = move |_: &str| (answer.clone(), false);
+        let server = match late {
+            true => Raw::late(answer).await,
+            false => Raw::start(answer).await,
+        };
         Self {
             what,
             addr: server.addr,
@@ -46,8 +52,11 @@ impl Case {
     }
 
     #[cfg(feature = "http2")]
-    async fn http2(what: &'static str, frames: Vec<crate::frames::Frame>) -> Self {
-        let server = crate::frames::Frames::start(move |_| frames.clone()).await;
+    async fn http2(late: bool, what: &'static str, frames: Vec<crate::frames::Frame>) -> Self {
+        let server = match late {
+            true => crate::frames::Frames::late(frames).await,
+            false => crate::frames::Frames::start(move |_| frames.clone()).await,
+        };
         Self {
             what,
             addr: server.addr,
@@ -71,6 +80,11 @@ impl Case {
 }
 
 async fn cases() -> Vec<Case> {
+    cases_that_come(false).await
+}
+
+/// If they come late, the first request is answered when a second one comes, which is not answered.
+async fn cases_that_come(late: bool) -> Vec<Case> {
     let fields = |fields, bytes: usize| {
         let field = |n| format!("x-{n:05}: {}\r\n", "0".repeat(bytes));
         (0..fields).map(field).collect::<String>()
@@ -81,10 +95,10 @@ async fn cases() -> Vec<Case> {
         format!("{head}{fields}\r\n")
     };
     let mut cases = vec![
-        Case::http1("many fields in a head", head(fields(600, 10))).await,
-        Case::http1("a long head", head(fields(1, 600_000))).await,
-        Case::http1("many trailers", trailers(fields(600, 10))).await,
-        Case::http1("long trailers", trailers(fields(1, 600_000))).await,
+        Case::http1(late, "many fields in a head", head(fields(600, 10))).await,
+        Case::http1(late, "a long head", head(fields(1, 600_000))).await,
+        Case::http1(late, "many trailers", trailers(fields(600, 10))).await,
+        Case::http1(late, "long trailers", trailers(fields(1, 600_000))).await,
     ];
     #[cfg(feature = "http2")]
     {
@@ -92,9 +106,9 @@ async fn cases() -> Vec<Case> {
 
         let fields = [("ab", "01234567890123456789"); 400];
         let one = vec![head(END_STREAM, &fields)];
-        cases.push(Case::http2("a head of HTTP/2", one).await);
+        cases.push(Case::http2(late, "a head of HTTP/2", one).await);
         let two = vec![head(0, &[]), trailers(&fields)];
-        cases.push(Case::http2("trailers of HTTP/2", two).await);
+        cases.push(Case::http2(late, "trailers of HTTP/2", two).await);
     }
     cases
 }
@@ -181,11 +195,35 @@ async fn it_is_no_failure_for_a_breaker_or_a_throttle() {
 }
 
 #[tokio::test]
-async fn it_is_no_reason_for_a_second_attempt() {
+async fn it_is_no_overload_for_an_adaptive_limit() {
     for case in cases().await {
+        let limit = LimitSettings::new().build().unwrap();
+        let limit = limit.classify(classify::from_fn(|answer: Result<_, _>| match answer {
+            Ok(_) => Verdict::SUCCESS,
+            Err(_) => Verdict::OVERLOADED,
+        }));
+        let before = limit.handle().limit();
+        let service = limit.layer(case.client());
+        for _ in 0..5 {
+            // The limit changes once in a tenth of a second at most.
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::resume();
+            error(&service).await;
+        }
+        assert_eq!(limit.handle().limit(), before, "{}", case.what);
+    }
+}
+
+/// The first attempt ends while a second one waits, which would wait for ever.
+#[tokio::test]
+async fn it_is_no_reason_to_wait_for_a_second_attempt() {
+    for case in cases_that_come(true).await {
         let settings = HedgeSettings::new().delay(Duration::from_millis(20));
         let service = settings.build().unwrap().http().layer(case.client());
-        error(&service).await;
-        assert_eq!((case.requests)(), 1, "{}", case.what);
+        let error = tokio::time::timeout(Duration::from_secs(10), error(&service)).await;
+        let error = error.expect(case.what);
+        assert!(classify::is_over_limit(&*error), "{}: {error:?}", case.what);
+        assert_eq!((case.requests)(), 2, "{}", case.what);
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 pub(crate) struct Raw {
@@ -27,6 +28,20 @@ impl Raw {
     pub(crate) async fn start(
         answer: impl Fn(&str) -> (String, bool) + Send + Sync + 'static,
     ) -> Self {
+        Self::run(answer, None).await
+    }
+
+    /// Answers the first request when a second one comes, and no other.
+    pub(crate) async fn late(
+        answer: impl Fn(&str) -> (String, bool) + Send + Sync + 'static,
+    ) -> Self {
+        Self::run(answer, Some(Arc::default())).await
+    }
+
+    async fn run(
+        answer: impl Fn(&str) -> (String, bool) + Send + Sync + 'static,
+        second: Option<Arc<Notify>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             addr: listener.local_addr().unwrap(),
@@ -40,9 +55,9 @@ impl Raw {
             while let Ok((stream, _)) = listener.accept().await {
                 opened.fetch_add(1, Relaxed);
                 let (closed, requests) = (Arc::clone(&closed), Arc::clone(&requests));
-                let answer = Arc::clone(&answer);
+                let (answer, second) = (Arc::clone(&answer), second.clone());
                 tokio::spawn(async move {
-                    let _ = serve(stream, &requests, &*answer).await;
+                    let _ = serve(stream, &requests, &*answer, second.as_deref()).await;
                     closed.fetch_add(1, Relaxed);
                 });
             }
@@ -68,6 +83,7 @@ async fn serve(
     mut stream: TcpStream,
     requests: &AtomicUsize,
     answer: &(impl Fn(&str) -> (String, bool) + ?Sized),
+    second: Option<&Notify>,
 ) -> io::Result<()> {
     let mut got = Vec::new();
     loop {
@@ -79,7 +95,14 @@ async fn serve(
                 return Ok(());
             }
         };
-        requests.fetch_add(1, Relaxed);
+        let n = requests.fetch_add(1, Relaxed);
+        if let Some(second) = second {
+            if n > 0 {
+                second.notify_one();
+                pending::<()>().await;
+            }
+            second.notified().await;
+        }
         let rest = got.split_off(end);
         let head = String::from_utf8(std::mem::replace(&mut got, rest)).unwrap();
         let (answer, close) = answer(&head);
