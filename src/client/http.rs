@@ -212,9 +212,10 @@ impl<B> HttpEndpoints<B> {
     ///
     /// A connection begins with a limit of 100 fields, up to which hyper reads a head without allocating.
     /// The first response of an endpoint that has more is parsed twice, and ends its connection. Its request
-    /// is not sent again; if it is still being uploaded, the rest is not sent. New connections of that
-    /// endpoint then begin with the limit that is set here, for which hyper fills 64 bytes a field while it
-    /// reads a head. Trailers have the limit of their connection, at first 100.
+    /// is not sent again. New connections of that endpoint then begin with the limit that is set here, for
+    /// which hyper fills 64 bytes a field while it reads a head. If such a response comes while the request is
+    /// still being uploaded on a connection with the limit of 100, the request fails as if it had too many
+    /// fields. Trailers have the limit of their connection, at first 100.
     #[must_use]
     pub fn max_header_fields(mut self, fields: usize) -> Self {
         self.limits.fields(fields);

@@ -25,7 +25,6 @@ use http::{
 use http_body::Body;
 use hyper::{body::Incoming, client::conn::TrySendError, upgrade::OnUpgrade};
 use pin_project::pin_project;
-use tokio::sync::oneshot;
 use tower::Service;
 
 use super::{
@@ -34,7 +33,9 @@ use super::{
     life::{Life, again, age},
     limits::Limits,
     pool::{Connecting, Connection, Pool},
-    reread, reuse,
+    reread::{self, Refusal, Verdict},
+    reuse,
+    upload::Upload,
     uri::Place,
 };
 use crate::{
@@ -46,7 +47,7 @@ use crate::{
 pub(super) struct Http1<B> {
     pub(super) place: Arc<Place>,
     pub(super) connector: Connector,
-    pub(super) pool: Arc<Pool<B>>,
+    pub(super) pool: Arc<Pool<Upload<B>>>,
     pub(super) limits: Limits,
     /// At which age connections are replaced.
     pub(super) max_age: Option<Duration>,
@@ -56,6 +57,9 @@ pub(super) struct Http1<B> {
     /// publishes no other memory.
     pub(super) many_fields: AtomicBool,
 }
+
+/// A connection, which tells whether the body of its request is still being sent.
+type Connected<B> = Connection<Upload<B>>;
 
 pub(super) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
@@ -81,12 +85,8 @@ where
 
     /// Sends a request on a connection that seemed to be ready. If that connection had not begun
     /// the request, sends it on another.
-    fn send_on(
-        self: Arc<Self>,
-        mut connection: Connection<B>,
-        mut request: Request<B>,
-    ) -> Answering {
-        let given = self.prepare(&mut request);
+    fn send_on(self: Arc<Self>, mut connection: Connected<B>, request: Request<B>) -> Answering {
+        let (request, given) = self.prepare(request, &connection);
         let sent = connection.sender.try_send_request(request);
         Box::pin(OnConnection {
             sent,
@@ -116,13 +116,12 @@ where
                 Ok(connected) => connected,
                 Err(error) => return Err(self.unsent(error, request)),
             };
-            let given = self.prepare(&mut request);
-            match connection.sender.try_send_request(request).await {
+            let (sent, given) = self.prepare(request, &connection);
+            match connection.sender.try_send_request(sent).await {
                 Ok(answer) => return Ok(self.answered(connection, answer)),
                 Err(mut error) => match error.take_message() {
                     Some(back) => {
-                        request = back;
-                        given.restore(&mut request);
+                        request = given.restore(back);
                         // Only a used connection permits another round: a server that closes new
                         // connections would cause an endless loop.
                         if !used {
@@ -142,7 +141,7 @@ where
     #[inline]
     fn answered(
         &self,
-        mut connection: Connection<B>,
+        mut connection: Connected<B>,
         answer: Response<Incoming>,
     ) -> Response<HttpBody> {
         if answer.extensions().get::<OnUpgrade>().is_some() {
@@ -161,17 +160,25 @@ where
     #[cold]
     fn unanswered(
         self: Arc<Self>,
-        mut connection: Connection<B>,
+        mut connection: Connected<B>,
         is_head: bool,
         error: hyper::Error,
     ) -> Answering {
         Box::pin(async move {
-            let refused = match connection.refused.take() {
-                Some(refused) if is_head_too_large(&error) => refused,
+            let refusal = match connection.refusal.take() {
+                Some(refusal) if is_head_too_large(&error) => refusal,
                 _ => return Err(self.failed(error)),
             };
-            let Ok(refused) = refused.await else {
-                return Err(self.failed(error));
+            let place = Arc::clone(&self.place);
+            let refused = match refusal.verdict.await {
+                Ok(Verdict::ManyFields(refused)) => refused,
+                Ok(Verdict::Unsent) => {
+                    self.many_fields.store(true, Relaxed);
+                    return Err(HttpError::too_large(place, self.limits.unsent().into()));
+                }
+                Ok(Verdict::Other) => return Err(self.failed(error)),
+                // The task of the connection has ended, and its socket with it.
+                Err(_) => return Err(HttpError::broke(place, error)),
             };
             let method = if is_head { Method::HEAD } else { Method::GET };
             let (answer, life) = reread::read(refused, self.limits, method)
@@ -197,7 +204,7 @@ where
     }
 
     /// Connects. `upgrades` says whether it must be possible to upgrade the connection.
-    fn connect(self: &Arc<Self>, uri: &Uri, upgrades: bool) -> Connecting<B> {
+    fn connect(self: &Arc<Self>, uri: &Uri, upgrades: bool) -> Connecting<Upload<B>> {
         let connection = self.connector.clone().call(uri.clone());
         let (negotiates, this) = (self.negotiates, Arc::downgrade(self));
         Box::pin(async move {
@@ -214,7 +221,7 @@ where
         this: &Weak<Self>,
         io: Io,
         upgrades: bool,
-    ) -> Result<Connection<B>, BoxError> {
+    ) -> Result<Connected<B>, BoxError> {
         let (limits, fewer, max_age) = {
             let this = this.upgrade().ok_or("the endpoint was removed")?;
             let full = upgrades || this.many_fields.load(Relaxed);
@@ -222,11 +229,11 @@ where
             (this.limits, fewer, this.max_age)
         };
         let (mut sender, connection) = fewer.unwrap_or(limits).http1().handshake(io).await?;
-        let mut refused = None;
+        let mut refusal = None;
         let task = if fewer.is_some() {
-            let (pass_on, passed) = oneshot::channel();
-            refused = Some(passed);
-            tokio::spawn(reread::run(connection, pass_on))
+            let (run, refuses) = Refusal::watch(connection);
+            refusal = Some(refuses);
+            tokio::spawn(run)
         } else {
             tokio::spawn(async move {
                 // The request on this connection gets the error, too.
@@ -241,7 +248,7 @@ where
             life.set_renewal(tokio::spawn(renewal).abort_handle());
         }
         sender.ready().await?;
-        Ok(Connection::new(sender, life, refused))
+        Ok(Connection::new(sender, life, refusal))
     }
 
     /// Replaces a connection at its greatest age, or closes it if it is idle: a new one would begin to be
@@ -283,9 +290,13 @@ where
     }
 
     /// Prepares a request for sending: the authority of its URI becomes a header, and the path
-    /// becomes the URI. Returns the former values.
+    /// becomes the URI. Also returns the former values.
     #[inline]
-    fn prepare(&self, request: &mut Request<B>) -> Given {
+    fn prepare(
+        &self,
+        mut request: Request<B>,
+        connection: &Connected<B>,
+    ) -> (Request<Upload<B>>, Given) {
         let uri = mem::take(request.uri_mut());
         let sent = match uri.path_and_query() {
             _ if request.method() == Method::CONNECT => {
@@ -306,12 +317,14 @@ where
         if unnamed && let Some(host) = self.place.host(&uri) {
             request.headers_mut().insert(HOST, host);
         }
-        Given {
+        let given = Given {
             uri,
             version,
             is_head,
             unnamed,
-        }
+        };
+        let uploading = connection.refusal.as_ref().map(Refusal::uploading);
+        (request.map(|body| Upload::new(body, uploading)), given)
     }
 }
 
@@ -325,7 +338,7 @@ struct OnConnection<F, B> {
     #[pin]
     sent: F,
     /// `None` after the connection has answered or failed.
-    rest: Option<(Arc<Http1<B>>, Connection<B>, Given)>,
+    rest: Option<(Arc<Http1<B>>, Connected<B>, Given)>,
     /// The request on another connection, after the first had not begun it; or its response, after the
     /// first had refused it.
     again: Option<Answering>,
@@ -333,7 +346,7 @@ struct OnConnection<F, B> {
 
 impl<F, B> Future for OnConnection<F, B>
 where
-    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>,
+    F: Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload<B>>>>>,
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
@@ -353,10 +366,9 @@ where
             Err(error) => error,
         };
         let again = match error.take_message() {
-            Some(mut request) => {
+            Some(request) => {
                 drop(connection);
-                given.restore(&mut request);
-                Box::pin(http.connect_and_send(request))
+                Box::pin(http.connect_and_send(given.restore(request)))
             }
             None => http.unanswered(connection, given.is_head, error.into_error()),
         };
@@ -380,12 +392,14 @@ struct Given {
 }
 
 impl Given {
-    fn restore<B>(self, request: &mut Request<B>) {
+    fn restore<B: Body>(self, request: Request<Upload<B>>) -> Request<B> {
+        let mut request = request.map(Upload::into_inner);
         *request.uri_mut() = self.uri;
         *request.version_mut() = self.version;
         if self.unnamed {
             request.headers_mut().remove(HOST);
         }
+        request
     }
 }
 

@@ -91,13 +91,23 @@ impl Limits {
         })
     }
 
-    /// The error of trailers that exceed them over HTTP/1, if this is why hyper failed. Only a head is
-    /// read again with more fields.
+    /// The error of a head that came before its request was sent in full, on a connection with
+    /// [`fewer_fields`](Self::fewer_fields).
+    pub(super) fn unsent(self) -> OverLimit {
+        let Self { fields, .. } = self;
+        OverLimit::new(format!(
+            "the head of the response has more than {FREE_FIELDS} fields, and came before the request \
+             was sent in full; new connections to the endpoint take {fields} (max_header_fields)"
+        ))
+    }
+
+    /// The error of trailers that exceed them over HTTP/1, if this is why hyper failed. It names no
+    /// number of fields, because that depends on the connection: only a head is read again with more.
     pub(super) fn trailers_over_http1(self, error: &hyper::Error) -> Option<OverLimit> {
-        let (size, fields) = (self.size, self.fields.min(FREE_FIELDS));
+        let size = self.size;
         limits::are_trailers_too_large(error).then(|| {
             OverLimit::new(format!(
-                "the trailers of the response have more than {fields} fields or {size} bytes \
+                "the trailers of the response have too many fields, or more than {size} bytes \
                  (max_header_size)"
             ))
         })

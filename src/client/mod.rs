@@ -36,6 +36,8 @@ mod stack;
 #[cfg(feature = "tonic")]
 mod status;
 #[cfg(feature = "http")]
+mod upload;
+#[cfg(feature = "http")]
 mod uri;
 
 pub use self::stack::{Built, Handles, NoBreaker, Outermost, Stack, Stacked};

@@ -101,7 +101,7 @@ impl<B> Pool<B> {
             let connection = &state.idle[at].connection;
             if connection.is_over(&mut clock) {
                 over.push(state.idle.remove(at));
-            } else if connection.sender.is_ready() && !(upgrades && connection.refused.is_some()) {
+            } else if connection.sender.is_ready() && !(upgrades && connection.refusal.is_some()) {
                 return Some(state.idle.remove(at).connection);
             }
         }

@@ -15,11 +15,15 @@
 //! connection gets one, and what it writes is dropped. It carries this one response. New
 //! connections of this endpoint have the full limit from then on.
 //!
+//! hyper gives up a request that it has not sent in full when it refuses the head of its response. The
+//! second connection could not send the rest, and the response might never end. So the head of such a
+//! response is not read again; the request gets an error.
+//!
 //! hyper gives nothing back of a connection that can be upgraded. So a request that asks for an
 //! upgrade gets a connection with the full limit.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::Arc,
@@ -40,30 +44,76 @@ use tokio::sync::oneshot;
 use super::{
     life::Life,
     limits::{FREE_FIELDS, Limits},
+    upload::Uploading,
 };
 use crate::{connect::Io, error::BoxError};
 
 /// The socket of a connection that refused a head, and that head.
 pub(super) type RefusedHead = Parts<Io>;
 
-/// Runs a connection until it ends. If it refuses a head, passes it on to `refused`.
-pub(super) async fn run<B>(mut connection: Connection<Io, B>, refused: oneshot::Sender<RefusedHead>)
-where
+/// Why a connection ended.
+pub(super) enum Verdict {
+    /// It refused a head for its number of fields.
+    ManyFields(RefusedHead),
+    /// It did so before it had sent its whole request. The rest is lost, and a server that needs it
+    /// would never end its response.
+    Unsent,
+    /// Another reason, such as the size of a head.
+    Other,
+}
+
+/// What a connection makes of a head that it refuses, for the request on it.
+pub(super) struct Refusal {
+    pub(super) verdict: oneshot::Receiver<Verdict>,
+    uploading: Uploading,
+}
+
+impl Refusal {
+    /// Returns what runs a connection until it ends, and what learns of a refusal.
+    pub(super) fn watch<B>(connection: Connection<Io, B>) -> (impl Future<Output = ()>, Self)
+    where
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let ((tell, verdict), uploading) = (oneshot::channel(), Uploading::default());
+        let run = run(connection, uploading.clone(), tell);
+        (run, Self { verdict, uploading })
+    }
+
+    /// What has to be told of the body of a request on this connection.
+    #[inline]
+    pub(super) fn uploading(&self) -> &Uploading {
+        &self.uploading
+    }
+}
+
+/// Runs a connection until it ends, and tells why it did.
+async fn run<B>(
+    mut connection: Connection<Io, B>,
+    uploading: Uploading,
+    tell: oneshot::Sender<Verdict>,
+) where
     B: Body + 'static,
     B::Error: Into<BoxError>,
 {
+    let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
     // The request on this connection gets the error, too.
-    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
-        return tracing::debug!(%error, "connection broke");
-    }
+    let broke = ended.inspect_err(|error| tracing::debug!(%error, "connection broke"));
+    // Before hyper drops the rest of the body.
+    let uploading = uploading.get();
     let mut parts = connection.into_parts();
-    if has_many_fields(&parts.read_buf) {
-        match refused.send(parts) {
-            Ok(()) => return,
-            Err(unwanted) => parts = unwanted,
-        }
+    // hyper gives up its side with the head. Only the socket tells whether it had written all.
+    let unsent = uploading || !parts.io.inner().is_flushed();
+    if !has_many_fields(&parts.read_buf) {
+        let _ = tell.send(Verdict::Other);
+    } else if unsent && broke.is_ok() {
+        let _ = tell.send(Verdict::Unsent);
     } else {
-        drop(refused);
+        // Including a broken socket, whose server waits for nothing more.
+        match tell.send(Verdict::ManyFields(parts)) {
+            Err(Verdict::ManyFields(unwanted)) => parts = unwanted,
+            _ => return,
+        }
     }
     let _ = poll_fn(|cx| Pin::new(&mut parts.io).poll_shutdown(cx)).await;
 }

@@ -50,6 +50,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub(crate) struct Stream {
     stream: Box<dyn Duplex>,
     is_http2: bool,
+    /// Whether all that was written has been flushed.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only HTTP/1 of the client asks for it")
+    )]
+    flushed: bool,
     /// Reports the loss to the links, if the connector makes links.
     lost: Option<watch::Sender<bool>>,
 }
@@ -63,6 +69,7 @@ impl Stream {
         Self {
             stream: Box::new(stream),
             is_http2,
+            flushed: true,
             lost: linked.then(watch::Sender::default),
         }
     }
@@ -71,6 +78,13 @@ impl Stream {
     #[cfg(feature = "http")]
     pub(crate) fn is_http2(&self) -> bool {
         self.is_http2
+    }
+
+    /// Whether the last call was a flush that is complete. A writer that keeps bytes back flushes only
+    /// after it has written them.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.flushed
     }
 
     fn link(&self) -> Option<Link> {
@@ -128,6 +142,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.flushed = false;
         let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
         Poll::Ready(self.note(result))
     }
@@ -137,6 +152,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.flushed = false;
         let result = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
         Poll::Ready(self.note(result))
     }
@@ -147,6 +163,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.flushed = result.is_ok();
         Poll::Ready(self.note(result))
     }
 

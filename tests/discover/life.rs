@@ -103,6 +103,22 @@ async fn an_upload_that_goes_on_after_its_response_ends_with_the_idle_timeout() 
 }
 
 #[tokio::test]
+async fn an_upload_that_is_cut_off_by_a_response_of_many_fields_closes_its_connection() {
+    for upload in [endless, flood] {
+        let server = Raw::start(|_| {
+            let fields = "a: b\r\n".repeat(400);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{fields}\r\n");
+            (head, false)
+        })
+        .await;
+        let mut client = client(server.addr, HttpEndpoints::new().idle_timeout(None));
+        let error = client.call(upload()).await.unwrap_err();
+        assert!(error.is_too_large(), "{error:?}");
+        all_close(server.addr).await;
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_goes_on_after_its_response_ends_with_the_endpoint() {
     for answer in EARLY {
         for max_idle in [1, usize::MAX] {

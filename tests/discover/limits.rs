@@ -1,10 +1,12 @@
 //! Responses that exceed a limit of the client: large ones pass, and what is too large is told.
 
-use std::{error::Error as _, time::Duration};
+use std::{convert::Infallible, error::Error as _, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -157,6 +159,80 @@ async fn a_caller_that_gives_up_while_many_fields_come_closes_the_connection() {
     let time = Duration::from_millis(50);
     let (given_up, ()) = tokio::join!(timeout(time, call(&mut client)), server);
     assert!(given_up.is_err());
+}
+
+/// A server that reads the head of each request and no more, and then answers with so many fields and
+/// a body that lacks its last byte. If it breaks, it is closed at once, which resets it, as there is more to
+/// read.
+async fn early(fields: usize, breaks: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut got = Vec::new();
+            while !got.windows(4).any(|end| end == b"\r\n\r\n") {
+                stream.read_buf(&mut got).await.unwrap();
+            }
+            let mut answer = answer(fields, 10);
+            if !breaks {
+                answer.pop();
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if !breaks {
+                held.push(stream);
+            }
+        }
+    });
+    addr
+}
+
+/// As large as no buffer of a socket.
+fn large() -> Full<Bytes> {
+    Full::new(Bytes::from(vec![0; 64 << 20]))
+}
+
+/// It begins, and does not end.
+fn endless() -> impl http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static {
+    let data = Frame::data(Bytes::from(vec![0; 1 << 10]));
+    StreamBody::new(stream::iter([Ok(data)]).chain(stream::pending()))
+}
+
+#[tokio::test]
+async fn a_response_with_many_fields_that_comes_before_the_end_of_the_upload_does_not_wait_for_it()
+{
+    async fn check<B>(what: &str, body: impl Fn() -> B)
+    where
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+    {
+        let addr = early(400, false).await;
+        let endpoint = HttpEndpoints::new().make_endpoint(&at("a", addr));
+        let mut client: HttpClient<B> = endpoint.unwrap();
+        let mut call = async || {
+            let request = Request::post("http://web/").body(body()).unwrap();
+            let answer = timeout(Duration::from_secs(10), client.call(request)).await;
+            answer.expect(what)
+        };
+        let error = call().await.err().expect(what);
+        is_told(&error, "512 (max_header_fields)");
+        // The next connection has the full limit, and goes on with the upload.
+        let answer = call().await.expect(what);
+        assert_eq!(answer.headers().len(), 401, "{what}");
+    }
+    check("it is in the buffer of hyper", large).await;
+    check("it never ends", endless).await;
+}
+
+#[tokio::test]
+async fn a_response_with_many_fields_is_read_even_if_its_connection_breaks_during_the_upload() {
+    let addr = early(150, true).await;
+    let mut endpoints = HttpEndpoints::new();
+    let mut client: HttpClient<Full<Bytes>> = endpoints.make_endpoint(&at("a", addr)).unwrap();
+    let request = Request::post("http://web/").body(large()).unwrap();
+    let answer = client.call(request).await.unwrap();
+    assert_eq!(answer.headers().len(), 151);
+    let body = answer.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "ok");
 }
 
 #[tokio::test]

@@ -3,14 +3,11 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::super::{
     life::{LOOKS, Life},
-    reread::RefusedHead,
+    reread::Refusal,
     reuse::Hint,
 };
 use crate::error::BoxError;
@@ -19,8 +16,8 @@ use crate::error::BoxError;
 pub(in crate::client) struct Connection<B> {
     pub(in crate::client) sender: SendRequest<B>,
     pub(in crate::client) life: Arc<Life>,
-    /// Gets the head that it refuses. `None` if it has the full limit, and can be upgraded.
-    pub(in crate::client) refused: Option<oneshot::Receiver<RefusedHead>>,
+    /// What it makes of a head that it refuses. `None` if it has the full limit, and can be upgraded.
+    pub(in crate::client) refusal: Option<Refusal>,
     /// How long and how often the peer lets it be used, if it announced that.
     until: Option<Instant>,
     requests: Option<u32>,
@@ -44,12 +41,12 @@ impl<B> Connection<B> {
     pub(in crate::client) fn new(
         sender: SendRequest<B>,
         life: Arc<Life>,
-        refused: Option<oneshot::Receiver<RefusedHead>>,
+        refusal: Option<Refusal>,
     ) -> Self {
         Self {
             sender,
             life,
-            refused,
+            refusal,
             until: None,
             requests: None,
         }
