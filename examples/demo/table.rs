@@ -21,6 +21,9 @@ use crate::{
 /// With it a row is as wide as the narrowest common terminal, 80 columns. A full one is half of all.
 const BAR: usize = 6;
 
+/// The lines of a table of the five servers at the start.
+const FIRST_TABLE: usize = 11;
+
 /// What is left of such a row beside the instance, its state and its weight.
 const REST: usize = 52;
 
@@ -185,7 +188,9 @@ impl Table {
         ));
         lines.push(told::done(summary).unwrap_or_default());
         // The cursor goes up to draw the next table over this one, and stops at the top of the screen.
-        let needed = lines.len() + 1;
+        // While the first servers register, room for all of them is asked for: else a low terminal would
+        // show a part of a table.
+        let needed = (lines.len() + 1).max(FIRST_TABLE);
         let rows = tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_row));
         if rows > 0 && rows < needed {
             if !std::mem::replace(&mut self.too_low, true) {

@@ -213,7 +213,7 @@ async fn a_response_with_many_fields_that_comes_before_the_end_of_the_upload_doe
             let answer = timeout(Duration::from_secs(10), client.call(request)).await;
             answer.expect(what)
         };
-        let error = call().await.err().expect(what);
+        let error = call().await.expect_err(what);
         is_told(&error, "512 (max_header_fields)");
         // The next connection has the full limit, and goes on with the upload.
         let answer = call().await.expect(what);

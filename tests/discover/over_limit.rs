@@ -33,6 +33,7 @@ struct Case {
     what: &'static str,
     addr: SocketAddr,
     requests: Box<dyn Fn() -> usize>,
+    #[cfg(feature = "http2")]
     http2: bool,
 }
 
@@ -47,6 +48,7 @@ impl Case {
             what,
             addr: server.addr,
             requests: Box::new(move || server.requests()),
+            #[cfg(feature = "http2")]
             http2: false,
         }
     }
@@ -94,22 +96,24 @@ async fn cases_that_come(late: bool) -> Vec<Case> {
         let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n";
         format!("{head}{fields}\r\n")
     };
-    let mut cases = vec![
+    let cases = vec![
         Case::http1(late, "many fields in a head", head(fields(600, 10))).await,
         Case::http1(late, "a long head", head(fields(1, 600_000))).await,
         Case::http1(late, "many trailers", trailers(fields(600, 10))).await,
         Case::http1(late, "long trailers", trailers(fields(1, 600_000))).await,
     ];
     #[cfg(feature = "http2")]
-    {
+    let cases = {
         use crate::frames::{END_STREAM, head, trailers};
 
+        let mut cases = cases;
         let fields = [("ab", "01234567890123456789"); 400];
         let one = vec![head(END_STREAM, &fields)];
         cases.push(Case::http2(late, "a head of HTTP/2", one).await);
         let two = vec![head(0, &[]), trailers(&fields)];
         cases.push(Case::http2(late, "trailers of HTTP/2", two).await);
-    }
+        cases
+    };
     cases
 }
 

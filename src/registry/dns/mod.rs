@@ -37,68 +37,13 @@
 //!   [`accumulate`](DnsSettings::accumulate).
 
 mod answer;
+mod backend;
 mod lookup;
 mod servers;
 mod settings;
 mod source;
 
-pub use self::settings::{DnsFamily, DnsSettings};
-
-use std::{fmt, sync::Arc};
-
-use self::{lookup::absolute, source::DnsSource};
-use super::{Announcement, Backend, Lease, Query, Source};
-use crate::error::{ErrorKind, RegistryError};
-
-/// The backend for DNS.
-///
-/// # Examples
-/// ```
-/// use tower_roster::{Registry, registry::dns::DnsSettings};
-///
-/// // The servers of /etc/resolv.conf, and the name `{service}.svc.test`.
-/// let settings = DnsSettings::addresses("{service}.svc.test", 8080);
-/// let registry = Registry::new(settings.build()?);
-///
-/// let settings = DnsSettings::srv("_http._tcp.web.svc.test").server("127.0.0.1:53".parse()?);
-/// let registry = Registry::new(settings.build()?);
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone)]
-pub struct Dns {
-    name: Arc<str>,
-    settings: Arc<DnsSettings>,
-}
-
-impl fmt::Debug for Dns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Dns").field(&self.settings).finish()
-    }
-}
-
-impl Backend for Dns {
-    fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {
-        if !query.tags().is_empty() {
-            return Err(invalid("DNS has no tags, so none can be required"));
-        }
-        let text = self.settings.name_of(query.service());
-        let name = absolute(&text, self.settings.search)
-            .map_err(|why| invalid(format!("{text:?} is no DNS name: {why}")))?;
-        let (settings, service) = (Arc::clone(&self.settings), Arc::clone(query.service()));
-        Ok(vec![Box::new(DnsSource::new(settings, service, name))])
-    }
-
-    fn register(&self, _: &Announcement) -> Result<Box<dyn Lease>, RegistryError> {
-        Err(invalid(
-            "nothing can be registered in DNS; register where its records come from",
-        ))
-    }
-}
-
-fn invalid(why: impl Into<Arc<str>>) -> RegistryError {
-    RegistryError::new(ErrorKind::Invalid, why)
-}
+pub use self::{
+    backend::Dns,
+    settings::{DnsFamily, DnsSettings},
+};

@@ -1,10 +1,11 @@
-//! The settings of a [`Dns`] backend.
+//! The settings of a [`Dns`] backend. `backend` builds it.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{Dns, lookup::absolute};
+#[cfg(doc)]
+use super::Dns;
 use crate::{
-    error::{ConfigError, check_range},
+    error::ConfigError,
     instance::{Address, Host},
     registry::{redact::shown, text},
 };
@@ -227,38 +228,6 @@ impl DnsSettings {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
-    }
-
-    /// Makes the backend. It sends nothing yet.
-    ///
-    /// # Errors
-    /// When there is no name, or a setting is out of its range.
-    pub fn build(&self) -> Result<Dns, ConfigError> {
-        if self.name.trim_matches('.').is_empty() {
-            return Err(ConfigError::new("dns.name", "there is none"));
-        }
-        if !self.name.contains("{service}") {
-            let wrong = |why| ConfigError::new("dns.name", format!("{:?}: {why}", self.name));
-            absolute(&self.name, self.search).map_err(wrong)?;
-        }
-        if let Some(port) = self.port {
-            check_range("dns.port", port, 1..)?;
-        }
-        let polls = Duration::from_secs(1)..=LONGEST_POLL;
-        check_range("dns.poll", self.poll, polls)?;
-        let hour = Duration::from_secs(3_600);
-        check_range("dns.accumulate", self.accumulate, ..=hour)?;
-        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
-        check_range("dns.timeout", self.timeout, timeouts)?;
-        let servers: Vec<_> = self.servers.iter().map(SocketAddr::to_string).collect();
-        let servers = match servers.is_empty() {
-            true => self.resolv_conf.display().to_string(),
-            false => servers.join(","),
-        };
-        Ok(Dns {
-            name: format!("dns {servers}").into(),
-            settings: Arc::new(self.clone()),
-        })
     }
 
     /// The DNS name of a service.
