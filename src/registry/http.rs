@@ -62,6 +62,8 @@ pub(super) struct Request {
     pub(super) within: Duration,
     /// Whether the response is a list, which may be long.
     pub(super) lists: bool,
+    /// The secrets of the body; those of the headers are known.
+    hidden: Vec<String>,
 }
 
 impl Request {
@@ -73,6 +75,7 @@ impl Request {
             body: Bytes::new(),
             within,
             lists: false,
+            hidden: Vec::new(),
         }
     }
 
@@ -82,9 +85,18 @@ impl Request {
         self
     }
 
+    /// Hides a text of the body in messages about the response.
+    #[cfg(feature = "etcd")]
+    pub(super) fn hiding(mut self, secret: impl Into<String>) -> Self {
+        self.hidden.push(secret.into());
+        self
+    }
+
     /// What no message about the response may contain.
     fn secrets(&self) -> Secrets {
-        Secrets::of(self.headers.iter().map(|(_, value)| value))
+        let mut secrets = Secrets::of(self.headers.iter().map(|(_, value)| value));
+        self.hidden.iter().for_each(|secret| secrets.add(secret));
+        secrets
     }
 
     /// Sets the body.

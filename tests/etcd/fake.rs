@@ -529,3 +529,36 @@ async fn no_password_and_no_token_is_shown_anywhere() {
     assert!(log.contains("no list yet"), "{log}");
     assert!(!log.contains("SECRET"), "{log}");
 }
+
+/// A gateway that quotes the login: as etcd's error, as text, and in an answer that is not etcd's.
+#[tokio::test]
+async fn a_gateway_that_quotes_the_login_does_not_make_the_password_known() {
+    let quoted = r#"{"name":"me","password":"pass-SECRET"}"#;
+    for answer in [
+        status(
+            400,
+            &json!({"error": quoted, "message": quoted, "code": 13}).to_string(),
+        ),
+        status(502, &format!("<p>upstream refused {quoted}</p>")),
+        status(200, quoted),
+    ] {
+        let (log, _guard) = Log::start(tracing::Level::TRACE);
+        let server = gateway(move |_, _, _| answer.clone()).await;
+        let registry = connect(&format!(
+            "etcd://me:pass-SECRET@{}?timeout=2s",
+            server.addr()
+        ));
+        let mut watch = registry.watch("web").unwrap();
+        let view = until(&mut watch, "the error", |v| v.error.is_some()).await;
+        let registration = registry.register(instance("web", "a")).unwrap();
+        let asked = server.requests().len();
+        eventually(LONG, "the login of the registration", || async {
+            server.requests().len() > asked
+        })
+        .await;
+        drop(registration);
+        let shown = format!("{view:?} {}", view.error.as_ref().unwrap().to_chain());
+        let all = shown + &log.take();
+        assert!(!all.contains("SECRET"), "{all}");
+    }
+}

@@ -364,6 +364,8 @@ impl Login {
     async fn authenticate(&self, client: &EtcdClient) -> Result<Token, CallError> {
         let body = serde_json::json!({"name": self.name, "password": self.password});
         let request = client.request("/v3/auth/authenticate", &body, None);
+        // Some gateways quote the request.
+        let request = request.hiding(self.password.as_str());
         let reply = match client.send(request).await {
             Err(failed) if failed.code == code::FAILED_PRECONDITION => {
                 tracing::debug!("etcd asks for no user");
