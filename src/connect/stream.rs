@@ -53,7 +53,7 @@ pub(crate) struct Stream {
     /// Whether all that was written has been flushed.
     #[cfg_attr(
         not(feature = "http"),
-        expect(dead_code, reason = "only HTTP/1 of the client asks for it")
+        allow(dead_code, reason = "only HTTP/1 of the client asks for it")
     )]
     flushed: bool,
     /// Reports the loss to the links, if the connector makes links.
