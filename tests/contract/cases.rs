@@ -1,6 +1,6 @@
 //! The cases. Each has a registry of its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tower_roster::{
     Instance,
@@ -420,4 +420,60 @@ pub(crate) async fn what_no_registry_can_hold_is_refused(place: &mut Place) {
     ] {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
+}
+
+pub(crate) async fn ten_thousand_instances_arrive_in_one_set(place: &mut Place) {
+    const COUNT: usize = 10_000;
+    place.fill(COUNT).await;
+    let start = std::time::Instant::now();
+    let mut watch = place.registry().watch(place.service()).unwrap();
+    let view = until(&mut watch, "a set", |v| !v.instances.is_empty()).await;
+    println!("the first set after {:?}", start.elapsed());
+    assert_eq!(view.instances.len(), COUNT, "no part of a set is shown");
+    assert!(view.rejected.is_empty(), "{:?}", view.rejected);
+    // One more is one more, and not a new set.
+    let first = view.instances.iter().next().unwrap().clone();
+    let one = place
+        .registry()
+        .register(instance(place, "one-more"))
+        .unwrap();
+    let view = until(&mut watch, "one more", |v| v.instances.len() == COUNT + 1).await;
+    let same = view.instances.iter().next().unwrap();
+    assert!(
+        Arc::ptr_eq(&first, same),
+        "an instance that did not change is kept"
+    );
+    one.deregister().await.unwrap();
+    until(&mut watch, "one less", |v| v.instances.len() == COUNT).await;
+}
+
+/// Two processes were given one id, or a process was replaced and still runs. No registry but etcd and
+/// ZooKeeper knows owners, so the promise is the same on all: one instance, the one that came last, and
+/// no quarrel about it.
+pub(crate) async fn the_latest_of_two_owners_of_an_id_is_listed_and_the_first_returns_after_it(
+    place: &mut Place,
+) {
+    let ttl = Health::Ttl(SECOND * 3);
+    let owner = |weight| {
+        let instance = instance(place, "a").weight(weight);
+        let announcement = Announcement::new(instance).health(ttl.clone());
+        place.registry().register(announcement).unwrap()
+    };
+    let weights = |view: &View| -> Vec<u32> {
+        let weights = view.instances.iter().map(|instance| instance.weight.get());
+        weights.collect()
+    };
+    let mut watch = place.registry().watch(place.service()).unwrap();
+    let first = owner(1);
+    first.registered().await;
+    until(&mut watch, "the first", |v| weights(v) == [1]).await;
+    let second = owner(2);
+    until(&mut watch, "the second", |v| weights(v) == [2]).await;
+    // For longer than two heartbeats of both.
+    let turned = tokio::time::timeout(SECOND * 4, watch.wait_for(|v| weights(v) != [2])).await;
+    assert!(turned.is_err(), "a quarrel: {:?}", watch.view());
+    second.deregister().await.unwrap();
+    until(&mut watch, "the first again", |v| weights(v) == [1]).await;
+    first.deregister().await.unwrap();
+    until(&mut watch, "the end", |v| v.instances.is_empty()).await;
 }

@@ -30,6 +30,8 @@ macro_rules! suite {
             a_registration_survives_the_loss_of_all_state
             a_successor_replaces_a_predecessor_that_was_killed
             what_no_registry_can_hold_is_refused
+            ten_thousand_instances_arrive_in_one_set
+            the_latest_of_two_owners_of_an_id_is_listed_and_the_first_returns_after_it
         );
     )*};
     (@cases $backend:ident $needs:tt $($case:ident)*) => {

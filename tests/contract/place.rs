@@ -1,14 +1,20 @@
 //! Where the cases run: a registry of each kind, and how it loses its state.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-
-use tokio::{net::TcpListener, task::AbortHandle};
-use tower_roster::{
-    Registry,
-    registry::{Schemes, memory::Memory, rest::RestServer},
+use std::{
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    time::Duration,
 };
 
-use super::support::{Agent, Etcd};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::AbortHandle};
+use tower_roster::{
+    Instance, Registry,
+    registry::{Announcement, Health, Schemes, memory::Memory, record, rest::RestServer},
+};
+
+use super::support::{Agent, Etcd, etcd::encode};
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// A registry, and a service name that no other test uses.
 pub(crate) struct Place {
@@ -35,11 +41,10 @@ impl Drop for Served {
 
 async fn serve(memory: Memory, addr: &str) -> (String, Served) {
     // A port that was just closed may be taken for a moment.
-    let listener =
-        super::support::eventually(std::time::Duration::from_secs(10), "a listener", || {
-            TcpListener::bind(addr.to_owned())
-        })
-        .await;
+    let listener = super::support::eventually(Duration::from_secs(10), "a listener", || {
+        TcpListener::bind(addr.to_owned())
+    })
+    .await;
     let addr = listener.local_addr().unwrap();
     let serve = RestServer::new(memory).serve(listener, std::future::pending());
     (addr.to_string(), Served(tokio::spawn(serve).abort_handle()))
@@ -112,6 +117,59 @@ impl Place {
 
     pub(crate) fn service(&self) -> &str {
         &self.service
+    }
+
+    /// Stores this many instances with the ids `id-00000`, `id-00001` and so on, as a fleet of other
+    /// processes would have done. Nobody confirms them, and none expires within a test.
+    pub(crate) async fn fill(&self, count: usize) {
+        let instances: Vec<Instance> = (0..count)
+            .map(|n| {
+                let address = format!("10.0.{}.{}:8080", n / 250, n % 250 + 1);
+                Instance::new(
+                    self.service(),
+                    format!("id-{n:05}"),
+                    address.parse().unwrap(),
+                )
+            })
+            .collect();
+        match &self.server {
+            Server::Memory(memory) | Server::Rest(memory, _) => {
+                for instance in instances {
+                    let stays = Announcement::new(instance).health(Health::Ttl(DAY));
+                    memory.register(stays).unwrap();
+                }
+            }
+            // The agent takes no more than 64 operations at once, and a node must exist before.
+            Server::Consul(agent) => {
+                let node = "fleet";
+                let body = json!({"Node": node, "Address": "10.0.0.1"});
+                agent.catalog_register(body).await;
+                for some in instances.chunks(64) {
+                    let operations = some.iter().map(|instance| {
+                        let (host, port) =
+                            (instance.address.host().to_string(), instance.address.port());
+                        let service = json!({
+                            "ID": instance.id(), "Service": &*instance.service,
+                            "Address": host, "Port": port,
+                        });
+                        json!({"Service": {"Verb": "set", "Node": node, "Service": service}})
+                    });
+                    let body = Value::Array(operations.collect());
+                    agent.put("/v1/txn", Some(body)).await.ok();
+                }
+            }
+            Server::Etcd(etcd) => {
+                for some in instances.chunks(100) {
+                    let puts = some.iter().map(|instance| {
+                        let key = format!("/services/{}/{}", instance.service, instance.id());
+                        let value = encode(record::encode(instance, 1));
+                        json!({"request_put": {"key": encode(key), "value": value}})
+                    });
+                    let body = json!({"success": puts.collect::<Vec<_>>()});
+                    etcd.post("/v3/kv/txn", body).await.ok();
+                }
+            }
+        }
     }
 
     /// Ends all connections, and goes on with what is stored.
