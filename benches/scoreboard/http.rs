@@ -25,10 +25,10 @@ use hyper_util::{
 use tokio::{net::TcpListener, runtime::Runtime};
 use tower::{Service, ServiceExt};
 use tower_roster::{
-    Instance,
+    Instance, Registry,
     balance::{Balance, BalanceLayer, policy::DefaultPolicy},
     classify::Http,
-    client::{HttpClient, HttpEndpoints, Stack, Stacked},
+    client::{HttpClient, HttpEndpoints, HttpService, Stack, Stacked},
     discover::MakeEndpoint,
     registry::{self, Watch},
     service::retry::{Replay, ReplayBody, ShareReplay},
@@ -74,10 +74,14 @@ where
 }
 
 /// Lists these addresses.
-pub fn watch(addresses: &[String]) -> Watch {
+fn registry(addresses: &[String]) -> Registry {
     let registry = registry::connect(&format!("fixed:{}", addresses.join(",")));
-    let registry = registry.expect("a list");
-    registry.watch("web").expect("a service")
+    registry.expect("a list")
+}
+
+/// Lists these addresses.
+pub fn watch(addresses: &[String]) -> Watch {
+    registry(addresses).watch("web").expect("a service")
 }
 
 /// Has so many callers call for so long, or so many times each. Returns the answers.
@@ -111,8 +115,8 @@ where
     answers.map(|answers| answers.expect("no panic")).sum()
 }
 
-/// Answers a second, to 32 callers at a time.
-fn rate<S, B>(runtime: &Runtime, service: &S, time: Duration) -> f64
+/// Answers a second, to so many callers at a time.
+fn rate<S, B>(runtime: &Runtime, service: &S, callers: usize, time: Duration) -> f64
 where
     S: Service<Request<Empties>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Debug + Send,
@@ -122,7 +126,7 @@ where
     B::Error: Debug + Send,
 {
     let started = Instant::now();
-    let answers = runtime.block_on(call(service, CONNECTIONS, time, usize::MAX));
+    let answers = runtime.block_on(call(service, callers, time, usize::MAX));
     answers as f64 / started.elapsed().as_secs_f64()
 }
 
@@ -178,6 +182,7 @@ pub struct Clients {
     in_turn: InTurn,
     stack: Whole,
     unhedged: Whole,
+    service: HttpService<Empties>,
     bare: Bare,
 }
 
@@ -208,6 +213,9 @@ impl Clients {
             },
             stack: whole(Stack::http()),
             unhedged: whole(Stack::http().hedge(None)),
+            service: Stack::http()
+                .connect(&registry(addresses), "web")
+                .expect("defaults"),
             bare: Bare {
                 client: Client::builder(TokioExecutor::new()).build(connector),
                 uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),
@@ -225,6 +233,7 @@ impl Clients {
             "http-balancer" => call(&self.balance, callers, time, each).await,
             "http-unhedged" => call(&self.unhedged, callers, time, each).await,
             "http-stack" => call(&self.stack, callers, time, each).await,
+            "http-service" => call(&self.service, callers, time, each).await,
             _ => return None,
         })
     }
@@ -240,11 +249,19 @@ pub fn run(effort: Effort) -> Vec<Row> {
     let samples = interleave(
         2 * effort.rounds,
         vec![
-            Box::new(|| rate(runtime, &clients.balance, time)),
-            Box::new(|| rate(runtime, &clients.in_turn, time)),
-            Box::new(|| rate(runtime, &clients.stack, time)),
-            Box::new(|| rate(runtime, &clients.bare, time)),
-            Box::new(|| rate(runtime, &clients.unhedged, time)),
+            Box::new(|| rate(runtime, &clients.balance, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.in_turn, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.stack, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.bare, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.unhedged, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.service, CONNECTIONS, time)),
+        ],
+    );
+    let alone = interleave(
+        2 * effort.rounds,
+        vec![
+            Box::new(|| rate(runtime, &clients.service, 1, time)),
+            Box::new(|| rate(runtime, &clients.bare, 1, time)),
         ],
     );
     vec![
@@ -260,5 +277,11 @@ pub fn run(effort: Effort) -> Vec<Row> {
         .bar(Bar::AtLeast(1.1)),
         Row::new("the same without hedging", "/s", &samples[4])
             .against("bare hyper client", &samples[3]),
+        Row::new("HttpService, 4 backends, 32 callers", "/s", &samples[5])
+            .against("bare hyper client", &samples[3])
+            .bar(Bar::AtLeast(1.0)),
+        Row::new("HttpService, 4 backends, 1 caller", "/s", &alone[0])
+            .against("bare hyper client", &alone[1])
+            .bar(Bar::AtLeast(1.0)),
     ]
 }

@@ -56,6 +56,8 @@ mod settings;
 mod shared;
 pub mod topology;
 
+#[cfg(feature = "http")]
+pub(crate) use self::shared::BalanceShared;
 pub use self::{
     builder::BalanceBuilder,
     error::{BalanceError, NoEndpoint},

@@ -1,7 +1,7 @@
 //! Why an error is no failure of the endpoint that caused it.
 //!
 //! The endpoint did answer if the response exceeds a limit of this client, and it is not to blame for a
-//! deadline of the caller. A layer that boxes errors finds the reason among the sources of an error. The
+//! deadline of the caller, nor for a request that no endpoint could take. A layer that boxes errors finds the reason among the sources of an error. The
 //! body of a response, and layers that return the error of the inner service unchanged, know nothing
 //! about its type. So the client below notes the reason for the current thread when it returns an error,
 //! and the layer reads the note after its poll:
@@ -13,6 +13,8 @@
 //! If the error passes through another task, such as that of a `tower::buffer::Buffer`, there is no note,
 //! and the error counts as a failure.
 
+#[cfg(feature = "http")]
+use std::fmt;
 use std::{cell::Cell, error::Error};
 
 use super::{Outcome, OverLimit, Verdict};
@@ -22,8 +24,36 @@ use crate::{deadline::DeadlinePassed, error::find};
 pub(crate) enum Excuse {
     /// The response exceeds a limit of this client.
     OverLimit,
+    /// No endpoint can take the request as it is.
+    Invalid,
     /// The deadline of the caller passed.
     Deadline(DeadlinePassed),
+}
+
+/// A source of the errors of requests that no endpoint can take as they are. Neither the endpoint is to blame,
+/// nor would a retry help.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(crate) struct InvalidRequest;
+
+#[cfg(feature = "http")]
+impl fmt::Display for InvalidRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no endpoint can take the request as it is")
+    }
+}
+
+#[cfg(feature = "http")]
+impl Error for InvalidRequest {}
+
+#[cfg(feature = "http")]
+fn is_invalid(error: &(dyn Error + 'static)) -> bool {
+    find::<InvalidRequest>(error).is_some()
+}
+
+#[cfg(not(feature = "http"))]
+fn is_invalid(_: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 thread_local! {
@@ -54,6 +84,7 @@ impl Excuse {
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         match find::<OverLimit>(error) {
             Some(_) => Some(Self::OverLimit),
+            None if is_invalid(error) => Some(Self::Invalid),
             None => find(error).copied().map(Self::Deadline),
         }
     }
@@ -61,7 +92,7 @@ impl Excuse {
     fn verdict(self) -> Verdict {
         match self {
             Self::OverLimit => Verdict::SUCCESS,
-            Self::Deadline(_) => Verdict::new(Outcome::Cancelled),
+            Self::Invalid | Self::Deadline(_) => Verdict::new(Outcome::Cancelled),
         }
     }
 }

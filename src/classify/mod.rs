@@ -42,6 +42,8 @@ mod over_limit;
 mod retry_after;
 mod unsent;
 
+#[cfg(feature = "http")]
+pub(crate) use self::excuse::InvalidRequest;
 #[cfg(feature = "_transport")]
 pub(crate) use self::retry_after::retry_after;
 #[cfg(any(feature = "http", feature = "_transport"))]

@@ -9,7 +9,7 @@ use http::Request;
 
 use super::uri::Place;
 use crate::{
-    classify::Unsent,
+    classify::{InvalidRequest, Unsent},
     connect::Io,
     error::BoxError,
     instance::{Address, Key},
@@ -108,7 +108,7 @@ impl HttpError {
         Self {
             place,
             kind: HttpErrorKind::Invalid(message),
-            source: None,
+            source: Some(InvalidRequest.into()),
         }
     }
 
@@ -156,7 +156,7 @@ impl HttpError {
     }
 
     /// Whether no endpoint of this kind can take the request as it is. A retry does not help,
-    /// neither here nor elsewhere.
+    /// neither here nor elsewhere, and it is no failure of the endpoint.
     pub fn is_invalid(&self) -> bool {
         matches!(self.kind, HttpErrorKind::Invalid(_))
     }

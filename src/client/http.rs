@@ -115,6 +115,8 @@ pub struct HttpEndpoints<B> {
     tls: Option<Arc<rustls::ClientConfig>>,
     #[cfg(feature = "tls")]
     server_name: Option<rustls::pki_types::ServerName<'static>>,
+    #[cfg(feature = "tls")]
+    server_name_key: Option<Arc<str>>,
     body: PhantomData<fn(B)>,
 }
 
@@ -136,6 +138,8 @@ impl<B> HttpEndpoints<B> {
             tls: None,
             #[cfg(feature = "tls")]
             server_name: None,
+            #[cfg(feature = "tls")]
+            server_name_key: None,
             body: PhantomData,
         }
     }
@@ -257,15 +261,37 @@ impl<B> HttpEndpoints<B> {
         self
     }
 
+    /// Takes the name that the certificate of a server must contain from this metadata of its instance. An
+    /// instance without it is verified as without this setting, and an instance whose value cannot be the name of
+    /// a server gets no endpoint.
+    ///
+    /// For servers of one service that have different certificates. Who can write to the registry then chooses the
+    /// name: it must be one that no other server has a certificate for, for example because the
+    /// [configuration](Self::tls) trusts only an authority of your own.
     #[cfg(feature = "tls")]
-    fn verified(&self) -> Option<String> {
+    #[must_use]
+    pub fn server_name_from(mut self, metadata: impl Into<Arc<str>>) -> Self {
+        self.server_name_key = Some(metadata.into());
+        self
+    }
+
+    /// The name that the certificate of this instance must contain, if one is set.
+    #[cfg(feature = "tls")]
+    fn verified(&self, instance: &Instance) -> Result<Option<String>, BoxError> {
+        let key = self.server_name_key.as_deref();
+        if let Some((key, name)) = key.and_then(|key| instance.metadata.get_key_value(key)) {
+            return match rustls::pki_types::ServerName::try_from(name.as_str()) {
+                Ok(_) => Ok(Some(name.clone())),
+                Err(_) => Err(format!("metadata {key:?} cannot be the name of a server").into()),
+            };
+        }
         let name = self.server_name.as_ref();
-        name.map(|name| name.to_str().into_owned())
+        Ok(name.map(|name| name.to_str().into_owned()))
     }
 
     #[cfg(not(feature = "tls"))]
-    fn verified(&self) -> Option<String> {
-        None
+    fn verified(&self, _: &Instance) -> Result<Option<String>, BoxError> {
+        Ok(None)
     }
 
     #[cfg(feature = "tls")]
@@ -346,7 +372,7 @@ where
 
     fn make_endpoint(&mut self, instance: &Instance) -> Result<HttpClient<B>, BoxError> {
         let (connector, tls) = self.connector(instance);
-        let place = Arc::new(Place::new(instance, tls, self.verified()));
+        let place = Arc::new(Place::new(instance, tls, self.verified(instance)?));
         if !tls && !self.is_http2() {
             let http1 = self.http1(&place, connector, false);
             return Ok(HttpClient(Protocol::Http1(Arc::new(http1))));
@@ -442,6 +468,8 @@ impl<B> Clone for HttpEndpoints<B> {
             tls: self.tls.clone(),
             #[cfg(feature = "tls")]
             server_name: self.server_name.clone(),
+            #[cfg(feature = "tls")]
+            server_name_key: self.server_name_key.clone(),
             body: PhantomData,
         }
     }

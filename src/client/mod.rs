@@ -1,4 +1,5 @@
-//! Clients of a service: the [`Stack`] of balancer and layers, and endpoints for HTTP and gRPC.
+//! Clients of a service: the [`HttpService`], the [`Stack`] of balancer and layers that it is made of, and
+//! endpoints for HTTP and gRPC.
 
 #[cfg(feature = "http")]
 mod body;
@@ -18,6 +19,8 @@ mod http1;
 mod http2;
 #[cfg(feature = "http")]
 mod http_client;
+#[cfg(feature = "http")]
+mod http_service;
 #[cfg(feature = "tonic")]
 mod kept_call;
 #[cfg(feature = "http")]
@@ -30,6 +33,10 @@ mod negotiated;
 mod pool;
 #[cfg(feature = "http")]
 mod reread;
+#[cfg(feature = "http")]
+mod response_body;
+#[cfg(feature = "http")]
+mod response_ext;
 #[cfg(feature = "http")]
 mod reuse;
 mod stack;
@@ -47,6 +54,9 @@ pub use self::{
     error::HttpError,
     http::HttpEndpoints,
     http_client::{HttpClient, HttpFuture},
+    http_service::{HttpService, HttpServiceFuture, HttpTemplate},
+    response_body::ResponseBody,
+    response_ext::{ReadError, ResponseExt},
 };
 #[cfg(feature = "tonic")]
 pub use self::{

@@ -49,7 +49,16 @@ impl Place {
     }
 
     /// Checks whether a request with this URI can be sent here. The error is the reason.
+    ///
+    /// User information is refused, not dropped: a caller that writes a password expects it to be sent, and RFC
+    /// 9113 (section 8.3.1) forbids it in `:authority`. The reason does not show it.
     pub(super) fn check(&self, uri: &Uri) -> Result<(), String> {
+        if uri
+            .authority()
+            .is_some_and(|given| given.as_str().contains('@'))
+        {
+            return Err("a URI with user information, which HTTP does not send: set the header Authorization".into());
+        }
         if self.authority(uri).is_none() {
             return Err(match self.tls {
                 true => "the name of the service cannot be the name of a server, which TLS verifies: set a \

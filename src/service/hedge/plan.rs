@@ -93,8 +93,8 @@ impl<S, Spare> HedgePlan<S, Spare> {
 pub(super) enum End {
     /// The endpoint has answered; the caller gets its answer.
     Answered,
-    /// The deadline of the request passed, so the caller does not wait for another attempt.
-    Late,
+    /// The deadline of the request passed, or no endpoint can take it: another attempt is no use.
+    Over,
     /// Another attempt may do better.
     Failed,
 }
@@ -107,7 +107,7 @@ impl End {
         let excuse = result.as_ref().err().and_then(|_| classify::noted());
         match (excuse, verdict.map(|verdict| verdict.outcome)) {
             (Some(Excuse::OverLimit), _) => Self::Answered,
-            (Some(Excuse::Deadline(_)), _) => Self::Late,
+            (Some(Excuse::Invalid | Excuse::Deadline(_)), _) => Self::Over,
             (None, Some(Outcome::Failure | Outcome::Overloaded)) => Self::Failed,
             (None, _) => Self::Answered,
         }
@@ -120,7 +120,7 @@ impl AttemptTimer {
         match end {
             End::Answered => self.won(latencies),
             // How long a caller waits says nothing about the latency.
-            End::Late | End::Failed => self.dropped(latencies),
+            End::Over | End::Failed => self.dropped(latencies),
         }
     }
 
