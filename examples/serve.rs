@@ -4,16 +4,14 @@
 
 mod common;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use common::server::{Behaviour, bind, serve};
-use tokio::sync::watch;
-use tower_roster::{
-    Instance,
-    instance::Address,
-    registry::{Announcement, Health},
-};
+use tower_roster::{instance::Address, registry::Health, server::ServerSettings};
+
+/// How long requests in flight may take at the end.
+const FINISH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answer HTTP requests, with a latency and a share of failures. On SIGINT or SIGTERM: deregister
 /// first, go on serving for the drain time, then finish what is in flight.
@@ -38,7 +36,8 @@ struct Args {
     /// Register as an instance of SERVICE in the registry at URL.
     #[arg(long, num_args = 2, value_names = ["URL", "SERVICE"])]
     register: Option<Vec<String>>,
-    /// The address that is registered [default: the one it listens on].
+    /// The address that is registered [default: the one it listens on, or that of the interface
+    /// towards the registry].
     #[arg(long, value_name = "ADDR")]
     advertise: Option<Address>,
     /// The instance's id [default: SERVICE-HOST-PORT].
@@ -68,65 +67,47 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), common::Failure> {
-    let mut signals = common::Signals::catch()?;
-    let registry = match &args.register {
-        Some(names) => Some(common::connect(&names[0])?),
-        None => None,
-    };
     let (listener, local) = bind(args.listen).await.map_err(common::Failure::work)?;
-    let address = match args.advertise {
-        Some(address) => address,
-        None if registry.is_some() && local.ip().is_unspecified() => {
-            return Err(common::Failure::usage(format!(
-                "{local} is no address that others can connect to: give theirs with --advertise"
-            )));
-        }
-        None => Address::try_from(local).map_err(common::Failure::usage)?,
+    // Without a registry it has one of its own, which nobody else reads.
+    let (url, service, notice) = match args.register.as_deref() {
+        Some([url, service, ..]) => (&**url, &**service, args.drain),
+        _ => ("memory:", "server", Duration::ZERO),
     };
-    let service = args
-        .register
-        .as_ref()
-        .map_or("server", |names| names[1].as_str());
-    let id = args
-        .id
-        .unwrap_or_else(|| format!("{service}-{}-{}", address.host(), address.port()));
-    let behaviour = Behaviour::new(args.delay, args.fail);
-    let (stop, stopped) = watch::channel(false);
-    let registration = match registry {
-        Some(registry) => {
-            let instance = Instance::new(service, &*id, address).weight(args.weight);
-            let announcement = Announcement::new(instance).health(Health::Ttl(args.ttl));
-            let registration = registry.register(announcement);
-            Some(registration.map_err(|error| common::Failure::usage(common::chain(&error)))?)
-        }
-        None => None,
-    };
-    // The socket listens since before: what has come already waits in its queue.
-    let server = tokio::spawn(serve(listener, Arc::from(&*id), behaviour.clone(), stopped));
-    // Whether or not somebody reads it, the server serves.
-    let _ = common::say(format!("{id} listening on {local}"));
-    signals.next().await;
-
-    let leave = async {
-        if let Some(registration) = registration {
-            // The order matters: no new requests are sent here once the clients have noticed.
-            match registration.deregister().await {
-                Ok(()) => {
-                    let _ = common::say(format!("{id} deregistered"));
-                }
-                Err(error) => eprintln!("error: {}", common::chain(&error)),
-            }
-            tokio::time::sleep(args.drain).await;
-        }
-        stop.send_replace(true);
-        let _ = server.await;
-    };
-    tokio::select! {
-        () = leave => {}
-        () = signals.next() => {
-            return Err(common::Failure::work("stopped again before all was finished"));
-        }
+    let mut settings = ServerSettings::new(service)
+        .advertise(args.advertise)
+        .weight(args.weight)
+        .health(Health::Ttl(args.ttl))
+        .notice(notice)
+        .grace(FINISH_WITHIN);
+    if let Some(id) = args.id {
+        settings = settings.id(id);
     }
-    let _ = common::say(format!("{id} served {} requests", behaviour.served()));
+    let server = common::connect(url)?.announce(settings, &listener);
+    let server = server.map_err(|error| common::Failure::usage(common::chain(&error)))?;
+
+    let handle = server.handle();
+    let behaviour = Behaviour::new(args.delay, args.fail);
+    let is_listed = args.register.is_some();
+    let serve = server.serve(async |leave| {
+        let Some(instance) = handle.located().await else {
+            return;
+        };
+        let id = instance.id();
+        // Whether or not somebody reads it, the server serves.
+        let _ = common::say(format!("{id} listening on {local}"));
+        let told = async {
+            if handle.deregistered().await.is_ok() && is_listed {
+                let _ = common::say(format!("{id} deregistered"));
+            }
+        };
+        tokio::join!(serve(listener, id, behaviour.clone(), leave), told);
+        let _ = common::say(format!("{id} served {} requests", behaviour.served()));
+    });
+    let left = serve
+        .await
+        .map_err(|error| common::Failure::work(common::chain(&error)))?;
+    if let Err(error) = left.deregistered {
+        eprintln!("error: {}", common::chain(&error));
+    }
     Ok(())
 }

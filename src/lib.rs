@@ -93,6 +93,8 @@ mod permits;
 mod probe;
 pub mod registry;
 mod rng;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod service;
 mod sync;
 mod task;

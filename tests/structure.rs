@@ -14,7 +14,7 @@ use syn::{Attribute, Item, ItemUse, UseTree, Visibility, visit::Visit};
 const STAGES: &[&str] = &[
     "debug", "sync", "permits", "alarm", "rng", "text", "error", "instance", "task", "ambient",
     "attempt", "backoff", "deadline", "window", "probe", "classify", "service", "connect",
-    "catalog", "endpoint", "registry", "discover", "balance", "client", "docs",
+    "catalog", "endpoint", "registry", "discover", "balance", "client", "server", "docs",
 ];
 
 #[test]

@@ -18,7 +18,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
+use tower_roster::server::Leave;
 
 /// How a server behaves. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -52,26 +53,16 @@ impl Behaviour {
     }
 }
 
-/// Serves until `stop` is set, then finishes what is in flight, for at most 10 s.
-pub async fn serve(
-    listener: TcpListener,
-    name: Arc<str>,
-    behaviour: Behaviour,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Serves until it has to leave, then finishes what is in flight.
+pub async fn serve(listener: TcpListener, name: &str, behaviour: Behaviour, mut leave: Leave) {
+    let name = Arc::<str>::from(name);
     let server = auto::Builder::new(TokioExecutor::new());
     let graceful = GracefulShutdown::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of descriptors, or the peer is gone already: neither ends a server.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    continue;
-                }
-            },
-            _ = stop.changed() => break,
+    while let Some(accepted) = leave.or(listener.accept()).await {
+        let Ok((stream, _)) = accepted else {
+            // Out of descriptors, or the peer is gone already: neither ends a server.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
         };
         let _ = stream.set_nodelay(true);
         let (name, behaviour) = (Arc::clone(&name), behaviour.clone());
@@ -86,7 +77,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(Duration::from_secs(10), graceful.shutdown()).await;
+    graceful.shutdown().await;
 }
 
 async fn answer(

@@ -1,16 +1,12 @@
 //! One server of the demo: a process of its own, told what to do through its standard input.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    sync::watch,
+    sync::oneshot,
 };
-use tower_roster::{
-    Instance,
-    instance::Address,
-    registry::{Announcement, Health},
-};
+use tower_roster::{registry::Health, server::ServerSettings};
 
 use crate::common::{
     self, Failure,
@@ -35,44 +31,68 @@ pub async fn run(url: &str, service: &str, id: &str) -> Result<(), Failure> {
     // Ctrl-C reaches this process, too; the demo then tells it to leave.
     let mut signals = common::Signals::catch()?;
     let any = ([127, 0, 0, 1], 0).into();
-    let (listener, local) = bind(any).await.map_err(Failure::work)?;
-    let behaviour = Behaviour::new(Duration::from_millis(5), 0.0);
-    let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, Arc::from(id), behaviour.clone(), stopped));
-
-    let address = Address::try_from(local).map_err(Failure::work)?;
-    let announcement = Announcement::new(Instance::new(service, id, address))
+    let (listener, _) = bind(any).await.map_err(Failure::work)?;
+    let settings = ServerSettings::new(service)
+        .id(id)
         .health(Health::Ttl(TTL))
-        .reap_after(Some(REAP_AFTER));
-    let registration = common::connect(url)?
-        .register(announcement)
+        .reap_after(Some(REAP_AFTER))
+        .notice(DRAIN);
+    let server = common::connect(url)?
+        .announce(settings, &listener)
         .map_err(|error| Failure::work(common::chain(&error)))?;
 
+    let behaviour = Behaviour::new(Duration::from_millis(5), 0.0);
+    let (wrong, refused) = oneshot::channel();
+    let (gone, orphaned) = oneshot::channel();
+    let told = behaviour.clone();
+    let server = server.leave_on(async move {
+        let told = tokio::select! {
+            told = obey(&told) => told,
+            () = signals.terminate() => Ok(Told::Leave),
+        };
+        match told {
+            Ok(Told::Leave) => {}
+            Ok(Told::Nobody) => drop(gone.send(())),
+            Err(failure) => drop(wrong.send(failure)),
+        }
+    });
+    let orphan = async {
+        if orphaned.await.is_err() {
+            std::future::pending().await
+        }
+        tokio::time::sleep(ORPHAN_LEAVES_WITHIN).await;
+    };
+    let left = tokio::select! {
+        left = server.serve(async |leave| serve(listener, id, behaviour, leave).await) => left,
+        () = orphan => return Ok(()),
+    };
+    let left = left.map_err(|error| Failure::work(common::chain(&error)))?;
+    if let Ok(failure) = refused.await {
+        return Err(failure);
+    }
+    match left.deregistered {
+        // The demo itself reports a registry that it cannot reach, once for all its servers.
+        Err(error) if left.announced => Err(Failure::work(common::chain(&error))),
+        _ => Ok(()),
+    }
+}
+
+/// Why orders end.
+enum Told {
+    Leave,
+    /// Nobody is there any more.
+    Nobody,
+}
+
+async fn obey(behaviour: &Behaviour) -> Result<Told, Failure> {
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
-    loop {
-        let order = tokio::select! {
-            order = orders.next_line() => order,
-            () = signals.terminate() => break,
-        };
-        let Ok(Some(order)) = order else {
-            let _ = tokio::time::timeout(ORPHAN_LEAVES_WITHIN, registration.deregister()).await;
-            return Ok(());
-        };
+    while let Ok(Some(order)) = orders.next_line().await {
         match order.split_once(' ') {
             Some(("delay", time)) => {
                 behaviour.set_delay(common::duration(time).map_err(Failure::usage)?);
             }
-            _ => break,
+            _ => return Ok(Told::Leave),
         }
     }
-    // The demo itself reports a registry that it cannot reach, once for all its servers.
-    let was_registered = registration.is_registered();
-    let deregistered = registration.deregister().await;
-    tokio::time::sleep(DRAIN).await;
-    stop.send_replace(true);
-    let _ = server.await;
-    match deregistered {
-        Err(error) if was_registered => Err(Failure::work(common::chain(&error))),
-        _ => Ok(()),
-    }
+    Ok(Told::Nobody)
 }

@@ -5,7 +5,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 #[cfg(doc)]
 use super::Registry;
 use super::{Announcement, Limit, query::Query};
-use crate::{catalog::Listing, error::RegistryError};
+use crate::{catalog::Listing, error::RegistryError, instance::Address};
 
 /// A boxed future, the return type of a backend's methods.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -18,6 +18,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the name for errors and logs, such as `consul http://127.0.0.1:8500`.
     fn name(&self) -> Arc<str>;
+
+    /// Returns the address of the server that registrations are sent to, if it has one. An announced server
+    /// that listens on all addresses takes the address of the interface that leads there. `None` by default.
+    fn address(&self) -> Option<Address> {
+        None
+    }
 
     /// Creates the sources for the instances of a service. Usually there is one source; several are in
     /// order of preference, and the first with instances is used.

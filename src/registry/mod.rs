@@ -70,6 +70,8 @@ use tokio::{runtime::Handle, sync::watch as cell};
 
 use self::watches::Watches;
 use crate::error::{ConfigError, ErrorKind, RegistryError};
+#[cfg(feature = "server")]
+use crate::instance::Address;
 
 /// A handle to a registry. Cheap to clone; clones share their watches.
 ///
@@ -206,6 +208,23 @@ impl Registry {
         announcement.validate()?;
         let backend = Arc::clone(&self.0.backend);
         Registration::spawn(&runtime, backend, announcement, &self.0.settings)
+    }
+
+    /// Returns the address of the server that registrations are sent to, if the backend tells it.
+    #[cfg(feature = "server")]
+    pub(crate) fn address(&self) -> Option<Address> {
+        self.0.backend.address()
+    }
+
+    /// Checks that the registry can hold an instance and its check. It sends nothing.
+    #[cfg(feature = "server")]
+    pub(crate) fn can_hold(&self, announcement: &Announcement) -> Result<(), RegistryError> {
+        let check = || {
+            runtime()?;
+            announcement.validate()?;
+            self.0.backend.register(announcement).map(drop)
+        };
+        check().map_err(|error| error.about(&self.name(), &announcement.instance().service))
     }
 }
 

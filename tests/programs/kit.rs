@@ -278,7 +278,13 @@ pub(crate) struct Load(Program);
 impl Load {
     /// At 200 requests a second.
     pub(crate) fn start(url: &str, service: &str) -> Load {
-        let args = [url, service, "--rate", "200", "--duration", "10m", "--json"];
+        Load::start_at(200, url, service)
+    }
+
+    /// At so many requests a second.
+    pub(crate) fn start_at(rate: u32, url: &str, service: &str) -> Load {
+        let rate = rate.to_string();
+        let args = [url, service, "--rate", &rate, "--duration", "10m", "--json"];
         Load(Program::start("call", &args))
     }
 

@@ -13,4 +13,5 @@ mod register;
 mod registry;
 mod resilience;
 mod serve;
+mod servers;
 mod watch;

@@ -93,7 +93,10 @@ use self::{
     watch::HealthQuery,
 };
 use super::{Announcement, Backend, Lease, Query, Source, decoding::MOST_RECORDS};
-use crate::error::{ConfigError, ErrorKind, RegistryError, check_range};
+use crate::{
+    error::{ConfigError, ErrorKind, RegistryError, check_range},
+    instance::Address,
+};
 
 /// The backend for one or several Consul agents.
 ///
@@ -189,6 +192,10 @@ impl_debug!(Consul: |this| agent = this.transport.name(), options = this.options
 impl Backend for Consul {
     fn name(&self) -> Arc<str> {
         self.transport.name()
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.leases.address()
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {

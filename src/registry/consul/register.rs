@@ -353,6 +353,9 @@ fn check(announcement: &Announcement, check_id: &str) -> Option<Check> {
         }
         Health::Unchecked => return None,
     }
+    if announcement.is_passing_at_start() {
+        check.status = Some("passing");
+    }
     Some(check)
 }
 

@@ -13,8 +13,9 @@ use super::{
 #[cfg(feature = "tls")]
 use crate::registry::tls::client_config;
 use crate::{
-    connect::Connector,
+    connect::{Connector, Target},
     error::{ConfigError, ErrorKind, RegistryError},
+    instance::Address,
     registry::{
         BoxFuture,
         http::{self as registry_http, RegistryHttp, Reply, Request},
@@ -28,6 +29,11 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
     /// Returns the backend's name for errors.
     fn name(&self) -> Arc<str>;
 
+    /// Returns the address of the first agent, if it is known and no Unix socket.
+    fn address(&self) -> Option<Address> {
+        None
+    }
+
     /// Sends a request to the agent at index `agent`, modulo their number. It takes at most
     /// `request.within`, or twice that if the token was replaced. Dropping the future ends the request.
     fn send<'a>(
@@ -40,6 +46,7 @@ pub(super) trait Transport: fmt::Debug + Send + Sync {
 /// The default transport.
 pub(super) struct Hyper {
     name: Arc<str>,
+    address: Option<Address>,
     http: RegistryHttp,
     token: Credentials,
     basic_auth: Option<HeaderValue>,
@@ -48,6 +55,11 @@ pub(super) struct Hyper {
 impl Hyper {
     pub(super) fn new(config: ConsulConfig) -> Result<(Self, ConsulOptions), ConfigError> {
         let agents = config.agents()?;
+        let address = agents.first().and_then(|agent| match &agent.target {
+            Target::Tcp(address) => Some(address.clone()),
+            #[cfg(unix)]
+            Target::Unix(_) => None,
+        });
         let urls: Vec<_> = agents.iter().map(AgentAddress::url).collect();
         #[cfg(feature = "tls")]
         let tls = if agents.iter().any(|agent| agent.secure) {
@@ -75,6 +87,7 @@ impl Hyper {
         let basic_auth = config.basic_auth.map(|auth| basic(&auth)).transpose()?;
         let transport = Self {
             name: format!("consul {}", urls.join(",")).into(),
+            address,
             http: RegistryHttp::new(agents, config.max_body),
             token,
             basic_auth,
@@ -88,6 +101,10 @@ impl_debug!(Hyper: |this| agents = this.http);
 impl Transport for Hyper {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.address.clone()
     }
 
     fn send<'a>(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{ErrorKind, RegistryError},
-    instance::Host,
+    instance::{Address, Host},
     registry::{
         Announcement, Backend, Health, Lease, Query, Source,
         record::{self, RecordFormat, encode, encode_name},
@@ -44,6 +44,7 @@ const LARGEST_TTL: Duration = Duration::from_secs(9_000_000_000);
 #[derive(Clone)]
 pub struct Etcd {
     pub(super) name: Arc<str>,
+    pub(super) address: Option<Address>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) held: Arc<Held>,
     pub(super) prefix: Arc<str>,
@@ -81,6 +82,10 @@ impl fmt::Debug for Etcd {
 impl Backend for Etcd {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.address.clone()
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {

@@ -315,6 +315,7 @@ impl EtcdSettings {
         let http = RegistryHttp::new(members, MAX_BODY);
         Ok(Etcd {
             name: format!("etcd {}", origins.join(",")).into(),
+            address: self.members.first().cloned(),
             cluster: Arc::new(Cluster::new(http, self.user.clone(), self.timeout)),
             held: Arc::new(Held::default()),
             prefix: self.prefix.as_str().into(),

@@ -123,6 +123,7 @@ pub struct Announcement {
     instance: Instance,
     health: Health,
     reap_after: Option<Duration>,
+    starts_passing: bool,
 }
 
 impl Announcement {
@@ -133,6 +134,7 @@ impl Announcement {
             instance,
             health: Health::Ttl(Duration::from_secs(10)),
             reap_after: Some(Duration::from_secs(600)),
+            starts_passing: false,
         }
     }
 
@@ -151,6 +153,16 @@ impl Announcement {
         self
     }
 
+    /// Sets whether the instance counts as healthy before its first check; false by default. Only Consul
+    /// would withhold it: there, the first check over HTTP, TCP or gRPC comes within one interval, at a random
+    /// time. With a wrong `true`, clients send requests to an instance that cannot answer, until that check.
+    /// An instance with a TTL is healthy at once anyway.
+    #[must_use]
+    pub fn starts_passing(mut self, passing: bool) -> Self {
+        self.starts_passing = passing;
+        self
+    }
+
     /// Returns the instance.
     pub fn instance(&self) -> &Instance {
         &self.instance
@@ -164,6 +176,11 @@ impl Announcement {
     /// Returns after how long of bad health the registry removes the instance; `None` for never.
     pub fn reaped_after(&self) -> Option<Duration> {
         self.reap_after
+    }
+
+    /// Whether the instance counts as healthy before its first check.
+    pub fn is_passing_at_start(&self) -> bool {
+        self.starts_passing
     }
 
     pub(in crate::registry) fn validate(&self) -> Result<(), RegistryError> {

@@ -42,6 +42,7 @@ const LONGEST_TAGS: usize = 4 << 10;
 #[derive(Debug)]
 pub struct RestClient {
     name: Arc<str>,
+    address: Option<Address>,
     http: RegistryHttp,
     sessions: Sessions,
     wait: Duration,
@@ -144,6 +145,7 @@ impl RestSettings {
         });
         Ok(RestClient {
             name: format!("rest http://{}", names.join(",")).into(),
+            address: self.addresses.first().cloned(),
             http: RegistryHttp::new(agents, MAX_BODY),
             sessions: Sessions::default(),
             wait: self.wait,
@@ -155,6 +157,10 @@ impl RestSettings {
 impl Backend for RestClient {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.address.clone()
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {

@@ -1,0 +1,189 @@
+//! The short examples of servers: three replicas on a real Consul are restarted one after the other under load,
+//! and nothing is lost.
+
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tonic")]
+#[path = "../../examples/common/hello.rs"]
+mod hello;
+
+use super::{
+    call::listed,
+    kit::{Load, Program, SOON, consul, unique},
+    support::{Agent, eventually, need_consul, ports::Port},
+};
+
+/// Three processes of an example, each on a port of its own.
+struct Replicas {
+    name: &'static str,
+    url: String,
+    service: String,
+    running: Vec<(Port, Program)>,
+}
+
+impl Replicas {
+    async fn start(name: &'static str, agent: &Agent) -> Self {
+        let (url, service) = (consul(agent), unique(name));
+        let mut replicas = Self {
+            name,
+            url,
+            service,
+            running: Vec::new(),
+        };
+        for _ in 0..3 {
+            let port = Port::lease();
+            let program = replicas.replica(&port);
+            replicas.running.push((port, program));
+        }
+        listed(&replicas.url, &replicas.service, 3).await;
+        replicas
+    }
+
+    fn replica(&self, port: &Port) -> Program {
+        let address = port.addr().to_string();
+        Program::start(self.name, &[&self.url, &self.service, &address])
+    }
+
+    /// Restarts each on its port. `sent` waits for requests.
+    async fn restart(&mut self, agent: &Agent, sent: impl AsyncFn()) {
+        for at in 0..self.running.len() {
+            sent().await;
+            self.running[at].1.stop().await;
+            sent().await;
+            self.running[at].1 = self.replica(&self.running[at].0);
+            let id = format!("{}-127.0.0.1-{}", self.service, self.running[at].0.get());
+            eventually(SOON, "it is back", || async {
+                agent.passing(&self.service).await.contains(&id)
+            })
+            .await;
+        }
+        sent().await;
+    }
+}
+
+async fn no_request_is_lost(name: &'static str) {
+    let agent = Agent::shared().await;
+    let mut replicas = Replicas::start(name, &agent).await;
+    let load = Load::start_at(300, &replicas.url, &replicas.service);
+    // The load starts meanwhile: 300 requests and more before each step.
+    let sent = async || tokio::time::sleep(Duration::from_secs(1)).await;
+    replicas.restart(&agent, sent).await;
+    let summary = load.finish().await;
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert!(summary["ok"].as_u64() > Some(1_500), "{summary}");
+    for (_, program) in &mut replicas.running {
+        program.stop().await;
+    }
+    println!("{name}: {} requests, none lost", summary["ok"]);
+}
+
+#[tokio::test]
+async fn axum_servers_are_restarted_without_losing_a_request() {
+    need_consul!();
+    no_request_is_lost("axum_server").await;
+}
+
+#[tokio::test]
+async fn hyper_servers_are_restarted_without_losing_a_request() {
+    need_consul!();
+    no_request_is_lost("hyper_server").await;
+}
+
+/// Its first check over HTTP is up to 10 s away.
+#[tokio::test]
+async fn a_server_passes_at_once_although_consul_checks_it_later() {
+    need_consul!();
+    let agent = Agent::shared().await;
+    let (url, service, port) = (consul(&agent), unique("at-once"), Port::lease());
+    let started = Instant::now();
+    let mut server = Program::start("axum_server", &[&url, &service, &port.addr().to_string()]);
+    eventually(SOON, "it passes", || async {
+        !agent.health(&service).await.is_empty()
+    })
+    .await;
+    let registered = started.elapsed();
+    eventually(SOON, "it passes", || async {
+        agent.passing(&service).await.len() == 1
+    })
+    .await;
+    let passes = started.elapsed() - registered;
+    println!("registered after {registered:?}, passes {passes:?} later");
+    assert!(passes < Duration::from_millis(500), "{passes:?}");
+    server.stop().await;
+}
+
+#[cfg(feature = "tonic")]
+mod grpc {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    };
+
+    use tower::Layer as _;
+    use tower_roster::{
+        client::{GrpcEndpoints, Stack, StatusLayer},
+        registry,
+    };
+
+    use super::{
+        hello::{HelloRequest, greeter_client::GreeterClient},
+        *,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tonic_servers_are_restarted_without_losing_a_call() {
+        need_consul!();
+        let agent = Agent::shared().await;
+        let mut replicas = Replicas::start("tonic_server", &agent).await;
+        let registry = registry::connect(&replicas.url).expect("a registry");
+        let watch = registry.watch(&*replicas.service).expect("a watch");
+        // No call may be repeated: each must reach a server that answers it.
+        let stack = Stack::grpc().build(watch.discover(GrpcEndpoints::new()));
+        let client = GreeterClient::new(StatusLayer.layer(stack.expect("defaults").service));
+
+        let (stop, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&answered));
+        let load = tokio::spawn(async move {
+            let mut calls = tokio::task::JoinSet::new();
+            let mut turn = tokio::time::interval(Duration::from_micros(3_333));
+            while !stopped.load(Relaxed) {
+                turn.tick().await;
+                let (mut client, count) = (client.clone(), Arc::clone(&count));
+                calls.spawn(async move {
+                    let name = String::from("you");
+                    client.say_hello(HelloRequest { name }).await?;
+                    count.fetch_add(1, Relaxed);
+                    Ok::<_, tonic::Status>(())
+                });
+            }
+            calls.join_all().await
+        });
+        let sent = async || {
+            let goal = answered.load(Relaxed) + 300;
+            eventually(SOON, "300 calls more", || async {
+                answered.load(Relaxed) >= goal
+            })
+            .await;
+        };
+        replicas.restart(&agent, sent).await;
+        stop.store(true, Relaxed);
+        let calls = load.await.expect("no panic");
+        let failed: Vec<_> = calls
+            .iter()
+            .filter_map(|call| call.as_ref().err())
+            .collect();
+        assert!(
+            failed.is_empty(),
+            "{} of {}: {failed:?}",
+            failed.len(),
+            calls.len()
+        );
+        for (_, program) in &mut replicas.running {
+            program.stop().await;
+        }
+        println!("tonic_server: {} calls, none lost", calls.len());
+    }
+}
