@@ -10,10 +10,13 @@
 //! balancer:                    └── Tried::current(), Tried::note ────┘
 //! ```
 //!
+//! In the same way a retry, a hedge or a balancer says [why](AttemptKind) it sends a request, and why it
+//! [drops](Abandoned) one, to those below that report it.
+//!
 //! This costs a few nanoseconds, and no allocation. If a `Buffer` or another task stands between the
 //! two, the balancer sees no `Tried`, and a retry may go to the same endpoint.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, fmt, time::Duration};
 
 use tokio::time::Instant;
 
@@ -71,7 +74,128 @@ impl EndpointId {
     }
 }
 
+/// Why a request is sent to an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptKind {
+    /// Because the caller sent it.
+    #[default]
+    First,
+    /// Because an attempt failed before.
+    Retry,
+    /// Because an attempt before it is slow.
+    Hedge,
+    /// Because the same attempt could not be sent to the endpoint before: the balancer gave it to another.
+    Resend,
+}
+
+impl AttemptKind {
+    /// All kinds.
+    pub const ALL: &[Self] = &[Self::First, Self::Retry, Self::Hedge, Self::Resend];
+
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+            Self::Resend => "resend",
+        }
+    }
+
+    /// Returns the kind of the request that is being sent on this thread.
+    #[inline]
+    pub fn current() -> Self {
+        WHY.get().kind
+    }
+
+    /// Whether the request that is being sent on this thread is a hedge, or was sent because a hedge could
+    /// not be.
+    #[inline]
+    pub fn is_hedge() -> bool {
+        WHY.get().hedged
+    }
+
+    /// Sends a request, or polls the future that does. Those below see this kind.
+    pub fn enter<T>(self, send: impl FnOnce() -> T) -> T {
+        let hedged = match self {
+            Self::Hedge => true,
+            Self::Resend => Self::is_hedge(),
+            Self::First | Self::Retry => false,
+        };
+        during(&WHY, &mut Why { kind: self, hedged }, send)
+    }
+}
+
+impl fmt::Display for AttemptKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Why {
+    kind: AttemptKind,
+    hedged: bool,
+}
+
+/// Why a request was dropped before its response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Abandoned {
+    /// Its caller went away.
+    #[default]
+    Caller,
+    /// Another attempt of the same request was faster.
+    HedgeLost,
+    /// It exceeded the per-try timeout.
+    TryTimeout,
+    /// The deadline of all attempts together passed.
+    Deadline,
+}
+
+impl Abandoned {
+    /// All reasons.
+    pub const ALL: &[Self] = &[
+        Self::Caller,
+        Self::HedgeLost,
+        Self::TryTimeout,
+        Self::Deadline,
+    ];
+
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller_left",
+            Self::HedgeLost => "hedge_lost",
+            Self::TryTimeout => "try_timeout",
+            Self::Deadline => "timeout",
+        }
+    }
+
+    /// Returns the reason for which a request is being dropped on this thread.
+    pub(crate) fn current() -> Self {
+        match GIVEN_UP.get() {
+            Some(_) => Self::TryTimeout,
+            None => ABANDONED.get(),
+        }
+    }
+
+    /// Drops a request for this reason.
+    pub(crate) fn during<T>(mut self, drop: impl FnOnce() -> T) -> T {
+        during(&ABANDONED, &mut self, drop)
+    }
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 thread_local! {
+    static WHY: Cell<Why> = const { Cell::new(Why { kind: AttemptKind::First, hedged: false }) };
+    static ABANDONED: Cell<Abandoned> = const { Cell::new(Abandoned::Caller) };
     static CURRENT: Cell<Tried> = const { Cell::new(NO_ATTEMPT) };
     static GIVEN_UP: Cell<Option<Duration>> = const { Cell::new(None) };
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -179,6 +303,28 @@ mod tests {
         assert_eq!(Tried::current(), None);
         assert!(outer.contains(a) && !outer.contains(b));
         assert!(inner.contains(b) && !inner.contains(a));
+    }
+
+    #[test]
+    fn a_resend_of_a_hedge_is_still_hedged_and_a_retry_is_not() {
+        let now = || (AttemptKind::current(), AttemptKind::is_hedge());
+        let mut seen = vec![now()];
+        AttemptKind::Hedge.enter(|| {
+            seen.push(now());
+            AttemptKind::Resend.enter(|| seen.push(now()));
+            AttemptKind::Retry.enter(|| seen.push(now()));
+        });
+        seen.push(now());
+        assert_eq!(
+            seen,
+            [
+                (AttemptKind::First, false),
+                (AttemptKind::Hedge, true),
+                (AttemptKind::Resend, true),
+                (AttemptKind::Retry, false),
+                (AttemptKind::First, false),
+            ]
+        );
     }
 
     #[test]

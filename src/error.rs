@@ -1,5 +1,9 @@
 //! Errors. Each of them names the part that failed: the setting, or the backend and the service.
 
+mod request_kind;
+
+pub use self::request_kind::RequestErrorKind;
+
 use std::{
     error::Error,
     fmt,
@@ -174,6 +178,11 @@ impl RegistryError {
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
+    }
+
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        find(error)
     }
 
     /// Returns the kind of the error.

@@ -98,13 +98,14 @@ pub mod server;
 pub mod service;
 mod sync;
 mod task;
+pub mod telemetry;
 mod text;
 mod window;
 
 pub use self::{
     backoff::Backoff,
     deadline::Deadline,
-    error::{BoxError, ConfigError, RegistryError},
+    error::{BoxError, ConfigError, RegistryError, RequestErrorKind},
     instance::Instance,
     registry::Registry,
 };

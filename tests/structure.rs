@@ -12,9 +12,33 @@ use syn::{Attribute, Item, ItemUse, UseTree, Visibility, visit::Visit};
 
 /// The parts of the crate from the ground up. A part imports only from those before it.
 const STAGES: &[&str] = &[
-    "debug", "sync", "permits", "alarm", "rng", "text", "error", "instance", "task", "ambient",
-    "attempt", "backoff", "deadline", "window", "probe", "classify", "service", "connect",
-    "catalog", "endpoint", "registry", "discover", "balance", "client", "server", "docs",
+    "debug",
+    "sync",
+    "permits",
+    "alarm",
+    "rng",
+    "text",
+    "error",
+    "instance",
+    "task",
+    "ambient",
+    "attempt",
+    "backoff",
+    "deadline",
+    "window",
+    "probe",
+    "classify",
+    "service",
+    "connect",
+    "catalog",
+    "endpoint",
+    "registry",
+    "discover",
+    "balance",
+    "telemetry",
+    "client",
+    "server",
+    "docs",
 ];
 
 #[test]

@@ -32,6 +32,9 @@ use tower_roster::{
     discover::MakeEndpoint,
     registry::{self, Watch},
     service::retry::{Replay, ReplayBody, ShareReplay},
+    telemetry::{
+        AttemptInfo, End, Monitor, MonitoredClient, MonitoredEndpoint, RequestInfo, Telemetry,
+    },
 };
 
 use super::{
@@ -183,10 +186,38 @@ pub struct Clients {
     stack: Whole,
     unhedged: Whole,
     service: HttpService<Empties>,
+    monitored: Monitored,
     bare: Bare,
 }
 
 type Whole = Stacked<HttpClient<ReplayBody<Empties>>, DefaultPolicy, Http, Replay, ShareReplay>;
+
+/// The same with a monitor.
+type Monitored = MonitoredClient<
+    Stacked<
+        MonitoredEndpoint<HttpClient<ReplayBody<Empties>>, Http>,
+        DefaultPolicy,
+        Http,
+        Replay,
+        ShareReplay,
+    >,
+    Http,
+>;
+
+/// Counts attempts, and sums up their times.
+#[derive(Default)]
+pub struct Sums([AtomicUsize; 3]);
+
+impl Monitor for Sums {
+    fn attempt_ended(&self, _: &AttemptInfo<'_>, end: &End) {
+        self.0[0].fetch_add(1, Relaxed);
+        self.0[1].fetch_add(end.elapsed.as_nanos() as usize, Relaxed);
+    }
+
+    fn request_ended(&self, request: &RequestInfo<'_>, _: &End) {
+        self.0[2].fetch_add(request.attempts as usize, Relaxed);
+    }
+}
 
 impl Clients {
     /// In a runtime.
@@ -195,6 +226,9 @@ impl Clients {
             let built = stack.build(watch(addresses).discover(HttpEndpoints::new()));
             built.expect("defaults").service
         };
+        let monitored = Stack::http()
+            .telemetry(Telemetry::new().service("web").monitor(Sums::default()))
+            .build(watch(addresses).discover(HttpEndpoints::new()));
         let mut endpoints = HttpEndpoints::new();
         let clients = addresses.iter().map(|address| {
             let address = address.parse().expect("an address");
@@ -216,6 +250,7 @@ impl Clients {
             service: Stack::http()
                 .connect(&registry(addresses), "web")
                 .expect("defaults"),
+            monitored: monitored.expect("defaults").service,
             bare: Bare {
                 client: Client::builder(TokioExecutor::new()).build(connector),
                 uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),
@@ -232,6 +267,7 @@ impl Clients {
             "http-endpoint" => call(&self.in_turn, callers, time, each).await,
             "http-balancer" => call(&self.balance, callers, time, each).await,
             "http-unhedged" => call(&self.unhedged, callers, time, each).await,
+            "http-monitored" => call(&self.monitored, callers, time, each).await,
             "http-stack" => call(&self.stack, callers, time, each).await,
             "http-service" => call(&self.service, callers, time, each).await,
             _ => return None,
@@ -255,6 +291,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
             Box::new(|| rate(runtime, &clients.bare, CONNECTIONS, time)),
             Box::new(|| rate(runtime, &clients.unhedged, CONNECTIONS, time)),
             Box::new(|| rate(runtime, &clients.service, CONNECTIONS, time)),
+            Box::new(|| rate(runtime, &clients.monitored, CONNECTIONS, time)),
         ],
     );
     let alone = interleave(
@@ -283,5 +320,8 @@ pub fn run(effort: Effort) -> Vec<Row> {
         Row::new("HttpService, 4 backends, 1 caller", "/s", &alone[0])
             .against("bare hyper client", &alone[1])
             .bar(Bar::AtLeast(1.0)),
+        Row::new("default stack with a monitor", "/s", &samples[6])
+            .against("without", &samples[2])
+            .bar(Bar::AtLeast(0.97)),
     ]
 }

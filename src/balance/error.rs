@@ -4,16 +4,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     classify::{Unsent, give_back},
-    error::BoxError,
+    error::{BoxError, RequestErrorKind, find},
     instance::Key,
 };
 
 /// A request that got no response.
 ///
-/// | error | HTTP | gRPC |
-/// |---|---|---|
-/// | [`is_no_endpoint`](Self::is_no_endpoint) | 503 | `UNAVAILABLE` |
-/// | an endpoint's own error ([`key`](Self::key), `source()`) | 502, or 504 for a timeout | `UNAVAILABLE` |
+/// [`kind`](Self::kind) tells what it failed with, and the status for a caller.
 #[derive(Debug)]
 pub struct BalanceError(Box<BalanceErrorKind>);
 
@@ -32,10 +29,11 @@ enum BalanceErrorKind {
 
 impl BalanceError {
     pub(super) fn no_endpoint(reason: NoEndpoint, service: Option<Arc<str>>) -> Self {
+        let unsent = Unsent::bare(reason.kind());
         Self(Box::new(BalanceErrorKind::NoEndpoint {
             reason,
             service,
-            unsent: Unsent::bare(),
+            unsent,
         }))
     }
 
@@ -64,6 +62,20 @@ impl BalanceError {
     pub(super) fn endpoint(key: &Key, source: BoxError) -> Self {
         let key = key.clone();
         Self(Box::new(BalanceErrorKind::Endpoint { key, source }))
+    }
+
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+
+    /// What the request failed with: the reason why there was no endpoint, or the kind of the endpoint's
+    /// own error.
+    pub fn kind(&self) -> RequestErrorKind {
+        match &*self.0 {
+            BalanceErrorKind::NoEndpoint { reason, .. } => reason.kind(),
+            BalanceErrorKind::Endpoint { source, .. } => RequestErrorKind::of(&**source),
+        }
     }
 
     /// Whether there was no endpoint to send the request to. If so, the request was not sent.
@@ -152,6 +164,21 @@ pub enum NoEndpoint {
     EmptyZone,
 }
 
+impl NoEndpoint {
+    /// The kind of an error with this reason.
+    pub fn kind(&self) -> RequestErrorKind {
+        match self {
+            Self::NeverResolved => RequestErrorKind::NeverResolved,
+            Self::Unreachable { .. } => RequestErrorKind::Unreachable,
+            Self::Empty | Self::Missing => RequestErrorKind::NoInstance,
+            Self::AllEjected(_) => RequestErrorKind::AllEjected,
+            Self::NotMade(_) | Self::EmptySubset | Self::NoVersion | Self::EmptyZone => {
+                RequestErrorKind::NoEndpoint
+            }
+        }
+    }
+}
+
 impl fmt::Display for NoEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -186,7 +213,10 @@ mod tests {
             let key = Key::new("web-1", "");
             BalanceError::endpoint(&key, source).with_request(7_u8)
         };
-        let unsent: [BoxError; 2] = [NotSent.into(), Unsent::new("refused").into()];
+        let unsent: [BoxError; 2] = [
+            NotSent(RequestErrorKind::NotReady).into(),
+            Unsent::new("refused").into(),
+        ];
         for error in unsent.map(failed) {
             assert!(is_unsent(&error));
             assert_eq!(reclaim(&error), Some(7_u8), "{error:?}");

@@ -205,7 +205,8 @@ where
                         request,
                         guard,
                     } = *ready;
-                    match give(Picked { service, guard }, request, cx) {
+                    let picked = Picked { service, guard };
+                    match this.way.during(|| give(picked, request, cx)) {
                         Sent::Calling(future, guard) => {
                             this.stage.set(Stage::Calling { future, guard });
                             continue;

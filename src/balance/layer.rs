@@ -1,6 +1,6 @@
 //! The layer that makes balancers over discoveries.
 
-use std::{fmt, hash::Hash};
+use std::{fmt, hash::Hash, sync::Arc};
 
 use tower::{Layer, discover::Discover};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     classify::Answers,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Facts},
     error::{BoxError, ConfigError},
 };
 
@@ -88,11 +88,29 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         C: Send + Sync + 'static,
         W: Send + Sync + 'static,
     {
-        let apart = |endpoint: Endpoint<S>| {
+        self.balance_apart(discover, |_, endpoint: Endpoint<S>| {
             let (service, facts) = endpoint.into_parts();
             (service, Some(facts))
-        };
-        Balance::new_with(Driver::start(discover, apart, self.0))
+        })
+    }
+
+    /// The same over any discovery. `apart` takes an item of it, and its name, apart into the service to call
+    /// and the registry's data.
+    pub(crate) fn balance_apart<D, S>(
+        self,
+        discover: D,
+        apart: impl Fn(&D::Key, D::Service) -> (S, Option<Arc<Facts>>) + Send + 'static,
+    ) -> Balance<S, P, C, W>
+    where
+        D: Discover + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        D::Service: Send + 'static,
+        S: Send + Sync + 'static,
+        C: Send + Sync + 'static,
+        W: Send + Sync + 'static,
+    {
+        Balance::new_with(Driver::start(discover, Box::new(apart), self.0))
     }
 
     /// Balances over any discovery, such as tower's `ServiceList`. The services have equal weights and
@@ -127,8 +145,7 @@ impl<P: Policy, C, W> BalanceLayer<P, C, W> {
         C: Send + Sync + 'static,
         W: Send + Sync + 'static,
     {
-        let apart = |service| (service, None);
-        Balance::new_with(Driver::start(discover, apart, self.0))
+        self.balance_apart(discover, |_, service| (service, None))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     topology::Route,
 };
 use crate::{
-    attempt::{EndpointId, Tried},
+    attempt::{AttemptKind, EndpointId, Tried},
     classify::{Observer, Verdict},
     endpoint::load::LoadTracker,
     error::BoxError,
@@ -38,6 +38,16 @@ impl Way {
     #[inline]
     pub(super) fn new(tried: Tried) -> Self {
         Self { tried, sends: 1 }
+    }
+
+    /// Gives a request to an endpoint. Those below see whether it is the first one.
+    #[inline]
+    pub(super) fn during<T>(self, give: impl FnOnce() -> T) -> T {
+        if self.sends > 1 {
+            AttemptKind::Resend.enter(give)
+        } else {
+            give()
+        }
     }
 }
 
@@ -166,7 +176,7 @@ where
         };
         Tried::note(picked.guard.state().id());
         way.sends += 1;
-        match give(picked, request, cx) {
+        match way.during(|| give(picked, request, cx)) {
             Sent::Failed(again) => {
                 way.tried.insert(again.at);
                 failed = again;
@@ -208,7 +218,7 @@ where
         };
         let id = picked.guard.state().id();
         seen.insert(id);
-        match give(picked, request, cx) {
+        match way.during(|| give(picked, request, cx)) {
             Sent::Calling(future, guard) => {
                 Tried::note(id);
                 return Sent::Calling(future, guard);

@@ -51,9 +51,14 @@ impl Awaited {
 
 impl<O: Observer> BodyWatch<O> {
     fn ended(mut self, trailers: Option<&HeaderMap>) {
-        if let Awaited::Status(codes) = self.awaited {
-            self.observer.conclude(codes.end(trailers));
+        let Awaited::Status(codes) = self.awaited else {
+            return self.observer.ended();
+        };
+        if let Some(trailers) = trailers {
+            self.observer.trailers(trailers);
         }
+        self.observer.ended();
+        self.observer.conclude(codes.end(trailers));
     }
 
     /// The error of a body has any type, so only the note of the client tells its excuse.

@@ -70,6 +70,14 @@ impl Codes {
     }
 }
 
+/// Returns the status code in a head or in trailers, if they contain one. An unreadable one counts as
+/// `UNKNOWN`.
+pub(crate) fn grpc_code(fields: &HeaderMap) -> Option<u16> {
+    let status = fields.get(STATUS)?.to_str().ok();
+    let code = status.and_then(|text| text.parse().ok());
+    Some(code.unwrap_or(UNKNOWN as u16))
+}
+
 /// Reads the pushback. Several of them, like an unreadable one, forbid a retry, as in grpc-go.
 pub(super) fn pushback(fields: &HeaderMap) -> Option<Pushback> {
     let mut values = fields.get_all(PUSHBACK).iter();

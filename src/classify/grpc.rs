@@ -9,9 +9,9 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::{
-    Classify, Observer, Outcome, Verdict,
+    Classify, Observer, Outcome, ResponseStatus, Verdict,
     body::{Awaited, ObservedBody},
-    codes::{Codes, UNKNOWN, pushback},
+    codes::{Codes, UNKNOWN, grpc_code, pushback},
     http::head as http_head,
 };
 
@@ -106,6 +106,12 @@ impl<B: Body, E> Classify<Response<B>, E> for Grpc {
             Ok(response) => self.head(response),
             Err(_) => Some(Verdict::FAILURE),
         }
+    }
+
+    fn status(&self, response: &Response<B>) -> Option<ResponseStatus> {
+        let http = response.status();
+        let own = grpc_code(response.headers()).map(ResponseStatus::Grpc);
+        own.or_else(|| (http != StatusCode::OK).then(|| ResponseStatus::Http(http.as_u16())))
     }
 
     fn observe<O: Observer>(

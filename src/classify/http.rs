@@ -4,8 +4,8 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use super::{
-    Classify, LONGEST_PUSHBACK, Observer, Outcome, Pushback, Verdict, body::Awaited,
-    body::ObservedBody, retry_after::retry_after,
+    Classify, LONGEST_PUSHBACK, Observer, Outcome, Pushback, ResponseStatus, Verdict,
+    body::Awaited, body::ObservedBody, retry_after::retry_after,
 };
 
 /// Classifies HTTP responses by their status.
@@ -75,6 +75,10 @@ impl<B: Body, E> Classify<Response<B>, E> for Http {
         Some(Self::verdict(result))
     }
 
+    fn status(&self, response: &Response<B>) -> Option<ResponseStatus> {
+        Some(ResponseStatus::Http(response.status().as_u16()))
+    }
+
     fn observe<O: Observer>(
         &self,
         response: Response<B>,
@@ -99,6 +103,10 @@ where
 
     fn judge(&self, result: Result<&Response<B>, &E>) -> Option<Verdict> {
         Some((self.0)(result))
+    }
+
+    fn status(&self, response: &Response<B>) -> Option<ResponseStatus> {
+        Some(ResponseStatus::Http(response.status().as_u16()))
     }
 
     fn observe<O: Observer>(

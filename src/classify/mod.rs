@@ -42,6 +42,8 @@ mod over_limit;
 mod retry_after;
 mod unsent;
 
+#[cfg(feature = "_hyper")]
+pub(crate) use self::codes::grpc_code;
 #[cfg(feature = "http")]
 pub(crate) use self::excuse::InvalidRequest;
 #[cfg(feature = "_transport")]
@@ -90,6 +92,26 @@ pub enum Outcome {
     Cancelled,
 }
 
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: &[Self] = &[
+        Self::Success,
+        Self::Failure,
+        Self::Overloaded,
+        Self::Cancelled,
+    ];
+
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Overloaded => "overloaded",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// When a request may be retried, as the endpoint requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
@@ -101,6 +123,25 @@ pub enum Pushback {
     Exactly(Duration),
     /// Never.
     Never,
+}
+
+/// The status of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResponseStatus {
+    /// A status of HTTP.
+    Http(u16),
+    /// A status code of gRPC.
+    Grpc(u16),
+}
+
+impl ResponseStatus {
+    /// Returns the number.
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Http(code) | Self::Grpc(code) => code,
+        }
+    }
 }
 
 /// An outcome, and the pushback that the endpoint sent with it.
@@ -151,6 +192,14 @@ pub trait Observer: Send + 'static {
             self.conclude(verdict);
         }
     }
+
+    /// Reports that the response is complete, before the verdict on its end. Not called if it breaks off or
+    /// is dropped.
+    fn ended(&mut self) {}
+
+    /// Receives the trailers of a response whose verdict they carry, before [`ended`](Self::ended).
+    #[cfg(feature = "_hyper")]
+    fn trailers(&mut self, _: &::http::HeaderMap) {}
 }
 
 /// Ignores every verdict.
@@ -179,6 +228,11 @@ pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// response decides.
     fn judge(&self, result: Result<&Response, &Error>) -> Option<Verdict>;
 
+    /// Returns the status in the head of a response, for reports only; `None` if it has none.
+    fn status(&self, _: &Response) -> Option<ResponseStatus> {
+        None
+    }
+
     /// Returns the response for the caller. `head` is the result of [`judge`](Self::judge); `observer`
     /// has received it already. The implementation reports the verdict on the end of the response to
     /// `observer`, and drops it when the response is complete.
@@ -206,7 +260,8 @@ impl<T, E> Classify<T, E> for Answers {
         })
     }
 
-    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, _: O) -> T {
+    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, mut observer: O) -> T {
+        observer.ended();
         response
     }
 }
@@ -243,7 +298,8 @@ where
         Some((self.0)(result))
     }
 
-    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, _: O) -> T {
+    fn observe<O: Observer>(&self, response: T, _: Option<Verdict>, mut observer: O) -> T {
+        observer.ended();
         response
     }
 }

@@ -8,7 +8,7 @@
 use std::{any::Any, error::Error, fmt, sync::Mutex};
 
 use crate::{
-    error::{BoxError, causes},
+    error::{BoxError, RequestErrorKind, causes},
     sync::lock,
 };
 
@@ -55,6 +55,7 @@ pub struct Unsent {
     /// source by a shared reference, through which the request must be taken.
     request: Mutex<Option<Box<dyn Any + Send>>>,
     source: Option<BoxError>,
+    kind: RequestErrorKind,
 }
 
 impl Unsent {
@@ -63,15 +64,29 @@ impl Unsent {
         Self {
             request: Mutex::new(None),
             source: Some(source.into()),
+            kind: RequestErrorKind::Connect,
         }
     }
 
     /// Creates the error without a cause, for an error above it that states the cause.
-    pub(crate) fn bare() -> Self {
+    pub(crate) fn bare(kind: RequestErrorKind) -> Self {
         Self {
             request: Mutex::new(None),
             source: None,
+            kind,
         }
+    }
+
+    /// Sets its kind; [`Connect`](RequestErrorKind::Connect) by default.
+    #[cfg(any(feature = "http2", feature = "tonic"))]
+    pub(crate) fn of_kind(mut self, kind: RequestErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// What the request failed with.
+    pub(crate) fn kind(&self) -> RequestErrorKind {
+        self.kind
     }
 
     /// Adds the request.
@@ -80,6 +95,7 @@ impl Unsent {
         Self {
             request: Mutex::new(Some(Box::new(request))),
             source: self.source,
+            kind: self.kind,
         }
     }
 
@@ -127,12 +143,7 @@ impl Error for Unsent {
 /// The source of this crate's errors that refuse a request before it is sent: a balancer without an
 /// endpoint, an open breaker, failfast.
 #[derive(Debug)]
-pub(crate) struct NotSent;
-
-impl NotSent {
-    /// The value that `source()` returns.
-    pub(crate) const SOURCE: Option<&'static (dyn Error + 'static)> = Some(&NotSent);
-}
+pub(crate) struct NotSent(pub(crate) RequestErrorKind);
 
 impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

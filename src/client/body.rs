@@ -19,7 +19,7 @@ use super::{life::Life, limits::Limits};
 use crate::{
     classify::{self, Begun, OverLimit},
     connect::{Incomplete, Whole},
-    error::BoxError,
+    error::{BoxError, RequestErrorKind, find},
 };
 
 /// The body of a response from an endpoint. While it is read its connection stays open, even if the
@@ -120,6 +120,21 @@ enum Cause {
     Incomplete(Incomplete),
     /// It has an [`OverLimit`] in its chain.
     TooLarge(BoxError),
+}
+
+impl HttpBodyError {
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+
+    /// What the response failed with.
+    pub fn kind(&self) -> RequestErrorKind {
+        match &self.0 {
+            Cause::Incomplete(_) => RequestErrorKind::Connection,
+            Cause::TooLarge(_) => RequestErrorKind::TooLarge,
+        }
+    }
 }
 
 impl fmt::Display for HttpBodyError {

@@ -8,14 +8,14 @@ use std::{
 use http::Request;
 
 use super::uri::Place;
+#[cfg(all(feature = "http2", feature = "tls"))]
+use crate::sync::lock;
 use crate::{
     classify::{InvalidRequest, Unsent},
     connect::Io,
-    error::BoxError,
+    error::{BoxError, RequestErrorKind, find},
     instance::{Address, Key},
 };
-#[cfg(all(feature = "http2", feature = "tls"))]
-use crate::{error::find, sync::lock};
 
 /// A request over HTTP that got no response. The error names the endpoint.
 pub struct HttpError {
@@ -76,6 +76,10 @@ impl HttpError {
         request: Option<Request<B>>,
     ) -> Self {
         let mut unsent = Unsent::new(error);
+        #[cfg(any(feature = "http2", feature = "tonic"))]
+        if matches!(kind, HttpErrorKind::Refused) {
+            unsent = unsent.of_kind(RequestErrorKind::Refused);
+        }
         if let Some(request) = request {
             unsent = unsent.with_request(request);
         }
@@ -109,6 +113,26 @@ impl HttpError {
             place,
             kind: HttpErrorKind::Invalid(message),
             source: Some(InvalidRequest.into()),
+        }
+    }
+
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+
+    /// What the request failed with.
+    pub fn kind(&self) -> RequestErrorKind {
+        match self.kind {
+            HttpErrorKind::Connect => RequestErrorKind::Connect,
+            #[cfg(any(feature = "http2", feature = "tonic"))]
+            HttpErrorKind::Refused => RequestErrorKind::Refused,
+            HttpErrorKind::Broke => match &self.source {
+                Some(source) => RequestErrorKind::of(&**source),
+                None => RequestErrorKind::Connection,
+            },
+            HttpErrorKind::TooLarge => RequestErrorKind::TooLarge,
+            HttpErrorKind::Invalid(_) => RequestErrorKind::Invalid,
         }
     }
 

@@ -26,6 +26,7 @@ use super::{
     http2::{Failure, Http2},
     kept_call::KeptCall,
     limits::exhausted,
+    served::Served,
     uri::Place,
 };
 use crate::{
@@ -42,6 +43,8 @@ use crate::{
 /// that a layer above may wrap the body of the generated client, as
 /// [`Replay`](crate::service::retry::Replay) does. Calls carry the name of the service as their
 /// authority, whatever their URI says.
+///
+/// The extensions of a response have a [`Served`].
 ///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the call was not sent, and
@@ -81,28 +84,41 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> GrpcFuture {
+        GrpcFuture {
+            served: Some(Served::begin(&self.0.place)),
+            answer: self.answer(request),
+        }
+    }
+}
+
+impl GrpcClient {
+    fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
         let shared = &self.0;
         let limit = shared.limit(&request);
         if let Some(limit) = &limit
             && limit.by_caller
             && limit.time.is_zero()
         {
-            return GrpcFuture(Box::pin(ready(Err(shared.expired()))));
+            return Box::pin(ready(Err(shared.expired())));
         }
         let (mut request, kept) = KeptCall::keep(request);
         if let Err(why) = shared.complete(&mut request) {
             let error = HttpError::invalid(Arc::clone(&shared.place), why);
-            return GrpcFuture(Box::pin(ready(Err(error))));
+            return Box::pin(ready(Err(error)));
         }
         let this = Arc::clone(shared);
         if limit.is_none() && shared.places.is_none() {
-            return GrpcFuture(Box::pin(Sending {
+            return Box::pin(Sending {
                 exchange: shared.http2.send(request),
                 rest: Some((this, kept)),
                 recovery: None,
-            }));
+            });
         }
-        GrpcFuture(Box::pin(async move {
+        Box::pin(async move {
             let exchange = async {
                 let _place = match &this.places {
                     Some(places) => places.acquire().await.ok(),
@@ -127,11 +143,9 @@ where
                 Ok(result) => result,
                 Err(_) => Err(this.late(&limit)),
             }
-        }))
+        })
     }
-}
 
-impl GrpcClient {
     pub(super) fn new(calls: Calls) -> Self {
         Self(Arc::new(calls))
     }
@@ -318,7 +332,11 @@ pub(super) fn joined(program: &HeaderValue, library: &HeaderValue) -> HeaderValu
 impl_debug!(GrpcClient: |this| place = this.0.place);
 
 /// A call over gRPC that waits for the head of its response.
-pub struct GrpcFuture(Answer);
+pub struct GrpcFuture {
+    answer: Answer,
+    /// Taken by the response.
+    served: Option<Served>,
+}
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, HttpError>> + Send>>;
 
@@ -366,11 +384,19 @@ impl Future for GrpcFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.0.as_mut().poll(cx);
-        if let Poll::Ready(Err(error)) = &polled {
-            classify::note(error);
-        }
-        polled
+        let this = &mut *self;
+        Poll::Ready(match task::ready!(this.answer.as_mut().poll(cx)) {
+            Ok(mut response) => {
+                if let Some(served) = this.served.take() {
+                    served.insert_into(&mut response);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                classify::note(&error);
+                Err(error)
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::{Request, Response};
@@ -17,6 +17,7 @@ use super::{
     body::HttpBody,
     error::HttpError,
     http1::{Answering, Http1},
+    served::Served,
     uri::Place,
 };
 use crate::{classify, error::BoxError};
@@ -34,6 +35,8 @@ use crate::{classify, error::BoxError};
 /// A URI without an authority gets the name of the service, or without TLS the address of the instance if
 /// that name is not a valid authority.
 ///
+/// The extensions of a response have a [`Served`].
+///
 /// # Errors
 /// [`HttpError`]; if [`is_connect`](HttpError::is_connect) is true, the request was not sent, and
 /// [`take_request`](HttpError::take_request) returns it. A request that the server refused over HTTP/2
@@ -49,7 +52,7 @@ pub(super) enum Protocol<B> {
 }
 
 impl<B> HttpClient<B> {
-    fn place(&self) -> &Place {
+    fn place(&self) -> &Arc<Place> {
         match &self.0 {
             Protocol::Http1(transport) => &transport.place,
             #[cfg(any(feature = "http2", feature = "tls"))]
@@ -81,6 +84,7 @@ where
         };
         HttpFuture {
             exchange: exchange.map_err(Some),
+            served: Some(Served::begin(self.place())),
         }
     }
 }
@@ -101,6 +105,8 @@ impl_debug!([B] HttpClient<B>: |this| place = this.place());
 pub struct HttpFuture {
     /// The exchange, or the error of a request that cannot be sent, until it is returned.
     exchange: Result<Answering, Option<HttpError>>,
+    /// Taken by the response.
+    served: Option<Served>,
 }
 
 impl Future for HttpFuture {
@@ -108,14 +114,23 @@ impl Future for HttpFuture {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = match &mut self.exchange {
-            Ok(answer) => answer.as_mut().poll(cx),
-            Err(error) => Poll::Ready(Err(error.take().expect("not polled after it was done"))),
+        let this = &mut *self;
+        let result = match &mut this.exchange {
+            Ok(answer) => ready!(answer.as_mut().poll(cx)),
+            Err(error) => Err(error.take().expect("not polled after it was done")),
         };
-        if let Poll::Ready(Err(error)) = &polled {
-            classify::note(error);
-        }
-        polled
+        Poll::Ready(match result {
+            Ok(mut response) => {
+                if let Some(served) = this.served.take() {
+                    served.insert_into(&mut response);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                classify::note(&error);
+                Err(error)
+            }
+        })
     }
 }
 

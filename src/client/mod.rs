@@ -39,6 +39,8 @@ mod response_body;
 mod response_ext;
 #[cfg(feature = "http")]
 mod reuse;
+#[cfg(feature = "http")]
+mod served;
 mod stack;
 #[cfg(feature = "tonic")]
 mod status;
@@ -57,6 +59,7 @@ pub use self::{
     http_service::{HttpService, HttpServiceFuture, HttpTemplate},
     response_body::ResponseBody,
     response_ext::{ReadError, ResponseExt},
+    served::Served,
 };
 #[cfg(feature = "tonic")]
 pub use self::{

@@ -82,7 +82,7 @@ impl<B> Negotiated<B> {
         }
     }
 
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &Arc<Place> {
         &self.place
     }
 

@@ -18,14 +18,9 @@ use pin_project::pin_project;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::HttpError;
 use crate::{
-    classify::is_unsent,
-    error::{BoxError, causes, find, in_one_line},
-    service::{
-        retry::{FailedAnswer, RetryError, TryTimeout},
-        throttle::ThrottleError,
-    },
+    error::{BoxError, causes, in_one_line},
+    service::of_one,
 };
 
 /// Converts every error to a [`Status`], as [`to_status`] does. An error of `poll_ready` is
@@ -136,14 +131,9 @@ where
 
 /// The status of a call that got no response. The error is its source.
 ///
-/// | error | status |
-/// |---|---|
-/// | a status of the endpoint's | the same |
-/// | [not sent](is_unsent): no endpoint, breaker open, no connection, failfast | `UNAVAILABLE` |
-/// | refused by a throttle, or the connection broke | `UNAVAILABLE` |
-/// | a failed response that a retry dropped ([`FailedAnswer`]) | `UNAVAILABLE` |
-/// | a timeout, of the call or of an attempt, or no time left for a retry | `DEADLINE_EXCEEDED` |
-/// | any other | as tonic converts it, mostly `UNKNOWN` |
+/// A status of the endpoint's stays as it is. Any other error gets the status of its
+/// [kind](crate::RequestErrorKind), or if the kind is not known the one that tonic gives it, mostly
+/// `UNKNOWN`.
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
     let error = match code(&*error) {
@@ -161,41 +151,15 @@ pub fn to_status(error: impl Into<BoxError>) -> Status {
     })
 }
 
-/// The status code of an error; `None` leaves it to tonic.
+/// The status code of an error; `None` leaves it to tonic. The first error in the chain of sources that can
+/// decide does, and a status of the endpoint's stays.
 fn code(error: &(dyn Error + 'static)) -> Option<Code> {
-    // Also if the last attempt was not sent: the caller's time is over.
-    if is_out_of_time(error) {
-        return Some(Code::DeadlineExceeded);
-    }
-    if is_unsent(error) {
-        return Some(Code::Unavailable);
-    }
-    let mut code = None;
-    for error in causes(error) {
-        if error.is::<Status>() {
-            return None;
-        }
-        // The error of a tonic `Channel` is made of a `grpc-timeout`; tonic reports it as `CANCELLED`.
-        if error.is::<tower::timeout::error::Elapsed>()
-            || error.is::<TryTimeout>()
-            || error.is::<tonic::TimeoutExpired>()
-        {
-            return Some(Code::DeadlineExceeded);
-        }
-        if error.is::<ThrottleError>() || error.is::<FailedAnswer>() {
-            return Some(Code::Unavailable);
-        }
-        if error.is::<HttpError>() {
-            // Unless a status is found deeper in the chain.
-            code = Some(Code::Unavailable);
-        }
-    }
-    code
-}
-
-/// Whether a retry gave up because no time was left for another attempt.
-fn is_out_of_time(error: &(dyn Error + 'static)) -> bool {
-    find(error).is_some_and(RetryError::is_deadline)
+    let decides = |error: &(dyn Error + 'static)| match error.is::<Status>() {
+        true => Some(None),
+        false => of_one(error).map(Some),
+    };
+    let kind = causes(error).find_map(decides)??;
+    Some(Code::from(kind.grpc_code()))
 }
 
 #[cfg(test)]

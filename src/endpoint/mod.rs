@@ -69,6 +69,19 @@ impl<S> Endpoint<S> {
         }
     }
 
+    pub(crate) fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+
+    /// Replaces the service by one that is made of it.
+    pub fn map<T>(self, map: impl FnOnce(S) -> T) -> Endpoint<T> {
+        Endpoint {
+            service: map(self.service),
+            key: self.key,
+            facts: self.facts,
+        }
+    }
+
     pub(crate) fn into_parts(self) -> (S, Arc<Facts>) {
         (self.service, self.facts)
     }

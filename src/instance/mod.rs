@@ -9,7 +9,7 @@ mod address;
 
 pub use self::address::{Address, AddressError, Host};
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt, sync::Arc};
 
 use crate::text::Escaped;
 
@@ -31,6 +31,21 @@ impl Key {
         Self {
             id: id.into(),
             scope: Some(scope.into()).filter(|scope| !scope.is_empty()),
+        }
+    }
+
+    /// The key of an endpoint by the name that a discovery gives it: keys of this crate and strings as they
+    /// are, other types by their `Debug` output.
+    pub(crate) fn of_name<K: fmt::Debug + 'static>(name: &K) -> Self {
+        let any: &dyn Any = name;
+        if let Some(key) = any.downcast_ref::<Self>() {
+            key.clone()
+        } else if let Some(name) = any.downcast_ref::<String>() {
+            Self::new(name.as_str(), "")
+        } else if let Some(name) = any.downcast_ref::<&'static str>() {
+            Self::new(*name, "")
+        } else {
+            Self::new(format!("{name:?}"), "")
         }
     }
 

@@ -5,8 +5,11 @@ pub mod breaker;
 pub mod failfast;
 pub mod hedge;
 mod judged;
+mod kind;
 pub mod limit;
 pub mod retry;
 pub mod throttle;
 
 pub use self::judged::Judged;
+#[cfg(feature = "tonic")]
+pub(crate) use self::kind::of_one;

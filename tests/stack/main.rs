@@ -7,12 +7,14 @@ mod checks;
 mod faults;
 mod kit;
 mod layers;
+mod monitor;
 mod places;
 #[cfg(feature = "http2")]
 mod refused;
 #[cfg(feature = "http2")]
 #[path = "../support/refusing.rs"]
 mod refusing;
+mod served;
 mod split;
 mod template;
 mod time;

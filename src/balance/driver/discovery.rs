@@ -34,7 +34,7 @@ pub(super) const BACKOFF: Backoff = Backoff::known(100, 30_000);
 const MOST_WARNED: usize = 8;
 
 /// Takes an item of discovery apart into the service and the registry's data.
-pub(in crate::balance) type Apart<D, S> = fn(D) -> (S, Option<Arc<Facts>>);
+pub(crate) type Apart<K, D, S> = Box<dyn Fn(&K, D) -> (S, Option<Arc<Facts>>) + Send>;
 
 /// An item from discovery.
 pub(super) enum DiscoveryItem<K, S> {
@@ -56,7 +56,7 @@ pub(super) struct Burst {
 pub(super) struct Discovery<D: Discover, S> {
     /// `None` when it has ended.
     discover: Option<Pin<Box<D>>>,
-    apart: Apart<D::Service, S>,
+    apart: Apart<D::Key, D::Service, S>,
     /// Watches that discovery has named since the last [`take_found`](Self::take_found).
     found: Option<Vec<Followed>>,
     /// The failures that were warned of since the last success, by their text.
@@ -75,7 +75,7 @@ where
     D: Discover,
     D::Error: Into<BoxError>,
 {
-    pub(super) fn new(discover: D, apart: Apart<D::Service, S>, rng: SmallRng) -> Self {
+    pub(super) fn new(discover: D, apart: Apart<D::Key, D::Service, S>, rng: SmallRng) -> Self {
         Self {
             discover: Some(Box::pin(discover)),
             apart,
@@ -183,7 +183,7 @@ where
                 self.succeeded();
                 match change {
                     Change::Insert(name, service) => {
-                        let (service, facts) = (self.apart)(service);
+                        let (service, facts) = (self.apart)(&name, service);
                         DiscoveryItem::Insert(name, ListedEndpoint::new(service, facts))
                     }
                     Change::Remove(name) => DiscoveryItem::Remove(name),

@@ -8,7 +8,7 @@ use super::{
     departed::Departed,
     ejections::{Ejections, EndpointSignal, PeerFailures},
     member::{ListedEndpoint, Member, MemberId},
-    members::{Members, key},
+    members::Members,
     membership::MembershipLog,
     news::News,
     planning::Planning,
@@ -119,7 +119,7 @@ where
             },
         };
         // Before any state changes: printing and cloning a name is code of the user and may panic.
-        let (key, name) = (key(name), name.clone());
+        let (key, name) = (Key::of_name(name), name.clone());
         let id = self.members.next_id();
         let round = self.ejections.ejector.insert(id);
         // Slow start needs a warm endpoint. Whether there is one is known only at the end of a burst.

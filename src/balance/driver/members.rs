@@ -4,7 +4,7 @@
 //! last one moves to its place. So places change, and code that refers to a member for longer stores its
 //! [`MemberId`], which stays the same. A lookup by name happens only once for each change.
 
-use std::{any::Any, collections::HashMap, fmt, hash::Hash};
+use std::{any::Any, collections::HashMap, hash::Hash};
 
 use super::member::{Member, MemberId};
 use crate::{
@@ -201,20 +201,5 @@ impl<K: Eq + Hash + 'static, S, L> Members<K, S, L> {
         } else {
             self.traits.push(traits);
         }
-    }
-}
-
-/// The user's key for an endpoint of this name: keys of this crate and strings as they are, other types by
-/// their `Debug` output.
-pub(super) fn key<K: fmt::Debug + 'static>(name: &K) -> Key {
-    let any: &dyn Any = name;
-    if let Some(key) = any.downcast_ref::<Key>() {
-        key.clone()
-    } else if let Some(name) = any.downcast_ref::<String>() {
-        Key::new(name.as_str(), "")
-    } else if let Some(name) = any.downcast_ref::<&'static str>() {
-        Key::new(*name, "")
-    } else {
-        Key::new(format!("{name:?}"), "")
     }
 }

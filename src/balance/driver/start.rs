@@ -58,7 +58,7 @@ where
     /// to call and the registry's data.
     pub(in crate::balance) fn start(
         discover: D,
-        apart: Apart<D::Service, S>,
+        apart: Apart<D::Key, D::Service, S>,
         balance: BalanceBuilder<P, C, W>,
     ) -> Arc<Core<S, P, C, W>> {
         let (config, policy) = (balance.config, Arc::new(balance.policy));

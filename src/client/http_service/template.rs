@@ -18,6 +18,7 @@ use crate::{
     },
     error::{BoxError, ConfigError, RegistryError},
     registry::{Query, Registry, Watch},
+    telemetry::Reporting,
 };
 
 /// Makes [`HttpService`]s: the settings of a [`Stack`] and of its [`HttpEndpoints`], for request bodies of type
@@ -90,7 +91,7 @@ impl HttpService {
     }
 }
 
-impl<P, C, R, H, W, K> Stack<P, C, R, H, W, K>
+impl<P, C, R, H, W, K, T> Stack<P, C, R, H, W, K, T>
 where
     P: Policy + Clone + fmt::Debug,
     C: Clone + Send + Sync + 'static,
@@ -98,6 +99,7 @@ where
     H: Clone + Send + Sync + 'static,
     W: Clone + Send + Sync + 'static,
     K: Clone + fmt::Debug + Send + Sync + 'static,
+    T: Reporting<C> + fmt::Debug + Sync,
 {
     /// Makes the client of a service over HTTP/1.1 without TLS; [`over`](Self::over) sets other endpoints.
     ///
@@ -109,10 +111,12 @@ where
         service: impl Into<Query>,
     ) -> Result<HttpService<B>, RegistryError>
     where
-        K: Outermost<Stacked<HttpClient<X>, P, C, R, H, W>, C>,
-        K::Service: Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
-        <K::Service as Service<Request<B>>>::Error: Into<BoxError>,
-        <K::Service as Service<Request<B>>>::Future: Send + 'static,
+        T::Endpoint<HttpClient<X>>: Send + Sync + 'static,
+        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, C, R, H, W>, C>,
+        T::Client<K::Service>:
+            Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
+        <T::Client<K::Service> as Service<Request<B>>>::Error: Into<BoxError>,
+        <T::Client<K::Service> as Service<Request<B>>>::Future: Send + 'static,
         X: Body + Send + Unpin + 'static,
         X::Data: Send,
         X::Error: Into<BoxError>,
@@ -125,10 +129,12 @@ where
     /// Makes a template of clients over these endpoints, whose types are hidden.
     pub fn over<X, B, A>(self, endpoints: HttpEndpoints<X>) -> HttpTemplate<B>
     where
-        K: Outermost<Stacked<HttpClient<X>, P, C, R, H, W>, C>,
-        K::Service: Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
-        <K::Service as Service<Request<B>>>::Error: Into<BoxError>,
-        <K::Service as Service<Request<B>>>::Future: Send + 'static,
+        T::Endpoint<HttpClient<X>>: Send + Sync + 'static,
+        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, C, R, H, W>, C>,
+        T::Client<K::Service>:
+            Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
+        <T::Client<K::Service> as Service<Request<B>>>::Error: Into<BoxError>,
+        <T::Client<K::Service> as Service<Request<B>>>::Future: Send + 'static,
         X: Body + Send + Unpin + 'static,
         X::Data: Send,
         X::Error: Into<BoxError>,
@@ -142,7 +148,7 @@ where
             let Built {
                 service: stack,
                 handles,
-            } = self.clone().build(discover)?;
+            } = self.clone().named(&service).build(discover)?;
             Ok(HttpService::new(service, stack, handles))
         };
         HttpTemplate {

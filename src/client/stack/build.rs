@@ -9,14 +9,18 @@ use crate::{
     balance::{Balance, BalanceHandle, policy::Policy},
     endpoint::Endpoint,
     error::{BoxError, ConfigError, check_range},
+    instance::Key,
     service::{
         breaker::BreakerHandle,
         hedge::Hedge,
         retry::{Retry, RetryBudget},
     },
+    telemetry::{EndpointTag, Reporting},
 };
 
-/// The service that [`Stack::build`] makes, outermost layer first. A breaker is around it, if set.
+/// The service that [`Stack::build`] makes, outermost layer first. A breaker is around it, if set, and around
+/// that the reports of [`Stack::telemetry`]; `S` is then a
+/// [`MonitoredEndpoint`](crate::telemetry::MonitoredEndpoint).
 pub type Stacked<S, P, C, R, H, W = ()> = Retry<Hedge<Balance<S, P, C, W>, H, C>, R, C>;
 
 /// Handles to the layers of a client. They do not keep the client alive.
@@ -41,7 +45,7 @@ pub struct Built<S> {
     pub handles: Handles,
 }
 
-impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
+impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
     /// Builds the client over the endpoints of a discovery of this crate.
     ///
     /// # Errors
@@ -49,7 +53,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build<D, S>(self, discover: D) -> Result<Built<K::Service>, ConfigError>
+    pub fn build<D, S>(self, discover: D) -> Result<Built<T::Client<K::Service>>, ConfigError>
     where
         D: Discover<Service = Endpoint<S>> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -60,10 +64,27 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         R: Clone,
         H: Clone,
         W: Send + Sync + 'static,
-        K: Outermost<Stacked<S, P, C, R, H, W>, C>,
+        T: Reporting<C>,
+        T::Endpoint<S>: Send + Sync + 'static,
+        K: Outermost<Stacked<T::Endpoint<S>, P, C, R, H, W>, C>,
     {
-        let balance = self.balance.build()?.balance(discover);
-        self.layers.around(balance, &self.breaker)
+        let Self {
+            balance,
+            layers,
+            breaker,
+            telemetry,
+        } = self;
+        let classify = layers.classify.clone();
+        let reporting = telemetry.clone();
+        let balance = balance
+            .build()?
+            .balance_apart(discover, move |_, endpoint: Endpoint<S>| {
+                let tag = EndpointTag::of(&endpoint);
+                let (service, facts) = endpoint.into_parts();
+                let service = reporting.endpoint(service, &classify, || tag);
+                (service, Some(facts))
+            });
+        layers.around(balance, &breaker, &telemetry)
     }
 
     /// The same over any tower discovery; see
@@ -74,7 +95,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn build_plain<D, S>(self, discover: D) -> Result<Built<K::Service>, ConfigError>
+    pub fn build_plain<D, S>(self, discover: D) -> Result<Built<T::Client<K::Service>>, ConfigError>
     where
         D: Discover<Service = S> + Send + 'static,
         D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
@@ -85,20 +106,36 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
         R: Clone,
         H: Clone,
         W: Send + Sync + 'static,
-        K: Outermost<Stacked<S, P, C, R, H, W>, C>,
+        T: Reporting<C>,
+        T::Endpoint<S>: Send + Sync + 'static,
+        K: Outermost<Stacked<T::Endpoint<S>, P, C, R, H, W>, C>,
     {
-        let balance = self.balance.build()?.balance_plain(discover);
-        self.layers.around(balance, &self.breaker)
+        let Self {
+            balance,
+            layers,
+            breaker,
+            telemetry,
+        } = self;
+        let classify = layers.classify.clone();
+        let reporting = telemetry.clone();
+        let balance = balance
+            .build()?
+            .balance_apart(discover, move |name, service| {
+                let tag = || EndpointTag::new(Key::of_name(name));
+                (reporting.endpoint(service, &classify, tag), None)
+            });
+        layers.around(balance, &breaker, &telemetry)
     }
 }
 
 impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
     /// Adds the layers from the inside out, with the reason for each position.
-    fn around<S, P: Policy, W, K: Outermost<Stacked<S, P, C, R, H, W>, C>>(
+    fn around<S, P: Policy, W, K: Outermost<Stacked<S, P, C, R, H, W>, C>, T: Reporting<C>>(
         self,
         balance: Balance<S, P, C, W>,
         breaker: &K,
-    ) -> Result<Built<K::Service>, ConfigError> {
+        telemetry: &T,
+    ) -> Result<Built<T::Client<K::Service>>, ConfigError> {
         let mut settings = self.settings;
         if let Some(timeout) = settings.timeout {
             let above_zero = Duration::from_nanos(1)..;
@@ -136,7 +173,10 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
 
         // The breaker is outermost: it judges the results that callers get. So it opens when
         // retries do not help, and then also stops the load of retries.
-        let (service, breaker) = breaker.wrap(service, self.classify)?;
+        let (service, breaker) = breaker.wrap(service, self.classify.clone())?;
+
+        // What callers get is what is reported, refusals of the breaker too.
+        let service = telemetry.client(service, self.classify);
         let handles = Handles {
             balance: handle,
             breaker,

@@ -21,6 +21,7 @@ use crate::{
         hedge::HedgeSettings,
         retry::{Cloned, Hedgeable, RetryBudget, RetrySettings},
     },
+    telemetry::{NoTelemetry, Reporting, Telemetry},
 };
 
 /// Above the wait of most callers, but bounded.
@@ -129,10 +130,19 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// # fn main() {}
 /// ```
 #[derive(Clone)]
-pub struct Stack<P = DefaultPolicy, C = Answers, R = Cloned, H = Cloned, W = (), K = NoBreaker> {
+pub struct Stack<
+    P = DefaultPolicy,
+    C = Answers,
+    R = Cloned,
+    H = Cloned,
+    W = (),
+    K = NoBreaker,
+    T = NoTelemetry,
+> {
     balance: BalanceBuilder<P, C, W>,
     layers: Layers<C, R, H>,
     breaker: K,
+    telemetry: T,
 }
 
 /// The settings of the layers between balancer and breaker.
@@ -225,25 +235,27 @@ impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
                 },
             },
             breaker: NoBreaker,
+            telemetry: NoTelemetry,
         }
     }
 }
 
-impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
+impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
     /// Changes the settings of the balancer.
     pub fn balance<P2, W2>(
         self,
         change: impl FnOnce(BalanceBuilder<P, C, W>) -> BalanceBuilder<P2, C, W2>,
-    ) -> Stack<P2, C, R, H, W2, K> {
+    ) -> Stack<P2, C, R, H, W2, K, T> {
         Stack {
             balance: change(self.balance),
             layers: self.layers,
             breaker: self.breaker,
+            telemetry: self.telemetry,
         }
     }
 
     /// Sets which requests may be repeated, and how: for retries and for the hedges below them.
-    pub fn reissue<R2: Hedgeable>(self, reissue: R2) -> Stack<P, C, R2, R2::Hedge, W, K> {
+    pub fn reissue<R2: Hedgeable>(self, reissue: R2) -> Stack<P, C, R2, R2::Hedge, W, K, T> {
         Stack {
             balance: self.balance,
             layers: Layers {
@@ -253,6 +265,7 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
                 settings: self.layers.settings,
             },
             breaker: self.breaker,
+            telemetry: self.telemetry,
         }
     }
 
@@ -287,22 +300,44 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     /// Puts a circuit breaker around all layers, which uses the classifier of the stack; none by
     /// default. Each client gets a breaker of its own.
     #[must_use]
-    pub fn breaker(self, breaker: BreakerSettings) -> Stack<P, C, R, H, W, BreakerSettings> {
+    pub fn breaker(self, breaker: BreakerSettings) -> Stack<P, C, R, H, W, BreakerSettings, T> {
         self.around(breaker)
     }
 
     /// Puts a circuit breaker around all layers that other clients of the same service share:
     /// failures at one client open it for all. It uses the classifier of the stack.
     #[must_use]
-    pub fn shared_breaker(self, breaker: BreakerLayer) -> Stack<P, C, R, H, W, BreakerLayer> {
+    pub fn shared_breaker(self, breaker: BreakerLayer) -> Stack<P, C, R, H, W, BreakerLayer, T> {
         self.around(breaker)
     }
 
-    fn around<K2>(self, breaker: K2) -> Stack<P, C, R, H, W, K2> {
+    fn around<K2>(self, breaker: K2) -> Stack<P, C, R, H, W, K2, T> {
         Stack {
             balance: self.balance,
             layers: self.layers,
             breaker,
+            telemetry: self.telemetry,
+        }
+    }
+
+    /// Names the service in reports, unless it is named already.
+    #[cfg(feature = "http")]
+    pub(crate) fn named(mut self, service: &std::sync::Arc<str>) -> Self
+    where
+        T: Reporting<C>,
+    {
+        self.telemetry = self.telemetry.for_service(service);
+        self
+    }
+
+    /// Sets who is told of each request and of each attempt; nobody by default, which costs nothing.
+    #[must_use]
+    pub fn telemetry(self, telemetry: Telemetry) -> Stack<P, C, R, H, W, K, Telemetry> {
+        Stack {
+            balance: self.balance,
+            layers: self.layers,
+            breaker: self.breaker,
+            telemetry,
         }
     }
 
@@ -323,8 +358,9 @@ impl<P, C: Clone, R, H, W, K> Stack<P, C, R, H, W, K> {
     }
 }
 
-impl_debug!([P: fmt::Debug, C, R, H, W, K: fmt::Debug] Stack<P, C, R, H, W, K>: |this|
+impl_debug!([P: fmt::Debug, C, R, H, W, K: fmt::Debug, T: fmt::Debug] Stack<P, C, R, H, W, K, T>: |this|
     balance = this.balance,
     settings = this.layers.settings,
     breaker = this.breaker,
+    telemetry = this.telemetry,
 );

@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{classify::NotSent, error::find};
+use crate::{
+    classify::NotSent,
+    error::{RequestErrorKind, find},
+};
 
 /// A call that the breaker refused. The inner service did not get it.
 ///
@@ -40,6 +43,15 @@ impl BreakerError {
     /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         find(error)
+    }
+
+    /// What the call failed with.
+    pub fn kind(&self) -> RequestErrorKind {
+        if self.is_open() {
+            RequestErrorKind::BreakerOpen
+        } else {
+            RequestErrorKind::BreakerProbing
+        }
     }
 
     /// Why the call was refused.
@@ -82,6 +94,8 @@ impl fmt::Display for BreakerError {
 
 impl Error for BreakerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        NotSent::SOURCE
+        const OPEN: &NotSent = &NotSent(RequestErrorKind::BreakerOpen);
+        const PROBING: &NotSent = &NotSent(RequestErrorKind::BreakerProbing);
+        Some(if self.is_open() { OPEN } else { PROBING })
     }
 }

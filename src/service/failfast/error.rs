@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::{classify::NotSent, error::find};
+use crate::{
+    classify::NotSent,
+    error::{RequestErrorKind, find},
+};
 
 /// The inner service was not ready for too long; the call was not sent.
 ///
@@ -25,6 +28,11 @@ impl FailFastError {
         find(error)
     }
 
+    /// What the call failed with: [`NotReady`](RequestErrorKind::NotReady).
+    pub fn kind(&self) -> RequestErrorKind {
+        RequestErrorKind::NotReady
+    }
+
     /// The configured wait for the inner service before calls fail.
     pub fn waited(&self) -> Duration {
         self.wait
@@ -44,6 +52,7 @@ impl fmt::Display for FailFastError {
 
 impl Error for FailFastError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        NotSent::SOURCE
+        const SOURCE: &NotSent = &NotSent(RequestErrorKind::NotReady);
+        Some(SOURCE)
     }
 }

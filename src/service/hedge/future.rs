@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     alarm::Alarm,
-    attempt::{self, Tried},
+    attempt::{self, Abandoned, AttemptKind, Tried},
     backoff::after,
     classify::{self, Classify},
     deadline::Deadline,
@@ -156,7 +156,7 @@ where
                 if end != End::Failed {
                     hedged.watch.ended(end, hedged.shared.delay.latencies());
                     // Drops the other attempts now, not when the caller drops this future.
-                    self.give_up();
+                    self.drop_others();
                     return Poll::Ready(result);
                 }
                 hedged.watch.runs = false;
@@ -165,7 +165,7 @@ where
             if this.rare.0.is_some()
                 && let Poll::Ready(result) = self.as_mut().poll_extras(cx)
             {
-                self.give_up();
+                self.drop_others();
                 return Poll::Ready(result);
             }
             ready!(self.as_mut().poll_next(cx));
@@ -194,7 +194,8 @@ where
         let shared = &*hedged.shared;
         let mut index = 0;
         while let Some((extra, watch)) = beside.extras.get_mut(index) {
-            let Poll::Ready(result) = polled(this.tried, || extra.as_mut().poll(cx)) else {
+            let poll = || polled(this.tried, || extra.as_mut().poll(cx));
+            let Poll::Ready(result) = AttemptKind::Hedge.enter(poll) else {
                 index += 1;
                 continue;
             };
@@ -275,6 +276,16 @@ where
         plan.next = after(plan.next, plan.delay);
         plan.put_off = None;
         Poll::Ready(())
+    }
+
+    /// Drops the attempts that another one of this request has beaten.
+    #[inline]
+    fn drop_others(self: Pin<&mut Self>) {
+        if self.rare.0.is_some() {
+            Abandoned::HedgeLost.during(|| self.give_up());
+        } else {
+            self.give_up();
+        }
     }
 
     /// Drops all attempts. The latency of an attempt that was already slow is recorded; the

@@ -10,7 +10,7 @@ use super::{
     shared::HedgeShared,
 };
 use crate::{
-    attempt::Tried,
+    attempt::{AttemptKind, Tried},
     backoff::after,
     classify::{self, Classify, Excuse, Outcome},
     service::retry::{Reissue, RetryBudget},
@@ -79,7 +79,8 @@ impl<S, Spare> HedgePlan<S, Spare> {
         let request = shared.reissue.reissue(&self.spare)?;
         tracing::debug!(after = ?self.delay, "request is sent a second time");
         let service = &mut self.service;
-        let future = Box::pin(within(tried, || service.call(request)));
+        let call = || within(tried, || service.call(request));
+        let future = Box::pin(AttemptKind::Hedge.enter(call));
         let watch = AttemptTimer {
             start: now,
             runs: true,

@@ -16,6 +16,7 @@ use super::{
     reissue::Reissue,
 };
 use crate::{
+    attempt::{Abandoned, AttemptKind},
     backoff::{Delays, after, hinted},
     classify::{Classify, Pushback},
     error::BoxError,
@@ -98,7 +99,8 @@ where
                     Err(stop) => return Poll::Ready(self.stop(stop)),
                 }
             };
-            let failed = match this.kept.poll(attempt, cx) {
+            let polled = AttemptKind::Retry.enter(|| this.kept.poll(attempt, cx));
+            let failed = match polled {
                 Poll::Ready(result) => {
                     let verdict = this.kept.judge(&result);
                     let answer = result.map_err(Into::into);
@@ -111,7 +113,7 @@ where
                 Poll::Pending => match ready!(this.kept.poll_end(*this.retried, cx)) {
                     Ok(failed) => failed,
                     Err(elapsed) => {
-                        this.attempt.set(None);
+                        Abandoned::Deadline.during(|| this.attempt.set(None));
                         return Poll::Ready(Err(elapsed.into()));
                     }
                 },
@@ -244,7 +246,8 @@ where
         *this.tries += 1;
         tracing::debug!(attempt = this.tries, "request is sent again");
         let Kept { tried, service, .. } = this.kept;
-        let attempt = tried.enter(|| service.call(request));
+        let call = || tried.enter(|| service.call(request));
+        let attempt = AttemptKind::Retry.enter(call);
         this.attempt.set(Some(attempt));
         Ok(())
     }

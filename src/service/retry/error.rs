@@ -2,16 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use crate::error::BoxError;
+use crate::error::{BoxError, RequestErrorKind, find};
 
 /// A request that failed and was not retried. [`source`](std::error::Error::source) is the error of
 /// the last attempt.
 ///
-/// | predicate | HTTP | gRPC |
-/// |---|---|---|
-/// | [`is_try_timeout`](Self::is_try_timeout) | 504 | `DEADLINE_EXCEEDED` |
-/// | [`is_deadline`](Self::is_deadline) | 504 | `DEADLINE_EXCEEDED` |
-/// | any other | as the source; 502 or 503 if the request was not sent | as the source; a `StatusLayer` converts both |
+/// [`RequestErrorKind::of`] tells what it failed with, and the status for a caller.
 #[derive(Debug)]
 pub struct RetryError {
     source: BoxError,
@@ -46,6 +42,11 @@ impl RetryError {
             tries,
             stop,
         }
+    }
+
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        find(error)
     }
 
     /// How often the request was sent, at least 1.
@@ -124,6 +125,16 @@ pub struct TryTimeout {
 }
 
 impl TryTimeout {
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+
+    /// What the attempt failed with: [`TryTimeout`](RequestErrorKind::TryTimeout).
+    pub fn kind(&self) -> RequestErrorKind {
+        RequestErrorKind::TryTimeout
+    }
+
     /// The per-try timeout.
     pub fn limit(&self) -> Duration {
         self.limit
@@ -144,6 +155,18 @@ impl std::error::Error for TryTimeout {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedAnswer;
+
+impl FailedAnswer {
+    /// Finds this error in an error or among its causes.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+
+    /// What the attempt failed with: [`FailedAnswer`](RequestErrorKind::FailedAnswer).
+    pub fn kind(&self) -> RequestErrorKind {
+        RequestErrorKind::FailedAnswer
+    }
+}
 
 impl fmt::Display for FailedAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,7 @@ use super::{
     terms::RetryParts,
 };
 use crate::{
-    attempt::{self, Tried},
+    attempt::{self, Abandoned, Tried},
     classify::{self, Classify},
     deadline::DeadlinePassed,
     error::BoxError,
@@ -117,7 +117,7 @@ where
                 Poll::Pending => match ready!(kept.poll_end(None, cx)) {
                     Ok(failed) => failed,
                     Err(elapsed) => {
-                        stage.set(RetryStage::Done);
+                        Abandoned::Deadline.during(|| stage.set(RetryStage::Done));
                         return Poll::Ready(Err(elapsed.into()));
                     }
                 },

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use crate::error::find;
+use crate::error::{RequestErrorKind, find};
 
 /// A call that was refused because the service accepts too few calls; it was not sent.
 ///
@@ -23,6 +23,11 @@ impl ThrottleError {
     /// Finds this error in an error or among its causes.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         find(error)
+    }
+
+    /// What the call failed with: [`Throttled`](RequestErrorKind::Throttled).
+    pub fn kind(&self) -> RequestErrorKind {
+        RequestErrorKind::Throttled
     }
 
     /// The share of calls that are refused, 0 to 1.

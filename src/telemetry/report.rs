@@ -1,0 +1,151 @@
+//! What is reported of requests and of their attempts.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    attempt::{Abandoned, AttemptKind},
+    classify::{Outcome, ResponseStatus},
+    endpoint::{Endpoint, Facts},
+    error::RequestErrorKind,
+    instance::{Address, Instance, Key},
+};
+
+/// An endpoint, as reports name it.
+#[derive(Clone, Debug)]
+pub struct EndpointTag {
+    key: Key,
+    address: Option<Address>,
+    facts: Option<Arc<Facts>>,
+}
+
+impl EndpointTag {
+    /// The tag of an endpoint of one of this crate's discoveries.
+    pub fn of<S>(endpoint: &Endpoint<S>) -> Self {
+        let facts = endpoint.facts();
+        Self {
+            key: endpoint.key().clone(),
+            address: Some(facts.instance().address.clone()),
+            facts: Some(Arc::clone(facts)),
+        }
+    }
+
+    /// The tag of an endpoint of which only the key is known.
+    pub fn new(key: Key) -> Self {
+        Self {
+            key,
+            address: None,
+            facts: None,
+        }
+    }
+
+    /// Its identity.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The address that its service sends to, if discovery is one of this crate's own.
+    pub fn address(&self) -> Option<&Address> {
+        self.address.as_ref()
+    }
+
+    /// Its present instance in the registry, if discovery is one of this crate's own. This takes a lock for
+    /// a moment, so read it when an endpoint is new rather than for each attempt.
+    pub fn instance(&self) -> Option<Arc<Instance>> {
+        self.facts.as_ref().map(|facts| facts.instance())
+    }
+}
+
+/// One attempt of a request: it is sent to one endpoint.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AttemptInfo<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// The number of the request, which no other request of this process has; 0 if no
+    /// [`MonitoredClient`](super::MonitoredClient) is above, or another task is in between.
+    pub request: u64,
+    /// The number of the attempt, from 1.
+    pub number: u32,
+    /// Why it was sent.
+    pub kind: AttemptKind,
+    /// The endpoint.
+    pub endpoint: &'a EndpointTag,
+}
+
+/// One request, however often it was sent.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestInfo<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// The number of the request, which no other request of this process has.
+    pub number: u64,
+    /// How often it was sent; 0 if it reached no endpoint.
+    pub attempts: u32,
+    /// Whether a hedge answered it.
+    pub hedged: bool,
+    /// The endpoint that answered last, or if none did, the one that it was sent to last.
+    pub endpoint: Option<&'a EndpointTag>,
+}
+
+/// How an attempt or a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ended {
+    /// With a response, which the classifier judged so.
+    Answered(Outcome),
+    /// With an error.
+    Failed(RequestErrorKind),
+    /// It was dropped before the classifier could judge it.
+    Abandoned(Abandoned),
+}
+
+impl Ended {
+    /// Returns a stable name: that of the outcome, of the kind of the error, or of the reason.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered(outcome) => outcome.as_str(),
+            Self::Failed(kind) => kind.as_str(),
+            Self::Abandoned(reason) => reason.as_str(),
+        }
+    }
+
+    /// Whether it succeeded.
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Answered(Outcome::Success))
+    }
+
+    /// Whether it failed: by an error, a response that counts as a failure, or a timeout. A request that its
+    /// caller dropped, or a hedge that lost, neither succeeded nor failed.
+    pub const fn is_failure(self) -> bool {
+        match self {
+            Self::Answered(outcome) => matches!(outcome, Outcome::Failure | Outcome::Overloaded),
+            Self::Failed(_) => true,
+            Self::Abandoned(reason) => {
+                matches!(reason, Abandoned::TryTimeout | Abandoned::Deadline)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The end of an attempt or of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct End {
+    /// How it ended.
+    pub ended: Ended,
+    /// The status of the response, if there was one and the classifier knows it.
+    pub status: Option<ResponseStatus>,
+    /// The time until the head of the response.
+    pub to_head: Option<Duration>,
+    /// The time until the end of the body; `None` if the body broke off, or was dropped before its end.
+    pub to_end: Option<Duration>,
+    /// The time until it ended in any way.
+    pub elapsed: Duration,
+}

@@ -1,0 +1,135 @@
+//! Who is told of requests.
+
+use std::sync::Arc;
+
+use tower::Layer;
+
+use super::{
+    client::MonitoredClient,
+    endpoint::MonitoredEndpoint,
+    monitor::Monitor,
+    report::EndpointTag,
+    reporter::{EndpointReporter, Reporter},
+};
+use crate::classify::Answers;
+
+/// Who is told of the requests of a client, and of their attempts.
+///
+/// [`Stack::telemetry`](crate::client::Stack::telemetry) takes it. For a client assembled by hand,
+/// [`MonitoredDiscover`](super::MonitoredDiscover) reports the attempts, and [`layer`](Self::layer) around
+/// all other layers reports the requests.
+///
+/// # Examples
+/// ```
+/// # #[cfg(all(feature = "http", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// use tower_roster::{
+///     client::{HttpEndpoints, Stack},
+///     registry,
+///     telemetry::{Telemetry, on_request},
+/// };
+/// # type Body = tower_roster::service::retry::ReplayBody<http_body_util::Empty<bytes::Bytes>>;
+///
+/// let telemetry = Telemetry::new().service("user-service").monitor(on_request(|request, end| {
+///     println!("request {}: {} after {} attempts", request.number, end.ended, request.attempts);
+/// }));
+/// let registry = registry::connect("memory:")?;
+/// let discover = registry.watch("user-service")?.discover(HttpEndpoints::<Body>::new());
+/// let client = Stack::http().telemetry(telemetry).build(discover)?.service;
+/// # drop(client);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(all(feature = "http", feature = "memory")))]
+/// # fn main() {}
+/// ```
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    reporter: Arc<Reporter>,
+}
+
+impl Telemetry {
+    /// Tells nobody yet.
+    pub fn new() -> Self {
+        Self {
+            reporter: Arc::new(Reporter {
+                service: Arc::from(""),
+                monitors: Vec::new(),
+            }),
+        }
+    }
+
+    /// Tells a monitor, beside those that are told already.
+    #[must_use]
+    pub fn monitor(mut self, monitor: impl Monitor) -> Self {
+        let reporter = Arc::make_mut(&mut self.reporter);
+        reporter.monitors.push(Arc::new(monitor));
+        self
+    }
+
+    /// Sets the name of the service in reports. Unless it is set, clients that are made with the name of a
+    /// service use that name, and those of a [`Stack`](crate::client::Stack) that is built over a discovery
+    /// have none.
+    #[must_use]
+    pub fn service(mut self, service: impl Into<Arc<str>>) -> Self {
+        Arc::make_mut(&mut self.reporter).service = service.into();
+        self
+    }
+
+    /// The name of the service; empty unless it was set.
+    pub fn name(&self) -> &str {
+        &self.reporter.service
+    }
+
+    /// Makes the layer that reports the requests, for a client assembled by hand.
+    pub fn layer(&self) -> MonitorLayer {
+        MonitorLayer {
+            reporter: Arc::clone(&self.reporter),
+            classify: Answers,
+        }
+    }
+
+    pub(super) fn endpoint<S, C>(
+        &self,
+        service: S,
+        classify: C,
+        tag: EndpointTag,
+    ) -> MonitoredEndpoint<S, C> {
+        let reporter = EndpointReporter::new(Arc::clone(&self.reporter), tag);
+        MonitoredEndpoint::new(service, classify, reporter)
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reports the requests of a client; made by [`Telemetry::layer`]. It goes around all other layers.
+#[derive(Clone, Debug)]
+pub struct MonitorLayer<C = Answers> {
+    reporter: Arc<Reporter>,
+    classify: C,
+}
+
+impl<C> MonitorLayer<C> {
+    /// Sets the classifier that judges responses, and decides when a request is complete: with its response
+    /// ([`Answers`], the default, for which every response is a success), or with the body of the response
+    /// (`Http` and `Grpc`).
+    #[must_use]
+    pub fn classify<C2>(self, classify: C2) -> MonitorLayer<C2> {
+        MonitorLayer {
+            reporter: self.reporter,
+            classify,
+        }
+    }
+}
+
+impl<S, C: Clone> Layer<S> for MonitorLayer<C> {
+    type Service = MonitoredClient<S, C>;
+
+    fn layer(&self, service: S) -> Self::Service {
+        MonitoredClient::new(service, self.classify.clone(), Arc::clone(&self.reporter))
+    }
+}
