@@ -382,6 +382,29 @@ fn so_are_the_settings_of_dns() {
     }
 }
 
+#[test]
+fn so_are_the_settings_of_two_registries() {
+    use tower_roster::registry::{Failover, Merge};
+
+    let fixed = |port: u16| registry::connect(&format!("fixed:h:{port}")).unwrap();
+    let pair = || Failover::new(fixed(1), fixed(2));
+    let second = Duration::from_secs(1);
+    assert!(pair().after(second).back_after(second).build().is_ok());
+    let (same, day) = (fixed(1), Duration::from_secs(86_401));
+    for (result, field) in [
+        (pair().after(day).build(), "failover.after"),
+        (pair().back_after(day).build(), "failover.back_after"),
+        (
+            Failover::new(same.clone(), same.clone()).build(),
+            "failover.second",
+        ),
+        (Merge::new(same.clone(), same).build(), "merge.second"),
+    ] {
+        assert_eq!(refused(result).field(), field);
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
 #[cfg(feature = "memory")]
 #[test]
 fn so_are_the_limits_of_an_embedded_registry() {

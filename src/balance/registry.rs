@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::error::NoEndpoint;
 use crate::{
     error::RegistryError,
-    registry::{ViewState, Watch},
+    registry::{View, ViewPart, ViewState, Watch},
+    text::Escaped,
 };
 
 /// The state of a registry that discovery follows. The endpoints of the last good set continue to serve in
@@ -15,6 +16,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegistryStatus {
+    /// The name of the registry, as it appears in errors.
+    pub registry: Arc<str>,
     /// The watched service.
     pub service: Arc<str>,
     /// How current the list is.
@@ -28,26 +31,52 @@ pub struct RegistryStatus {
     pub silent_since: Option<Instant>,
     /// Whether the watch has ended because its runtime has shut down. No update follows.
     pub ended: bool,
+    /// Whether its instances are in use: `false` only for a part of a
+    /// [`Failover`](crate::registry::Failover), while those of the other part are.
+    pub is_used: bool,
+    /// The states of two registries that are used as one ([`Merge`](crate::registry::Merge),
+    /// [`Failover`](crate::registry::Failover)); empty for one registry.
+    pub parts: Vec<RegistryStatus>,
 }
 
 impl RegistryStatus {
     /// The state now. `began` is the time at which the balancer began to follow the registry.
     pub(super) fn of(watch: &Watch, began: Instant) -> Self {
+        let (registry, service) = (watch.registry(), watch.query().service());
         let view = watch.view();
-        let ended = watch.is_ended();
-        let state = match view.state {
+        let status = Self::of_view(registry, service, &view, began);
+        if !watch.is_ended() {
+            return status;
+        }
+        let state = match status.state {
             // A watch that has ended does not notice that its list grows old.
-            fresh if ended && fresh != ViewState::Pending => ViewState::Stale,
-            state => state,
+            ViewState::Pending => ViewState::Pending,
+            _ => ViewState::Stale,
         };
-        let silent = matches!(state, ViewState::Pending | ViewState::Stale);
         Self {
-            service: Arc::clone(watch.query().service()),
             state,
+            silent_since: Some(view.confirmed.unwrap_or(began)),
+            ended: true,
+            ..status
+        }
+    }
+
+    fn of_view(registry: &Arc<str>, service: &Arc<str>, view: &View, began: Instant) -> Self {
+        let silent = matches!(view.state, ViewState::Pending | ViewState::Stale);
+        let part = |part: &ViewPart| Self {
+            is_used: part.is_used,
+            ..Self::of_view(&part.registry, service, &part.view, began)
+        };
+        Self {
+            registry: Arc::clone(registry),
+            service: Arc::clone(service),
+            state: view.state,
             instances: view.instances.len(),
-            error: view.error,
+            error: view.error.clone(),
             silent_since: silent.then(|| view.confirmed.unwrap_or(began)),
-            ended,
+            ended: false,
+            is_used: true,
+            parts: view.parts.iter().map(part).collect(),
         }
     }
 
@@ -60,7 +89,11 @@ impl RegistryStatus {
     /// makes no difference.
     pub(super) fn is_like(&self, before: &Self) -> bool {
         let kind = |status: &Self| status.error.as_ref().map(RegistryError::kind);
-        (self.state, kind(self), self.ended) == (before.state, kind(before), before.ended)
+        let mut parts = self.parts.iter().zip(&before.parts);
+        (self.state, kind(self), self.ended, self.is_used)
+            == (before.state, kind(before), before.ended, before.is_used)
+            && self.parts.len() == before.parts.len()
+            && parts.all(|(part, before)| part.is_like(before))
     }
 
     /// The reason for having no endpoint, taken from the most significant registry. First comes a registry
@@ -94,9 +127,15 @@ impl fmt::Display for RegistryStatus {
             write!(f, " for {silent:.1?}")?;
         }
         match &self.error {
-            Some(error) => write!(f, ", {}", error.to_chain()),
-            None if self.ended => f.write_str(", ended"),
-            None => Ok(()),
+            Some(error) => write!(f, ", {}", error.to_chain())?,
+            None if self.ended => f.write_str(", ended")?,
+            None => {}
         }
+        for part in &self.parts {
+            let unused = if part.is_used { "" } else { ", not used" };
+            let (registry, state) = (Escaped(&part.registry), part.state);
+            write!(f, "; {registry}: {state}{unused}")?;
+        }
+        Ok(())
     }
 }

@@ -10,10 +10,12 @@
 //! A reply costs one sort and one merge with the set before it. Unchanged instances keep their `Arc`, so
 //! comparing two sets mostly compares pointers. A reply without changes yields the same set.
 
+mod by_address;
 mod diff;
 mod set;
 mod settle;
 
+pub(crate) use self::by_address::ByAddress;
 pub use self::{
     diff::{Delta, diff},
     set::InstanceSet,
@@ -46,7 +48,7 @@ pub struct Listing {
 /// The number of notes kept about unusable records of one reply. Arbitrary: it is more than a person
 /// reads. A reply may consist of such records only (three bytes make a record), and the notes must not
 /// fill memory and logs.
-const MOST_REJECTED: usize = 1_000;
+pub(crate) const MOST_REJECTED: usize = 1_000;
 
 /// Adds a note, unless there are [`MOST_REJECTED`] already.
 pub(crate) fn reject(rejected: &mut Vec<Rejected>, note: impl FnOnce() -> Rejected) {

@@ -3,6 +3,9 @@
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
 
+#[doc = include_str!("migration.md")]
+pub mod migration {}
+
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 

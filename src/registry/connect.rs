@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{Backend, Registry, WatchSettings, fixed::Fixed, redact::shown, text::duration};
+use super::{
+    Backend, Registry, WatchSettings, fixed::Fixed, pair::of_url, redact::shown, text::duration,
+};
 use crate::error::ConfigError;
 
 /// Creates a registry from a URL, with default settings. It sends nothing yet; each watch and
@@ -20,6 +22,8 @@ use crate::error::ConfigError;
 /// | `memory:` or `memory:name` | the embedded registry of this process with that name |
 /// | `rest://host:port` | an embedded registry served over HTTP |
 /// | `fixed:host:port,host:port;weight=3` | these addresses |
+/// | `merge:URL\|URL` | the instances of both; see [`Merge`](super::Merge) |
+/// | `failover:URL\|URL` or `failover:URL\|URL\|after=10s&back_after=30s` | those of the second while the first has nothing or is gone; see [`Failover`](super::Failover) |
 ///
 /// The parameter `stale_after`, such as `?stale_after=45s`, sets [`WatchSettings::stale_after`] for any
 /// of them. Other parameters are those of the backend, and an unknown one is an error.
@@ -111,7 +115,7 @@ impl Schemes {
     }
 
     /// Adds a backend, or replaces the one of that scheme. `make` gets the whole URL, without the
-    /// parameter `stale_after`.
+    /// parameter `stale_after`. The schemes `merge` and `failover` cannot be replaced.
     pub fn with<B: Backend>(
         mut self,
         scheme: impl Into<Arc<str>>,
@@ -139,6 +143,9 @@ impl Schemes {
         url: &str,
         settings: WatchSettings,
     ) -> Result<Registry, ConfigError> {
+        if let Some(registry) = of_url(url, |half| self.connect_with(half, settings.clone())) {
+            return registry;
+        }
         let (url, settings) = take_settings(url, settings)?;
         let Some((scheme, _)) = url.split_once(':') else {
             let why = format!(
@@ -148,7 +155,8 @@ impl Schemes {
             return Err(ConfigError::new("registry.url", why));
         };
         let Some(make) = self.0.get(scheme) else {
-            let known: Vec<_> = self.0.keys().map(|scheme| &**scheme).collect();
+            let known = self.0.keys().map(|scheme| &**scheme);
+            let known: Vec<_> = known.chain(["failover", "merge"]).collect();
             let known = known.join(", ");
             // Of an address without a scheme, this may be a user or a token.
             let scheme = match url.contains('@') {

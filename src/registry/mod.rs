@@ -33,7 +33,9 @@ mod follow;
 mod http;
 #[cfg(feature = "memory")]
 pub mod memory;
+mod origin;
 mod pace;
+mod pair;
 mod publisher;
 mod query;
 #[cfg(feature = "_record")]
@@ -42,6 +44,7 @@ mod redact;
 mod registration;
 #[cfg(feature = "rest")]
 pub mod rest;
+mod running;
 mod settings;
 mod supervise;
 mod text;
@@ -57,18 +60,24 @@ pub use self::{
     connect::{Schemes, connect, connect_with},
     contract::{Answer, Backend, BoxFuture, Lease, Renewal, Source},
     pace::Limit,
+    pair::{Failover, Merge},
     query::Query,
     registration::{Announcement, Health, Registration, RegistrationEvent},
     settings::{WatchMode, WatchSettings},
-    view::{View, ViewState},
+    view::{View, ViewPart, ViewState},
     watch::{Closed, Watch},
 };
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::watch as cell};
 
-use self::watches::Watches;
+use self::{
+    origin::{OneBackend, Origin},
+    registration::Prepared,
+    running::WatchTask,
+    watches::Watches,
+};
 use crate::error::{ConfigError, ErrorKind, RegistryError};
 #[cfg(feature = "server")]
 use crate::instance::Address;
@@ -102,8 +111,9 @@ use crate::instance::Address;
 pub struct Registry(Arc<RegistryShared>);
 
 struct RegistryShared {
-    backend: Arc<dyn Backend>,
-    settings: WatchSettings,
+    origin: Box<dyn Origin>,
+    /// How long a watch continues without a handle.
+    linger: Duration,
     watches: Arc<Watches>,
     /// Closed when the last handle is dropped; lingering watches then end at once.
     _alive: cell::Sender<()>,
@@ -129,10 +139,15 @@ impl Registry {
     }
 
     fn assemble(backend: Arc<dyn Backend>, settings: WatchSettings) -> Self {
+        let linger = settings.linger;
+        Self::of(Box::new(OneBackend { backend, settings }), linger)
+    }
+
+    fn of(origin: Box<dyn Origin>, linger: Duration) -> Self {
         let (_alive, alive) = cell::channel(());
         Self(Arc::new(RegistryShared {
-            backend,
-            settings,
+            origin,
+            linger,
             watches: Arc::default(),
             _alive,
             alive,
@@ -141,7 +156,7 @@ impl Registry {
 
     /// Returns the name of the backend, as it appears in errors.
     pub fn name(&self) -> Arc<str> {
-        self.0.backend.name()
+        self.0.origin.name()
     }
 
     /// Watches a service. Equal queries share one request to the registry, which ends when their last
@@ -159,29 +174,26 @@ impl Registry {
 
     fn start_watch(&self, query: Query) -> Result<Watch, RegistryError> {
         let runtime = runtime()?;
+        let name = self.name();
         if let Some(receiver) = self.0.watches.get(&query) {
-            return Ok(Watch::new(query, receiver));
+            return Ok(Watch::new(query, name, receiver));
         }
         query.validate()?;
         // Not under the lock of the watches: this is code of the backend.
-        let sources = self.0.backend.watch(&query)?;
-        if sources.is_empty() {
-            let what = "the backend has no source for this query";
-            return Err(RegistryError::new(ErrorKind::Internal, what));
-        }
-        let job = supervise::WatchJob {
+        let work = self.0.origin.watch(&query)?;
+        let task = WatchTask {
             query: query.clone(),
-            settings: self.0.settings.clone(),
-            backend: self.name(),
+            registry: Arc::clone(&name),
+            linger: self.0.linger,
             watches: Arc::downgrade(&self.0.watches),
             alive: self.0.alive.clone(),
         };
         let receiver = self.0.watches.get_or_start(&query, || {
             let sender = Arc::new(cell::Sender::new(View::default()));
-            supervise::spawn(&runtime, job, sources, Arc::clone(&sender));
+            task.spawn(&runtime, work, Arc::clone(&sender));
             sender
         });
-        Ok(Watch::new(query, receiver))
+        Ok(Watch::new(query, name, receiver))
     }
 
     /// Registers an instance and keeps it registered, through every failure of the registry, until the
@@ -195,36 +207,31 @@ impl Registry {
         announcement: impl Into<Announcement>,
     ) -> Result<Registration, RegistryError> {
         let announcement = announcement.into();
-        let service = Arc::clone(&announcement.instance().service);
-        let registration = self.start_registration(announcement);
-        registration.map_err(|error| error.about(&self.name(), &service))
+        let prepared = self.prepare(&announcement)?;
+        let runtime = runtime()
+            .map_err(|error| error.about(&self.name(), &announcement.instance().service))?;
+        Ok(Registration::spawn(&runtime, prepared, announcement))
     }
 
-    fn start_registration(
-        &self,
-        announcement: Announcement,
-    ) -> Result<Registration, RegistryError> {
-        let runtime = runtime()?;
-        announcement.validate()?;
-        let backend = Arc::clone(&self.0.backend);
-        Registration::spawn(&runtime, backend, announcement, &self.0.settings)
+    /// Prepares a registration in this registry.
+    fn prepare(&self, announcement: &Announcement) -> Result<Vec<Prepared>, RegistryError> {
+        let valid = announcement.validate();
+        let prepared = valid.and_then(|()| self.0.origin.register(announcement));
+        prepared.map_err(|error| error.about(&self.name(), &announcement.instance().service))
     }
 
     /// Returns the address of the server that registrations are sent to, if the backend tells it.
     #[cfg(feature = "server")]
     pub(crate) fn address(&self) -> Option<Address> {
-        self.0.backend.address()
+        self.0.origin.address()
     }
 
     /// Checks that the registry can hold an instance and its check. It sends nothing.
     #[cfg(feature = "server")]
     pub(crate) fn can_hold(&self, announcement: &Announcement) -> Result<(), RegistryError> {
-        let check = || {
-            runtime()?;
-            announcement.validate()?;
-            self.0.backend.register(announcement).map(drop)
-        };
-        check().map_err(|error| error.about(&self.name(), &announcement.instance().service))
+        self.prepare(announcement)?;
+        let runs = runtime().map(drop);
+        runs.map_err(|error| error.about(&self.name(), &announcement.instance().service))
     }
 }
 
@@ -235,4 +242,4 @@ fn runtime() -> Result<Handle, RegistryError> {
     })
 }
 
-impl_debug!(Registry: |this| backend = this.0.backend, settings = this.0.settings);
+impl_debug!(Registry: |this| origin = this.0.origin);

@@ -67,7 +67,6 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Creates an error of this watch.
     /// Waits for a future. Meanwhile removes instances whose grace ends, and publishes a view that
     /// becomes stale.
     pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
@@ -208,25 +207,8 @@ impl<'a> Publisher<'a> {
             state: self.state(),
             error: self.error.clone(),
             confirmed: self.confirmed,
+            parts: Arc::default(),
         };
-        show(self.cell, view, self.relayed);
+        view.publish(self.cell, self.relayed);
     }
-}
-
-/// Publishes a view. Receivers are notified only if it differs from the previous one by more than its
-/// age, or if `always` is set.
-pub(super) fn show(cell: &cell::Sender<View>, new: View, always: bool) {
-    cell.send_if_modified(|view| {
-        let same = view.state == new.state
-            && view.error == new.error
-            && view.instances.is_same(&new.instances)
-            && Arc::ptr_eq(&view.withheld, &new.withheld)
-            && Arc::ptr_eq(&view.rejected, &new.rejected);
-        if same {
-            view.confirmed = new.confirmed;
-        } else {
-            *view = new;
-        }
-        always || !same
-    });
 }

@@ -14,14 +14,10 @@
 //!   └───── backoff ◀── error ─┘
 //! ```
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::rngs::SmallRng;
 use tokio::{
-    runtime::Handle,
     sync::watch as cell,
     time::{Instant, sleep_until},
 };
@@ -30,18 +26,16 @@ use tracing::Instrument;
 use super::{
     contract::{Answer, Source},
     pace::Pace,
-    publisher::{Publisher, show},
+    publisher::Publisher,
     query::Query,
     settings::{WatchMode, WatchSettings},
     view::{View, ViewState},
-    watches::Watches,
 };
 use crate::{
     backoff::{after, hinted, jittered},
     error::{ErrorKind, RegistryError},
     rng::small_rng,
     task::{fenced, first_of},
-    text::Escaped,
 };
 
 /// The time between requests while an empty reply is held back. It is below the 2 s within which a set
@@ -58,58 +52,21 @@ pub(super) struct WatchJob {
     pub(super) query: Query,
     pub(super) settings: WatchSettings,
     pub(super) backend: Arc<str>,
-    pub(super) watches: Weak<Watches>,
-    pub(super) alive: cell::Receiver<()>,
 }
 
-/// Starts the task of a watch. It ends when `cell` has no receiver left.
-pub(super) fn spawn(
-    runtime: &Handle,
-    job: WatchJob,
+/// Drives the sources of one backend for ever, and publishes to `cell`.
+pub(super) async fn all(
     mut sources: Vec<Box<dyn Source>>,
-    cell: Arc<cell::Sender<View>>,
+    job: &WatchJob,
+    cell: &cell::Sender<View>,
 ) {
-    // The span gives backend and service to every event of this task. It has the level of errors, so that a
-    // filter by level does not remove it from the events that pass.
-    let (service, backend) = (Escaped(job.query.service()), Escaped(&job.backend));
-    let span = tracing::error_span!("watch", %service, %backend);
-    let task = async move {
-        let work = async {
-            if sources.len() == 1 {
-                if let Some(source) = sources.pop() {
-                    supervise(source, &job, &cell, false).await;
-                }
-            } else {
-                prefer(sources, &job, &cell).await;
+    match sources.len() {
+        1 => {
+            if let Some(source) = sources.pop() {
+                supervise(source, job, cell, false).await;
             }
-        };
-        tokio::select! {
-            () = work => {}
-            () = unused(&job, &cell) => {}
         }
-        tracing::debug!("watch ended");
-    };
-    runtime.spawn(task.instrument(span));
-}
-
-/// Returns once the watch has no receiver left and its linger time has passed.
-async fn unused(job: &WatchJob, cell: &Arc<cell::Sender<View>>) {
-    loop {
-        cell.closed().await;
-        let mut alive = job.alive.clone();
-        tokio::select! {
-            () = tokio::time::sleep(job.settings.linger) => {}
-            // Fails when the last registry handle is dropped.
-            _ = alive.changed() => {}
-        }
-        let unused = match job.watches.upgrade() {
-            Some(watches) => watches.forget_unused(&job.query, cell),
-            // A receiver may have subscribed before the registry was dropped.
-            None => cell.receiver_count() == 0,
-        };
-        if unused {
-            return;
-        }
+        _ => prefer(sources, job, cell).await,
     }
 }
 
@@ -131,7 +88,7 @@ async fn prefer(sources: Vec<Box<dyn Source>>, job: &WatchJob, out: &cell::Sende
                 .iter_mut()
                 .map(|view| view.borrow_and_update().clone()),
         );
-        show(out, chosen, false);
+        chosen.publish(out, false);
         // Dropping this future drops the set, which aborts its tasks.
         first_of(views.iter_mut().map(changed)).await;
     }
@@ -165,13 +122,13 @@ fn choose(views: impl Iterator<Item = View>) -> View {
     likeliest.unwrap_or_default()
 }
 
-/// Drives one source for ever. If `relayed`, `cell` leads to [`prefer`]. It is then notified of
-/// confirmations too, because the view that it publishes has their age.
 /// The error for a panic of a backend.
 pub(super) fn panicked() -> RegistryError {
     RegistryError::new(ErrorKind::Internal, "the backend panicked")
 }
 
+/// Drives one source for ever. If `relayed`, `cell` leads to [`prefer`]. It is then notified of
+/// confirmations too, because the view that it publishes has their age.
 async fn supervise(
     mut source: Box<dyn Source>,
     job: &WatchJob,

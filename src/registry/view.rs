@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::watch as cell, time::Instant};
 
 use crate::{
     catalog::{InstanceSet, Rejected},
@@ -79,6 +79,21 @@ pub struct View {
     pub error: Option<RegistryError>,
     /// When the registry last confirmed this view.
     pub confirmed: Option<Instant>,
+    /// The views of two registries that are used as one ([`Merge`](super::Merge),
+    /// [`Failover`](super::Failover)), the first one first; empty for one registry.
+    pub parts: Arc<[ViewPart]>,
+}
+
+/// The view of one of two registries that are used as one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ViewPart {
+    /// The name of the registry.
+    pub registry: Arc<str>,
+    /// Whether its instances are in use. Of a [`Failover`](super::Failover), those of one registry are.
+    pub is_used: bool,
+    /// Its view, with the keys that this registry gives.
+    pub view: View,
 }
 
 impl View {
@@ -93,5 +108,27 @@ impl View {
             self.state,
             ViewState::Live | ViewState::Empty | ViewState::Missing
         )
+    }
+
+    /// Publishes this view. Receivers are notified only if it differs from the previous one by more than
+    /// its age, or if `always` is set.
+    pub(super) fn publish(self, cell: &cell::Sender<Self>, always: bool) {
+        cell.send_if_modified(|view| {
+            let same = view.is_like(&self);
+            *view = self;
+            always || !same
+        });
+    }
+
+    /// Whether two views differ by their ages only.
+    fn is_like(&self, other: &Self) -> bool {
+        let parts = || self.parts.iter().zip(&*other.parts);
+        self.state == other.state
+            && self.error == other.error
+            && self.instances.is_same(&other.instances)
+            && Arc::ptr_eq(&self.withheld, &other.withheld)
+            && Arc::ptr_eq(&self.rejected, &other.rejected)
+            && self.parts.len() == other.parts.len()
+            && parts().all(|(a, b)| a.is_used == b.is_used && a.view.is_like(&b.view))
     }
 }

@@ -1,6 +1,6 @@
 //! The handle to a watched service.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch as cell;
 
@@ -16,6 +16,7 @@ use super::{
 #[derive(Clone)]
 pub struct Watch {
     query: Query,
+    registry: Arc<str>,
     cell: cell::Receiver<View>,
 }
 
@@ -32,15 +33,24 @@ impl fmt::Display for Closed {
 impl std::error::Error for Closed {}
 
 impl Watch {
-    pub(super) fn new(query: Query, mut cell: cell::Receiver<View>) -> Self {
+    pub(super) fn new(query: Query, registry: Arc<str>, mut cell: cell::Receiver<View>) -> Self {
         // The first `changed` of a new handle must return the view that exists already.
         cell.mark_changed();
-        Self { query, cell }
+        Self {
+            query,
+            registry,
+            cell,
+        }
     }
 
     /// Returns the query.
     pub fn query(&self) -> &Query {
         &self.query
+    }
+
+    /// Returns the name of the registry, as it appears in errors.
+    pub fn registry(&self) -> &Arc<str> {
+        &self.registry
     }
 
     /// Returns the current view.
@@ -89,7 +99,7 @@ impl Watch {
 impl Watch {
     /// Turns it into a handle that has returned no view yet.
     pub(crate) fn unread(self) -> Self {
-        Self::new(self.query, self.cell)
+        Self::new(self.query, self.registry, self.cell)
     }
 
     /// Whether both receive from the same task, so that one of them is enough.

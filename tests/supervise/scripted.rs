@@ -97,8 +97,9 @@ fn error(kind: ErrorKind) -> RegistryError {
 
 pub(super) fn listing(ids: &[&str], exists: bool) -> Answer {
     let instances = ids.iter().map(|id| {
-        let instance = Instance::new("web", *id, "127.0.0.1:80".parse().unwrap());
-        Arc::new(instance)
+        let port = 8_000 + u16::from(*id.as_bytes().last().unwrap_or(&0));
+        let address = format!("127.0.0.1:{port}").parse().unwrap();
+        Arc::new(Instance::new("web", *id, address))
     });
     Answer::Listing(Listing {
         instances: instances.collect(),

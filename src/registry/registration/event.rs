@@ -1,5 +1,7 @@
 //! The events and commands between a registration and its task.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::announcement::Announcement;
@@ -38,6 +40,9 @@ pub enum RegistrationEvent {
         error: RegistryError,
     },
 }
+
+/// An event, and the name of the registry that it concerns.
+pub(super) type RegistryEvent = (Arc<str>, RegistrationEvent);
 
 /// A command to the task of a registration.
 pub(super) enum RegistrationCommand {

@@ -8,11 +8,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::event::{RegistrationCommand, RegistrationEvent};
+use super::{
+    announcement::Announcement,
+    event::{RegistrationCommand, RegistrationEvent, RegistryEvent},
+};
 use crate::{
     backoff::{Backoff, after, hinted},
     error::{ErrorKind, RegistryError},
-    instance::Instance,
     registry::{
         contract::{Backend, Lease, Renewal},
         settings::WatchSettings,
@@ -36,12 +38,36 @@ const FINISH_WITHIN: Duration = Duration::from_secs(2);
 /// that this takes, and short for a caller that waits.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// The task of a [`Registration`](super::Registration).
+/// What the task of a registration begins with, for one registry.
+pub(in crate::registry) struct Prepared {
+    pub(super) backend: Arc<dyn Backend>,
+    lease: Box<dyn Lease>,
+    backoff: Backoff,
+    seed: Option<u64>,
+}
+
+impl Prepared {
+    pub(in crate::registry) fn new(
+        backend: Arc<dyn Backend>,
+        announcement: &Announcement,
+        settings: &WatchSettings,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            lease: backend.register(announcement)?,
+            backend,
+            backoff: settings.backoff,
+            seed: settings.seed,
+        })
+    }
+}
+
+/// The task of a [`Registration`](super::Registration) in one registry.
 pub(super) struct Keeper {
     backend: Arc<dyn Backend>,
+    registry: Arc<str>,
     service: Arc<str>,
     lease: Box<dyn Lease>,
-    events: broadcast::Sender<RegistrationEvent>,
+    events: broadcast::Sender<RegistryEvent>,
     stands: cell::Sender<bool>,
     backoff: Backoff,
     rng: SmallRng,
@@ -73,21 +99,26 @@ enum Woken<T> {
 
 impl Keeper {
     pub(super) fn new(
-        backend: Arc<dyn Backend>,
-        instance: &Instance,
-        lease: Box<dyn Lease>,
-        settings: &WatchSettings,
-        events: broadcast::Sender<RegistrationEvent>,
+        prepared: Prepared,
+        service: &Arc<str>,
+        events: broadcast::Sender<RegistryEvent>,
         stands: cell::Sender<bool>,
     ) -> Self {
-        Self {
+        let Prepared {
             backend,
-            service: Arc::clone(&instance.service),
+            lease,
+            backoff,
+            seed,
+        } = prepared;
+        Self {
+            registry: backend.name(),
+            backend,
+            service: Arc::clone(service),
             lease,
             events,
             stands,
-            backoff: settings.backoff,
-            rng: small_rng(settings.seed),
+            backoff,
+            rng: small_rng(seed),
             due: true,
             ever: false,
             updated: false,
@@ -287,7 +318,7 @@ impl Keeper {
     }
 
     fn about(&self, error: RegistryError) -> RegistryError {
-        error.about(&self.backend.name(), &self.service)
+        error.about(&self.registry, &self.service)
     }
 
     async fn deregister(&mut self, until: Instant) -> Result<(), RegistryError> {
@@ -336,7 +367,7 @@ impl Keeper {
             | RegistrationEvent::HeartbeatFailed { .. } => {}
         }
         // An error means that no receiver exists, which is allowed.
-        let _ = self.events.send(event);
+        let _ = self.events.send((Arc::clone(&self.registry), event));
     }
 }
 

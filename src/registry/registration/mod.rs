@@ -1,10 +1,11 @@
 //! Keeps an instance registered: heartbeats, new registrations after a loss, and deregistration. One
-//! task runs for each registration; its handle is [`Registration`].
+//! task runs for each registration and registry; the handle of all is [`Registration`].
 
 mod announcement;
 mod event;
 mod keeper;
 
+pub(super) use self::keeper::Prepared;
 pub use self::{
     announcement::{Announcement, Health},
     event::RegistrationEvent,
@@ -18,8 +19,10 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use self::{event::RegistrationCommand, keeper::Keeper};
-use super::{contract::Backend, settings::WatchSettings};
+use self::{
+    event::{RegistrationCommand, RegistryEvent},
+    keeper::Keeper,
+};
 use crate::{
     error::{ErrorKind, RegistryError},
     instance::Instance,
@@ -42,39 +45,62 @@ use crate::{
 /// Dropping it deregisters in the background, within 5 s and while the runtime runs;
 /// [`deregister`](Self::deregister) waits for the result.
 ///
+/// In two registries ([`Merge`](super::Merge), [`Failover`](super::Failover)) each has such a task of its own,
+/// so one that cannot be reached delays nothing in the other.
+///
 /// To stop a server without losing requests, first deregister. Then go on serving for as long as the
 /// watches of the clients need to notice. Then stop accepting requests, and finish those in flight.
 #[derive(Debug)]
 pub struct Registration {
-    commands: mpsc::Sender<RegistrationCommand>,
-    events: broadcast::Receiver<RegistrationEvent>,
-    registered: cell::Receiver<bool>,
+    kept: Vec<Kept>,
+    events: broadcast::Receiver<RegistryEvent>,
     instance: Instance,
 }
+
+/// The handle to the task for one registry.
+#[derive(Debug)]
+struct Kept {
+    registry: Arc<str>,
+    commands: mpsc::Sender<RegistrationCommand>,
+    stands: cell::Receiver<bool>,
+}
+
+type Outcome = Result<(), RegistryError>;
 
 impl Registration {
     pub(super) fn spawn(
         runtime: &Handle,
-        backend: Arc<dyn Backend>,
+        prepared: Vec<Prepared>,
         announcement: Announcement,
-        settings: &WatchSettings,
-    ) -> Result<Self, RegistryError> {
-        let lease = backend.register(&announcement)?;
-        let (commands, received) = mpsc::channel(4);
+    ) -> Self {
         let (sender, events) = broadcast::channel(64);
-        let (stands, registered) = cell::channel(false);
         let instance = announcement.instance().clone();
-        let keeper = Keeper::new(backend, &instance, lease, settings, sender, stands);
-        // The span gives service and id to every event of this task. It has the level of errors, so that a
-        // filter by level does not remove it from the events that pass.
-        let span = tracing::error_span!("registration", service = %Escaped(&instance.service), id = %Escaped(instance.id()));
-        runtime.spawn(keeper.run(received).instrument(span));
-        Ok(Self {
-            commands,
+        let (service, id) = (&instance.service, instance.id());
+        let keep = |prepared: Prepared| {
+            let (commands, received) = mpsc::channel(4);
+            let (stood, stands) = cell::channel(false);
+            let registry = prepared.backend.name();
+            // The span gives service and id to every event of this task. It has the level of errors, so that
+            // a filter by level does not remove it from the events that pass.
+            let span = tracing::error_span!(
+                "registration",
+                service = %Escaped(service),
+                id = %Escaped(id),
+                backend = %Escaped(&registry),
+            );
+            let keeper = Keeper::new(prepared, service, sender.clone(), stood);
+            runtime.spawn(keeper.run(received).instrument(span));
+            Kept {
+                registry,
+                commands,
+                stands,
+            }
+        };
+        Self {
+            kept: prepared.into_iter().map(keep).collect(),
             events,
-            registered,
             instance,
-        })
+        }
     }
 
     /// Returns the instance with the data of the last successful update.
@@ -82,21 +108,34 @@ impl Registration {
         &self.instance
     }
 
-    /// Waits until the registry holds the instance. Never completes if the runtime shuts down before.
+    /// Waits until the registry holds the instance; of two registries, until both do. Never completes if
+    /// the runtime shuts down before.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect on the registration.
     pub async fn registered(&self) {
-        let mut registered = self.registered.clone();
-        if registered.wait_for(|stands| *stands).await.is_err() {
-            // The runtime has shut down and the task has ended: the instance will never be registered.
-            std::future::pending().await
+        while !self.is_registered() {
+            for kept in &self.kept {
+                let mut stands = kept.stands.clone();
+                if stands.wait_for(|stands| *stands).await.is_err() {
+                    // The runtime has shut down and the task has ended: the instance will never be
+                    // registered.
+                    std::future::pending().await
+                }
+            }
         }
     }
 
-    /// Whether the registry holds the instance, according to the last response.
+    /// Whether the registry holds the instance, according to the last response; of two, whether both do.
     pub fn is_registered(&self) -> bool {
-        *self.registered.borrow()
+        self.registries().all(|(_, holds)| holds)
+    }
+
+    /// Returns the names of the registries (usually one), and whether each holds the instance, according
+    /// to its last response.
+    pub fn registries(&self) -> impl Iterator<Item = (&str, bool)> {
+        let kept = self.kept.iter();
+        kept.map(|kept| (&*kept.registry, *kept.stands.borrow()))
     }
 
     /// Waits for the next event; `None` when the task has ended. The last 64 events are kept; a slower
@@ -105,6 +144,15 @@ impl Registration {
     /// # Cancel safety
     /// Dropping the future loses no event.
     pub async fn event(&mut self) -> Option<RegistrationEvent> {
+        self.event_of().await.map(|(_, event)| event)
+    }
+
+    /// Waits as [`event`](Self::event) does, and also returns the name of the registry that the event
+    /// concerns.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no event.
+    pub async fn event_of(&mut self) -> Option<(Arc<str>, RegistrationEvent)> {
         loop {
             match self.events.recv().await {
                 Ok(event) => return Some(event),
@@ -118,7 +166,8 @@ impl Registration {
     ///
     /// # Errors
     /// When service or id differ, or the registry refuses the data: the former registration then stays.
-    /// Also when the registry failed: the update is then retried in the background.
+    /// Also when the registry failed: the update is then retried in the background. Each of two registries
+    /// gets the update, also if the other one fails; the error is that of the first.
     ///
     /// # Cancel safety
     /// If the future is dropped, the update may still take effect, and [`instance`](Self::instance)
@@ -136,34 +185,42 @@ impl Registration {
             );
             return Err(self.error(ErrorKind::Invalid, &what));
         }
-        let (reply, result) = oneshot::channel();
-        let command = RegistrationCommand::Update(Box::new(announcement), reply);
-        let outcome = self.command(command, result).await;
+        let update = |reply| RegistrationCommand::Update(Box::new(announcement.clone()), reply);
+        let outcome = self.command(update).await;
         if outcome.is_ok() {
             self.instance = new;
         }
         outcome
     }
 
-    /// Stops the heartbeats and deregisters the instance, within 5 s.
+    /// Stops the heartbeats and deregisters the instance, within 5 s; in two registries at the same time.
     ///
     /// # Errors
-    /// When the registry did not confirm that in time. The instance's check then expires.
+    /// When a registry did not confirm that in time. The instance's check then expires there.
     pub async fn deregister(self) -> Result<(), RegistryError> {
-        let (reply, result) = oneshot::channel();
-        let command = RegistrationCommand::Deregister(reply);
-        self.command(command, result).await
+        self.command(RegistrationCommand::Deregister).await
     }
 
+    /// Sends a command to all tasks, and then waits for all. Returns the first error.
     async fn command(
         &self,
-        command: RegistrationCommand,
-        result: oneshot::Receiver<Result<(), RegistryError>>,
-    ) -> Result<(), RegistryError> {
-        let sent = self.commands.send(command).await.is_ok();
-        let outcome = if sent { result.await.ok() } else { None };
-        let ended = "its task has ended with its runtime";
-        outcome.unwrap_or_else(|| Err(self.error(ErrorKind::Internal, ended)))
+        command: impl Fn(oneshot::Sender<Outcome>) -> RegistrationCommand,
+    ) -> Outcome {
+        let mut results = Vec::new();
+        for kept in &self.kept {
+            let (reply, result) = oneshot::channel();
+            // If the task has ended, the reply is dropped with the command.
+            let _ = kept.commands.send(command(reply)).await;
+            results.push(result);
+        }
+        let mut outcome = Ok(());
+        for result in results {
+            let ended = "its task has ended with its runtime";
+            let result = result.await;
+            let result = result.unwrap_or_else(|_| Err(self.error(ErrorKind::Internal, ended)));
+            outcome = outcome.and(result);
+        }
+        outcome
     }
 
     fn error(&self, kind: ErrorKind, message: &str) -> RegistryError {
