@@ -21,6 +21,7 @@ use crate::error::ConfigError;
 /// | `etcd+https://host:port` | the same over TLS (feature `tls`) |
 /// | `memory:` or `memory:name` | the embedded registry of this process with that name |
 /// | `rest://host:port` | an embedded registry served over HTTP |
+/// | `zk://user:password@host:port,host:port/chroot?prefix=/services` | a ZooKeeper ensemble (feature `zookeeper`; its settings are `ZookeeperSettings`) |
 /// | `fixed:host:port,host:port;weight=3` | these addresses |
 /// | `merge:URL\|URL` | the instances of both; see [`Merge`](super::Merge) |
 /// | `failover:URL\|URL` or `failover:URL\|URL\|after=10s&back_after=30s` | those of the second while the first has nothing or is gone; see [`Failover`](super::Failover) |
@@ -110,6 +111,10 @@ impl Schemes {
         #[cfg(feature = "rest")]
         let schemes = schemes.with("rest", |url: &str| {
             super::rest::RestSettings::from_url(url)?.build()
+        });
+        #[cfg(feature = "zookeeper")]
+        let schemes = schemes.with("zk", |url: &str| {
+            super::zookeeper::ZookeeperSettings::from_url(url)?.build()
         });
         schemes
     }

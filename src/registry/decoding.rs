@@ -6,12 +6,11 @@
 //! notice that: above a small size, the work is done on a thread for blocking work, so that no timer of
 //! the program is late.
 
-use std::{
-    future::pending,
-    io::{self, Read as _},
-    panic::resume_unwind,
-};
+#[cfg(feature = "_transport")]
+use std::io::{self, Read as _};
+use std::{future::pending, panic::resume_unwind};
 
+#[cfg(feature = "_transport")]
 use bytes::Bytes;
 #[cfg(any(feature = "consul", feature = "rest"))]
 use serde::{
@@ -36,9 +35,11 @@ const INLINE: usize = 128 << 10;
 
 /// How many times its size a compressed reply may expand to. Measured: 20 to 30 for lists of instances
 /// that differ in their ids and ports only; 1,032 is the most that the format can.
+#[cfg(feature = "_transport")]
 const EXPANSION: usize = 200;
 
 /// Up to which size a compressed reply may expand, whatever its own size is.
+#[cfg(feature = "_transport")]
 const EXPANDED: usize = 1 << 20;
 
 /// How many replies are decoded at a time beside the threads of the program, so that they leave it some
@@ -72,6 +73,7 @@ pub(super) async fn decoded<T: Send + 'static>(
 }
 
 /// Why a compressed reply cannot be used.
+#[cfg(feature = "_transport")]
 #[derive(Debug)]
 pub(super) enum GunzipError {
     /// It is not valid gzip.
@@ -83,6 +85,7 @@ pub(super) enum GunzipError {
 }
 
 /// Decompresses a reply of at most `longest` bytes.
+#[cfg(feature = "_transport")]
 pub(super) fn gunzip(packed: &[u8], longest: usize) -> Result<Bytes, GunzipError> {
     let expanded = packed.len().saturating_mul(EXPANSION).max(EXPANDED);
     let most = longest.min(expanded);
@@ -131,7 +134,7 @@ pub(super) fn elements(list: &[u8], most: usize) -> Result<Vec<&RawValue>, serde
     Ok(elements)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "_transport"))]
 mod tests {
     use std::io::Write as _;
 

@@ -21,7 +21,7 @@ mod connect;
 #[cfg(feature = "consul")]
 pub mod consul;
 mod contract;
-#[cfg(feature = "_transport")]
+#[cfg(any(feature = "_transport", feature = "zookeeper"))]
 mod decoding;
 #[cfg(feature = "dns")]
 pub mod dns;
@@ -54,6 +54,8 @@ mod view;
 mod warned;
 mod watch;
 mod watches;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub(crate) use self::follow::{Followed, Follower, followed};
 pub use self::{

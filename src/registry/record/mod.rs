@@ -92,6 +92,11 @@ impl RecordFormat {
         self
     }
 
+    #[cfg(feature = "zookeeper")]
+    pub(super) fn is_dubbo(&self) -> bool {
+        self.dubbo
+    }
+
     /// Reads a record of `service` that is stored under `name`, the last part of its path.
     ///
     /// # Errors
