@@ -10,23 +10,26 @@ servers=$PWD/target/servers
 die() {
     printf 'tests/run.sh: %s\n' "$1" >&2
     cat >&2 <<END
-The tests need Consul, etcd and BIND. For each of them, any of these will do:
-  - put a consul or etcd binary on PATH, or set CONSUL_BIN or ETCD_BIN to one, or BIND_ROOT to the
-    folder below which usr/sbin/named and usr/bin/nsupdate are
+The tests need Consul, etcd, BIND, and ZooKeeper with Curator. For each of them, any of these will do:
+  - put a consul, etcd or java binary on PATH, or set CONSUL_BIN, ETCD_BIN or JAVA_BIN to one, or
+    BIND_ROOT to the folder below which usr/sbin/named and usr/bin/nsupdate are, or ZOOKEEPER_ROOT
+    and CURATOR_ROOT to the folders below which their jars are in usr/share/java
   - on Debian, with apt-get, dpkg and debian-archive-keyring installed, let this script get the
-    packages consul of Debian 11, etcd-server and bind9 (and its libraries) of Debian 12 from the
-    mirrors the machine is set up with
+    packages consul of Debian 11, and etcd-server, bind9, libzookeeper-java, libcurator-discovery-java
+    (with what they need) and openjdk-17-jre-headless of Debian 12 from the mirrors the machine is
+    set up with
   - set ROSTER_SERVER_CACHE to a folder with these packages in it, NAME_VERSION_ARCHITECTURE.deb
 'cargo test' alone runs the tests that need no server.
 END
     exit 1
 }
 
-# The first package of this name in the cache, for this machine; nothing when there is none.
+# The first package of this name in the cache whose version begins with $2, for this machine; nothing
+# when there is none.
 cached() {
     local found
     [[ -n ${ROSTER_SERVER_CACHE:-} ]] || return 0
-    for found in "$ROSTER_SERVER_CACHE/$1"_*_"$(dpkg --print-architecture)".deb; do
+    for found in "$ROSTER_SERVER_CACHE/$1"_"$2"*_{"$(dpkg --print-architecture)",all}.deb; do
         [[ -f $found ]] || continue
         printf '%s\n' "$found"
         return 0
@@ -100,26 +103,30 @@ END
     die "none of this machine's apt sources has $1 of $suite"
 }
 
-# Unpacks the package $1 of the suite $2, and the packages that follow, into target/servers/$1.
+# Unpacks the package $1 of the suite $2, and the packages that follow, into target/servers/$1. With a
+# version, as in NAME=VERSION, a package of the cache must have one that begins so.
 fetch() {
-    local name package suite=$2 partial=$servers/$1.partial
+    local name package suite=$2 into=$servers/${1/=/-} wanted
+    local partial=$into.partial
     command -v dpkg >/dev/null || die "no dpkg"
     rm -rf "$partial"
     mkdir -p "$partial/deb"
     for name in "$1" "${@:3}"; do
-        package=$(cached "$name")
+        wanted=${name#"${name%%=*}"}
+        name=${name%%=*}
+        package=$(cached "$name" "${wanted#=}")
         if [[ -n $package ]]; then
             echo "$name: from the cache, $(basename "$package")"
             verify "$package"
         else
-            (cd "$partial/deb" && download "$name" "$suite")
+            (cd "$partial/deb" && download "$name" "$suite") || return 1
             package=$(echo "$partial/deb/$name"_*.deb)
         fi
-        dpkg -x "$package" "$partial/root"
+        dpkg -x "$package" "$partial/root" || return 1
     done
     # Whole or not at all: a run that was stopped half way leaves nothing that looks complete.
-    rm -rf "${servers:?}/$1"
-    mv "$partial/root" "$servers/$1"
+    rm -rf "$into"
+    mv "$partial/root" "$into"
     rm -rf "$partial"
 }
 
@@ -155,7 +162,34 @@ if [[ -z ${BIND_ROOT:-} ]]; then
     [[ -x $BIND_ROOT/usr/sbin/named ]] || fetch bind9 bookworm bind9-dnsutils bind9-libs libedit2 \
         libfstrm0 libjemalloc2 liblmdb0 libmaxminddb0 libprotobuf-c1 libuv1
 fi
-export CONSUL_BIN ETCD_BIN BIND_ROOT
+# ZooKeeper, and the real Curator as a client of the other side, are jars.
+if [[ -n ${JAVA_BIN:-} ]] || command -v java >/dev/null; then
+    JAVA_BIN=$(program JAVA_BIN java - -)
+else
+    jre=$servers/openjdk-17-jre-headless
+    if [[ ! -d $jre ]]; then
+        fetch openjdk-17-jre-headless bookworm java-common libjpeg62-turbo liblcms2-2
+        # Its configuration is in /etc, which the package may not write here.
+        find "$jre/usr/lib/jvm" -lname '/etc/*' | while read -r link; do
+            ln -sfn "$jre$(readlink "$link")" "$link"
+        done
+    fi
+    JAVA_BIN=$(echo "$jre"/usr/lib/jvm/java-17-openjdk-*/bin/java)
+fi
+ZOOKEEPER_ROOT=${ZOOKEEPER_ROOT:-$servers/libzookeeper-java}
+[[ -d $ZOOKEEPER_ROOT ]] || fetch libzookeeper-java bookworm libslf4j-java \
+    libdropwizard-metrics-java libsnappy-java
+CURATOR_ROOT=${CURATOR_ROOT:-$servers/libcurator-discovery-java}
+[[ -d $CURATOR_ROOT ]] || fetch libcurator-discovery-java bookworm libcurator-client-java \
+    libcurator-framework-java libguava-java libjackson2-core-java libjackson2-databind-java \
+    libjackson2-annotations-java
+# The tests that name a difference of ZooKeeper 3.9, which is in Debian 13. Many mirrors have no other
+# suite than the machine's own, so that they may do without.
+if [[ -z ${ZOOKEEPER_39_ROOT:-} ]]; then
+    ZOOKEEPER_39_ROOT=$servers/libzookeeper-java-3.9
+    [[ -d $ZOOKEEPER_39_ROOT ]] || (fetch libzookeeper-java=3.9 trixie) || ZOOKEEPER_39_ROOT=
+fi
+export CONSUL_BIN ETCD_BIN BIND_ROOT JAVA_BIN ZOOKEEPER_ROOT CURATOR_ROOT ZOOKEEPER_39_ROOT
 version "$CONSUL_BIN" version
 version "$ETCD_BIN" --version
 version env LD_LIBRARY_PATH="$(echo "$BIND_ROOT"/usr/lib/*-linux-gnu)" "$BIND_ROOT/usr/sbin/named" -v

@@ -62,4 +62,5 @@ suite! {
     rest ()
     consul (consul)
     etcd (etcd)
+    zookeeper (zookeeper)
 }

@@ -12,7 +12,7 @@ use tower_roster::{
     registry::{Announcement, Health, Schemes, memory::Memory, record, rest::RestServer},
 };
 
-use super::support::{Agent, Etcd, etcd::encode};
+use super::support::{Agent, Etcd, Zookeeper, etcd::encode};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -28,6 +28,7 @@ enum Server {
     Rest(Memory, Served),
     Consul(Box<Agent>),
     Etcd(Box<Etcd>),
+    Zookeeper(Box<Zookeeper>),
 }
 
 /// Ends the server of a REST front with its connections.
@@ -88,6 +89,11 @@ pub(crate) async fn consulrs() -> Place {
 pub(crate) async fn etcd() -> Place {
     let etcd = Etcd::server().await;
     place(etcd.url(), Server::Etcd(Box::new(etcd)))
+}
+
+pub(crate) async fn zookeeper() -> Place {
+    let server = Zookeeper::server().await;
+    place(server.url(), Server::Zookeeper(Box::new(server)))
 }
 
 pub(crate) fn connect(url: &str) -> Registry {
@@ -169,6 +175,14 @@ impl Place {
                     etcd.post("/v3/kv/txn", body).await.ok();
                 }
             }
+            Server::Zookeeper(server) => {
+                let nodes = instances.iter().map(|instance| {
+                    let record = record::encode(instance, 1);
+                    (instance.id().to_owned(), record)
+                });
+                let parent = format!("/services/{}", self.service());
+                server.client().await.put_all(&parent, nodes).await;
+            }
         }
     }
 
@@ -184,6 +198,7 @@ impl Place {
             // An agent in memory keeps nothing; so its state is lost, too.
             Server::Consul(agent) => agent.restart().await,
             Server::Etcd(etcd) => etcd.restart().await,
+            Server::Zookeeper(server) => server.restart().await,
         }
     }
 
@@ -193,6 +208,7 @@ impl Place {
             Server::Memory(memory) | Server::Rest(memory, _) => memory.wipe(),
             Server::Consul(agent) => agent.restart_wiped().await,
             Server::Etcd(etcd) => etcd.restart_wiped().await,
+            Server::Zookeeper(server) => server.restart_wiped().await,
         }
     }
 }

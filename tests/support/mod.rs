@@ -1,4 +1,5 @@
-//! What the integration tests run against: real Consul agents and clusters, real etcd and DNS servers, a proxy that breaks
+//! What the integration tests run against: real Consul agents and clusters, real etcd,
+//! ZooKeeper and DNS servers, a proxy that breaks
 //! connections and rewrites answers, a scripted server for answers no registry gives, and real
 //! HTTP backends.
 //!
@@ -28,6 +29,8 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod raw_server;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use consul::{Agent, Cluster};
 pub use etcd::{Etcd, EtcdCluster};
@@ -36,6 +39,8 @@ pub use http_backend::Backend;
 pub use http1::{Reply, RequestHead};
 pub use proxy::{FaultProxy, Mode, Rule};
 pub use raw_server::{RawServer, Script};
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::{Zookeeper, ZookeeperEnsemble};
 
 use std::{env, path::PathBuf, sync::OnceLock};
 
@@ -109,3 +114,11 @@ macro_rules! need_etcd {
     };
 }
 pub(crate) use need_etcd;
+
+/// [`need!`] for ZooKeeper.
+macro_rules! need_zookeeper {
+    () => {
+        $crate::support::need!(zookeeper)
+    };
+}
+pub(crate) use need_zookeeper;

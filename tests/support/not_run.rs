@@ -11,7 +11,8 @@ use std::{
 };
 
 const HELP: &str = "`tests/run.sh` gets the servers and runs every test; or set CONSUL_BIN and \
-                    ETCD_BIN to their programs, or put these on PATH, and BIND_ROOT";
+                    ETCD_BIN to their programs, or put these on PATH, and BIND_ROOT and \
+                    ZOOKEEPER_ROOT";
 
 /// Notes that `test` did not run for want of `server`, or fails it when servers are required.
 pub fn note(test: &str, server: &str) {
