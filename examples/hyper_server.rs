@@ -19,7 +19,10 @@ async fn main() -> Result<(), BoxError> {
         async |_: http::Request<Incoming>| Ok::<_, BoxError>(Response::new("hello\n".to_owned()));
     let serve = server.serve(async |mut leave| {
         while let Some(accepted) = leave.or(listener.accept()).await {
-            let Ok((stream, _)) = accepted else { continue };
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                continue;
+            };
             let connection = http.serve_connection(TokioIo::new(stream), service_fn(hello));
             tokio::spawn(graceful.watch(connection.into_owned()));
         }

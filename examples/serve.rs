@@ -89,10 +89,12 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let behaviour = Behaviour::new(args.delay, args.fail);
     let is_listed = args.register.is_some();
     let serve = server.serve(async |leave| {
-        let Some(instance) = handle.located().await else {
-            return;
-        };
-        let id = instance.id();
+        // The id has the address of an interface, which is not known before the registry is found. It serves
+        // without one if that takes long.
+        let located = tokio::time::timeout(Duration::from_secs(1), handle.located()).await;
+        let id = located.ok().flatten();
+        let id = id.map_or_else(|| format!("{service}-{local}"), |at| at.id().to_owned());
+        let id = &*id;
         // Whether or not somebody reads it, the server serves.
         let _ = common::say(format!("{id} listening on {local}"));
         let told = async {

@@ -76,7 +76,8 @@ where
         let bytes = self.bytes(limit).await?;
         String::from_utf8(bytes.into()).map_err(|error| ReadError {
             status,
-            what: What::Content("is not text in UTF-8", error.into()),
+            // The error as it is holds all bytes of the body.
+            what: What::Content("is not text in UTF-8", error.utf8_error().into()),
         })
     }
 
@@ -89,7 +90,7 @@ where
         let bytes = self.bytes(limit).await?;
         serde_json::from_slice(&bytes).map_err(|error| ReadError {
             status,
-            what: What::Content("is not the expected JSON", error.into()),
+            what: What::Content("is not the expected JSON", JsonError::of(&error).into()),
         })
     }
 }
@@ -147,6 +148,40 @@ impl ReadError {
     }
 }
 
+/// Where JSON is wrong. The message of serde_json would quote values of the body.
+#[cfg(feature = "json")]
+#[derive(Debug)]
+struct JsonError {
+    what: &'static str,
+    line: usize,
+    column: usize,
+}
+
+#[cfg(feature = "json")]
+impl JsonError {
+    fn of(error: &serde_json::Error) -> Self {
+        use serde_json::error::Category;
+        let what = match error.classify() {
+            Category::Data => "a value has the wrong type, is missing, or is unknown",
+            Category::Eof => "it ends too early",
+            Category::Io | Category::Syntax => "it is not valid JSON",
+        };
+        let (line, column) = (error.line(), error.column());
+        Self { what, line, column }
+    }
+}
+
+#[cfg(feature = "json")]
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, line, column } = self;
+        write!(f, "{what}, at line {line} column {column}")
+    }
+}
+
+#[cfg(feature = "json")]
+impl Error for JsonError {}
+
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -167,6 +202,37 @@ impl Error for ReadError {
         match &self.what {
             What::TooLarge(_) => None,
             What::Broke(error) | What::Content(_, error) => Some(&**error),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "json"))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_error_shows_no_part_of_the_body() {
+        let response = |body: &'static [u8]| Response::new(Full::new(Bytes::from_static(body)));
+        for error in [
+            response(b"SECRET\xff").text(100).await.unwrap_err(),
+            response(br#"{"age": "SECRET"}"#)
+                .json::<BTreeMap<String, u8>>()
+                .await
+                .unwrap_err(),
+            response(b"SECRET").json::<u8>().await.unwrap_err(),
+        ] {
+            assert!(error.is_content());
+            let source = error.source().unwrap();
+            let shown = format!("{error} {error:?} {source} {source:?}");
+            // The bytes of a vector are shown as numbers.
+            assert!(
+                !shown.contains("SECRET") && !shown.contains("83, 69"),
+                "{shown}"
+            );
         }
     }
 }

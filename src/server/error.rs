@@ -14,7 +14,7 @@ pub struct Left {
     /// After an error, the instance is listed until its check expires.
     pub deregistered: Result<(), RegistryError>,
     /// Whether the server ended by itself within [`grace`](super::ServerSettings::grace). Otherwise requests or
-    /// streams were cut off.
+    /// streams were still in flight. They were cut off, or run on tasks of their own until the runtime ends.
     pub finished: bool,
 }
 
@@ -37,7 +37,7 @@ impl ServeError {
         matches!(self.0, ServeErrorKind::Server(_))
     }
 
-    /// Whether a second signal ended the leave early, so that requests may have been cut off.
+    /// Whether a further signal ended the leave early, so that requests may have been cut off.
     pub fn is_interrupted(&self) -> bool {
         matches!(self.0, ServeErrorKind::Interrupted)
     }

@@ -74,7 +74,8 @@ impl ServerHandle {
     /// Waits until the server has left the registry, while it still serves, or has ended.
     ///
     /// # Errors
-    /// When the registry did not confirm it. The check of the instance then expires.
+    /// When the registry did not confirm it, or the server was dropped before that. The check of the instance then
+    /// expires.
     ///
     /// # Cancel safety
     /// Dropping the future has no effect on the server.

@@ -84,6 +84,12 @@ impl Interfaces {
         };
         let ways = registry.into_iter().chain(ANYWHERE);
         let found = ways.filter_map(|to| self.way(to)).next();
+        if found.is_none() {
+            tracing::warn!(
+                "no way leads to other machines: the server is announced with a loopback address, which only \
+                 this machine can connect to; ServerSettings::advertise sets another"
+            );
+        }
         Ok(found.map_or_else(|| self.loopback(), |ip| self.at(ip)))
     }
 
@@ -118,10 +124,14 @@ fn local_address(to: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip().to_canonical())
 }
 
-/// Whether another machine can connect to an address of this one. A link-local address of IPv6 needs the
-/// name of an interface, which is another one on each machine.
+/// Whether another machine can connect to an address of this one. A link-local address belongs to one
+/// machine or one wire: an agent on 169.254.1.1 of each machine is a usual set-up, and an address of IPv6
+/// needs the name of an interface.
 fn is_reachable(ip: IpAddr) -> bool {
-    let is_link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
     !ip.is_loopback() && !ip.is_unspecified() && !is_link_local
 }
 
@@ -161,6 +171,8 @@ mod tests {
             assert_eq!(interfaces.way(Ipv6Addr::LOCALHOST.into()), None);
         }
         assert!(!is_reachable("fe80::1".parse().unwrap()));
+        assert!(!is_reachable("169.254.1.1".parse().unwrap()));
+        assert!(is_reachable("10.0.0.7".parse().unwrap()));
         assert!(is_reachable("fd00::1".parse().unwrap()));
     }
 

@@ -18,7 +18,8 @@
 //! It is the one of the listener. A listener on all addresses (`0.0.0.0`, `[::]`) is announced with the address
 //! of the interface that leads to the registry. If the registry is on this machine, as a Consul agent is, that
 //! would be loopback, which no other machine can connect to; then it is the interface of the default route.
-//! Loopback is announced only if the machine has no other address. An `[::]` that takes no IPv4
+//! If there is no default route either, loopback is announced, with a warning in the log:
+//! a machine that has a network without such a route needs [`ServerSettings::advertise`]. An `[::]` that takes no IPv4
 //! (`IPV6_V6ONLY`), a port that is forwarded, and a Unix socket need
 //! [`ServerSettings::advertise`].
 

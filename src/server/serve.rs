@@ -36,6 +36,10 @@ use crate::{
 /// server takes to come back.
 const RESOLVE_EVERY: Duration = Duration::from_secs(1);
 
+/// Signals of one order: a supervisor may signal a process and its group, some milliseconds apart. A person
+/// who presses Ctrl-C again takes longer to see that nothing happens.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 /// A server that is announced while it serves; made by [`Registry::announce`].
 ///
 /// Nothing is registered before [`serve`](Self::serve).
@@ -95,20 +99,27 @@ impl AnnouncedServer {
     /// Serves until the server has left, or has failed.
     ///
     /// `serve` gets the future that starts the graceful shutdown of the server, and returns the server. It is
-    /// registered once it waits for connections. At SIGTERM or SIGINT ([`leave_on`](Self::leave_on) sets
-    /// another signal) it leaves: it is deregistered, which takes 5 s at most, serves for the
-    /// [`notice`](ServerSettings::notice), and gets its [`grace`](ServerSettings::grace) to finish. A second
-    /// signal ends that at once.
+    /// registered when that waits for the first time. So what takes time before it accepts connections, such as
+    /// connecting to a database, belongs before `serve`: else clients are sent to a server that does not answer yet.
+    ///
+    /// At SIGTERM or SIGINT ([`leave_on`](Self::leave_on) sets another signal) it leaves: it is deregistered,
+    /// which takes 8 s at most, serves for the [`notice`](ServerSettings::notice), and gets its
+    /// [`grace`](ServerSettings::grace) to finish. A further signal ends that, once it is deregistered; one within
+    /// a second of the last is taken for the same, because supervisors signal a process twice, by itself and
+    /// by its group. These signals do not end the process any more, also after `serve` has returned.
+    ///
+    /// Connections that a server runs on tasks of their own, as axum, tonic and the loop below do, end with the
+    /// runtime if they last longer than `grace`.
     ///
     /// # Errors
-    /// When the server fails, or a second signal cuts its end short. A registry that fails is not an error:
+    /// When the server fails, or a further signal cuts its end short. A registry that fails is not an error:
     /// see [`Left::deregistered`] and [`ServerHandle::passing`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the server, and deregisters the instance in the background, within 5 s and
+    /// Dropping the future drops the server, and deregisters the instance in the background, within 8 s and
     /// while the runtime runs.
     ///
     /// # Examples
@@ -133,7 +144,11 @@ impl AnnouncedServer {
     /// let graceful = GracefulShutdown::new();
     /// server.serve(async |mut leave| {
     ///     while let Some(accepted) = leave.or(listener.accept()).await {
-    ///         let Ok((stream, _)) = accepted else { continue };
+    ///         let Ok((stream, _)) = accepted else {
+    ///             // Out of file descriptors, perhaps: the next one would fail at once.
+    ///             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    ///             continue;
+    ///         };
     ///         let connection = http.serve_connection(TokioIo::new(stream), answer);
     ///         tokio::spawn(graceful.watch(connection.into_owned()));
     ///     }
@@ -164,6 +179,7 @@ impl AnnouncedServer {
             server,
             end: None,
             signals,
+            last_signal: None,
         };
         let _ended = EndedOnDrop(&progress);
 
@@ -179,11 +195,15 @@ impl AnnouncedServer {
         tracing::info!(service = %settings.service, "leaving");
         let mut deregistered = Ok(());
         if let Some(registration) = registration {
-            deregistered = running.during(registration.deregister()).await?;
+            let interrupted;
+            (deregistered, interrupted) = running.during(registration.deregister()).await;
             progress.send_modify(|progress| {
                 progress.state = ServerState::Deregistered;
                 progress.deregistered = deregistered.clone();
             });
+            if interrupted {
+                return Err(ServeErrorKind::Interrupted.into());
+            }
             running.while_serving(settings.notice).await?;
         }
 
@@ -193,7 +213,7 @@ impl AnnouncedServer {
         let finished = running.ends_within(settings.grace).await?;
         if !finished {
             let grace = settings.grace;
-            tracing::warn!(service = %settings.service, ?grace, "requests are cut off");
+            tracing::warn!(service = %settings.service, ?grace, "requests are still in flight");
         }
         if let Some(Err(error)) = running.end {
             return Err(ServeErrorKind::Server(error).into());
@@ -282,8 +302,16 @@ struct EndedOnDrop<'a>(&'a cell::Sender<Progress>);
 
 impl Drop for EndedOnDrop<'_> {
     fn drop(&mut self) {
-        self.0
-            .send_modify(|progress| progress.state = ServerState::Ended);
+        self.0.send_modify(|progress| {
+            if matches!(
+                progress.state,
+                ServerState::Announced | ServerState::Leaving
+            ) {
+                let why = "the server was dropped before the registry confirmed that it has left";
+                progress.deregistered = Err(RegistryError::new(ErrorKind::Internal, why));
+            }
+            progress.state = ServerState::Ended;
+        });
     }
 }
 
@@ -293,6 +321,8 @@ struct Running<'a, F> {
     /// How the server ended, if it has.
     end: Option<Result<(), BoxError>>,
     signals: LeaveSignals,
+    /// When the last signal came that counted.
+    last_signal: Option<Instant>,
 }
 
 /// What ended a wait.
@@ -312,18 +342,20 @@ impl<F: Future<Output: ServerEnd>> Running<'_, F> {
                 *end = Some(output.into_result());
                 Woken::Ended
             }
-            () = self.signals.next() => Woken::Signal,
+            () = next_signal(&mut self.signals, &mut self.last_signal) => Woken::Signal,
             done = step => Woken::Done(done),
         }
     }
 
-    /// Carries out a step of the leave to its end. The server serves meanwhile.
-    async fn during<T>(&mut self, step: impl Future<Output = T>) -> Result<T, ServeError> {
+    /// Carries out a step of the leave to its end, which comes soon. The server serves meanwhile. Returns
+    /// whether a signal came.
+    async fn during<T>(&mut self, step: impl Future<Output = T>) -> (T, bool) {
         let mut step = pin!(step);
+        let mut interrupted = false;
         loop {
             match self.until_signal(step.as_mut()).await {
-                Woken::Done(done) => return Ok(done),
-                Woken::Signal => return Err(ServeErrorKind::Interrupted.into()),
+                Woken::Done(done) => return (done, interrupted),
+                Woken::Signal => interrupted = true,
                 Woken::Ended => {}
             }
         }
@@ -351,6 +383,21 @@ impl<F: Future<Output: ServerEnd>> Running<'_, F> {
             Ok(Woken::Signal) => Err(ServeErrorKind::Interrupted.into()),
             Ok(_) => Ok(true),
             Err(_) => Ok(false),
+        }
+    }
+}
+
+/// Waits for a signal that is not the last one again.
+///
+/// # Cancel safety
+/// Dropping the future loses no signal.
+async fn next_signal(signals: &mut LeaveSignals, last: &mut Option<Instant>) {
+    loop {
+        signals.next().await;
+        let now = Instant::now();
+        if last.is_none_or(|last| now - last >= SAME_SIGNAL) {
+            *last = Some(now);
+            return;
         }
     }
 }

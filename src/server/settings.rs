@@ -13,7 +13,7 @@ use crate::{
 /// at a client that polls or reconnects.
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// With the 5 s of a deregistration at most and the second above, it is below the 30 s after which
+/// With the 8 s of a deregistration at most and the second above, it is below the 30 s after which
 /// Kubernetes kills a process.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -120,7 +120,8 @@ impl ServerSettings {
 
     /// Sets whether the registry lists the instance as healthy before its first check, as
     /// [`Announcement::starts_passing`]; true by default, because the server accepts connections when it is
-    /// announced. Set false for a server that answers its health check with an error at first.
+    /// announced. Set false for a server that answers its health check with an error at first, or that waits for
+    /// something else before it accepts connections.
     pub fn starts_passing(mut self, passing: bool) -> Self {
         self.starts_passing = passing;
         self
@@ -135,7 +136,8 @@ impl ServerSettings {
     }
 
     /// Sets how long the graceful shutdown of the server may take, the requests in flight and the open streams
-    /// included; 20 s by default. Then the server is dropped. Zero drops it at once.
+    /// included; 20 s by default. Then the server is dropped; what it runs on tasks of its own ends with the
+    /// runtime. Zero drops it at once.
     pub fn grace(mut self, time: Duration) -> Self {
         self.grace = time;
         self

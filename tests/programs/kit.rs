@@ -283,9 +283,14 @@ impl Load {
 
     /// At so many requests a second.
     pub(crate) fn start_at(rate: u32, url: &str, service: &str) -> Load {
+        Load::start_with(rate, url, service, &[])
+    }
+
+    /// At so many requests a second, with flags.
+    pub(crate) fn start_with(rate: u32, url: &str, service: &str, flags: &[&str]) -> Load {
         let rate = rate.to_string();
         let args = [url, service, "--rate", &rate, "--duration", "10m", "--json"];
-        Load(Program::start("call", &args))
+        Load(Program::start("call", &[&args, flags].concat()))
     }
 
     /// The summary.

@@ -176,9 +176,12 @@ async fn serving_that_is_dropped_at_any_point_takes_the_instance_out() {
                 leave.take().map(|leave| leave.send(()));
             }
         }
+        let unconfirmed = [ServerState::Announced, ServerState::Leaving].contains(&handle.state());
         drop(serve);
         assert!(ended.await.is_err(), "the server is dropped with it");
         assert_eq!(handle.state(), ServerState::Ended);
+        let told = handle.deregistered().await;
+        assert_eq!(told.is_err(), unconfirmed, "{stage:?}: {told:?}");
         sleep(SECOND).await;
         assert!(ids(&memory).is_empty(), "{stage:?}");
         assert_eq!(memory.watchers("web"), 0);
