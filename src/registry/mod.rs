@@ -64,7 +64,7 @@ pub use self::{
     pace::Limit,
     pair::{Failover, Merge},
     query::Query,
-    registration::{Announcement, Health, Registration, RegistrationEvent},
+    registration::{Announcement, Health, Registration, RegistrationEvent, RegistrationHandle},
     settings::{WatchMode, WatchSettings},
     view::{View, ViewPart, ViewState},
     watch::{Closed, Watch},

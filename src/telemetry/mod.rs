@@ -30,6 +30,8 @@ mod report;
 mod reporter;
 mod reporting;
 mod settings;
+#[cfg(feature = "status")]
+pub mod status;
 
 pub use self::{
     client::{MonitoredClient, RequestFuture, RequestReport},

@@ -19,6 +19,8 @@
 )]
 
 pub mod bind;
+#[cfg(feature = "status")]
+pub mod chromium;
 pub mod consul;
 pub mod etcd;
 pub mod eventually;

@@ -12,7 +12,7 @@ use std::{
 
 const HELP: &str = "`tests/run.sh` gets the servers and runs every test; or set CONSUL_BIN and \
                     ETCD_BIN to their programs, or put these on PATH, and BIND_ROOT and \
-                    ZOOKEEPER_ROOT";
+                    ZOOKEEPER_ROOT; a browser is not among them: `apt-get install chromium chromium-driver`";
 
 /// Notes that `test` did not run for want of `server`, or fails it when servers are required.
 pub fn note(test: &str, server: &str) {

@@ -35,6 +35,17 @@ pub struct Handles {
     pub budget: Option<RetryBudget>,
 }
 
+/// Handles to a balancer alone.
+impl From<BalanceHandle> for Handles {
+    fn from(balance: BalanceHandle) -> Self {
+        Self {
+            balance,
+            breaker: None,
+            budget: None,
+        }
+    }
+}
+
 /// A client, and handles to its layers.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -3,12 +3,14 @@
 
 mod announcement;
 mod event;
+mod handle;
 mod keeper;
 
 pub(super) use self::keeper::Prepared;
 pub use self::{
     announcement::{Announcement, Health},
     event::RegistrationEvent,
+    handle::RegistrationHandle,
 };
 
 use std::sync::Arc;
@@ -101,6 +103,14 @@ impl Registration {
             events,
             instance,
         }
+    }
+
+    /// Returns a handle that reads the state of the registration, and does not keep it.
+    pub fn handle(&self) -> RegistrationHandle {
+        let kept = self.kept.iter();
+        let kept = kept.map(|kept| (Arc::clone(&kept.registry), kept.stands.clone()));
+        let events = self.events.resubscribe();
+        RegistrationHandle::new(self.instance.clone(), kept.collect(), events)
     }
 
     /// Returns the instance with the data of the last successful update.
