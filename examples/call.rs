@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use clap::Parser;
 use common::{
     client::{Caller, Settings},
     figures::{Figures, Summary},
-    told,
+    page, told,
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use tower_roster::{balance::policy, registry::Query};
@@ -77,6 +78,9 @@ struct Args {
     /// How long one attempt of a request may take [default: as long as the request].
     #[arg(long, value_name = "TIME", value_parser = common::duration)]
     try_timeout: Option<Duration>,
+    /// Show what the client knows and does on a page at this address, such as 127.0.0.1:9000.
+    #[arg(long, value_name = "ADDR")]
+    status: Option<SocketAddr>,
     /// Print only the summary, as one JSON object.
     #[arg(long)]
     json: bool,
@@ -116,6 +120,12 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     };
     let caller = Caller::new(watch, settings, Arc::clone(&figures));
     let caller = caller.map_err(common::Failure::usage)?;
+    if let Some(address) = args.status {
+        let title = format!("call {}", args.service);
+        let served = page::serve(address, title, &args.service, caller.handles()).await;
+        let url = served.map_err(common::Failure::usage)?;
+        eprintln!("status page: {url}");
+    }
     let began = Instant::now();
     let handles = caller.handles().clone();
     let news = tokio::spawn(async move {
@@ -183,7 +193,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     if args.json {
         common::line(serde_json::to_string(&summary).map_err(common::Failure::work)?);
     } else {
-        print(&summary, args.concurrency);
+        print(&summary, caller.figures(), args.concurrency);
     }
     if summary.ok == 0 && !(stopped && summary.requests == 0) {
         return Err(common::Failure::work(match summary.requests {
@@ -200,15 +210,13 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     Ok(())
 }
 
-fn print(summary: &Summary, concurrency: u32) {
+fn print(summary: &Summary, figures: &Figures, concurrency: u32) {
     common::line(format!(
-        "{} requests: {} ok, {} failed\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        "{} requests: {} ok, {} failed\n{}",
         summary.requests,
         summary.ok,
         summary.failed,
-        summary.p50_ms,
-        summary.p99_ms,
-        summary.p999_ms
+        figures.quantiles()
     ));
     if summary.unsent > 0 {
         common::line(format!(
@@ -226,14 +234,8 @@ fn print(summary: &Summary, concurrency: u32) {
     for (kind, count) in &summary.errors {
         common::line(format!("  {count:>8}  {kind}"));
     }
-    let arrived: u64 = summary.per_instance.values().sum();
-    if !summary.attempts.is_empty() {
-        common::line("    sent    failed  requests  instance");
-    }
-    for (id, sent) in &summary.attempts {
-        let failed = summary.failed_attempts.get(id).copied().unwrap_or_default();
-        let requests = summary.per_instance.get(id).copied().unwrap_or_default();
-        let share = 100.0 * requests as f64 / arrived.max(1) as f64;
-        common::line(format!("{sent:>8}  {failed:>8}  {share:>6.1} %  {id}"));
+    let (histogram, instances) = figures.latencies();
+    for line in histogram.into_iter().chain(instances) {
+        common::line(line);
     }
 }

@@ -163,6 +163,11 @@ impl Caller {
         })
     }
 
+    /// What was counted so far.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
     /// Handles to the parts of the stack.
     pub fn handles(&self) -> &Handles {
         &self.handles

@@ -10,6 +10,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tower_roster::{instance::Key, service::breaker};
 
+use super::latency::{self, InstanceRow};
+
 /// Counts requests. Shared by all callers of a program.
 pub struct Figures(Mutex<Inner>);
 
@@ -20,6 +22,8 @@ struct Inner {
     errors: BTreeMap<String, u64>,
     latency: Histogram<u64>,
     instances: BTreeMap<String, PerInstance>,
+    /// Of the answers of each instance. Apart from the rest, which is copied for each frame of a table.
+    latencies: BTreeMap<String, Histogram<u64>>,
     ejections: u64,
     restorations: u64,
     transitions: Vec<Transition>,
@@ -57,6 +61,7 @@ pub struct Summary {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
+    pub p9999_ms: f64,
     /// Each request once, with the instance that answered it or was the last to fail it.
     pub per_instance: BTreeMap<String, u64>,
     /// All that was sent to each instance: first attempts, retries and hedges.
@@ -131,6 +136,7 @@ impl Figures {
             errors: BTreeMap::new(),
             latency: histogram(),
             instances: BTreeMap::new(),
+            latencies: BTreeMap::new(),
             ejections: 0,
             restorations: 0,
             transitions: Vec::new(),
@@ -191,7 +197,12 @@ impl Figures {
         if !ok {
             instance.failed += 1;
             instance.failures.push((sent, now));
+            return;
         }
+        let latencies = inner.latencies.entry(id.to_owned());
+        let _ = latencies
+            .or_insert_with(histogram)
+            .record(micros(now.duration_since(sent)));
     }
 
     /// Each instance, with what happened since the last call of this.
@@ -202,6 +213,30 @@ impl Figures {
             instance.recent = Recent::default();
         }
         seen
+    }
+
+    /// The quantiles of the latency, in one line.
+    pub fn quantiles(&self) -> String {
+        latency::quantiles(&self.inner().latency)
+    }
+
+    /// A histogram of the latency, and a row for each instance.
+    pub fn latencies(&self) -> (Vec<String>, Vec<String>) {
+        let inner = self.inner();
+        let rows = inner.instances.iter().map(|(id, instance)| {
+            let latency = inner.latencies.get(id);
+            let row = InstanceRow {
+                requests: instance.requests,
+                sent: instance.attempts,
+                failed: instance.failed,
+                latency: latency.map(|it| [0.5, 0.99, 0.999].map(|q| it.value_at_quantile(q))),
+            };
+            (id.clone(), row)
+        });
+        (
+            latency::histogram(&inner.latency),
+            latency::rows(&rows.collect()),
+        )
     }
 
     /// What came of it, without what only the stack knows.
@@ -221,6 +256,7 @@ impl Figures {
             p50_ms: quantile(0.5),
             p99_ms: quantile(0.99),
             p999_ms: quantile(0.999),
+            p9999_ms: quantile(0.9999),
             per_instance: counts(|of| of.requests),
             attempts: counts(|of| of.attempts),
             failed_attempts: counts(|of| of.failed),

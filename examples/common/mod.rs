@@ -8,7 +8,10 @@
 
 pub mod client;
 pub mod figures;
+pub mod latency;
+pub mod page;
 pub mod server;
+pub mod terminal;
 pub mod told;
 
 use std::{error::Error, fmt, io, process::ExitCode, time::Duration};

@@ -18,7 +18,7 @@ mod backend;
 mod scenario;
 mod table;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::Parser;
 
@@ -33,6 +33,9 @@ struct Args {
     /// Requests a second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=20_000))]
     rate: u32,
+    /// Show what the client knows and does on a page at this address, one of this machine's own by default.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
+    status: Option<SocketAddr>,
     /// Print only the summary, as one JSON object.
     #[arg(long)]
     json: bool,
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
         let outcome = runtime.block_on(async {
             match &args.backend {
                 Some(names) => backend::run(&names[0], &names[1], &names[2]).await,
-                None => scenario::run(args.registry, args.rate, args.json).await,
+                None => scenario::run(args.registry, args.rate, args.status, args.json).await,
             }
         });
         // A server's thread may still read standard input, and must not keep the process alive.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ use crate::{
         self, Failure,
         client::{Caller, Settings},
         figures::{Figures, Summary},
-        told,
+        page, told,
     },
     table::Table,
 };
@@ -77,7 +78,12 @@ struct Report {
 /// was given to it before is on its way. Arbitrary: a busy machine's delay between two threads.
 const SEEN_SLACK: Duration = Duration::from_millis(50);
 
-pub async fn run(registry: Option<String>, rate: u32, json: bool) -> Result<(), Failure> {
+pub async fn run(
+    registry: Option<String>,
+    rate: u32,
+    status: Option<SocketAddr>,
+    json: bool,
+) -> Result<(), Failure> {
     let mut signals = common::Signals::catch()?;
     // Held to the end: a dropped registry forgets its instances.
     let (url, _embedded) = match registry {
@@ -94,6 +100,12 @@ pub async fn run(registry: Option<String>, rate: u32, json: bool) -> Result<(), 
         }
     };
     let mut stage = Stage::new(&url, json)?;
+    if let Some(address) = status {
+        let handles = stage.caller.handles();
+        let served = page::serve(address, "demo".to_owned(), SERVICE, handles).await;
+        let page = served.map_err(Failure::usage)?;
+        stage.table.note(&format!("status    {page}"));
+    }
     let outcome = tokio::select! {
         outcome = stage.perform(rate) => outcome,
         () = signals.next() => Err(Failure::stopped()),
@@ -413,7 +425,7 @@ impl Stage {
         let explained = self.explained();
         let unexplained = summary.failed.saturating_sub(explained);
         if !json {
-            crate::table::summary(&summary, explained, unexplained);
+            crate::table::summary(&summary, &self.figures, explained, unexplained);
             return Ok(());
         }
         let report = Report {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    io::{IsTerminal, Write as _, stdout},
+    io::{IsTerminal as _, Write as _, stdout},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,8 @@ use tower_roster::balance::{BalanceEvent, EndpointInfo, EndpointState};
 
 use crate::{
     common::{
-        figures::{PerInstance, Summary},
+        figures::{Figures, PerInstance, Summary},
+        terminal::{bar, paint},
         told,
     },
     scenario::Happening,
@@ -84,6 +85,13 @@ impl Table {
         table
     }
 
+    /// Prints a line, where anything is printed.
+    pub fn note(&mut self, line: &str) {
+        if self.show != Show::Nothing {
+            self.print(format_args!("{line}\n\n"));
+        }
+    }
+
     /// Whether nobody reads any more.
     pub fn is_closed(&self) -> bool {
         self.closed
@@ -112,7 +120,7 @@ impl Table {
             "join" | "insert" | "restored" => "32",
             _ => "36",
         };
-        let event = self.paint(colour, &format!("{event:<9}"));
+        let event = paint(colour, &format!("{event:<9}"));
         self.print(format_args!(
             "{:>5.1} s  {event} {:<8} {}\n",
             *at_ms as f64 / 1_000.0,
@@ -162,7 +170,7 @@ impl Table {
             "{:<8}  {:<8}  {:>6}  {:>7}  {:<BAR$}  {:>9}  {:>7}  {:>6}  {:>6}",
             "instance", "state", "weight", "share", "", "in flight", "load", "sent", "failed"
         );
-        let mut lines = vec![String::new(), self.paint("1", &heading)];
+        let mut lines = vec![String::new(), paint("1", &heading)];
         let total: u64 = self.second.values().map(Second::sum).sum();
         // Those that are gone keep their place.
         let mut ids: Vec<&str> = instances.keys().map(String::as_str).collect();
@@ -217,7 +225,7 @@ impl Table {
             EndpointState::Weightless => ("drained", "90"),
             _ => ("other", "90"),
         };
-        let state = self.paint(colour, &format!("{state:<8}"));
+        let state = paint(colour, &format!("{state:<8}"));
         // While it warms up, the part of its weight that counts already.
         let weight = match endpoint.state {
             EndpointState::Warming => format!("{:.2}", endpoint.effective_weight),
@@ -236,14 +244,14 @@ impl Table {
                 why.push_str(&format!(", probe in {:.1} s", left.as_secs_f64()));
             }
             let why: String = why.chars().take(REST).collect();
-            return format!("{start}  {}", self.paint("31", &why));
+            return format!("{start}  {}", paint("31", &why));
         }
         let recent = self.second.get(id).map_or(0, Second::sum);
         let share = recent as f64 / total.max(1) as f64;
         format!(
             "{start}  {:>5.1} %  {}  {:>9}  {:>7}  {}",
             share * 100.0,
-            self.paint("36", &bar(share * 2.0)),
+            paint("36", &bar(share * 2.0, BAR)),
             endpoint.in_flight,
             load(endpoint.load),
             self.counts(instance),
@@ -256,7 +264,7 @@ impl Table {
             Some(in_flight) => ("draining", in_flight.to_string()),
             None => ("gone", "-".to_owned()),
         };
-        let state = self.paint("90", &format!("{state:<8}"));
+        let state = paint("90", &format!("{state:<8}"));
         let counts = self.counts(instance);
         format!(
             "{id:<8}  {state}  {:>6}  {:>7}  {:<BAR$}  {in_flight:>9}  {:>7}  {counts}",
@@ -269,7 +277,7 @@ impl Table {
         let (sent, failed) = instance.map_or((0, 0), |i| (i.attempts, i.failed));
         let mut text = format!("{failed:>6}");
         if failed > 0 {
-            text = self.paint("31", &text);
+            text = paint("31", &text);
         }
         format!("{sent:>6}  {text}")
     }
@@ -289,31 +297,12 @@ impl Table {
             self.print(format_args!("\x1b[{drawn}A\x1b[J"));
         }
     }
-
-    fn paint(&self, colour: &str, text: &str) -> String {
-        if self.show == Show::Live && std::env::var_os("NO_COLOR").is_none() {
-            format!("\x1b[{colour}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
 }
 
 impl Second {
     fn sum(&self) -> u64 {
         self.attempts.iter().sum()
     }
-}
-
-/// A bar that is full at 1, in steps of an eighth of a column.
-fn bar(full: f64) -> String {
-    const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
-    let eighths = (full.clamp(0.0, 1.0) * 8.0 * BAR as f64).round() as usize;
-    let mut bar = "█".repeat(eighths / 8);
-    if eighths / 8 < BAR {
-        bar.push(EIGHTHS[eighths % 8]);
-    }
-    format!("{bar:<BAR$}")
 }
 
 /// A load in peak EWMA: seconds.
@@ -327,7 +316,7 @@ fn load(seconds: f64) -> String {
 }
 
 /// Prints the end of it.
-pub fn summary(summary: &Summary, explained: u64, unexplained: u64) {
+pub fn summary(summary: &Summary, figures: &Figures, explained: u64, unexplained: u64) {
     let mut text = format!(
         "{} requests: {} ok, {} failed",
         summary.requests, summary.ok, summary.failed
@@ -337,19 +326,13 @@ pub fn summary(summary: &Summary, explained: u64, unexplained: u64) {
             "\n  {explained:>6} sent to the crashed server before its crash was seen\n  {unexplained:>6} others"
         ));
     }
-    text.push_str(&format!(
-        "\nlatency: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
-        summary.p50_ms, summary.p99_ms, summary.p999_ms
-    ));
+    text.push_str(&format!("\n{}", figures.quantiles()));
     if let Some(done) = told::done(summary) {
         text.push_str(&format!("\n{done}"));
     }
-    let total: u64 = summary.per_instance.values().sum();
-    for (id, requests) in &summary.per_instance {
-        let share = 100.0 * *requests as f64 / total.max(1) as f64;
-        text.push_str(&format!(
-            "\n  {id:<8} {requests:>6} requests  {share:>5.1} %"
-        ));
+    let (histogram, instances) = figures.latencies();
+    for line in histogram.into_iter().chain(instances) {
+        text.push_str(&format!("\n{line}"));
     }
     let _ = crate::common::say(text);
 }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Sorted.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "attempts",
     "breaker",
     "budget_refused",
@@ -20,6 +20,7 @@ const FIELDS: [&str; 17] = [
     "hedges",
     "ok",
     "p50_ms",
+    "p9999_ms",
     "p999_ms",
     "p99_ms",
     "per_instance",
@@ -56,8 +57,12 @@ fn assert_all_answered(end: &End, ids: &[&str]) {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     assert_eq!(used, ids, "every instance is used: {summary}");
-    let ms = ["p50_ms", "p99_ms", "p999_ms"].map(|field| summary[field].as_f64().expect("ms"));
-    assert!(0.0 < ms[0] && ms[0] <= ms[1] && ms[1] <= ms[2], "{summary}");
+    let ms = ["p50_ms", "p99_ms", "p999_ms", "p9999_ms"]
+        .map(|field| summary[field].as_f64().expect("ms"));
+    assert!(
+        0.0 < ms[0] && ms[0] <= ms[1] && ms[1] <= ms[2] && ms[2] <= ms[3],
+        "{summary}"
+    );
 }
 
 fn call(url: &str, service: &str) -> Program {
@@ -250,8 +255,22 @@ async fn tells_people_what_came_of_it() {
     assert_eq!(lines[0], "50 requests: 25 ok, 25 failed");
     assert!(lines[1].starts_with("latency: p50 "), "{end:?}");
     assert_eq!(lines[2..4], ["failed by kind:", "25 http_500"]);
-    let share = format!("50 25 100.0 % {}", serve.addr);
-    assert_eq!(lines[4..], ["sent failed requests instance", &share]);
+    let heading = "sent failed requests p50 p99 instance";
+    let at = lines.iter().position(|line| line == heading);
+    let at = at.unwrap_or_else(|| panic!("{end:?}"));
+    let bars = &lines[4..at];
+    assert!((1..=10).contains(&bars.len()), "{end:?}");
+    assert!(bars.iter().all(|line| line.starts_with("< ")), "{end:?}");
+    let shares = bars.iter().map(|line| {
+        let words: Vec<_> = line.split(' ').collect();
+        words[words.len() - 2].parse::<f64>().expect("a share")
+    });
+    assert!((shares.sum::<f64>() - 100.0).abs() < 0.1, "{end:?}");
+    let row = &lines[at + 1];
+    assert!(row.starts_with("50 25 100.0 % "), "{end:?}");
+    assert!(row.ends_with(&format!(" {}", serve.addr)), "{end:?}");
+    assert!(!end.stdout.contains('\u{1b}'), "no colours in a pipe");
+    assert_eq!(lines.len(), at + 2, "{end:?}");
 }
 
 #[tokio::test]
