@@ -25,6 +25,9 @@ use crate::{
 /// correct set after a fault.
 const RETURN_WITHIN: Duration = Duration::from_millis(1_100);
 
+/// The time within which instances are lost together: etcd drops expired leases twice a second.
+const LOSS_WITHIN: Duration = Duration::from_secs(1);
+
 /// What to do with a reply that would empty a non-empty set, and with a first reply that is empty and in
 /// doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub enum EmptyGuard {
     /// reply without doubt or for this time. The default, with 120 s: a Consul cluster that was wiped and
     /// bootstrapped again listed nothing for 100 s, until its agents had registered their services
     /// again. Instances that are absent from a non-empty list in doubt are kept for 1.1 s.
+    ///
+    /// Instances that become absent or critical together are kept for 1.1 s, too: half of them within a
+    /// second, and two at least, or one within 1.1 s after an outage that the watch has noticed. When a
+    /// server goes on that was paused, it has missed their heartbeats, and drops them before they reach it:
+    /// etcd revokes the leases, and Consul fails the TTL checks. It is not done where there is a removal
+    /// grace, which says how long they stay.
     HoldDoubtful(Duration),
     /// Hold every empty reply for this time. A first reply is held only if it is in doubt, because without
     /// doubt there is no set to keep.
@@ -66,6 +75,14 @@ pub struct Settle {
     held: Option<Instant>,
     /// Until when a list may lack instances, because the registry has lost them for now.
     doubted_until: Option<Instant>,
+    /// Whether the registry removes instances whose heartbeats it misses.
+    expires: bool,
+    /// Until when instances that the registry dropped with its outage may not be back.
+    away_until: Option<Instant>,
+    /// Until when instances that are missing or critical are kept, because many are at once.
+    returning_until: Option<Instant>,
+    /// The largest set of the last [`LOSS_WITHIN`], and since when that counts.
+    largest: Option<(Instant, usize)>,
 }
 
 impl Settle {
@@ -82,7 +99,25 @@ impl Settle {
             leaving: HashMap::new(),
             held: None,
             doubted_until: None,
+            expires: true,
+            away_until: None,
+            returning_until: None,
+            largest: None,
         }
+    }
+
+    /// Sets whether the registry removes instances whose heartbeats it misses; `true` by default. If it does
+    /// not, an instance that it no longer lists is gone, however many go with it.
+    #[must_use]
+    pub fn expires(mut self, expires: bool) -> Self {
+        self.expires = expires;
+        self
+    }
+
+    /// Notes that the registry answers again after it was away. Heartbeats did not arrive meanwhile, so it
+    /// may drop instances that live, until it hears of them.
+    pub fn returned(&mut self, now: Instant) {
+        self.away_until = now.checked_add(RETURN_WITHIN);
     }
 
     /// Returns the set to use.
@@ -182,7 +217,9 @@ impl Settle {
 
         let grace = Some(after(now, self.removal_grace));
         self.doubted_until = self.doubted_until.filter(|until| *until > now);
-        let until = grace.max(self.doubted_until).filter(|until| *until > now);
+        self.note_loss(serving.len(), now);
+        let until = grace.max(self.doubted_until).max(self.returning_until);
+        let until = until.filter(|until| *until > now);
         if until.is_some() || !self.leaving.is_empty() {
             self.note_leaving(&serving, &withheld, until, now);
         }
@@ -194,6 +231,28 @@ impl Settle {
             self.withheld = withheld.into();
         }
         self.note_rejected(rejected);
+    }
+
+    /// Keeps the instances if half of them go within a second: two at least, or any after an outage.
+    fn note_loss(&mut self, serving: usize, now: Instant) {
+        let before = self.set.len();
+        let largest = self
+            .largest
+            .filter(|(since, size)| now < after(*since, LOSS_WITHIN) && *size >= before)
+            .unwrap_or((now, before));
+        self.largest = Some(largest);
+        self.away_until = self.away_until.filter(|until| *until > now);
+        self.returning_until = self.returning_until.filter(|until| *until > now);
+        // A removal grace already says how long instances stay.
+        let asked = self.guard == EmptyGuard::ApplyAtOnce || !self.removal_grace.is_zero();
+        if !self.expires || asked || self.returning_until.is_some() {
+            return;
+        }
+        let lost = largest.1.saturating_sub(serving);
+        let least = if self.away_until.is_some() { 1 } else { 2 };
+        if lost >= least && 2 * lost >= largest.1 {
+            self.returning_until = self.away_until.or_else(|| now.checked_add(RETURN_WITHIN));
+        }
     }
 
     fn note_rejected(&mut self, mut rejected: Vec<Rejected>) {
@@ -223,7 +282,7 @@ impl Settle {
 
     /// Starts the grace of instances that are no longer listed, and ends the grace of those that are
     /// listed again. An instance that is listed as unhealthy is removed at once, because the registry
-    /// reports its state.
+    /// reports its state; but not while the registry may only lack its heartbeats.
     fn note_leaving(
         &mut self,
         serving: &[Arc<Instance>],
@@ -231,9 +290,10 @@ impl Settle {
         leaves: Option<Instant>,
         now: Instant,
     ) {
+        let returning = self.returning_until.is_some();
         let listed = |key: &Key| {
             let find = |list: &[Arc<Instance>]| list.binary_search_by(|i| i.key.cmp(key)).is_ok();
-            find(serving) || find(withheld)
+            find(serving) || (find(withheld) && !returning)
         };
         // An instance whose grace has ended gets no second one if a reply comes before the tick that
         // removes it.

@@ -75,6 +75,12 @@ pub trait Source: Send + 'static {
         STALE_AFTER
     }
 
+    /// Returns whether the registry removes instances whose heartbeats it misses; `true` by default. After
+    /// it was away it may then remove instances that live, so a watch keeps them for a moment.
+    fn expires(&self) -> bool {
+        true
+    }
+
     /// Returns the limit on the rate of requests.
     fn limit(&self) -> Limit {
         Limit::default()

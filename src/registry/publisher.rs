@@ -20,6 +20,10 @@ use crate::{
 /// wrong. The view has the others.
 const MOST_LOGGED: usize = 5;
 
+/// The shortest silence of a registry after which instances may have expired although they live: below
+/// the TTLs that are in use. A registry that fails for a shorter time has lost a connection.
+const AWAY: Duration = Duration::from_secs(2);
+
 /// Folds replies into the published view.
 pub(super) struct Publisher<'a> {
     cell: &'a cell::Sender<View>,
@@ -67,6 +71,20 @@ impl<'a> Publisher<'a> {
         }
     }
 
+    /// Sets whether the registry removes instances whose heartbeats it misses.
+    pub(super) fn expires(mut self, expires: bool) -> Self {
+        self.settle = self.settle.expires(expires);
+        self
+    }
+
+    /// Whether heartbeats may have been missed: the registry failed, and has confirmed nothing for long.
+    fn was_away(&self, now: Instant) -> bool {
+        let failed = self.error.as_ref().map(RegistryError::kind);
+        let failed = failed.is_some_and(|kind| kind != ErrorKind::Doubtful);
+        let confirmed = self.confirmed.map(|at| now.saturating_duration_since(at));
+        failed && confirmed.is_some_and(|ago| ago >= AWAY)
+    }
+
     /// Waits for a future. Meanwhile removes instances whose grace ends, and publishes a view that
     /// becomes stale.
     pub(super) async fn during<T>(&mut self, future: impl Future<Output = T>) -> T {
@@ -101,6 +119,9 @@ impl<'a> Publisher<'a> {
         let exists = listing.exists;
         let doubt = listing.doubt.clone();
         let empty = listing.instances.is_empty();
+        if self.was_away(now) {
+            self.settle.returned(now);
+        }
         let applied = self.settle.offer(listing, now);
         self.log_rejected();
         if !applied {

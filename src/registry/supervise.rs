@@ -146,7 +146,8 @@ async fn supervise(
     let mut pace = Pace::new(source.limit(), Instant::now());
     let stale_after = stale_after.unwrap_or_else(|| source.stale_after());
     let (query, backend) = (&job.query, &job.backend);
-    let mut publisher = Publisher::new(query, backend, &job.settings, stale_after, cell, relayed);
+    let publisher = Publisher::new(query, backend, &job.settings, stale_after, cell, relayed);
+    let mut publisher = publisher.expires(source.expires());
     let mut failures: u32 = 0;
     let mut read = true;
     loop {

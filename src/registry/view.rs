@@ -69,7 +69,10 @@ impl fmt::Display for ViewState {
 pub struct View {
     /// The last good set of instances that may get traffic.
     pub instances: InstanceSet,
-    /// Instances that are listed but may not get traffic: critical, or in maintenance.
+    /// Instances that are listed but may not get traffic: critical, or in maintenance. For a moment after
+    /// an outage of the registry an instance may be here and in `instances`; see [`EmptyGuard`].
+    ///
+    /// [`EmptyGuard`]: crate::catalog::EmptyGuard
     pub withheld: Arc<[Arc<Instance>]>,
     /// Records of the registry that could not be used, each with the reason; the first 1,000.
     pub rejected: Arc<[Rejected]>,

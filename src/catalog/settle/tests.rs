@@ -208,3 +208,69 @@ fn passing_only_withholds_warning_instances() {
         assert_eq!(settle.set().len(), serving);
     }
 }
+
+fn critical(ids: &[u8]) -> Vec<Arc<Instance>> {
+    let critical = |id: &u8| {
+        let mut instance = instance(*id);
+        instance.status = Status::Critical;
+        Arc::new(instance)
+    };
+    ids.iter().map(critical).collect()
+}
+
+#[test]
+fn instances_that_expire_with_an_outage_are_kept_until_they_can_be_back() {
+    let now = Instant::now();
+    let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+    settle.offer(listing(&[1]), now);
+    settle.returned(now);
+    assert!(settle.offer(listing(&[]), now));
+    assert_eq!(ids(&settle), ["web-1"], "absent, and kept");
+    let mut failing = listing(&[]);
+    failing.instances = critical(&[1]);
+    settle.offer(failing.clone(), now + SECOND / 2);
+    assert_eq!(ids(&settle), ["web-1"], "critical, and kept");
+    assert!(settle.tick(now + RETURN_WITHIN));
+    assert!(settle.set().is_empty(), "not for longer");
+    // Without an outage, the registry is right.
+    settle.offer(listing(&[1]), now + SECOND * 5);
+    settle.offer(failing, now + SECOND * 5);
+    assert!(settle.set().is_empty());
+}
+
+#[test]
+fn the_loss_of_half_of_the_instances_is_taken_for_an_outage() {
+    let now = Instant::now();
+    let soon = now + SECOND / 2;
+    let settled = || {
+        let mut settle = Settle::new(EmptyGuard::default(), Duration::ZERO, false);
+        settle.offer(listing(&[1, 2, 3, 4]), now);
+        settle
+    };
+    // At once.
+    let mut settle = settled();
+    settle.offer(listing(&[]), now);
+    assert_eq!(settle.set().len(), 4);
+    settle.offer(listing(&[2, 3]), soon);
+    assert_eq!(settle.set().len(), 4, "some are back");
+    assert!(settle.tick(now + RETURN_WITHIN));
+    assert_eq!(ids(&settle), ["web-2", "web-3"]);
+    // One after the other: the first goes, and the others are kept.
+    let mut settle = settled();
+    for left in [&[1, 2, 3][..], &[1, 2], &[1], &[]] {
+        settle.offer(listing(left), soon);
+    }
+    assert_eq!(ids(&settle), ["web-1", "web-2", "web-3"]);
+    // Slowly, or replaced by others: then they are gone.
+    let mut settle = settled();
+    settle.offer(listing(&[1, 2, 3]), now);
+    settle.offer(listing(&[1, 2]), now + SECOND * 2);
+    assert_eq!(settle.set().len(), 2);
+    let mut settle = settled();
+    settle.offer(listing(&[5, 6, 7]), now);
+    assert_eq!(ids(&settle), ["web-5", "web-6", "web-7"]);
+    // Where nothing expires.
+    let mut settle = settled().expires(false);
+    settle.offer(listing(&[1]), now);
+    assert_eq!(ids(&settle), ["web-1"]);
+}

@@ -240,6 +240,11 @@ impl Source for DnsSource {
     }
 
     /// The longest time between two polls, with its jitter, and the time that a poll may take.
+    fn expires(&self) -> bool {
+        // DNS knows no heartbeats.
+        false
+    }
+
     fn stale_after(&self) -> Duration {
         LONGEST_POLL.mul_f64(1.1) + POLL_WITHIN + Duration::from_secs(1)
     }

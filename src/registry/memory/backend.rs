@@ -101,6 +101,11 @@ impl MemorySource {
 }
 
 impl Source for MemorySource {
+    fn expires(&self) -> bool {
+        // It is in this process: heartbeats that it missed were not sent.
+        false
+    }
+
     fn read(&mut self) -> BoxFuture<'_, Result<Answer, RegistryError>> {
         Box::pin(async {
             self.shared.admit().await?;
