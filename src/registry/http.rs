@@ -178,6 +178,12 @@ struct Origin {
 }
 
 impl RegistryHttp {
+    /// Returns how many addresses there are.
+    #[cfg(feature = "etcd")]
+    pub(super) fn members(&self) -> usize {
+        self.origins.len()
+    }
+
     /// Creates a client for each origin, such as `http://127.0.0.1:8500`.
     pub(super) fn new(
         agents: impl IntoIterator<Item = (String, bool, Connector)>,

@@ -122,6 +122,7 @@ impl Backend for Etcd {
         let ttl = Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
         let holder = self.held.of(&key);
         let client = self.cluster.client_within(lease::within(ttl));
+        let client = client.impatient(lease::FIRST_WITHIN);
         let lease = EtcdLease::new(client, holder, instance, key.into_bytes(), value, ttl);
         Ok(Box::new(lease))
     }

@@ -87,9 +87,12 @@ impl Cluster {
 
     /// A client for requests that take at most this long.
     pub(super) fn client_within(self: &Arc<Self>, within: Duration) -> EtcdClient {
+        let within = within.min(self.timeout);
         EtcdClient {
             cluster: Arc::clone(self),
-            within: within.min(self.timeout),
+            within,
+            patience: within,
+            least: within,
             member: 0,
         }
     }
@@ -118,18 +121,36 @@ impl From<RegistryError> for CallError {
 pub(super) struct EtcdClient {
     cluster: Arc<Cluster>,
     within: Duration,
+    /// The time limit of the next request: `least` at first, and twice as long after each timeout, up to
+    /// `within`.
+    patience: Duration,
+    least: Duration,
     /// The member to use, modulo their number.
     member: usize,
 }
 
 impl EtcdClient {
-    /// The time limit of a request.
+    /// The longest time limit of a request.
     pub(super) fn within(&self) -> Duration {
         self.within
     }
 
+    /// Gives up a member that is silent sooner, if there is another one. A write that a follower forwards
+    /// to a leader that has just died is lost, and the follower is silent about it for 7 s, while the next
+    /// attempt succeeds as soon as there is a new leader.
+    pub(super) fn impatient(mut self, least: Duration) -> Self {
+        if self.cluster.http.members() > 1 {
+            self.least = least.min(self.within);
+            self.patience = self.least;
+        }
+        self
+    }
+
     /// Turns to the next member, where the error is about this one (ED10).
     pub(super) fn failed(&mut self, error: &RegistryError) {
+        if error.kind() == ErrorKind::Timeout {
+            self.patience = (self.patience * 2).min(self.within);
+        }
         if error.is_unreachable()
             || matches!(error.kind(), ErrorKind::Limited | ErrorKind::Malformed)
         {
@@ -192,14 +213,15 @@ impl EtcdClient {
     }
 
     fn note<T>(&mut self, outcome: Result<T, CallError>) -> Result<T, CallError> {
-        if let Err(failed) = &outcome {
-            self.failed(&failed.error);
+        match &outcome {
+            Ok(_) => self.patience = self.least,
+            Err(failed) => self.failed(&failed.error),
         }
         outcome
     }
 
     fn request(&self, path: &str, body: &Value, token: Option<HeaderValue>) -> Request {
-        let request = Request::new(Method::POST, path, self.within);
+        let request = Request::new(Method::POST, path, self.patience);
         let mut request = request.json(body.to_string());
         if path == RANGE {
             request = request.listing();
@@ -260,8 +282,8 @@ impl EtcdClient {
             let token = login.token(self).await?;
             self.attempt(path, body, token.header(), wanted).await
         };
-        timeout(self.within, both).await.unwrap_or_else(|_| {
-            let late = format!("no answer within {:?}", self.within);
+        timeout(self.patience, both).await.unwrap_or_else(|_| {
+            let late = format!("no answer within {:?}", self.patience);
             Err(RegistryError::new(ErrorKind::Timeout, late).into())
         })
     }

@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// default TTL (ER10), and below the 5 s for deregistering in all.
 const WITHIN: Duration = Duration::from_secs(4);
 
+/// The first time limit where there are several members: longer than a write takes on a busy cluster, and
+/// than an election (about 1 s with etcd's defaults), after which the next attempt succeeds.
+pub(super) const FIRST_WITHIN: Duration = Duration::from_millis(1_500);
+
 /// The time limit for a request of a registration, which leaves time for another member within the TTL
 /// (ER3).
 pub(super) fn within(ttl: Duration) -> Duration {
