@@ -6,6 +6,9 @@ pub mod defaults {}
 #[doc = include_str!("migration.md")]
 pub mod migration {}
 
+#[doc = include_str!("faults.md")]
+pub mod faults {}
+
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 

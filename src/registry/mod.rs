@@ -16,6 +16,7 @@
 //! error that keeps it from being fresh. Three states that many clients confuse are kept apart: the
 //! registry cannot be reached ([`ViewState::Stale`], with an error), it does not know the service
 //! ([`ViewState::Missing`]), or the service has no instance that may get traffic ([`ViewState::Empty`]).
+//! [`docs::faults`](crate::docs::faults) has what each failure of each registry costs a client, measured.
 
 mod connect;
 #[cfg(feature = "consul")]

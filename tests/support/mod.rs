@@ -31,6 +31,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod raw_server;
+pub mod udp;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
@@ -39,7 +40,7 @@ pub use etcd::{Etcd, EtcdCluster};
 pub use eventually::eventually;
 pub use http_backend::Backend;
 pub use http1::{Reply, RequestHead};
-pub use proxy::{FaultProxy, Mode, Rule};
+pub use proxy::{FaultProxy, Garbage, Mode, Rule, Then};
 pub use raw_server::{RawServer, Script};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{Zookeeper, ZookeeperEnsemble};

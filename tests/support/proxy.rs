@@ -41,6 +41,32 @@ pub enum Mode {
     Blackhole,
     /// Answers every connection with a reset, open ones too.
     Reset,
+    /// Forwards the first half of what the upstream sends, and then resets; not over HTTP.
+    Cut,
+    /// Writes the [garbage](FaultProxy::garble) instead of answers, on open connections at once; not over
+    /// HTTP.
+    Garble,
+}
+
+/// What a proxy writes instead of an answer.
+#[derive(Clone)]
+pub struct Garbage {
+    /// Makes the bytes from the request.
+    pub bytes: Arc<MakeGarbage>,
+    pub then: Then,
+}
+
+pub type MakeGarbage = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
+/// How a connection goes on after the garbage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Close,
+    Reset,
+    /// It stays open, and nothing more comes.
+    Hang,
+    /// The same bytes again, for as long as the client takes them.
+    Repeat,
 }
 
 /// What happens to the requests that match, or to their answers.
@@ -186,6 +212,7 @@ struct Shared {
     upstream_open: AtomicUsize,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<RequestHead>>,
+    garbage: Mutex<Option<Garbage>>,
 }
 
 impl FaultProxy {
@@ -212,6 +239,7 @@ impl FaultProxy {
             upstream_open: AtomicUsize::new(0),
             rules: Mutex::default(),
             requests: Mutex::default(),
+            garbage: Mutex::default(),
         });
         let (mode, mode_rx) = watch::channel(Mode::Pass);
         // Refuse until the first listener stands, so that waiting for Pass waits for it.
@@ -247,6 +275,14 @@ impl FaultProxy {
             .wait_for(|applied| *applied == mode)
             .await
             .expect("the proxy runs");
+    }
+
+    /// Sets what [`Mode::Garble`] writes, and begins with it.
+    pub async fn garble(&mut self, garbage: Garbage) {
+        *self.shared.garbage.lock().unwrap() = Some(garbage);
+        // So that open connections get it too, when there was other garbage before.
+        self.set(Mode::Pass).await;
+        self.set(Mode::Garble).await;
     }
 
     /// For new upstream connections.
@@ -368,7 +404,7 @@ async fn accept(
         loop {
             let now = *mode.borrow_and_update();
             match now {
-                Mode::Pass | Mode::Blackhole => {}
+                Mode::Pass | Mode::Blackhole | Mode::Cut | Mode::Garble => {}
                 // The connections see the mode as well and reset themselves.
                 Mode::Reset => while connections.join_next().await.is_some() {},
                 Mode::Refuse => break,
@@ -510,10 +546,18 @@ async fn forward_tcp(
     shared: &Arc<Shared>,
     mut mode: watch::Receiver<Mode>,
 ) -> io::Result<End> {
+    let mut garbles = mode.clone();
+    if *mode.borrow() == Mode::Garble {
+        client.fill().await?;
+        return garble(client, shared, mode).await;
+    }
     let (mut up, _count) = shared.connect().await?;
     let mut answer = vec![0; 64 * 1024];
     loop {
         tokio::select! {
+            () = becomes(&mut garbles, Mode::Garble) => {
+                return garble(client, shared, mode).await;
+            }
             n = client.fill() => {
                 if n? == 0 {
                     return Ok(End::Close);
@@ -527,9 +571,47 @@ async fn forward_tcp(
                     return Ok(End::Close);
                 }
                 flows(client, &mut mode).await?;
+                if *mode.borrow() == Mode::Cut {
+                    client.stream.write_all(&answer[..n / 2]).await?;
+                    // A reset discards what the client has not read yet.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    return Ok(End::Reset);
+                }
                 client.stream.write_all(&answer[..n]).await?;
             }
         }
+    }
+}
+
+async fn becomes(mode: &mut watch::Receiver<Mode>, wanted: Mode) {
+    let _ = mode.wait_for(|mode| *mode == wanted).await;
+}
+
+/// Writes garbage, until the client closes or the mode changes.
+async fn garble(
+    client: &mut Conn,
+    shared: &Arc<Shared>,
+    mut mode: watch::Receiver<Mode>,
+) -> io::Result<End> {
+    let garbage = shared.garbage.lock().unwrap().clone();
+    let garbage = garbage.expect("set before the mode");
+    let bytes = (garbage.bytes)(&client.take());
+    let write = async {
+        client.stream.write_all(&bytes).await?;
+        match garbage.then {
+            Then::Close => return Ok(End::Close),
+            // A reset discards what the client has not read yet.
+            Then::Reset => tokio::time::sleep(Duration::from_millis(5)).await,
+            Then::Hang => client.closed().await,
+            Then::Repeat => loop {
+                client.stream.write_all(&bytes).await?;
+            },
+        }
+        Ok(End::Reset)
+    };
+    tokio::select! {
+        end = write => end,
+        _ = mode.wait_for(|mode| *mode != Mode::Garble) => Ok(End::Close),
     }
 }
 

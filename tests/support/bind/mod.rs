@@ -79,6 +79,12 @@ impl Bind {
         let _ = fs::remove_file(self.dir.path().join("svc.test.zone.jnl"));
     }
 
+    /// Removes the zone's file. It counts from the next start.
+    pub fn lose_zone(&self) {
+        let _ = fs::remove_file(self.dir.path().join("svc.test.zone"));
+        let _ = fs::remove_file(self.dir.path().join("svc.test.zone.jnl"));
+    }
+
     /// Starts it, and waits until it has read its zone, or failed to.
     async fn restart(mut self) -> Self {
         self.run().await;

@@ -206,12 +206,17 @@ impl Agent {
 
     /// As [`restart`](Agent::restart), with the data removed in between.
     pub async fn restart_wiped(&mut self) {
+        self.wipe();
+        self.restart().await;
+    }
+
+    /// Kills the agent if it runs, and removes its data.
+    pub fn wipe(&mut self) {
         self.kill9();
         match fs::remove_dir_all(self.data_path()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("wipe: {e}"),
             _ => {}
         }
-        self.restart().await;
     }
 
     /// As [`restart`](Agent::restart), but returns while the agent still starts up.
@@ -253,7 +258,7 @@ impl Agent {
     }
 
     /// Adds to the configuration, for the next start.
-    pub(super) fn reconfigure(&mut self, config: Value) {
+    pub fn reconfigure(&mut self, config: Value) {
         merge(&mut self.spec.config, config);
     }
 

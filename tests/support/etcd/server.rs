@@ -183,12 +183,22 @@ impl Etcd {
 
     /// As [`restart`](Etcd::restart), with the data removed in between.
     pub async fn restart_wiped(&mut self) {
+        self.wipe();
+        self.restart().await;
+    }
+
+    /// Kills the server if it runs, and removes its data.
+    pub fn wipe(&mut self) {
         self.kill9();
         match fs::remove_dir_all(self.data_path()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("wipe: {e}"),
             _ => {}
         }
-        self.restart().await;
+    }
+
+    /// Of the process, which runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running server").id()
     }
 
     pub async fn wait_ready(&mut self) {
