@@ -28,7 +28,7 @@ use tower_roster::{
     BoxError,
     balance::BalanceLayer,
     classify::Grpc,
-    client::{GrpcEndpoints, Stack},
+    client::{GrpcChannel, GrpcEndpoints, Stack},
     endpoint::eject::Ejection,
     service::retry::{Replay, ShareReplay},
 };
@@ -39,7 +39,7 @@ use self::greeter::{
     greeter_server::{Greeter, GreeterServer},
 };
 use super::{
-    http::{BACKENDS, listen, watch},
+    http::{BACKENDS, listen, registry, watch},
     measure::{Effort, Samples, here, interleave, threads},
     report::{Bar, Row},
 };
@@ -160,6 +160,7 @@ pub struct Clients {
         Replay,
         ShareReplay,
     >,
+    pub channel: GrpcChannel,
 }
 
 impl Clients {
@@ -180,6 +181,7 @@ impl Clients {
                 .expect("in range")
                 .balance(watch(addresses).discover(GrpcEndpoints::new())),
             stack: stack.expect("defaults").service,
+            channel: GrpcChannel::connect(&registry(addresses), "web").expect("defaults"),
         }
     }
 
@@ -191,6 +193,7 @@ impl Clients {
             "grpc-list" => call(&self.list, callers, time, each).await,
             "grpc-balancer" => call(&self.balance, callers, time, each).await,
             "grpc-stack" => call(&self.stack, callers, time, each).await,
+            "grpc-service" => call(&self.channel, callers, time, each).await,
             _ => return None,
         })
     }
@@ -210,6 +213,8 @@ pub fn run(effort: Effort) -> Vec<Row> {
             Box::new(|| rate(runtime, &clients.balance, CALLERS, time)),
             Box::new(|| rate(runtime, &clients.stack, 1, time)),
             Box::new(|| rate(runtime, &clients.one, 1, time)),
+            Box::new(|| rate(runtime, &clients.channel, CALLERS, time)),
+            Box::new(|| rate(runtime, &clients.channel, 1, time)),
         ],
     );
     let list = allocations(runtime, &clients.list);
@@ -222,6 +227,18 @@ pub fn run(effort: Effort) -> Vec<Row> {
         Row::new("default stack, 4 backends, 1 caller", "/s", &samples[3])
             .against("one Channel", &samples[4])
             .bar(Bar::AtLeast(0.95)),
+        Row::new("GrpcChannel, 4 backends, 64 callers", "/s", &samples[5])
+            .against("the stack that it names", &samples[0])
+            .bar(Bar::AtLeast(0.97)),
+        Row::new("GrpcChannel, 4 backends, 1 caller", "/s", &samples[6])
+            .against("the stack that it names", &samples[3])
+            .bar(Bar::AtLeast(0.97)),
+        Row::new(
+            "allocations of a call, GrpcChannel",
+            "",
+            &allocations(runtime, &clients.channel),
+        )
+        .against("Channel::balance_list", &list),
         Row::new(
             "allocations of a call, default stack",
             "",

@@ -77,7 +77,7 @@ where
 }
 
 /// Lists these addresses.
-fn registry(addresses: &[String]) -> Registry {
+pub fn registry(addresses: &[String]) -> Registry {
     let registry = registry::connect(&format!("fixed:{}", addresses.join(",")));
     registry.expect("a list")
 }

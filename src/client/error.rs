@@ -136,6 +136,17 @@ impl HttpError {
         }
     }
 
+    /// The key and the address of the endpoint, as messages show them. Where the registry has no ids, the
+    /// address is the key.
+    pub(super) fn endpoint(&self) -> impl fmt::Display {
+        let Place { key, address, .. } = &*self.place;
+        let (key, address) = (key.to_string(), address.to_string());
+        match key == address {
+            true => key,
+            false => format!("{key} ({address})"),
+        }
+    }
+
     /// The endpoint that the request was for.
     pub fn key(&self) -> &Key {
         &self.place.key
@@ -188,8 +199,7 @@ impl HttpError {
 
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { key, address, .. } = &*self.place;
-        write!(f, "endpoint {key} ({address}): ")?;
+        write!(f, "endpoint {}: ", self.endpoint())?;
         match &self.kind {
             HttpErrorKind::Connect => f.write_str("no connection"),
             #[cfg(any(feature = "http2", feature = "tonic"))]

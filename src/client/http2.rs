@@ -158,7 +158,7 @@ pub(super) enum Failure<B> {
 
 /// Why there is no connection, for each request that waited for it.
 #[derive(Clone, Debug)]
-struct NoConnection(Arc<BoxError>);
+pub(super) struct NoConnection(Arc<BoxError>);
 
 impl<B> Http2<B>
 where

@@ -1,4 +1,4 @@
-//! Clients of a service: the [`HttpService`], the [`Stack`] of balancer and layers that it is made of, and
+//! Clients of a service: the [`HttpService`] and the `GrpcChannel`, the [`Stack`] of balancer and layers that it is made of, and
 //! endpoints for HTTP and gRPC.
 
 #[cfg(feature = "http")]
@@ -11,6 +11,8 @@ mod error;
 mod grpc;
 #[cfg(feature = "tonic")]
 mod grpc_call;
+#[cfg(feature = "tonic")]
+mod grpc_channel;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "http")]
@@ -65,5 +67,6 @@ pub use self::{
 pub use self::{
     grpc::GrpcEndpoints,
     grpc_call::{GrpcClient, GrpcFuture},
+    grpc_channel::{GrpcChannel, GrpcChannelFuture, GrpcTemplate},
     status::{StatusFuture, StatusLayer, WithStatus, to_status},
 };

@@ -14,13 +14,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use pin_project::pin_project;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::{HttpError, http2::NoConnection};
 use crate::{
-    error::{BoxError, causes, in_one_line},
+    balance::BalanceError,
+    classify::{NotSent, Unsent},
+    error::{BoxError, causes, find, in_one_line},
     service::of_one,
+    text::Escaped,
 };
 
 /// Converts every error to a [`Status`], as [`to_status`] does. An error of `poll_ready` is
@@ -66,6 +71,12 @@ pub struct WithStatus<S> {
     inner: S,
     /// The error of the last `poll_ready`.
     unready: Option<Status>,
+}
+
+impl<S> WithStatus<S> {
+    pub(super) fn inner(&self) -> &S {
+        &self.inner
+    }
 }
 
 impl<S: Clone> Clone for WithStatus<S> {
@@ -134,21 +145,69 @@ where
 /// A status of the endpoint's stays as it is. Any other error gets the status of its
 /// [kind](crate::RequestErrorKind), or if the kind is not known the one that tonic gives it, mostly
 /// `UNKNOWN`.
+///
+/// The message names the service or the endpoint and the cause, each once.
 pub fn to_status(error: impl Into<BoxError>) -> Status {
     let error = error.into();
-    let error = match code(&*error) {
-        Some(code) => {
-            let mut status = Status::new(code, in_one_line(&*error));
-            status.set_source(Arc::from(error));
-            return status;
-        }
-        None => error,
-    };
+    if let Some(code) = code(&*error) {
+        let mut status = Status::new(code, message(&*error));
+        status.set_source(Arc::from(error));
+        return status;
+    }
+    // A status that an endpoint of this crate made, of a call that got no response.
+    let made = find::<HttpError>(&*error).and_then(|error| find::<Status>(error));
+    if let Some(made) = made {
+        let mut status = Status::with_details_and_metadata(
+            made.code(),
+            message(&*error),
+            Bytes::copy_from_slice(made.details()),
+            made.metadata().clone(),
+        );
+        status.set_source(Arc::from(error));
+        return status;
+    }
     Status::try_from_error(error).unwrap_or_else(|error| {
         let mut status = Status::unknown(in_one_line(&*error));
         status.set_source(Arc::from(error));
         status
     })
+}
+
+/// The messages of an error and its causes, without those that repeat another one: several layers name the
+/// endpoint, and several say that there was no connection or that the call was not sent.
+fn message(error: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let has_endpoint = find::<HttpError>(error).is_some();
+    let has_status = find::<Status>(error).is_some();
+    for error in causes(error) {
+        let balance = error.downcast_ref::<BalanceError>();
+        let is_told = error.is::<Unsent>()
+            || error.is::<NotSent>()
+            || error.is::<NoConnection>()
+            || error.is::<tonic::ConnectError>();
+        if balance.is_some_and(|error| has_endpoint && error.key().is_some())
+            || (is_told && !parts.is_empty())
+        {
+            continue;
+        }
+        let part = match (
+            error.downcast_ref::<Status>(),
+            error.downcast_ref::<HttpError>(),
+        ) {
+            (Some(status), _) => status.message().to_owned(),
+            (None, Some(error)) if has_status => format!("endpoint {}", error.endpoint()),
+            _ => error.to_string(),
+        };
+        let part = Escaped(&part).to_string();
+        if parts.last() != Some(&part) {
+            parts.push(part);
+        }
+        // Its causes are what the status was made of.
+        if error.is::<Status>() {
+            break;
+        }
+    }
+    parts.join(": ")
 }
 
 /// The status code of an error; `None` leaves it to tonic. The first error in the chain of sources that can

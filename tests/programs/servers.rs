@@ -121,9 +121,11 @@ mod grpc {
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     };
 
-    use tower::Layer as _;
+    use tokio::task::{JoinHandle, JoinSet};
+    use tonic::Status;
     use tower_roster::{
-        client::{GrpcEndpoints, Stack, StatusLayer},
+        balance::EndpointState,
+        client::{GrpcChannel, Stack},
         registry,
     };
 
@@ -131,6 +133,67 @@ mod grpc {
         hello::{HelloRequest, greeter_client::GreeterClient},
         *,
     };
+    use crate::kit::run;
+
+    /// 300 calls a second.
+    struct Calls {
+        stop: Arc<AtomicBool>,
+        answered: Arc<AtomicUsize>,
+        load: JoinHandle<Vec<Result<(), Status>>>,
+    }
+
+    impl Calls {
+        fn start(channel: GrpcChannel) -> Self {
+            let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+            let client = GreeterClient::new(channel);
+            let (stopped, count) = (Arc::clone(&stop), Arc::clone(&answered));
+            let load = tokio::spawn(async move {
+                let mut calls = JoinSet::new();
+                let mut turn = tokio::time::interval(Duration::from_micros(3_333));
+                while !stopped.load(Relaxed) {
+                    turn.tick().await;
+                    let (mut client, count) = (client.clone(), Arc::clone(&count));
+                    calls.spawn(async move {
+                        let name = String::from("you");
+                        client.say_hello(HelloRequest { name }).await?;
+                        count.fetch_add(1, Relaxed);
+                        Ok(())
+                    });
+                }
+                calls.join_all().await
+            });
+            Self {
+                stop,
+                answered,
+                load,
+            }
+        }
+
+        async fn more(&self, calls: usize) {
+            let goal = self.answered.load(Relaxed) + calls;
+            eventually(SOON, "more calls", || async {
+                self.answered.load(Relaxed) >= goal
+            })
+            .await;
+        }
+
+        /// Returns their number; none may have failed.
+        async fn finish(self) -> usize {
+            self.stop.store(true, Relaxed);
+            let calls = self.load.await.expect("no panic");
+            let failed: Vec<_> = calls
+                .iter()
+                .filter_map(|call| call.as_ref().err())
+                .collect();
+            assert!(
+                failed.is_empty(),
+                "{} of {}: {failed:?}",
+                failed.len(),
+                calls.len()
+            );
+            calls.len()
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn tonic_servers_are_restarted_without_losing_a_call() {
@@ -138,54 +201,72 @@ mod grpc {
         let agent = Agent::shared().await;
         let mut replicas = Replicas::start("tonic_server", &agent).await;
         let registry = registry::connect(&replicas.url).expect("a registry");
-        let watch = registry.watch(&*replicas.service).expect("a watch");
         // No call may be repeated: each must reach a server that answers it.
-        let stack = Stack::grpc().build(watch.discover(GrpcEndpoints::new()));
-        let client = GreeterClient::new(StatusLayer.layer(stack.expect("defaults").service));
-
-        let (stop, answered) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&answered));
-        let load = tokio::spawn(async move {
-            let mut calls = tokio::task::JoinSet::new();
-            let mut turn = tokio::time::interval(Duration::from_micros(3_333));
-            while !stopped.load(Relaxed) {
-                turn.tick().await;
-                let (mut client, count) = (client.clone(), Arc::clone(&count));
-                calls.spawn(async move {
-                    let name = String::from("you");
-                    client.say_hello(HelloRequest { name }).await?;
-                    count.fetch_add(1, Relaxed);
-                    Ok::<_, tonic::Status>(())
-                });
-            }
-            calls.join_all().await
-        });
-        let sent = async || {
-            let goal = answered.load(Relaxed) + 300;
-            eventually(SOON, "300 calls more", || async {
-                answered.load(Relaxed) >= goal
-            })
+        let channel = GrpcChannel::connect(&registry, &*replicas.service);
+        let calls = Calls::start(channel.expect("a watch"));
+        replicas
+            .restart(&agent, async || calls.more(300).await)
             .await;
-        };
-        replicas.restart(&agent, sent).await;
-        stop.store(true, Relaxed);
-        let calls = load.await.expect("no panic");
-        let failed: Vec<_> = calls
-            .iter()
-            .filter_map(|call| call.as_ref().err())
-            .collect();
-        assert!(
-            failed.is_empty(),
-            "{} of {}: {failed:?}",
-            failed.len(),
-            calls.len()
-        );
+        println!("tonic_server: {} calls, none lost", calls.finish().await);
         for (_, program) in &mut replicas.running {
             program.stop().await;
         }
-        println!("tonic_server: {} calls, none lost", calls.len());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_killed_server_costs_no_call_that_may_be_repeated() {
+        need_consul!();
+        let agent = Agent::shared().await;
+        let mut replicas = Replicas::start("tonic_server", &agent).await;
+        let registry = registry::connect(&replicas.url).expect("a registry");
+        let stack = Stack::grpc().repeatable("helloworld.Greeter");
+        let channel = stack.connect(&registry, &*replicas.service);
+        let channel = channel.expect("a watch");
+        let handle = channel.handle().clone();
+        let calls = Calls::start(channel);
+        for at in 0..3 {
+            calls.more(300).await;
+            replicas.running[at].1.kill();
+            // Consul still lists it, until its TTL of 10 s has passed.
+            eventually(SOON, "it leaves the rotation by itself", || async {
+                let endpoints = handle.endpoints().await.expect("it runs");
+                endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.state == EndpointState::Ejected)
+            })
+            .await;
+            calls.more(300).await;
+            replicas.running[at].1 = replicas.replica(&replicas.running[at].0);
+            eventually(SOON, "it is back", || async {
+                let endpoints = handle.endpoints().await.expect("it runs");
+                endpoints.iter().all(|endpoint| {
+                    [EndpointState::Active, EndpointState::Warming].contains(&endpoint.state)
+                })
+            })
+            .await;
+        }
+        println!(
+            "killed three times: {} calls, none lost",
+            calls.finish().await
+        );
+    }
+
+    #[tokio::test]
+    async fn the_client_of_the_readme_calls_a_server_in_consul() {
+        need_consul!();
+        let agent = Agent::shared().await;
+        let replicas = Replicas::start("tonic_server", &agent).await;
+        let end = run("grpc_client", &[&replicas.url, &replicas.service, "world"]).await;
+        assert_eq!(
+            (end.code, &*end.stdout),
+            (Some(0), "hello, world\n"),
+            "{end:?}"
+        );
+        let end = run("grpc_client", &[&replicas.url, "nobody", "world"]).await;
+        assert_eq!(end.code, Some(1));
+        assert!(
+            end.stderr.contains("nobody") && end.stderr.contains("no such service"),
+            "{end:?}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod channel;
 mod connections;
 mod deadline;
 #[cfg(feature = "http2")]

@@ -20,7 +20,7 @@ use tower::Service;
 use crate::{client::response_body::ResponseBody, error::BoxError};
 
 /// A stack whose type is hidden.
-pub(super) trait ErasedStack<B>: Send + Sync {
+pub(in crate::client) trait ErasedStack<B>: Send + Sync {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
     fn call(&mut self, request: Request<B>) -> Answering;
@@ -28,7 +28,7 @@ pub(super) trait ErasedStack<B>: Send + Sync {
     fn boxed_clone(&self) -> Box<dyn ErasedStack<B>>;
 }
 
-pub(super) type Answering =
+pub(in crate::client) type Answering =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, BoxError>> + Send>>;
 
 impl<S, B, R> ErasedStack<B> for S

@@ -111,7 +111,11 @@ struct About {
 }
 
 impl<B> HttpService<B> {
-    fn new(service: Arc<str>, stack: impl ErasedStack<B> + 'static, handles: Handles) -> Self {
+    pub(in crate::client) fn new(
+        service: Arc<str>,
+        stack: impl ErasedStack<B> + 'static,
+        handles: Handles,
+    ) -> Self {
         Self {
             stack: Box::new(stack),
             about: BalanceShared::new(Arc::new(About { service, handles })),

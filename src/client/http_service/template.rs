@@ -11,6 +11,7 @@ use tower::Service;
 use super::HttpService;
 use crate::{
     balance::policy::Policy,
+    classify::Http,
     client::{
         http::HttpEndpoints,
         http_client::HttpClient,
@@ -34,6 +35,16 @@ pub struct HttpTemplate<B = Full<Bytes>> {
 type Make<B> = dyn Fn(Watch) -> Result<HttpService<B>, ConfigError> + Send + Sync;
 
 impl<B> HttpTemplate<B> {
+    pub(in crate::client) fn new(
+        settings: impl fmt::Debug + Send + Sync + 'static,
+        make: impl Fn(Watch) -> Result<HttpService<B>, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            make: Arc::new(make),
+            settings: Arc::new(settings),
+        }
+    }
+
     /// Makes the client of a service. It sends nothing to the service yet, and does not wait for the registry:
     /// the first request waits until the endpoints are known.
     ///
@@ -91,15 +102,14 @@ impl HttpService {
     }
 }
 
-impl<P, C, R, H, W, K, T> Stack<P, C, R, H, W, K, T>
+impl<P, R, H, W, K, T> Stack<P, Http, R, H, W, K, T>
 where
     P: Policy + Clone + fmt::Debug,
-    C: Clone + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
     H: Clone + Send + Sync + 'static,
     W: Clone + Send + Sync + 'static,
     K: Clone + fmt::Debug + Send + Sync + 'static,
-    T: Reporting<C> + fmt::Debug + Sync,
+    T: Reporting<Http> + fmt::Debug + Sync,
 {
     /// Makes the client of a service over HTTP/1.1 without TLS; [`over`](Self::over) sets other endpoints.
     ///
@@ -112,7 +122,7 @@ where
     ) -> Result<HttpService<B>, RegistryError>
     where
         T::Endpoint<HttpClient<X>>: Send + Sync + 'static,
-        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, C, R, H, W>, C>,
+        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, Http, R, H, W>, Http>,
         T::Client<K::Service>:
             Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
         <T::Client<K::Service> as Service<Request<B>>>::Error: Into<BoxError>,
@@ -130,7 +140,7 @@ where
     pub fn over<X, B, A>(self, endpoints: HttpEndpoints<X>) -> HttpTemplate<B>
     where
         T::Endpoint<HttpClient<X>>: Send + Sync + 'static,
-        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, C, R, H, W>, C>,
+        K: Outermost<Stacked<T::Endpoint<HttpClient<X>>, P, Http, R, H, W>, Http>,
         T::Client<K::Service>:
             Service<Request<B>, Response = Response<A>> + Clone + Send + Sync + 'static,
         <T::Client<K::Service> as Service<Request<B>>>::Error: Into<BoxError>,
@@ -141,8 +151,8 @@ where
         A: Body<Data = Bytes> + Send + Sync + 'static,
         A::Error: Into<BoxError>,
     {
-        let settings = Arc::new((self.clone(), endpoints.clone()));
-        let make = move |watch: Watch| {
+        let settings = (self.clone(), endpoints.clone());
+        HttpTemplate::new(settings, move |watch| {
             let service = Arc::clone(watch.query().service());
             let discover = watch.discover(endpoints.clone());
             let Built {
@@ -150,10 +160,6 @@ where
                 handles,
             } = self.clone().named(&service).build(discover)?;
             Ok(HttpService::new(service, stack, handles))
-        };
-        HttpTemplate {
-            make: Arc::new(make),
-            settings,
-        }
+        })
     }
 }

@@ -148,6 +148,9 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         telemetry: &T,
     ) -> Result<Built<T::Client<K::Service>>, ConfigError> {
         let mut settings = self.settings;
+        if let Some(error) = settings.refused {
+            return Err(error);
+        }
         if let Some(timeout) = settings.timeout {
             let above_zero = Duration::from_nanos(1)..;
             check_range("stack.timeout", timeout, above_zero)?;

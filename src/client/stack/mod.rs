@@ -10,6 +10,9 @@ pub use self::{
 
 use std::{fmt, time::Duration};
 
+use crate::error::ConfigError;
+#[cfg(feature = "tonic")]
+use crate::service::retry::{GrpcReplay, Repeatable};
 #[cfg(feature = "http")]
 use crate::service::retry::{Replay, ShareReplay};
 use crate::{
@@ -161,6 +164,8 @@ struct LayerSettings {
     timeout: Option<Duration>,
     shared_budget: Option<RetryBudget>,
     seed: Option<u64>,
+    /// A setting that cannot be used; `build` returns it.
+    refused: Option<ConfigError>,
 }
 
 #[cfg(feature = "http")]
@@ -177,7 +182,8 @@ impl Stack<DefaultPolicy, crate::classify::Http, Replay, ShareReplay> {
 impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     /// For gRPC: the status decides, also when the trailers carry it. No call is known to be
     /// idempotent. So only a call that was certainly not sent is repeated, [when its error returns
-    /// it](Replay::reclaiming); [`reissue`](Self::reissue) sets which other calls may be. The
+    /// it](Replay::reclaiming); [`repeatable`](Self::repeatable) sets which other calls may be.
+    /// [`connect`](Self::connect) makes a [`GrpcChannel`](crate::client::GrpcChannel) of it. The
     /// endpoints get `http::Request<ReplayBody<tonic::body::Body>>`, as
     /// [`GrpcEndpoints`](crate::client::GrpcEndpoints) accept it. A
     /// [`StatusLayer`](crate::client::StatusLayer) around the stack converts errors that tonic does
@@ -209,6 +215,40 @@ impl Stack<DefaultPolicy, crate::classify::Grpc, Replay, ShareReplay> {
     }
 }
 
+#[cfg(feature = "tonic")]
+impl<P, R, H, W, K, T> Stack<P, crate::classify::Grpc, R, H, W, K, T> {
+    /// Sets which calls may be carried out twice, for retries and hedges: all methods of a service
+    /// (`"helloworld.Greeter"`), a method (`"helloworld.Greeter/SayHello"`), an array of them, or
+    /// those of [a predicate](crate::service::retry::Repeatable::when). None by default. It replaces
+    /// what was set before.
+    ///
+    /// # Examples
+    /// ```
+    /// use tower_roster::{client::Stack, service::retry::Repeatable};
+    ///
+    /// let stack = Stack::grpc().repeatable(["helloworld.Greeter", "users.Users/Get"]);
+    /// let all = Stack::grpc().repeatable(Repeatable::when(|_| true));
+    /// ```
+    pub fn repeatable(
+        mut self,
+        calls: impl Into<Repeatable>,
+    ) -> Stack<P, crate::classify::Grpc, GrpcReplay, ShareReplay, W, K, T> {
+        let calls = calls.into();
+        self.layers.settings.refused = calls.validate().err();
+        Stack {
+            balance: self.balance,
+            layers: Layers {
+                classify: self.layers.classify,
+                hedge_reissue: GrpcReplay::new(calls.clone()).hedge(),
+                reissue: GrpcReplay::new(calls),
+                settings: self.layers.settings,
+            },
+            breaker: self.breaker,
+            telemetry: self.telemetry,
+        }
+    }
+}
+
 impl<C: Clone> Stack<DefaultPolicy, C> {
     /// For requests that are `Clone` and may all be repeated, judged by `classify`.
     pub fn cloned(classify: C) -> Self {
@@ -232,6 +272,7 @@ impl<C: Clone, R: Hedgeable> Stack<DefaultPolicy, C, R, R::Hedge> {
                     timeout: Some(TIMEOUT),
                     shared_budget: None,
                     seed: None,
+                    refused: None,
                 },
             },
             breaker: NoBreaker,

@@ -78,6 +78,33 @@ impl Replay {
         self.idempotent = idempotent;
         self
     }
+
+    /// Prepares a request of which it is known whether it may be carried out twice.
+    #[inline]
+    pub(super) fn prepare_as<B: Body>(
+        &self,
+        idempotent: bool,
+        head: Parts,
+        body: B,
+    ) -> (Request<ReplayBody<B>>, Option<HttpSpare<B>>) {
+        if !idempotent && self.reclaims {
+            let request = Request::from_parts(head, ReplayBody::once(body));
+            return (request, Some(HttpSpare(HttpCopy::Returns)));
+        }
+        // Frames are kept also if the request is repeated only when it was not processed: an HTTP/2
+        // server may refuse it after it has received the body.
+        let (mut body, replayer) = ReplayBody::new(body, self.limit);
+        let copy = Arc::new(head.clone());
+        if idempotent {
+            body = body.with_head(&copy);
+        }
+        let spare = HttpCopy::Copy {
+            head: copy,
+            replayer,
+            idempotent,
+        };
+        (Request::from_parts(head, body), Some(HttpSpare(spare)))
+    }
 }
 
 /// Whether the method is idempotent (RFC 9110, section 9.2.2).
@@ -119,23 +146,7 @@ impl<B: Body + 'static> Reissue<Request<B>> for Replay {
     fn prepare(&self, request: Request<B>) -> (Self::Request, Option<Self::Spare>) {
         let (head, body) = request.into_parts();
         let idempotent = (self.idempotent)(&head);
-        if !idempotent && self.reclaims {
-            let request = Request::from_parts(head, ReplayBody::once(body));
-            return (request, Some(HttpSpare(HttpCopy::Returns)));
-        }
-        // Frames are kept also if the request is repeated only when it was not processed: an HTTP/2
-        // server may refuse it after it has received the body.
-        let (mut body, replayer) = ReplayBody::new(body, self.limit);
-        let copy = Arc::new(head.clone());
-        if idempotent {
-            body = body.with_head(&copy);
-        }
-        let spare = HttpCopy::Copy {
-            head: copy,
-            replayer,
-            idempotent,
-        };
-        (Request::from_parts(head, body), Some(HttpSpare(spare)))
+        self.prepare_as(idempotent, head, body)
     }
 
     fn is_idempotent(&self, spare: &Self::Spare) -> bool {

@@ -43,6 +43,8 @@ mod again;
 mod budget;
 mod error;
 mod future;
+#[cfg(feature = "tonic")]
+mod grpc;
 #[cfg(feature = "http")]
 mod http;
 mod kept;
@@ -70,6 +72,8 @@ pub use self::{
     replay::{ReplayBody, ReplayError},
 };
 
+#[cfg(feature = "tonic")]
+pub use self::grpc::{GrpcReplay, Repeatable};
 #[cfg(feature = "tonic")]
 pub(crate) use self::http::LIMIT;
 
