@@ -5,11 +5,11 @@
 //! wait for it at the same time: a bare `GET …?index=N` over one hyper connection, stamped when its
 //! last byte has arrived, and the crate's whole way up to the `Change` that tower's balancer
 //! would get. Reported is the difference of the two, median and spread. Then 500 services are watched on
-//! an agent as it is by default, and one of 5,000 instances. With the feature `etcd`, changes are compared
-//! on etcd too, with few instances and many. Needs a Consul binary (`tests/run.sh` gets one) and one of
-//! etcd; says so when there is none.
+//! an agent as it is by default, and one of 5,000 instances. With the features `etcd` and `zookeeper`,
+//! changes are compared on those too, with few instances and many. Needs their servers (`tests/run.sh`
+//! gets them); says so when there is none.
 //!
-//! `cargo bench --bench visibility --features etcd`
+//! `cargo bench --bench visibility --features etcd,zookeeper`
 
 #![allow(unreachable_pub, reason = "a program has no public items")]
 
@@ -59,6 +59,13 @@ fn main() {
     #[cfg(feature = "etcd")]
     for instances in [20, if once { 100 } else { 10_000 }] {
         runtime.block_on(etcd(instances, if once { 3 } else { 200 }));
+    }
+    #[cfg(feature = "zookeeper")]
+    {
+        for instances in [20, if once { 100 } else { 10_000 }] {
+            runtime.block_on(zookeeper::changes(instances, if once { 3 } else { 200 }));
+        }
+        runtime.block_on(zookeeper::many_watches(if once { 20 } else { 1_000 }));
     }
     let time = Duration::from_secs(if once { 1 } else { 20 });
     runtime.block_on(many_services(if once { 20 } else { 500 }, time));
@@ -149,19 +156,21 @@ fn entry(index: usize) -> [serde_json::Value; 3] {
     ]
 }
 
+/// The processor's time that this process has used.
+fn processor() -> Duration {
+    let spent = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    spent.expect("a clock").into()
+}
+
 fn config(agent: &support::Agent) -> ConsulConfig {
     ConsulConfig::new(agent.url())
 }
 
 /// The processor's time of this process while nothing happens.
 async fn share_of_a_core(time: Duration) -> f64 {
-    let spent = || -> Duration {
-        let spent = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
-        spent.expect("a clock").into()
-    };
-    let (before, began) = (spent(), Instant::now());
+    let (before, began) = (processor(), Instant::now());
     tokio::time::sleep(time).await;
-    (spent() - before).as_secs_f64() / began.elapsed().as_secs_f64()
+    (processor() - before).as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 async fn run(rounds: usize) {
@@ -189,12 +198,13 @@ async fn run(rounds: usize) {
         _ => agent.deregister_service("extra").await,
     };
     let title = "a bare blocking query of Consul returned";
-    compare(title, rounds, act, &mut discover, &mut bare).await;
+    compare(title, 2, rounds, act, &mut discover, &mut bare).await;
 }
 
 /// Prints how much later the `Discover` sees a change than a bare watch.
 async fn compare<D>(
     title: &str,
+    bar: u32,
     rounds: usize,
     act: impl AsyncFn(usize),
     discover: &mut Pin<Box<D>>,
@@ -224,7 +234,7 @@ async fn compare<D>(
     println!("\n| visible in the Discover after {title} | ms |");
     println!("|---|---|");
     println!(
-        "| median of {rounds} changes | {:.3} (bar: 2) |",
+        "| median of {rounds} changes | {:.3} (bar: {bar}) |",
         quantile(0.5)
     );
     println!(
@@ -280,13 +290,184 @@ async fn etcd(instances: usize, rounds: usize) {
         _ => etcd.delete("/services/web/extra").await,
     };
     let title = format!("a bare watch of etcd did, {instances} instances");
-    compare(&title, rounds, act, &mut discover, &mut bare).await;
+    compare(&title, 2, rounds, act, &mut discover, &mut bare).await;
     let bytes = (sent().await - before) / rounds as f64;
     println!(
         "| first set | {:.0} (bar: 1000) |",
         listed.as_secs_f64() * 1e3
     );
     println!("| bytes of one change, for both watches | {bytes:.0} |");
+}
+
+/// The same on ZooKeeper: additions, beside a bare watch of the list; and what many watches cost.
+#[cfg(feature = "zookeeper")]
+mod zookeeper {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    fn record(id: &str) -> Vec<u8> {
+        let instance = Instance::new("web", id, "10.0.0.7:8080".parse().expect("one"));
+        registry::record::encode(&instance, 1)
+    }
+
+    pub(crate) async fn changes(instances: usize, rounds: usize) {
+        if support::zookeeper::binary().is_none() {
+            println!("ZooKeeper: not run, because there is none (tests/run.sh gets one)");
+            return;
+        }
+        let server = support::Zookeeper::server().await;
+        let client = Arc::new(server.client().await);
+        let nodes = (0..instances).map(|id| format!("web-{id:05}"));
+        let nodes = nodes.map(|id| (id.clone(), record(&id)));
+        client.put_all("/services/web", nodes).await;
+        let (stamps, mut bare) = mpsc::unbounded_channel();
+        tokio::spawn(bare_list(server.client().await, stamps));
+        let (addr, bytes) = counting(server.addr()).await;
+        let registry = registry::connect(&format!("zk://{addr}")).expect("a URL");
+        let (began, before) = (Instant::now(), processor());
+        let mut watch = registry.watch("web").expect("a watch");
+        let listed = watch.wait_for(|view| view.instances.len() == instances);
+        let listed = timeout(PATIENCE, listed).await.expect("the list in time");
+        listed.expect("the runtime runs");
+        let (listed, spent) = (began.elapsed(), processor() - before);
+        let first = bytes.swap(0, Relaxed);
+        let discover = watch.discover(|_: &Instance| Ok::<_, Infallible>(()));
+        let mut discover = Box::pin(discover.fuse());
+        for _ in 0..instances {
+            change(&mut discover).await;
+        }
+        let requests = || server.metric("zk_packets_received");
+        let (before, requests_before) = (processor(), requests());
+        let act = async |round: usize| {
+            let path = format!("/services/web/extra-{round:03}");
+            client
+                .put(&path, record(&format!("extra-{round:03}")))
+                .await;
+        };
+        let title = format!("a bare watch of ZooKeeper did, {instances} instances");
+        compare(&title, 5, rounds, act, &mut discover, &mut bare).await;
+        let each = |all: f64| all / rounds as f64;
+        println!(
+            "| first set | {:.0} (bar: 1000) |",
+            listed.as_secs_f64() * 1e3
+        );
+        println!(
+            "| processor, bytes of the first set | {:.0}, {first} |",
+            spent.as_secs_f64() * 1e3
+        );
+        println!(
+            "| bytes of one change | {:.0} |",
+            each(bytes.load(Relaxed) as f64)
+        );
+        println!(
+            "| requests of one change, with those of the bare watch and of the writer | {:.1} |",
+            each(requests() - requests_before)
+        );
+        println!(
+            "| processor of one change, of all three | {:.2} |",
+            each((processor() - before).as_secs_f64() * 1e3)
+        );
+    }
+
+    pub(crate) async fn many_watches(services: usize) {
+        if support::zookeeper::binary().is_none() {
+            return;
+        }
+        let server = support::Zookeeper::server().await;
+        let client = server.client().await;
+        for service in 0..services {
+            let path = format!("/services/service-{service:04}/web-1");
+            client.put(&path, record("web-1")).await;
+        }
+        let registry = registry::connect(&format!("zk://{}", server.addr())).expect("a URL");
+        let before = resident();
+        let began = Instant::now();
+        let mut watches: Vec<_> = (0..services)
+            .map(|service| {
+                let watch = registry.watch(format!("service-{service:04}"));
+                watch.expect("a watch")
+            })
+            .collect();
+        let live = watches
+            .iter_mut()
+            .map(|watch| watch.wait_for(|view| view.state == ViewState::Live));
+        timeout(6 * PATIENCE, join_all(live))
+            .await
+            .expect("all are live in time");
+        println!("\n| {services} services on ZooKeeper | measured |");
+        println!("|---|---|");
+        println!(
+            "| all live after | {:.2} s |",
+            began.elapsed().as_secs_f64()
+        );
+        let each = (resident() - before) / services as f64;
+        println!("| memory of one watch, with its instance | {each:.1} KiB |");
+        println!(
+            "| watches that the server holds for one | {:.1} |",
+            server.watches() / services as f64
+        );
+    }
+
+    /// The memory of this process, in KiB.
+    fn resident() -> f64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.trim().split(' ').next());
+        number.and_then(|number| number.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// The least that any client must do: list, and wait for the event.
+    async fn bare_list(client: support::zookeeper::Client, stamps: mpsc::UnboundedSender<Instant>) {
+        loop {
+            let armed = client.raw().get_and_watch_children("/services/web").await;
+            let (_, _, watcher) = armed.expect("a list");
+            watcher.changed().await;
+            if stamps.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Counts the bytes of both directions on the way to a server.
+    async fn counting(server: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<AtomicU64>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let bytes = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&bytes);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(server).await else {
+                    continue;
+                };
+                for stream in [&near, &far] {
+                    stream.set_nodelay(true).expect("a socket");
+                }
+                let (near, far) = (near.into_split(), far.into_split());
+                for (mut from, mut to) in [(near.0, far.1), (far.0, near.1)] {
+                    let count = Arc::clone(&count);
+                    tokio::spawn(async move {
+                        let mut buffer = vec![0; 64 << 10];
+                        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                            count.fetch_add(length as u64, Relaxed);
+                            if to.write_all(&buffer[..length]).await.is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        (addr, bytes)
+    }
 }
 
 /// The least that any client of etcd must do: open a watch, and read its lines.

@@ -26,7 +26,7 @@ use tower_roster::{balance::policy, registry::Query};
 #[command(
     name = "call",
     after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    dns://server/name:port, rest://host:port, fixed:host:port,host:port"
+    zk://host:port, dns://server/name:port, rest://host:port, fixed:host:port,host:port"
 )]
 struct Args {
     /// The registry, as a URL.
@@ -97,7 +97,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     if args.url.starts_with("memory:") {
         return Err(common::Failure::usage(
             "memory: lives within one process, and nobody else can register in this one; \
-             consul:, etcd:, rest: and fixed: can be called",
+             consul:, etcd:, zk:, rest: and fixed: can be called",
         ));
     }
     let registry = common::connect(&args.url)?;

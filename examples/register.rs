@@ -20,7 +20,7 @@ use tower_roster::{
 #[command(
     name = "register",
     after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    rest://host:port"
+    zk://host:port, rest://host:port"
 )]
 struct Args {
     /// The registry, as a URL.

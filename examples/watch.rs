@@ -23,7 +23,7 @@ use tower_roster::{
 #[command(
     name = "watch",
     after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    dns://server/name:port, rest://host:port, fixed:host:port,host:port"
+    zk://host:port, dns://server/name:port, rest://host:port, fixed:host:port,host:port"
 )]
 struct Args {
     /// The registry, as a URL.

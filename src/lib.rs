@@ -60,7 +60,7 @@
 //! # Where to read on
 //! - [`registry`] explains how registries are watched, and what a [`View`](registry::View) guarantees
 //!   when they fail. The backends are [`registry::consul`], [`registry::memory`] and [`registry::rest`],
-//!   and with their features `registry::dns` and `registry::etcd`.
+//!   and with their features `registry::dns`, `registry::etcd` and `registry::zookeeper`.
 //! - [`discover`] and [`endpoint`] connect to tower, [`client`] to hyper.
 //! - [`balance`] is the balancer, with its [policies](balance::policy) and its
 //!   [topology](balance::topology).

@@ -345,6 +345,51 @@ fn so_are_the_settings_of_etcd() {
     }
 }
 
+#[cfg(feature = "zookeeper")]
+#[test]
+fn so_are_the_settings_of_zookeeper() {
+    use tower_roster::registry::{
+        record::RecordFormat,
+        zookeeper::{ZookeeperAcl, ZookeeperSettings},
+    };
+
+    let one = || ZookeeperSettings::from_url("zk://127.0.0.1").unwrap();
+    assert_eq!(
+        one(),
+        ZookeeperSettings::new(["127.0.0.1:2181".parse().unwrap()])
+    );
+    for other in [
+        one().chroot("/app"),
+        one().prefix("/other"),
+        one().user("a", "b"),
+        one().user("a", "b").acl(ZookeeperAcl::Creator),
+        one().session_timeout(Duration::from_secs(16)),
+        one().timeout(Duration::from_secs(1)),
+        one().format(RecordFormat::new().dubbo(true)),
+    ] {
+        assert_ne!(other, one());
+        assert_eq!(other.clone(), other);
+        assert!(other.build().is_ok());
+    }
+    let millis = Duration::from_millis;
+    for (settings, field) in [
+        (ZookeeperSettings::new([]), "zookeeper.servers"),
+        (
+            one().session_timeout(millis(999)),
+            "zookeeper.session_timeout",
+        ),
+        (one().timeout(ZERO), "zookeeper.timeout"),
+        (one().chroot("a//b"), "zookeeper.chroot"),
+        (one().prefix("a\nb"), "zookeeper.prefix"),
+        (one().user("a:b", "c"), "zookeeper.user"),
+        (one().acl(ZookeeperAcl::Readable), "zookeeper.acl"),
+    ] {
+        let error = refused(settings.build());
+        assert_eq!(error.field(), field, "{error}");
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
 #[cfg(feature = "dns")]
 #[test]
 fn so_are_the_settings_of_dns() {

@@ -7,6 +7,7 @@ mod etcd;
 mod mutate;
 mod record;
 mod rest;
+mod zookeeper;
 
 /// How many inputs each test makes.
 const INPUTS: u64 = 100_000;

@@ -54,6 +54,9 @@ const LASTED: Duration = Duration::from_secs(1);
 /// The most bytes that wait to be written before further requests wait, too.
 const MOST_UNWRITTEN: usize = 256 << 10;
 
+/// A server that answers pings and no requests is given up after this many times the time for a silent one.
+const STUCK: u32 = 3;
+
 /// The time limit for the end of a session.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -289,6 +292,7 @@ struct Serve<'a> {
 
 struct Pending {
     xid: i32,
+    sent: Instant,
     /// `None` for a request to forget watches.
     reply: Option<oneshot::Sender<Result<Reply, CallError>>>,
 }
@@ -337,18 +341,19 @@ impl Serve<'_> {
 
     fn tick(&mut self, stream: &mut Stream) -> Result<(), RegistryError> {
         // This process may have been paused: what has arrived meanwhile counts.
-        let heard = stream.heard;
         stream.read()?;
-        if stream.heard > heard {
-            self.waiting = self.waiting.map(|_| stream.heard);
-            return Ok(());
-        }
         let patience = self.patience();
-        if self
-            .waiting
-            .is_some_and(|since| since.elapsed() >= patience)
-        {
-            return Err(stream.silent(patience));
+        if let Some(since) = self.waiting {
+            // A long answer over a slow network arrives in parts.
+            let since = since.max(stream.heard);
+            self.waiting = Some(since);
+            if since.elapsed() >= patience {
+                return Err(stream.silent(patience));
+            }
+        }
+        let first = self.pending.front().map(|pending| pending.sent);
+        if first.is_some_and(|sent| sent.elapsed() >= patience * STUCK) {
+            return Err(stream.silent(patience * STUCK));
         }
         if stream.spoke.elapsed() >= self.up.timeout / 6 {
             stream.ping();
@@ -380,8 +385,9 @@ impl Serve<'_> {
         stream: &mut Stream,
     ) {
         let xid = stream.send(body);
-        self.pending.push_back(Pending { xid, reply });
-        self.waiting.get_or_insert(Instant::now());
+        let sent = Instant::now();
+        self.pending.push_back(Pending { xid, sent, reply });
+        self.waiting.get_or_insert(sent);
     }
 
     fn take_frames(&mut self, stream: &mut Stream) -> Result<(), RegistryError> {
@@ -411,7 +417,7 @@ impl Serve<'_> {
             }
             _ => {}
         }
-        let Some(Pending { xid, reply }) = self.pending.pop_front() else {
+        let Some(Pending { xid, reply, .. }) = self.pending.pop_front() else {
             return Err(malformed(&"it answers what was not asked"));
         };
         if xid != header.xid {

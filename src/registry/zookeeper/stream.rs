@@ -165,14 +165,16 @@ impl Stream {
             self.inbox.drain(..self.taken);
             self.taken = 0;
         }
-        for _ in 0..CHUNKS {
+        for chunk in 0..CHUNKS {
             match self.tcp.try_read(&mut self.chunk) {
-                Ok(0) => return Err(self.broke("it was closed")),
-                Ok(bytes) => {
+                Ok(bytes @ 1..) => {
                     self.inbox.extend_from_slice(&self.chunk[..bytes]);
                     self.heard = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The last words before the end count: the next read finds the end again.
+                _ if chunk > 0 => break,
+                Ok(_) => return Err(self.broke("it was closed")),
                 Err(error) => return Err(self.broke(error)),
             }
         }
@@ -235,7 +237,7 @@ impl Stream {
 
     /// The error for a server that does not answer.
     pub(super) fn silent(&self, since: Duration) -> RegistryError {
-        let why = format!("{} has sent nothing for {since:?}", self.server);
+        let why = format!("{} has answered nothing for {since:?}", self.server);
         RegistryError::new(ErrorKind::Timeout, why)
     }
 
