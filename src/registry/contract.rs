@@ -81,6 +81,13 @@ pub trait Source: Send + 'static {
         true
     }
 
+    /// Whether [`next`](Self::next) notices changes late, because the registry can only be asked at
+    /// intervals; `false` by default. Then [`read`](Self::read) follows early when an endpoint cannot be
+    /// reached.
+    fn polls(&self) -> bool {
+        false
+    }
+
     /// Returns the limit on the rate of requests.
     fn limit(&self) -> Limit {
         Limit::default()

@@ -178,12 +178,13 @@ impl Registry {
     fn start_watch(&self, query: Query) -> Result<Watch, RegistryError> {
         let runtime = runtime()?;
         let name = self.name();
-        if let Some(receiver) = self.0.watches.get(&query) {
-            return Ok(Watch::new(query, name, receiver));
+        if let Some(follower) = self.0.watches.get(&query) {
+            return Ok(Watch::new(query, name, follower));
         }
         query.validate()?;
         // Not under the lock of the watches: this is code of the backend.
-        let work = self.0.origin.watch(&query)?;
+        let again = Arc::default();
+        let work = self.0.origin.watch(&query, &again)?;
         let task = WatchTask {
             query: query.clone(),
             registry: Arc::clone(&name),
@@ -191,12 +192,12 @@ impl Registry {
             watches: Arc::downgrade(&self.0.watches),
             alive: self.0.alive.clone(),
         };
-        let receiver = self.0.watches.get_or_start(&query, || {
+        let follower = self.0.watches.get_or_start(&query, again, || {
             let sender = Arc::new(cell::Sender::new(View::default()));
             task.spawn(&runtime, work, Arc::clone(&sender));
             sender
         });
-        Ok(Watch::new(query, name, receiver))
+        Ok(Watch::new(query, name, follower))
     }
 
     /// Registers an instance and keeps it registered, through every failure of the registry, until the

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::sync::watch as cell;
+use tokio::sync::{Notify, watch as cell};
 
 use super::{
     contract::BoxFuture,
@@ -28,8 +28,8 @@ pub(super) trait Origin: fmt::Debug + Send + Sync {
     #[cfg(feature = "server")]
     fn address(&self) -> Option<Address>;
 
-    /// Prepares the task of a watch.
-    fn watch(&self, query: &Query) -> Result<Work, RegistryError>;
+    /// Prepares the task of a watch. `again` asks it for another look at the registry.
+    fn watch(&self, query: &Query, again: &Arc<Notify>) -> Result<Work, RegistryError>;
 
     /// Prepares the registration in each registry.
     fn register(&self, announcement: &Announcement) -> Result<Vec<Prepared>, RegistryError>;
@@ -55,7 +55,7 @@ impl Origin for OneBackend {
         self.backend.address()
     }
 
-    fn watch(&self, query: &Query) -> Result<Work, RegistryError> {
+    fn watch(&self, query: &Query, again: &Arc<Notify>) -> Result<Work, RegistryError> {
         let sources = self.backend.watch(query)?;
         if sources.is_empty() {
             let what = "the backend has no source for this query";
@@ -65,6 +65,7 @@ impl Origin for OneBackend {
             query: query.clone(),
             settings: self.settings.clone(),
             backend: self.name(),
+            again: Arc::clone(again),
         };
         Ok(Box::new(move |cell| {
             Box::pin(async move { supervise::all(sources, &job, &cell).await })

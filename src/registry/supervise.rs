@@ -9,7 +9,7 @@
 //!          ▼                             │
 //! read() ──┴─▶ Listing ──▶ next() ──▶ Listing | Unchanged
 //!   ▲  ▲          │           │
-//!   │  │          │           ├── Resync ──▶ read() at once
+//!   │  │          │           ├── Resync, or an endpoint fails and it polls ──▶ read() at once
 //!   │  └─ held ───┘           │
 //!   └───── backoff ◀── error ─┘
 //! ```
@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use rand::rngs::SmallRng;
 use tokio::{
-    sync::watch as cell,
+    sync::{Notify, watch as cell},
     time::{Instant, sleep_until},
 };
 use tracing::Instrument;
@@ -52,6 +52,8 @@ pub(super) struct WatchJob {
     pub(super) query: Query,
     pub(super) settings: WatchSettings,
     pub(super) backend: Arc<str>,
+    /// Asks for another look at the registry.
+    pub(super) again: Arc<Notify>,
 }
 
 /// Drives the sources of one backend for ever, and publishes to `cell`.
@@ -159,9 +161,13 @@ async fn supervise(
         // future.
         let request = async {
             if read {
-                source.read().await
-            } else {
-                source.next().await
+                return source.read().await;
+            }
+            let polls = source.polls();
+            tokio::select! {
+                biased;
+                answer = source.next() => answer,
+                () = job.again.notified(), if polls => Ok(Answer::Resync),
             }
         };
         let answer = publisher.during(fenced(request)).await;
@@ -219,7 +225,13 @@ async fn supervise(
         });
         if let Some(pause) = pause {
             let next = after(Instant::now(), pause);
-            publisher.during(sleep_until(next)).await;
+            let again = async {
+                tokio::select! {
+                    () = sleep_until(next) => {}
+                    () = job.again.notified(), if mode != WatchMode::Watch => {}
+                }
+            };
+            publisher.during(again).await;
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::sync::watch as cell;
+use tokio::sync::{Notify, watch as cell};
 
 use super::{
     query::Query,
     view::{View, ViewState},
+    watches::Follower,
 };
 
 /// A watched service. It is cheap to clone; the watch ends when the last clone is dropped.
@@ -18,6 +19,7 @@ pub struct Watch {
     query: Query,
     registry: Arc<str>,
     cell: cell::Receiver<View>,
+    again: Arc<Notify>,
 }
 
 /// The task of the watch has ended, because its runtime shut down.
@@ -33,13 +35,14 @@ impl fmt::Display for Closed {
 impl std::error::Error for Closed {}
 
 impl Watch {
-    pub(super) fn new(query: Query, registry: Arc<str>, mut cell: cell::Receiver<View>) -> Self {
+    pub(super) fn new(query: Query, registry: Arc<str>, (mut cell, again): Follower) -> Self {
         // The first `changed` of a new handle must return the view that exists already.
         cell.mark_changed();
         Self {
             query,
             registry,
             cell,
+            again,
         }
     }
 
@@ -84,6 +87,15 @@ impl Watch {
         view.map(|view| view.clone()).map_err(|_| Closed(()))
     }
 
+    /// Asks for another look at the registry soon, because the view may be outdated: an endpoint cannot be
+    /// reached. It has an effect only where changes are noticed late, because the registry is asked at
+    /// intervals (DNS, and [`WatchMode::Poll`](super::WatchMode::Poll)). The limit on the rate of requests
+    /// still holds. A [`Balance`](crate::balance::Balance) calls it when an endpoint fails often
+    /// enough to be ejected.
+    pub fn look_again(&self) {
+        self.again.notify_one();
+    }
+
     /// Waits for the registry's first reply, and returns the view after it.
     ///
     /// # Errors
@@ -99,7 +111,7 @@ impl Watch {
 impl Watch {
     /// Turns it into a handle that has returned no view yet.
     pub(crate) fn unread(self) -> Self {
-        Self::new(self.query, self.registry, self.cell)
+        Self::new(self.query, self.registry, (self.cell, self.again))
     }
 
     /// Whether both receive from the same task, so that one of them is enough.

@@ -5,37 +5,59 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
-use tokio::sync::watch as cell;
+use tokio::sync::{Notify, watch as cell};
 
 use super::{query::Query, view::View};
 use crate::sync::lock;
 
-/// By query, the sender to which the task of each watch publishes. The task owns the sender, so its
-/// subscribers see when it ends, for whatever cause.
+/// By query, the watches that run.
 #[derive(Debug, Default)]
-pub(super) struct Watches(Mutex<HashMap<Query, Weak<cell::Sender<View>>>>);
+pub(super) struct Watches(Mutex<HashMap<Query, Running>>);
+
+/// A watch that runs.
+#[derive(Debug)]
+struct Running {
+    /// The sender to which its task publishes. The task owns it, so that subscribers see when the task
+    /// ends, for whatever cause.
+    sender: Weak<cell::Sender<View>>,
+    again: Arc<Notify>,
+}
+
+impl Running {
+    fn follow(&self) -> Option<Follower> {
+        let receiver = self.sender.upgrade()?.subscribe();
+        Some((receiver, Arc::clone(&self.again)))
+    }
+}
+
+/// What a handle of a watch has: its views, and the signal to look again soon.
+pub(super) type Follower = (cell::Receiver<View>, Arc<Notify>);
 
 impl Watches {
     /// Follows a watch that runs already.
-    pub(super) fn get(&self, query: &Query) -> Option<cell::Receiver<View>> {
-        let sender = self.lock().get(query).and_then(Weak::upgrade)?;
-        Some(sender.subscribe())
+    pub(super) fn get(&self, query: &Query) -> Option<Follower> {
+        self.lock().get(query)?.follow()
     }
 
-    /// Follows a watch that runs already, or else the one that `start` makes. Runs `start` under the
-    /// lock, so it must run no code of a backend.
+    /// Follows a watch that runs already, or else the one that `start` makes, which hears `again`. Runs
+    /// `start` under the lock, so it must run no code of a backend.
     pub(super) fn get_or_start(
         &self,
         query: &Query,
+        again: Arc<Notify>,
         start: impl FnOnce() -> Arc<cell::Sender<View>>,
-    ) -> cell::Receiver<View> {
+    ) -> Follower {
         let mut watches = self.lock();
-        if let Some(sender) = watches.get(query).and_then(Weak::upgrade) {
-            return sender.subscribe();
+        if let Some(running) = watches.get(query).and_then(Running::follow) {
+            return running;
         }
         let sender = start();
-        watches.insert(query.clone(), Arc::downgrade(&sender));
-        sender.subscribe()
+        let running = Running {
+            sender: Arc::downgrade(&sender),
+            again: Arc::clone(&again),
+        };
+        watches.insert(query.clone(), running);
+        (sender.subscribe(), again)
     }
 
     /// Forgets a watch that has no follower, and returns whether it did. No follower can be added at
@@ -49,7 +71,7 @@ impl Watches {
         unused
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Query, Weak<cell::Sender<View>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Query, Running>> {
         // The map is consistent wherever the holder of the lock could panic.
         lock(&self.0)
     }

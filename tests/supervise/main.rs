@@ -1,6 +1,7 @@
 //! What the supervision does with any backend, on a paused clock.
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod guard;
 #[path = "../support/log.rs"]
 mod log;

@@ -31,6 +31,8 @@ pub(super) struct Ejections {
     pub(super) ejector: Ejector<MemberId>,
     /// Whether requests may eject endpoints. If not, nothing is checked periodically.
     by_requests: bool,
+    /// Whether an endpoint was found to fail since this was asked last.
+    failing: bool,
 }
 
 impl Ejections {
@@ -38,7 +40,13 @@ impl Ejections {
         Self {
             ejector,
             by_requests,
+            failing: false,
         }
+    }
+
+    /// Whether an endpoint was found to fail since the last call.
+    pub(super) fn take_failing(&mut self) -> bool {
+        std::mem::take(&mut self.failing)
     }
 
     pub(super) fn next_wake(&self) -> Option<Instant> {
@@ -95,6 +103,8 @@ impl Ejections {
         let ejector = &mut self.ejector;
         match signal {
             Signal::Tripped { round, cause } => {
+                // Also if it is not ejected, because all fail alike.
+                self.failing = true;
                 let recent = |m: &Member<S, L>| ejector.recent(&m.id(), &m.state().health);
                 let sum =
                     peers.get_or_insert_with(|| Recent::sum(members.all().iter().map(recent)));
@@ -159,6 +169,10 @@ impl Ejections {
             member.follow(&step, now);
             let key = member.key().clone();
             dirty |= !matches!(step.kind, StepKind::Spared { .. });
+            self.failing |= matches!(
+                step.kind,
+                StepKind::Ejected { .. } | StepKind::Spared { .. }
+            );
             news.tell(match step.kind {
                 StepKind::Ejected { cause, time } => {
                     tracing::warn!(endpoint = %key, ?time, "ejected: {cause}");

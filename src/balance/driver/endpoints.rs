@@ -315,6 +315,11 @@ where
         self.ejections.follow(&mut self.members, news, now)
     }
 
+    /// Whether an endpoint was found to fail since the last call.
+    pub(super) fn take_failing(&mut self) -> bool {
+        self.ejections.take_failing()
+    }
+
     /// The plan of where requests go now. It refers to members by their places.
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         self.look_at_weights(now);

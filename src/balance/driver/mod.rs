@@ -203,6 +203,9 @@ where
             if dirty {
                 self.publish().await;
             }
+            if self.endpoints.take_failing() {
+                self.registries.look_again();
+            }
             let renamed = self.look_at_registries();
             // The endpoints of this turn may be the first of another service.
             self.span.current().in_scope(|| {

@@ -75,6 +75,13 @@ impl Registries {
         Some(changed)
     }
 
+    /// Asks all registries for another look, because an endpoint fails: it may be gone.
+    pub(super) fn look_again(&self) {
+        for (followed, _) in &self.known {
+            followed.watch.look_again();
+        }
+    }
+
     /// The last known states.
     pub(super) fn statuses(&self) -> impl Iterator<Item = &RegistryStatus> {
         self.known.iter().map(|(_, status)| status)

@@ -239,6 +239,10 @@ impl Source for DnsSource {
         })
     }
 
+    fn polls(&self) -> bool {
+        true
+    }
+
     /// The longest time between two polls, with its jitter, and the time that a poll may take.
     fn expires(&self) -> bool {
         // DNS knows no heartbeats.

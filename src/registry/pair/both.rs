@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{combine::Combine, follow::follow, rule::Rule};
 #[cfg(feature = "server")]
@@ -59,12 +59,13 @@ impl Origin for Pair {
         self.halves.iter().find_map(Registry::address)
     }
 
-    fn watch(&self, query: &Query) -> Result<Work, RegistryError> {
+    fn watch(&self, query: &Query, again: &Arc<Notify>) -> Result<Work, RegistryError> {
         let [first, second] = &self.halves;
         let watches = [first.watch(query.clone())?, second.watch(query.clone())?];
         let combine = Combine::new(self.rule, [first.name(), second.name()], Instant::now());
+        let again = Arc::clone(again);
         Ok(Box::new(move |cell| {
-            Box::pin(async move { follow(watches, combine, &cell).await })
+            Box::pin(async move { follow(watches, combine, &cell, &again).await })
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::watch as cell,
+    sync::{Notify, watch as cell},
     time::{Instant, sleep_until},
 };
 
@@ -23,6 +23,7 @@ pub(super) async fn follow(
     mut watches: [Watch; 2],
     mut combine: Combine,
     cell: &cell::Sender<View>,
+    again: &Notify,
 ) {
     loop {
         let now = Instant::now();
@@ -32,6 +33,7 @@ pub(super) async fn follow(
         let lasting = watches.iter_mut().filter(|watch| !watch.is_ended());
         tokio::select! {
             () = first_of(lasting.map(Watch::stirs)) => {}
+            () = again.notified() => watches.iter().for_each(Watch::look_again),
             () = sleep_until(due.map_or(look, |due| due.min(look))) => {}
         }
     }
