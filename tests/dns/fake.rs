@@ -19,7 +19,13 @@ use hickory_resolver::proto::{
     serialize::binary::BinDecodable,
 };
 use tokio::net::UdpSocket;
-use tower_roster::{error::ErrorKind, registry::ViewState};
+use tower_roster::{
+    error::ErrorKind,
+    registry::{
+        ViewState,
+        dns::{DnsFamily, DnsSettings},
+    },
+};
 
 use crate::{
     support::{eventually, rt},
@@ -78,7 +84,11 @@ impl Fake {
 }
 
 /// An answer with these records.
-fn answer(question: &Message, ttl: u32, records: impl IntoIterator<Item = RData>) -> Message {
+pub(crate) fn answer(
+    question: &Message,
+    ttl: u32,
+    records: impl IntoIterator<Item = RData>,
+) -> Message {
     let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
     reply.metadata.authoritative = true;
     let query = question.queries[0].clone();
@@ -89,7 +99,7 @@ fn answer(question: &Message, ttl: u32, records: impl IntoIterator<Item = RData>
     reply
 }
 
-fn hosts(question: &Message, ttl: u32, last: &[u8]) -> Message {
+pub(crate) fn hosts(question: &Message, ttl: u32, last: &[u8]) -> Message {
     answer(
         question,
         ttl,
@@ -104,47 +114,65 @@ fn failure(question: &Message, code: ResponseCode) -> Message {
     reply
 }
 
-fn bytes(message: Message) -> Vec<u8> {
+pub(crate) fn bytes(message: Message) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
+/// The same target stands twice, with two weights and two addresses. What counts of them must not depend on
+/// their order.
 #[tokio::test]
 async fn another_order_is_no_change() {
     let fake = Fake::start(|number, question| {
-        let order: &[u8] = if number % 2 == 0 {
-            &[1, 2, 3]
-        } else {
-            &[3, 1, 2]
+        let turned = number % 4 >= 2;
+        let ordered = |mut pair: [RData; 2]| {
+            if turned {
+                pair.reverse();
+            }
+            pair
         };
-        vec![bytes(hosts(question, 1, order))]
+        let target = |weight| {
+            RData::SRV(SRV::new(
+                1,
+                weight,
+                80,
+                Name::from_ascii("a.svc.test.").unwrap(),
+            ))
+        };
+        let address = |last| RData::A(A(Ipv4Addr::new(127, 0, 0, last)));
+        let records = match question.queries[0].query_type() {
+            RecordType::SRV => ordered([target(3), target(7)]),
+            _ => ordered([address(2), address(1)]),
+        };
+        vec![bytes(answer(question, 1, records))]
     })
     .await;
-    let mut watch = watch(&fake.url());
-    let before = until_ids(
-        &mut watch,
-        &["127.0.0.1:80", "127.0.0.2:80", "127.0.0.3:80"],
-    )
-    .await;
+    let url = format!("dns+srv://{}/web.svc.test?poll=1s&family=4", fake.addr);
+    let mut watch = watch(&url);
+    until_ids(&mut watch, &["a.svc.test:80"]).await;
     let asked = fake.asked();
-    eventually(SOON, "two more polls", || async {
-        fake.asked() >= asked + 2
-    })
-    .await;
-    let after = watch.view();
-    assert!(
-        before.instances.is_same(&after.instances),
-        "the set was made anew"
-    );
+    let polls = async {
+        eventually(SOON, "four more polls", || async {
+            fake.asked() >= asked + 8
+        })
+        .await;
+    };
+    tokio::select! {
+        changed = watch.changed() => panic!("a change: {changed:?}"),
+        () = polls => {}
+    }
 }
 
 #[tokio::test]
-async fn instances_of_partial_answers_accumulate() {
+async fn instances_of_partial_answers_accumulate_and_leave_when_they_are_absent_for_long() {
     let fake = Fake::start(|number, question| {
-        let part: &[u8] = [[1u8, 2], [3, 4], [1, 4]][number % 3].as_slice();
+        let part: &[u8] = match number {
+            0..6 => [[1u8, 2], [3, 4], [1, 4]][number % 3].as_slice(),
+            _ => &[1, 2],
+        };
         vec![bytes(hosts(question, 1, part))]
     })
     .await;
-    let mut watch = watch(&format!("{}&accumulate=1m", fake.url()));
+    let mut watch = watch(&format!("{}&accumulate=5s", fake.url()));
     let all = [
         "127.0.0.1:80",
         "127.0.0.2:80",
@@ -152,12 +180,20 @@ async fn instances_of_partial_answers_accumulate() {
         "127.0.0.4:80",
     ];
     until_ids(&mut watch, &all).await;
-    let asked = fake.asked();
-    eventually(SOON, "two more polls", || async {
-        fake.asked() >= asked + 2
-    })
-    .await;
-    assert_eq!(watch.view().instances.len(), 4);
+    eventually(SOON, "the parts end", || async { fake.asked() >= 6 }).await;
+    assert_eq!(
+        watch.view().instances.len(),
+        4,
+        "in none of the answers all"
+    );
+    let start = Instant::now();
+    until_ids(&mut watch, &all[..2]).await;
+    // Less the time until the test saw the sixth answer, and that since the last one with these.
+    assert!(
+        start.elapsed() >= Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -263,10 +299,17 @@ async fn no_such_name_is_asked_about_twice_and_then_no_more_than_each_poll() {
     .await;
     let asked = fake.asked();
     assert!(asked >= 2, "only after a second look");
-    // Each poll has two looks, one second apart, and follows a second after the one before. A datagram
-    // may be sent twice.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert!(fake.asked() - asked <= 8, "{}", fake.asked());
+    // Each poll has two looks, a second apart, and follows a second after the one before, less a tenth.
+    let start = Instant::now();
+    eventually(SOON, "two more polls", || async {
+        fake.asked() >= asked + 4
+    })
+    .await;
+    assert!(
+        start.elapsed() >= Duration::from_millis(2_500),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -281,6 +324,46 @@ async fn one_wrong_no_such_name_is_not_believed() {
     eventually(SOON, "both second looks", || async { fake.asked() >= 5 }).await;
     let view = watch.view();
     assert_eq!((view.instances.len(), view.state), (1, ViewState::Live));
+}
+
+/// Looks for `web` in two domains, which a file names.
+fn searching(fake: &Fake) -> (tempfile::TempDir, tower_roster::registry::Watch) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("resolv.conf");
+    std::fs::write(&file, "search one.test two.test\n").unwrap();
+    let settings = DnsSettings::addresses("{service}", 80)
+        .server(fake.addr)
+        .search(true)
+        .resolv_conf(file)
+        .family(DnsFamily::Ipv4)
+        .poll(Duration::from_secs(1))
+        .timeout(Duration::from_millis(300));
+    let registry = tower_roster::Registry::new(settings.build().unwrap());
+    (dir, registry.watch("web").unwrap())
+}
+
+/// A failure says nothing of the name, and the next one could be another service.
+#[tokio::test]
+async fn the_search_goes_on_after_no_such_name_and_not_after_a_failure() {
+    for (code, found) in [
+        (ResponseCode::NXDomain, true),
+        (ResponseCode::ServFail, false),
+    ] {
+        let fake = Fake::start(move |_, question| {
+            let name = question.queries[0].name().to_ascii();
+            vec![bytes(match name.as_str() {
+                "web.one.test." => failure(question, code),
+                _ => hosts(question, 1, &[1]),
+            })]
+        })
+        .await;
+        let (_dir, mut watch) = searching(&fake);
+        let view = until(&mut watch, "an answer", |view| {
+            view.error.is_some() || !view.instances.is_empty()
+        })
+        .await;
+        assert_eq!(!view.instances.is_empty(), found, "{code}: {view:?}");
+    }
 }
 
 #[tokio::test]

@@ -91,9 +91,14 @@ impl Servers {
     }
 
     fn listed(&self, content: &[u8]) -> Result<Vec<Server>, RegistryError> {
-        let parsed = parse_resolv_conf(content);
+        let given = !self.settings.servers.is_empty();
+        let parsed = match given {
+            // Only the search list counts, and a file without a server is an error of the parser.
+            true => parse_resolv_conf([content, b"\nnameserver 127.0.0.1\n"].concat()),
+            false => parse_resolv_conf(content),
+        };
         let (config, options) = parsed.map_err(|error| self.unreadable(&error.to_string()))?;
-        if !self.settings.servers.is_empty() {
+        if given {
             return self.servers(&self.settings.servers, &config, options.ndots);
         }
         let listed = config.name_servers().iter();
