@@ -156,6 +156,12 @@ version() {
 
 CONSUL_BIN=$(program CONSUL_BIN consul consul bullseye)
 ETCD_BIN=$(program ETCD_BIN etcd etcd-server bookworm)
+# The tests that name a difference of etcd 3.5, which is in Debian 13; they may do without, as those of
+# ZooKeeper 3.9 below.
+if [[ -z ${ETCD_35_BIN:-} ]]; then
+    ETCD_35_BIN=$servers/etcd-server-3.5/usr/bin/etcd
+    [[ -x $ETCD_35_BIN ]] || (fetch etcd-server=3.5 trixie) || ETCD_35_BIN=
+fi
 # BIND has its libraries beside it, so a folder names it.
 if [[ -z ${BIND_ROOT:-} ]]; then
     BIND_ROOT=$servers/bind9
@@ -189,9 +195,10 @@ if [[ -z ${ZOOKEEPER_39_ROOT:-} ]]; then
     ZOOKEEPER_39_ROOT=$servers/libzookeeper-java-3.9
     [[ -d $ZOOKEEPER_39_ROOT ]] || (fetch libzookeeper-java=3.9 trixie) || ZOOKEEPER_39_ROOT=
 fi
-export CONSUL_BIN ETCD_BIN BIND_ROOT JAVA_BIN ZOOKEEPER_ROOT CURATOR_ROOT ZOOKEEPER_39_ROOT
+export CONSUL_BIN ETCD_BIN ETCD_35_BIN BIND_ROOT JAVA_BIN ZOOKEEPER_ROOT CURATOR_ROOT ZOOKEEPER_39_ROOT
 version "$CONSUL_BIN" version
 version "$ETCD_BIN" --version
+[[ -z $ETCD_35_BIN ]] || version "$ETCD_35_BIN" --version
 version env LD_LIBRARY_PATH="$(echo "$BIND_ROOT"/usr/lib/*-linux-gnu)" "$BIND_ROOT/usr/sbin/named" -v
 
 export ROSTER_REQUIRE_SERVERS=1

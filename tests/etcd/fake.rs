@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Answers with the number of the request among those of its path, from 0.
-async fn gateway(
+pub(crate) async fn gateway(
     answer: impl Fn(&str, &Value, usize) -> Script + Send + Sync + 'static,
 ) -> RawServer {
     let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
@@ -33,11 +33,11 @@ async fn gateway(
     .await
 }
 
-fn url(server: &RawServer) -> String {
+pub(crate) fn url(server: &RawServer) -> String {
     format!("etcd://{}?timeout=2s", server.addr())
 }
 
-fn ok(body: Value) -> Script {
+pub(crate) fn ok(body: Value) -> Script {
     Script::respond(&reply(200, body.to_string()))
 }
 
@@ -45,7 +45,7 @@ fn status(status: u16, body: &str) -> Script {
     Script::respond(&reply(status, body.to_owned()))
 }
 
-fn kv(id: &str, revision: i64) -> Value {
+pub(crate) fn kv(id: &str, revision: i64) -> Value {
     json!({
         "key": encode(format!("/services/web/{id}")), "value": encode(record("web", id)),
         "create_revision": revision.to_string(), "mod_revision": revision.to_string(),
@@ -54,7 +54,7 @@ fn kv(id: &str, revision: i64) -> Value {
 }
 
 /// A list at a revision.
-fn list(revision: i64, ids: &[&str]) -> Script {
+pub(crate) fn list(revision: i64, ids: &[&str]) -> Script {
     let kvs: Vec<_> = ids.iter().map(|id| kv(id, 5)).collect();
     let count = kvs.len().to_string();
     ok(
@@ -63,7 +63,7 @@ fn list(revision: i64, ids: &[&str]) -> Script {
 }
 
 /// The head of a stream, and its first lines.
-fn stream(lines: &[Value]) -> Script {
+pub(crate) fn stream(lines: &[Value]) -> Script {
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut text = head.to_owned();
@@ -74,11 +74,11 @@ fn stream(lines: &[Value]) -> Script {
     Script::new().write(text)
 }
 
-fn created(revision: i64) -> Value {
+pub(crate) fn created(revision: i64) -> Value {
     json!({"result": {"header": {"cluster_id": "1", "revision": revision.to_string()}, "created": true}})
 }
 
-fn events(revision: i64, events: Value) -> Value {
+pub(crate) fn events(revision: i64, events: Value) -> Value {
     json!({"result": {"header": {"cluster_id": "1", "revision": revision.to_string()}, "events": events}})
 }
 

@@ -34,6 +34,7 @@
 mod support;
 
 mod auth;
+mod bad_input;
 mod cluster;
 mod fake;
 mod faults;
@@ -43,6 +44,7 @@ mod lease;
 mod log;
 #[cfg(feature = "tls")]
 mod tls;
+mod versions;
 mod watch;
 
 use std::time::Duration;

@@ -22,7 +22,7 @@ use tower_roster::{
 };
 
 use super::{
-    support::{Agent, Backend, Etcd, eventually, need},
+    support::{Agent, Backend, Etcd, Zookeeper, eventually, need},
     *,
 };
 
@@ -261,6 +261,20 @@ async fn migrate(old: &str, new: &str, mut lose: impl AsyncFnMut(Outage)) {
 enum Outage {
     Begins,
     Ends,
+}
+
+#[tokio::test]
+async fn a_fleet_moves_from_zookeeper_to_consul_and_no_request_is_lost() {
+    need!(zookeeper);
+    need!(consul);
+    let mut zookeeper = Zookeeper::server().await;
+    let consul = Agent::dev().await;
+    let (old, new) = (zookeeper.url(), format!("consul://{}", consul.http_addr()));
+    migrate(&old, &new, async |outage| match outage {
+        Outage::Begins => zookeeper.kill9(),
+        Outage::Ends => zookeeper.restart().await,
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! It uses the JSON gateway, which every etcd serves on its port for clients, with the HTTP client of
 //! the other backends. A gRPC client would need a compiler for protocol buffers on each machine that
-//! builds the crate, and sixty more crates.
+//! builds the crate, and sixty more crates. The gateway of 3.3 has other paths (`/v3beta`) and is not
+//! supported.
 //!
 //! # Keys
 //! An instance has the key `/services/{service}/{id}`, with an encoded `/` in either name. Its value is a

@@ -12,3 +12,14 @@ use std::path::PathBuf;
 pub fn binary() -> Option<PathBuf> {
     super::binary("ETCD_BIN", "etcd", "etcd-server/usr/bin")
 }
+
+/// etcd 3.5, for the tests that name a difference: `$ETCD_35_BIN`, else where `tests/run.sh` unpacks it.
+pub fn binary_35() -> Option<PathBuf> {
+    let unpacked = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("target/servers/etcd-server-3.5/usr/bin/etcd");
+    let named = std::env::var_os("ETCD_35_BIN").filter(|bin| !bin.is_empty());
+    named
+        .map(PathBuf::from)
+        .or(Some(unpacked))
+        .filter(|bin| bin.is_file())
+}

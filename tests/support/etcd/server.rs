@@ -35,6 +35,8 @@ pub struct Etcd {
     paused: bool,
     secure: bool,
     token: Option<String>,
+    /// The program, if it is not the usual one.
+    bin: Option<PathBuf>,
 }
 
 /// Configures a server; awaiting it starts the server and waits until it serves.
@@ -42,9 +44,16 @@ pub struct Etcd {
 pub struct EtcdBuilder {
     flags: Vec<String>,
     secure: bool,
+    bin: Option<PathBuf>,
 }
 
 impl EtcdBuilder {
+    /// Runs this program instead of the usual one.
+    pub fn program(mut self, bin: PathBuf) -> Self {
+        self.bin = Some(bin);
+        self
+    }
+
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
@@ -64,6 +73,7 @@ impl EtcdBuilder {
             let mut server = Etcd::prepare("n0", &self.flags);
             server.members = server.member();
             server.secure = self.secure;
+            server.bin.clone_from(&self.bin);
             server.spawn();
             match server.ready().await {
                 Ok(()) => return server,
@@ -119,6 +129,7 @@ impl Etcd {
             paused: false,
             secure: false,
             token: None,
+            bin: None,
         }
     }
 
@@ -239,7 +250,8 @@ impl Etcd {
             &metrics,
         ];
         args.extend(self.flags.iter().map(String::as_str));
-        let bin = binary().expect("an etcd binary; see need_etcd!");
+        let bin = self.bin.clone().or_else(binary);
+        let bin = bin.expect("an etcd binary; see need_etcd!");
         let process = Process::spawn(&bin, &args, self.dir.path(), &self.log_path());
         self.process = Some(process.unwrap_or_else(|e| panic!("{}: {e}", bin.display())));
     }
