@@ -262,6 +262,24 @@ fn so_is_a_health_check() {
     }
 }
 
+#[cfg(feature = "http")]
+#[test]
+fn so_are_the_settings_of_a_router() {
+    use tower_roster::client::{HttpEndpoints, Router, Stack};
+
+    let registry = Registry::new(Fixed::parse("h:1").unwrap());
+    let builder = || Router::<http_body_util::Full<bytes::Bytes>>::builder(&registry);
+    let template = || Stack::http().over(HttpEndpoints::new());
+    for (built, field) in [
+        (builder().max_services(0).build(), "router.max_services"),
+        (builder().idle(ZERO).build(), "router.idle"),
+        (builder().service("", template()).build(), "router.service"),
+    ] {
+        assert_eq!(refused(built).field(), field);
+        assert!(is_well_formed(field), "{field}");
+    }
+}
+
 #[cfg(feature = "consul")]
 #[test]
 fn so_are_the_options_of_consul() {

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -28,7 +28,7 @@ use tower_roster::{
     Instance, Registry,
     balance::{Balance, BalanceLayer, policy::DefaultPolicy},
     classify::Http,
-    client::{HttpClient, HttpEndpoints, HttpService, Stack, Stacked},
+    client::{HttpClient, HttpEndpoints, HttpService, Router, Stack, Stacked},
     discover::MakeEndpoint,
     registry::{self, Watch},
     service::retry::{Replay, ReplayBody, ShareReplay},
@@ -38,7 +38,7 @@ use tower_roster::{
 };
 
 use super::{
-    measure::{Effort, here, interleave, threads},
+    measure::{Effort, Samples, here, interleave, threads},
     report::{Bar, Row},
 };
 
@@ -187,6 +187,7 @@ pub struct Clients {
     unhedged: Whole,
     service: HttpService<Empties>,
     monitored: Monitored,
+    router: Router<Empties>,
     bare: Bare,
 }
 
@@ -251,6 +252,9 @@ impl Clients {
                 .connect(&registry(addresses), "web")
                 .expect("defaults"),
             monitored: monitored.expect("defaults").service,
+            router: Router::builder(&registry(addresses))
+                .build()
+                .expect("defaults"),
             bare: Bare {
                 client: Client::builder(TokioExecutor::new()).build(connector),
                 uris: uris.map(|uri| uri.parse().expect("a URI")).collect(),
@@ -270,6 +274,7 @@ impl Clients {
             "http-monitored" => call(&self.monitored, callers, time, each).await,
             "http-stack" => call(&self.stack, callers, time, each).await,
             "http-service" => call(&self.service, callers, time, each).await,
+            "http-router" => call(&self.router, callers, time, each).await,
             _ => return None,
         })
     }
@@ -301,6 +306,7 @@ pub fn run(effort: Effort) -> Vec<Row> {
             Box::new(|| rate(runtime, &clients.bare, 1, time)),
         ],
     );
+    let routed = routed(effort);
     vec![
         Row::new("balancer, 4 backends, 32 connections", "/s", &samples[0])
             .against("round robin by hand", &samples[1])
@@ -323,5 +329,55 @@ pub fn run(effort: Effort) -> Vec<Row> {
         Row::new("default stack with a monitor", "/s", &samples[6])
             .against("without", &samples[2])
             .bar(Bar::AtLeast(0.97)),
+        Row::new("router, more than HttpService for a request", "ns", &routed)
+            .bar(Bar::Limit(200.0)),
     ]
+}
+
+/// What a router costs more than the client of the service, in nanoseconds, without a network: no connection can
+/// be made at once, so each future is dropped before it is polled.
+fn routed(effort: Effort) -> Samples {
+    let unreachable = ["127.0.0.1:9".to_owned()];
+    let mut service: HttpService<Empties> = Stack::http()
+        .connect(&registry(&unreachable), "web")
+        .expect("defaults");
+    let mut router: Router<Empties> = Router::builder(&registry(&unreachable))
+        .build()
+        .expect("defaults");
+    let runtime = here();
+    let samples = runtime.block_on(async {
+        let known = service.handle().wait_for(|status| status.usable == 1);
+        known.await.expect("an endpoint");
+        let request = request();
+        drop(router.call(request));
+        let known = router.client("web").expect("it was called");
+        let known = known.handle().wait_for(|status| status.usable == 1).await;
+        known.expect("an endpoint");
+        interleave(
+            effort.rounds,
+            vec![
+                Box::new(|| starts(&mut router, effort.requests)),
+                Box::new(|| starts(&mut service, effort.requests)),
+            ],
+        )
+    });
+    let pairs = samples[0].0.iter().zip(&samples[1].0);
+    Samples(pairs.map(|(router, service)| router - service).collect())
+}
+
+fn request() -> Request<Empties> {
+    let mut request = Request::new(Empty::new());
+    *request.uri_mut() = Uri::from_static("http://web/");
+    request
+}
+
+/// Nanoseconds for the start of a request that is dropped then.
+fn starts<S: Service<Request<Empties>>>(service: &mut S, count: u32) -> f64 {
+    let cx = &mut Context::from_waker(Waker::noop());
+    let started = Instant::now();
+    for _ in 0..count {
+        assert!(service.poll_ready(cx).is_ready(), "there is an endpoint");
+        drop(service.call(request()));
+    }
+    started.elapsed().as_nanos() as f64 / f64::from(count)
 }

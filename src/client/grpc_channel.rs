@@ -259,7 +259,9 @@ where
         A::Error: Into<BoxError>,
     {
         let settings = (self.clone(), endpoints.clone());
-        GrpcTemplate(HttpTemplate::new(settings, move |watch| {
+        let stack = self.clone();
+        let check = move || stack.check();
+        GrpcTemplate(HttpTemplate::new(settings, check, move |watch| {
             let service = Arc::clone(watch.query().service());
             let stack = self.clone().named(&service);
             let built = stack.build(watch.discover(endpoints.clone()))?;

@@ -1,8 +1,10 @@
-//! Clients of a service: the [`HttpService`] and the `GrpcChannel`, the [`Stack`] of balancer and layers that it is made of, and
-//! endpoints for HTTP and gRPC.
+//! Clients of services: `HttpService` and `GrpcChannel` for one, `Router` for many, the [`Stack`] of balancer and
+//! layers that they are made of, and endpoints for HTTP and gRPC.
 
 #[cfg(feature = "http")]
 mod body;
+#[cfg(feature = "http")]
+mod calls;
 #[cfg(feature = "tonic")]
 mod erased;
 #[cfg(feature = "http")]
@@ -42,6 +44,8 @@ mod response_ext;
 #[cfg(feature = "http")]
 mod reuse;
 #[cfg(feature = "http")]
+mod router;
+#[cfg(feature = "http")]
 mod served;
 mod stack;
 #[cfg(feature = "tonic")]
@@ -61,6 +65,10 @@ pub use self::{
     http_service::{HttpService, HttpServiceFuture, HttpTemplate},
     response_body::ResponseBody,
     response_ext::{ReadError, ResponseExt},
+    router::{
+        OrElse, OrElseFuture, Router, RouterBuilder, RouterError, RouterFuture, RouterLayer,
+        Unknown,
+    },
     served::Served,
 };
 #[cfg(feature = "tonic")]

@@ -6,3 +6,4 @@ mod encrypted;
 mod http_service;
 mod kit;
 mod large;
+mod router;

@@ -1,6 +1,5 @@
 //! The client of a service over HTTP, as one plain type.
 
-mod calls;
 mod erase;
 mod template;
 

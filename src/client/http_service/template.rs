@@ -28,19 +28,24 @@ use crate::{
 /// Two clients made from one template share nothing, unless the stack says so.
 pub struct HttpTemplate<B = Full<Bytes>> {
     make: Arc<Make<B>>,
+    check: Arc<Check>,
     /// What `Debug` shows.
     settings: Arc<dyn fmt::Debug + Send + Sync>,
 }
+
+type Check = dyn Fn() -> Result<(), ConfigError> + Send + Sync;
 
 type Make<B> = dyn Fn(Watch) -> Result<HttpService<B>, ConfigError> + Send + Sync;
 
 impl<B> HttpTemplate<B> {
     pub(in crate::client) fn new(
         settings: impl fmt::Debug + Send + Sync + 'static,
+        check: impl Fn() -> Result<(), ConfigError> + Send + Sync + 'static,
         make: impl Fn(Watch) -> Result<HttpService<B>, ConfigError> + Send + Sync + 'static,
     ) -> Self {
         Self {
             make: Arc::new(make),
+            check: Arc::new(check),
             settings: Arc::new(settings),
         }
     }
@@ -62,6 +67,14 @@ impl<B> HttpTemplate<B> {
         made.map_err(|error| RegistryError::from(error).about("", &service))
     }
 
+    /// Checks all settings, without making anything.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        (self.check)()
+    }
+
     /// Makes the client of the service that `watch` watches.
     ///
     /// # Errors
@@ -78,6 +91,7 @@ impl<B> Clone for HttpTemplate<B> {
     fn clone(&self) -> Self {
         Self {
             make: Arc::clone(&self.make),
+            check: Arc::clone(&self.check),
             settings: Arc::clone(&self.settings),
         }
     }
@@ -152,7 +166,9 @@ where
         A::Error: Into<BoxError>,
     {
         let settings = (self.clone(), endpoints.clone());
-        HttpTemplate::new(settings, move |watch| {
+        let stack = self.clone();
+        let check = move || stack.check();
+        HttpTemplate::new(settings, check, move |watch| {
             let service = Arc::clone(watch.query().service());
             let discover = watch.discover(endpoints.clone());
             let Built {

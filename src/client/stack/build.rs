@@ -4,7 +4,7 @@ use std::{fmt, hash::Hash, time::Duration};
 
 use tower::{Layer, discover::Discover};
 
-use super::{Layers, Outermost, Stack};
+use super::{LayerSettings, Layers, Outermost, Stack, outermost::CheckedOutermost};
 use crate::{
     balance::{Balance, BalanceHandle, policy::Policy},
     endpoint::Endpoint,
@@ -57,6 +57,21 @@ pub struct Built<S> {
 }
 
 impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
+    /// Checks all settings, without building anything.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError>
+    where
+        K: CheckedOutermost,
+        P: Clone,
+        W: Clone,
+    {
+        self.balance.clone().build()?;
+        self.layers.settings.check()?;
+        self.breaker.check()
+    }
+
     /// Builds the client over the endpoints of a discovery of this crate.
     ///
     /// # Errors
@@ -139,6 +154,21 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
     }
 }
 
+impl LayerSettings {
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Some(error) = &self.refused {
+            return Err(error.clone());
+        }
+        if let Some(timeout) = self.timeout {
+            let above_zero = Duration::from_nanos(1)..;
+            check_range("stack.timeout", timeout, above_zero)?;
+        }
+        self.retry.build()?;
+        self.hedge.build()?;
+        Ok(())
+    }
+}
+
 impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
     /// Adds the layers from the inside out, with the reason for each position.
     fn around<S, P: Policy, W, K: Outermost<Stacked<S, P, C, R, H, W>, C>, T: Reporting<C>>(
@@ -148,13 +178,7 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         telemetry: &T,
     ) -> Result<Built<T::Client<K::Service>>, ConfigError> {
         let mut settings = self.settings;
-        if let Some(error) = settings.refused {
-            return Err(error);
-        }
-        if let Some(timeout) = settings.timeout {
-            let above_zero = Duration::from_nanos(1)..;
-            check_range("stack.timeout", timeout, above_zero)?;
-        }
+        settings.check()?;
         settings.retry = settings.retry.within(settings.timeout);
         if let Some(seed) = settings.seed {
             settings.retry = settings.retry.seed(seed);

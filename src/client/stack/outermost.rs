@@ -11,7 +11,7 @@ use crate::{
 /// [settings](BreakerSettings), or a shared [breaker](BreakerLayer).
 ///
 /// It is a type parameter, so that a stack without a breaker has no check and no wrapped body.
-pub trait Outermost<S, C>: sealed::Sealed {
+pub trait Outermost<S, C>: CheckedOutermost {
     /// The service with the outermost layer.
     type Service;
 
@@ -55,11 +55,31 @@ impl<S, C: Clone> Outermost<S, C> for BreakerLayer {
     }
 }
 
-mod sealed {
-    use super::{BreakerLayer, BreakerSettings, NoBreaker};
+pub(crate) use sealed::CheckedOutermost;
 
-    pub trait Sealed {}
-    impl Sealed for NoBreaker {}
-    impl Sealed for BreakerSettings {}
-    impl Sealed for BreakerLayer {}
+mod sealed {
+    use super::{BreakerLayer, BreakerSettings, ConfigError, NoBreaker};
+
+    /// Checks the settings of the layer.
+    pub trait CheckedOutermost {
+        fn check(&self) -> Result<(), ConfigError>;
+    }
+
+    impl CheckedOutermost for NoBreaker {
+        fn check(&self) -> Result<(), ConfigError> {
+            Ok(())
+        }
+    }
+
+    impl CheckedOutermost for BreakerSettings {
+        fn check(&self) -> Result<(), ConfigError> {
+            self.build().map(drop)
+        }
+    }
+
+    impl CheckedOutermost for BreakerLayer {
+        fn check(&self) -> Result<(), ConfigError> {
+            Ok(())
+        }
+    }
 }
