@@ -126,6 +126,24 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Limited => "limited",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::Malformed => "malformed",
+            Self::Doubtful => "doubtful",
+            Self::Invalid => "invalid",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// An error of a registry.
 ///
 /// It is cheap to clone, because every watch of a service reports the same error.

@@ -89,6 +89,28 @@ pub enum EndpointState {
     Probing,
 }
 
+impl EndpointState {
+    /// All states.
+    pub const ALL: &[Self] = &[
+        Self::Active,
+        Self::Warming,
+        Self::Weightless,
+        Self::Ejected,
+        Self::Probing,
+    ];
+
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Warming => "warming",
+            Self::Weightless => "weightless",
+            Self::Ejected => "ejected",
+            Self::Probing => "probing",
+        }
+    }
+}
+
 /// One endpoint of a balancer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -9,6 +9,10 @@ pub mod migration {}
 #[doc = include_str!("faults.md")]
 pub mod faults {}
 
+#[cfg(feature = "metrics")]
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 

@@ -36,6 +36,26 @@ pub enum ViewState {
 }
 
 impl ViewState {
+    /// All states.
+    pub const ALL: &[Self] = &[
+        Self::Pending,
+        Self::Live,
+        Self::Empty,
+        Self::Missing,
+        Self::Stale,
+    ];
+
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Live => "live",
+            Self::Empty => "empty",
+            Self::Missing => "missing",
+            Self::Stale => "stale",
+        }
+    }
+
     /// How likely it is that this state hides instances, from 0, where it is likeliest: a registry that
     /// `failed` may list some, and one that is missing the service lists none. Of several states without
     /// instances, the one with the lowest rank explains why there are none.
@@ -53,13 +73,7 @@ impl ViewState {
 
 impl fmt::Display for ViewState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pending => "pending",
-            Self::Live => "live",
-            Self::Empty => "empty",
-            Self::Missing => "missing",
-            Self::Stale => "stale",
-        })
+        f.write_str(self.as_str())
     }
 }
 

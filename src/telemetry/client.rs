@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::{
     course::Course,
-    current::CurrentRequest,
+    current::{self, CurrentRequest},
     report::RequestInfo,
     reporter::{EndpointReporter, Reporter},
 };
@@ -27,11 +27,13 @@ use crate::{
 /// A client whose requests are reported. Made by [`Telemetry`](super::Telemetry), as the outermost layer.
 ///
 /// A request ends with the body of its response if the classifier `C` observes it, as `Http` and `Grpc` do.
-/// Errors are boxed.
+/// Its time begins when `poll_ready` begins to wait. Errors are boxed.
 pub struct MonitoredClient<S, C> {
     service: S,
     classify: C,
     reporter: Arc<Reporter>,
+    /// Since when this clone waits to be ready for a request.
+    waits: Option<Instant>,
 }
 
 impl<S, C> MonitoredClient<S, C> {
@@ -40,6 +42,7 @@ impl<S, C> MonitoredClient<S, C> {
             service,
             classify,
             reporter,
+            waits: None,
         }
     }
 
@@ -55,6 +58,7 @@ impl<S: Clone, C: Clone> Clone for MonitoredClient<S, C> {
             service: self.service.clone(),
             classify: self.classify.clone(),
             reporter: Arc::clone(&self.reporter),
+            waits: None,
         }
     }
 }
@@ -76,20 +80,27 @@ where
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        ready!(self.service.poll_ready(cx))
-            .map_err(|error| {
+        match self.service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Pending => {
+                self.waits.get_or_insert_with(Instant::now);
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => {
                 let error = error.into();
-                let mut report = RequestReport::begin(&self.reporter, Instant::now());
+                let began = self.waits.take().unwrap_or_else(Instant::now);
+                let mut report = RequestReport::begin(&self.reporter, began);
                 report.course.failed(RequestErrorKind::of(&*error));
-                error
-            })
-            .into()
+                Poll::Ready(Err(error))
+            }
+        }
     }
 
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
         let now = Instant::now();
-        let mut report = RequestReport::begin(&self.reporter, now);
+        let began = self.waits.take().unwrap_or(now);
+        let mut report = RequestReport::begin(&self.reporter, began);
         let call = || attempt::at(now, || self.service.call(request));
         RequestFuture {
             future: report.current.enter(call),
@@ -128,11 +139,9 @@ where
         Poll::Ready(match result {
             Ok(response) => {
                 let verdict = this.classify.judge(Ok(&response));
-                let head = report.current.head;
+                let now = current::clock(report.current.number);
                 let status = this.classify.status(&response);
-                report
-                    .course
-                    .answered(head.unwrap_or_else(Instant::now), status);
+                report.course.answered(now, status);
                 report.answered(verdict);
                 Ok(this.classify.observe(response, verdict, report))
             }
@@ -157,6 +166,7 @@ pub struct RequestReport {
 
 impl RequestReport {
     fn begin(reporter: &Arc<Reporter>, now: Instant) -> Self {
+        reporter.request_began();
         Self {
             reporter: Arc::clone(reporter),
             current: CurrentRequest::new(),
@@ -171,7 +181,7 @@ impl Observer for RequestReport {
     }
 
     fn ended(&mut self) {
-        self.course.completed(Instant::now());
+        self.course.completed(current::clock(self.current.number));
     }
 
     #[cfg(feature = "_hyper")]
@@ -193,7 +203,7 @@ impl Drop for RequestReport {
             ..
         } = &self.current;
         let request = RequestInfo {
-            service: &self.reporter.service,
+            service: self.reporter.service(),
             number: *number,
             attempts: *attempts,
             hedged: *hedged,
@@ -204,7 +214,7 @@ impl Drop for RequestReport {
 }
 
 impl_debug!(RequestReport: |this|
-    service = this.reporter.service,
+    service = this.reporter.service(),
     number = this.current.number,
     attempts = this.current.attempts,
 );

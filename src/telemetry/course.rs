@@ -11,12 +11,28 @@ use crate::{
     error::RequestErrorKind,
 };
 
+/// A time in one word, because a course is moved with its response. The largest value stands for none.
+#[derive(Clone, Copy, Debug)]
+struct Nanos(u64);
+
+impl Nanos {
+    const NONE: Self = Self(u64::MAX);
+
+    fn of(time: Duration) -> Self {
+        Self(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1))
+    }
+
+    fn time(self) -> Option<Duration> {
+        (self.0 != u64::MAX).then(|| Duration::from_nanos(self.0))
+    }
+}
+
 /// The course of an attempt or a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Course {
     began: Instant,
-    to_head: Option<Duration>,
-    to_end: Option<Duration>,
+    to_head: Nanos,
+    to_end: Nanos,
     ended: Option<Ended>,
     status: Option<ResponseStatus>,
 }
@@ -25,8 +41,8 @@ impl Course {
     pub(super) fn new(began: Instant) -> Self {
         Self {
             began,
-            to_head: None,
-            to_end: None,
+            to_head: Nanos::NONE,
+            to_end: Nanos::NONE,
             ended: None,
             status: None,
         }
@@ -34,13 +50,13 @@ impl Course {
 
     /// The head of the response has arrived.
     pub(super) fn answered(&mut self, now: Instant, status: Option<ResponseStatus>) {
-        self.to_head = Some(now.saturating_duration_since(self.began));
+        self.to_head = Nanos::of(now.saturating_duration_since(self.began));
         self.status = status;
     }
 
     /// The response is complete.
     pub(super) fn completed(&mut self, now: Instant) {
-        self.to_end = Some(now.saturating_duration_since(self.began));
+        self.to_end = Nanos::of(now.saturating_duration_since(self.began));
     }
 
     /// Its trailers have a status.
@@ -57,7 +73,7 @@ impl Course {
     /// The classifier has judged the head of the response, or its end.
     pub(super) fn judged(&mut self, verdict: Verdict) {
         // A second verdict comes only when the body of a success breaks off.
-        let broke_off = self.ended.is_some() && self.to_end.is_none();
+        let broke_off = self.ended.is_some() && self.to_end.time().is_none();
         self.ended = Some(match verdict.outcome {
             Outcome::Failure if broke_off => Ended::Failed(RequestErrorKind::Connection),
             outcome => Ended::Answered(outcome),
@@ -66,12 +82,13 @@ impl Course {
 
     /// How it ended, if nothing follows any more. `abandoned` is why it is dropped.
     pub(super) fn end(&self, abandoned: Abandoned) -> End {
-        let elapsed = self.to_end.unwrap_or_else(|| self.began.elapsed());
+        let to_end = self.to_end.time();
+        let elapsed = to_end.unwrap_or_else(|| self.began.elapsed());
         End {
             ended: self.ended.unwrap_or(Ended::Abandoned(abandoned)),
             status: self.status,
-            to_head: self.to_head,
-            to_end: self.to_end,
+            to_head: self.to_head.time(),
+            to_end,
             elapsed,
         }
     }

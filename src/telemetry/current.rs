@@ -22,8 +22,6 @@ pub(super) struct CurrentRequest {
     pub(super) attempts: u32,
     /// Whether the last response came from a hedge.
     pub(super) hedged: bool,
-    /// When the head of the last response arrived.
-    pub(super) head: Option<Instant>,
     /// The endpoint that answered last, or that it was sent to last.
     pub(super) endpoint: Option<Arc<EndpointReporter>>,
 }
@@ -34,12 +32,31 @@ thread_local! {
             number: 0,
             attempts: 0,
             hedged: false,
-            head: None,
             endpoint: None,
         })
     };
     /// The next number for a request on this thread, and the end of the numbers that it has taken.
     static NUMBERS: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+thread_local! {
+    /// The last reading of the clock by an attempt, and the request that it belongs to.
+    static CLOCK: Cell<Option<(u64, Instant)>> = const { Cell::new(None) };
+}
+
+/// Notes a reading of the clock for the request of an attempt, which follows in the same poll.
+#[inline]
+pub(super) fn note_clock(request: u64, now: Instant) {
+    CLOCK.set(Some((request, now)));
+}
+
+/// The time at which an attempt of this request noted it in the same poll; else reads the clock.
+#[inline]
+pub(super) fn clock(request: u64) -> Instant {
+    match CLOCK.take() {
+        Some((of, now)) if of == request => now,
+        _ => Instant::now(),
+    }
 }
 
 /// How many numbers a thread takes at a time, so that threads seldom write to the shared counter.
@@ -83,7 +100,7 @@ impl CurrentRequest {
     }
 
     /// Notes that an attempt of the current request got a response.
-    pub(super) fn answered(by: &Arc<EndpointReporter>, hedged: bool, now: Instant) {
+    pub(super) fn answered(by: &Arc<EndpointReporter>, hedged: bool) {
         let mut current = CURRENT.take();
         if current.number == 0 {
             return;
@@ -92,7 +109,7 @@ impl CurrentRequest {
         if !known.is_some_and(|known| Arc::ptr_eq(known, by)) {
             current.endpoint = Some(Arc::clone(by));
         }
-        (current.hedged, current.head) = (hedged, Some(now));
+        current.hedged = hedged;
         CURRENT.set(current);
     }
 }

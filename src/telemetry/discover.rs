@@ -8,7 +8,7 @@ use std::{
 use futures_core::Stream;
 use tower::discover::{Change, Discover};
 
-use super::{endpoint::MonitoredEndpoint, report::EndpointTag, settings::Telemetry};
+use super::{endpoint::MonitoredEndpoint, report::EndpointTag, settings::Reports};
 use crate::{classify::Answers, endpoint::Endpoint};
 
 /// A discovery whose endpoints report their attempts, for a client that is assembled by hand.
@@ -31,11 +31,13 @@ use crate::{classify::Answers, endpoint::Endpoint};
 /// let telemetry = Telemetry::new().service("user-service").monitor(on_attempt(|attempt, end| {
 ///     println!("{}: {}", attempt.endpoint.key(), end.ended);
 /// }));
+/// let reports = telemetry.build()?;
 /// let registry = registry::connect("memory:")?;
 /// let discover = registry.watch("user-service")?.discover(HttpEndpoints::<Body>::new());
-/// let discover = MonitoredDiscover::new(discover, &telemetry).classify(Http::default());
+/// let discover = MonitoredDiscover::new(discover, &reports).classify(Http::default());
 /// let balance = BalanceLayer::builder().classify(Http::default()).build()?.balance(discover);
-/// let client = telemetry.layer().classify(Http::default()).layer(balance);
+/// reports.follow(&balance.handle(), None, None);
+/// let client = reports.layer().classify(Http::default()).layer(balance);
 /// # drop(client);
 /// # Ok(())
 /// # }
@@ -45,16 +47,16 @@ use crate::{classify::Answers, endpoint::Endpoint};
 #[derive(Clone, Debug)]
 pub struct MonitoredDiscover<D, C = Answers> {
     discover: D,
-    telemetry: Telemetry,
+    reports: Reports,
     classify: C,
 }
 
 impl<D> MonitoredDiscover<D> {
     /// Reports the attempts at all endpoints of a discovery.
-    pub fn new(discover: D, telemetry: &Telemetry) -> Self {
+    pub fn new(discover: D, reports: &Reports) -> Self {
         Self {
             discover,
-            telemetry: telemetry.clone(),
+            reports: reports.clone(),
             classify: Answers,
         }
     }
@@ -67,7 +69,7 @@ impl<D, C> MonitoredDiscover<D, C> {
     pub fn classify<C2>(self, classify: C2) -> MonitoredDiscover<D, C2> {
         MonitoredDiscover {
             discover: self.discover,
-            telemetry: self.telemetry,
+            reports: self.reports,
             classify,
         }
     }
@@ -87,7 +89,7 @@ where
             Change::Insert(key, endpoint) => {
                 let tag = EndpointTag::of(&endpoint);
                 let classify = this.classify.clone();
-                let monitored = |service| this.telemetry.endpoint(service, classify, tag);
+                let monitored = |service| this.reports.endpoint(service, classify, tag);
                 Change::Insert(key, endpoint.map(monitored))
             }
             Change::Remove(key) => Change::Remove(key),

@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::{
-    course::Course, current::CurrentRequest, report::AttemptInfo, reporter::EndpointReporter,
+    course::Course,
+    current::{self, CurrentRequest},
+    report::AttemptInfo,
+    reporter::EndpointReporter,
 };
 use crate::{
     attempt::{self, Abandoned, AttemptKind},
@@ -114,7 +117,8 @@ where
             Ok(response) => {
                 let verdict = this.classify.judge(Ok(&response));
                 let now = Instant::now();
-                CurrentRequest::answered(&report.endpoint, report.hedged, now);
+                current::note_clock(report.request, now);
+                CurrentRequest::answered(&report.endpoint, report.hedged);
                 report.course.answered(now, this.classify.status(&response));
                 report.answered(verdict);
                 Ok(this.classify.observe(response, verdict, report))
@@ -173,7 +177,9 @@ impl Observer for AttemptReport {
     }
 
     fn ended(&mut self) {
-        self.course.completed(Instant::now());
+        let now = Instant::now();
+        current::note_clock(self.request, now);
+        self.course.completed(now);
     }
 
     #[cfg(feature = "_hyper")]

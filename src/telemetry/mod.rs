@@ -25,6 +25,11 @@ mod course;
 mod current;
 mod discover;
 mod endpoint;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 mod monitor;
 mod report;
 mod reporter;
@@ -33,6 +38,8 @@ mod settings;
 #[cfg(feature = "status")]
 pub mod status;
 
+#[cfg(feature = "metrics")]
+pub use self::metrics::{Cardinality, Metrics};
 pub use self::{
     client::{MonitoredClient, RequestFuture, RequestReport},
     discover::MonitoredDiscover,
@@ -40,5 +47,5 @@ pub use self::{
     monitor::{Monitor, OnAttempt, OnRequest, on_attempt, on_request},
     report::{AttemptInfo, End, Ended, EndpointTag, RequestInfo},
     reporting::{NoTelemetry, Reporting},
-    settings::{MonitorLayer, Telemetry},
+    settings::{MonitorLayer, Reports, Telemetry},
 };

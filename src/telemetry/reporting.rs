@@ -3,7 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    client::MonitoredClient, endpoint::MonitoredEndpoint, report::EndpointTag, settings::Telemetry,
+    client::MonitoredClient,
+    endpoint::MonitoredEndpoint,
+    report::EndpointTag,
+    settings::{Reports, Telemetry},
+};
+use crate::{
+    balance::BalanceHandle,
+    error::ConfigError,
+    service::{breaker::BreakerHandle, retry::RetryBudget},
 };
 
 /// Whether a stack reports its requests: [`NoTelemetry`], or [`Telemetry`].
@@ -11,6 +19,8 @@ use super::{
 /// It is a type parameter of the stack, so that a stack without telemetry has no check, no larger future and
 /// no wrapped body.
 pub trait Reporting<C>: sealed::Sealed + Clone + Send + 'static {
+    /// The parts that report for one client.
+    type Live: Clone + Send + 'static;
     /// The service of an endpoint that reports.
     type Endpoint<S>;
     /// The client that reports.
@@ -20,16 +30,30 @@ pub trait Reporting<C>: sealed::Sealed + Clone + Send + 'static {
     #[must_use]
     fn for_service(self, service: &Arc<str>) -> Self;
 
+    /// Makes the parts for one client.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    fn start(&self) -> Result<Self::Live, ConfigError>;
+
     /// Makes an endpoint report.
     fn endpoint<S>(
-        &self,
+        live: &Self::Live,
         service: S,
         classify: &C,
         tag: impl FnOnce() -> EndpointTag,
     ) -> Self::Endpoint<S>;
 
     /// Makes a client report.
-    fn client<S>(&self, client: S, classify: C) -> Self::Client<S>;
+    fn client<S>(live: &Self::Live, client: S, classify: C) -> Self::Client<S>;
+
+    /// Follows the parts of a client, for their metrics.
+    fn follow(
+        live: &Self::Live,
+        balance: &BalanceHandle,
+        breaker: Option<&BreakerHandle>,
+        budget: Option<&RetryBudget>,
+    );
 }
 
 /// Nothing is reported.
@@ -38,6 +62,7 @@ pub trait Reporting<C>: sealed::Sealed + Clone + Send + 'static {
 pub struct NoTelemetry;
 
 impl<C> Reporting<C> for NoTelemetry {
+    type Live = ();
     type Endpoint<S> = S;
     type Client<S> = S;
 
@@ -45,16 +70,23 @@ impl<C> Reporting<C> for NoTelemetry {
         self
     }
 
-    fn endpoint<S>(&self, service: S, _: &C, _: impl FnOnce() -> EndpointTag) -> S {
+    fn start(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn endpoint<S>((): &(), service: S, _: &C, _: impl FnOnce() -> EndpointTag) -> S {
         service
     }
 
-    fn client<S>(&self, client: S, _: C) -> S {
+    fn client<S>((): &(), client: S, _: C) -> S {
         client
     }
+
+    fn follow((): &(), _: &BalanceHandle, _: Option<&BreakerHandle>, _: Option<&RetryBudget>) {}
 }
 
 impl<C: Clone> Reporting<C> for Telemetry {
+    type Live = Reports;
     type Endpoint<S> = MonitoredEndpoint<S, C>;
     type Client<S> = MonitoredClient<S, C>;
 
@@ -66,17 +98,30 @@ impl<C: Clone> Reporting<C> for Telemetry {
         }
     }
 
+    fn start(&self) -> Result<Reports, ConfigError> {
+        self.build()
+    }
+
     fn endpoint<S>(
-        &self,
+        live: &Reports,
         service: S,
         classify: &C,
         tag: impl FnOnce() -> EndpointTag,
     ) -> Self::Endpoint<S> {
-        Telemetry::endpoint(self, service, classify.clone(), tag())
+        live.endpoint(service, classify.clone(), tag())
     }
 
-    fn client<S>(&self, client: S, classify: C) -> Self::Client<S> {
-        tower::Layer::layer(&self.layer().classify(classify), client)
+    fn client<S>(live: &Reports, client: S, classify: C) -> Self::Client<S> {
+        tower::Layer::layer(&live.layer().classify(classify), client)
+    }
+
+    fn follow(
+        live: &Reports,
+        balance: &BalanceHandle,
+        breaker: Option<&BreakerHandle>,
+        budget: Option<&RetryBudget>,
+    ) {
+        live.follow(balance, breaker, budget);
     }
 }
 

@@ -9,15 +9,21 @@ use super::{
     endpoint::MonitoredEndpoint,
     monitor::Monitor,
     report::EndpointTag,
-    reporter::{EndpointReporter, Reporter},
+    reporter::{Audience, EndpointReporter, Reporter},
 };
-use crate::classify::Answers;
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Metrics;
+use crate::{
+    balance::BalanceHandle,
+    classify::Answers,
+    error::ConfigError,
+    service::{breaker::BreakerHandle, retry::RetryBudget},
+};
 
 /// Who is told of the requests of a client, and of their attempts.
 ///
-/// [`Stack::telemetry`](crate::client::Stack::telemetry) takes it. For a client assembled by hand,
-/// [`MonitoredDiscover`](super::MonitoredDiscover) reports the attempts, and [`layer`](Self::layer) around
-/// all other layers reports the requests.
+/// [`Stack::telemetry`](crate::client::Stack::telemetry) takes it; for a client that is assembled by hand there
+/// is [`build`](Self::build).
 ///
 /// # Examples
 /// ```
@@ -45,25 +51,33 @@ use crate::classify::Answers;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Telemetry {
-    reporter: Arc<Reporter>,
+    audience: Audience,
 }
 
 impl Telemetry {
     /// Tells nobody yet.
     pub fn new() -> Self {
         Self {
-            reporter: Arc::new(Reporter {
+            audience: Audience {
                 service: Arc::from(""),
                 monitors: Vec::new(),
-            }),
+                metrics: None,
+            },
         }
     }
 
     /// Tells a monitor, beside those that are told already.
     #[must_use]
     pub fn monitor(mut self, monitor: impl Monitor) -> Self {
-        let reporter = Arc::make_mut(&mut self.reporter);
-        reporter.monitors.push(Arc::new(monitor));
+        self.audience.monitors.push(Arc::new(monitor));
+        self
+    }
+
+    /// Keeps metrics; none unless set.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(mut self, metrics: impl Into<Option<Metrics>>) -> Self {
+        self.audience.metrics = metrics.into();
         self
     }
 
@@ -72,20 +86,65 @@ impl Telemetry {
     /// have none.
     #[must_use]
     pub fn service(mut self, service: impl Into<Arc<str>>) -> Self {
-        Arc::make_mut(&mut self.reporter).service = service.into();
+        self.audience.service = service.into();
         self
     }
 
     /// The name of the service; empty unless it was set.
     pub fn name(&self) -> &str {
-        &self.reporter.service
+        &self.audience.service
     }
 
-    /// Makes the layer that reports the requests, for a client assembled by hand.
+    /// Makes the parts that report, for one client that is assembled by hand.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    pub fn build(&self) -> Result<Reports, ConfigError> {
+        if let Some(metrics) = &self.audience.metrics {
+            metrics.check()?;
+        }
+        Ok(Reports {
+            reporter: Arc::new(Reporter::new(self.audience.clone())),
+        })
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The parts that report what one client does; made by [`Telemetry::build`].
+/// [`MonitoredDiscover`](super::MonitoredDiscover) reports the attempts, and the [`layer`](Self::layer) around
+/// all other layers the requests.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    reporter: Arc<Reporter>,
+}
+
+impl Reports {
+    /// Makes the layer that reports the requests. It goes around all other layers.
     pub fn layer(&self) -> MonitorLayer {
         MonitorLayer {
             reporter: Arc::clone(&self.reporter),
             classify: Answers,
+        }
+    }
+
+    /// Follows the parts of the client, for their metrics, until the balancer has ended. Without metrics it
+    /// does nothing.
+    ///
+    /// # Panics
+    /// With metrics, outside of a tokio runtime.
+    pub fn follow(
+        &self,
+        balance: &BalanceHandle,
+        breaker: Option<&BreakerHandle>,
+        budget: Option<&RetryBudget>,
+    ) {
+        if let Some(metrics) = self.reporter.metrics() {
+            super::metrics::follow(metrics, balance, breaker, budget);
         }
     }
 
@@ -100,13 +159,7 @@ impl Telemetry {
     }
 }
 
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Reports the requests of a client; made by [`Telemetry::layer`]. It goes around all other layers.
+/// Reports the requests of a client; made by [`Reports::layer`].
 #[derive(Clone, Debug)]
 pub struct MonitorLayer<C = Answers> {
     reporter: Arc<Reporter>,

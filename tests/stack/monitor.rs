@@ -323,13 +323,14 @@ async fn a_client_assembled_by_hand_reports_the_same() {
     let servers = servers(["a"]).await;
     let notes = Notes::default();
     let telemetry = Telemetry::new().service("web").monitor(notes.clone());
-    let discover = MonitoredDiscover::new(discover([servers[0].instance()]), &telemetry);
+    let reports = telemetry.build().unwrap();
+    let discover = MonitoredDiscover::new(discover([servers[0].instance()]), &reports);
     let balance = BalanceLayer::builder()
         .classify(Http::default())
         .build()
         .unwrap();
     let balance = balance.balance(discover.classify(Http::default()));
-    let client = telemetry.layer().classify(Http::default()).layer(balance);
+    let client = reports.layer().classify(Http::default()).layer(balance);
     let request = get("/").map(|_| unreachable_body());
     let response = client.clone().oneshot(request).await.unwrap();
     response.into_body().collect().await.unwrap();

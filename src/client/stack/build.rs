@@ -101,16 +101,17 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
             telemetry,
         } = self;
         let classify = layers.classify.clone();
-        let reporting = telemetry.clone();
+        let live = telemetry.start()?;
+        let reports = live.clone();
         let balance = balance
             .build()?
             .balance_apart(discover, move |_, endpoint: Endpoint<S>| {
                 let tag = EndpointTag::of(&endpoint);
                 let (service, facts) = endpoint.into_parts();
-                let service = reporting.endpoint(service, &classify, || tag);
+                let service = T::endpoint(&reports, service, &classify, || tag);
                 (service, Some(facts))
             });
-        layers.around(balance, &breaker, &telemetry)
+        layers.around::<_, _, _, _, T>(balance, &breaker, &live)
     }
 
     /// The same over any tower discovery; see
@@ -143,14 +144,15 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
             telemetry,
         } = self;
         let classify = layers.classify.clone();
-        let reporting = telemetry.clone();
+        let live = telemetry.start()?;
+        let reports = live.clone();
         let balance = balance
             .build()?
             .balance_apart(discover, move |name, service| {
                 let tag = || EndpointTag::new(Key::of_name(name));
-                (reporting.endpoint(service, &classify, tag), None)
+                (T::endpoint(&reports, service, &classify, tag), None)
             });
-        layers.around(balance, &breaker, &telemetry)
+        layers.around::<_, _, _, _, T>(balance, &breaker, &live)
     }
 }
 
@@ -175,7 +177,7 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         self,
         balance: Balance<S, P, C, W>,
         breaker: &K,
-        telemetry: &T,
+        live: &T::Live,
     ) -> Result<Built<T::Client<K::Service>>, ConfigError> {
         let mut settings = self.settings;
         settings.check()?;
@@ -214,7 +216,8 @@ impl<C: Clone, R: Clone, H: Clone> Layers<C, R, H> {
         let (service, breaker) = breaker.wrap(service, self.classify.clone())?;
 
         // What callers get is what is reported, refusals of the breaker too.
-        let service = telemetry.client(service, self.classify);
+        let service = T::client(live, service, self.classify);
+        T::follow(live, &handle, breaker.as_ref(), budget.as_ref());
         let handles = Handles {
             balance: handle,
             breaker,

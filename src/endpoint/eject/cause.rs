@@ -37,6 +37,20 @@ pub enum EjectCause {
     ByHand,
 }
 
+impl EjectCause {
+    /// Returns a stable name, without the numbers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures { .. } => "consecutive_failures",
+            Self::FailureRatio { .. } => "failure_ratio",
+            Self::Slow { .. } => "slow",
+            Self::HealthCheck { .. } => "health_check",
+            Self::ProbeFailed => "probe_failed",
+            Self::ByHand => "by_hand",
+        }
+    }
+}
+
 impl fmt::Display for EjectCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -73,6 +87,20 @@ pub enum Restored {
     Doubt,
     /// It has a new address, and so is another process.
     Moved,
+}
+
+impl Restored {
+    /// Returns its stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::HealthCheck => "health_check",
+            Self::ByHand => "by_hand",
+            Self::Guard => "guard",
+            Self::Doubt => "doubt",
+            Self::Moved => "moved",
+        }
+    }
 }
 
 impl fmt::Display for Restored {

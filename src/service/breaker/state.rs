@@ -23,6 +23,15 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    /// All states.
+    pub const ALL: &[Self] = &[
+        Self::Closed,
+        Self::Open,
+        Self::HalfOpen,
+        Self::ForcedOpen,
+        Self::ForcedClosed,
+    ];
+
     /// Its name in logs and metrics, such as `half_open`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::budget::{RetryBudget, SlotEnd};
 use crate::{
     alarm::Alarms,
+    attempt,
     backoff::{Backoff, after},
     deadline::Deadline,
     rng::small_rng,
@@ -66,7 +67,7 @@ impl Terms {
     /// The start of a request, if the rules need it.
     #[inline]
     pub(super) fn begin(&self) -> Option<Instant> {
-        self.rules.needs_time.then(Instant::now)
+        self.rules.needs_time.then(attempt::now)
     }
 
     /// Deposits for a request that is about to be sent.
