@@ -13,9 +13,11 @@ use std::{
 
 use clap::Parser;
 use common::{
-    client::{Caller, Settings},
+    client::Caller,
     figures::{Figures, Summary},
-    page, told,
+    page,
+    settings::Settings,
+    told,
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::MissedTickBehavior};
 use tower_roster::{balance::policy, registry::Query};
@@ -116,7 +118,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         hedge: !args.no_hedge,
         breaker: args.breaker,
         try_timeout: args.try_timeout,
-        timeout: args.timeout,
+        ..Settings::new(args.timeout)
     };
     let caller = Caller::new(watch, settings, Arc::clone(&figures));
     let caller = caller.map_err(common::Failure::usage)?;
@@ -167,7 +169,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
             }
             let mut caller = caller.clone();
             requests.spawn(async move {
-                let _ = caller.call().await;
+                caller.call().await;
                 drop(slot);
             });
             while requests.try_join_next().is_some() {}
@@ -199,7 +201,9 @@ async fn run(args: Args) -> Result<(), common::Failure> {
         return Err(common::Failure::work(match summary.requests {
             0 => "no request was sent".to_owned(),
             requests => {
-                let why = caller.registry().map(|why| format!("; {why}"));
+                let status = caller.handles().balance.status();
+                let registry = status.registries.first().filter(|_| status.endpoints == 0);
+                let why = registry.map(|why| format!("; {why}"));
                 format!(
                     "none of {requests} requests succeeded{}",
                     why.unwrap_or_default()

@@ -8,7 +8,16 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use tower_roster::{instance::Key, service::breaker};
+use tower_roster::{
+    attempt::AttemptKind,
+    classify::ResponseStatus,
+    client::Handles,
+    service::{
+        breaker::{BreakerHandle, BreakerTransition},
+        retry::RetryBudget,
+    },
+    telemetry::{AttemptInfo, End, Ended, Monitor, RequestInfo},
+};
 
 use super::latency::{self, InstanceRow};
 
@@ -24,6 +33,8 @@ struct Inner {
     instances: BTreeMap<String, PerInstance>,
     /// Of the answers of each instance. Apart from the rest, which is copied for each frame of a table.
     latencies: BTreeMap<String, Histogram<u64>>,
+    retries: u64,
+    hedges: u64,
     ejections: u64,
     restorations: u64,
     transitions: Vec<Transition>,
@@ -137,6 +148,8 @@ impl Figures {
             latency: histogram(),
             instances: BTreeMap::new(),
             latencies: BTreeMap::new(),
+            retries: 0,
+            hedges: 0,
             ejections: 0,
             restorations: 0,
             transitions: Vec::new(),
@@ -145,20 +158,6 @@ impl Figures {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes a request as the caller saw it, with the instance that it went to, if to any.
-    pub fn note(&self, latency: Duration, error: Option<&str>, instance: Option<&Key>) {
-        let mut inner = self.inner();
-        inner.requests += 1;
-        let _ = inner.latency.record(micros(latency));
-        match error {
-            None => inner.ok += 1,
-            Some(kind) => *inner.errors.entry(kind.to_owned()).or_default() += 1,
-        }
-        if let Some(key) = instance {
-            inner.instance(key.id()).requests += 1;
-        }
     }
 
     pub fn note_ejection(&self) {
@@ -170,7 +169,7 @@ impl Figures {
     }
 
     /// Notes a change of the breaker's state, with its cause in words.
-    pub fn note_transition(&self, transition: breaker::BreakerTransition, cause: String) {
+    pub fn note_transition(&self, transition: BreakerTransition, cause: String) {
         let mut inner = self.inner();
         let at = transition.at.into_std().duration_since(inner.began);
         inner.transitions.push(Transition {
@@ -179,30 +178,6 @@ impl Figures {
             to: transition.to.as_str(),
             cause,
         });
-    }
-
-    /// Notes that a request was sent to an instance.
-    pub fn note_sent(&self, id: &str) {
-        let mut inner = self.inner();
-        let instance = inner.instance(id);
-        instance.attempts += 1;
-        instance.recent.attempts += 1;
-    }
-
-    /// Notes the answer of an instance, or its failure.
-    pub fn note_answer(&self, id: &str, sent: Instant, ok: bool) {
-        let now = Instant::now();
-        let mut inner = self.inner();
-        let instance = inner.instance(id);
-        if !ok {
-            instance.failed += 1;
-            instance.failures.push((sent, now));
-            return;
-        }
-        let latencies = inner.latencies.entry(id.to_owned());
-        let _ = latencies
-            .or_insert_with(histogram)
-            .record(micros(now.duration_since(sent)));
     }
 
     /// Each instance, with what happened since the last call of this.
@@ -239,9 +214,10 @@ impl Figures {
         )
     }
 
-    /// What came of it, without what only the stack knows.
-    pub fn summary(&self) -> Summary {
+    /// What came of it, with what the parts of the stack have counted.
+    pub fn summary(&self, handles: &Handles) -> Summary {
         let inner = self.inner();
+        let breaker = handles.breaker.as_ref();
         let quantile = |q| ms(inner.latency.value_at_quantile(q));
         let counts = |of: fn(&PerInstance) -> u64| {
             let counts = inner.instances.iter().map(|(id, it)| (id.clone(), of(it)));
@@ -260,16 +236,76 @@ impl Figures {
             per_instance: counts(|of| of.requests),
             attempts: counts(|of| of.attempts),
             failed_attempts: counts(|of| of.failed),
-            retries: 0,
-            hedges: 0,
-            budget_refused: 0,
+            retries: inner.retries,
+            hedges: inner.hedges,
+            budget_refused: handles.budget.as_ref().map_or(0, RetryBudget::refused),
             ejections: inner.ejections,
             restorations: inner.restorations,
             breaker: Breaker {
-                state: None,
-                refused: 0,
+                state: breaker.map(|breaker| breaker.state().as_str()),
+                refused: breaker.map_or(0, BreakerHandle::refused),
                 transitions: inner.transitions.clone(),
             },
+        }
+    }
+}
+
+/// The kind of failure of a request or an attempt; `None` if it did not fail.
+fn failure(end: &End) -> Option<String> {
+    match (end.ended, end.status) {
+        (Ended::Answered(_), Some(ResponseStatus::Http(status @ 500..))) => {
+            Some(format!("http_{status}"))
+        }
+        // The caller stopped to read the body at its timeout.
+        (Ended::Answered(_), _) => end.to_end.is_none().then(|| "timeout".to_owned()),
+        (Ended::Failed(_), _) if end.to_head.is_some() => Some("body".to_owned()),
+        (ended, _) => Some(ended.to_string()),
+    }
+}
+
+impl Monitor for Figures {
+    fn attempt_began(&self, attempt: &AttemptInfo<'_>) {
+        let mut inner = self.inner();
+        match attempt.kind {
+            AttemptKind::Retry => inner.retries += 1,
+            AttemptKind::Hedge => inner.hedges += 1,
+            _ => {}
+        }
+        let instance = inner.instance(attempt.endpoint.key().id());
+        instance.attempts += 1;
+        instance.recent.attempts += 1;
+    }
+
+    fn attempt_ended(&self, attempt: &AttemptInfo<'_>, end: &End) {
+        // An attempt that was given up proves nothing.
+        let abandoned = matches!(end.ended, Ended::Abandoned(_));
+        // A failed response is dropped before its end, when its request is sent again.
+        if abandoned {
+            return;
+        }
+        let (id, now) = (attempt.endpoint.key().id(), Instant::now());
+        let mut inner = self.inner();
+        if end.ended.is_failure() {
+            let instance = inner.instance(id);
+            instance.failed += 1;
+            instance.failures.push((now - end.elapsed, now));
+        } else if let Some(head) = end.to_head {
+            let latencies = inner.latencies.entry(id.to_owned());
+            let latencies = latencies.or_insert_with(histogram);
+            let _ = latencies.record(micros(head));
+        }
+    }
+
+    fn request_ended(&self, request: &RequestInfo<'_>, end: &End) {
+        let mut inner = self.inner();
+        inner.requests += 1;
+        let _ = inner.latency.record(micros(end.elapsed));
+        match failure(end) {
+            None => inner.ok += 1,
+            Some(kind) => *inner.errors.entry(kind).or_default() += 1,
+        }
+        if let Some(endpoint) = request.endpoint {
+            inner.instance(endpoint.key().id()).requests += 1;
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod figures;
 pub mod latency;
 pub mod page;
 pub mod server;
+pub mod settings;
 pub mod terminal;
 pub mod told;
 

@@ -25,9 +25,11 @@ use tower_roster::{
 use crate::{
     common::{
         self, Failure,
-        client::{Caller, Settings},
+        client::Caller,
         figures::{Figures, Summary},
-        page, told,
+        page,
+        settings::Settings,
+        told,
     },
     table::Table,
 };
@@ -151,7 +153,7 @@ async fn load(caller: Caller, rate: u32) {
         ticks.tick().await;
         let mut caller = caller.clone();
         requests.spawn(async move {
-            let _ = caller.call().await;
+            caller.call().await;
         });
         while requests.try_join_next().is_some() {}
     }
