@@ -41,6 +41,20 @@
 //! # fn main() {}
 //! ```
 //!
+//! # A server that announces itself
+//! ```no_run
+//! # #[cfg(all(feature = "consul", feature = "server"))]
+//! # async fn serve(app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+//! use tower_roster::registry;
+//!
+//! let registry = registry::connect("consul:")?;
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:8080").await?;
+//! let server = registry.announce("user-service", &listener)?;
+//! server.serve(|leave| axum::serve(listener, app).with_graceful_shutdown(leave)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # A process that registers itself
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")]
@@ -65,6 +79,7 @@
 //! - [`balance`] is the balancer, with its [policies](balance::policy) and its
 //!   [topology](balance::topology).
 //! - [`client::Stack`] assembles all layers, and explains their order.
+//! - `server` announces servers, and lets them leave without losing a request.
 //! - [`docs`] contains the reasons for the defaults, the costs, and the changelog.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -111,6 +126,6 @@ pub use self::{
 };
 
 /// Compiles the examples of the README.
-#[cfg(all(doctest, feature = "consul", feature = "http"))]
+#[cfg(all(doctest, feature = "consul", feature = "http", feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

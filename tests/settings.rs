@@ -445,6 +445,53 @@ fn so_are_the_settings_of_dns() {
     }
 }
 
+#[cfg(all(feature = "memory", feature = "server"))]
+#[tokio::test]
+async fn so_are_the_settings_of_a_server() {
+    use tower_roster::{registry::Health, server::ServerSettings};
+
+    let one = || ServerSettings::new("web");
+    assert_eq!(one(), "web".into());
+    let second = Duration::from_secs(1);
+    for other in [
+        ServerSettings::new("other"),
+        one().id("web-1"),
+        one().advertise("h:1".parse().ok()),
+        one().weight(2),
+        one().zone("a"),
+        one().tag("a"),
+        one().meta("a", "b"),
+        one().health(Health::tcp()),
+        one().reap_after(None),
+        one().starts_passing(false),
+        one().notice(2 * second),
+        one().grace(2 * second),
+    ] {
+        assert_ne!(other, one());
+        assert_eq!(other.clone(), other);
+    }
+    let registry = registry::connect("memory:").unwrap();
+    let nowhere: std::net::SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let error = registry.announce(one(), &nowhere).unwrap_err().to_string();
+    assert!(error.contains("server.advertise"), "{error}");
+    assert!(is_well_formed("server.advertise"));
+}
+
+#[cfg(feature = "tonic")]
+#[tokio::test]
+async fn so_are_the_calls_that_may_be_repeated() {
+    use tower_roster::client::{GrpcEndpoints, Stack};
+
+    let watch = registry::connect("fixed:h:1")
+        .unwrap()
+        .watch("web")
+        .unwrap();
+    let stack = Stack::grpc().repeatable("a b");
+    let error = refused(stack.build(watch.discover(GrpcEndpoints::new())));
+    assert_eq!(error.field(), "stack.repeatable");
+    assert!(is_well_formed(error.field()));
+}
+
 #[test]
 fn so_are_the_settings_of_two_registries() {
     use tower_roster::registry::{Failover, Merge};

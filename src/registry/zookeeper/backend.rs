@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{ErrorKind, RegistryError},
-    instance::Host,
+    instance::{Address, Host},
     registry::{
         Announcement, Backend, Health, Lease, Query, Source,
         record::{self, RecordFormat, encode, encode_name},
@@ -37,6 +37,7 @@ const LONGEST_PATH: usize = 4 << 10;
 #[derive(Clone)]
 pub struct Zookeeper {
     pub(super) name: Arc<str>,
+    pub(super) address: Option<Address>,
     pub(super) client: ZkClient,
     pub(super) held: Arc<Held>,
     /// What precedes the names of services: the chroot and the prefix. It is `/`, or has no `/` at its
@@ -104,6 +105,10 @@ impl fmt::Debug for Zookeeper {
 impl Backend for Zookeeper {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.address.clone()
     }
 
     fn watch(&self, query: &Query) -> Result<Vec<Box<dyn Source>>, RegistryError> {

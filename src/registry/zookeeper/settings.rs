@@ -240,6 +240,7 @@ impl ZookeeperSettings {
         let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
         Ok(Zookeeper {
             name: format!("zookeeper {}{chroot}", servers.join(",")).into(),
+            address: self.servers.first().cloned(),
             client: ZkClient::new(Options {
                 members: self.servers.clone(),
                 login: self.user.clone(),
