@@ -9,6 +9,7 @@ use crate::support::{Garbage, Then};
 pub(crate) enum Protocol {
     Http,
     Dns,
+    Zookeeper,
 }
 
 /// How many kinds there are.
@@ -19,6 +20,7 @@ impl Protocol {
         let all = match self {
             Protocol::Http => http(),
             Protocol::Dns => dns(),
+            Protocol::Zookeeper => zookeeper(),
         };
         assert_eq!(all.len(), KINDS);
         all
@@ -194,5 +196,62 @@ fn dns() -> Vec<Garbage> {
         record(&[0xC0, 0xFF, 0, 33, 0, 1, 0, 0, 0, 1, 0, 6]),
         record(&[0xC0, 12, 0, 33, 0, 1, 0, 0, 0, 1, 0xFF, 0xFF, 1]),
         record(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 3, 127, 0, 0]),
+    ]
+}
+
+/// A frame of ZooKeeper: its length, and these parts.
+fn frame(parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+}
+
+/// The reply to a connect: the timeout that was granted, a session, and its password.
+fn connected(timeout: i32, session: i64, password: &[u8]) -> Vec<u8> {
+    let length = (password.len() as u32).to_be_bytes();
+    let (timeout, session) = (timeout.to_be_bytes(), session.to_be_bytes());
+    frame(&[&[0; 4], &timeout, &session, &length, password, &[0]])
+}
+
+/// The head of a reply: the number of the request, a transaction, an error.
+fn head(xid: i32, zxid: i64, error: i32) -> Vec<u8> {
+    let (xid, zxid) = (xid.to_be_bytes(), zxid.to_be_bytes());
+    [&xid[..], &zxid, &error.to_be_bytes()].concat()
+}
+
+fn zookeeper() -> Vec<Garbage> {
+    let good = connected(10_000, 0x7777, &[7; 16]);
+    let then = |bytes: &[u8]| fixed([&good[..], bytes].concat(), Then::Close);
+    let watch = head(-1, -1, 0);
+    vec![
+        fixed("", Then::Close),
+        fixed("", Then::Reset),
+        fixed(noise(4_096), Then::Close),
+        fixed(vec![0; 64 << 10], Then::Close),
+        fixed([0x15, 3, 1, 0, 2, 2, 0x16], Then::Close),
+        fixed("SSH-2.0-OpenSSH_9.2p1\r\n", Then::Hang),
+        fixed("HTTP/1.1 400 Bad Request\r\n\r\n", Then::Close),
+        // Lengths: the longest, a negative one, one without its bytes, one that never ends.
+        fixed(i32::MAX.to_be_bytes(), Then::Hang),
+        fixed((-1_i32).to_be_bytes(), Then::Hang),
+        fixed([0, 0, 0, 40, 1, 2, 3], Then::Close),
+        fixed([0x7F; 4_096], Then::Repeat),
+        // Connects: cut short, with no time, with a password of two gigabytes.
+        fixed(frame(&[&[0; 4], &[0; 4]]), Then::Close),
+        fixed(connected(-1, -1, &[0; 16]), Then::Close),
+        fixed(frame(&[&[0; 16], &i32::MAX.to_be_bytes()]), Then::Close),
+        fixed(good.clone(), Then::Hang),
+        // After a good connect: a reply that nobody asked for, an unknown error, events that are none.
+        then(&frame(&[&head(4_242, 1, 0)])),
+        then(&frame(&[&head(1, i64::MIN, -9_999)])),
+        then(&frame(&[&watch, &[0xFF; 8]])),
+        then(&frame(&[
+            &watch,
+            &[0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0xC3, 0x28],
+        ])),
+        then(&frame(&[
+            &head(1, 1, 0),
+            &i32::MAX.to_be_bytes(),
+            &[0xFF; 1_000],
+        ])),
     ]
 }

@@ -30,7 +30,7 @@ use std::{
 use self::{
     cell::Outcome,
     fault::Fault,
-    place::{Consul, Consul3, Dns, Etcd1, Etcd3, Place, Rest},
+    place::{Consul, Consul3, Dns, Etcd1, Etcd3, Place, Rest, Zookeeper1, Zookeeper3},
 };
 
 /// A column of the table.
@@ -67,10 +67,13 @@ fn column<P: Place>(
 fn columns() -> Vec<Column> {
     let consul = || support::consul::binary().is_some();
     let etcd = || support::etcd::binary().is_some();
+    let zk = || support::zookeeper::binary().is_some();
     let bind = || support::bind::binary().is_some();
     vec![
         column::<Consul>("consul", "Consul", Some("consul"), consul),
         column::<Consul3>("consul-3", "Consul, 3 servers", Some("consul"), consul),
+        column::<Zookeeper1>("zk", "ZooKeeper", Some("zookeeper"), zk),
+        column::<Zookeeper3>("zk-3", "ZooKeeper, 3 servers", Some("zookeeper"), zk),
         column::<Etcd1>("etcd", "etcd", Some("etcd"), etcd),
         column::<Etcd3>("etcd-3", "etcd, 3 servers", Some("etcd"), etcd),
         column::<Rest>("rest", "REST", None, || true),
@@ -127,7 +130,11 @@ impl Args {
 
     fn wants(&self, name: &str, fault: Fault) -> bool {
         let skipped = self.skip.iter().any(|word| name.contains(word));
-        let short = fault == Fault::Cut && !name.contains("-3");
+        let short = match name.split('/').next() {
+            // Its other cells come close to the bar.
+            Some("zk") => fault == Fault::Revoked,
+            _ => fault == Fault::Cut && !name.contains("-3/"),
+        };
         let chosen = self.words.is_empty() || self.words.iter().any(|word| name.contains(word));
         (self.all || short) && chosen && !skipped
     }

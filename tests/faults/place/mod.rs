@@ -4,12 +4,14 @@ mod consul;
 mod dns;
 mod etcd;
 mod rest;
+mod zookeeper;
 
 pub(crate) use self::{
     consul::{Consul, Consul3},
     dns::Dns,
     etcd::{Etcd1, Etcd3},
     rest::{Rest, SERVE, serve},
+    zookeeper::{Zookeeper1, Zookeeper3},
 };
 
 use std::{collections::HashMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};

@@ -175,12 +175,17 @@ impl Zookeeper {
 
     /// As [`restart`](Self::restart), with the data removed in between.
     pub async fn restart_wiped(&mut self) {
+        self.wipe();
+        self.restart().await;
+    }
+
+    /// Kills the server if it runs, and removes its data.
+    pub fn wipe(&mut self) {
         self.kill9();
         match fs::remove_dir_all(self.dir.path().join("data")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("wipe: {e}"),
             _ => {}
         }
-        self.restart().await;
     }
 
     pub async fn wait_ready(&mut self) {
@@ -272,6 +277,11 @@ pub struct ZookeeperEnsemble(pub Vec<Zookeeper>);
 
 impl ZookeeperEnsemble {
     pub async fn start(n: usize) -> ZookeeperEnsemble {
+        Self::start_with(n, "").await
+    }
+
+    /// With these lines in the configuration of each.
+    pub async fn start_with(n: usize, config: &str) -> ZookeeperEnsemble {
         let version = binary().expect("ZooKeeper; see need_zookeeper!");
         let mut servers: Vec<_> = (0..n)
             .map(|_| Zookeeper::prepare(version.clone()))
@@ -279,7 +289,10 @@ impl ZookeeperEnsemble {
         let lines = servers.iter().enumerate();
         let lines: Vec<_> = lines.map(|(i, server)| server.line(i + 1)).collect();
         for (i, server) in servers.iter_mut().enumerate() {
-            server.member = Some((i + 1, lines.join("\n")));
+            if n > 1 {
+                server.member = Some((i + 1, lines.join("\n")));
+            }
+            config.clone_into(&mut server.config);
             server.spawn();
         }
         let mut ensemble = ZookeeperEnsemble(servers);
