@@ -27,8 +27,9 @@ use tower_roster::{balance::policy, registry::Query};
 #[derive(Parser)]
 #[command(
     name = "call",
-    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    zk://host:port, dns://server/name:port, rest://host:port, fixed:host:port,host:port"
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), rest://host:port, \
+    fixed:host:port,host:port; with the feature etcd etcd://host:port, zookeeper zk://host:port, \
+    dns dns://server/name:port"
 )]
 struct Args {
     /// The registry, as a URL.

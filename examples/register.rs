@@ -19,8 +19,8 @@ use tower_roster::{
 #[derive(Parser)]
 #[command(
     name = "register",
-    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), etcd://host:port, \
-    zk://host:port, rest://host:port"
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), rest://host:port; with the \
+    feature etcd etcd://host:port, zookeeper zk://host:port"
 )]
 struct Args {
     /// The registry, as a URL.

@@ -16,7 +16,11 @@ const FINISH_WITHIN: Duration = Duration::from_secs(10);
 /// Answer HTTP requests, with a latency and a share of failures. On SIGINT or SIGTERM: deregister
 /// first, go on serving for the drain time, then finish what is in flight.
 #[derive(Parser)]
-#[command(name = "serve")]
+#[command(
+    name = "serve",
+    after_help = "Registries: consul://host:port, consul: (from CONSUL_HTTP_ADDR), rest://host:port; with the \
+    feature etcd etcd://host:port, zookeeper zk://host:port"
+)]
 struct Args {
     /// Where to listen; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDR")]

@@ -85,11 +85,26 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// The schemes that a feature adds, and whether it is compiled in.
+const ADDED: [(&str, &str, bool); 3] = [
+    ("dns", "dns", cfg!(feature = "dns")),
+    ("etcd", "etcd", cfg!(feature = "etcd")),
+    ("zk", "zookeeper", cfg!(feature = "zookeeper")),
+];
+
 /// Connects to the registry of a command line.
 pub fn connect(url: &str) -> Result<Registry, Failure> {
     registry::connect(url).map_err(|error| {
         let why = chain(&error);
-        Failure::usage(format!("invalid registry URL {url:?}: {why}"))
+        let scheme = url.split([':', '+']).next().unwrap_or_default();
+        let lacking = ADDED
+            .iter()
+            .find(|(added, _, there)| *added == scheme && !there);
+        let hint = lacking.map(|(_, feature, _)| format!("; build it with --features {feature}"));
+        Failure::usage(format!(
+            "invalid registry URL: {why}{}",
+            hint.unwrap_or_default()
+        ))
     })
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The servers are processes of their own, so that the crash is a real one (`SIGKILL`). By default
 //! they and the client use the embedded registry through its REST front; `--registry URL` runs the
-//! same on a real Consul.
+//! same on a real Consul, etcd or ZooKeeper.
 
 #![allow(unreachable_pub, reason = "a program has no public items")]
 
@@ -27,7 +27,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Args {
-    /// Use this registry, such as consul://127.0.0.1:8500, instead of an embedded one.
+    /// Use this registry instead of an embedded one: consul://127.0.0.1:8500, or with the feature etcd
+    /// etcd://127.0.0.1:2379?ttl=3s, or with the feature zookeeper zk://127.0.0.1:2181?session_timeout=3s.
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
     /// Requests a second.

@@ -95,6 +95,12 @@ pub async fn run(
                  without --registry the demo serves it over REST",
             ));
         }
+        Some(url) if url.starts_with("dns") || url.starts_with("fixed:") => {
+            return Err(Failure::usage(format!(
+                "{} takes no registrations, and the servers of the demo register themselves",
+                url.split(':').next().unwrap_or_default()
+            )));
+        }
         Some(url) => (url, None),
         None => {
             let (url, server) = embedded().await?;

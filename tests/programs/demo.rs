@@ -15,7 +15,7 @@ use super::{
 /// A run must take less.
 const RUN: Duration = Duration::from_secs(30);
 
-fn assert_report(end: &End) {
+pub(super) fn assert_report(end: &End) {
     let report = summary(end);
     let count = |field: &str| report[field].as_u64().expect("a count");
     assert_eq!(count("requests"), count("ok") + count("failed"), "{report}");

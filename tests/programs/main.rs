@@ -10,6 +10,7 @@ mod demo;
 mod faults;
 mod kit;
 mod register;
+mod registries;
 mod registry;
 mod resilience;
 mod serve;
