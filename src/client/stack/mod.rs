@@ -24,7 +24,7 @@ use crate::{
         hedge::HedgeSettings,
         retry::{Cloned, Hedgeable, RetryBudget, RetrySettings},
     },
-    telemetry::{NoTelemetry, Reporting, Telemetry},
+    telemetry::{NoTelemetry, Telemetry},
 };
 
 /// Above the wait of most callers, but bounded.
@@ -365,7 +365,7 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
     #[cfg(feature = "http")]
     pub(crate) fn named(mut self, service: &std::sync::Arc<str>) -> Self
     where
-        T: Reporting<C>,
+        T: crate::telemetry::Reporting<C>,
     {
         self.telemetry = self.telemetry.for_service(service);
         self

@@ -4,14 +4,19 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use ::metrics::{Counter, Gauge, Histogram, Label};
 
-use super::{EndpointMetrics, Metrics, label, names};
+use super::{Metrics, label, names};
 use crate::{
     attempt::Abandoned,
     classify::Outcome,
     error::RequestErrorKind,
     sync::lock,
-    telemetry::report::{End, Ended, EndpointTag, RequestInfo},
+    telemetry::report::{End, Ended, RequestInfo},
 };
+
+/// Series that a recorder must not take for idle.
+pub(super) trait Touch: Send + Sync {
+    fn touch(&self);
+}
 
 /// A counter for each way to end. Made when it is first needed, because most never are.
 struct ByEnd {
@@ -34,7 +39,7 @@ pub(in crate::telemetry) struct ClientMetrics {
     pub(super) attempt_duration: Histogram,
     hedges_won: Counter,
     /// The metrics of the present endpoints.
-    endpoints: Mutex<Vec<Weak<EndpointMetrics>>>,
+    endpoints: Mutex<Vec<Weak<dyn Touch>>>,
 }
 
 impl ByEnd {
@@ -83,19 +88,14 @@ impl ClientMetrics {
         })
     }
 
-    /// Makes the metrics of an endpoint.
-    pub(in crate::telemetry) fn endpoint(
-        self: &Arc<Self>,
-        tag: &EndpointTag,
-    ) -> Arc<EndpointMetrics> {
-        let made = EndpointMetrics::new(self, tag);
+    /// Touches the series of an endpoint too, as long as it exists.
+    pub(super) fn add(&self, endpoint: Weak<dyn Touch>) {
         let mut endpoints = lock(&self.endpoints);
         if endpoints.len() == endpoints.capacity() {
             // So it is at most twice as long as there are endpoints.
             endpoints.retain(|endpoint| endpoint.strong_count() > 0);
         }
-        endpoints.push(Arc::downgrade(&made));
-        made
+        endpoints.push(endpoint);
     }
 
     /// Touches the series of all present endpoints, so that a recorder does not take them for idle.

@@ -7,7 +7,10 @@ use std::{
 
 use ::metrics::{Counter, Gauge, Label};
 
-use super::{client::ClientMetrics, names};
+use super::{
+    client::{ClientMetrics, Touch},
+    names,
+};
 use crate::{
     attempt::AttemptKind,
     classify::Outcome,
@@ -28,7 +31,7 @@ pub(in crate::telemetry) struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    pub(super) fn new(client: &Arc<ClientMetrics>, tag: &EndpointTag) -> Arc<Self> {
+    fn new(client: &Arc<ClientMetrics>, tag: &EndpointTag) -> Arc<Self> {
         let settings = &client.settings;
         let labels = settings.labels(&client.service, tag);
         Arc::new(Self {
@@ -67,9 +70,24 @@ impl EndpointMetrics {
         }
         self.client.attempt_duration.record(end.elapsed);
     }
+}
 
-    /// Touches its series, so that a recorder does not take them for idle.
-    pub(super) fn touch(&self) {
+// Here and not in the file of `ClientMetrics`, which must not depend on this one.
+impl ClientMetrics {
+    /// Makes the metrics of an endpoint.
+    pub(in crate::telemetry) fn endpoint(
+        self: &Arc<Self>,
+        tag: &EndpointTag,
+    ) -> Arc<EndpointMetrics> {
+        let made = EndpointMetrics::new(self, tag);
+        let weak = Arc::downgrade(&made);
+        self.add(weak);
+        made
+    }
+}
+
+impl Touch for EndpointMetrics {
+    fn touch(&self) {
         self.in_flight.increment(0.0);
         let counters = self.attempts.iter().flatten().filter_map(OnceLock::get);
         counters.for_each(|counter| counter.increment(0));
