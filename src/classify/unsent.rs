@@ -154,10 +154,10 @@ impl fmt::Display for NotSent {
 impl Error for NotSent {}
 
 /// An error that came after the head of the response: the request was sent, even if the error below says
-/// that it was refused.
+/// that it was refused. Without an error below, the server ended the response too early, without one.
 #[cfg(any(feature = "http", feature = "_transport"))]
 #[derive(Debug)]
-pub(crate) struct Begun(pub(crate) hyper::Error);
+pub(crate) struct Begun(pub(crate) Option<hyper::Error>);
 
 #[cfg(any(feature = "http", feature = "_transport"))]
 impl fmt::Display for Begun {
@@ -169,7 +169,7 @@ impl fmt::Display for Begun {
 #[cfg(any(feature = "http", feature = "_transport"))]
 impl Error for Begun {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0)
+        self.0.as_ref().map(|error| error as _)
     }
 }
 

@@ -52,8 +52,8 @@ impl HttpBody {
     #[cold]
     fn broke(&self, error: Incomplete) -> HttpBodyError {
         let over = match &error {
-            Incomplete::Broke(Begun(error)) => self.limits.trailers_over_http1(error),
-            Incomplete::Reset => None,
+            Incomplete::Broke(Begun(Some(error))) => self.limits.trailers_over_http1(error),
+            Incomplete::Broke(Begun(None)) | Incomplete::Reset => None,
         };
         self.failed(match over {
             Some(over) => self.too_large(over),

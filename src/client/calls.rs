@@ -1,10 +1,15 @@
 //! Requests in one line, for all clients over HTTP.
 
+use std::{error::Error, fmt};
+
 use http::{Request, Response, Uri, uri::PathAndQuery};
 use tower::ServiceExt;
 
 use super::{http_service::HttpService, response_body::ResponseBody, router::Router};
-use crate::error::BoxError;
+use crate::{
+    classify::InvalidRequest,
+    error::{BoxError, in_one_line},
+};
 
 /// Gives a client its methods for requests in one line.
 macro_rules! impl_calls {
@@ -90,7 +95,7 @@ where
 {
     use http::{HeaderValue, Method, header::CONTENT_TYPE};
 
-    let json = serde_json::to_vec(value)?;
+    let json = serde_json::to_vec(value).map_err(InvalidCall::new)?;
     let mut request = Request::new(B::from(json.into()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = complete(uri)?;
@@ -105,11 +110,34 @@ where
     U: TryInto<Uri>,
     U::Error: Into<BoxError>,
 {
-    let uri: Uri = uri.try_into().map_err(Into::into)?;
+    let uri: Uri = uri.try_into().map_err(InvalidCall::new)?;
     let begins = uri.path_and_query().map(PathAndQuery::as_str);
     let is_path = uri.scheme().is_some() || begins.is_some_and(|path| path.starts_with(['/', '*']));
     if !is_path {
-        return Err("the URI is neither absolute nor begins with a slash".into());
+        let why = "the URI is neither absolute nor begins with a slash";
+        return Err(InvalidCall::new(why).into());
     }
     Ok(uri)
+}
+
+/// A request that cannot be made: its URI cannot be used, or its body not be written.
+#[derive(Debug)]
+struct InvalidCall(String);
+
+impl InvalidCall {
+    fn new(why: impl Into<BoxError>) -> Self {
+        Self(in_one_line(&*why.into()))
+    }
+}
+
+impl fmt::Display for InvalidCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for InvalidCall {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&InvalidRequest)
+    }
 }

@@ -224,6 +224,22 @@ fn code(error: &(dyn Error + 'static)) -> Option<Code> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::RequestErrorKind;
+
+    #[test]
+    fn a_status_has_the_kind_of_the_error_that_it_was_made_of() {
+        for kind in RequestErrorKind::ALL {
+            // `to_status` takes the code of this error from its kind.
+            let status = to_status(crate::classify::NotSent(*kind));
+            assert_eq!(RequestErrorKind::of(&status), *kind);
+            let wrapped: BoxError = status.into();
+            assert_eq!(RequestErrorKind::of(&*wrapped), *kind);
+        }
+        let late = Status::deadline_exceeded("told by the server");
+        assert_eq!(RequestErrorKind::of(&late), RequestErrorKind::Timeout);
+        let down = Status::unavailable("told by the server");
+        assert_eq!(RequestErrorKind::of(&down), RequestErrorKind::Other);
+    }
 
     #[test]
     fn foreign_errors_are_left_to_tonic() {

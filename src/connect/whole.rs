@@ -54,7 +54,7 @@ impl Body for Whole {
                 self.unchecked &= frame.is_data();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(Incomplete::Broke(Begun(error)))),
+            Some(Err(error)) => Some(Err(Incomplete::Broke(Begun(Some(error))))),
             None => {
                 let reset = mem::take(&mut self.unchecked) && self.is_reset();
                 reset.then_some(Err(Incomplete::Reset))
@@ -98,7 +98,10 @@ impl Error for Incomplete {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Broke(error) => Some(error),
-            Self::Reset => None,
+            Self::Reset => {
+                const BEGUN: &Begun = &Begun(None);
+                Some(BEGUN)
+            }
         }
     }
 }

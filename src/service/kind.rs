@@ -8,6 +8,8 @@ use super::{
     retry::{FailedAnswer, RetryError, TryTimeout},
     throttle::ThrottleError,
 };
+#[cfg(any(feature = "http", feature = "_transport"))]
+use crate::classify::Begun;
 #[cfg(feature = "http")]
 use crate::classify::InvalidRequest;
 use crate::{
@@ -17,7 +19,9 @@ use crate::{
 };
 
 impl RequestErrorKind {
-    /// Returns the kind of an error that a client of this crate returned, however deep it is wrapped.
+    /// Returns the kind of an error that a client of this crate returned, however deep it is wrapped, also if
+    /// it was made a gRPC status. A status that the server itself sent is [`Other`](Self::Other), or
+    /// [`Timeout`](Self::Timeout) if it is `DEADLINE_EXCEEDED`.
     ///
     /// # Examples
     /// ```
@@ -76,6 +80,11 @@ fn of_http(error: &(dyn Error + 'static)) -> Option<RequestErrorKind> {
     if error.is::<InvalidRequest>() {
         return Some(RequestErrorKind::Invalid);
     }
+    // The error below may say that the server did not process the request, but its response had begun.
+    #[cfg(any(feature = "http", feature = "_transport"))]
+    if error.is::<Begun>() {
+        return Some(RequestErrorKind::Connection);
+    }
     #[cfg(feature = "tonic")]
     {
         if error.is::<tonic::TimeoutExpired>() {
@@ -87,13 +96,7 @@ fn of_http(error: &(dyn Error + 'static)) -> Option<RequestErrorKind> {
     }
     #[cfg(feature = "tonic")]
     if let Some(status) = error.downcast_ref::<tonic::Status>() {
-        return Some(match status.code() {
-            tonic::Code::DeadlineExceeded => RequestErrorKind::Timeout,
-            tonic::Code::ResourceExhausted if crate::classify::is_over_limit(error) => {
-                RequestErrorKind::TooLarge
-            }
-            _ => RequestErrorKind::Connection,
-        });
+        return of_status(status);
     }
     let known = error.is::<hyper::Error>() || error.is::<hyper_util::client::legacy::Error>();
     known.then(|| {
@@ -103,6 +106,21 @@ fn of_http(error: &(dyn Error + 'static)) -> Option<RequestErrorKind> {
             RequestErrorKind::Connection
         }
     })
+}
+
+/// The same for a gRPC status. What it was made of decides, if that is known: a
+/// [`StatusLayer`](crate::client::StatusLayer) makes a status of each error. A status that a server sent is
+/// none of the errors of a client, except when the server gave up at the deadline.
+#[cfg(feature = "tonic")]
+fn of_status(status: &tonic::Status) -> Option<RequestErrorKind> {
+    use tonic::Code;
+
+    if status.code() == Code::ResourceExhausted && crate::classify::is_over_limit(status) {
+        return Some(RequestErrorKind::TooLarge);
+    }
+    let of_source = || causes(status.source()?).find_map(of_one);
+    let timeout = (status.code() == Code::DeadlineExceeded).then_some(RequestErrorKind::Timeout);
+    of_source().or(timeout)
 }
 
 #[cfg(not(feature = "_hyper"))]

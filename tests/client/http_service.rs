@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::trace::TraceLayer;
 use tower_roster::{
+    RequestErrorKind,
     balance::policy::{LeastRequests, RoundRobin},
     client::{HttpError, HttpService, ResponseExt, Stack},
     service::breaker::BreakerSettings,
@@ -189,11 +190,7 @@ async fn a_dropped_request_leaves_nothing_behind() {
     // The embedded registry has a task as long as anything is listed.
     let (registry, memory) = registry([server.instance("other")]);
     let before = tasks();
-    // While there is no endpoint yet.
     let client = HttpService::connect(&registry, "web").unwrap();
-    let waits = client.get("/");
-    let waited = tokio::time::timeout(Duration::from_millis(20), waits).await;
-    assert!(waited.is_err() || waited.unwrap().is_err(), "there is none");
     // While it waits for the response.
     list(&memory, server.instance("web"));
     client
@@ -213,6 +210,23 @@ async fn a_dropped_request_leaves_nothing_behind() {
     drop(response);
     drop(client);
     until("its connections close", || server.open() == 0).await;
+    until("its tasks end", || tasks() <= before).await;
+}
+
+/// An agent that cannot be reached: the client cannot know whether the service has instances.
+#[cfg(feature = "consul")]
+#[tokio::test]
+async fn a_request_that_is_dropped_while_it_waits_for_an_endpoint_leaves_nothing_behind() {
+    // A port where nobody listens.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("consul://{}", socket.local_addr().unwrap());
+    let registry = tower_roster::registry::connect(&url).unwrap();
+    let before = tasks();
+    let client = HttpService::connect(&registry, "web").unwrap();
+    let waited = tokio::time::timeout(Duration::from_millis(50), client.get("/")).await;
+    assert!(waited.is_err(), "it waits: {waited:?}");
+    drop((client, registry));
     until("its tasks end", || tasks() <= before).await;
 }
 
@@ -258,6 +272,8 @@ async fn a_uri_that_cannot_be_used_is_refused_and_shows_no_password() {
         let all = format!("{error}: {error:?}");
         assert!(all.contains(why), "{uri}: {all}");
         assert!(!all.contains("SECRET"), "{uri}: {all}");
+        let kind = RequestErrorKind::of(&*error);
+        assert_eq!(kind, RequestErrorKind::Invalid, "{uri}: {all}");
     }
     assert_eq!(server.requests(), 0);
     let budget = client.handles().budget.as_ref().unwrap();

@@ -5,7 +5,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use tower::Service;
 use tower_roster::{
-    classify,
+    RequestErrorKind, classify,
     client::{HttpClient, HttpEndpoints},
     discover::MakeEndpoint,
 };
@@ -100,6 +100,8 @@ async fn a_request_is_refused_only_before_its_response_begins() {
         let (requests, after) = error(answer).await;
         assert_eq!(requests, 1);
         assert!(!classify::is_unsent(&*after), "{after:?}");
+        let kind = RequestErrorKind::of(&*after);
+        assert_eq!(kind, RequestErrorKind::Connection, "{after:?}");
     }
 }
 

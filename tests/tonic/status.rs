@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use tonic::{Code, Status, body::Body};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_roster::{
-    Registry, balance,
+    Registry, RequestErrorKind, balance,
     classify::is_unsent,
     client::{GrpcEndpoints, Stack, StatusLayer},
     registry::{Watch, fixed::Fixed},
@@ -49,6 +49,11 @@ fn cause<E: Error + 'static>(status: &Status) -> &E {
     panic!("{status:?} has no such cause");
 }
 
+/// What the status tells of the error that it was made of.
+fn kind(status: &Status) -> &'static str {
+    RequestErrorKind::of(status).as_str()
+}
+
 #[tokio::test]
 async fn a_set_without_endpoints_is_unavailable() {
     let stack = Stack::grpc().balance(|balance| balance.wait(Duration::from_millis(50)));
@@ -60,14 +65,16 @@ async fn a_set_without_endpoints_is_unavailable() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(cause::<balance::BalanceError>(&status).is_no_endpoint());
     assert!(is_unsent(&status), "it may go to another balancer");
+    assert_eq!(kind(&status), "no_instance");
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_is_a_deadline_that_was_exceeded() {
     let server = Server::start().await;
-    for stack in [
-        Stack::grpc().timeout(Duration::from_millis(100)),
-        Stack::grpc().retry(RetrySettings::new().try_timeout(Duration::from_millis(100))),
+    let tries = RetrySettings::new().try_timeout(Duration::from_millis(100));
+    for (stack, why) in [
+        (Stack::grpc().timeout(Duration::from_millis(100)), "timeout"),
+        (Stack::grpc().retry(tries), "try_timeout"),
     ] {
         let stack = stack.build(watched(&[&server]).discover(GrpcEndpoints::new()));
         let status = client!(stack.unwrap().service)
@@ -76,6 +83,7 @@ async fn a_server_that_hangs_is_a_deadline_that_was_exceeded() {
             .unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
         assert!(!is_unsent(&status));
+        assert_eq!(kind(&status), why);
     }
     server.release();
 }
@@ -92,6 +100,7 @@ async fn what_the_server_says_is_told_as_it_was_said() {
         (status.code(), status.message()),
         (Code::PermissionDenied, "as asked")
     );
+    assert_eq!(kind(&status), "other", "its connection did not break");
 }
 
 #[tokio::test]
@@ -107,6 +116,7 @@ async fn an_open_breaker_is_unavailable() {
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(is_unsent(&status));
+    assert_eq!(kind(&status), "breaker_open");
     assert_eq!(server.calls(), 0);
 }
 
@@ -126,7 +136,9 @@ async fn connections_of_our_own_client_that_fail_or_break_are_unavailable() {
     let status = held.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(!is_unsent(&status), "it was under way: {status:?}");
+    assert_eq!(kind(&status), "connection");
     let status = client.greet(ask("you", 0)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{addr}: {status:?}");
     assert!(is_unsent(&status), "{status:?}");
+    assert_eq!(kind(&status), "connect");
 }
