@@ -31,8 +31,8 @@ use tower_roster::{
 
 /// A server; dropping it cuts its connections.
 ///
-/// `/echo` sends the body back as it comes, `/count` the number of bytes of it, `/status/503` that status, and
-/// every other path the name of the server.
+/// `/echo` sends the body back as it comes, `/count` the number of bytes of it, `/count/503` the same with
+/// that status, `/status/503` that status at once, and every other path the name of the server.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     seen: Arc<Seen>,
@@ -134,13 +134,17 @@ async fn answer(
     let path = request.uri().path().to_owned();
     Ok(match path.as_str() {
         "/echo" => Response::new(Either::Right(request.into_body())),
-        "/count" => {
+        path if path.starts_with("/count") => {
             let mut body = request.into_body();
             let mut count = 0;
             while let Some(Ok(frame)) = body.frame().await {
                 count += frame.data_ref().map_or(0, Bytes::len);
             }
-            text(count.to_string())
+            let mut response = text(count.to_string());
+            if let Some(status) = path.strip_prefix("/count/") {
+                *response.status_mut() = status.parse().unwrap();
+            }
+            response
         }
         "/hang" => {
             let _waiting = Counted::new(&seen.waiting);
