@@ -116,6 +116,18 @@ impl AttemptKind {
         WHY.get().hedged
     }
 
+    /// Begins a request, or polls its first attempt. It is the first attempt of this request, even if a
+    /// hedge or a retry of another client is being sent on this thread: a layer at an endpoint of that
+    /// client may have a client of its own, for example to fetch a token.
+    #[inline]
+    pub(crate) fn first<T>(send: impl FnOnce() -> T) -> T {
+        let why = WHY.get();
+        if why.kind == Self::First && !why.hedged {
+            return send();
+        }
+        Self::First.enter(send)
+    }
+
     /// Sends a request, or polls the future that does. Those below see this kind.
     pub fn enter<T>(self, send: impl FnOnce() -> T) -> T {
         let hedged = match self {
@@ -152,6 +164,8 @@ pub enum Abandoned {
     TryTimeout,
     /// The deadline of all attempts together passed.
     Deadline,
+    /// The code that sent it, or that was to answer it, panicked.
+    Panicked,
 }
 
 impl Abandoned {
@@ -161,6 +175,7 @@ impl Abandoned {
         Self::HedgeLost,
         Self::TryTimeout,
         Self::Deadline,
+        Self::Panicked,
     ];
 
     /// Returns its stable name.
@@ -170,6 +185,7 @@ impl Abandoned {
             Self::HedgeLost => "hedge_lost",
             Self::TryTimeout => "try_timeout",
             Self::Deadline => "timeout",
+            Self::Panicked => "panicked",
         }
     }
 
@@ -325,6 +341,18 @@ mod tests {
                 (AttemptKind::First, false),
             ]
         );
+    }
+
+    #[test]
+    fn a_request_that_begins_within_a_hedge_is_a_first_attempt() {
+        let now = || (AttemptKind::current(), AttemptKind::is_hedge());
+        let first = (AttemptKind::First, false);
+        assert_eq!(AttemptKind::first(now), first);
+        AttemptKind::Hedge.enter(|| {
+            assert_eq!(AttemptKind::first(now), first);
+            AttemptKind::Resend.enter(|| assert_eq!(AttemptKind::first(now), first));
+            assert_eq!(now(), (AttemptKind::Hedge, true));
+        });
     }
 
     #[test]

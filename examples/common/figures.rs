@@ -285,7 +285,7 @@ impl Monitor for Figures {
         }
         let (id, now) = (attempt.endpoint.key().id(), Instant::now());
         let mut inner = self.inner();
-        if end.ended.is_failure() {
+        if end.is_failure() {
             let instance = inner.instance(id);
             instance.failed += 1;
             instance.failures.push((now - end.elapsed, now));

@@ -57,7 +57,7 @@ mod shared;
 pub mod topology;
 
 #[cfg(feature = "http")]
-pub(crate) use self::shared::BalanceShared;
+pub(crate) use self::shared::{BalanceHeld, BalanceShared};
 pub use self::{
     builder::BalanceBuilder,
     error::{BalanceError, NoEndpoint},

@@ -36,6 +36,9 @@ pub(crate) struct BalanceShared<T> {
     clones: AtomicU32,
 }
 
+/// A reference that is held and not cloned, in one word.
+pub(crate) struct BalanceHeld<T>(Arc<Counter<T>>);
+
 /// Aligned so that it shares neither its cache line nor the one that the processor prefetches with it.
 #[repr(align(128))]
 struct Counter<T>(Arc<T>);
@@ -54,6 +57,17 @@ impl<T> BalanceShared<T> {
         }
     }
 
+    /// A reference for one request, counted as a clone is.
+    #[inline]
+    pub(crate) fn hold(&self) -> BalanceHeld<T> {
+        BalanceHeld(Arc::clone(self.next()))
+    }
+
+    #[inline]
+    fn next(&self) -> &Arc<Counter<T>> {
+        self.own.get().unwrap_or_else(|| self.counter())
+    }
+
     /// The counter for the next clone while this reference has no own counter.
     #[cold]
     fn counter(&self) -> &Arc<Counter<T>> {
@@ -70,8 +84,7 @@ impl<T> BalanceShared<T> {
 impl<T> Clone for BalanceShared<T> {
     #[inline]
     fn clone(&self) -> Self {
-        let counter = self.own.get().unwrap_or_else(|| self.counter());
-        Self::counted_by(Arc::clone(counter))
+        Self::counted_by(Arc::clone(self.next()))
     }
 }
 
@@ -81,6 +94,15 @@ impl<T> Deref for BalanceShared<T> {
     #[inline]
     fn deref(&self) -> &T {
         &self.counter.0
+    }
+}
+
+impl<T> Deref for BalanceHeld<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &(self.0).0
     }
 }
 

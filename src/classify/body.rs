@@ -10,7 +10,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use super::{Observer, Outcome, Verdict, codes::Codes, excuse};
+use super::{
+    Observer, Outcome, Verdict,
+    codes::Codes,
+    excuse::{self, Excuse},
+};
+use crate::error::RequestErrorKind;
 
 /// The body of a response. It reports to an [`Observer`] how it ends.
 ///
@@ -63,7 +68,10 @@ impl<O: Observer> BodyWatch<O> {
 
     /// The error of a body has any type, so only the note of the client tells its excuse.
     fn broke_off(mut self) {
-        let verdict = excuse::on_error(None, excuse::noted());
+        let excuse = excuse::noted();
+        let kind = excuse.map_or(RequestErrorKind::Connection, Excuse::kind);
+        self.observer.broke_off(kind);
+        let verdict = excuse::on_error(None, excuse);
         let concludes = match self.awaited {
             Awaited::Nothing => false,
             // The observer has the success of the head. Only a worse verdict may follow.

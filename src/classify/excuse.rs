@@ -18,6 +18,8 @@ use std::fmt;
 use std::{cell::Cell, error::Error};
 
 use super::{Outcome, OverLimit, Verdict};
+#[cfg(feature = "_hyper")]
+use crate::error::RequestErrorKind;
 use crate::{deadline::DeadlinePassed, error::find};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,16 @@ impl Excuse {
             Some(_) => Some(Self::OverLimit),
             None if is_invalid(error) => Some(Self::Invalid),
             None => find(error).copied().map(Self::Deadline),
+        }
+    }
+
+    /// The kind of the error that it excuses.
+    #[cfg(feature = "_hyper")]
+    pub(super) fn kind(self) -> RequestErrorKind {
+        match self {
+            Self::OverLimit => RequestErrorKind::TooLarge,
+            Self::Invalid => RequestErrorKind::Invalid,
+            Self::Deadline(_) => RequestErrorKind::Timeout,
         }
     }
 

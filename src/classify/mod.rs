@@ -73,6 +73,8 @@ pub use self::{
 
 use std::time::Duration;
 
+use crate::error::RequestErrorKind;
+
 /// The longest pushback that an endpoint can request, in linkerd as well. A bad `Retry-After`, or a
 /// skewed clock, must not withhold traffic from an endpoint for a day.
 #[cfg(feature = "_hyper")]
@@ -196,6 +198,11 @@ pub trait Observer: Send + 'static {
     /// Reports that the response is complete, before the verdict on its end. Not called if it breaks off or
     /// is dropped.
     fn ended(&mut self) {}
+
+    /// Reports that the response broke off after its head, before the verdict on that, if one follows. `kind`
+    /// is the reason: the connection broke, the deadline of the caller passed, or the response exceeds a
+    /// limit of this client.
+    fn broke_off(&mut self, _kind: RequestErrorKind) {}
 
     /// Receives the trailers of a response whose verdict they carry, before [`ended`](Self::ended).
     #[cfg(feature = "_hyper")]

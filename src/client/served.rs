@@ -57,8 +57,9 @@ impl Served {
         &self.place.address
     }
 
-    /// How many times the request was sent until then, to any endpoint, at most 14: first attempts, retries
-    /// and hedges. 1 if no retry and no hedge is above the client.
+    /// To how many endpoints the request was given until then, at most 14: for its first attempt, for retries
+    /// and for hedges. An endpoint that could not take it, and one that was not ready so that the request went
+    /// to another, count too. 1 if no retry and no hedge is above the client.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

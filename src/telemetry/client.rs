@@ -19,21 +19,22 @@ use super::{
     reporter::{EndpointReporter, Reporter},
 };
 use crate::{
-    attempt::{self, Abandoned},
-    classify::{Classify, Observer, Verdict},
+    attempt::{self, Abandoned, AttemptKind},
+    balance::{BalanceHeld, BalanceShared},
+    classify::{Classify, Excuse, Observer, Verdict, on_service_error},
     error::{BoxError, RequestErrorKind},
 };
 
 /// A client whose requests are reported. Made by [`Telemetry`](super::Telemetry), as the outermost layer.
 ///
 /// A request ends with the body of its response if the classifier `C` observes it, as `Http` and `Grpc` do.
-/// Its time begins when `poll_ready` begins to wait. Errors are boxed.
+/// It begins with its call, or earlier if `poll_ready` has to wait. Errors are boxed.
 pub struct MonitoredClient<S, C> {
     service: S,
     classify: C,
-    reporter: Arc<Reporter>,
-    /// Since when this clone waits to be ready for a request.
-    waits: Option<Instant>,
+    reporter: BalanceShared<Reporter>,
+    /// The request for which this clone waits in `poll_ready`. Set only once it has to wait.
+    waiting: Option<Box<RequestReport>>,
 }
 
 impl<S, C> MonitoredClient<S, C> {
@@ -41,9 +42,24 @@ impl<S, C> MonitoredClient<S, C> {
         Self {
             service,
             classify,
-            reporter,
-            waits: None,
+            reporter: BalanceShared::new(reporter),
+            waiting: None,
         }
+    }
+
+    /// The request for which this clone has waited, or a new one.
+    #[inline]
+    fn request(&mut self, now: impl FnOnce() -> Instant) -> RequestReport {
+        match self.waiting.take() {
+            Some(waiting) => *waiting,
+            None => RequestReport::begin(&self.reporter, now()),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self) {
+        let begin = || Box::new(RequestReport::begin(&self.reporter, Instant::now()));
+        self.waiting.get_or_insert_with(begin);
     }
 
     /// The client without the reports.
@@ -57,15 +73,15 @@ impl<S: Clone, C: Clone> Clone for MonitoredClient<S, C> {
         Self {
             service: self.service.clone(),
             classify: self.classify.clone(),
-            reporter: Arc::clone(&self.reporter),
-            waits: None,
+            reporter: self.reporter.clone(),
+            waiting: None,
         }
     }
 }
 
 impl_debug!([S: fmt::Debug, C] MonitoredClient<S, C>: |this|
     service = this.service,
-    reporter = this.reporter,
+    reporter = *this.reporter,
 );
 
 impl<S, C, Request> Service<Request> for MonitoredClient<S, C>
@@ -83,14 +99,13 @@ where
         match self.service.poll_ready(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
             Poll::Pending => {
-                self.waits.get_or_insert_with(Instant::now);
+                self.wait();
                 Poll::Pending
             }
             Poll::Ready(Err(error)) => {
+                let judged = self.classify.judge(Err(&error));
                 let error = error.into();
-                let began = self.waits.take().unwrap_or_else(Instant::now);
-                let mut report = RequestReport::begin(&self.reporter, began);
-                report.course.failed(RequestErrorKind::of(&*error));
+                self.request(Instant::now).failed(judged, &error);
                 Poll::Ready(Err(error))
             }
         }
@@ -99,11 +114,10 @@ where
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
         let now = Instant::now();
-        let began = self.waits.take().unwrap_or(now);
-        let mut report = RequestReport::begin(&self.reporter, began);
+        let mut report = self.request(|| now);
         let call = || attempt::at(now, || self.service.call(request));
         RequestFuture {
-            future: report.current.enter(call),
+            future: report.during(call),
             classify: self.classify.clone(),
             report: Some(report),
         }
@@ -134,7 +148,7 @@ where
         let this = self.project();
         let report = this.report.as_mut();
         let report = report.expect("not polled after it was done");
-        let result = ready!(report.current.enter(|| this.future.poll(cx)));
+        let result = ready!(report.during(|| this.future.poll(cx)));
         let mut report = this.report.take().expect("it was there above");
         Poll::Ready(match result {
             Ok(response) => {
@@ -146,8 +160,9 @@ where
                 Ok(this.classify.observe(response, verdict, report))
             }
             Err(error) => {
-                let error: BoxError = error.into();
-                report.course.failed(RequestErrorKind::of(&*error));
+                let judged = this.classify.judge(Err(&error));
+                let error = error.into();
+                report.failed(judged, &error);
                 Err(error)
             }
         })
@@ -159,25 +174,44 @@ impl_debug!([F, C] RequestFuture<F, C>: |this| report = this.report);
 /// One request, which is reported when this is dropped. It stays with the response if the classifier observes
 /// the end of the response.
 pub struct RequestReport {
-    reporter: Arc<Reporter>,
+    reporter: BalanceHeld<Reporter>,
     current: CurrentRequest,
     course: Course,
 }
 
 impl RequestReport {
-    fn begin(reporter: &Arc<Reporter>, now: Instant) -> Self {
+    fn begin(reporter: &BalanceShared<Reporter>, now: Instant) -> Self {
         reporter.request_began();
         Self {
-            reporter: Arc::clone(reporter),
+            reporter: reporter.hold(),
             current: CurrentRequest::new(),
             course: Course::new(now),
         }
+    }
+
+    /// Runs a part of the request.
+    #[inline]
+    fn during<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        let (course, current) = (&mut self.course, &mut self.current);
+        course.during(|| AttemptKind::first(|| current.enter(run)))
+    }
+
+    #[cold]
+    fn failed(&mut self, judged: Option<Verdict>, error: &BoxError) {
+        self.current.hedged = false;
+        let verdict = on_service_error(judged, Excuse::of(&**error));
+        let kind = RequestErrorKind::of(&**error);
+        self.course.failed(kind, verdict);
     }
 }
 
 impl Observer for RequestReport {
     fn conclude(&mut self, verdict: Verdict) {
         self.course.judged(verdict);
+    }
+
+    fn broke_off(&mut self, kind: RequestErrorKind) {
+        self.course.broke_off(kind);
     }
 
     fn ended(&mut self) {

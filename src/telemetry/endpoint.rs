@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     attempt::{self, Abandoned, AttemptKind},
-    classify::{Classify, Observer, Verdict},
+    classify::{Classify, Excuse, Observer, Verdict, on_error},
     error::{BoxError, RequestErrorKind},
 };
 
@@ -81,9 +81,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Request) -> Self::Future {
-        let report = AttemptReport::begin(&self.reporter);
+        let mut report = AttemptReport::begin(&self.reporter);
         AttemptFuture {
-            future: self.service.call(request),
+            future: report.course.during(|| self.service.call(request)),
             classify: self.classify.clone(),
             report: Some(report),
         }
@@ -111,8 +111,10 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.future.poll(cx));
-        let mut report = this.report.take().expect("not polled after it was done");
+        let report = this.report.as_mut();
+        let report = report.expect("not polled after it was done");
+        let result = ready!(report.course.during(|| this.future.poll(cx)));
+        let mut report = this.report.take().expect("it was there above");
         Poll::Ready(match result {
             Ok(response) => {
                 let verdict = this.classify.judge(Ok(&response));
@@ -124,8 +126,11 @@ where
                 Ok(this.classify.observe(response, verdict, report))
             }
             Err(error) => {
+                let judged = this.classify.judge(Err(&error));
                 let error: BoxError = error.into();
-                report.course.failed(RequestErrorKind::of(&*error));
+                let verdict = on_error(judged, Excuse::of(&*error));
+                let kind = RequestErrorKind::of(&*error);
+                report.course.failed(kind, verdict);
                 Err(error)
             }
         })
@@ -174,6 +179,10 @@ impl AttemptReport {
 impl Observer for AttemptReport {
     fn conclude(&mut self, verdict: Verdict) {
         self.course.judged(verdict);
+    }
+
+    fn broke_off(&mut self, kind: RequestErrorKind) {
+        self.course.broke_off(kind);
     }
 
     fn ended(&mut self) {

@@ -7,7 +7,7 @@ use super::report::{AttemptInfo, End, RequestInfo};
 /// Is told of every attempt and every request of a client. Each method does nothing unless implemented.
 ///
 /// A monitor is called on the task of the request, so it should be quick and must not block. A panic of it is
-/// caught and logged.
+/// caught; the first one of a client is logged.
 ///
 /// # Examples
 /// ```
@@ -39,7 +39,8 @@ pub trait Monitor: Send + Sync + 'static {
     }
 
     /// A request has ended, in one of the same ways. Called exactly once for each request, also for one that
-    /// reached no endpoint: when `poll_ready` fails, that counts as a request with no attempt.
+    /// reached no endpoint: a clone of the client that fails in `poll_ready`, or is dropped after it began to
+    /// wait there, counts as a request with no attempt.
     ///
     /// The attempt that answered ends at about the same time, before or after.
     fn request_ended(&self, request: &RequestInfo<'_>, end: &End) {

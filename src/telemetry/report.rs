@@ -82,7 +82,8 @@ pub struct RequestInfo<'a> {
     pub number: u64,
     /// How often it was sent; 0 if it reached no endpoint.
     pub attempts: u32,
-    /// Whether a hedge answered it.
+    /// Whether its last response came from a hedge; false if it ended with an error. When a hedge and the
+    /// attempt beside it both fail, the caller may get the other response.
     pub hedged: bool,
     /// The endpoint that answered last, or if none did, the one that it was sent to last.
     pub endpoint: Option<&'a EndpointTag>,
@@ -94,7 +95,7 @@ pub struct RequestInfo<'a> {
 pub enum Ended {
     /// With a response, which the classifier judged so.
     Answered(Outcome),
-    /// With an error.
+    /// With an error, in place of a response or in its body.
     Failed(RequestErrorKind),
     /// It was dropped before the classifier could judge it.
     Abandoned(Abandoned),
@@ -107,23 +108,6 @@ impl Ended {
             Self::Answered(outcome) => outcome.as_str(),
             Self::Failed(kind) => kind.as_str(),
             Self::Abandoned(reason) => reason.as_str(),
-        }
-    }
-
-    /// Whether it succeeded.
-    pub const fn is_success(self) -> bool {
-        matches!(self, Self::Answered(Outcome::Success))
-    }
-
-    /// Whether it failed: by an error, a response that counts as a failure, or a timeout. A request that its
-    /// caller dropped, or a hedge that lost, neither succeeded nor failed.
-    pub const fn is_failure(self) -> bool {
-        match self {
-            Self::Answered(outcome) => matches!(outcome, Outcome::Failure | Outcome::Overloaded),
-            Self::Failed(_) => true,
-            Self::Abandoned(reason) => {
-                matches!(reason, Abandoned::TryTimeout | Abandoned::Deadline)
-            }
         }
     }
 }
@@ -140,12 +124,32 @@ impl fmt::Display for Ended {
 pub struct End {
     /// How it ended.
     pub ended: Ended,
+    /// What it counts as: an attempt for its endpoint, as ejection counts it; a request for the whole
+    /// service, as a breaker counts it. It tells more than [`ended`](Self::ended): an endpoint is to blame
+    /// neither for the deadline of a caller, nor for a request that no endpoint can take, and it did answer
+    /// if its response exceeds a limit of the client. An attempt that was dropped because time was up is a
+    /// failure only if it had at least 90 % of the per-try timeout.
+    pub outcome: Outcome,
     /// The status of the response, if there was one and the classifier knows it.
     pub status: Option<ResponseStatus>,
-    /// The time until the head of the response.
+    /// The time until the head of the response; of a request, of the last response.
     pub to_head: Option<Duration>,
     /// The time until the end of the body; `None` if the body broke off, or was dropped before its end.
     pub to_end: Option<Duration>,
-    /// The time until it ended in any way.
+    /// The time until it ended in any way. The time of a request begins when `poll_ready` begins to wait,
+    /// or else with its call.
     pub elapsed: Duration,
+}
+
+impl End {
+    /// Whether its [outcome](Self::outcome) is a success.
+    pub const fn is_success(&self) -> bool {
+        matches!(self.outcome, Outcome::Success)
+    }
+
+    /// Whether its [outcome](Self::outcome) is a failure, or an overload. A request that its caller dropped,
+    /// or a hedge that lost, neither succeeded nor failed.
+    pub const fn is_failure(&self) -> bool {
+        matches!(self.outcome, Outcome::Failure | Outcome::Overloaded)
+    }
 }

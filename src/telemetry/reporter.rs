@@ -1,6 +1,9 @@
 //! Those who are told, with what they are told about.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use super::{
     metrics::{ClientMetrics, EndpointMetrics, Metrics},
@@ -21,6 +24,8 @@ pub(super) struct Audience {
 pub(super) struct Reporter {
     audience: Audience,
     metrics: Option<Arc<ClientMetrics>>,
+    /// Whether the panic of a monitor was logged. It may panic for each request.
+    warned: AtomicBool,
 }
 
 impl Reporter {
@@ -29,6 +34,7 @@ impl Reporter {
         Self {
             metrics: metrics.map(|metrics| ClientMetrics::new(metrics, &audience.service)),
             audience,
+            warned: AtomicBool::new(false),
         }
     }
 
@@ -59,8 +65,11 @@ impl Reporter {
     fn tell(&self, tell: impl Fn(&dyn Monitor)) {
         for monitor in &self.audience.monitors {
             // A guard may report while a panic unwinds; a second one would end the process.
-            if caught(|| tell(&**monitor)).is_none() {
-                tracing::error!(service = self.service(), "a monitor panicked");
+            if caught(|| tell(&**monitor)).is_none() && !self.warned.swap(true, Relaxed) {
+                tracing::error!(
+                    service = self.service(),
+                    "a monitor panicked; further panics are not logged"
+                );
             }
         }
     }

@@ -22,6 +22,7 @@ use tower_roster::{
         breaker::BreakerSettings, hedge::HedgeSettings, limit::LimitSettings,
         throttle::ThrottleSettings,
     },
+    telemetry::{Telemetry, on_request},
 };
 
 use crate::{raw::Raw, scripted::at};
@@ -164,6 +165,24 @@ async fn the_error_names_the_limit() {
         let mut chain = std::iter::successors(Some(first), |error| (*error).source());
         let named = chain.any(|error| error.to_string().contains("(max_header_size)"));
         assert!(named, "{}: {error:?}", case.what);
+    }
+}
+
+#[tokio::test]
+async fn it_is_reported_as_too_large_and_as_no_failure() {
+    for case in cases().await {
+        let ends = Arc::<Mutex<Vec<_>>>::default();
+        let notes = Arc::clone(&ends);
+        let monitor = on_request(move |_, end| notes.lock().unwrap().push(*end));
+        let reports = Telemetry::new().monitor(monitor).build().unwrap();
+        let layer = reports.layer();
+        error(&layer.classify(Http::default()).layer(case.client())).await;
+        let ends = ends.lock().unwrap();
+        let [end] = &ends[..] else {
+            panic!("{}: {ends:?}", case.what);
+        };
+        assert_eq!(end.ended.as_str(), "too_large", "{}", case.what);
+        assert!(!end.is_failure(), "{}: {end:?}", case.what);
     }
 }
 

@@ -7,6 +7,8 @@ mod checks;
 mod faults;
 mod kit;
 mod layers;
+#[path = "../support/log.rs"]
+mod log;
 mod monitor;
 mod places;
 #[cfg(feature = "http2")]
@@ -14,6 +16,7 @@ mod refused;
 #[cfg(feature = "http2")]
 #[path = "../support/refusing.rs"]
 mod refusing;
+mod reported;
 mod served;
 mod split;
 mod template;

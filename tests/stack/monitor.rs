@@ -23,26 +23,26 @@ use crate::kit::*;
 
 /// What was reported of one attempt.
 #[derive(Clone, Debug)]
-struct Tried {
+pub(crate) struct Tried {
     request: u64,
-    number: u32,
+    pub(crate) number: u32,
     kind: AttemptKind,
     endpoint: String,
-    end: End,
+    pub(crate) end: End,
 }
 
 /// What was reported of one request.
 #[derive(Clone, Debug)]
-struct Asked {
+pub(crate) struct Asked {
     number: u64,
-    attempts: u32,
-    hedged: bool,
+    pub(crate) attempts: u32,
+    pub(crate) hedged: bool,
     endpoint: Option<String>,
-    end: End,
+    pub(crate) end: End,
 }
 
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<(u32, Vec<Tried>, Vec<Asked>)>>);
+pub(crate) struct Notes(Arc<Mutex<(u32, Vec<Tried>, Vec<Asked>)>>);
 
 impl Monitor for Notes {
     fn attempt_began(&self, _: &AttemptInfo<'_>) {
@@ -73,16 +73,21 @@ impl Monitor for Notes {
 }
 
 impl Notes {
-    fn attempts(&self) -> Vec<Tried> {
+    pub(crate) fn attempts(&self) -> Vec<Tried> {
         self.0.lock().unwrap().1.clone()
     }
 
-    fn requests(&self) -> Vec<Asked> {
+    /// Forgets all of it.
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap() = Default::default();
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Asked> {
         self.0.lock().unwrap().2.clone()
     }
 
     /// The words of all attempts and of the one request, after every attempt that began has ended.
-    fn words(&self) -> (Vec<(&'static str, &'static str)>, &'static str) {
+    pub(crate) fn words(&self) -> (Vec<(&'static str, &'static str)>, &'static str) {
         let (began, attempts, requests) = &*self.0.lock().unwrap();
         assert_eq!(
             *began as usize,
@@ -104,17 +109,17 @@ impl Notes {
     }
 }
 
-type Stacked = Stack<
+pub(crate) type Stacked = Stack<
     tower_roster::balance::policy::DefaultPolicy,
     Http,
     tower_roster::service::retry::Replay,
     tower_roster::service::retry::ShareReplay,
 >;
 
-type Answer = Result<Response<Vec<u8>>, BoxError>;
+pub(crate) type Answer = Result<Response<Vec<u8>>, BoxError>;
 
 /// A client of these servers, which is called with a request and returns the whole response.
-async fn client(
+pub(crate) async fn client(
     stack: Stacked,
     servers: &[Server],
     notes: &Notes,
@@ -139,7 +144,7 @@ async fn client(
     (built.service, built.handles)
 }
 
-async fn whole<S, B>(client: &S, request: http::Request<Body>) -> Answer
+pub(crate) async fn whole<S, B>(client: &S, request: http::Request<Body>) -> Answer
 where
     S: Service<http::Request<Body>, Response = Response<B>, Error = BoxError> + Clone,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>>,
@@ -207,11 +212,7 @@ async fn an_endpoint_without_a_connection_is_reported_and_so_is_the_next() {
     drop(stays);
     let resent = |it: &Tried| it.kind == AttemptKind::Resend;
     let attempts = notes.attempts();
-    assert!(
-        attempts
-            .iter()
-            .any(|it| resent(it) && it.end.ended.is_success())
-    );
+    assert!(attempts.iter().any(|it| resent(it) && it.end.is_success()));
     let unsent = attempts
         .iter()
         .filter(|it| it.end.ended.as_str() == "connect");
@@ -221,7 +222,7 @@ async fn an_endpoint_without_a_connection_is_reported_and_so_is_the_next() {
         "each connection that failed is followed by another endpoint"
     );
     assert_eq!(notes.requests().len(), 20);
-    assert!(notes.requests().iter().all(|it| it.end.ended.is_success()));
+    assert!(notes.requests().iter().all(|it| it.end.is_success()));
 }
 
 #[tokio::test]

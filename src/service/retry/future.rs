@@ -18,7 +18,7 @@ use super::{
     terms::RetryParts,
 };
 use crate::{
-    attempt::{self, Abandoned, Tried},
+    attempt::{self, Abandoned, AttemptKind, Tried},
     classify::{self, Classify},
     deadline::DeadlinePassed,
     error::BoxError,
@@ -79,10 +79,11 @@ where
         settings.terms.deposit(slot, came);
         let (request, spare) = settings.reissue.prepare(request);
         let mut tried = Tried::new();
-        let attempt = tried.enter(|| match came {
+        let call = || match came {
             Some(now) => attempt::at(now, || service.call(request)),
             None => service.call(request),
-        });
+        };
+        let attempt = tried.enter(|| AttemptKind::first(call));
         let mut kept = Kept::new(service, spare, settings, tried, came);
         if let Some(limits) = own {
             kept.limit(limits);
@@ -104,7 +105,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut stage = self.project().0;
         if let StageProj::First { attempt, kept } = stage.as_mut().project() {
-            let failed = match kept.poll(attempt, cx) {
+            let failed = match AttemptKind::first(|| kept.poll(attempt, cx)) {
                 Poll::Ready(result) => {
                     let verdict = kept.judge(&result);
                     let answer = result.map_err(Into::into);

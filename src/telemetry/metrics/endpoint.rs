@@ -12,7 +12,7 @@ use super::{
     names,
 };
 use crate::{
-    attempt::AttemptKind,
+    attempt::{Abandoned, AttemptKind},
     classify::Outcome,
     telemetry::report::{End, Ended, EndpointTag},
 };
@@ -52,7 +52,7 @@ impl EndpointMetrics {
             Ended::Answered(Outcome::Success) => 0,
             Ended::Answered(Outcome::Failure) => 1,
             Ended::Answered(Outcome::Overloaded) => 2,
-            Ended::Failed(_) => 3,
+            Ended::Failed(_) | Ended::Abandoned(Abandoned::Panicked) => 3,
             Ended::Answered(_) | Ended::Abandoned(_) => 4,
         };
         if outcome > 2 {
