@@ -125,7 +125,7 @@ async fn run(args: Args) -> Result<(), common::Failure> {
     let caller = caller.map_err(common::Failure::usage)?;
     if let Some(address) = args.status {
         let title = format!("call {}", args.service);
-        let served = page::serve(address, title, &args.service, caller.handles()).await;
+        let served = page::serve(address, title, &args.service, &caller).await;
         let url = served.map_err(common::Failure::usage)?;
         eprintln!("status page: {url}");
     }

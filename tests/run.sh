@@ -19,6 +19,8 @@ The tests need Consul, etcd, BIND, and ZooKeeper with Curator. For each of them,
     (with what they need) and openjdk-17-jre-headless of Debian 12 from the mirrors the machine is
     set up with
   - set ROSTER_SERVER_CACHE to a folder with these packages in it, NAME_VERSION_ARCHITECTURE.deb
+A browser for the status page is not fetched, because with its libraries it has 300 MB: install
+chromium and chromium-driver, or its tests are noted as not run.
 'cargo test' alone runs the tests that need no server.
 END
     exit 1

@@ -22,6 +22,9 @@ use tower_roster::{
     service::{breaker::BreakerSettings, retry::RetrySettings},
 };
 
+#[cfg(feature = "status")]
+use tower_roster::telemetry::Latencies;
+
 use super::{
     figures::{Figures, Summary},
     settings::Settings,
@@ -34,6 +37,8 @@ const KEY: HeaderName = HeaderName::from_static("x-key");
 #[derive(Clone)]
 pub struct Caller {
     client: HttpService<Empty<Bytes>>,
+    #[cfg(feature = "status")]
+    latencies: Latencies,
     figures: Arc<Figures>,
     number: Arc<AtomicU64>,
     uri: Uri,
@@ -60,6 +65,11 @@ impl Caller {
         }
         // The balancer waits for a first endpoint, but no longer than the caller does.
         let wait = timeout.min(Duration::from_secs(3));
+        let telemetry = settings.telemetry.clone().monitor(Arc::clone(&figures));
+        #[cfg(feature = "status")]
+        let latencies = Latencies::new();
+        #[cfg(feature = "status")]
+        let telemetry = telemetry.monitor(latencies.clone());
         let mut stack = Stack::http()
             .balance(|balance| {
                 let balance = balance.policy(policy).wait(wait);
@@ -67,7 +77,7 @@ impl Caller {
             })
             .retry(retry)
             .timeout(timeout)
-            .telemetry(settings.telemetry.clone().monitor(Arc::clone(&figures)));
+            .telemetry(telemetry);
         if !settings.hedge {
             stack = stack.hedge(None);
         }
@@ -81,11 +91,19 @@ impl Caller {
         };
         Ok(Self {
             client: client.map_err(|error| error.to_string())?,
+            #[cfg(feature = "status")]
+            latencies,
             figures,
             number: Arc::default(),
             uri,
             settings: Arc::new(settings),
         })
+    }
+
+    /// The latencies of the instances.
+    #[cfg(feature = "status")]
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
     /// What was counted so far.

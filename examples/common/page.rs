@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tower_roster::client::Handles;
+use super::client::Caller;
 
 /// Serves the status page of a client until the program ends. Returns its URL.
 #[cfg(feature = "status")]
@@ -10,7 +10,7 @@ pub async fn serve(
     address: SocketAddr,
     title: String,
     service: &str,
-    handles: &Handles,
+    caller: &Caller,
 ) -> Result<String, String> {
     use hyper_util::{
         rt::{TokioExecutor, TokioIo},
@@ -19,7 +19,12 @@ pub async fn serve(
     };
     use tower_roster::telemetry::status::{StatusPage, StatusSettings};
 
-    let page = StatusPage::new().service(service, handles.clone());
+    let page = StatusPage::new();
+    let page = page.service_with_latencies(
+        service,
+        caller.handles().clone(),
+        caller.latencies().clone(),
+    );
     let page = page.settings(StatusSettings::new().title(title)).build();
     let page = page.map_err(|error| error.to_string())?;
     let (listener, local) = super::server::bind(address).await?;
@@ -42,6 +47,6 @@ pub async fn serve(
 /// Says how to get it.
 #[cfg(not(feature = "status"))]
 #[expect(clippy::unused_async, reason = "as the other")]
-pub async fn serve(_: SocketAddr, _: String, _: &str, _: &Handles) -> Result<String, String> {
+pub async fn serve(_: SocketAddr, _: String, _: &str, _: &Caller) -> Result<String, String> {
     Err("this program was built without the status page: add --features status".to_owned())
 }

@@ -109,8 +109,7 @@ pub async fn run(
     };
     let mut stage = Stage::new(&url, json)?;
     if let Some(address) = status {
-        let handles = stage.caller.handles();
-        let served = page::serve(address, "demo".to_owned(), SERVICE, handles).await;
+        let served = page::serve(address, "demo".to_owned(), SERVICE, &stage.caller).await;
         let page = served.map_err(Failure::usage)?;
         stage.table.note(&format!("status    {page}"));
     }

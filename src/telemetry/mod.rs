@@ -25,6 +25,10 @@ mod course;
 mod current;
 mod discover;
 mod endpoint;
+#[cfg(feature = "status")]
+mod latencies;
+#[cfg(feature = "status")]
+mod latency_counts;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(not(feature = "metrics"))]
@@ -38,6 +42,8 @@ mod settings;
 #[cfg(feature = "status")]
 pub mod status;
 
+#[cfg(feature = "status")]
+pub use self::latencies::Latencies;
 #[cfg(feature = "metrics")]
 pub use self::metrics::{Cardinality, Metrics};
 pub use self::{

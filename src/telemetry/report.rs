@@ -16,6 +16,9 @@ pub struct EndpointTag {
     key: Key,
     address: Option<Address>,
     facts: Option<Arc<Facts>>,
+    /// Filled by the first response, if latencies are measured.
+    #[cfg(feature = "status")]
+    latency: Arc<std::sync::OnceLock<Arc<super::latency_counts::LatencyCounts>>>,
 }
 
 impl EndpointTag {
@@ -26,6 +29,8 @@ impl EndpointTag {
             key: endpoint.key().clone(),
             address: Some(facts.instance().address.clone()),
             facts: Some(Arc::clone(facts)),
+            #[cfg(feature = "status")]
+            latency: Arc::default(),
         }
     }
 
@@ -35,7 +40,19 @@ impl EndpointTag {
             key,
             address: None,
             facts: None,
+            #[cfg(feature = "status")]
+            latency: Arc::default(),
         }
+    }
+
+    /// The counts of its latencies; made if there are none yet.
+    #[cfg(feature = "status")]
+    #[inline]
+    pub(super) fn latency(
+        &self,
+        make: impl FnOnce(&Key) -> Arc<super::latency_counts::LatencyCounts>,
+    ) -> &super::latency_counts::LatencyCounts {
+        self.latency.get_or_init(|| make(&self.key))
     }
 
     /// Its identity.

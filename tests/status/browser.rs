@@ -304,3 +304,40 @@ async fn a_page_whose_stream_is_refused_polls() {
     );
     drop(held);
 }
+
+/// After `cargo build --all-features --example demo`, this makes the picture of the README:
+/// `cargo test --all-features --test status -- --ignored the_picture`.
+#[tokio::test]
+#[ignore = "writes examples/status.png"]
+async fn the_picture_of_the_readme() {
+    let driver = need!(chromium);
+    let examples = std::env::current_exe().unwrap();
+    let examples = examples.parent().unwrap().parent().unwrap();
+    let (dir, port) = (
+        tempfile::tempdir().unwrap(),
+        crate::support::ports::Port::lease(),
+    );
+    let address = format!("127.0.0.1:{}", port.get());
+    let args = ["--rate", "400", "--status", &*address];
+    let demo = examples.join("examples/demo");
+    let log = dir.path().join("log");
+    let demo = crate::support::process::Process::spawn(&demo, &args, dir.path(), &log).unwrap();
+    let browser = Browser::start(driver, 1280, 1040).await;
+    eventually(Duration::from_secs(10), "the page", || async {
+        browser.page.goto(&format!("http://{address}/")).await
+    })
+    .await;
+    browser
+        .sees(
+            "five endpoints",
+            "return document.querySelectorAll('tr.row').length === 5",
+        )
+        .await;
+    // Late in its story, when one server is gone and another one slow.
+    tokio::time::sleep(Duration::from_millis(16_500)).await;
+    let picture = browser.page.screenshot().await.unwrap();
+    drop(demo);
+    assert!(picture.len() < 200_000, "{} bytes", picture.len());
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/status.png");
+    std::fs::write(path, picture).unwrap();
+}

@@ -78,6 +78,35 @@ async fn an_endpoint_that_fails_is_shown_as_ejected_with_its_cause_and_its_event
 }
 
 #[tokio::test]
+async fn the_latency_of_each_endpoint_is_shown() {
+    let rig = Rig::start(settings()).await;
+    rig.backends[1].set_delay(Duration::from_millis(40));
+    rig.page.json("").await;
+    rig.call(60).await;
+    let seen = until(&rig.page, "latencies", |seen| {
+        let rows = seen["endpoints"].as_array().unwrap();
+        rows.iter().all(|row| row["latency"].is_object())
+    })
+    .await;
+    let ms = |id: &str, at: &str| Page::row(&seen, id)["latency"][at].as_f64().unwrap();
+    for at in ["p50_ms", "p99_ms"] {
+        // To 6 %, on a machine that may be busy.
+        assert!((37.0..200.0).contains(&ms("user-2", at)), "{seen}");
+    }
+    assert!(ms("user-1", "p50_ms") < 37.0, "{seen}");
+    let trend = &Page::row(&seen, "user-2")["trend"]["p50"];
+    assert!(
+        trend
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|value| value.is_number())
+    );
+    let all = &seen["services"][0]["latency"];
+    assert!(all["p99_ms"].as_f64() > all["p50_ms"].as_f64(), "{all}");
+}
+
+#[tokio::test]
 async fn a_registry_that_is_lost_is_shown_with_its_error_and_age() {
     let rig = Rig::start(settings()).await;
     rig.memory.pause();

@@ -26,7 +26,10 @@ use tower_roster::{
     client::{Handles, HttpEndpoints, Stack},
     registry::{Announcement, Health, memory::Memory},
     service::breaker::BreakerSettings,
-    telemetry::status::{StatusPage, StatusService, StatusSettings},
+    telemetry::{
+        Latencies, Telemetry,
+        status::{StatusPage, StatusService, StatusSettings},
+    },
 };
 
 use crate::support::{Backend, eventually, http1, http1::Reply};
@@ -87,7 +90,9 @@ impl Rig {
         let registry = Registry::new(memory.clone());
         let discover = registry.watch(SERVICE).unwrap();
         let split = SplitSettings::new(Shares::canary("v2", 1.0 / 3.0));
+        let latencies = Latencies::new();
         let built = Stack::http()
+            .telemetry(Telemetry::new().monitor(latencies.clone()))
             .balance(|balance| {
                 let topology = Topology::new().split(split);
                 balance.policy(RoundRobin::new()).topology(topology).seed(1)
@@ -105,7 +110,7 @@ impl Rig {
         });
         let handles = built.handles;
         let status = StatusPage::new()
-            .service(SERVICE, handles.clone())
+            .service_with_latencies(SERVICE, handles.clone(), latencies)
             .settings(settings)
             .build()
             .unwrap();

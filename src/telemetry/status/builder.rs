@@ -10,6 +10,7 @@ use crate::{
     client::Handles,
     error::{ConfigError, check_range},
     registry::RegistrationHandle,
+    telemetry::Latencies,
 };
 
 /// How many services or registrations a page shows. Arbitrary, above what one process calls: each response
@@ -20,7 +21,7 @@ const MOST: usize = 100;
 #[derive(Clone, Debug, Default)]
 #[must_use = "a page does nothing until it is built"]
 pub struct StatusPage {
-    services: Vec<(Arc<str>, Handles)>,
+    services: Vec<(Arc<str>, Handles, Option<Latencies>)>,
     registrations: Vec<RegistrationHandle>,
     settings: StatusSettings,
 }
@@ -35,7 +36,20 @@ impl StatusPage {
     ///
     /// [`BalanceHandle`]: crate::balance::BalanceHandle
     pub fn service(mut self, name: impl Into<Arc<str>>, handles: impl Into<Handles>) -> Self {
-        self.services.push((name.into(), handles.into()));
+        self.services.push((name.into(), handles.into(), None));
+        self
+    }
+
+    /// Shows a service with the latencies of its endpoints, as its client
+    /// [measures](crate::telemetry::Latencies) them.
+    pub fn service_with_latencies(
+        mut self,
+        name: impl Into<Arc<str>>,
+        handles: impl Into<Handles>,
+        latencies: Latencies,
+    ) -> Self {
+        let service = (name.into(), handles.into(), Some(latencies));
+        self.services.push(service);
         self
     }
 
@@ -64,15 +78,16 @@ impl StatusPage {
         check_range("status.service", self.services.len(), ..=MOST)?;
         check_range("status.registration", self.registrations.len(), ..=MOST)?;
         let mut names = BTreeSet::new();
-        if let Some((twice, _)) = self.services.iter().find(|(name, _)| !names.insert(name)) {
+        if let Some((twice, ..)) = self.services.iter().find(|(name, ..)| !names.insert(name)) {
             let message = format!("there are two services with the name {twice:?}");
             return Err(ConfigError::new("status.service", message));
         }
         let services = self.services.into_iter();
-        let services = services.map(|(name, handles)| Watched {
+        let services = services.map(|(name, handles, latencies)| Watched {
             record: Record::follow(&handles),
             name,
             handles,
+            latencies,
         });
         let registrations = self.registrations.into_iter().map(Announced::follow);
         Ok(StatusService::new(StatusShared::new(

@@ -12,6 +12,10 @@ use super::{trend::Trend, watched::Watched};
 use crate::{
     balance::{BalanceStatus, EndpointInfo, EndpointState},
     instance::Key,
+    telemetry::{
+        latencies::Latencies,
+        latency_counts::{BUCKETS, LatencyCounts, quantile_ms},
+    },
 };
 
 /// The states of endpoints: the name, and the character in the map.
@@ -73,7 +77,55 @@ pub(super) struct Past {
     requests: u64,
     failures: u64,
     pub(super) trend: LatencyTrend,
+    latency: Option<Box<Recent>>,
     seen: bool,
+}
+
+/// The latencies of the last samples.
+#[derive(Debug)]
+struct Recent {
+    counted: [u32; BUCKETS],
+    /// Multiples of [`ONE`]. Each sample takes a quarter away, so that the last four weigh two thirds.
+    faded: [u64; BUCKETS],
+}
+
+/// One response in the faded counts.
+const ONE: u64 = 64;
+
+impl Recent {
+    /// Begins with what comes from now on, or with everything.
+    fn new(from: Option<&LatencyCounts>) -> Self {
+        Self {
+            counted: from.map_or([0; BUCKETS], LatencyCounts::read),
+            faded: [0; BUCKETS],
+        }
+    }
+
+    /// Takes in the responses since the last sample, and adds what is recent to `sum`.
+    fn update(&mut self, counts: &LatencyCounts, sum: &mut [u64; BUCKETS]) -> Option<Quantiles> {
+        let counted = counts.read();
+        for at in 0..BUCKETS {
+            let new = counted[at].wrapping_sub(self.counted[at]);
+            self.faded[at] = self.faded[at] * 3 / 4 + u64::from(new) * ONE;
+            sum[at] += self.faded[at];
+        }
+        self.counted = counted;
+        Quantiles::of(&self.faded)
+    }
+}
+
+impl Quantiles {
+    /// `None` if nearly nothing is recent.
+    fn of(counts: &[u64; BUCKETS]) -> Option<Self> {
+        let total: u64 = counts.iter().sum();
+        if total < ONE / 4 {
+            return None;
+        }
+        Some(Self {
+            p50_ms: quantile_ms(counts, total, 0.5)?,
+            p99_ms: quantile_ms(counts, total, 0.99)?,
+        })
+    }
 }
 
 impl LatencyTrend {
@@ -145,6 +197,8 @@ impl Sample {
         let mut ejections = watched.record.ejections();
         let per_sec = |n: u64| before.map_or(0.0, |passed| n as f64 / passed.as_secs_f64());
         let (mut requests, mut failures) = (0, 0);
+        let latencies = watched.latencies.as_ref().map(Latencies::all);
+        let mut all_latencies = [0; BUCKETS];
         let rows = endpoints.into_iter().map(|info| {
             let past = match self.past.entry(info.key.clone()) {
                 Entry::Occupied(past) => past.into_mut(),
@@ -164,7 +218,16 @@ impl Sample {
             failures += info.failures.saturating_sub(past.failures);
             (past.requests, past.failures) = (info.requests, info.failures);
             past.seen = true;
-            let latency = None;
+            let counts = latencies.as_ref().and_then(|all| all.get(&info.key));
+            let latency = counts.and_then(|counts| {
+                let recent = past.latency.get_or_insert_with(|| {
+                    // What was measured before anybody looked is not recent. Counts that were not there
+                    // in the sample before are.
+                    let from = before.is_none().then_some(&**counts);
+                    Box::new(Recent::new(from))
+                });
+                recent.update(counts, &mut all_latencies)
+            });
             past.trend.push(latency);
             Row {
                 rate: per_sec(sent),
@@ -175,7 +238,7 @@ impl Sample {
         });
         self.rows = rows.collect();
         self.past.retain(|_, past| std::mem::take(&mut past.seen));
-        self.latency = None;
+        self.latency = Quantiles::of(&all_latencies);
         self.trend.push(self.latency);
         if before.is_some() {
             self.rate.push(Some(per_sec(requests)));
