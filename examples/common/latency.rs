@@ -107,9 +107,9 @@ fn edges(min: u64, max: u64) -> Vec<u64> {
         &[1.0, 2.0, 5.0],
         &[1.0, 3.0],
     ];
-    let all = fine.into_iter().map(steps);
+    let mut all = fine.into_iter().map(steps);
     let fits = all.clone().find(|edges| edges.len() <= LINES);
-    fits.or_else(|| all.last()).unwrap_or_default()
+    fits.or_else(|| all.next_back()).unwrap_or_default()
 }
 
 /// A row for each instance under a heading, with as many columns as fit.

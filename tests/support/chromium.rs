@@ -3,6 +3,10 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use fantoccini::{Client, ClientBuilder};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 
 use super::{eventually, http1, ports::Port, process::Process};
@@ -17,9 +21,31 @@ pub fn binary() -> Option<PathBuf> {
 /// A browser of its own, without a window. Ends when dropped.
 pub struct Browser {
     pub page: Client,
-    _driver: Process,
+    driver: Process,
+    profile: String,
     _port: Port,
     _dir: tempfile::TempDir,
+}
+
+/// The browser is a child of the driver, and outlives it when that is killed.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.driver.kill();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            // The folder is this browser's own.
+            let is_ours = command
+                .split(|byte| *byte == 0)
+                .any(|word| word == self.profile.as_bytes());
+            let pid = process
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|_| is_ours) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
 }
 
 impl Browser {
@@ -66,7 +92,8 @@ impl Browser {
             });
         Browser {
             page,
-            _driver: process,
+            driver: process,
+            profile,
             _port: port,
             _dir: dir,
         }
