@@ -10,12 +10,14 @@ servers=$PWD/target/servers
 die() {
     printf 'tests/run.sh: %s\n' "$1" >&2
     cat >&2 <<END
-The tests need Consul, etcd, BIND, and ZooKeeper with Curator. For each of them, any of these will do:
-  - put a consul, etcd or java binary on PATH, or set CONSUL_BIN, ETCD_BIN or JAVA_BIN to one, or
+The tests need Consul, etcd, BIND, Prometheus, and ZooKeeper with Curator. For each of them, any of
+these will do:
+  - put a consul, etcd, prometheus (with promtool) or java binary on PATH, or set CONSUL_BIN, ETCD_BIN,
+    PROMETHEUS_BIN or JAVA_BIN to one, or
     BIND_ROOT to the folder below which usr/sbin/named and usr/bin/nsupdate are, or ZOOKEEPER_ROOT
     and CURATOR_ROOT to the folders below which their jars are in usr/share/java
   - on Debian, with apt-get, dpkg and debian-archive-keyring installed, let this script get the
-    packages consul of Debian 11, and etcd-server, bind9, libzookeeper-java, libcurator-discovery-java
+    packages consul of Debian 11, and etcd-server, bind9, prometheus, libzookeeper-java, libcurator-discovery-java
     (with what they need) and openjdk-17-jre-headless of Debian 12 from the mirrors the machine is
     set up with
   - set ROSTER_SERVER_CACHE to a folder with these packages in it, NAME_VERSION_ARCHITECTURE.deb
@@ -158,6 +160,7 @@ version() {
 
 CONSUL_BIN=$(program CONSUL_BIN consul consul bullseye)
 ETCD_BIN=$(program ETCD_BIN etcd etcd-server bookworm)
+PROMETHEUS_BIN=$(program PROMETHEUS_BIN prometheus prometheus bookworm)
 # The tests that name a difference of etcd 3.5, which is in Debian 13; they may do without, as those of
 # ZooKeeper 3.9 below.
 if [[ -z ${ETCD_35_BIN:-} ]]; then
@@ -197,9 +200,10 @@ if [[ -z ${ZOOKEEPER_39_ROOT:-} ]]; then
     ZOOKEEPER_39_ROOT=$servers/libzookeeper-java-3.9
     [[ -d $ZOOKEEPER_39_ROOT ]] || (fetch libzookeeper-java=3.9 trixie) || ZOOKEEPER_39_ROOT=
 fi
-export CONSUL_BIN ETCD_BIN ETCD_35_BIN BIND_ROOT JAVA_BIN ZOOKEEPER_ROOT CURATOR_ROOT ZOOKEEPER_39_ROOT
+export CONSUL_BIN ETCD_BIN PROMETHEUS_BIN ETCD_35_BIN BIND_ROOT JAVA_BIN ZOOKEEPER_ROOT CURATOR_ROOT ZOOKEEPER_39_ROOT
 version "$CONSUL_BIN" version
 version "$ETCD_BIN" --version
+version "$PROMETHEUS_BIN" --version
 [[ -z $ETCD_35_BIN ]] || version "$ETCD_35_BIN" --version
 version env LD_LIBRARY_PATH="$(echo "$BIND_ROOT"/usr/lib/*-linux-gnu)" "$BIND_ROOT/usr/sbin/named" -v
 

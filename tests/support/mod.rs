@@ -29,6 +29,7 @@ pub mod http_backend;
 pub mod not_run;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw_server;
 pub mod udp;
