@@ -55,6 +55,12 @@ impl ConfigError {
         }
     }
 
+    /// Returns why it was refused.
+    #[cfg(feature = "config")]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Returns the setting that was refused.
     pub fn field(&self) -> &str {
         &self.field

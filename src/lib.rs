@@ -21,25 +21,22 @@
 //! ```no_run
 //! # #[cfg(feature = "http")]
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-//! use bytes::Bytes;
-//! use http_body_util::Empty;
-//! use tower::{Service, ServiceExt};
-//! use tower_roster::{client::{HttpEndpoints, Stack}, registry};
+//! # async fn main() -> Result<(), tower_roster::BoxError> {
+//! use tower_roster::{client::{HttpService, ResponseExt}, registry};
 //!
 //! // `consul://127.0.0.1:8500`, `consul:` (as the `consul` command), `rest://…`, `memory:`.
 //! let registry = registry::connect("consul:")?;
-//! let discover = registry.watch("user-service")?.discover(HttpEndpoints::new());
-//! let mut client = Stack::http().build(discover)?.service;
+//! let client = HttpService::connect(&registry, "user-service")?;
 //!
-//! let request = http::Request::get("http://user-service/").body(Empty::<Bytes>::new())?;
-//! let response = client.ready().await?.call(request).await?;
-//! assert!(response.status().is_success());
+//! let response = client.get("/users/42").await?;
+//! println!("{} {}", response.status(), response.text(64 * 1024).await?);
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "http"))]
 //! # fn main() {}
 //! ```
+//! `client::HttpService` is a plain type for a struct field; `client::Router` calls many services by the host of a
+//! URI, and [`client::Stack`] has the settings of both.
 //!
 //! # A server that announces itself
 //! ```no_run

@@ -99,6 +99,11 @@ impl<P, C, W> BalanceBuilder<P, C, W> {
         self
     }
 
+    /// All settings that are plain data, as they are set now.
+    pub fn current_settings(&self) -> BalanceSettings {
+        self.config.settings.clone()
+    }
+
     /// Sets how long `poll_ready` waits for a first endpoint; 3 s by default. With zero it fails at once
     /// while there is no endpoint. It also fails at once while every registry that the balancer follows
     /// confirms that it lists none; see [`watch`](Self::watch).

@@ -227,6 +227,11 @@ impl Observer for () {
 ///
 /// # Panics
 /// A panic of the implementation reaches the caller. The request then counts as cancelled.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not judge responses of type `{Response}` with errors of type `{Error}`",
+    note = "`classify::Http` and `classify::Grpc` judge `http::Response`s, and `classify::Answers` any response",
+    note = "`classify::from_fn` takes a function of type `fn(Result<&Response, &Error>) -> Verdict`"
+)]
 pub trait Classify<Response, Error>: Clone + Send + Sync + 'static {
     /// The response that the caller gets. It wraps the response if its end must be observed.
     type Observed<O: Observer>;

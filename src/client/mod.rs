@@ -5,6 +5,8 @@
 mod body;
 #[cfg(feature = "http")]
 mod calls;
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "tonic")]
 mod erased;
 #[cfg(feature = "http")]

@@ -54,6 +54,11 @@ use crate::{
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make endpoints",
+    note = "`HttpEndpoints` and `GrpcEndpoints` do, as does a closure of type `FnMut(&Instance) -> Result<Service, Error>` \
+            whose argument has its type written out"
+)]
 pub trait MakeEndpoint {
     /// The service.
     type Service;

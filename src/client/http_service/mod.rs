@@ -107,7 +107,13 @@ pub struct HttpService<B = Full<Bytes>> {
 struct About {
     service: Arc<str>,
     handles: Handles,
+    /// What a configured router needs to change its settings.
+    #[cfg(feature = "config")]
+    live: Option<Live>,
 }
+
+#[cfg(feature = "config")]
+type Live = Arc<dyn std::any::Any + Send + Sync>;
 
 impl<B> HttpService<B> {
     pub(in crate::client) fn new(
@@ -115,10 +121,35 @@ impl<B> HttpService<B> {
         stack: impl ErasedStack<B> + 'static,
         handles: Handles,
     ) -> Self {
+        let about = About {
+            service,
+            handles,
+            #[cfg(feature = "config")]
+            live: None,
+        };
+        Self::about(Box::new(stack), about)
+    }
+
+    fn about(stack: Box<dyn ErasedStack<B>>, about: About) -> Self {
         Self {
-            stack: Box::new(stack),
-            about: BalanceShared::new(Arc::new(About { service, handles })),
+            stack,
+            about: BalanceShared::new(Arc::new(about)),
         }
+    }
+
+    #[cfg(feature = "config")]
+    pub(super) fn with_live(self, live: Live) -> Self {
+        let about = About {
+            service: Arc::clone(&self.about.service),
+            handles: self.about.handles.clone(),
+            live: Some(live),
+        };
+        Self::about(self.stack, about)
+    }
+
+    #[cfg(feature = "config")]
+    pub(super) fn live(&self) -> Option<Live> {
+        self.about.live.clone()
     }
 
     /// The name of the service.

@@ -104,7 +104,20 @@ struct Known<B> {
 }
 
 /// A client that was taken out of the list, and its name.
-type Departed<B> = (Box<str>, Known<B>);
+type Departed<B> = (Box<str>, Client<B>);
+
+impl<B> Client<B> {
+    fn new(service: HttpService<B>) -> Self {
+        let marks = Marks {
+            used: AtomicBool::new(true),
+            gone: AtomicBool::new(false),
+        };
+        Self {
+            service,
+            marks: Arc::new(marks),
+        }
+    }
+}
 
 impl<B> Clone for Client<B> {
     fn clone(&self) -> Self {
@@ -138,6 +151,27 @@ impl<B: 'static> Clients<B> {
         let mut names: Vec<_> = all.clients.keys().map(|name| name.to_string()).collect();
         names.sort();
         names
+    }
+
+    /// All clients.
+    #[cfg(feature = "config")]
+    pub(super) fn all(&self) -> Vec<(String, HttpService<B>)> {
+        let all = lock(&self.all);
+        let clients = all.clients.iter();
+        clients
+            .map(|(name, known)| (name.to_string(), known.client.service.clone()))
+            .collect()
+    }
+
+    /// Replaces the client of a service, if there is one.
+    #[cfg(feature = "config")]
+    pub(super) fn replace(&self, name: &str, service: HttpService<B>) {
+        let old = {
+            let mut all = lock(&self.all);
+            let known = all.clients.get_mut(name);
+            known.map(|known| std::mem::replace(&mut known.client, Client::new(service)))
+        };
+        self.dismiss(old.map(|old| (name.into(), old)));
     }
 
     /// The client of a service, if there is one.
@@ -201,16 +235,8 @@ impl<B: 'static> Clients<B> {
                 if counts {
                     useless = self.make_room(&mut all)?;
                 }
-                let marks = Marks {
-                    used: AtomicBool::new(true),
-                    gone: AtomicBool::new(false),
-                };
-                let client = Client {
-                    service: make()?,
-                    marks: Arc::new(marks),
-                };
                 let known = Known {
-                    client,
+                    client: Client::new(make()?),
                     idle: 0,
                     counts,
                 };
@@ -240,7 +266,7 @@ impl<B: 'static> Clients<B> {
         let useless = useless.map(|(name, _)| name.clone());
         let useless = useless.and_then(|name| all.clients.remove_entry(&name));
         match useless {
-            Some(useless) => Ok(Some(useless)),
+            Some((name, known)) => Ok(Some((name, known.client))),
             None => Err(RouterError::full(self.rules.max_services)),
         }
     }
@@ -248,8 +274,8 @@ impl<B: 'static> Clients<B> {
     /// Drops clients that were taken out of the list, also from all seats. Not under the lock: dropping a client
     /// wakes tasks, and a seat is waited for.
     fn dismiss(&self, departed: impl IntoIterator<Item = Departed<B>>) {
-        for (name, known) in departed {
-            let marks = &known.client.marks;
+        for (name, client) in departed {
+            let marks = &client.marks;
             marks.gone.store(true, Relaxed);
             let mut gone = Vec::new();
             self.seats.change(|seat| {
@@ -296,7 +322,7 @@ impl<B: 'static> Clients<B> {
             known.idle = if used { 0 } else { known.idle + 1 };
         }
         let departed = all.clients.extract_if(|_, known| known.idle >= STEPS);
-        let departed = departed.collect();
+        let departed = departed.map(|(name, known)| (name, known.client)).collect();
         let none = all.clients.is_empty();
         if none {
             all.sweeper = None;

@@ -105,7 +105,13 @@ use crate::{
 #[must_use = "a client does nothing until it is called"]
 pub struct Router<B = Full<Bytes>> {
     clients: BalanceShared<Arc<Clients<B>>>,
+    /// The configuration that it was made with, in a form that can change.
+    #[cfg(feature = "config")]
+    configuration: Option<Configuration>,
 }
+
+#[cfg(feature = "config")]
+type Configuration = Arc<dyn std::any::Any + Send + Sync>;
 
 impl Router {
     /// A router with all defaults, for request bodies of type `Full<Bytes>`.
@@ -136,6 +142,8 @@ impl<B: 'static> RouterBuilder<B> {
         let (registry, rules) = self.check()?;
         Ok(Router {
             clients: BalanceShared::new(Arc::new(Clients::new(registry, rules))),
+            #[cfg(feature = "config")]
+            configuration: None,
         })
     }
 }
@@ -151,6 +159,26 @@ impl<B: 'static> Router<B> {
     /// long as that client exists.
     pub fn client(&self, service: &str) -> Option<HttpService<B>> {
         self.clients.get(lower(service, &mut [0; 253]).ok()?)
+    }
+}
+
+#[cfg(feature = "config")]
+impl<B: 'static> Router<B> {
+    pub(super) fn configured(mut self, configuration: Configuration) -> Self {
+        self.configuration = Some(configuration);
+        self
+    }
+
+    pub(super) fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
+    pub(super) fn clients(&self) -> Vec<(String, HttpService<B>)> {
+        self.clients.all()
+    }
+
+    pub(super) fn replace(&self, name: &str, service: HttpService<B>) {
+        self.clients.replace(name, service);
     }
 }
 
@@ -174,6 +202,8 @@ impl<B> Clone for Router<B> {
     fn clone(&self) -> Self {
         Self {
             clients: self.clients.clone(),
+            #[cfg(feature = "config")]
+            configuration: self.configuration.clone(),
         }
     }
 }

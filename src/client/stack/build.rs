@@ -114,6 +114,46 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
         layers.around::<_, _, _, _, T>(balance, &breaker, &live)
     }
 
+    /// Builds the balancer alone.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    #[cfg(feature = "config")]
+    pub(in crate::client) fn build_balance<D, S>(
+        self,
+        discover: D,
+    ) -> Result<Balance<S, P, C, W>, ConfigError>
+    where
+        D: Discover<Service = Endpoint<S>> + Send + 'static,
+        D::Key: Hash + Eq + Clone + fmt::Debug + Send + 'static,
+        D::Error: Into<BoxError> + Send,
+        S: Send + Sync + 'static,
+        P: Policy,
+        C: Send + Sync + 'static,
+        W: Send + Sync + 'static,
+    {
+        Ok(self.balance.build()?.balance(discover))
+    }
+
+    /// Builds the layers around a balancer that exists already.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    #[cfg(feature = "config")]
+    pub(in crate::client) fn build_around<S>(
+        self,
+        balance: Balance<S, P, C, W>,
+    ) -> Result<Built<T::Client<K::Service>>, ConfigError>
+    where
+        P: Policy,
+        R: Clone,
+        H: Clone,
+        T: Reporting<C>,
+        K: Outermost<Stacked<S, P, C, R, H, W>, C>,
+    {
+        self.layers.around(balance, &self.breaker, &self.telemetry)
+    }
+
     /// The same over any tower discovery; see
     /// [`BalanceLayer::balance_plain`](crate::balance::BalanceLayer::balance_plain).
     ///

@@ -15,6 +15,11 @@ use std::error::Error;
 use crate::deadline::Deadline;
 
 /// Prepares requests to be sent again.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot send a request of type `{Request}` again",
+    note = "`Cloned` needs requests that are `Clone`; for `http::Request`s set `Replay::new()`, as `RetryLayer::http` \
+            and `Stack::http` do"
+)]
 pub trait Reissue<Request>: Clone {
     /// The request that is sent to the inner service.
     type Request;
