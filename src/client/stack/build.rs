@@ -151,7 +151,9 @@ impl<P, C: Clone, R, H, W, K, T> Stack<P, C, R, H, W, K, T> {
         T: Reporting<C>,
         K: Outermost<Stacked<S, P, C, R, H, W>, C>,
     {
-        self.layers.around(balance, &self.breaker, &self.telemetry)
+        let live = self.telemetry.start()?;
+        self.layers
+            .around::<_, _, _, _, T>(balance, &self.breaker, &live)
     }
 
     /// The same over any tower discovery; see

@@ -105,7 +105,8 @@ fn whatever_is_cut_off_or_announced_too_long_is_an_error() {
         Reader::new(&bytes[..end]).data().unwrap_err();
     }
     for count in [i32::MAX, 100_001] {
-        let error = Answer::default().int(count).reader().children();
+        let answer = Answer::default().int(count);
+        let error = answer.reader().children();
         assert!(
             error.unwrap_err().to_string().contains("at most"),
             "{count}"
