@@ -56,7 +56,6 @@ mod settings;
 mod shared;
 pub mod topology;
 
-#[cfg(feature = "http")]
 pub(crate) use self::shared::{BalanceHeld, BalanceShared};
 pub use self::{
     builder::BalanceBuilder,

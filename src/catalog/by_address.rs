@@ -137,7 +137,7 @@ mod tests {
         let all = [("10.0.0.1:80", 3), ("10.0.0.2:80", 3), ("10.0.0.3:80", 7)];
         assert_eq!(told(folded.set()), all);
         let before = folded.set().clone();
-        fold(&mut folded, &vec![first.clone(), second.clone()]);
+        fold(&mut folded, &vec![first, second.clone()]);
         assert!(folded.set().is_same(&before), "nothing has changed");
         // It moves from the first to the second.
         let without = list(vec![instance("b", 2, 3)], vec![]);

@@ -206,7 +206,8 @@ impl Error for ReadError {
     }
 }
 
-#[cfg(all(test, feature = "json"))]
+#[cfg(feature = "json")]
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 

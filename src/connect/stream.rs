@@ -173,7 +173,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-#[cfg(all(test, feature = "consul"))]
+#[cfg(feature = "consul")]
+#[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

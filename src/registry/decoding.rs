@@ -134,7 +134,8 @@ pub(super) fn elements(list: &[u8], most: usize) -> Result<Vec<&RawValue>, serde
     Ok(elements)
 }
 
-#[cfg(all(test, feature = "_transport"))]
+#[cfg(feature = "_transport")]
+#[cfg(test)]
 mod tests {
     use std::io::Write as _;
 

@@ -45,7 +45,7 @@ impl Service<u64> for Even {
     }
 
     fn call(&mut self, n: u64) -> Self::Future {
-        ready(if n % 2 == 0 {
+        ready(if n.is_multiple_of(2) {
             Ok(n)
         } else {
             Err("it is odd".into())

@@ -41,8 +41,11 @@ pub(crate) struct Asked {
     pub(crate) end: End,
 }
 
+/// How many attempts began, and how attempts and requests ended.
+type Noted = (u32, Vec<Tried>, Vec<Asked>);
+
 #[derive(Clone, Default)]
-pub(crate) struct Notes(Arc<Mutex<(u32, Vec<Tried>, Vec<Asked>)>>);
+pub(crate) struct Notes(Arc<Mutex<Noted>>);
 
 impl Monitor for Notes {
     fn attempt_began(&self, _: &AttemptInfo<'_>) {

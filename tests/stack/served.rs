@@ -109,7 +109,7 @@ fn kind(error: &BoxError) -> &'static str {
 async fn every_error_of_a_stack_says_its_kind() {
     let (_socket, refuses) = refusing();
     let once = RetrySettings::new().max_attempts(std::num::NonZeroU32::MIN);
-    let stack = Stack::http().retry(once.clone());
+    let stack = Stack::http().retry(once);
     let (client, _) = build(stack, [instance("down", refuses)]).await;
     let error = send(&client, get("/")).await.unwrap_err();
     assert_eq!(kind(&error), "connect");
