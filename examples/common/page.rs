@@ -46,7 +46,6 @@ pub async fn serve(
 
 /// Says how to get it.
 #[cfg(not(feature = "status"))]
-#[expect(clippy::unused_async, reason = "as the other")]
 pub async fn serve(_: SocketAddr, _: String, _: &str, _: &Caller) -> Result<String, String> {
     Err("this program was built without the status page: add --features status".to_owned())
 }
