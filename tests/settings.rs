@@ -477,6 +477,45 @@ async fn so_are_the_settings_of_a_server() {
     assert!(is_well_formed("server.advertise"));
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn so_is_the_interval_of_metrics() {
+    use tower_roster::telemetry::{Metrics, Telemetry};
+
+    let every = |interval| {
+        Telemetry::new()
+            .metrics(Metrics::new().interval(interval))
+            .build()
+    };
+    every(Duration::from_millis(1)).unwrap();
+    let error = every(Duration::ZERO).unwrap_err();
+    assert!(error.to_string().starts_with("metrics.interval"), "{error}");
+    assert!(is_well_formed("metrics.interval"));
+}
+
+#[cfg(all(feature = "http", feature = "memory", feature = "status"))]
+#[tokio::test]
+async fn so_is_what_a_status_page_shows() {
+    use tower_roster::{Instance, client::HttpService, telemetry::status::StatusPage};
+
+    let registry = registry::connect("memory:").unwrap();
+    let client = HttpService::connect(&registry, "web").unwrap();
+    let page = || StatusPage::new().service("web", client.handles().clone());
+    page().build().unwrap();
+    let twice = page().service("web", client.handles().clone());
+    let error = refused(twice.build()).to_string();
+    assert!(error.contains("status.service"), "{error}");
+
+    let me = Instance::new("web", "web-1", "127.0.0.1:80".parse().unwrap());
+    let registration = registry.register(me).unwrap();
+    let many = (0..101).fold(page(), |page, _| page.registration(registration.handle()));
+    let error = refused(many.build()).to_string();
+    assert!(error.contains("status.registration"), "{error}");
+    for field in ["status.service", "status.registration"] {
+        assert!(is_well_formed(field));
+    }
+}
+
 #[cfg(feature = "tonic")]
 #[tokio::test]
 async fn so_are_the_calls_that_may_be_repeated() {
@@ -604,16 +643,27 @@ async fn so_is_the_health_of_a_registration() {
     assert!(chain.contains("registration.health"), "{chain}");
 }
 
-/// Fields that are refused by what a file, the environment or an address holds; `tests/consul` has them.
-const ELSEWHERE: [&str; 8] = [
+/// Fields that other tests try: what a file, the environment or an address holds, in `tests/consul`; the status
+/// page in `tests/status`; the configuration of a router in `tests/client` and beside its source. Without the
+/// feature `http2`, `connection.http2` is refused.
+const ELSEWHERE: [&str; 17] = [
     "CONSUL_HTTP_ADDR",
+    "connection.http2",
     "consul.address",
     "consul.ca_file",
     "consul.ca_path",
     "consul.client_cert",
     "consul.client_key",
     "consul.tls",
+    "defaults.like",
     "etcd.client_key",
+    "router.config",
+    "status.at",
+    "status.host",
+    "status.interval",
+    "status.orders",
+    "status.streams",
+    "status.title",
 ];
 
 /// What the sources write as the field of an error has the form, and stands in a table above.

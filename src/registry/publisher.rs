@@ -97,7 +97,7 @@ impl<'a> Publisher<'a> {
                 () = sleep => {
                     // The last instance may have been removed, because its grace has ended.
                     if self.settle.tick(Instant::now()) && self.settle.set().is_empty() {
-                        self.listed = self.without_instances;
+                        self.set_listed(self.without_instances);
                     }
                     self.publish();
                 }
@@ -141,21 +141,26 @@ impl<'a> Publisher<'a> {
         } else {
             ViewState::Missing
         };
-        let before = self.listed;
-        self.listed = if self.settle.set().is_empty() {
+        self.set_listed(if self.settle.set().is_empty() {
             self.without_instances
         } else {
             ViewState::Live
-        };
-        if self.listed != before {
-            match self.listed {
-                ViewState::Missing => tracing::info!("the registry knows no such service"),
-                ViewState::Empty => tracing::info!("no instance of the service may serve"),
-                _ => tracing::info!(instances = self.settle.set().len(), "instances are listed"),
-            }
-        }
+        });
         self.confirm();
         true
+    }
+
+    /// Sets the state that the listing means, and logs it if it is another one.
+    fn set_listed(&mut self, listed: ViewState) {
+        if self.listed == listed {
+            return;
+        }
+        self.listed = listed;
+        match listed {
+            ViewState::Missing => tracing::info!("the registry knows no such service"),
+            ViewState::Empty => tracing::info!("no instance of the service may serve"),
+            _ => tracing::info!(instances = self.settle.set().len(), "instances are listed"),
+        }
     }
 
     /// Takes a state that the registry could not confirm. The error that follows makes it stale. Without

@@ -82,8 +82,9 @@ async fn each_fact_is_one_line_that_names_the_service() {
     assert_eq!(
         log_lines(&log),
         [
-            format!("INFO {watch} no instance of the service may serve"),
+            // What a registry lost while it was away is kept for a moment.
             format!("INFO {watch} the registry answers again"),
+            format!("INFO {watch} no instance of the service may serve"),
             format!("INFO {balancer} {removed}"),
         ]
     );

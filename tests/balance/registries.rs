@@ -165,7 +165,8 @@ async fn events_tell_of_each_kind_of_trouble_once() {
     listed.say(Err(ErrorKind::Denied));
     sleep(30 * SECOND).await;
     listed.apply([]).await;
-    let expected = ["stale Unreachable", "stale Denied", "-a 0", "empty"];
+    // It answers again, and what it lost while it was away is kept for a moment.
+    let expected = ["stale Unreachable", "stale Denied", "live", "-a 0", "empty"];
     assert_eq!(events(&mut told), expected);
 }
 

@@ -162,10 +162,6 @@ async fn bad_arguments_are_refused_by_name() {
             ],
             &["nonsense"],
         ),
-        (
-            vec!["serve", "--listen", "0.0.0.0:0", "--register", CONSUL, "s"],
-            &["--advertise"],
-        ),
         (vec!["registry"], &["--listen"]),
         (vec!["registry", "--listen", "here"], &["--listen"]),
         (vec!["call", "nonsense", "s"], &["nonsense"]),

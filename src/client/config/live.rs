@@ -124,7 +124,7 @@ where
             .and_then(|it| it.downcast_ref::<Current>())
         else {
             let why = "the router was not made from a configuration";
-            return Err(ConfigError::new("router", why));
+            return Err(ConfigError::new("router.config", why));
         };
         config.check(&HttpEndpoints::<ReplayBody<B>>::new())?;
         let mut place = lock(current);

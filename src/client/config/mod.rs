@@ -58,7 +58,7 @@ use crate::{client::router::Unknown, error::ConfigError};
 /// let router: Router = Router::from_config(&config)?;
 ///
 /// let error = toml::from_str::<ClientConfig>("defaults.timeut = '5s'").unwrap_err();
-/// assert!(error.to_string().contains(r#"defaults.timeut is no setting; did you mean "timeout"?"#));
+/// assert!(error.to_string().contains(r#"defaults.timeut: is no setting; did you mean "timeout"?"#));
 /// # Ok(())
 /// # }
 /// # #[cfg(not(feature = "consul"))]

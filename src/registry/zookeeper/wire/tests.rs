@@ -102,7 +102,10 @@ fn whatever_is_cut_off_or_announced_too_long_is_an_error() {
     let bytes = &list.0.0;
     for end in 0..bytes.len() {
         Reader::new(&bytes[..end]).children().unwrap_err();
-        Reader::new(&bytes[..end]).data().unwrap_err();
+    }
+    let data = Answer::default().bytes(b"record").stat(STAT);
+    for end in 0..data.0.0.len() {
+        Reader::new(&data.0.0[..end]).data().unwrap_err();
     }
     for count in [i32::MAX, 100_001] {
         let answer = Answer::default().int(count);
